@@ -1,0 +1,1 @@
+"""The wire, without I/O: frames, messages, and one client's session."""

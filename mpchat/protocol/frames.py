@@ -1,0 +1,86 @@
+"""Frames: two bytes of length, unsigned and big-endian, then that many bytes of payload.
+
+Knows nothing of what a payload says, and does no I/O. Not enough bytes yet is a value (an empty list), a
+payload over the limit is a value too (:class:`Oversized`): neither ends a connection.
+"""
+
+from typing import NamedTuple
+
+# Bytes of the length field.
+HEADER_SIZE = 2
+# What two bytes can say.
+MAX_PAYLOAD = 0xFFFF
+# The default limit for what a client may send, in bytes: what the server adds to a message (a name, a room,
+# a number, a time) must still fit into MAX_PAYLOAD.
+DEFAULT_PAYLOAD_LIMIT = 60_000
+
+
+class Oversized(NamedTuple):
+    """Stands where a payload over the limit would have stood; its bytes are skipped."""
+
+    size: int
+
+
+def encode_frame(payload: bytes) -> bytes:
+    """Return ``payload`` with its length in front; ``OverflowError`` past :data:`MAX_PAYLOAD` bytes."""
+    return len(payload).to_bytes(HEADER_SIZE, "big") + payload
+
+
+class FrameDecoder:
+    """Cuts a byte stream into payloads.
+
+    In every moment it is in one of three states: *between* frames, *inside* one (``_partial`` holds its first
+    bytes, ``_need`` says how many make the next decision possible), or *skipping* the rest of an oversized
+    one (``_skip`` bytes of it are still to come). It never holds more than one payload of ``limit`` bytes.
+    """
+
+    __slots__ = ("_need", "_partial", "_skip", "limit")
+
+    def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, partial: bytes = b"", skip: int = 0) -> None:
+        """Start with ``limit`` in bytes; ``partial`` and ``skip`` continue where another decoder stopped."""
+        self.limit = limit
+        self._partial: bytearray | None = bytearray(partial) if partial else None
+        self._need = HEADER_SIZE
+        self._skip = skip
+
+    @property
+    def mid_frame(self) -> bool:
+        """True while a frame has begun and not ended."""
+        return self._partial is not None or self._skip > 0
+
+    def export(self) -> tuple[bytes, int]:
+        """Return ``(partial, skip)``, all that another decoder needs to go on from here."""
+        return bytes(self._partial or b""), self._skip
+
+    def feed(self, data: bytes) -> list[bytes | Oversized]:
+        """Take the next bytes of the stream, in pieces of any size, and return what they completed."""
+        if self._partial is not None:
+            self._partial += data
+            if len(self._partial) < self._need:
+                return []
+            data = bytes(self._partial)
+            self._partial = None
+        position = 0
+        if self._skip:
+            position = min(self._skip, len(data))
+            self._skip -= position
+        frames: list[bytes | Oversized] = []
+        size = len(data)
+        while size - position >= HEADER_SIZE:
+            length = data[position] << 8 | data[position + 1]
+            end = position + HEADER_SIZE + length
+            if length > self.limit:
+                frames.append(Oversized(length))
+                self._skip = max(0, end - size)
+                position = min(end, size)
+                continue
+            if end > size:
+                self._need = HEADER_SIZE + length
+                break
+            frames.append(data[position + HEADER_SIZE : end])
+            position = end
+        else:
+            self._need = HEADER_SIZE
+        if position < size:
+            self._partial = bytearray(data[position:])
+        return frames

@@ -1,0 +1,111 @@
+"""What payloads say, as typed structs. The only module that knows the JSON of the wire.
+
+A plain client sends ``{"message": "…"}`` and gets objects with ``message`` or ``error`` and nothing else.
+Text goes in and comes out equal, or is refused: it is decoded and encoded again, never patched as bytes.
+"""
+
+import re
+
+import msgspec
+
+from ..errors import ProtocolError
+from .frames import MAX_PAYLOAD, Oversized, encode_frame
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One line of the conversation."""
+
+    message: str
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """Why something was refused: ``code`` is stable and for programs, ``text`` is for people."""
+
+    code: str
+    text: str
+
+
+class ErrorReply(msgspec.Struct, frozen=True, gc=False):
+    """The answer to something refused, for the one client that sent it."""
+
+    error: Refusal
+
+
+class FromServer(msgspec.Struct, frozen=True, gc=False):
+    """Whatever a server sends to a plain client: one of the two is set."""
+
+    message: str | None = None
+    error: Refusal | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_message = msgspec.json.Decoder(Message).decode
+_decode_from_server = msgspec.json.Decoder(FromServer).decode
+
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def message_frame(text: str) -> bytes:
+    """Return the frame of ``{"message": text}``.
+
+    Raises :class:`ProtocolError` when ``text`` cannot be a message: it holds a lone surrogate, or its JSON is
+    longer than a frame takes (65 535 bytes).
+    """
+    try:
+        payload = _encode(Message(text))
+    except UnicodeEncodeError:
+        raise ProtocolError("bad_text", "the text holds half of a surrogate pair") from None
+    if len(payload) > MAX_PAYLOAD:
+        raise ProtocolError("too_long", f"the message takes {len(payload)} bytes, a frame {MAX_PAYLOAD}")
+    return encode_frame(payload)
+
+
+def error_frame(code: str, text: str) -> bytes:
+    """Return the frame of ``{"error": {"code": code, "text": text}}``."""
+    return encode_frame(_encode(ErrorReply(Refusal(code, text))))
+
+
+def relayed_frame(payload: bytes | Oversized, limit: int) -> bytes:
+    """Return the frame that everybody gets for what one client sent.
+
+    Raises :class:`ProtocolError`, with a text that says what was wrong, when ``payload`` is not a message.
+    The result is never longer than the frame that came in: only escapes that JSON does not need get lost.
+    """
+    if isinstance(payload, Oversized):
+        raise ProtocolError("too_long", f"the payload has {payload.size} bytes, {limit} are allowed")
+    try:
+        encoded = _encode(_decode_message(payload))
+        # The decoder does not look into the values of unknown keys. Where it had nothing to leave out, the
+        # sizes agree, and the text itself has been checked.
+        if len(encoded) != len(payload):
+            payload.decode()
+    except msgspec.ValidationError as error:
+        raise ProtocolError("not_a_message", f'expected {{"message": "text"}}: {error}') from None
+    except UnicodeDecodeError as error:
+        raise ProtocolError("not_utf8", f"not UTF-8 at byte {error.start}: {error.reason}") from None
+    except RecursionError:
+        raise ProtocolError("not_json", "nested too deeply") from None
+    except msgspec.DecodeError as error:
+        raise ProtocolError("not_json", _why_not_json(payload, str(error))) from None
+    return len(encoded).to_bytes(2, "big") + encoded
+
+
+def _why_not_json(payload: bytes, reason: str) -> str:
+    if not payload:
+        return "the frame is empty"
+    if _LONE_SURROGATE.search(payload):
+        return "not JSON: half of a surrogate pair"
+    return f"not JSON: {reason}"
+
+
+def decode_from_server(payload: bytes | Oversized) -> FromServer:
+    """Decode what a server sent. Raises :class:`ProtocolError` when it is not an object of this protocol.
+
+    Keys that this version does not know are ignored.
+    """
+    if isinstance(payload, Oversized):
+        raise ProtocolError("too_long", f"the server sent a payload of {payload.size} bytes")
+    try:
+        return _decode_from_server(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("not_a_message", f"not an mpchat server: {error}") from None

@@ -1,0 +1,66 @@
+"""One client's conversation with the server, without I/O.
+
+Bytes go in, frames for everybody and answers for this client come out. A session never ends a connection
+because of what a client wrote: it says what was wrong and reads on.
+"""
+
+from enum import Enum
+
+import msgspec
+
+from ..errors import ProtocolError
+from .frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder
+from .messages import error_frame, relayed_frame
+
+
+class State(Enum):
+    """Where a session stands. ``OPEN`` → ``ENDED`` is the only move, at the end of the stream."""
+
+    OPEN = "open"
+    ENDED = "ended"
+
+
+class SessionState(msgspec.Struct, frozen=True):
+    """All that another process needs to go on with a session, as of a moment between two reads."""
+
+    partial: bytes = b""
+    skip: int = 0
+
+
+class Session:
+    """Takes what a client sends; gives posts for the room and replies for the client alone."""
+
+    __slots__ = ("_decoder", "state")
+
+    def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, resumed: SessionState | None = None) -> None:
+        """Begin, or go on from ``resumed``. ``limit`` is the longest payload taken, in bytes."""
+        self.state = State.OPEN
+        self._decoder = FrameDecoder(limit, resumed.partial, resumed.skip) if resumed else FrameDecoder(limit)
+
+    @property
+    def mid_frame(self) -> bool:
+        """True while a frame has begun and not ended."""
+        return self._decoder.mid_frame
+
+    def receive_data(self, data: bytes, posts: list[bytes]) -> bytes:
+        """Take bytes from the client, append a frame to ``posts`` for each message they complete.
+
+        Returns the frames to answer this client with, nearly always none (``b""``).
+        """
+        replies = b""
+        limit = self._decoder.limit
+        for payload in self._decoder.feed(data):
+            try:
+                posts.append(relayed_frame(payload, limit))
+            except ProtocolError as error:
+                replies += error_frame(error.code, error.text)
+        return replies
+
+    def receive_eof(self) -> bool:
+        """Take the end of the client's stream; returns True when it came between two frames."""
+        self.state = State.ENDED
+        return not self._decoder.mid_frame
+
+    def export(self) -> SessionState:
+        """Write the session down for another process."""
+        return SessionState(*self._decoder.export())
