@@ -1,0 +1,342 @@
+"""The command ``mpchat``: reads settings, talks to servers through their control socket, shows what they say.
+
+Every error ends as one line on standard error and one of the fixed exit codes (:class:`mpchat.errors.Exit`).
+Nothing here touches a lock.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import platformdirs
+
+from . import __version__, instance, launch
+from .config import (
+    BY_NAME,
+    SETTINGS,
+    Config,
+    Origin,
+    default_workers,
+    parse_environment,
+    parse_file,
+    resolve,
+)
+from .control import Answer, Request, ask
+from .errors import ConfigError, Exit, MpchatError, NotRunningError, TimedOutError
+from .instance import Identity, option_text, read_record
+
+# Seconds that a server gets to answer a command that it answers from memory.
+ANSWER_TIMEOUT = 5.0
+# Seconds beyond the server's own deadline that ``stop`` waits before it says that it took too long.
+STOP_MARGIN = 5.0
+# Seconds that killed processes get to be gone.
+KILL_TIMEOUT = 5.0
+# Seconds between two pictures of ``status --watch``.
+WATCH_EVERY = 1.0
+FILE_NAME = "mpchat.toml"
+
+Command = Callable[..., Any]
+
+
+class _Commands(click.Group):
+    """Turns this package's errors into a line and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # what the terminal cannot show is escaped, not an error
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except MpchatError as error:
+            click.echo(f"mpchat: {error}", err=True)
+            context.exit(error.exit_code)
+
+
+def _setting_option(name: str) -> Callable[[Command], Command]:
+    setting = BY_NAME[name]
+    default = _shown(setting.default)
+    text = f"{setting.help} [{setting.allowed}" + (f"; default {default}]" if default else "]")
+    return click.option(setting.flag, name, metavar="VALUE", help=text)
+
+
+def _options(*names: str) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            command = _setting_option(name)(command)
+        return click.option(
+            "--config", "config_file", metavar="FILE", help=f"Settings; else {FILE_NAME} here or of the user."
+        )(command)
+
+    return decorate
+
+
+_addressed = _options("name", "runtime_dir")
+
+
+def _settings(config_file: str | None, flags: dict[str, Any]) -> tuple[Config, dict[str, str]]:
+    """Read all sources: flags, then the file, then the environment."""
+    given = {
+        name: Origin(value, f"flag {BY_NAME[name].flag}")
+        for name, value in flags.items()
+        if value is not None
+    }
+    return resolve([given, _read_file(config_file), parse_environment(os.environ)])
+
+
+def _read_file(config_file: str | None) -> dict[str, Origin]:
+    path = Path(config_file) if config_file else _default_file()
+    if path is None:
+        return {}
+    try:
+        return parse_file(path.read_bytes().decode(), str(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def _default_file() -> Path | None:
+    places = [Path.cwd() / FILE_NAME]
+    with suppress(OSError, RuntimeError):  # no home directory
+        places.append(platformdirs.user_config_path("mpchat") / FILE_NAME)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path else ""
+
+
+def _ready_to_run(config: Config, *, foreground: bool) -> Config:
+    """Fill in what depends on the place: absolute paths, and the log of a server in the background."""
+    runtime_dir = _absolute(config.runtime_dir)
+    log_file = _absolute(config.log_file)
+    if not log_file and not foreground:
+        log_file = str(instance.paths(config.name, runtime_dir).log)
+    return msgspec.structs.replace(config, runtime_dir=runtime_dir, log_file=log_file)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mpchat")
+def main() -> None:
+    """A multi-process TCP chat server: one instance, every core, one order.
+
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 not running, 4 already running, 5 did not start or reload, 6 timed
+    out.
+    """
+
+
+@main.command()
+@_options(*BY_NAME)
+@click.option("--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
+def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
+    """Start a server; return when every worker can serve."""
+    config, _ = _settings(config_file, flags)
+    config = _ready_to_run(config, foreground=foreground)
+    if foreground:
+        launch.in_foreground(config)
+    click.echo(launch.start_text(config, launch.in_background(config)))
+
+
+@main.command()
+@_addressed
+@click.option("--timeout", type=click.FloatRange(min=0.0), metavar="S", help="Seconds to wait for the end.")
+@click.option("--kill", is_flag=True, help="End what is still there after the timeout.")
+def stop(config_file: str | None, timeout: float | None, kill: bool, **flags: Any) -> None:
+    """Stop a server; return when its processes are gone and its port is free."""
+    config, _ = _settings(config_file, flags)
+    timeout = config.stop_timeout + STOP_MARGIN if timeout is None else timeout
+    deadline = time.monotonic() + timeout
+    processes = _begin_stop(config, timeout)
+    if not _wait_for_end(processes, deadline):
+        if not kill:
+            pids = ", ".join(str(each.pid) for each in processes if each.process())
+            raise TimedOutError(
+                f'"{config.name}" has not ended within {timeout:g} s (pid {pids}); it goes on stopping; '
+                f"end it at once with: mpchat stop --kill --timeout 0{_addressing(config)}"
+            )
+        for identity in processes:
+            if (process := identity.process()) is not None:
+                process.kill()
+        if not _wait_for_end(processes, time.monotonic() + KILL_TIMEOUT):
+            raise TimedOutError(f'"{config.name}" has not ended {KILL_TIMEOUT:g} s after it was killed')
+    click.echo(f'mpchat "{config.name}" has stopped (pid {processes[0].pid})')
+
+
+def _addressing(config: Config) -> str:
+    return option_text(config.name, config.runtime_dir)
+
+
+def _not_running(config: Config) -> NotRunningError:
+    return NotRunningError(
+        f'mpchat "{config.name}" is not running; start it with: mpchat start{_addressing(config)}'
+    )
+
+
+def _begin_stop(config: Config, timeout: float) -> list[Identity]:
+    """Ask the server to stop, by signal if it cannot be asked; returns its processes, supervisor first."""
+    try:
+        answer = _ask(config, Request("stop"), min(ANSWER_TIMEOUT, max(timeout, 0.1)))
+        return [Identity(*each) for each in answer.result["processes"]]
+    except (NotRunningError, TimedOutError):
+        record = read_record(_paths(config).record)
+        process = record.supervisor.process() if record else None
+        if record is None or process is None:
+            raise _not_running(config) from None
+        process.terminate()
+        return [record.supervisor, *record.workers]
+
+
+def _wait_for_end(processes: list[Identity], deadline: float) -> bool:
+    import psutil
+
+    living = [process for each in processes if (process := each.process()) is not None]
+    _, alive = psutil.wait_procs(living, timeout=max(0.0, deadline - time.monotonic()))
+    return not any(each.process() for each in processes) if alive else True
+
+
+def _paths(config: Config) -> instance.Paths:
+    return instance.paths(config.name, _absolute(config.runtime_dir))
+
+
+def _ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> Answer:
+    """Ask the server; its refusal becomes an error with its exit code."""
+    try:
+        answer = ask(_paths(config).control, request, timeout)
+    except NotRunningError:
+        raise _not_running(config) from None
+    except TimedOutError as error:
+        record = read_record(_paths(config).record)
+        pid = f" (pid {record.supervisor.pid})" if record else ""
+        raise TimedOutError(
+            f'mpchat "{config.name}"{pid} hangs: {error}; '
+            f"end it with: mpchat stop --kill{_addressing(config)}"
+        ) from None
+    if answer.exit:
+        error_type = next(
+            (each for each in MpchatError.__subclasses__() if each.exit_code == answer.exit), MpchatError
+        )
+        raise error_type(answer.text)
+    return answer
+
+
+@main.command()
+@_addressed
+@click.option("--json", "as_json", is_flag=True, help="For programs: times in seconds, sizes in bytes.")
+@click.option("--watch", is_flag=True, help="Go on, a new picture every second, until Ctrl-C.")
+def status(config_file: str | None, as_json: bool, watch: bool, **flags: Any) -> None:
+    """Show a running server and its workers."""
+    config, _ = _settings(config_file, flags)
+    if watch and not as_json:
+        _watch(config)
+        return
+    while True:
+        facts = _ask(config, Request("status")).result
+        if as_json:
+            click.echo(msgspec.json.encode(facts).decode())
+        else:
+            _print_status(facts)
+        if not watch:
+            return
+        time.sleep(WATCH_EVERY)
+
+
+def _print_status(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from .display import status_picture
+
+    Console(highlight=False).print(status_picture(facts))
+
+
+def _watch(config: Config) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from .display import status_picture
+
+    facts = _ask(config, Request("status")).result
+    with Live(status_picture(facts), console=Console(highlight=False), auto_refresh=False) as live:
+        while True:
+            try:
+                time.sleep(WATCH_EVERY)
+                live.update(status_picture(_ask(config, Request("status")).result), refresh=True)
+            except KeyboardInterrupt:
+                return
+
+
+@main.command()
+@click.argument("host", required=False)
+@click.argument("port", required=False, type=click.IntRange(1, 65_535))
+@click.option("--plain", is_flag=True, help="Lines from standard input, messages to standard output.")
+def chat(host: str | None, port: int | None, plain: bool) -> None:
+    """Chat in the terminal, with the server at HOST and PORT (127.0.0.1 4000)."""
+    from .client.terminal import run_chat
+
+    sys.exit(run_chat(host or "127.0.0.1", port or BY_NAME["port"].default, plain=plain))
+
+
+@main.command()
+@click.argument("text")
+@_addressed
+def say(text: str, config_file: str | None, **flags: Any) -> None:
+    """Announce TEXT to everybody."""
+    config, _ = _settings(config_file, flags)
+    answer = _ask(config, Request("say", {"text": text}))
+    click.echo(f"said to {answer.result['connections']} clients")
+
+
+@main.command()
+@click.argument("address")
+@_addressed
+def kick(address: str, config_file: str | None, **flags: Any) -> None:
+    """End the connection from ADDRESS, host:port, or all from a host."""
+    config, _ = _settings(config_file, flags)
+    result = _ask(config, Request("kick", {"address": address})).result
+    if result["silent"]:
+        slots = ", ".join(map(str, result["silent"]))
+        raise TimedOutError(f"{result['ended']} connections ended; no answer from worker {slots}")
+    if not result["ended"]:
+        raise MpchatError(f"nobody is connected from {address}; addresses are host:port or host")
+    click.echo(f"{result['ended']} connection{'s' if result['ended'] != 1 else ''} ended")
+
+
+@main.command("config")
+@_options(*BY_NAME)
+@click.option("--check", metavar="FILE", help="Only tell whether FILE is right.")
+def show_config(config_file: str | None, check: str | None, **flags: Any) -> None:
+    """Show the settings in force and where each came from."""
+    if check:
+        resolve([_read_file(check)])
+        click.echo(f"{check} is right")
+        return
+    config, places = _settings(config_file, flags)
+    from rich.console import Console
+
+    from .display import config_picture
+
+    rows = [(each.name, _shown(getattr(config, each.name)), places[each.name]) for each in SETTINGS]
+    cores = os.cpu_count() or 1
+    Console(highlight=False).print(config_picture(rows))
+    if not config.workers:
+        click.echo(f"workers = 0 means {default_workers(cores)} here, with {cores} cores")
+
+
+if __name__ == "__main__":
+    sys.exit(Exit.OK if main() is None else Exit.FAILED)

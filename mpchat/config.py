@@ -1,0 +1,361 @@
+"""Settings: one table that flags, ``mpchat.toml`` and ``MPCHAT_…`` variables all come from.
+
+Pure: text comes in, a frozen :class:`Config` comes out, or a :class:`ConfigError` that names the place of
+the wrong setting and what is allowed. Reading files and the environment is the caller's.
+
+A setting is declared once, in :data:`SETTINGS`; its flag, its key in the file, its variable, its check, its
+line in ``mpchat config`` and in the README follow from that.
+"""
+
+import ipaddress
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .errors import ConfigError
+from .protocol.frames import DEFAULT_PAYLOAD_LIMIT
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+MULTIPLEXERS = ("auto", "epoll", "kqueue", "poll", "select")
+# An instance name becomes a folder's name and a line in error messages.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_SIZE = re.compile(r"(\d+)\s*(|k|kb|kib|m|mb|mib|g|gb|gib)", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(|ms|s|m|h)", re.IGNORECASE)
+_SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_DURATION_UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0}
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings one server runs with. Times are seconds, sizes are bytes; the table explains each."""
+
+    name: str
+    runtime_dir: str
+    host: tuple[str, ...]
+    port: int
+    workers: int
+    multiplexer: str
+    log_level: str
+    log_file: str
+    notices: bool
+    max_connections: int
+    max_per_address: int
+    payload_limit: int
+    lag_limit: int
+    coalesce: float
+    idle_timeout: float
+    frame_timeout: float
+    keepalive: float
+    hang_timeout: float
+    stop_timeout: float
+
+
+class Setting(NamedTuple):
+    """One row of the table. ``parse`` raises ``ValueError`` for a value that is not allowed."""
+
+    name: str
+    default: Any
+    parse: Callable[[Any], Any]
+    allowed: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "MPCHAT_" + self.name.upper()
+
+
+class Origin(NamedTuple):
+    """A value and where it stands, as an error message or ``mpchat config`` names the place."""
+
+    value: Any
+    place: str
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError
+        number = int(value)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _size(low: int, high: int) -> Callable[[Any], int]:
+    bounded = _whole(low, high)
+
+    def parse(value: Any) -> int:
+        if not isinstance(value, str):
+            return bounded(value)
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError
+        return bounded(int(match[1]) * _SIZE_UNITS[match[2][:1].lower()])
+
+    return parse
+
+
+def _duration(low: float, high: float, *, zero: bool = False) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        if isinstance(value, str):
+            match = _DURATION.fullmatch(value.strip())
+            if match is None:
+                raise ValueError
+            value = float(match[1]) * _DURATION_UNITS[match[2].lower()]
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise ValueError
+        if not (low <= value <= high or (zero and value == 0)):
+            raise ValueError
+        return float(value)
+
+    return parse
+
+
+def _choice(*allowed: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError
+        return str(value)
+
+    return parse
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"on": True, "off": False}[str(value).lower()]
+
+
+def _instance_name(value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError
+    return value
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, Sequence) or not parts:
+        raise ValueError
+    return tuple(_one_host(part) for part in parts)
+
+
+def _one_host(value: Any) -> str:
+    host = str(value).strip().strip("[]")
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        if not _HOST.fullmatch(host):
+            raise
+        return host
+
+
+# A duration that no test and no person waits out: past this a setting is a mistake.
+_WEEK = 7 * 86_400.0
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "name",
+        "default",
+        _instance_name,
+        "1 to 32 letters, digits, dots, dashes or underscores, the first a letter or digit",
+        "The instance: servers of different names run side by side.",
+    ),
+    Setting(
+        "runtime_dir",
+        "",
+        _path,
+        "a folder's path; empty: the user's runtime folder",
+        "Where lock, record, control socket and, unless set otherwise, the log live.",
+    ),
+    Setting(
+        "host",
+        ("127.0.0.1",),
+        _hosts,
+        "IP addresses or host names, separated by commas",
+        "Addresses to listen on. 0.0.0.0 and :: are every interface; the default is this machine only.",
+    ),
+    Setting(
+        "port",
+        4000,
+        _whole(0, 65_535),
+        "0 to 65535; 0 lets the system choose",
+        "The TCP port. 4000 is the one that the lecture's clients know.",
+    ),
+    Setting(
+        "workers",
+        0,
+        _whole(0, 256),
+        "0 to 256; 0 means one less than there are cores, at least 1",
+        "Worker processes. One core is left for the operating system and the supervisor.",
+    ),
+    Setting(
+        "multiplexer",
+        "auto",
+        _choice(*MULTIPLEXERS),
+        ", ".join(MULTIPLEXERS),
+        "How workers wait for their clients. select takes no more than 1024 descriptors.",
+    ),
+    Setting("log_level", "info", _choice(*LOG_LEVELS), ", ".join(LOG_LEVELS), "The least that is logged."),
+    Setting(
+        "log_file",
+        "",
+        _path,
+        "a file's path; empty: the instance's own folder, or standard error with --foreground",
+        "Where the log goes. SIGUSR1 opens it anew after it was moved away.",
+    ),
+    Setting("notices", True, _switch, "on or off", "Tell the room when somebody's connection ends."),
+    Setting(
+        "max_connections",
+        0,
+        _whole(0, 10_000_000),
+        "0 to 10000000; 0 means as many as the descriptor limits allow",
+        "Clients at a time. One more is answered with the error full and closed.",
+    ),
+    Setting(
+        "max_per_address",
+        0,
+        _whole(0, 10_000_000),
+        "0 to 10000000; 0 means no limit",
+        "Clients at a time from one address.",
+    ),
+    Setting(
+        "payload_limit",
+        DEFAULT_PAYLOAD_LIMIT,
+        _size(64, DEFAULT_PAYLOAD_LIMIT),
+        f"64 to {DEFAULT_PAYLOAD_LIMIT} bytes",
+        "The longest payload a client may send. What the server adds must still fit a frame's 65535 bytes.",
+    ),
+    Setting(
+        "lag_limit",
+        8 << 20,
+        _size(256 << 10, 1 << 30),
+        "256 KiB to 1 GiB",
+        "How far a client may fall behind before it is cut off; each worker keeps that much of the stream.",
+    ),
+    Setting(
+        "coalesce",
+        0.004,
+        _duration(0.0, 1.0),
+        "0 to 1 s",
+        "A busy room gathers messages for this long at most, to share send calls. An idle one never waits.",
+    ),
+    Setting(
+        "idle_timeout",
+        0.0,
+        _duration(1.0, _WEEK, zero=True),
+        "1 s to 7 days, or 0 for never",
+        "End a connection whose client has sent nothing for this long.",
+    ),
+    Setting(
+        "frame_timeout",
+        30.0,
+        _duration(1.0, _WEEK, zero=True),
+        "1 s to 7 days, or 0 for never",
+        "End a connection whose client began a frame and did not finish it for this long.",
+    ),
+    Setting(
+        "keepalive",
+        60.0,
+        _duration(1.0, 86_400.0, zero=True),
+        "1 s to 24 h, or 0 for never",
+        "After this much silence TCP asks whether the client's machine is still there.",
+    ),
+    Setting(
+        "hang_timeout",
+        10.0,
+        _duration(1.0, 3600.0),
+        "1 s to 1 h",
+        "A worker whose loop has not turned for this long is dumped to the log, killed and replaced.",
+    ),
+    Setting(
+        "stop_timeout",
+        10.0,
+        _duration(0.1, 3600.0),
+        "0.1 s to 1 h",
+        "How long a stop waits for clients to take what they are owed before it closes on them.",
+    ),
+)
+
+BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+
+def default_workers(cores: int) -> int:
+    """Return how many workers pay off on ``cores`` cores: one core is left free, one worker is the least."""
+    return max(1, cores - 1)
+
+
+def parse_file(text: str, path: str) -> dict[str, Origin]:
+    """Read ``mpchat.toml``; raises :class:`ConfigError` naming file and line for what is not a setting."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    found = {}
+    for key, value in table.items():
+        place = f"{path}, line {_line_of(key, text)}"
+        name = key.replace("-", "_")
+        if name not in BY_NAME:
+            raise ConfigError(f"{place}: unknown setting {key!r}; allowed are {', '.join(BY_NAME)}")
+        found[name] = Origin(value, place)
+    return found
+
+
+def _line_of(key: str, text: str) -> int:
+    pattern = re.compile(rf"\s*(\[\s*)?[\"']?{re.escape(key)}\b")
+    for number, line in enumerate(text.splitlines(), 1):
+        if pattern.match(line):
+            return number
+    return 1
+
+
+def parse_environment(environment: Mapping[str, str]) -> dict[str, Origin]:
+    """Pick the settings out of environment variables; an empty variable counts as not set."""
+    return {
+        setting.name: Origin(environment[setting.variable], f"variable {setting.variable}")
+        for setting in SETTINGS
+        if environment.get(setting.variable)
+    }
+
+
+def resolve(sources: Sequence[Mapping[str, Origin]]) -> tuple[Config, dict[str, str]]:
+    """Build a Config from ``sources``, the first that has a setting decides.
+
+    Returns it with where each setting came from. Every value is checked, also one that another source
+    overrides: a mistake does not lie in wait. Raises :class:`ConfigError` for the first wrong one.
+    """
+    values: dict[str, Any] = {setting.name: setting.default for setting in SETTINGS}
+    places = dict.fromkeys(values, "default")
+    for source in reversed(sources):
+        for name, origin in source.items():
+            values[name] = _checked(BY_NAME[name], origin)
+            places[name] = origin.place
+    return Config(**values), places
+
+
+def _checked(setting: Setting, origin: Origin) -> Any:
+    try:
+        return setting.parse(origin.value)
+    except (ValueError, KeyError, TypeError):
+        shown = repr(origin.value) if len(repr(origin.value)) <= 60 else repr(origin.value)[:57] + "…"
+        raise ConfigError(f"{origin.place}: {setting.name} is {shown}, allowed: {setting.allowed}") from None
+
+
+def format_address(host: str, port: int) -> str:
+    """Return ``host:port`` as people write it, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

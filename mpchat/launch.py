@@ -1,0 +1,130 @@
+"""Launch: how a command becomes a server, in the background or in its own place.
+
+The server runs as ``python -m mpchat.server`` in a fresh interpreter, so that it and its workers carry none
+of what the command line needs. Settings reach it through a pipe; in the background a second pipe brings back
+what became of the start.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from .config import Config
+from .errors import AlreadyRunningError, MpchatError, StartError
+from .instance import option_text
+
+# The folder that the package lies in: the server's first working directory, so that ``-m`` finds the same
+# package whether it is installed or not, and nothing in the folder of whoever started it.
+_HOME = Path(__file__).resolve().parent.parent
+
+
+class Outcome(msgspec.Struct):
+    """What a server in the background tells its starter: ``facts`` when it serves, else why it does not."""
+
+    facts: dict[str, Any] = {}
+    exit: int = 0
+    text: str = ""
+
+
+def _settings_pipe(config: Config) -> int:
+    """Return the reading end of a pipe that holds the settings; they are far smaller than a pipe."""
+    reader, writer = os.pipe()
+    os.write(writer, msgspec.json.encode(config))
+    os.close(writer)
+    os.set_inheritable(reader, True)
+    return reader
+
+
+def _command(config: Config, settings: int, outcome: int) -> list[str]:
+    # The name is there for people who read a list of processes.
+    return [sys.executable, "-m", "mpchat.server", config.name, str(settings), str(outcome)]
+
+
+def in_foreground(config: Config) -> NoReturn:
+    """Become the server."""
+    settings = _settings_pipe(config)
+    sys.stdout.flush()
+    os.chdir(_HOME)
+    os.execv(sys.executable, _command(config, settings, -1))
+
+
+def in_background(config: Config) -> dict[str, Any]:
+    """Start the server in a session of its own; returns its facts once every worker can serve.
+
+    Raises :class:`StartError` or :class:`AlreadyRunningError`; then nothing is left running. Ctrl-C while it
+    starts ends it again.
+    """
+    settings = _settings_pipe(config)
+    reader, writer = os.pipe()
+    server = subprocess.Popen(
+        _command(config, settings, writer),
+        cwd=_HOME,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(settings, writer),
+        start_new_session=True,
+    )
+    os.close(settings)
+    os.close(writer)
+    try:
+        with open(reader, "rb") as stream:
+            line = stream.read()
+    except KeyboardInterrupt:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+        raise
+    outcome = msgspec.json.decode(line, type=Outcome) if line else _silent(config, server)
+    if outcome.exit:
+        server.wait()
+        error = AlreadyRunningError if outcome.exit == AlreadyRunningError.exit_code else StartError
+        raise error(outcome.text)
+    server.returncode = 0  # it lives on; this process does not wait for it
+    return outcome.facts
+
+
+def _silent(config: Config, server: "subprocess.Popen[bytes]") -> Outcome:
+    code = server.wait()
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    text = f"the server ended before it could serve ({how}); see {config.log_file}"
+    return Outcome(exit=StartError.exit_code, text=text)
+
+
+def start_text(config: Config, facts: Mapping[str, Any]) -> str:
+    """Return what a person should know of a server that has just started."""
+    options = option_text(config.name, config.runtime_dir)
+    where = _where_to_chat(str(facts["addresses"][0]))
+    lines = [
+        f'mpchat "{facts["name"]}" serves at {", ".join(facts["addresses"])}',
+        f"pid {facts['pid']}, workers: {facts['workers']}, connections that fit: {facts['fits']}",
+        f"  chat:  mpchat chat{where}",
+        f"  watch: mpchat status --watch{options}",
+        f"  stop:  mpchat stop{options}",
+    ]
+    if facts["log"]:
+        lines.insert(2, f"log: {facts['log']}")
+    return "\n".join(lines)
+
+
+def _where_to_chat(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))
+    return "" if (host, port) == ("127.0.0.1", "4000") else f" {host} {port}"
+
+
+def report(descriptor: int, outcome: Outcome) -> None:
+    """Tell the starter; it may have gone."""
+    with suppress(OSError):
+        os.write(descriptor, msgspec.json.encode(outcome))
+    os.close(descriptor)
+
+
+def failed(error: MpchatError) -> Outcome:
+    return Outcome(exit=error.exit_code, text=str(error))

@@ -1,0 +1,48 @@
+"""The server's process: ``python -m mpchat.server NAME SETTINGS OUTCOME``, started by :mod:`mpchat.launch`.
+
+SETTINGS is the descriptor of a pipe with the settings as JSON, OUTCOME the one of a pipe for what became of
+the start, or -1 when the server runs in the foreground and says so itself.
+"""
+
+import os
+import sys
+from typing import Any
+
+import msgspec
+
+from ..config import Config
+from ..errors import Exit, MpchatError
+from ..launch import Outcome, failed, report, start_text
+from . import logs
+from .supervisor import Supervisor
+
+
+def main() -> int:
+    settings, outcome = int(sys.argv[2]), int(sys.argv[3])
+    with open(settings, "rb") as stream:
+        config = msgspec.json.decode(stream.read(), type=Config)
+    if outcome >= 0:
+        os.set_inheritable(outcome, False)
+    os.chdir("/")
+    # Standard error becomes the log; what a start has to say goes to whoever started it.
+    terminal = os.fdopen(os.dup(2), "w")
+
+    def on_ready(facts: dict[str, Any]) -> None:
+        if outcome >= 0:
+            report(outcome, Outcome(facts))
+        else:
+            print(start_text(config, facts), flush=True)
+
+    logs.set_up(config.log_level, "supervisor")
+    try:
+        Supervisor(config, on_ready).run()
+    except MpchatError as error:
+        if outcome >= 0:
+            report(outcome, failed(error))
+        print(f"mpchat: {error}", file=terminal, flush=True)
+        return error.exit_code
+    return Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Door: accepts clients and decides which may come in. Whom they go to is the supervisor's business.
+
+Running out of descriptors is a state, not a failure: one descriptor is kept in reserve to answer "full" with,
+and after that the door rests for a moment instead of spinning.
+"""
+
+import errno
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import psutil
+
+from ..config import format_address
+from ..errors import StartError
+from ..protocol.messages import error_frame
+from .reactor import READ, Reactor
+
+# Connections accepted in one turn of the loop; what one hand-off message takes.
+ACCEPTS_PER_TURN = 253
+# Connections that the kernel completes before they are accepted; it caps this at net.core.somaxconn.
+BACKLOG = 4096
+# Seconds that the door rests when there is no descriptor for another client.
+REST = 0.1
+# Refused clients that may still be reading their answer, and for how long (seconds).
+LINGERING = 32
+LINGER = 1.0
+# What the kernel keeps of a client's unread input, in bytes; it doubles the number for its own accounting.
+RECEIVE_BUFFER = 256 << 10
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+log = logging.getLogger("mpchat.door")
+
+OnClient = Callable[[socket.socket, str, int], None]
+
+
+def open_listeners(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
+    """Listen on every address that ``hosts`` stand for. Raises :class:`StartError`, nothing left open."""
+    listeners: list[socket.socket] = []
+    try:
+        for host in hosts:
+            for family, address in _resolve(host, port):
+                listeners.append(_listen(family, address))
+                port = port or listeners[0].getsockname()[1]
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _resolve(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise StartError(f"{host} is no address of this machine: {error.strerror}; see --host") from None
+    return list(dict.fromkeys((int(family), (str(where[0]), port)) for family, _, _, _, where in found))
+
+
+def _listen(family: int, address: tuple[str, int]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(address, error) from None
+    return listener
+
+
+def _cannot_listen(address: tuple[str, int], error: OSError) -> StartError:
+    where = format_address(*address)
+    if error.errno == errno.EADDRINUSE:
+        return StartError(f"{where} is taken by {_holder(address[1])}; stop it or choose another --port")
+    if error.errno == errno.EACCES:
+        return StartError(f"no right to listen at {where}; choose a --port of 1024 or above")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return StartError(f"{address[0]} is no address of this machine; see --host")
+    return StartError(f"cannot listen at {where}: {error.strerror}")
+
+
+def _holder(port: int) -> str:
+    try:
+        for each in psutil.net_connections("tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid:
+                return f"{psutil.Process(each.pid).name()} (pid {each.pid})"
+    except psutil.Error:
+        pass
+    return "another program (whose, only an administrator can see)"
+
+
+class Door:
+    """The listening sockets in the supervisor's loop."""
+
+    def __init__(self, reactor: Reactor, listeners: list[socket.socket], on_client: OnClient) -> None:
+        """Begin closed: clients wait in the kernel's queue until :meth:`open`.
+
+        ``on_client(sock, host, port)`` gets each accepted connection and owns it from then on.
+        """
+        self.listeners = listeners
+        self.refused = 0
+        self._reactor = reactor
+        self._on_client = on_client
+        self._open = False
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._lingering: deque[socket.socket] = deque()
+        self._closed = False
+
+    @property
+    def addresses(self) -> list[str]:
+        return [format_address(*listener.getsockname()[:2]) for listener in self.listeners]
+
+    def open(self) -> None:
+        """Accept clients."""
+        if not self._open and not self._closed:
+            self._open = True
+            for listener in self.listeners:
+                self._reactor.watch(listener, READ, partial(self._accept, listener))
+
+    def pause(self) -> None:
+        """Let clients wait in the kernel's queue."""
+        if self._open:
+            self._open = False
+            for listener in self.listeners:
+                self._reactor.forget(listener)
+
+    def _accept(self, listener: socket.socket, mask: int) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if not self._open:
+                return
+            try:
+                sock, peer = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    self._refuse_without_descriptors(listener, error)
+                    return
+                continue  # the client has gone again; the next one is its own case
+            self._on_client(sock, peer[0], peer[1])
+
+    def _refuse_without_descriptors(self, listener: socket.socket, error: OSError) -> None:
+        log.warning("full: %s; a client was refused", error.strerror)
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        try:
+            sock, _ = listener.accept()
+            self.refuse(sock, "the server is out of descriptors; try again later", linger=False)
+        except OSError:
+            pass
+        try:
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            self._spare = None
+        self.pause()
+        self._reactor.call_later(REST, self.open)
+
+    def refuse(self, sock: socket.socket, text: str, *, linger: bool = True) -> None:
+        """Answer "full" and close, so that the client can read why."""
+        self.refused += 1
+        try:
+            sock.setblocking(False)
+            sock.send(error_frame("full", text))
+            sock.shutdown(socket.SHUT_WR)
+            # Unread input at close would reset the connection, and the answer with it.
+            sock.recv(RECEIVE_BUFFER)
+        except BlockingIOError:
+            pass
+        except OSError:
+            linger = False
+        if not linger:
+            sock.close()
+            return
+        self._lingering.append(sock)
+        self._reactor.call_later(LINGER, lambda: self._let_go(sock))
+        if len(self._lingering) > LINGERING:
+            self._lingering.popleft().close()
+
+    def _let_go(self, sock: socket.socket) -> None:
+        if sock in self._lingering:
+            self._lingering.remove(sock)
+            sock.close()
+
+    def close(self) -> None:
+        """Accept nobody any more and give the port free."""
+        self.pause()
+        self._closed = True
+        for sock in (*self.listeners, *self._lingering):
+            sock.close()
+        self._lingering.clear()
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None

@@ -1,0 +1,235 @@
+"""Fan-out: one message in, one ``send`` per client out. What a worker does most, and all it does slowly.
+
+Clients that are caught up get each new blob with one ``send`` of the same bytes: no copy, no queue per
+connection. A client that could not take all of it is late: it keeps a cursor into the stream, waits for its
+socket to become writable, and is sent slices until it has caught up. One that falls out of the stream is a
+slow consumer and is cut off. Nobody waits for anybody.
+
+What is for one client alone goes out between two blobs, never inside a frame.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from .connection import LIVE, Connection
+from .policy import is_brisk, must_hold
+from .reactor import WRITE, Reactor
+from .stream import Stream
+
+# Sends between two looks at the other descriptors: about a millisecond's worth.
+SLICE = 512
+# Bytes a late client is sent in one go, about what its socket's buffer takes.
+CATCH_UP = 128 << 10
+# Bytes past which gathering longer does not make a send cheaper.
+ENOUGH = 96 << 10
+# Seconds between two judgements of whether the room is faster than its members.
+JUDGE_EVERY = 0.01
+
+
+class Fanout:
+    """The clients of one room on this worker, and the stream that they read."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        *,
+        lag_limit: int,
+        coalesce: float,
+        on_gone: Callable[[Connection, str], None],
+    ) -> None:
+        """Begin with nobody. ``lag_limit`` is in bytes, ``coalesce`` in seconds.
+
+        ``on_gone(connection, reason)`` is called when a send fails or a client has fallen too far behind.
+        """
+        self.stream = Stream(lag_limit)
+        self.coalesce = coalesce
+        # Messages given to clients, each counted once per client that took it.
+        self.delivered = 0
+        self._reactor = reactor
+        self._on_gone = on_gone
+        self._live: dict[Connection, Callable[[bytes], int]] = {}
+        self._late: dict[Connection, None] = {}
+        self._pending: list[bytes] = []
+        self._pending_size = self._pending_messages = 0
+        self._flushed_at = 0.0
+        # The flush that is under way: who is still to get which blob.
+        self._todo: Iterator[tuple[Connection, Callable[[bytes], int]]] | None = None
+        self._blob = b""
+        self._blob_messages = 0
+        self._replies: list[Connection] = []
+        self._judged_at = 0.0
+        self._hold = False
+
+    def __len__(self) -> int:
+        return len(self._live) + len(self._late)
+
+    @property
+    def idle(self) -> bool:
+        """True when every client has been sent everything, except those that are late."""
+        return self._todo is None and not self._pending
+
+    @property
+    def late(self) -> int:
+        return len(self._late)
+
+    def join(self, connection: Connection) -> None:
+        """Let a client take part from the stream's end on."""
+        connection.cursor = LIVE
+        self._live[connection] = connection.sock.send
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a client; what was under way to it is dropped."""
+        self._live.pop(connection, None)
+        self._late.pop(connection, None)
+
+    def publish(self, count: int, frames: bytes) -> None:
+        """Take ``count`` messages for everybody; :meth:`work` sends them."""
+        self._pending.append(frames)
+        self._pending_size += len(frames)
+        self._pending_messages += count
+
+    def reply(self, connection: Connection, frames: bytes) -> None:
+        """Send something to one client, after what it is being sent and before what it is not yet sent."""
+        connection.outbox += frames
+        if connection.cursor != LIVE:
+            return
+        if self._todo is not None:
+            self._replies.append(connection)
+        else:
+            self._send_outbox(connection)
+
+    def due(self) -> float | None:
+        """Return when :meth:`work` wants a call (seconds, monotonic): 0 for now, None for not at all."""
+        if self._todo is not None or self._pending_size >= ENOUGH:
+            return 0.0
+        return self._flushed_at + self.coalesce if self._pending else None
+
+    def work(self, now: float) -> None:
+        """Send a slice of what is pending: at once when the last flush is a while ago, else when due."""
+        due = self.due()
+        if due is None or due > now:
+            return
+        if self._todo is None:
+            self._begin(now)
+        self._send_slice(now)
+
+    def _begin(self, now: float) -> None:
+        self._blob = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        self._blob_messages = self._pending_messages
+        self._pending.clear()
+        self._pending_size = self._pending_messages = 0
+        self._flushed_at = now
+        oldest = self.stream.start
+        self.stream.append(self._blob, self._blob_messages)
+        if self.stream.start != oldest:
+            self._cut_off_slow()
+        self._todo = iter(list(self._live.items()))
+
+    def _send_slice(self, now: float) -> None:
+        assert self._todo is not None
+        blob, size = self._blob, len(self._blob)
+        tried = short = 0
+        for connection, send in islice(self._todo, SLICE):
+            tried += 1
+            try:
+                sent = send(blob)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                short += 1
+                self._fail(connection, error)
+                continue
+            if sent != size:
+                short += 1
+                self._fall_behind(connection, self.stream.end - size + sent, now)
+        self.delivered += (tried - short) * self._blob_messages
+        if tried < SLICE:
+            self._todo = None
+            self._blob = b""
+            self._send_replies()
+
+    def _fall_behind(self, connection: Connection, cursor: int, now: float) -> None:
+        if self._live.pop(connection, None) is None:
+            return
+        self._late[connection] = None
+        connection.cursor = connection.late_from = cursor
+        connection.late_since = now
+        connection.late_messages = self.stream.messages - self._blob_messages
+        connection.also(self._reactor, WRITE)
+
+    def _fail(self, connection: Connection, error: OSError) -> None:
+        if not connection.closed:
+            self._on_gone(connection, error.strerror or "send failed")
+
+    def _cut_off_slow(self) -> None:
+        oldest = self.stream.start
+        for connection in [each for each in self._late if each.cursor < oldest]:
+            self._on_gone(connection, "slow consumer")
+
+    def _send_replies(self) -> None:
+        replies, self._replies = self._replies, []
+        for connection in replies:
+            if connection.outbox and connection.cursor == LIVE and not connection.closed:
+                self._send_outbox(connection)
+
+    def _send_outbox(self, connection: Connection) -> None:
+        """Send a caught-up client its outbox; makes it late, with nothing missed, when that does not go."""
+        try:
+            sent = connection.sock.send(connection.outbox)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._fail(connection, error)
+            return
+        connection.outbox_open = connection.outbox_open or sent > 0
+        connection.outbox = connection.outbox[sent:]
+        if connection.outbox:
+            self._fall_behind(connection, self.stream.end, self._reactor.now)
+            connection.late_messages = self.stream.messages
+        else:
+            connection.outbox_open = False
+
+    def on_writable(self, connection: Connection) -> None:
+        """Go on with a late client: the begun reply, the stream, further replies, and then it is live."""
+        try:
+            if connection.outbox_open and not self._continue_outbox(connection):
+                return
+            if not self._catch_up(connection):
+                return
+            if connection.outbox and not self._continue_outbox(connection):
+                return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(connection, error)
+            return
+        self.delivered += self.stream.messages - connection.late_messages
+        del self._late[connection]
+        self._live[connection] = connection.sock.send
+        connection.cursor = LIVE
+        connection.no_longer(self._reactor, WRITE)
+
+    @staticmethod
+    def _continue_outbox(connection: Connection) -> bool:
+        sent = connection.sock.send(connection.outbox)
+        connection.outbox = connection.outbox[sent:]
+        connection.outbox_open = bool(connection.outbox)
+        return not connection.outbox
+
+    def _catch_up(self, connection: Connection) -> bool:
+        views = self.stream.read(connection.cursor, CATCH_UP)
+        if views:
+            connection.cursor += connection.sock.sendmsg(views)
+        return connection.cursor == self.stream.end
+
+    def must_hold(self, now: float) -> bool:
+        """Tell whether the hub should be kept waiting because most clients here are not able to keep up."""
+        if now - self._judged_at >= JUDGE_EVERY:
+            self._judged_at = now
+            far = self.stream.end - self.stream.limit // 2
+            struggling = sum(
+                each.cursor < far and is_brisk(each.cursor - each.late_from, now - each.late_since)
+                for each in self._late
+            )
+            self._hold = must_hold(struggling, len(self)) if struggling else False
+        return self._hold

@@ -1,0 +1,170 @@
+"""Handle: what the parent knows of one worker process, and the ways it can reach it.
+
+It starts the process, keeps each connection's socket until the worker has acked it, and remembers the last
+beat. What runs in the process is in :mod:`mpchat.server.worker`.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import psutil
+
+from ..config import Config
+from ..instance import Identity
+from . import process, worker
+from .channel import Link, make_queue
+from .handoff import MAX_DESCRIPTORS, Offer, Parcel, ParcelSocket, Passenger, Receipt
+from .hub import Port
+from .policy import Candidate
+from .wire import Beat
+
+# Seconds for which a worker that had no descriptor left for a connection gets no further one.
+SHORT_OF_DESCRIPTORS = 1.0
+
+
+class Traveller(NamedTuple):
+    """A connection between accept and ack. ``since`` is when it was offered (seconds, monotonic)."""
+
+    identity: int
+    sock: socket.socket
+    host: str
+    port: int
+    since: float = 0.0
+
+
+class Handle:
+    """One worker process, from its start to its end."""
+
+    def __init__(self, config: Config, slot: int, workers_lock: Path) -> None:
+        """Start the process. Only from the main thread: the kernel's death signal follows the thread."""
+        assert process.own_thread_starts_children()
+        self.slot = slot
+        self.started = time.monotonic()
+        self.ready_at: float | None = None
+        self.unacked: dict[int, Traveller] = {}
+        self.connections = 0
+        self.hosts: Counter[str] = Counter()
+        self.last_beat = self.started
+        self.beat = self.beat_before = Beat()
+        self.beat_at = self.beat_before_at = self.started
+        self.dumped_at: float | None = None
+        self.full_until = 0.0
+        self.closed = False
+        self._offers: list[Traveller] = []
+        up, window = make_queue()
+        down, _ = make_queue()
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.parcels = ParcelSocket(near)
+        self.port = Port(slot, Link(up, down, window))
+        with far:
+            self.process = self._start(config, (down, up, window), far, workers_lock)
+        self.port.link.close_far_ends()
+        self.identity = Identity.of(self.pid)
+
+    def _start(
+        self, config: Config, queues: tuple[object, object, int], far: socket.socket, workers_lock: Path
+    ) -> SpawnProcess:
+        # Ctrl-C reaches the whole group; ignored around the start, it is ignored in the child from its birth.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            child = multiprocessing.get_context("spawn").Process(
+                target=worker.main,
+                args=(config, self.slot, os.getpid(), queues, far, str(workers_lock)),
+                name=f"mpchat-worker-{self.slot}",
+            )
+            child.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return child
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def load(self) -> int:
+        """Connections that it has or is about to have."""
+        return self.connections + len(self.unacked)
+
+    def candidate(self, limit: int, now: float) -> Candidate:
+        """Describe this worker to placement; ``limit`` is how many connections fit a worker."""
+        if now < self.full_until:
+            limit = self.load
+        oldest = now - next(iter(self.unacked.values())).since if self.unacked else 0.0
+        return Candidate(self.slot, self.connections, len(self.unacked), oldest, limit)
+
+    def assign(self, traveller: Traveller, now: float) -> None:
+        """Put a connection on its way; :meth:`send_offers` sends all of a turn in one message."""
+        self.unacked[traveller.identity] = traveller._replace(since=now)
+        self._offers.append(traveller)
+
+    def send_offers(self) -> None:
+        """Send what was assigned. Raises ``OSError`` when the worker is gone; nothing is lost by that."""
+        while self._offers:
+            batch = self._offers[:MAX_DESCRIPTORS]
+            del self._offers[:MAX_DESCRIPTORS]
+            offer = Offer([Passenger(each.identity, each.host, each.port) for each in batch])
+            self.parcels.send(msgspec.msgpack.encode(offer), [each.sock.fileno() for each in batch])
+
+    @property
+    def offering(self) -> bool:
+        return bool(self._offers)
+
+    def on_parcel(self, parcel: Parcel) -> tuple[list[Traveller], list[str]]:
+        """Take a receipt; returns the connections to place elsewhere, and the hosts of those that ended."""
+        receipt = msgspec.msgpack.decode(parcel.message, type=Receipt)
+        for identity in receipt.acks:
+            traveller = self.unacked.pop(identity)
+            self.connections += 1
+            self.hosts[traveller.host] += 1
+            traveller.sock.close()
+        returned = [self.unacked.pop(identity) for identity in receipt.nacks]
+        if returned:
+            self.full_until = time.monotonic() + SHORT_OF_DESCRIPTORS
+        self.connections -= len(receipt.closed)
+        for host in receipt.closed:
+            self.hosts[host] -= 1
+            if not self.hosts[host]:
+                del self.hosts[host]
+        return returned, receipt.closed
+
+    def on_beat(self, beat: Beat, now: float) -> None:
+        self.beat_before, self.beat_before_at = self.beat, self.beat_at
+        self.beat, self.beat_at = beat, now
+        self.last_beat = now
+        self.dumped_at = None
+
+    def memory(self) -> int:
+        """Resident memory in bytes, 0 once the process has gone."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def dump(self, now: float) -> None:
+        """Have the process write its stacks to the log."""
+        self.dumped_at = now
+        os.kill(self.pid, signal.SIGUSR2)
+
+    def kill(self) -> None:
+        """End it at once. It is our child and not yet waited for, so its number is its own."""
+        self.process.kill()
+
+    def close(self) -> list[Traveller]:
+        """Give everything free once the process has ended; returns what was on its way to it."""
+        self.closed = True
+        self.process.join()
+        self.process.close()
+        self.parcels.close()
+        self.port.link.close()
+        travellers, self.unacked = list(self.unacked.values()), {}
+        return travellers

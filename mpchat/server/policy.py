@@ -1,0 +1,107 @@
+"""Decisions of the server, as pure functions of what is known: who gets a connection, when to give up.
+
+Nothing here waits, reads a clock or touches a process. The supervisor and the workers ask, and act.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import NamedTuple
+
+# Descriptors that a process needs beside its clients: standard streams, log, lock, queues, selector, control
+# connections, and a margin for what libraries open for a moment.
+RESERVED_DESCRIPTORS = 64
+# select() takes no descriptor number of 1024 and above (FD_SETSIZE).
+SELECT_LIMIT = 1024
+# Un-acked connections on their way to one worker. The kernel queues about 278 one-descriptor messages
+# silently towards a process that does not read, and each costs the supervisor a descriptor.
+MAX_UNACKED = 253
+# A worker that has owed an ack for longer than this (seconds) gets nothing new while others do better.
+SLUGGISH = 0.5
+
+# First pause before a dead worker is replaced, its growth, and its ceiling, in seconds. The first is short:
+# a worker killed by hand should be back before anybody looks.
+BACKOFF_FIRST = 0.1
+BACKOFF_FACTOR = 2.0
+BACKOFF_MOST = 30.0
+# A worker that served for this long (seconds) was all right: its next death starts the count anew.
+PROVEN = 30.0
+# Deaths in a row, none of them proven, after which a slot is given up.
+DEATHS_TO_FATAL = 6
+# The same while the server starts: a mistake that kills every worker should be told at once.
+DEATHS_AT_START = 3
+
+# A client that falls behind counts as keeping up with its own network while it takes this much (bytes per
+# second). Only such clients can slow a room down, and only when they are most of it.
+BRISK = 256 << 10
+# Seconds before a late client's pace can be judged at all.
+BRISK_GRACE = 0.25
+
+
+class Candidate(NamedTuple):
+    """A worker as placement sees it: open connections and those on their way, and for how long (seconds)."""
+
+    slot: int
+    connections: int
+    unacked: int
+    oldest_unacked: float
+    limit: int
+
+
+def place(candidates: Sequence[Candidate], turn: int) -> Candidate | None:
+    """Choose the worker for the next connection: the fewest connections, ties in turn.
+
+    None: all are full or owe too many acks. A sluggish worker is chosen only if no other can take it.
+    """
+    able = [
+        each
+        for each in candidates
+        if each.connections + each.unacked < each.limit and each.unacked < MAX_UNACKED
+    ]
+    if not able:
+        return None
+    prompt = [each for each in able if each.oldest_unacked < SLUGGISH] or able
+    fewest = min(each.connections + each.unacked for each in prompt)
+    ties = [each for each in prompt if each.connections + each.unacked == fewest]
+    return ties[turn % len(ties)]
+
+
+def connections_per_worker(descriptor_limit: int, multiplexer: str) -> int:
+    """Return how many clients one worker can hold under ``descriptor_limit`` (RLIMIT_NOFILE)."""
+    if multiplexer == "select":
+        descriptor_limit = min(descriptor_limit, SELECT_LIMIT)
+    return max(1, descriptor_limit - RESERVED_DESCRIPTORS)
+
+
+class Deaths:
+    """Counts one slot's deaths in a row and decides what follows each."""
+
+    def __init__(self, random: Random) -> None:
+        self.in_a_row = 0
+        self._random = random
+
+    def after(self, lived: float, most: int = DEATHS_TO_FATAL) -> float | None:
+        """Take note of a death after ``lived`` seconds of service (0: it was never ready).
+
+        Returns the pause in seconds before the next try, or None when the slot should be given up. The pause
+        doubles with each death and is drawn from its upper half, so that slots do not come back in step.
+        """
+        self.in_a_row = 1 if lived >= PROVEN else self.in_a_row + 1
+        if self.in_a_row >= most:
+            return None
+        pause = min(BACKOFF_MOST, BACKOFF_FIRST * BACKOFF_FACTOR ** (self.in_a_row - 1))
+        return pause * self._random.uniform(0.5, 1.0)
+
+
+def is_brisk(taken: int, seconds: float) -> bool:
+    """Tell whether a late client that took ``taken`` bytes in ``seconds`` is still worth waiting for."""
+    return seconds < BRISK_GRACE or taken >= BRISK * seconds
+
+
+def must_hold(brisk_and_far_behind: int, connections: int) -> bool:
+    """Tell whether a worker should let its clients catch up before it takes more from the hub.
+
+    True when more than half of all clients are far behind although they read as fast as they can: then the
+    room is faster than its members, and the senders have to wait. A minority never slows the others down;
+    it is cut off when it falls out of the stream.
+    """
+    return 2 * brisk_and_far_behind > connections

@@ -1,0 +1,47 @@
+"""What a process of the server asks of the operating system: limits, and to end with its parent.
+
+Linux first; where a system lacks something, the portable half of the same promise is all there is, and the
+docstring says which.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+
+# prctl(2), linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
+# What macOS allows although it says "unlimited".
+_OPEN_MAX = 10_240
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit for open descriptors to the hard one; returns what then holds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_MAX if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            return soft
+    return wanted
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends; exit if that has happened.
+
+    Linux only. Elsewhere the worker's loop, which watches the parent's sentinel, does it alone, so a blocked
+    loop outlives its supervisor until the next start ends it.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def own_thread_starts_children() -> bool:
+    """The death signal follows the thread that started the child, so only the main thread may."""
+    return threading.current_thread() is threading.main_thread()

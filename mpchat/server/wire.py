@@ -1,0 +1,48 @@
+"""What the hub and a worker say to each other over their channel: kinds of items, and what each carries.
+
+Up items come from a worker, down items from the hub. Payloads are plain tuples of numbers, bytes and
+addresses, so that unpickling them runs no code of anybody's.
+"""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import NamedTuple
+
+from .channel import FIRST_KIND
+
+
+class Up(IntEnum):
+    """Worker to hub."""
+
+    READY = FIRST_KIND  # None: it can serve
+    BEAT = FIRST_KIND + 1  # tuple(Beat): its loop turns
+    POSTS = FIRST_KIND + 2  # (count, frames) from its clients; acknowledged when they are in the order
+    LEFT = FIRST_KIND + 3  # [address, …] of clients that have gone, after the last of their posts
+    DRAINED = FIRST_KIND + 4  # None: no post will follow
+    KICKED = FIRST_KIND + 5  # (request, how many connections were ended)
+
+
+class Down(IntEnum):
+    """Hub to worker."""
+
+    BATCH = FIRST_KIND + 16  # (count, frames) for everybody; acknowledged when clients can have them
+    DRAIN = FIRST_KIND + 17  # None: read nothing more, post what you have, say DRAINED
+    CLOSE = FIRST_KIND + 18  # seconds that clients have to take what they are owed, then end
+    KICK = FIRST_KIND + 19  # (request, "host:port" or "host")
+
+
+class Beat(NamedTuple):
+    """A worker's figures, counted from its start unless said otherwise."""
+
+    connections: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+    # The longest turn of its loop since the last beat, in seconds.
+    lag: float = 0.0
+    # Clients that are behind the stream now.
+    late: int = 0
+    # Connections ended by the worker, by reason.
+    ended: Mapping[str, int] = MappingProxyType({})
+    # CPU time of the process, in seconds.
+    cpu: float = 0.0

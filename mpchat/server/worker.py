@@ -1,0 +1,420 @@
+"""Worker: what runs in a worker process. It owns its clients' connections and nothing else.
+
+Clients' bytes → session → posts → hub; batches from the hub → fan-out → clients. A message reaches a client
+by no other way, not even its own sender's: that is what makes one order. The loop never waits for a client
+nor for the hub, and the process ends by itself when the supervisor does.
+
+What the parent knows of a worker is in :mod:`mpchat.server.handle`.
+"""
+
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from multiprocessing import parent_process
+from typing import Any
+
+import msgspec
+
+from ..config import Config
+from ..instance import hold_as_worker
+from ..protocol.session import Session
+from . import logs, process
+from .channel import ITEM_SIZE, Link, Queue
+from .connection import Connection, tune
+from .fanout import JUDGE_EVERY, Fanout
+from .handoff import Offer, Parcel, ParcelSocket, Passenger, Receipt, close_all
+from .reactor import READ, WRITE, Reactor
+from .wire import Beat, Down, Up
+
+# Bytes read from a client in one turn: a client that sends as fast as it can gets its share, no more.
+READ_SIZE = 64 << 10
+# Posts of this size (bytes) that the hub has not taken: stop reading from clients, TCP tells them.
+POSTS_LIMIT = 256 << 10
+# Replies (bytes) that a client has not read: stop reading from it.
+OUTBOX_LIMIT = 64 << 10
+# Seconds between beats. The supervisor's patience is the setting hang_timeout.
+BEAT_EVERY = 1.0
+# Seconds for which posts are gathered when the last ones went up just before.
+GATHER = 0.001
+# Addresses of leavers in one item: 21 bytes each for IPv4, 47 for IPv6, all below ITEM_SIZE.
+LEAVERS_PER_ITEM = 300
+# After an orderly end, seconds that clients have to close their side before the socket is closed on them.
+LINGER = 0.5
+
+# How often to look whether the end has come once everything is on its way, in seconds.
+CLOSE_EVERY = 0.01
+
+log = logging.getLogger("mpchat.worker")
+
+
+class Worker:
+    """One worker process's loop and what it holds."""
+
+    def __init__(self, config: Config, link: Link, parcels: ParcelSocket) -> None:
+        self.config = config
+        self.link = link
+        self.parcels = parcels
+        self.reactor = Reactor(config.multiplexer)
+        self.fanout = Fanout(
+            self.reactor, lag_limit=config.lag_limit, coalesce=config.coalesce, on_gone=self.end
+        )
+        self.connections: dict[int, Connection] = {}
+        # Clients that have begun a frame, and when its beginning or its last progress was.
+        self.half: dict[Connection, float] = {}
+        # Clients that are not read from because the hub is behind.
+        self.paused: list[Connection] = []
+        self.posts: list[bytes] = []
+        self.posts_size = 0
+        self.posted_at = 0.0
+        self.left: list[str] = []
+        self.receipt = Receipt([], [], [])
+        # Bytes from the hub that clients could not keep up with: taken when they have caught up.
+        self.held = 0
+        self.messages_in = 0
+        self.ended: Counter[str] = Counter()
+        self.longest_turn = 0.0
+        self.draining = False
+        self.drained = False
+        self.closing_until: float | None = None
+        self.finished = False
+
+    def run(self) -> None:
+        """Serve until told to close, or until the supervisor is gone."""
+        parent = parent_process()
+        assert parent is not None
+        self.reactor.watch(parent.sentinel, READ, self._on_orphaned)
+        self.reactor.watch(self.link, READ, self._on_link)
+        self.reactor.watch(self.parcels, READ, self._on_parcels)
+        self._beat()
+        self.link.send(Up.READY, None)
+        log.info("ready: worker %d", os.getpid())
+        while not self.finished:
+            self.turn()
+
+    def turn(self) -> None:
+        """Go once round the loop: what is ready, what goes up, what goes down."""
+        self.reactor.turn(self._timeout())
+        now = self.reactor.now
+        self._send_up(now)
+        self.fanout.work(now)
+        if self.held and not self.fanout.must_hold(now):
+            self.link.take(self.held)
+            self.held = 0
+        if self.receipt.acks or self.receipt.nacks or self.receipt.closed:
+            self._send_receipt()
+        if self.paused and not self.link.congested:
+            self._resume()
+        if self.closing_until is not None:
+            self._close_when_done(now)
+        self.longest_turn = max(self.longest_turn, time.monotonic() - now)
+
+    def _timeout(self) -> float | None:
+        """Return how long the loop may wait: until the first of what wants to be looked at again."""
+        until = self.posted_at + GATHER if self.posts or self.left else None
+        if (due := self.fanout.due()) is not None and (until is None or due < until):
+            until = due
+        timeout = None if until is None else max(0.0, until - time.monotonic())
+        if self.held or self.closing_until is not None:
+            again = JUDGE_EVERY if self.held else CLOSE_EVERY
+            timeout = again if timeout is None else min(timeout, again)
+        return timeout
+
+    # The hub.
+
+    def _on_link(self, mask: int) -> None:
+        try:
+            item = self.link.receive()
+        except (EOFError, OSError):
+            self._on_orphaned(mask)
+            return
+        if item is None:
+            return
+        if item.kind == Down.BATCH:
+            self.fanout.publish(*item.payload)
+            self.held += item.cost
+        else:
+            self._on_order(item.kind, item.payload)
+            self.link.take(item.cost)
+
+    def _on_order(self, kind: int, payload: Any) -> None:
+        if kind == Down.DRAIN:
+            self.draining = True
+            for connection in self.connections.values():
+                connection.no_longer(self.reactor, READ)
+        elif kind == Down.CLOSE:
+            self.closing_until = time.monotonic() + payload
+        elif kind == Down.KICK:
+            request, address = payload
+            self.link.send(Up.KICKED, (request, self._kick(address)))
+
+    def _kick(self, address: str) -> int:
+        kicked = [each for each in self.connections.values() if address in (each.address, each.host)]
+        for connection in kicked:
+            log.info("kicked: %s", connection.address)
+            self.end(connection, "kicked")
+        return len(kicked)
+
+    def _on_orphaned(self, mask: int) -> None:
+        log.warning("the supervisor is gone: worker %d ends", os.getpid())
+        self.finished = True
+
+    def _send_up(self, now: float) -> None:
+        """Post what clients sent, at once when the last posts went up a while ago; then say who has left."""
+        if not (self.posts or self.left):
+            if self.draining and not self.drained:
+                self.drained = True
+                self.link.send(Up.DRAINED, None)
+            return
+        if now < self.posted_at + GATHER and self.posts_size < ITEM_SIZE and not self.draining:
+            return
+        self.posted_at = now
+        self.messages_in += len(self.posts)
+        try:
+            for count, frames in _batches(self.posts):
+                self.link.send_frames(Up.POSTS, count, frames)
+            while self.left:
+                leavers = self.left[:LEAVERS_PER_ITEM]
+                del self.left[:LEAVERS_PER_ITEM]
+                self.link.send(Up.LEFT, leavers, sum(map(len, leavers)))
+        except OSError:
+            self.finished = True
+        self.posts = []
+        self.posts_size = 0
+
+    def _beat(self) -> None:
+        self.reactor.call_later(BEAT_EVERY, self._beat)
+        beat = Beat(
+            len(self.connections),
+            self.messages_in,
+            self.fanout.delivered,
+            self.longest_turn,
+            self.fanout.late,
+            dict(self.ended),
+            time.process_time(),
+        )
+        self.longest_turn = 0.0
+        try:
+            self.link.send_now(Up.BEAT, tuple(beat))
+        except OSError:
+            self.finished = True
+        self._end_overdue(self.reactor.now)
+
+    # Connections arriving.
+
+    def _on_parcels(self, mask: int) -> None:
+        if mask & WRITE:
+            self.parcels.pump()
+        try:
+            parcels = self.parcels.receive()
+        except (EOFError, OSError):
+            self._on_orphaned(mask)
+            return
+        for parcel in parcels:
+            self._adopt(parcel)
+
+    def _adopt(self, parcel: Parcel) -> None:
+        passengers = msgspec.msgpack.decode(parcel.message, type=Offer).passengers
+        if parcel.descriptors is None or self.draining:
+            close_all(parcel.descriptors or [])
+            self.receipt.nacks.extend(each.identity for each in passengers)
+            return
+        for passenger, descriptor in zip(passengers, parcel.descriptors, strict=True):
+            self._welcome(passenger, socket.socket(fileno=descriptor))
+
+    def _welcome(self, passenger: Passenger, sock: socket.socket) -> None:
+        """Take a connection over: from the ack on it is this worker's."""
+        self.receipt.acks.append(passenger.identity)
+        session = Session(self.config.payload_limit, passenger.state)
+        connection = Connection(passenger.identity, sock, passenger.host, passenger.port, session)
+        connection.heard = self.reactor.now
+        connection.on_event = partial(self._on_client, connection)
+        self.connections[connection.identity] = connection
+        try:
+            tune(sock, self.config.keepalive)
+            connection.listen(self.reactor, READ)
+        except (OSError, ValueError) as error:  # reset while it was on its way; select's limit
+            self.end(connection, str(error))
+            return
+        self.fanout.join(connection)
+        log.debug("= joined: %s", connection.address)
+
+    def _send_receipt(self) -> None:
+        message = msgspec.msgpack.encode(self.receipt)
+        self.receipt = Receipt([], [], [])
+        try:
+            self.parcels.send(message, [])
+        except OSError:
+            self.finished = True
+            return
+        interest = READ | WRITE if self.parcels.unsent else READ
+        self.reactor.change(self.parcels, interest, self._on_parcels)
+
+    # Clients.
+
+    def _on_client(self, connection: Connection, mask: int) -> None:
+        if mask & WRITE and not connection.closed:
+            self.fanout.on_writable(connection)
+            if not connection.closed and not connection.reading and len(connection.outbox) < OUTBOX_LIMIT:
+                self._read_again(connection)
+        if mask & READ and not connection.closed:
+            self._read(connection)
+
+    def _read(self, connection: Connection) -> None:
+        if self.posts_size > POSTS_LIMIT or self.link.congested:
+            connection.no_longer(self.reactor, READ)
+            self.paused.append(connection)
+            return
+        try:
+            data = connection.sock.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.end(connection, error.strerror or "read failed")
+            return
+        if not data:
+            self.end(connection, "closed" if connection.session.receive_eof() else "closed inside a frame")
+            return
+        connection.heard = self.reactor.now
+        before = len(self.posts)
+        replies = connection.session.receive_data(data, self.posts)
+        completed = self.posts[before:]
+        self.posts_size += sum(map(len, completed))
+        if connection.session.mid_frame:
+            if completed or replies or connection not in self.half:
+                self.half[connection] = self.reactor.now
+        elif self.half:
+            self.half.pop(connection, None)
+        if replies:
+            self._reply(connection, replies)
+
+    def _reply(self, connection: Connection, frames: bytes) -> None:
+        log.debug("> refused: %s", connection.address)
+        self.fanout.reply(connection, frames)
+        if not connection.closed and len(connection.outbox) >= OUTBOX_LIMIT:
+            connection.no_longer(self.reactor, READ)
+
+    def _read_again(self, connection: Connection) -> None:
+        if not self.draining:
+            connection.also(self.reactor, READ)
+
+    def _resume(self) -> None:
+        paused, self.paused = self.paused, []
+        for connection in paused:
+            if not connection.closed:
+                self._read_again(connection)
+
+    def end(self, connection: Connection, reason: str) -> None:
+        """End a connection and tell the room, once, after the last of its posts."""
+        if connection.closed:
+            return
+        connection.closed = True
+        self.ended[reason] += 1
+        del self.connections[connection.identity]
+        self.half.pop(connection, None)
+        self.fanout.leave(connection)
+        connection.listen(self.reactor, 0)
+        connection.sock.close()
+        self.left.append(connection.address)
+        self.receipt.closed.append(connection.host)
+        log.debug("= ended: %s: %s", reason, connection.address)
+
+    def _end_overdue(self, now: float) -> None:
+        """End connections that the idle timeout and the half-frame timeout have caught up with."""
+        if limit := self.config.idle_timeout:
+            for connection in [each for each in self.connections.values() if now - each.heard > limit]:
+                self.end(connection, "idle")
+        if limit := self.config.frame_timeout:
+            # Oldest first as a rule, but a client that makes progress moves on in place: look at all.
+            for connection in [each for each, since in self.half.items() if now - since > limit]:
+                self.end(connection, "half a frame")
+
+    # The end.
+
+    def _close_when_done(self, now: float) -> None:
+        """After the last batch: give clients what they are owed until the deadline, then end in order."""
+        assert self.closing_until is not None
+        if now < self.closing_until and (self.fanout.late or not self.fanout.idle):
+            return
+        _say_goodbye([each.sock for each in self.connections.values()])
+        self.finished = True
+
+
+def _batches(posts: list[bytes]) -> list[tuple[int, bytes]]:
+    """Join posts so that each batch fits one item; a longer post stands alone."""
+    batches = []
+    iterator = iter(posts)
+    while group := list(islice(iterator, 1)):
+        size = len(group[0])
+        for post in iterator:
+            if size + len(post) > ITEM_SIZE:
+                batches.append((len(group), b"".join(group)))
+                group, size = [], 0
+            group.append(post)
+            size += len(post)
+        batches.append((len(group), b"".join(group)))
+    return batches
+
+
+def _say_goodbye(socks: list[socket.socket]) -> None:
+    """Close so that clients get all that was sent: a socket closed with unread input would reset them."""
+    reactor = Reactor()
+    open_socks = set(socks)
+
+    def discard(sock: socket.socket, mask: int) -> None:
+        with suppress(BlockingIOError):
+            try:
+                if sock.recv(READ_SIZE):
+                    return
+            except ConnectionError:
+                pass
+            reactor.forget(sock)
+            open_socks.remove(sock)
+            sock.close()
+
+    for sock in socks:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        reactor.watch(sock, READ, partial(discard, sock))
+    deadline = time.monotonic() + LINGER
+    while open_socks and (left := deadline - time.monotonic()) > 0:
+        reactor.turn(left)
+    reactor.close()
+    for sock in open_socks:
+        sock.close()
+
+
+def main(
+    config: Config,
+    slot: int,
+    supervisor: int,
+    queues: tuple[Queue, Queue, int],
+    sock: socket.socket,
+    workers_lock: str,
+) -> None:
+    """Run a worker: the target of the process that :class:`~mpchat.server.handle.Handle` starts.
+
+    ``supervisor`` is its process id, ``queues`` are down, up and their window in bytes.
+    """
+    process.end_with_parent(supervisor)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
+    hold_as_worker(workers_lock)
+    process.raise_descriptor_limit()
+    logs.set_up(config.log_level, f"worker {slot}")
+    logs.reopen_on_signal(config.log_file)
+    logs.dump_on_signal()
+    down, up, window = queues
+    link = Link(down, up, window)
+    link.close_far_ends()
+    worker = Worker(config, link, ParcelSocket(sock))
+    # What stands now stays: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    worker.run()
