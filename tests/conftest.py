@@ -1,0 +1,29 @@
+"""What every test gets: a folder for its servers, and a look afterwards at what it left behind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import Server, leftovers, running
+from waiting import eventually
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder for runtime files; a server process that outlives the test fails it."""
+    yield tmp_path
+    try:
+        eventually(lambda: not leftovers(tmp_path), "no process of the test's servers to be left", 5.0)
+    finally:
+        left = leftovers(tmp_path)
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=5.0)
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    """A server with two workers on a free port."""
+    with running(folder) as started:
+        yield started
