@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 # What an item's data may take, in bytes. Up to 16 KiB ``multiprocessing`` writes an item in one system call;
 # the rest is for pickling and the other fields.
 ITEM_SIZE = (16 << 10) - 512
-# What a pipe is asked to hold; more needs a privilege (/proc/sys/fs/pipe-max-size).
-PIPE_SIZE = 1 << 20
+# What a pipe is asked to hold, in bytes. What is on its way is delay for whatever comes after it: a window of
+# a quarter of this keeps both ends busy, and a larger one adds nothing but that.
+PIPE_SIZE = 256 << 10
 # Of a pipe's size, the share that data may take: an item just over half a page takes a whole page, and items
 # outside the window (beats, acknowledgements) need room too.
 WINDOW_SHARE = 4
@@ -94,6 +95,11 @@ class Link:
     def fileno(self) -> int:
         """The descriptor that is readable when :meth:`receive` has something to return."""
         return int(self._reader.fileno())
+
+    @property
+    def acknowledged(self) -> int:
+        """Bytes that the other end has taken, ever."""
+        return self._acknowledged
 
     @property
     def congested(self) -> bool:

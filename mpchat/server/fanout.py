@@ -69,6 +69,11 @@ class Fanout:
         return self._todo is None and not self._pending
 
     @property
+    def behind(self) -> bool:
+        """True while more is pending than the next flush should have to carry: the hub can wait."""
+        return self._pending_size > 2 * ENOUGH
+
+    @property
     def late(self) -> int:
         return len(self._late)
 

@@ -14,6 +14,12 @@ from .channel import Item, Link
 from .room import Room
 from .wire import Down, Up
 
+# Bytes that may wait for a worker that is busy but moves: more would only be delay, for everybody.
+PROMPT_BACKLOG = 128 << 10
+# A worker that has acknowledged nothing for this long (seconds) is stuck, not busy: the others go on without
+# it, as far as the backlog's limit allows, until it moves again or is found to hang.
+STUCK_AFTER = 1.0
+
 
 class Port:
     """The hub's end of one worker's channel.
@@ -25,7 +31,12 @@ class Port:
     def __init__(self, slot: int, link: Link) -> None:
         self.slot = slot
         self.link = link
+        # Before it is ready a worker has no clients, so it need not hear, and must not hold up, anything.
+        self.ready = False
         self.ended = False
+        # When it last acknowledged something (seconds, monotonic), and how much it had acknowledged then.
+        self.progress_at = 0.0
+        self._progress = 0
 
     def send(self, kind: int, payload: Any = None) -> None:
         with suppress(OSError):
@@ -39,19 +50,24 @@ class Port:
         with suppress(OSError):
             self.link.take(cost)
 
-    def receive(self) -> Item | None:
+    def receive(self, now: float) -> Item | None:
         try:
-            return self.link.receive()
+            item = self.link.receive()
         except (EOFError, OSError):
             self.ended = True
             return None
+        if self.link.acknowledged != self._progress:
+            self._progress = self.link.acknowledged
+            self.progress_at = now
+        return item
 
 
 class Hub:
     """One order for everything. ``on_news(port, kind, payload)`` gets what is not about messages."""
 
     def __init__(self, room: Room, backlog_limit: int, on_news: Callable[[Port, int, Any], None]) -> None:
-        """``backlog_limit`` is how many bytes one worker may be behind before everybody has to wait."""
+        """Begin with no worker. ``backlog_limit`` is how many bytes a stuck one may be behind before
+        everybody has to wait for it."""
         self.room = room
         self.backlog_limit = backlog_limit
         self.ports: list[Port] = []
@@ -59,18 +75,18 @@ class Hub:
         self._on_news = on_news
 
     def attach(self, port: Port) -> None:
-        """Let a worker take part, from the next message on."""
+        """Let a worker take part: heard at once, and hearing from the next message on once it is ready."""
         self.ports.append(port)
 
     def detach(self, port: Port) -> None:
         """Forget a dead worker, after everything that it had written was received and is in the order."""
         while not port.ended:
-            self.receive(port)
+            self.receive(port, 0.0)
         self.ports.remove(port)
 
-    def receive(self, port: Port) -> None:
+    def receive(self, port: Port, now: float) -> None:
         """Read one item; call it when the port's link is readable."""
-        item = port.receive()
+        item = port.receive(now)
         if item is None:
             return
         if item.kind in (Up.BEAT, Up.READY, Up.KICKED):
@@ -78,18 +94,24 @@ class Hub:
         else:
             self._inbox.append((port, item))
 
-    @property
-    def waiting(self) -> bool:
-        """True while a worker is so far behind that nothing is taken from anybody."""
-        return any(port.link.backlog_size > self.backlog_limit for port in self.ports)
+    def waits(self, now: float) -> bool:
+        """Tell whether a worker is so far behind that nothing may be taken from anybody."""
+        return any(self._holds_up(port, now) for port in self.ports)
+
+    def _holds_up(self, port: Port, now: float) -> bool:
+        size = port.link.backlog_size
+        if size <= PROMPT_BACKLOG or port.ended:
+            return False
+        return size > self.backlog_limit or now - port.progress_at < STUCK_AFTER
 
     def turn(self, now: float) -> None:
         """Put what has come in into the order and send it to everybody."""
-        while self._inbox and not self.waiting:
+        while self._inbox and not self.waits(now):
             self._take(*self._inbox.popleft())
         for count, frames in self.room.batch(now):
             for port in self.ports:
-                port.send_frames(count, frames)
+                if port.ready:
+                    port.send_frames(count, frames)
 
     def _take(self, port: Port, item: Item) -> None:
         if item.kind == Up.POSTS:

@@ -260,7 +260,7 @@ class Supervisor:
     def _on_link(self, handle: Handle) -> None:
         if handle.closed:  # its death was dealt with earlier in this turn
             return
-        self.hub.receive(handle.port)
+        self.hub.receive(handle.port, self.reactor.now)
         if handle.port.ended:  # its death comes through the sentinel; the pipe's end would come for ever
             self.reactor.forget(handle.port.link)
 
@@ -280,6 +280,7 @@ class Supervisor:
 
     def _on_worker_ready(self, slot: Slot, handle: Handle) -> None:
         handle.ready_at = handle.last_beat = self.reactor.now
+        handle.port.ready = True
         if slot.state is SlotState.STARTING:
             slot.state = SlotState.RUNNING
         if self.state is State.STARTING and all(each.state is SlotState.RUNNING for each in self.slots):

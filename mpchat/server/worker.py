@@ -36,7 +36,7 @@ from .wire import Beat, Down, Up
 # Bytes read from a client in one turn: a client that sends as fast as it can gets its share, no more.
 READ_SIZE = 64 << 10
 # Posts of this size (bytes) that the hub has not taken: stop reading from clients, TCP tells them.
-POSTS_LIMIT = 256 << 10
+POSTS_LIMIT = 128 << 10
 # Replies (bytes) that a client has not read: stop reading from it.
 OUTBOX_LIMIT = 64 << 10
 # Seconds between beats. The supervisor's patience is the setting hang_timeout.
@@ -102,13 +102,14 @@ class Worker:
         """Go once round the loop: what is ready, what goes up, what goes down."""
         self.reactor.turn(self._timeout())
         now = self.reactor.now
-        self._send_up(now)
-        self.fanout.work(now)
-        if self.held and not self.fanout.must_hold(now):
-            self.link.take(self.held)
-            self.held = 0
+        # First of all: a connection must be acked before a byte is read from it or sent to it.
         if self.receipt.acks or self.receipt.nacks or self.receipt.closed:
             self._send_receipt()
+        self._send_up(now)
+        self.fanout.work(now)
+        if self.held and not self.fanout.behind and not self.fanout.must_hold(now):
+            self.link.take(self.held)
+            self.held = 0
         if self.paused and not self.link.congested:
             self._resume()
         if self.closing_until is not None:
