@@ -1,0 +1,325 @@
+"""The asyncio client: ``async with connect() as chat``, then ``send``, ``recv`` and ``async for``.
+
+One task per chat owns the socket: it connects, reads until the connection ends, and connects again. It works
+on the socket itself and not through a transport, for two reasons: it must stop reading when the application
+does, and a transport whose write fails throws away what the server said before it closed ("full", say).
+It needs a loop with ``add_writer``: every one but the proactor of Windows.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Self
+
+from ..errors import ConnectionLostError, TimedOutError
+from .conversation import (
+    CLOSE_TIMEOUT,
+    OPEN_TIMEOUT,
+    READ_SIZE,
+    SEND_TIMEOUT,
+    Conversation,
+    State,
+    connect_error,
+    message_in,
+)
+from .core import Event, Message
+from .sockets import CONNECT_ERRORS, prepare, shut, try_send
+
+
+def connect(
+    host: str = "127.0.0.1",
+    port: int = 4000,
+    *,
+    reconnect: bool = True,
+    open_timeout: float = OPEN_TIMEOUT,
+    send_timeout: float = SEND_TIMEOUT,
+) -> "Chat":
+    """Return a chat with the server at ``host``, ``port``: ``async with`` opens and closes it, as does
+    ``await`` together with :meth:`Chat.close`.
+
+    Opening raises ``ConnectError`` when no connection is there within ``open_timeout`` seconds; the first
+    connection is tried once. Later losses are made good with back-off, unless ``reconnect`` is false.
+    """
+    conversation = Conversation(host, port, reconnect=reconnect)
+    return Chat(conversation, host, port, open_timeout=open_timeout, send_timeout=send_timeout)
+
+
+class Chat:
+    """One chat. Messages come once each, to whichever of ``recv``, iteration and ``events`` asks first."""
+
+    def __init__(
+        self, conversation: Conversation, host: str, port: int, *, open_timeout: float, send_timeout: float
+    ) -> None:
+        """Use :func:`connect`. Timeouts are in seconds."""
+        self._conversation = conversation
+        self._host, self._port = host, port
+        self._open_timeout = open_timeout
+        self._send_timeout = send_timeout
+        self._link: _Link | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._sending = asyncio.Lock()
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    @property
+    def state(self) -> State:
+        """Where the chat stands."""
+        return self._conversation.state
+
+    async def send(self, text: str) -> None:
+        """Say ``text``. Returns when all of it has left for the kernel, waiting for a reconnect if need be.
+
+        At most once: what had left before a loss is not sent again, and whoever must know waits for the
+        message to come back. Raises ``ProtocolError``, before anything is sent, for text that no message can
+        hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
+        """
+        frame = self._conversation.encode(text)
+        try:
+            async with asyncio.timeout(self._send_timeout):
+                async with self._sending:
+                    # A frame that did not leave whole is no message to any server, so it may leave again.
+                    while not await (await self._writable_link()).write(frame):
+                        pass
+        except TimeoutError:
+            raise self._conversation.not_sent(self._send_timeout) from None
+        # Sending in a loop must leave the reader its turn.
+        await asyncio.sleep(0)
+
+    async def recv(self, timeout: float | None = None) -> Message:
+        """Return the next message, waiting up to ``timeout`` seconds.
+
+        Raises ``RefusedError`` for an error of the server and ``ProtocolError`` for what is none of this
+        protocol, and can be called again after either; ``TimedOutError``; ``ConnectionLostError`` when
+        the chat is closed, or lost without ``reconnect``. Passes over connects and disconnects.
+        """
+        async with _deadline(timeout):
+            while (message := message_in(await self._next_event())) is None:
+                pass
+            return message
+
+    async def next_event(self, timeout: float | None = None) -> Event:
+        """Return the next event of any kind, waiting up to ``timeout`` seconds; server errors are events."""
+        async with _deadline(timeout):
+            return await self._next_event()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Iterate over all events, connects and disconnects too, until the chat is closed or lost."""
+        with suppress(ConnectionLostError):
+            while True:
+                yield await self._next_event()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        try:
+            return await self.recv()
+        except ConnectionLostError:
+            if self.state is State.CLOSED:
+                raise StopAsyncIteration from None
+            raise
+
+    async def open(self) -> Self:
+        """Connect; ``async with`` does it for you."""
+        try:
+            link = await self._dial()
+        except CONNECT_ERRORS as error:
+            raise connect_error(self._host, self._port, error) from None
+        self._opened(link)
+        self._task = asyncio.create_task(self._stay_connected(link))
+        return self
+
+    async def close(self) -> None:
+        """End the chat; iterations over it end. May be called twice."""
+        self._conversation.close()
+        self._notify()
+        if self._task is None:
+            return
+        if self._link is not None:
+            shut(self._link.sock, socket.SHUT_WR)
+            await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT)
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    def __await__(self) -> Generator[object, None, Self]:
+        return self.open().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _stay_connected(self, link: "_Link") -> None:
+        """Read, and reconnect, until the chat ends. The task that owns every socket of the chat."""
+        while True:
+            try:
+                failure = await self._read(link)
+            finally:
+                self._link = None
+                link.close()
+            self._conversation.lost(time.monotonic(), failure)
+            self._notify()
+            if self.state.final:
+                return
+            link = await self._redial()
+            self._opened(link)
+
+    async def _read(self, link: "_Link") -> OSError | None:
+        """Read until the connection ends, and return why; None when the server just closed it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            # Nobody reads and the connection is broken: waiting for either would be for ever.
+            while self._conversation.paused and link.failure is None:
+                await self._changed()
+            if self._conversation.paused:
+                return link.failure
+            try:
+                data = await loop.sock_recv(link.sock, READ_SIZE)
+            except OSError as error:
+                return error
+            if not data:
+                return link.failure
+            # Reading goes on after our close: bytes that nobody read would make the kernel reset what was
+            # just sent.
+            self._conversation.received(data)
+            self._notify()
+
+    async def _redial(self) -> "_Link":
+        while True:
+            await asyncio.sleep(self._conversation.next_delay())
+            with suppress(*CONNECT_ERRORS):
+                return await self._dial()
+
+    async def _dial(self) -> "_Link":
+        """Connect to the first address that answers; all of them share one deadline."""
+        loop = asyncio.get_running_loop()
+        failure: OSError = OSError("the name has no address")
+        async with asyncio.timeout(self._open_timeout):
+            addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            for family, kind, protocol, _, address in addresses:
+                sock = socket.socket(family, kind, protocol)
+                try:
+                    sock.setblocking(False)
+                    await loop.sock_connect(sock, address)
+                    prepare(sock)
+                    return _Link(sock, self._notify)
+                except OSError as error:
+                    sock.close()
+                    failure = error
+                except BaseException:
+                    sock.close()
+                    raise
+        raise failure
+
+    def _opened(self, link: "_Link") -> None:
+        self._link = link
+        self._conversation.opened(time.monotonic())
+        self._notify()
+
+    async def _writable_link(self) -> "_Link":
+        while self._link is None or self._link.failure is not None:
+            if self.state.final:
+                raise self._conversation.not_open()
+            await self._changed()
+        return self._link
+
+    async def _next_event(self) -> Event:
+        while (event := self._take()) is None:
+            await self._changed()
+        return event
+
+    def _take(self) -> Event | None:
+        was_full = self._conversation.inbox.full
+        event = self._conversation.next_event()
+        if was_full:
+            self._notify()
+        return event
+
+    async def _changed(self) -> None:
+        """Wait until anything has changed; the caller looks whether it is what it waits for."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
+
+    def _notify(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+class _Link:
+    """One connection's socket, for writing; ``failure`` is set once no byte may follow."""
+
+    def __init__(self, sock: socket.socket, on_failure: Callable[[], None]) -> None:
+        self.sock = sock
+        self.failure: OSError | None = None
+        self._on_failure = on_failure
+        self._room: asyncio.Future[None] | None = None
+
+    async def write(self, frame: bytes) -> bool:
+        """Write all of ``frame`` and return True, or False when the connection ended before that.
+
+        A frame that was given up half-way (a deadline, a cancelled task) takes the connection with it: the
+        server would read the next frame as the rest of this one.
+        """
+        rest = memoryview(frame)
+        try:
+            while self.failure is None:
+                rest = rest[try_send(self.sock, rest) :]
+                if not rest:
+                    return True
+                await self._wait_for_room()
+        except OSError as error:
+            self._fail(error)
+        except BaseException:
+            if len(rest) < len(frame):
+                self._fail(ConnectionAbortedError("a message was given up half-way"))
+                shut(self.sock, socket.SHUT_RDWR)
+            raise
+        return False
+
+    def close(self) -> None:
+        """Close the socket, which a writer may be waiting on."""
+        if self._room is not None:
+            asyncio.get_running_loop().remove_writer(self.sock)
+        self._fail(ConnectionAbortedError("closed"))
+        self.sock.close()
+
+    async def _wait_for_room(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._room = loop.create_future()
+        loop.add_writer(self.sock, self._wake)
+        try:
+            await self._room
+        finally:
+            self._room = None
+            # After close() the number may be another socket's already.
+            if self.sock.fileno() >= 0:
+                loop.remove_writer(self.sock)
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def _fail(self, error: OSError) -> None:
+        if self.failure is None:
+            self.failure = error
+            self._wake()
+            self._on_failure()
+
+
+@asynccontextmanager
+async def _deadline(seconds: float | None) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise TimedOutError(f"nothing came within {seconds:g} s") from None

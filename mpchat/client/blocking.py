@@ -1,0 +1,327 @@
+"""The client without an event loop: the same names as ``aio``, for programs that may wait.
+
+One thread per chat owns the socket: it connects, reads until the connection ends, and connects again, so that
+all of that goes on while the program does something else. ``send`` writes from the thread that calls it.
+Every method may be called from any thread; a reader here and a writer there is the usual case.
+"""
+
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from ..errors import ConnectionLostError, TimedOutError
+from .conversation import (
+    CLOSE_TIMEOUT,
+    OPEN_TIMEOUT,
+    READ_SIZE,
+    SEND_TIMEOUT,
+    Conversation,
+    State,
+    connect_error,
+    message_in,
+)
+from .core import Event, Message
+from .sockets import CONNECT_ERRORS, prepare, shut, try_send
+
+
+def connect_blocking(
+    host: str = "127.0.0.1",
+    port: int = 4000,
+    *,
+    reconnect: bool = True,
+    open_timeout: float = OPEN_TIMEOUT,
+    send_timeout: float = SEND_TIMEOUT,
+) -> "BlockingChat":
+    """Connect to the server at ``host``, ``port`` and return the chat, which ``with`` or ``close`` ends.
+
+    Raises ``ConnectError`` when no connection is there within ``open_timeout`` seconds; the first connection
+    is tried once. Later losses are made good with back-off, unless ``reconnect`` is false.
+    """
+    conversation = Conversation(host, port, reconnect=reconnect)
+    chat = BlockingChat(conversation, host, port, open_timeout=open_timeout, send_timeout=send_timeout)
+    return chat.open()
+
+
+class BlockingChat:
+    """One chat. Messages come once each, to whichever of ``recv``, iteration and ``events`` asks first."""
+
+    def __init__(
+        self, conversation: Conversation, host: str, port: int, *, open_timeout: float, send_timeout: float
+    ) -> None:
+        """Use :func:`connect_blocking`. Timeouts are in seconds."""
+        self._conversation = conversation
+        self._host, self._port = host, port
+        self._open_timeout = open_timeout
+        self._send_timeout = send_timeout
+        self._link: _Link | None = None
+        self._thread: threading.Thread | None = None
+        # Held while a message is being written, so that no two mix; taken before _changed, never inside it.
+        self._sending = threading.Lock()
+        # Guards the conversation and the link; notified whenever one of them has changed.
+        self._changed = threading.Condition()
+
+    @property
+    def state(self) -> State:
+        """Where the chat stands."""
+        return self._conversation.state
+
+    def send(self, text: str) -> None:
+        """Say ``text``. Returns when all of it has left for the kernel, waiting for a reconnect if need be.
+
+        At most once: what had left before a loss is not sent again, and whoever must know waits for the
+        message to come back. Raises ``ProtocolError``, before anything is sent, for text that no message can
+        hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
+        """
+        frame = self._conversation.encode(text)
+        deadline = time.monotonic() + self._send_timeout
+        if not self._sending.acquire(timeout=self._send_timeout):
+            raise self._conversation.not_sent(self._send_timeout)
+        try:
+            # A frame that did not leave whole is no message to any server, so it may leave again.
+            while not self._writable_link(deadline).write(frame, deadline):
+                pass
+        except TimedOutError:
+            raise self._conversation.not_taken(self._send_timeout) from None
+        finally:
+            self._sending.release()
+
+    def recv(self, timeout: float | None = None) -> Message:
+        """Return the next message, waiting up to ``timeout`` seconds.
+
+        Raises ``RefusedError`` for an error of the server and ``ProtocolError`` for what is none of this
+        protocol, and can be called again after either; ``TimedOutError``; ``ConnectionLostError`` when
+        the chat is closed, or lost without ``reconnect``. Passes over connects and disconnects.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+            message = message_in(self.next_event(remaining))
+            if message is not None:
+                return message
+
+    def next_event(self, timeout: float | None = None) -> Event:
+        """Return the next event of any kind, waiting up to ``timeout`` seconds; server errors are events."""
+        with self._changed:
+            event = self._changed.wait_for(self._take, timeout)
+        if event is None:
+            raise TimedOutError(f"nothing came within {timeout:g} s")
+        return event
+
+    def events(self) -> Iterator[Event]:
+        """Iterate over all events, connects and disconnects too, until the chat is closed or lost."""
+        with suppress(ConnectionLostError):
+            while True:
+                yield self.next_event()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Message:
+        try:
+            return self.recv()
+        except ConnectionLostError:
+            if self.state is State.CLOSED:
+                raise StopIteration from None
+            raise
+
+    def open(self) -> Self:
+        """Connect; :func:`connect_blocking` does it for you."""
+        try:
+            link = self._dial()
+        except CONNECT_ERRORS as error:
+            raise connect_error(self._host, self._port, error) from None
+        self._opened(link)
+        # A daemon, so that a program that forgets to close the chat can still end.
+        self._thread = threading.Thread(
+            target=self._stay_connected, args=(link,), name="mpchat-reader", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """End the chat; iterations over it end. May be called twice, and from any thread."""
+        with self._changed:
+            self._conversation.close()
+            self._changed.notify_all()
+            if self._link is not None:
+                shut(self._link.sock, socket.SHUT_WR)
+        if self._thread is None:
+            return
+        self._thread.join(CLOSE_TIMEOUT)
+        with self._changed:
+            if self._link is not None:
+                shut(self._link.sock, socket.SHUT_RDWR)
+        # Only an attempt to connect can still be under way, which nothing interrupts but its own deadline.
+        self._thread.join(CLOSE_TIMEOUT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stay_connected(self, link: "_Link | None") -> None:
+        """Read, and reconnect, until the chat ends. Runs in the thread that owns every socket of the chat."""
+        while link is not None:
+            failure = self._read(link)
+            with self._changed:
+                self._link = None
+                self._conversation.lost(time.monotonic(), failure)
+                self._changed.notify_all()
+            link.close()
+            link = self._redial()
+
+    def _read(self, link: "_Link") -> OSError | None:
+        """Read until the connection ends, and return why; None when the server just closed it."""
+        with link.readiness(selectors.EVENT_READ) as readable:
+            while True:
+                with self._changed:
+                    # Nobody reads and the connection is broken: waiting for either would be for ever.
+                    self._changed.wait_for(lambda: not self._conversation.paused or link.failure is not None)
+                    if self._conversation.paused:
+                        return link.failure
+                try:
+                    readable.select()
+                    data = link.sock.recv(READ_SIZE)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    return error
+                if not data:
+                    return link.failure
+                self._received(data)
+
+    def _received(self, data: bytes) -> None:
+        with self._changed:
+            # Reading goes on after our close: bytes that nobody read would make the kernel reset what was
+            # just sent.
+            self._conversation.received(data)
+            self._changed.notify_all()
+
+    def _redial(self) -> "_Link | None":
+        """Connect again, however long it takes; None when the chat has ended."""
+        while True:
+            with self._changed:
+                if self.state.final:
+                    return None
+                delay = self._conversation.next_delay()
+                self._changed.wait_for(lambda: self.state.final, delay)
+            if self.state.final:
+                return None
+            with suppress(*CONNECT_ERRORS):
+                link = self._dial()
+                if self._opened(link):
+                    return link
+                link.close()
+
+    def _dial(self) -> "_Link":
+        sock = socket.create_connection((self._host, self._port), self._open_timeout)
+        try:
+            prepare(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return _Link(sock, self._notify)
+
+    def _opened(self, link: "_Link") -> bool:
+        """Take ``link`` into use; False when the chat was closed meanwhile."""
+        with self._changed:
+            if self.state.final:
+                return False
+            self._link = link
+            self._conversation.opened(time.monotonic())
+            self._changed.notify_all()
+            return True
+
+    def _writable_link(self, deadline: float) -> "_Link":
+        with self._changed:
+            self._changed.wait_for(self._can_write_or_never_will, max(0.0, deadline - time.monotonic()))
+            if self._link is not None and self._link.failure is None:
+                return self._link
+            if self.state.final:
+                raise self._conversation.not_open()
+            raise self._conversation.not_sent(self._send_timeout)
+
+    def _can_write_or_never_will(self) -> bool:
+        return self.state.final or (self._link is not None and self._link.failure is None)
+
+    def _take(self) -> Event | None:
+        was_full = self._conversation.inbox.full
+        event = self._conversation.next_event()
+        if was_full:
+            self._changed.notify_all()
+        return event
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class _Link:
+    """One connection's socket; ``failure`` is set once no byte may follow.
+
+    The reading thread closes it, under the lock that a writer holds, so no writer ever meets a number that is
+    another socket's by now.
+    """
+
+    def __init__(self, sock: socket.socket, on_failure: Callable[[], None]) -> None:
+        self.sock = sock
+        self.failure: OSError | None = None
+        self._on_failure = on_failure
+        self._writing = threading.Lock()
+
+    def readiness(self, events: int) -> selectors.BaseSelector:
+        """Return a selector for this socket alone; the caller closes it."""
+        selector = selectors.DefaultSelector()
+        selector.register(self.sock, events)
+        return selector
+
+    def write(self, frame: bytes, deadline: float) -> bool:
+        """Write all of ``frame`` and return True, or False when the connection ended before that.
+
+        A frame that was given up half-way (a deadline, Ctrl-C) takes the connection with it: the server would
+        read the next frame as the rest of this one.
+        """
+        rest = memoryview(frame)
+        with self._writing:
+            try:
+                while self.failure is None:
+                    rest = rest[try_send(self.sock, rest) :]
+                    if not rest:
+                        return True
+                    self._wait_for_room(deadline)
+            except OSError as error:
+                self._fail(error)
+            except BaseException:
+                self._give_up(len(rest) < len(frame))
+                raise
+        return False
+
+    def close(self) -> None:
+        """Close the socket, once a writer that may be waiting on it has let go."""
+        shut(self.sock, socket.SHUT_RDWR)
+        with self._writing:
+            self._fail(ConnectionAbortedError("closed"))
+            self.sock.close()
+
+    def _wait_for_room(self, deadline: float) -> None:
+        with self.readiness(selectors.EVENT_WRITE) as writable:
+            if not writable.select(max(0.0, deadline - time.monotonic())):
+                raise TimedOutError("no room in the socket")
+
+    def _give_up(self, begun: bool) -> None:
+        if begun:
+            self._fail(ConnectionAbortedError("a message was given up half-way"))
+            shut(self.sock, socket.SHUT_RDWR)
+
+    def _fail(self, error: OSError) -> None:
+        if self.failure is None:
+            self.failure = error
+            self._on_failure()

@@ -1,0 +1,218 @@
+"""Chat in lines: each line of stdin is said, each message is a line of stdout, notices go to stderr.
+
+For pipes and scripts, so both streams are UTF-8 whatever the locale says. The program ends after the end of
+stdin, but not before its own last message came back: ``echo hi | mpchat chat --plain`` shows ``hi``.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from ..errors import ConnectionLostError, Exit, MpchatError, TimedOutError
+from ..protocol.frames import MAX_PAYLOAD
+from .blocking import BlockingChat, connect_blocking
+from .conversation import STEADY
+from .core import Connected, Disconnected, Event, Message, Refused
+from .lines import HELP, Command, Say, Unknown, parse, shown
+
+# Seconds that the end of stdin waits for one's own messages to come back.
+ECHO_TIMEOUT = 5.0
+# Seconds without a server before a script is told that it failed: a restart takes less, a person would look.
+RETURN_TIMEOUT = 30.0
+# Bytes of one read from stdin, what a pipe holds.
+STDIN_READ = 65_536
+
+
+def note(text: str) -> None:
+    """Say ``text`` to the user, as one line on stderr."""
+    if sys.stderr is not None:
+        print(f"mpchat: {text}", file=sys.stderr, flush=True)
+
+
+def run_plain(host: str, port: int) -> Exit:
+    """Chat until stdin ends, and return the exit code: 1 when any line could not be said."""
+    if sys.stdout is None:
+        note("stdout is closed, there is nowhere to write messages to")
+        return Exit.FAILED
+    # Closed at the start: nothing to say, then; its number may be the socket's by now.
+    stdin = None if sys.stdin is None else sys.stdin.fileno()
+    with connect_blocking(host, port) as chat:
+        echoes = _Echoes()
+        speaker = _Speaker(chat, echoes)
+        # A daemon, because nothing interrupts a read from stdin.
+        threading.Thread(target=speaker.run, args=(stdin,), name="mpchat-stdin", daemon=True).start()
+        listened = _listen(chat, echoes)
+        return listened or speaker.result
+
+
+class _Echoes:
+    """Which of one's own messages have yet to come back: the only way to learn that the server has them."""
+
+    def __init__(self) -> None:
+        self._pending: Counter[str] = Counter()
+        self._changed = threading.Condition()
+
+    def expect(self, text: str) -> None:
+        with self._changed:
+            self._pending[text] += 1
+
+    def settle(self, text: str) -> None:
+        """Note that ``text`` came back, or never will."""
+        with self._changed:
+            if self._pending[text] > 1:
+                self._pending[text] -= 1
+            else:
+                del self._pending[text]
+            self._changed.notify_all()
+
+    def settle_oldest(self) -> None:
+        """Note that the server refused one: it answers in order, and the oldest is what it answers."""
+        with self._changed:
+            for text in self._pending:
+                self.settle(text)
+                return
+
+    def wait(self, timeout: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._pending, timeout)
+
+
+class _Speaker:
+    """Says what stdin says; runs in a thread of its own and closes the chat when it is done."""
+
+    def __init__(self, chat: BlockingChat, echoes: _Echoes) -> None:
+        self.result = Exit.OK
+        self._chat = chat
+        self._echoes = echoes
+
+    def run(self, stdin: int | None) -> None:
+        try:
+            for line in _lines(stdin):
+                if not self._handle(line):
+                    break
+            if not self._echoes.wait(ECHO_TIMEOUT):
+                self._fail(f"what was sent last did not come back within {ECHO_TIMEOUT:g} s", Exit.TIMED_OUT)
+        except OSError as error:
+            self._fail(f"cannot read stdin: {error.strerror}")
+        finally:
+            self._chat.close()
+
+    def _handle(self, raw: bytes) -> bool:
+        """Do what a line asks for; false when it asks to leave."""
+        if len(raw) > MAX_PAYLOAD:
+            self._fail("a line is too long for a message, it is not sent")
+            return True
+        try:
+            line = raw.decode()
+        except UnicodeDecodeError as error:
+            self._fail(f"a line is not UTF-8 at its byte {error.start}, it is not sent")
+            return True
+        match parse(line):
+            case Say(text):
+                return self._say(text)
+            case Unknown() as unknown:
+                self._fail(str(unknown))
+            case Command.HELP:
+                note(HELP)
+            case Command.QUIT:
+                return False
+        return True
+
+    def _say(self, text: str) -> bool:
+        self._echoes.expect(text)
+        try:
+            self._chat.send(text)
+        except MpchatError as error:
+            self._echoes.settle(text)
+            if self._chat.state.final:
+                return False
+            self._fail(f"a line is not sent: {error}")
+        return True
+
+    def _fail(self, text: str, result: Exit = Exit.FAILED) -> None:
+        self.result = result
+        note(text)
+
+
+def _lines(stdin: int | None) -> Iterator[bytes]:
+    """Yield the lines of descriptor ``stdin`` without their ends; of one too long only as much as shows it.
+
+    Reads the descriptor itself: a thread inside ``sys.stdin`` would hold its lock when the program ends, and
+    the interpreter aborts over that.
+    """
+    rest = b""
+    while stdin is not None and (data := os.read(stdin, STDIN_READ)):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from (line.removesuffix(b"\r") for line in lines)
+        rest = rest[: MAX_PAYLOAD + 1]
+    if rest:
+        yield rest
+
+
+def _listen(chat: BlockingChat, echoes: _Echoes) -> Exit:
+    """Write messages until the chat is over; returns ``Exit.OK`` when the speaker closed it."""
+    patience = Patience()
+    while True:
+        try:
+            event = chat.next_event(patience.left(time.monotonic()))
+        except ConnectionLostError:
+            return Exit.OK
+        except TimedOutError:
+            note(f"no server for {RETURN_TIMEOUT:g} s, giving up")
+            return Exit.FAILED
+        patience.note(event, time.monotonic())
+        if isinstance(event, Message):
+            try:
+                _write_line(shown(event))
+            except OSError as error:
+                return _stdout_gone(error)
+            echoes.settle(event.text)
+        elif not isinstance(event, Connected) or event.again:
+            note(shown(event))
+        if isinstance(event, Refused):
+            if event.code == "full":
+                return Exit.FAILED
+            echoes.settle_oldest()
+
+
+class Patience:
+    """When to give up on a server that is gone. One that only accepts and closes does not count as back."""
+
+    def __init__(self) -> None:
+        self._connected_at = 0.0
+        self._deadline: float | None = None
+        self._connected = False
+
+    def note(self, event: Event, now: float) -> None:
+        if isinstance(event, Connected):
+            self._connected = True
+            self._connected_at = now
+        elif isinstance(event, Disconnected):
+            self._connected = False
+            if self._deadline is None or now - self._connected_at >= STEADY:
+                self._deadline = now + RETURN_TIMEOUT
+
+    def left(self, now: float) -> float | None:
+        """Return the seconds to wait for the next event, None for any."""
+        if self._connected or self._deadline is None:
+            return None
+        return max(0.0, self._deadline - now)
+
+
+def _write_line(line: str) -> None:
+    sys.stdout.buffer.write(line.encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _stdout_gone(error: OSError) -> Exit:
+    """Return the exit code for a stdout that takes no more; a reader that left (``| head``) is no failure."""
+    # What is still in the buffer must go somewhere when the interpreter flushes it at its end.
+    with open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return Exit.OK
+    note(f"cannot write to stdout: {error.strerror}")
+    return Exit.FAILED

@@ -1,0 +1,32 @@
+"""``run_chat``: chat by hand, or from a script. Chooses between a screen and plain lines, and ends in a code.
+
+The screen needs a terminal on both sides; everything else gets plain lines in and out. No error that a user
+can cause ends in a traceback here.
+"""
+
+import asyncio
+import sys
+
+from ..errors import Exit, MpchatError
+from .plain import note, run_plain
+
+
+def run_chat(host: str, port: int, *, plain: bool) -> Exit:
+    """Chat with the server at ``host``, ``port`` until the user leaves, and return the exit code."""
+    try:
+        if plain or not _has_terminal():
+            return run_plain(host, port)
+        # Not before it is needed: importing prompt_toolkit takes longer than all the rest.
+        from .screen import run_screen
+
+        return asyncio.run(run_screen(host, port))
+    except KeyboardInterrupt:
+        return Exit.OK
+    except MpchatError as error:
+        note(str(error))
+        return error.exit_code
+
+
+def _has_terminal() -> bool:
+    # Python sets these to None when the descriptor was closed before it started.
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
