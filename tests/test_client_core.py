@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpchat.client.conversation import STEADY, Backoff, Conversation, Inbox, State, address_text, message_in
+from mpchat.client.conversation import STEADY, Backoff, Conversation, Inbox, State, message_in
 from mpchat.client.core import (
     ClientProtocol,
     Connected,
@@ -19,6 +19,7 @@ from mpchat.client.core import (
     Refused,
 )
 from mpchat.client.lines import Command, Say, Unknown, parse, shown
+from mpchat.config import format_address
 from mpchat.errors import ConnectionLostError, ProtocolError, RefusedError
 from mpchat.protocol.frames import MAX_PAYLOAD, encode_frame
 from mpchat.protocol.messages import error_frame, message_frame
@@ -215,8 +216,8 @@ def test_an_error_of_the_server_is_raised() -> None:
 
 
 def test_addresses() -> None:
-    assert address_text("127.0.0.1", 4000) == "127.0.0.1:4000"
-    assert address_text("::1", 4000) == "[::1]:4000"
+    assert format_address("127.0.0.1", 4000) == "127.0.0.1:4000"
+    assert format_address("::1", 4000) == "[::1]:4000"
 
 
 @pytest.mark.parametrize(
