@@ -1,0 +1,146 @@
+"""What each server's wire looks like to a client: bytes only, no sockets, no clocks.
+
+Part of bench.py. Not a client library: it knows the one channel, the fixed sizes and the few commands that
+the bench needs. The rule it keeps: for one size of text every delivery has the same number of bytes on its
+wire, so that counting bytes counts messages.
+
+Every text begins with a stamp: who sent it, its number in that sender's order, and when (ns, monotonic).
+"""
+
+import json
+
+# Sender (00 to 99), number, nanoseconds; the fill after it makes the size.
+STAMP = b"%02d %010d %018d "
+# Bytes of a stamp: the shortest text that the bench can send.
+STAMP_SIZE = len(STAMP % (0, 0, 0))
+# The sender in the stamp of the first message, which says that everybody is there. It is not measured.
+GO_SENDER = 99
+FILL = b"x"
+
+CHANNEL = b"chat"
+
+
+class Wire:
+    """One protocol. ``prefix`` and ``suffix`` are what stands around a text of a given size."""
+
+    name = ""
+    # True where a sender is a client like all others and gets its own messages too.
+    sender_receives = False
+    # What the server may send between two deliveries without being asked, a whole number of times.
+    noise = b""
+    # Sent after connecting: a client's request to be served, and a mere sender's.
+    knock = b""
+    sender_knock = b""
+    # How the answer to each of them ends.
+    answer_end = b""
+    sender_answer_end = b""
+
+    def served(self, answer: bytes) -> bool:
+        """Say whether ``answer``, all bytes since the knock, means that the client is served."""
+        return answer.endswith(self.answer_end)
+
+    def sender_served(self, answer: bytes) -> bool:
+        """The same for a connection that only sends."""
+        return answer.endswith(self.sender_answer_end)
+
+    def publication(self, size: int) -> tuple[bytes, bytes]:
+        """Return what stands before and after a text of ``size`` bytes on its way to the server."""
+        raise NotImplementedError
+
+    def delivery(self, size: int) -> tuple[bytes, bytes]:
+        """Return what stands before and after a text of ``size`` bytes on its way to a client."""
+        raise NotImplementedError
+
+    def delivery_size(self, size: int) -> int:
+        """Return the bytes that one delivery of a text of ``size`` bytes takes."""
+        return sum(map(len, self.delivery(size))) + size
+
+
+class FrameWire(Wire):
+    """mpchat's plain clients: ``{"message": "…"}`` behind two bytes of length."""
+
+    name = "frames"
+    sender_receives = True
+    # An empty frame: mpchat answers it with an error, for that client alone; the ports echo it to that one.
+    knock = sender_knock = b"\0\0"
+
+    def served(self, answer: bytes) -> bool:
+        """One whole frame has come, whatever it says."""
+        return len(answer) >= 2 and len(answer) == 2 + int.from_bytes(answer[:2], "big")
+
+    sender_served = served
+
+    def publication(self, size: int) -> tuple[bytes, bytes]:
+        """A frame."""
+        before, after = b'{"message":"', b'"}'
+        return (len(before) + size + len(after)).to_bytes(2, "big") + before, after
+
+    delivery = publication
+
+
+class RedisWire(Wire):
+    """RESP2: a subscribed connection cannot publish, so senders have connections of their own."""
+
+    name = "redis"
+    knock = b"*2\r\n$9\r\nSUBSCRIBE\r\n$%d\r\n%s\r\n" % (len(CHANNEL), CHANNEL)
+    answer_end = b":1\r\n"
+    sender_knock = b"*1\r\n$4\r\nPING\r\n"
+    sender_answer_end = b"+PONG\r\n"
+
+    def publication(self, size: int) -> tuple[bytes, bytes]:
+        """``PUBLISH chat text``."""
+        return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%s\r\n$%d\r\n" % (len(CHANNEL), CHANNEL, size), b"\r\n"
+
+    def delivery(self, size: int) -> tuple[bytes, bytes]:
+        """The push ``message chat text``."""
+        return b"*3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n$%d\r\n" % (len(CHANNEL), CHANNEL, size), b"\r\n"
+
+
+class NatsWire(Wire):
+    """NATS core: text commands; the server pings each client once, two seconds after it came."""
+
+    name = "nats"
+    noise = b"PING\r\n"
+    _hello = b"CONNECT %s\r\n" % json.dumps({"verbose": False, "pedantic": False, "echo": False}).encode()
+    knock = _hello + b"SUB %s 1\r\nPING\r\n" % CHANNEL
+    sender_knock = _hello + b"PING\r\n"
+    answer_end = sender_answer_end = b"PONG\r\n"
+
+    def publication(self, size: int) -> tuple[bytes, bytes]:
+        """``PUB chat size``."""
+        return b"PUB %s %d\r\n" % (CHANNEL, size), b"\r\n"
+
+    def delivery(self, size: int) -> tuple[bytes, bytes]:
+        """``MSG chat 1 size``."""
+        return b"MSG %s 1 %d\r\n" % (CHANNEL, size), b"\r\n"
+
+
+class MqttWire(Wire):
+    """MQTT 3.1.1 at QoS 0, without keep-alive, a clean session with a name that the server makes up."""
+
+    name = "mqtt"
+    # CONNECT: protocol name and level, clean session, keep-alive 0 s, empty client name.
+    sender_knock = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x00\x00\x00"
+    sender_answer_end = b"\x20\x02\x00\x00"
+    # SUBSCRIBE, packet 1, one filter at QoS 0.
+    knock = sender_knock + b"\x82%c\x00\x01\x00%c%s\x00" % (5 + len(CHANNEL), len(CHANNEL), CHANNEL)
+    answer_end = b"\x90\x03\x00\x01\x00"
+
+    def publication(self, size: int) -> tuple[bytes, bytes]:
+        """PUBLISH; the same both ways."""
+        topic = len(CHANNEL).to_bytes(2, "big") + CHANNEL
+        return b"\x30" + _mqtt_length(len(topic) + size) + topic, b""
+
+    delivery = publication
+
+
+def _mqtt_length(size: int) -> bytes:
+    """MQTT's variable length: seven bits a byte, lowest first."""
+    digits = bytearray()
+    while size > 0x7F:
+        digits.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(digits) + bytes([size])
+
+
+WIRES: dict[str, Wire] = {wire.name: wire for wire in (FrameWire(), RedisWire(), NatsWire(), MqttWire())}

@@ -1,0 +1,61 @@
+"""A chat server of one asyncio process, as one would write it today, for bench.py to compare with.
+
+Not what mpchat does: one core, one write per client and message, and a client that does not read grows a
+buffer without end. The rule it keeps: protocols, not streams, because those cost asyncio least.
+
+Run as ``python scripts/peer_asyncio.py PORT``; it serves on 127.0.0.1 until it is killed.
+"""
+
+import asyncio
+import sys
+
+from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
+
+# Connections that may wait to be accepted: all that the bench opens at once fit.
+BACKLOG = 512
+
+
+class Member(asyncio.Protocol):
+    """One client; ``room`` holds the transports of all."""
+
+    def __init__(self, room: set[asyncio.WriteTransport]) -> None:
+        self._room = room
+        self._decoder = FrameDecoder()
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Join. (asyncio sets TCP_NODELAY itself.)"""
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+        self._room.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave."""
+        if self._transport is not None:
+            self._room.discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Relay every frame that ``data`` completes."""
+        for payload in self._decoder.feed(data):
+            if isinstance(payload, Oversized):
+                continue
+            frame = encode_frame(payload)
+            if payload:
+                for transport in self._room:
+                    transport.write(frame)
+            elif self._transport is not None:
+                # An empty frame is a question, "am I served?", and comes back to the one who asked.
+                self._transport.write(frame)
+
+
+async def serve(port: int) -> None:
+    """Serve for ever."""
+    room: set[asyncio.WriteTransport] = set()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Member(room), "127.0.0.1", port, backlog=BACKLOG)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1])))

@@ -1,0 +1,295 @@
+"""The lecture's other half, across processes: a counter that should come out as zero, and a deadlock.
+
+``python scripts/sync_lab.py`` lets one process add 1 and another subtract 1, the same number of times, to one
+number in shared memory: first with nothing in between, then with every kind of guard, each with what it cost.
+Then two processes take two locks in opposite orders, and a watchdog finds out.
+
+No part of the server, and no benchmark of locks: it shows why mpchat's processes share nothing and why its
+instance lock is a file. The rule it keeps: each way is one short function that can be read aloud.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import fcntl
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import RawArray, RawValue
+from multiprocessing.synchronize import Barrier, Lock
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+SPAWN = multiprocessing.get_context("spawn")
+# Seconds until a process that does not come to an end is killed.
+DEADLINE_S = 60.0
+# Seconds between two looks of the watchdog, and how many equal looks in a row make it a deadlock.
+LOOK_S = 0.05
+EQUAL_LOOKS = 4
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the two processes have in common."""
+
+    counter: ctypes.c_longlong
+    lock: Lock
+    begin: Barrier
+    took_s: "ctypes.Array[ctypes.c_double]"
+    folder: str
+
+
+# ---- the ways: add `change` to the counter `steps` times
+
+
+def nothing(shared: Shared, change: int, steps: int) -> None:
+    """``+=`` reads, adds and writes; what the other wrote in between is lost."""
+    for _ in range(steps):
+        shared.counter.value += change
+
+
+def thread_lock(shared: Shared, change: int, steps: int) -> None:
+    """A lock for threads guards nothing here: each process has its own."""
+    lock = threading.Lock()
+    for _ in range(steps):
+        with lock:
+            shared.counter.value += change
+
+
+def lock_inside(shared: Shared, change: int, steps: int) -> None:
+    """A multiprocessing lock in each step: right, and the two take turns, which is the price."""
+    for _ in range(steps):
+        with shared.lock:
+            shared.counter.value += change
+
+
+def lock_outside(shared: Shared, change: int, steps: int) -> None:
+    """The same lock around the loop: right and fast, but one works and the other waits till the end."""
+    with shared.lock:
+        for _ in range(steps):
+            shared.counter.value += change
+
+
+def spin_lock(shared: Shared, change: int, steps: int) -> None:
+    """Asks again and again instead of sleeping: a core burns for as long as the other one works."""
+    for _ in range(steps):
+        while not shared.lock.acquire(block=False):
+            pass
+        shared.counter.value += change
+        shared.lock.release()
+
+
+def file_lock(shared: Shared, change: int, steps: int) -> None:
+    """``flock``, the kernel's mutex with a name: two system calls a step; it ends with its process."""
+    with open(Path(shared.folder, "mutex"), "w") as file:
+        for _ in range(steps):
+            fcntl.flock(file, fcntl.LOCK_EX)
+            shared.counter.value += change
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def one_call(shared: Shared, change: int, steps: int) -> None:
+    """Python has no atomic add; nearest is one system call, whole or not there: an append to a file."""
+    mark = b"+" if change > 0 else b"-"
+    journal = os.open(Path(shared.folder, "journal"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for _ in range(steps):
+        os.write(journal, mark)
+    os.close(journal)
+    with shared.lock:  # once, at the end: the journal says how often
+        shared.counter.value += Path(shared.folder, "journal").read_bytes().count(mark) * change
+
+
+def own_cells(shared: Shared, change: int, steps: int) -> None:
+    """Share nothing: count for yourself, add up once. Right, fastest, and how mpchat's workers count."""
+    mine = 0
+    for _ in range(steps):
+        mine += change
+    with shared.lock:
+        shared.counter.value += mine
+
+
+Way = Callable[[Shared, int, int], None]
+WAYS: list[Way] = [
+    nothing,
+    thread_lock,
+    lock_inside,
+    lock_outside,
+    spin_lock,
+    file_lock,
+    one_call,
+    own_cells,
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the counter came out as, and how long the slower process took, in seconds."""
+
+    rest: int
+    seconds: float
+
+
+def measure(way: Way, steps: int) -> Outcome:
+    """Let two processes count ``steps`` up and ``steps`` down in this way."""
+    with TemporaryDirectory(prefix="sync-lab-") as folder:
+        counter = RawValue(ctypes.c_longlong, 0)
+        shared = Shared(counter, SPAWN.Lock(), SPAWN.Barrier(2), RawArray(ctypes.c_double, 2), folder)
+        with running(count, (way, shared, 0, 1, steps), (way, shared, 1, -1, steps)) as processes:
+            for process in processes:
+                process.join(DEADLINE_S)
+                if process.exitcode != 0:
+                    raise RuntimeError(f"{way.__name__}: process {process.pid} ended with {process.exitcode}")
+        return Outcome(counter.value, max(shared.took_s))
+
+
+def count(way: Way, shared: Shared, index: int, change: int, steps: int) -> None:
+    """One of the two processes."""
+    shared.begin.wait(DEADLINE_S)
+    began = time.perf_counter()
+    way(shared, change, steps)
+    shared.took_s[index] = time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def running(target: Callable[..., None], *arguments: tuple[object, ...]) -> Iterator[list[BaseProcess]]:
+    """Run ``target`` once for each of ``arguments``; none of the processes outlives the block."""
+    processes: list[BaseProcess] = [
+        SPAWN.Process(target=target, args=each, daemon=True) for each in arguments
+    ]
+    try:
+        for process in processes:
+            process.start()
+        yield processes
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
+# ---- the deadlock
+
+# What a philosopher is doing, in shared memory for the watchdog: which lock it holds and which it waits for.
+NONE = -1
+
+
+def philosopher(
+    index: int, folder: str, board: "ctypes.Array[ctypes.c_int]", begin: Barrier, dump: str
+) -> None:
+    """Take lock ``index``, wait until the other has its own, then ask for the other's."""
+    holds, wants = board_places(index)
+    with open(dump, "w") as stack, open(Path(folder, "0")) as first, open(Path(folder, "1")) as second:
+        faulthandler.register(signal.SIGUSR1, stack)
+        mine, other = (first, second) if index == 0 else (second, first)
+        fcntl.flock(mine, fcntl.LOCK_EX)
+        board[holds] = index
+        begin.wait(DEADLINE_S)
+        board[wants] = 1 - index
+        fcntl.flock(other, fcntl.LOCK_EX)
+        board[wants] = NONE
+
+
+def board_places(index: int) -> tuple[int, int]:
+    """Return where process ``index`` writes down what it holds and what it waits for."""
+    return 2 * index, 2 * index + 1
+
+
+def in_a_circle(board: list[int]) -> bool:
+    """Say whether each of the two waits for what the other one holds."""
+    (holds_0, wants_0), (holds_1, wants_1) = board[:2], board[2:]
+    return NONE not in board and wants_0 == holds_1 and wants_1 == holds_0
+
+
+@dataclass(frozen=True)
+class Deadlock:
+    """What the watchdog saw: who held and wanted what, where the victim stood, how the other one ended."""
+
+    board: list[int]
+    stack: str
+    survivor_exit: int | None
+
+
+def deadlock() -> Deadlock:
+    """Make one, find it, end one process; the kernel frees its lock, and the other one goes on."""
+    with TemporaryDirectory(prefix="sync-lab-") as folder:
+        for name in ("0", "1"):
+            Path(folder, name).touch()
+        board, begin = RawArray(ctypes.c_int, [NONE] * 4), SPAWN.Barrier(2)
+        dumps = [str(Path(folder, f"stack-{index}")) for index in (0, 1)]
+        with running(
+            philosopher, *((index, folder, board, begin, dumps[index]) for index in (0, 1))
+        ) as processes:
+            seen = watch(board)
+            victim, survivor = processes
+            assert victim.pid is not None
+            os.kill(victim.pid, signal.SIGUSR1)
+            stack = dumped(Path(dumps[0]))
+            victim.kill()
+            survivor.join(DEADLINE_S)
+            return Deadlock(seen, stack, survivor.exitcode)
+
+
+def watch(board: "ctypes.Array[ctypes.c_int]") -> list[int]:
+    """Return the board once it has shown the same circle for long enough."""
+    looks = 0
+    deadline = time.monotonic() + DEADLINE_S
+    while looks < EQUAL_LOOKS:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no deadlock within {DEADLINE_S:.0f} s")
+        time.sleep(LOOK_S)
+        looks = looks + 1 if in_a_circle(list(board)) else 0
+    return list(board)
+
+
+def dumped(path: Path) -> str:
+    """Return the stack that a process writes to ``path``, once it is all there."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (stack := path.read_text()).endswith("in <module>\n"):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no stack within {DEADLINE_S:.0f} s")
+        time.sleep(LOOK_S)
+    return stack
+
+
+# ---- what is shown
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--steps", type=click.IntRange(1), default=100_000, help="Steps of each process.")
+def main(steps: int) -> None:
+    """Count to zero in eight ways, then end a deadlock."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table(title=f"{steps:,} times +1 in one process, −1 in another", box=SIMPLE, title_justify="left")
+    table.add_column("")
+    table.add_column("comes out as", justify="right")
+    table.add_column("ns a step", justify="right")
+    table.add_column("")
+    for way in WAYS:
+        outcome = measure(way, steps)
+        style = "green" if outcome.rest == 0 else "red"
+        lesson = (way.__doc__ or "").replace("``", "")
+        cost = f"{outcome.seconds / steps * 1e9:,.0f}"
+        table.add_row(way.__name__, f"[{style}]{outcome.rest:,}[/]", cost, lesson)
+    console.print(table)
+    found = deadlock()
+    for index in (0, 1):
+        holds, wants = (found.board[place] for place in board_places(index))
+        console.print(f"process {index} holds lock {holds} and waits for lock {wants}", highlight=False)
+    console.print("deadlock: they wait in a circle. Process 0 stood here, and was ended:", style="red")
+    console.print(found.stack.rstrip(), highlight=False, markup=False)
+    console.print(f"its lock was freed by the kernel; process 1 went on and ended with {found.survivor_exit}")
+
+
+if __name__ == "__main__":
+    main()
