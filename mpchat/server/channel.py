@@ -2,35 +2,44 @@
 
 Each end has a :class:`Link`. A queue is a ``multiprocessing.SimpleQueue``: no feeder thread, what was put is
 written. It has one writer and one reader, so it gets no lock: nothing that a killed process could hold, and
-no named semaphore that could outlive everybody. The two private attributes of the queue that are needed for
-waiting (``_reader``) and closing (``_writer``) are touched in this module and nowhere else.
+no named semaphore that could outlive everybody.
 
-An item is one ``write`` of at most 16 KiB, and there is always room for it in the pipe, so an item is whole
-or not there at all, whatever kills or stops the process that writes it.
+The link writes and reads the queue's pipe itself (the private attributes ``_writer`` and ``_reader``, touched
+in this module and nowhere else), because ``put`` and ``get`` may wait and a link may not. Writing does not,
+because a window keeps what is on its way below what the pipe takes. Reading does not, because it takes all
+that is there and keeps half an item until the rest comes: a process that is stopped or killed in the middle
+of one holds nobody up. It is cheaper too: one system call an item there, one for many items here.
 """
 
 import fcntl
+import os
+import struct
 from collections import deque
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from multiprocessing.queues import SimpleQueue
+from pickle import HIGHEST_PROTOCOL, dumps, loads
 from typing import Any, NamedTuple
 
-# What an item's data may take, in bytes. Up to 16 KiB ``multiprocessing`` writes an item in one system call;
-# the rest is for pickling and the other fields.
-ITEM_SIZE = (16 << 10) - 512
+# What an item's data may take, in bytes: large, because each costs two processes a few microseconds.
+ITEM_SIZE = 32 << 10
 # What a pipe is asked to hold, in bytes. What is on its way is delay for whatever comes after it: a window of
 # a quarter of this keeps both ends busy, and a larger one adds nothing but that.
-PIPE_SIZE = 256 << 10
+PIPE_SIZE = 512 << 10
 # Of a pipe's size, the share that data may take: an item just over half a page takes a whole page, and items
 # outside the window (beats, acknowledgements) need room too.
 WINDOW_SHARE = 4
 # What an item costs beside its data, in bytes.
 ITEM_COST = 128
-# Linux's F_SETPIPE_SZ; the name is in fcntl there, and nothing like it is elsewhere.
+# Linux's F_SETPIPE_SZ and F_GETPIPE_SZ; the names are in fcntl there, and nothing like them is elsewhere.
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
-# What a pipe holds where its size cannot be set, in bytes (macOS, and Linux past pipe-user-pages-soft).
+_F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", None)
+# What a pipe holds where it cannot be asked, in bytes (macOS).
 _PIPE_SIZE_FLOOR = 16 << 10
+# Bytes read at a time; below what the C library would map and unmap memory for (128 KiB).
+READ_SIZE = 96 << 10
+# In front of an item: its length in bytes.
+_LENGTH = struct.Struct("!I")
 
 Queue = SimpleQueue[tuple[int, int, int, Any]]
 
@@ -44,13 +53,15 @@ class _Unlocked:
 def make_queue() -> tuple[Queue, int]:
     """Return a queue for one writer and one reader, and its window: how many bytes may be on their way."""
     queue: Queue = SimpleQueue(ctx=_Unlocked())
-    size = _PIPE_SIZE_FLOOR
-    if _F_SETPIPE_SZ is not None:
-        try:
-            size = fcntl.fcntl(queue._writer.fileno(), _F_SETPIPE_SZ, PIPE_SIZE)  # type: ignore[attr-defined]
-        except PermissionError:
-            size = 64 << 10
-    return queue, size // WINDOW_SHARE
+    return queue, _pipe_size(queue._writer.fileno()) // WINDOW_SHARE  # type: ignore[attr-defined]
+
+
+def _pipe_size(descriptor: int) -> int:
+    if _F_SETPIPE_SZ is None or _F_GETPIPE_SZ is None:
+        return _PIPE_SIZE_FLOOR
+    with suppress(PermissionError):  # this user's pipes take too much already (pipe-user-pages-soft)
+        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
+    return fcntl.fcntl(descriptor, _F_GETPIPE_SZ)
 
 
 class Item(NamedTuple):
@@ -75,20 +86,24 @@ class Link:
     """
 
     def __init__(self, incoming: Queue, outgoing: Queue, window: int) -> None:
-        """Take the near ends of two queues and close the far ones: without that a dead peer's end-of-file
-        would never come, and half an item of a killed one would block for ever. ``window`` is in bytes."""
+        """Take the near ends of two queues. ``window`` is in bytes."""
         self.window = window
+        self.item_size = min(ITEM_SIZE, window)
         self.backlog_size = 0
         self._backlog: deque[tuple[int, Any, int]] = deque()
         self._sent = self._acknowledged = 0
         self._taken = self._told = 0
+        self._half = b""
         self._pieces: list[bytes] = []
         self._incoming, self._outgoing = incoming, outgoing
         self._reader: Any = incoming._reader  # type: ignore[attr-defined]
         self._writer: Any = outgoing._writer  # type: ignore[attr-defined]
 
     def close_far_ends(self) -> None:
-        """Close the other process's ends in this process; in the parent only after the child was started."""
+        """Close the other process's ends in this process; in the parent only after the child was started.
+
+        Without that a dead peer's end-of-file would never come.
+        """
         self._incoming._writer.close()  # type: ignore[attr-defined]
         self._outgoing._reader.close()  # type: ignore[attr-defined]
 
@@ -107,7 +122,7 @@ class Link:
         return bool(self._backlog)
 
     def send(self, kind: int, payload: Any, size: int = 0) -> None:
-        """Send, in order. ``size`` is about how many bytes ``payload`` takes, at most :data:`ITEM_SIZE`.
+        """Send, in order. ``size`` is about how many bytes ``payload`` takes, at most ``item_size``.
 
         Raises ``BrokenPipeError`` when the other process is gone.
         """
@@ -119,18 +134,16 @@ class Link:
         """Send ``count`` frames as ``(count, frames)``; a frame too long for an item goes in pieces."""
         for piece in self._leading_pieces(frames):
             self.send(PIECE, piece, len(piece))
-        last = len(frames) % ITEM_SIZE or ITEM_SIZE
+        last = len(frames) % self.item_size or self.item_size
         self.send(kind, (count, frames if last >= len(frames) else frames[-last:]), min(last, len(frames)))
 
-    @staticmethod
-    def _leading_pieces(frames: bytes) -> Iterator[bytes]:
-        for start in range(0, len(frames) - ITEM_SIZE, ITEM_SIZE):
-            yield frames[start : start + ITEM_SIZE]
+    def _leading_pieces(self, frames: bytes) -> Iterator[bytes]:
+        for start in range(0, len(frames) - self.item_size, self.item_size):
+            yield frames[start : start + self.item_size]
 
     def send_now(self, kind: int, payload: Any) -> None:
         """Send something small past the backlog and the window; at most a few a second."""
-        self._told = self._taken
-        self._outgoing.put((kind, self._taken, 0, payload))
+        self._write(kind, 0, payload)
 
     def _pump(self) -> None:
         backlog = self._backlog
@@ -138,26 +151,51 @@ class Link:
             kind, payload, cost = backlog.popleft()
             self.backlog_size -= cost
             self._sent += cost
-            self._told = self._taken
-            self._outgoing.put((kind, self._taken, cost, payload))
+            self._write(kind, cost, payload)
 
-    def receive(self) -> Item | None:
-        """Read one item; None when it was the link's own. ``EOFError`` when the other process is gone.
+    def _write(self, kind: int, cost: int, payload: Any) -> None:
+        self._told = self._taken
+        item = dumps((kind, self._taken, cost, payload), HIGHEST_PROTOCOL)
+        os.writev(self._writer.fileno(), (_LENGTH.pack(len(item)), item))
 
-        Call it only when the descriptor is readable: it would wait.
+    def receive(self) -> list[Item]:
+        """Read what is there; returns the items that are whole by now.
+
+        Call it only when the descriptor is readable: it would wait. ``EOFError`` when the other process is
+        gone.
         """
-        kind, acknowledged, cost, payload = self._incoming.get()
+        data = os.read(self._reader.fileno(), READ_SIZE)
+        if not data:
+            raise EOFError
+        if self._half:
+            data = self._half + data
+        items = []
+        position, size = 0, len(data)
+        while size - position >= _LENGTH.size:
+            end = position + _LENGTH.size + _LENGTH.unpack_from(data, position)[0]
+            if end > size:
+                break
+            if (item := self._item(loads(memoryview(data)[position + _LENGTH.size : end]))) is not None:
+                items.append(item)
+            position = end
+        self._half = data[position:]
+        return items
+
+    def _item(self, received: tuple[int, int, int, Any]) -> Item | None:
+        """Do what an item says to the link itself; returns it if it says something else too."""
+        kind, acknowledged, cost, payload = received
         if acknowledged != self._acknowledged:
             self._acknowledged = acknowledged
-            if self._backlog:
+            with suppress(OSError):  # it is gone, but what it wrote before is still to be read
                 self._pump()
         if kind == ACK:
             return None
         if kind == PIECE:
             self._pieces.append(payload)
-            self.take(cost)  # at once: a window smaller than a frame would wait for the rest for ever
+            with suppress(OSError):
+                self.take(cost)  # at once: a window smaller than a frame would wait for the rest for ever
             return None
-        if self._pieces:
+        if self._pieces and cost:  # what was sent past the window costs nothing, and is no piece's end
             payload = (payload[0], b"".join([*self._pieces, payload[1]]))
             self._pieces.clear()
         return Item(kind, payload, cost)

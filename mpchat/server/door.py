@@ -110,7 +110,8 @@ class Door:
         self.refused = 0
         self._reactor = reactor
         self._on_client = on_client
-        self._open = False
+        # What the supervisor wants, what is, and whether the door has to wait for descriptors.
+        self._wanted = self._open = self._resting = False
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
         self._lingering: deque[socket.socket] = deque()
         self._closed = False
@@ -121,13 +122,18 @@ class Door:
 
     def open(self) -> None:
         """Accept clients."""
-        if not self._open and not self._closed:
+        self._wanted = not self._closed
+        if self._wanted and not self._open and not self._resting:
             self._open = True
             for listener in self.listeners:
                 self._reactor.watch(listener, READ, partial(self._accept, listener))
 
     def pause(self) -> None:
         """Let clients wait in the kernel's queue."""
+        self._wanted = False
+        self._shut()
+
+    def _shut(self) -> None:
         if self._open:
             self._open = False
             for listener in self.listeners:
@@ -162,8 +168,14 @@ class Door:
             self._spare = os.open(os.devnull, os.O_RDONLY)
         except OSError:
             self._spare = None
-        self.pause()
-        self._reactor.call_later(REST, self.open)
+        self._resting = True
+        self._shut()
+        self._reactor.call_later(REST, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if self._wanted:
+            self.open()
 
     def refuse(self, sock: socket.socket, text: str, *, linger: bool = True) -> None:
         """Answer "full" and close, so that the client can read why."""

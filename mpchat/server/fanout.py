@@ -8,6 +8,7 @@ slow consumer and is cut off. Nobody waits for anybody.
 What is for one client alone goes out between two blobs, never inside a frame.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -35,11 +36,12 @@ class Fanout:
         *,
         lag_limit: int,
         coalesce: float,
-        on_gone: Callable[[Connection, str], None],
+        on_gone: Callable[[Connection, OSError | None], None],
     ) -> None:
         """Begin with nobody. ``lag_limit`` is in bytes, ``coalesce`` in seconds.
 
-        ``on_gone(connection, reason)`` is called when a send fails or a client has fallen too far behind.
+        ``on_gone(connection, error)`` is called when a send fails; with None for a slow consumer: a client
+        that has fallen too far behind.
         """
         self.stream = Stream(lag_limit)
         self.coalesce = coalesce
@@ -123,7 +125,6 @@ class Fanout:
         self._blob_messages = self._pending_messages
         self._pending.clear()
         self._pending_size = self._pending_messages = 0
-        self._flushed_at = now
         oldest = self.stream.start
         self.stream.append(self._blob, self._blob_messages)
         if self.stream.start != oldest:
@@ -151,6 +152,8 @@ class Fanout:
         if tried < SLICE:
             self._todo = None
             self._blob = b""
+            # From the flush's end, not its beginning: a worker that is busy sending should gather meanwhile.
+            self._flushed_at = time.monotonic()
             self._send_replies()
 
     def _fall_behind(self, connection: Connection, cursor: int, now: float) -> None:
@@ -164,12 +167,12 @@ class Fanout:
 
     def _fail(self, connection: Connection, error: OSError) -> None:
         if not connection.closed:
-            self._on_gone(connection, error.strerror or "send failed")
+            self._on_gone(connection, error)
 
     def _cut_off_slow(self) -> None:
         oldest = self.stream.start
         for connection in [each for each in self._late if each.cursor < oldest]:
-            self._on_gone(connection, "slow consumer")
+            self._on_gone(connection, None)
 
     def _send_replies(self) -> None:
         replies, self._replies = self._replies, []

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -72,8 +73,10 @@ class Handle:
     def _start(
         self, config: Config, queues: tuple[object, object, int], far: socket.socket, workers_lock: Path
     ) -> SpawnProcess:
-        # Ctrl-C reaches the whole group; ignored around the start, it is ignored in the child from its birth.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C reaches the whole group; blocked around the start, it is blocked in the child from its birth,
+        # and one that comes meanwhile is not lost here. The tracker unblocks it when it is started itself.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             child = multiprocessing.get_context("spawn").Process(
                 target=worker.main,
@@ -82,7 +85,7 @@ class Handle:
             )
             child.start()
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return child
 
     @property
@@ -144,10 +147,10 @@ class Handle:
         self.dumped_at = None
 
     def memory(self) -> int:
-        """Resident memory in bytes, 0 once the process has gone."""
+        """Resident memory in bytes, 0 once the process has gone or when there is no descriptor to look."""
         try:
             return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return 0
 
     def dump(self, now: float) -> None:

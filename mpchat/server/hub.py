@@ -50,16 +50,16 @@ class Port:
         with suppress(OSError):
             self.link.take(cost)
 
-    def receive(self, now: float) -> Item | None:
+    def receive(self, now: float) -> list[Item]:
         try:
-            item = self.link.receive()
+            items = self.link.receive()
         except (EOFError, OSError):
             self.ended = True
-            return None
+            return []
         if self.link.acknowledged != self._progress:
             self._progress = self.link.acknowledged
             self.progress_at = now
-        return item
+        return items
 
 
 class Hub:
@@ -85,14 +85,12 @@ class Hub:
         self.ports.remove(port)
 
     def receive(self, port: Port, now: float) -> None:
-        """Read one item; call it when the port's link is readable."""
-        item = port.receive(now)
-        if item is None:
-            return
-        if item.kind in (Up.BEAT, Up.READY, Up.KICKED):
-            self._on_news(port, item.kind, item.payload)
-        else:
-            self._inbox.append((port, item))
+        """Read what a worker has written; call it when the port's link is readable."""
+        for item in port.receive(now):
+            if item.kind in (Up.BEAT, Up.READY, Up.KICKED):
+                self._on_news(port, item.kind, item.payload)
+            else:
+                self._inbox.append((port, item))
 
     def waits(self, now: float) -> bool:
         """Tell whether a worker is so far behind that nothing may be taken from anybody."""

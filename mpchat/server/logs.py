@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from types import FrameType
+from typing import Any
 
 from ..text import visible
 
@@ -24,8 +25,12 @@ BURST_SECONDS = 10.0
 class _Formatter(logging.Formatter):
     default_msec_format = "%s.%03d"
 
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(visible(line) for line in super().format(record).split("\n"))
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One line, whatever is in it: only a stack, which follows, has several."""
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(visible, super().formatException(ei).split("\n")))
 
 
 class _Repeats(logging.Filter):
@@ -74,8 +79,12 @@ def reopen_on_signal(path: str) -> None:
     """On SIGUSR1 open the log file anew, after somebody moved it away; without a file do nothing."""
 
     def reopen(number: int, frame: FrameType | None) -> None:
-        if path:
-            point_at(path)
+        try:
+            if path:
+                point_at(path)
+        except OSError as error:
+            # Where it was written before is still open.
+            logging.getLogger("mpchat").error("log not opened anew: %s: %s", error.strerror, path)
 
     signal.signal(signal.SIGUSR1, reopen)
 

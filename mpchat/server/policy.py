@@ -24,7 +24,7 @@ BACKOFF_FIRST = 0.1
 BACKOFF_FACTOR = 2.0
 BACKOFF_MOST = 30.0
 # A worker that served for this long (seconds) was all right: its next death starts the count anew.
-PROVEN = 30.0
+PROVEN = 10.0
 # Deaths in a row, none of them proven, after which a slot is given up.
 DEATHS_TO_FATAL = 6
 # The same while the server starts: a mistake that kills every worker should be told at once.

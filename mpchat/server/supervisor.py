@@ -39,6 +39,8 @@ TICK = 1.0
 ASLEEP = 2.0
 # Seconds from a hung worker's stack dump to its end.
 DUMP_GRACE = 1.0
+# Seconds from one try to start a worker to the next when the system has no room for it.
+START_AGAIN = 1.0
 # Seconds that a new worker has to become ready.
 READY_TIMEOUT = 30.0
 # Seconds that a second signal leaves of a stop's deadline.
@@ -103,6 +105,7 @@ class Supervisor:
         self.config = config
         self.state = State.STARTING
         self.started = time.time()
+        self.identity = Identity.of(os.getpid())
         self.reactor = Reactor()
         self.guard = Guard(config)
         self.hub = Hub(Room(notices=config.notices), config.lag_limit, self._on_news)
@@ -211,12 +214,13 @@ class Supervisor:
         stack.callback(far.close)
         near.setblocking(False)
         far.setblocking(False)
+        # First of all: a signal that finds its handler but not this would be lost.
+        signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
+        stack.callback(signal.set_wakeup_fd, -1)
         for number in (*STOP_SIGNALS, *KEPT_SIGNALS, signal.SIGUSR2):
             signal.signal(number, _wake)
         logs.reopen_on_signal(self.config.log_file)
         logs.dump_on_signal(chain=True)
-        signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
-        stack.callback(signal.set_wakeup_fd, -1)
         self.reactor.watch(near, READ, lambda mask: self._on_signals(near.recv(64)))
 
     def _on_signals(self, numbers: bytes) -> None:
@@ -248,7 +252,7 @@ class Supervisor:
         try:
             handle = slot.handle = Handle(self.config, slot.number, self.guard.paths.workers)
         except OSError as error:
-            self._decide_restart(slot, 0.0, f"it could not be started: {error.strerror}")
+            self._cannot_start(slot, error)
             return
         slot.state = SlotState.STARTING
         self.hub.attach(handle.port)
@@ -256,6 +260,14 @@ class Supervisor:
         self.reactor.watch(handle.parcels, READ, partial(self._on_parcels, slot, handle))
         self.reactor.watch(handle.process.sentinel, READ, lambda mask: self._on_death(slot, handle))
         self._write_record()
+
+    def _cannot_start(self, slot: Slot, error: OSError) -> None:
+        """Out of processes, descriptors or memory: that is no worker's fault, and it passes."""
+        if self.state is State.STARTING:
+            self._decide_restart(slot, 0.0, f"it could not be started: {error.strerror}")
+            return
+        log.warning("not started, %s, next try in %g s: worker %d", error.strerror, START_AGAIN, slot.number)
+        self.reactor.call_later(START_AGAIN, partial(self._start, slot))
 
     def _on_link(self, handle: Handle) -> None:
         if handle.closed:  # its death was dealt with earlier in this turn
@@ -292,13 +304,13 @@ class Supervisor:
     def _on_death(self, slot: Slot, handle: Handle) -> None:
         """Take a dead worker's last words, give its unclaimed connections to others, decide what follows."""
         self.reactor.forget(handle.process.sentinel)
+        handle.process.join()  # from here on its ends are closed, and reading them comes to an end
         while self._receive_parcels(handle):
             pass
         self.reactor.forget(handle.parcels)
         if not handle.port.ended:
             self.reactor.forget(handle.port.link)
         self.hub.detach(handle.port)
-        handle.process.join()
         how = _how_it_ended(handle.process.exitcode)
         lived = self.reactor.now - handle.ready_at if handle.ready_at is not None else 0.0
         if handle.connections:
@@ -347,6 +359,7 @@ class Supervisor:
             if slot.handle is not None:
                 if asleep:
                     slot.handle.last_beat = now
+                    slot.handle.dumped_at = None
                 self._check_beat(slot, slot.handle, now)
         with suppress(OSError):
             if self.guard.heal():
@@ -440,7 +453,7 @@ class Supervisor:
             self._receive_parcels(handle)
 
     def _receive_parcels(self, handle: Handle) -> bool:
-        """Read receipts; returns False when there is nothing more to read now or ever."""
+        """Read receipts; returns False when there is nothing more to read ever."""
         try:
             parcels = handle.parcels.receive()
         except (EOFError, OSError):
@@ -450,7 +463,7 @@ class Supervisor:
             self._homeless += returned
             for host in ended:
                 self._forget_host(host)
-        return bool(parcels)
+        return True
 
     # Commands.
 
@@ -470,7 +483,7 @@ class Supervisor:
         reply(Answer(self.status()))
 
     def _command_stop(self, arguments: dict[str, Any], reply: Reply) -> None:
-        processes = [Identity.of(os.getpid()), *self._worker_identities()]
+        processes = [self.identity, *self._worker_identities()]
         reply(Answer({"processes": [[each.pid, each.born] for each in processes]}))
         self.stop("mpchat stop")
 
@@ -558,7 +571,7 @@ class Supervisor:
             "lag_ms": round(beat.lag * 1000, 3),
             "late": beat.late,
             "silent": silence,
-            "ended": beat.ended,
+            "ended": dict(beat.ended),
             "rss": handle.memory() if handle else 0,
             "cpu": (beat.cpu - before.cpu) / span,
             "restarts": slot.restarts,
@@ -568,9 +581,9 @@ class Supervisor:
         return [slot.handle.identity for slot in self.slots if slot.handle is not None]
 
     def _write_record(self) -> None:
-        supervisor, workers = Identity.of(os.getpid()), self._worker_identities()
-        record = Record(supervisor, self.started, self.addresses, __version__, workers)
+        workers = self._worker_identities()
         try:
+            record = Record(self.identity, self.started, self.addresses, __version__, workers)
             write_record(self.guard.paths.record, record)
         except OSError as error:
             log.warning("record not written: %s: %s", error.strerror, self.guard.paths.record)

@@ -41,12 +41,16 @@ POSTS_LIMIT = 128 << 10
 OUTBOX_LIMIT = 64 << 10
 # Seconds between beats. The supervisor's patience is the setting hang_timeout.
 BEAT_EVERY = 1.0
-# Seconds for which posts are gathered when the last ones went up just before.
-GATHER = 0.001
+# The share of the setting coalesce for which posts are gathered when the last ones went up just before; the
+# rest is the fan-out's. The larger one, because a trip to the hub and back wakes two processes.
+GATHER_SHARE = 0.6
 # Addresses of leavers in one item: 21 bytes each for IPv4, 47 for IPv6, all below ITEM_SIZE.
 LEAVERS_PER_ITEM = 300
 # After an orderly end, seconds that clients have to close their side before the socket is closed on them.
 LINGER = 0.5
+# Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
+SLOW, IDLE, HALF_A_FRAME = "slow consumer", "idle", "half a frame"
+CUT_OFF = frozenset({SLOW, IDLE, HALF_A_FRAME})
 
 # How often to look whether the end has come once everything is on its way, in seconds.
 CLOSE_EVERY = 0.01
@@ -62,8 +66,12 @@ class Worker:
         self.link = link
         self.parcels = parcels
         self.reactor = Reactor(config.multiplexer)
+        self.gather = config.coalesce * GATHER_SHARE
         self.fanout = Fanout(
-            self.reactor, lag_limit=config.lag_limit, coalesce=config.coalesce, on_gone=self.end
+            self.reactor,
+            lag_limit=config.lag_limit,
+            coalesce=config.coalesce - self.gather,
+            on_gone=self._on_gone,
         )
         self.connections: dict[int, Connection] = {}
         # Clients that have begun a frame, and when its beginning or its last progress was.
@@ -118,7 +126,7 @@ class Worker:
 
     def _timeout(self) -> float | None:
         """Return how long the loop may wait: until the first of what wants to be looked at again."""
-        until = self.posted_at + GATHER if self.posts or self.left else None
+        until = self.posted_at + self.gather if self.posts or self.left else None
         if (due := self.fanout.due()) is not None and (until is None or due < until):
             until = due
         timeout = None if until is None else max(0.0, until - time.monotonic())
@@ -131,18 +139,16 @@ class Worker:
 
     def _on_link(self, mask: int) -> None:
         try:
-            item = self.link.receive()
+            items = self.link.receive()
         except (EOFError, OSError):
             self._on_orphaned(mask)
             return
-        if item is None:
-            return
-        if item.kind == Down.BATCH:
-            self.fanout.publish(*item.payload)
+        for item in items:
             self.held += item.cost
-        else:
-            self._on_order(item.kind, item.payload)
-            self.link.take(item.cost)
+            if item.kind == Down.BATCH:
+                self.fanout.publish(*item.payload)
+            else:
+                self._on_order(item.kind, item.payload)
 
     def _on_order(self, kind: int, payload: Any) -> None:
         if kind == Down.DRAIN:
@@ -173,7 +179,7 @@ class Worker:
                 self.drained = True
                 self.link.send(Up.DRAINED, None)
             return
-        if now < self.posted_at + GATHER and self.posts_size < ITEM_SIZE and not self.draining:
+        if now < self.posted_at + self.gather and self.posts_size < ITEM_SIZE and not self.draining:
             return
         self.posted_at = now
         self.messages_in += len(self.posts)
@@ -311,6 +317,19 @@ class Worker:
             if not connection.closed:
                 self._read_again(connection)
 
+    def _on_gone(self, connection: Connection, error: OSError | None) -> None:
+        """The fan-out gave a client up. One that is gone may have said something before it went, which is
+        still to be read; reading comes to an end by itself."""
+        if error is None:
+            self.end(connection, SLOW)
+        elif isinstance(error, ConnectionError) and not self.draining:
+            self.fanout.leave(connection)
+            connection.outbox = b""
+            connection.no_longer(self.reactor, WRITE)
+            connection.also(self.reactor, READ)
+        else:
+            self.end(connection, error.strerror or "send failed")
+
     def end(self, connection: Connection, reason: str) -> None:
         """End a connection and tell the room, once, after the last of its posts."""
         if connection.closed:
@@ -324,17 +343,18 @@ class Worker:
         connection.sock.close()
         self.left.append(connection.address)
         self.receipt.closed.append(connection.host)
-        log.debug("= ended: %s: %s", reason, connection.address)
+        level = logging.WARNING if reason in CUT_OFF else logging.DEBUG
+        log.log(level, "= ended, %s: %s", reason, connection.address)
 
     def _end_overdue(self, now: float) -> None:
         """End connections that the idle timeout and the half-frame timeout have caught up with."""
         if limit := self.config.idle_timeout:
             for connection in [each for each in self.connections.values() if now - each.heard > limit]:
-                self.end(connection, "idle")
+                self.end(connection, IDLE)
         if limit := self.config.frame_timeout:
             # Oldest first as a rule, but a client that makes progress moves on in place: look at all.
             for connection in [each for each, since in self.half.items() if now - since > limit]:
-                self.end(connection, "half a frame")
+                self.end(connection, HALF_A_FRAME)
 
     # The end.
 
