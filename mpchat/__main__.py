@@ -1,6 +1,19 @@
-"""``python -m mpchat`` is the command ``mpchat``."""
+"""``python -m mpchat`` is the command ``mpchat``; the script of that name begins here too."""
 
-from .cli import main
+import signal
+
+
+def main() -> None:
+    """Load the command and run it. Ctrl-C while it loads ends it at once, with no traceback."""
+    loading = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if loading:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .cli import main as command
+
+    if loading:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -4,17 +4,19 @@ Every error ends as one line on standard error and one of the fixed exit codes (
 Nothing here touches a lock.
 """
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 import platformdirs
+import psutil
 
 from . import __version__, instance, launch
 from .config import (
@@ -28,8 +30,17 @@ from .config import (
     resolve,
 )
 from .control import Answer, Request, ask
-from .errors import ConfigError, Exit, MpchatError, NotRunningError, TimedOutError
-from .instance import Identity, option_text, read_record
+from .errors import (
+    AlreadyRunningError,
+    ConfigError,
+    Exit,
+    MpchatError,
+    NotRunningError,
+    StartError,
+    TimedOutError,
+)
+from .instance import Identity, Record, is_server, option_text, read_record
+from .server.reactor import make_selector
 
 # Seconds that a server gets to answer a command that it answers from memory.
 ANSWER_TIMEOUT = 5.0
@@ -40,6 +51,11 @@ KILL_TIMEOUT = 5.0
 # Seconds between two pictures of ``status --watch``.
 WATCH_EVERY = 1.0
 FILE_NAME = "mpchat.toml"
+# What a server's refusal is raised as here.
+_BY_EXIT = {
+    each.exit_code: each
+    for each in (ConfigError, NotRunningError, AlreadyRunningError, StartError, TimedOutError)
+}
 
 Command = Callable[..., Any]
 
@@ -48,6 +64,7 @@ class _Commands(click.Group):
     """Turns this package's errors into a line and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        _open_standard_streams()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # what the terminal cannot show is escaped, not an error
                 stream.reconfigure(errors="backslashreplace")
@@ -59,6 +76,31 @@ class _Commands(click.Group):
         except MpchatError as error:
             click.echo(f"mpchat: {error}", err=True)
             context.exit(error.exit_code)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the output has seen enough; click ends quietly
+                raise
+            click.echo(f"mpchat: {_os_error_text(error)}", err=True)
+            _drop_output()
+            context.exit(Exit.FAILED)
+
+
+def _open_standard_streams() -> None:
+    """Give a descriptor to each closed standard stream: the next pipe would take its number, and a server
+    that is started would then lose it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _os_error_text(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror or error}"
+
+
+def _drop_output() -> None:
+    """What cannot be written (a full disk) would be tried again, and told again, at the end."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.close(descriptor)
 
 
 def _setting_option(name: str) -> Callable[[Command], Command]:
@@ -105,14 +147,20 @@ def _read_file(config_file: str | None) -> dict[str, Origin]:
 
 
 def _default_file() -> Path | None:
-    places = [Path.cwd() / FILE_NAME]
-    with suppress(OSError, RuntimeError):  # no home directory
-        places.append(platformdirs.user_config_path("mpchat") / FILE_NAME)
-    return next((place for place in places if place.is_file()), None)
+    for folder in (Path.cwd, lambda: platformdirs.user_config_path("mpchat")):
+        # No home directory, a current folder that was removed, one that may not be looked into.
+        with suppress(OSError, RuntimeError):
+            if (place := folder() / FILE_NAME).is_file():
+                return place
+    return None
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute()) if path else ""
+    try:
+        return str(Path(path).expanduser().absolute()) if path else ""
+    except (OSError, RuntimeError) as error:  # ~nobody, or a current folder that was removed
+        why = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise ConfigError(f"{path!r} leads nowhere: {why}; allowed: a path that starts with /") from None
 
 
 def _ready_to_run(config: Config, *, foreground: bool) -> Config:
@@ -149,6 +197,7 @@ def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
     """Start a server; return when every worker can serve."""
     config, _ = _settings(config_file, flags)
     config = _ready_to_run(config, foreground=foreground)
+    make_selector(config.multiplexer).close()  # not every system has each
     if foreground:
         launch.in_foreground(config)
     click.echo(launch.start_text(config, launch.in_background(config)))
@@ -194,18 +243,22 @@ def _begin_stop(config: Config, timeout: float) -> list[Identity]:
     try:
         answer = _ask(config, Request("stop"), min(ANSWER_TIMEOUT, max(timeout, 0.1)))
         return [Identity(*each) for each in answer.result["processes"]]
-    except (NotRunningError, TimedOutError):
-        record = read_record(_paths(config).record)
-        process = record.supervisor.process() if record else None
-        if record is None or process is None:
-            raise _not_running(config) from None
-        process.terminate()
-        return [record.supervisor, *record.workers]
+    except TimedOutError:
+        record = _living_record(config)
+        if record is None:
+            raise
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(record.supervisor.pid).terminate()
+    return [record.supervisor, *record.workers]
+
+
+def _living_record(config: Config) -> Record | None:
+    """Return the record if the server that wrote it lives: not a reused number, not another program."""
+    record = read_record(_paths(config).record)
+    return record if record is not None and is_server(record.supervisor) else None
 
 
 def _wait_for_end(processes: list[Identity], deadline: float) -> bool:
-    import psutil
-
     living = [process for each in processes if (process := each.process()) is not None]
     _, alive = psutil.wait_procs(living, timeout=max(0.0, deadline - time.monotonic()))
     return not any(each.process() for each in processes) if alive else True
@@ -220,19 +273,21 @@ def _ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> A
     try:
         answer = ask(_paths(config).control, request, timeout)
     except NotRunningError:
-        raise _not_running(config) from None
+        if (record := _living_record(config)) is None:
+            raise _not_running(config) from None
+        raise TimedOutError(
+            f'mpchat "{config.name}" (pid {record.supervisor.pid}) does not answer: it is starting or '
+            "ending, or its control socket was removed and is back in a moment; try again"
+        ) from None
     except TimedOutError as error:
-        record = read_record(_paths(config).record)
+        record = _living_record(config)
         pid = f" (pid {record.supervisor.pid})" if record else ""
         raise TimedOutError(
             f'mpchat "{config.name}"{pid} hangs: {error}; '
             f"end it with: mpchat stop --kill{_addressing(config)}"
         ) from None
     if answer.exit:
-        error_type = next(
-            (each for each in MpchatError.__subclasses__() if each.exit_code == answer.exit), MpchatError
-        )
-        raise error_type(answer.text)
+        raise _BY_EXIT.get(Exit(answer.exit), MpchatError)(answer.text)
     return answer
 
 
@@ -243,42 +298,50 @@ def _ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> A
 def status(config_file: str | None, as_json: bool, watch: bool, **flags: Any) -> None:
     """Show a running server and its workers."""
     config, _ = _settings(config_file, flags)
-    if watch and not as_json:
-        _watch(config)
+    if not watch:
+        _print_status(config, as_json=as_json)
         return
-    while True:
-        facts = _ask(config, Request("status")).result
-        if as_json:
-            click.echo(msgspec.json.encode(facts).decode())
-        else:
-            _print_status(facts)
-        if not watch:
-            return
-        time.sleep(WATCH_EVERY)
+    with suppress(KeyboardInterrupt):
+        if not as_json:
+            _watch(config)
+        while True:
+            _print_status(config, as_json=True)
+            time.sleep(WATCH_EVERY)
 
 
-def _print_status(facts: dict[str, Any]) -> None:
+def _print_status(config: Config, *, as_json: bool) -> None:
+    facts = _ask(config, Request("status")).result
+    if as_json:
+        click.echo(msgspec.json.encode(facts).decode())
+        return
     from rich.console import Console
 
     from .display import status_picture
 
-    Console(highlight=False).print(status_picture(facts))
+    console = Console(highlight=False)
+    console.print(status_picture(facts, console.width))
 
 
 def _watch(config: Config) -> None:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.live import Live
 
     from .display import status_picture
 
-    facts = _ask(config, Request("status")).result
-    with Live(status_picture(facts), console=Console(highlight=False), auto_refresh=False) as live:
+    console = Console(highlight=False)
+
+    def picture() -> RenderableType:
+        return status_picture(_ask(config, Request("status")).result, console.width)
+
+    first = picture()
+    with Live(first, console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while True:
-            try:
-                time.sleep(WATCH_EVERY)
-                live.update(status_picture(_ask(config, Request("status")).result), refresh=True)
-            except KeyboardInterrupt:
-                return
+            if live is None:  # a file or a pipe: one picture after the other
+                console.print(first)
+            time.sleep(WATCH_EVERY)
+            first = picture()
+            if live is not None:
+                live.update(first, refresh=True)
 
 
 @main.command()

@@ -8,10 +8,10 @@ line in ``mpchat config`` and in the README follow from that.
 """
 
 import ipaddress
-import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,9 +23,14 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 MULTIPLEXERS = ("auto", "epoll", "kqueue", "poll", "select")
 # An instance name becomes a folder's name and a line in error messages.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
-_SIZE = re.compile(r"(\d+)\s*(|k|kb|kib|m|mb|mib|g|gb|gib)", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(|ms|s|m|h)", re.IGNORECASE)
+# Labels of 1 to 63 characters: the resolver's own encoding takes no others.
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
+# An IPv6 address may name an interface: fe80::1%eth0.
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(%[A-Za-z0-9_.-]{1,15})?")
+_NUMBER = re.compile(r"-?\d{1,20}", re.ASCII)
+_SIZE = re.compile(r"(\d{1,20})\s*(|k|kb|kib|m|mb|mib|g|gb|gib)", re.IGNORECASE | re.ASCII)
+_DURATION = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(|ms|s|m|h)", re.IGNORECASE | re.ASCII)
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _DURATION_UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0}
 
@@ -83,6 +88,8 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise ValueError
+        if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+            raise ValueError
         number = int(value)
         if not low <= number <= high:
             raise ValueError
@@ -112,9 +119,9 @@ def _duration(low: float, high: float, *, zero: bool = False) -> Callable[[Any],
             if match is None:
                 raise ValueError
             value = float(match[1]) * _DURATION_UNITS[match[2].lower()]
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError
-        if not (low <= value <= high or (zero and value == 0)):
+        if not (low <= value <= high or (zero and value == 0)):  # never true of a NaN
             raise ValueError
         return float(value)
 
@@ -133,7 +140,9 @@ def _choice(*allowed: str) -> Callable[[Any], str]:
 def _switch(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    return {"on": True, "off": False}[str(value).lower()]
+    if not isinstance(value, str):
+        raise ValueError
+    return {"on": True, "off": False}[value.lower()]
 
 
 def _instance_name(value: Any) -> str:
@@ -150,19 +159,21 @@ def _path(value: Any) -> str:
 
 def _hosts(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, Sequence) or not parts:
+    if not isinstance(parts, list | tuple) or not parts:
         raise ValueError
     return tuple(_one_host(part) for part in parts)
 
 
 def _one_host(value: Any) -> str:
-    host = str(value).strip().strip("[]")
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        if not _HOST.fullmatch(host):
-            raise
-        return host
+    if not isinstance(value, str):
+        raise ValueError
+    host = value.strip().removeprefix("[").removesuffix("]")
+    if _ADDRESS.fullmatch(host):
+        with suppress(ValueError):
+            return str(ipaddress.ip_address(host))
+    if not _HOST.fullmatch(host):
+        raise ValueError
+    return host
 
 
 # A duration that no test and no person waits out: past this a setting is a mistake.
@@ -304,24 +315,38 @@ def parse_file(text: str, path: str) -> dict[str, Origin]:
     """Read ``mpchat.toml``; raises :class:`ConfigError` naming file and line for what is not a setting."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML: nested too deeply") from None
+    except ValueError as error:  # tomllib's own error is one, and so is a number too long to be read
         raise ConfigError(f"{path}: not TOML: {error}") from None
-    found = {}
+    found: dict[str, Origin] = {}
     for key, value in table.items():
         place = f"{path}, line {_line_of(key, text)}"
         name = key.replace("-", "_")
         if name not in BY_NAME:
             raise ConfigError(f"{place}: unknown setting {key!r}; allowed are {', '.join(BY_NAME)}")
+        if name in found:
+            raise ConfigError(f"{place}: {name} is set twice, see {found[name].place}; allowed is once")
         found[name] = Origin(value, place)
     return found
 
 
 def _line_of(key: str, text: str) -> int:
-    pattern = re.compile(rf"\s*(\[\s*)?[\"']?{re.escape(key)}\b")
-    for number, line in enumerate(text.splitlines(), 1):
-        if pattern.match(line):
+    """Return where ``key`` is set: what looks like it may stand inside a string of several lines."""
+    pattern = re.compile(rf"\s*(\[\s*){{0,2}}[\"']?{re.escape(key)}[\"']?\s*[.=\]]")
+    lines = text.replace("\r\n", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        if pattern.match(line) and _is_toml("\n".join(lines[: number - 1])):
             return number
     return 1
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def parse_environment(environment: Mapping[str, str]) -> dict[str, Origin]:
@@ -352,8 +377,17 @@ def _checked(setting: Setting, origin: Origin) -> Any:
     try:
         return setting.parse(origin.value)
     except (ValueError, KeyError, TypeError):
-        shown = repr(origin.value) if len(repr(origin.value)) <= 60 else repr(origin.value)[:57] + "…"
-        raise ConfigError(f"{origin.place}: {setting.name} is {shown}, allowed: {setting.allowed}") from None
+        raise ConfigError(
+            f"{origin.place}: {setting.name} is {_excerpt(origin.value)}, allowed: {setting.allowed}"
+        ) from None
+
+
+def _excerpt(value: Any) -> str:
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # a number or a nesting that Python will not write out
+        return "too long to show"
+    return shown if len(shown) <= 60 else shown[:57] + "…"
 
 
 def format_address(host: str, port: int) -> str:

@@ -26,6 +26,8 @@ VERSION = 1
 REQUEST_LIMIT = 512 << 10
 # Requests at a time; a command has one each.
 CONNECTIONS = 64
+# Seconds without accepting when there is no descriptor for another command.
+REST = 0.1
 _READ_SIZE = 64 << 10
 # What a Unix socket address holds, in bytes, with a margin for the system with the least (macOS: 104).
 _PATH_MAX = 100
@@ -120,7 +122,10 @@ class Server:
         self._reactor = reactor
         self._path = path
         self._handle = handle
-        self._peers: set[_Peer] = set()
+        # In the order in which they came.
+        self._peers: dict[_Peer, None] = {}
+        # True while there is no descriptor for another command, and the listener is not watched.
+        self._resting = False
         self._listener = self._listen()
 
     def _listen(self) -> socket.socket:
@@ -144,22 +149,36 @@ class Server:
     def heal(self) -> None:
         """Listen anew if somebody deleted the socket's file."""
         if not self._path.is_socket():
-            self._reactor.forget(self._listener)
-            self._listener.close()
-            self._listener = self._listen()
+            before, self._listener = self._listener, self._listen()
+            if not self._resting:
+                self._reactor.forget(before)
+            self._resting = False
+            before.close()
 
     def _accept(self, mask: int) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
             return
-        if len(self._peers) >= CONNECTIONS or _peer_uid(sock) not in (os.geteuid(), 0):
+        except OSError:  # no descriptor for it: it waits in the kernel's queue and would be reported for ever
+            self._resting = True
+            self._reactor.forget(self._listener)
+            self._reactor.call_later(REST, self._go_on)
+            return
+        if _peer_uid(sock) not in (os.geteuid(), 0):
             sock.close()
             return
+        if len(self._peers) >= CONNECTIONS:  # connections that ask nothing must not keep commands out
+            self.drop(next(iter(self._peers)))
         sock.setblocking(False)
         peer = _Peer(self, sock)
-        self._peers.add(peer)
+        self._peers[peer] = None
         self._reactor.watch(sock, READ, peer.on_event)
+
+    def _go_on(self) -> None:
+        if self._resting:
+            self._resting = False
+            self._reactor.watch(self._listener, READ, self._accept)
 
     def serve(self, peer: _Peer, line: bytes) -> None:
         try:
@@ -175,6 +194,8 @@ class Server:
             self._handle(request, peer.answer)
         except MpchatError as error:
             peer.answer(Answer(exit=error.exit_code, text=str(error)))
+        except KeyError as error:
+            peer.answer(Answer(exit=Exit.FAILED, text=f"{request.command} needs the argument {error}"))
 
     def wait_to_write(self, peer: _Peer) -> None:
         self._reactor.change(peer.sock, WRITE, peer.on_event)
@@ -183,7 +204,7 @@ class Server:
         self._reactor.change(peer.sock, READ, peer.on_event)
 
     def drop(self, peer: _Peer) -> None:
-        self._peers.discard(peer)
+        self._peers.pop(peer, None)
         self._reactor.forget(peer.sock)
         peer.sock.close()
 
@@ -191,7 +212,9 @@ class Server:
         """Take the socket's file away and close all connections."""
         for peer in list(self._peers):
             self.drop(peer)
-        self._reactor.forget(self._listener)
+        if not self._resting:
+            self._reactor.forget(self._listener)
+        self._resting = False
         self._listener.close()
         with suppress(OSError):
             self._path.unlink()
@@ -200,23 +223,40 @@ class Server:
 def ask(path: Path, request: Request, timeout: float) -> Answer:
     """Send a request and wait for its answer, ``timeout`` seconds at most.
 
-    Raises :class:`NotRunningError` when nobody listens, :class:`TimedOutError` when no answer comes in time.
+    Raises :class:`NotRunningError` when nobody listens, :class:`TimedOutError` when no answer comes in time,
+    and :class:`MpchatError` when it cannot be asked or answers something else.
     """
+    asked = _encode(request)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         deadline = time.monotonic() + timeout
         sock.settimeout(timeout)
         try:
             with _address(path) as address:
                 sock.connect(address)
-            sock.sendall(msgspec.json.encode(request) + b"\n")
+            sock.sendall(asked)
             line = _read_line(sock, deadline)
         except (TimeoutError, BlockingIOError):
             raise TimedOutError(f"no answer to {request.command} within {timeout:g} s") from None
+        except PermissionError:
+            raise MpchatError(f"no right to use {path}: only the server's own user may") from None
         except OSError as error:
             raise NotRunningError(f"nobody listens at {path}: {error.strerror}") from None
     if not line:
         raise NotRunningError(f"the server ended before it answered {request.command}")
-    return msgspec.json.decode(line, type=Answer)
+    try:
+        return msgspec.json.decode(line, type=Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MpchatError(f"what listens at {path} is another version of mpchat: {error}") from None
+
+
+def _encode(request: Request) -> bytes:
+    try:
+        encoded = msgspec.json.encode(request) + b"\n"
+    except UnicodeEncodeError:
+        raise MpchatError(f"{request.command}: this is not text in the terminal's encoding") from None
+    if len(encoded) > REQUEST_LIMIT:
+        raise MpchatError(f"{request.command}: {len(encoded)} bytes are too long, {REQUEST_LIMIT} are taken")
+    return encoded
 
 
 def _read_line(sock: socket.socket, deadline: float) -> bytes:

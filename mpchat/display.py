@@ -8,6 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+# Characters that the table of workers needs.
+TABLE_WIDTH = 78
 _STATE_STYLES = {
     "RUNNING": "green",
     "STARTING": "yellow",
@@ -38,8 +40,8 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def status_picture(facts: Mapping[str, Any]) -> RenderableType:
-    """Draw ``mpchat status`` from the object of ``status --json``."""
+def status_picture(facts: Mapping[str, Any], width: int) -> RenderableType:
+    """Draw ``mpchat status`` from the object of ``status --json``, ``width`` characters wide."""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
     head = Text()
     head.append(f"{facts['name']} ", style="bold")
@@ -48,11 +50,25 @@ def status_picture(facts: Mapping[str, Any]) -> RenderableType:
     head.append(f"up {duration(facts['uptime'])}, since {since}\n")
     head.append(f"{facts['connections']} of {facts['limits']['connections']} connections, ")
     head.append(f"{facts['messages']} messages, {facts['refused']} refused")
+    if width < TABLE_WIDTH:
+        return Group(head, *map(_worker_lines, facts["workers"]))
     return Group(head, _workers_table(facts["workers"]))
 
 
+def _worker_lines(each: Mapping[str, Any]) -> Text:
+    """A worker in words, for a terminal too narrow for the table: nothing is cut off."""
+    line = Text(f"worker {each['slot']} ")
+    line.append(each["state"], style=_STATE_STYLES.get(each["state"], ""))
+    line.append(
+        f", pid {each['pid'] or '-'}: {each['connections']} clients, {each['in_per_second']:.0f} in/s, "
+        f"{each['out_per_second']:.0f} out/s, lag {each['lag_ms']:.1f} ms, {each['late']} late, "
+        f"cpu {each['cpu']:.0%}, {size(each['rss'])}, {each['restarts']} restarts"
+    )
+    return line
+
+
 def _workers_table(workers: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     table.add_column("slot", justify="right")
     table.add_column("pid", justify="right")
     table.add_column("state")

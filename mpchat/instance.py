@@ -13,6 +13,7 @@ Each holds a shared lock on a second file, and a new supervisor waits for it.
 import fcntl
 import hashlib
 import os
+import shlex
 import socket
 import stat
 import sys
@@ -69,6 +70,13 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
         return process if alive else None
 
 
+def _boot() -> str:
+    """Name this run of the machine: numbers and starts of processes may come again after the next boot."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{psutil.boot_time():.0f}"
+
+
 class Record(msgspec.Struct, frozen=True):
     """What the running server says of itself, for messages and for cleaning up after its sudden death."""
 
@@ -77,6 +85,7 @@ class Record(msgspec.Struct, frozen=True):
     addresses: list[str]
     version: str
     workers: list[Identity] = []
+    boot: str = msgspec.field(default_factory=_boot)
 
 
 class Paths(NamedTuple):
@@ -123,7 +132,7 @@ def _user_runtime_folder() -> Path:
 def option_text(name: str, runtime_dir: str) -> str:
     """Return the options that address this instance as they go behind a command; none for the default."""
     options = "" if name == "default" else f" --name {name}"
-    return options + (f" --runtime-dir {runtime_dir}" if runtime_dir else "")
+    return options + (f" --runtime-dir {shlex.quote(runtime_dir)}" if runtime_dir else "")
 
 
 def prepare_folder(folder: Path) -> None:
@@ -132,7 +141,7 @@ def prepare_folder(folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        status = folder.lstat()
+        status, parent = folder.lstat(), folder.parent.stat()
     except OSError as error:
         raise StartError(
             f"cannot make the folder {folder}: {error.strerror}; choose another with --runtime-dir"
@@ -143,14 +152,30 @@ def prepare_folder(folder: Path) -> None:
         raise StartError(f"{folder} belongs to another user; choose another with --runtime-dir")
     if status.st_mode & 0o077:
         raise StartError(f"others may enter {folder}; close it with: chmod 700 {folder}")
+    if parent.st_uid not in (os.geteuid(), 0) or (
+        parent.st_mode & 0o022 and not parent.st_mode & stat.S_ISVTX
+    ):
+        raise StartError(f"others may replace what is in {folder.parent}; choose another with --runtime-dir")
 
 
 def read_record(path: Path) -> Record | None:
     """Return the record, or None if there is none that makes sense: it is only information."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return record if record.boot == _boot() else None
+
+
+def is_server(identity: Identity) -> bool:
+    """Tell whether a recorded supervisor lives and is one: before it gets a signal, not only by number."""
+    process = identity.process()
+    try:
+        return process is not None and "mpchat.server" in process.cmdline()
+    except psutil.AccessDenied:
+        return True
+    except psutil.Error:
+        return False
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -214,7 +239,7 @@ class Guard:
 
     def _living_record(self) -> Record | None:
         record = read_record(self.paths.record)
-        return record if record is not None and record.supervisor.process() is not None else None
+        return record if record is not None and is_server(record.supervisor) else None
 
     def _patience(self) -> float:
         return LIVING_PATIENCE if self._living_record() else LOCK_PATIENCE
@@ -253,9 +278,10 @@ class Guard:
         if self._workers_gone(SURVIVORS_PATIENCE):
             return
         record = read_record(self.paths.record)
-        survivors = [each for each in (record.workers if record else []) if each.process() is not None]
-        for identity in survivors:
-            if (process := identity.process()) is not None:
+        processes = [process for each in (record.workers if record else []) if (process := each.process())]
+        survivors = [each for each in processes if _holds(each, self.paths.workers)]
+        for process in survivors:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
         if not self._workers_gone(SURVIVORS_KILLED):
             pids = ", ".join(str(each.pid) for each in survivors) or "unknown"
@@ -278,7 +304,7 @@ class Guard:
                 return True
 
     def heal(self) -> bool:
-        """Take the lock again if somebody deleted or replaced its file; returns True if that was so."""
+        """Take the lock again if somebody deleted or replaced its file; returns True if that was done."""
         held = os.fstat(self._lock_descriptor)
         with suppress(OSError):
             status = self.paths.lock.lstat()
@@ -290,7 +316,8 @@ class Guard:
             fresh.acquire(timeout=0)
             self._lock.release()
             self._lock = fresh
-        return True
+            return True
+        return False
 
     @property
     def _lock_descriptor(self) -> int:
@@ -305,6 +332,14 @@ class Guard:
             self._kernel_name.close()
         if self._workers_lock is not None:
             os.close(self._workers_lock)
+
+
+def _holds(process: psutil.Process, path: Path) -> bool:
+    """Tell whether a process has a file open: only then a record's word for what it is counts."""
+    try:
+        return any(each.path == str(path.resolve()) for each in process.open_files())
+    except psutil.Error:
+        return False
 
 
 def hold_as_worker(path: str) -> int:

@@ -9,8 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,11 +48,31 @@ def _command(config: Config, settings: int, outcome: int) -> list[str]:
 
 
 def in_foreground(config: Config) -> NoReturn:
-    """Become the server."""
+    """Become the server. Ctrl-C waits until the server can end in order: see :func:`take_interrupts`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     settings = _settings_pipe(config)
     sys.stdout.flush()
     os.chdir(_HOME)
     os.execv(sys.executable, _command(config, settings, -1))
+
+
+def take_interrupts() -> None:
+    """Let Ctrl-C through again, in the new program: until the server has its handlers it ends at once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C for the end of the block: a child that is just being started would be left alone."""
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def in_background(config: Config) -> dict[str, Any]:
@@ -63,23 +83,26 @@ def in_background(config: Config) -> dict[str, Any]:
     """
     settings = _settings_pipe(config)
     reader, writer = os.pipe()
-    server = subprocess.Popen(
-        _command(config, settings, writer),
-        cwd=_HOME,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(settings, writer),
-        start_new_session=True,
-    )
-    os.close(settings)
-    os.close(writer)
+    server: subprocess.Popen[bytes] | None = None
     try:
+        with _interrupts_held():
+            server = subprocess.Popen(
+                _command(config, settings, writer),
+                cwd=_HOME,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(settings, writer),
+                start_new_session=True,
+            )
+        os.close(settings)
+        os.close(writer)
         with open(reader, "rb") as stream:
             line = stream.read()
     except KeyboardInterrupt:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
+        if server is not None:
+            server.terminate()
+            server.wait()
         raise
     outcome = msgspec.json.decode(line, type=Outcome) if line else _silent(config, server)
     if outcome.exit:

@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ def raw_frame(payload: bytes) -> bytes:
 class Client:
     """A plain client on a blocking socket: what it does not read, it does not read."""
 
-    def __init__(self, address: tuple[str, int], *, timeout: float = PATIENCE) -> None:
-        self.sock = socket.create_connection(address, timeout=timeout)
+    def __init__(
+        self, address: tuple[str, int], *, timeout: float = PATIENCE, source: str = "127.0.0.1"
+    ) -> None:
+        self.sock = socket.create_connection(address, timeout=timeout, source_address=(source, 0))
         self._received = bytearray()
 
     @property
@@ -175,7 +177,7 @@ class Server:
             facts = self.status()
             return facts if all(each["state"] == "RUNNING" for each in facts["workers"]) else None
 
-        return eventually(running, "every worker to run again")  # type: ignore[return-value]
+        return eventually(running, "every worker to run again")
 
     def wait_for_connections(self, count: int) -> None:
         eventually(
@@ -220,7 +222,7 @@ def clients(server: Server, count: int) -> Iterator[list[Client]]:
             each.close()
 
 
-def settle(joined: list[Client], mark: str = "= settled =") -> None:
+def settle(joined: Sequence[Client], mark: str = "= settled =") -> None:
     """Have every client in the room: each is served once it gets an answer of its own."""
     for each in joined:
         each.send_raw(raw_frame(b""))
@@ -235,9 +237,14 @@ def kill(pid: int) -> None:
     """``kill -9``, and wait until the process is gone."""
     process = psutil.Process(pid)
     process.kill()
-    eventually(
-        lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, f"{pid} to be gone"
-    )
+    eventually(lambda: _gone(process), f"{pid} to be gone")
+
+
+def _gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextmanager

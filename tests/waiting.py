@@ -12,7 +12,7 @@ PATIENCE = 20.0
 PAUSE = 0.01
 
 
-def eventually(predicate: Callable[[], T], what: str, timeout: float = PATIENCE) -> T:
+def eventually(predicate: Callable[[], T | None], what: str, timeout: float = PATIENCE) -> T:
     """Return the first true value of ``predicate``; fail with ``what`` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := predicate()):

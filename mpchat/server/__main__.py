@@ -12,12 +12,13 @@ import msgspec
 
 from ..config import Config
 from ..errors import Exit, MpchatError
-from ..launch import Outcome, failed, report, start_text
+from ..launch import Outcome, failed, report, start_text, take_interrupts
 from . import logs
 from .supervisor import Supervisor
 
 
 def main() -> int:
+    take_interrupts()
     settings, outcome = int(sys.argv[2]), int(sys.argv[3])
     with open(settings, "rb") as stream:
         config = msgspec.json.decode(stream.read(), type=Config)
@@ -28,8 +29,10 @@ def main() -> int:
     terminal = os.fdopen(os.dup(2), "w")
 
     def on_ready(facts: dict[str, Any]) -> None:
+        nonlocal outcome
         if outcome >= 0:
             report(outcome, Outcome(facts))
+            outcome = -1  # told, and closed
         else:
             print(start_text(config, facts), flush=True)
 

@@ -70,7 +70,9 @@ def set_up(level: str, who: str) -> None:
 
 def point_at(path: str) -> None:
     """Make ``path`` this process's standard error, appending. Raises ``OSError``."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    # Not blocking while it opens: a FIFO that nobody reads is an error, not something to wait for.
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
+    os.set_blocking(descriptor, True)
     os.dup2(descriptor, 2)
     os.close(descriptor)
 

@@ -1,0 +1,282 @@
+"""Settings: one table, one precedence, and for every mistake a line that says where and what is allowed."""
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpchat.config import (
+    BY_NAME,
+    SETTINGS,
+    Config,
+    Origin,
+    default_workers,
+    format_address,
+    parse_environment,
+    parse_file,
+    resolve,
+)
+from mpchat.errors import ConfigError, Exit
+
+# For each setting: values that are taken, with what becomes of them, and values that are not.
+GOOD: dict[str, list[tuple[Any, Any]]] = {
+    "name": [("a", "a"), ("A.b-c_9", "A.b-c_9"), ("x" * 32, "x" * 32)],
+    "runtime_dir": [("", ""), ("/tmp/한글 folder", "/tmp/한글 folder")],
+    "host": [
+        ("::1", ("::1",)),
+        ("[::1]", ("::1",)),
+        ("127.0.0.1, localhost", ("127.0.0.1", "localhost")),
+        (["::", "0.0.0.0"], ("::", "0.0.0.0")),
+        ("fe80::1%eth0", ("fe80::1%eth0",)),
+    ],
+    "port": [(0, 0), ("65535", 65535), (4000, 4000)],
+    "workers": [("0", 0), (256, 256)],
+    "multiplexer": [(each, each) for each in ("auto", "epoll", "kqueue", "poll", "select")],
+    "log_level": [(each, each) for each in ("debug", "info", "warning", "error")],
+    "log_file": [("", ""), ("x.log", "x.log")],
+    "notices": [("on", True), ("OFF", False), (True, True), (False, False)],
+    "max_connections": [(0, 0), ("10000000", 10_000_000)],
+    "max_per_address": [(0, 0), ("7", 7)],
+    "payload_limit": [(64, 64), ("60000", 60_000), ("1k", 1024), ("58 KiB", 59_392)],
+    "lag_limit": [("256k", 262_144), ("8 MiB", 8 << 20), ("1GB", 1 << 30), (1 << 20, 1 << 20)],
+    "coalesce": [(0, 0.0), ("4ms", 0.004), ("1 s", 1.0), (0.5, 0.5)],
+    "idle_timeout": [(0, 0.0), ("0", 0.0), ("2m", 120.0), ("168h", 604_800.0)],
+    "frame_timeout": [("1", 1.0), ("0s", 0.0), ("1.5 S", 1.5)],
+    "keepalive": [("24h", 86_400.0), (0, 0.0)],
+    "hang_timeout": [("1000ms", 1.0), ("1h", 3600.0)],
+    "stop_timeout": [("100 ms", 0.1), (3600, 3600.0)],
+}
+BAD: dict[str, list[Any]] = {
+    "name": ["", "-a", ".", "..", "a/b", "x" * 33, "한글", "a b", "a\n", 5, True, ["a"]],
+    "runtime_dir": ["a\0b", 5, False, ["/tmp"]],
+    "host": [
+        "",
+        ",",
+        "a..b",
+        "a b",
+        "-a",
+        "x" * 64,
+        "x." * 127 + "xx",
+        "::1%\0",
+        "[[::1]]",
+        "한글",
+        5,
+        [5],
+        [],
+        True,
+        {},
+    ],
+    "port": ["", "-1", "65536", "4e3", "0x10", "1_000", "４０００", "9" * 5000, 4.0, True, [1], -1],
+    "workers": ["-1", "257", "two", 1.5, True],
+    "multiplexer": ["", "AUTO", "iocp", 5, ["auto"]],
+    "log_level": ["", "INFO", "trace", 5],
+    "log_file": ["a\0b", 5, True],
+    "notices": ["", "yes", "1", 1, 0, ["on"], "on "],
+    "max_connections": ["-1", "10000001", "many"],
+    "max_per_address": ["-1", "10000001", 0.5],
+    "payload_limit": ["63", "60001", "1m", "k", "1.5k", "-64", "64 bits", True, 64.0],
+    "lag_limit": ["255k", "2g", "1 TiB", "9" * 400 + "g", 1],
+    "coalesce": ["1001ms", "-1", "1 min", "1e-3", "nan", float("nan"), float("inf"), 10**400, "9" * 400],
+    "idle_timeout": ["0.5", "169h", "inf", float("-inf"), 0.5],
+    "frame_timeout": ["999ms", "8 days"],
+    "keepalive": ["25h", "0.1", True],
+    "hang_timeout": ["0", "0.9", "61m", 0],
+    "stop_timeout": ["0", "99ms", "2h", None],
+}
+EVERY_GOOD = [(name, value, becomes) for name, rows in GOOD.items() for value, becomes in rows]
+EVERY_BAD = [(name, value) for name, values in BAD.items() for value in values]
+
+
+def flag(name: str, value: Any) -> dict[str, Origin]:
+    return {name: Origin(value, f"flag {BY_NAME[name].flag}")}
+
+
+def from_variables(**variables: str) -> dict[str, Origin]:
+    return parse_environment({f"MPCHAT_{name.upper()}": value for name, value in variables.items()})
+
+
+def refused(*sources: dict[str, Origin]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve(sources)
+    assert caught.value.exit_code is Exit.USAGE
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_one_table_holds_every_setting_of_config_with_its_flag_variable_and_words() -> None:
+    assert tuple(BY_NAME) == Config.__struct_fields__
+    assert set(GOOD) == set(BAD) == set(BY_NAME)
+    for setting in SETTINGS:
+        assert setting.flag == "--" + setting.name.replace("_", "-")
+        assert setting.variable == "MPCHAT_" + setting.name.upper()
+        assert setting.allowed
+        assert setting.help.endswith(".")
+
+
+def test_every_default_is_a_value_that_its_own_check_takes() -> None:
+    for setting in SETTINGS:
+        assert setting.parse(setting.default) == setting.default
+
+
+def test_defaults_without_any_source() -> None:
+    config, places = resolve([])
+    assert (config.name, config.host, config.port, config.workers) == ("default", ("127.0.0.1",), 4000, 0)
+    assert set(places.values()) == {"default"}
+
+
+@pytest.mark.parametrize(("name", "value", "becomes"), EVERY_GOOD)
+def test_what_is_allowed_is_taken_with_its_unit(name: str, value: Any, becomes: Any) -> None:
+    config, places = resolve([flag(name, value)])
+    assert getattr(config, name) == becomes
+    assert type(getattr(config, name)) is type(becomes)
+    assert places[name] == f"flag {BY_NAME[name].flag}"
+
+
+@pytest.mark.parametrize(("name", "value"), EVERY_BAD)
+def test_a_wrong_flag_names_the_flag_and_what_is_allowed(name: str, value: Any) -> None:
+    said = refused(flag(name, value))
+    assert said.startswith(f"flag {BY_NAME[name].flag}: {name} is ")
+    assert said.endswith(f"allowed: {BY_NAME[name].allowed}")
+    assert len(said) < 300
+
+
+@pytest.mark.parametrize(("name", "value"), [each for each in EVERY_BAD if isinstance(each[1], str)])
+def test_a_wrong_variable_names_the_variable_and_what_is_allowed(name: str, value: str) -> None:
+    sources = from_variables(**{name: value})
+    if not value:  # an empty variable counts as not set
+        assert sources == {}
+        return
+    said = refused(sources)
+    assert said.startswith(f"variable MPCHAT_{name.upper()}: {name} is ")
+    assert BY_NAME[name].allowed in said
+
+
+def toml(value: Any) -> str | None:
+    """Write a value down in TOML; None for what TOML cannot say."""
+    if isinstance(value, str) and "\0" not in value and "\n" not in value:
+        return f"'{value}'"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) or value in ([], {}) else None
+
+
+@pytest.mark.parametrize(("name", "value"), [each for each in EVERY_BAD if toml(each[1])])
+def test_a_wrong_line_names_file_and_line_and_what_is_allowed(name: str, value: Any) -> None:
+    key = name.replace("_", "-")
+    said = refused(parse_file(f"# first\n\n{key} = {toml(value)}\n", "some/mpchat.toml"))
+    assert said.startswith(f"some/mpchat.toml, line 3: {name} is ")
+    assert BY_NAME[name].allowed in said
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("port = ", "not TOML"),
+        ("port 5", "not TOML"),
+        ("port = 5\nport = 6", "not TOML"),
+        ("port = " + "9" * 5000, "not TOML"),
+        ("port = " + "[" * 5000, "nested too deeply"),
+        ("port = 0x" + "f" * 5000, "too long to show"),
+        ("color = 1", "unknown setting 'color'"),
+        ("[server]\nport = 1", "unknown setting 'server'"),
+        ("port.number = 1", "port is {'number': 1}"),
+        ("[port]\nx = 1", "port is {'x': 1}"),
+        ("[[port]]\nx = 1", "port is [{'x': 1}]"),
+        ("port = 1979-05-27", "port is datetime.date"),
+        ("log-level = 'info'\nlog_level = 'debug'", "set twice"),
+        ("log-level = 'wrong'\nlog_level = 'debug'", "set twice"),
+    ],
+)
+def test_a_file_that_is_no_settings_names_the_file_and_why(line: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=r"^conf\.toml") as caught:
+        resolve([parse_file(line, "conf.toml")])
+    assert why in str(caught.value)
+
+
+def test_an_unknown_key_is_told_with_those_that_are_known() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_file("\nprot = 4000", "conf.toml")
+    assert str(caught.value).startswith("conf.toml, line 2: unknown setting 'prot'; allowed are name, ")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('log_file = """\nport = 5\n"""\nport = 99999', 4),
+        ("log-file = 'log = 3'\n'port' = 99999", 2),
+        ('\t"port"=99999', 1),
+        ("runtime-dir = 'a\u2028b'\nport = 99999", 2),
+        ("name = 'a'\r\nport = 99999\r\n", 2),
+    ],
+)
+def test_the_line_is_the_one_where_the_setting_stands_not_one_that_looks_like_it(
+    text: str, line: int
+) -> None:
+    assert refused(parse_file(text, "conf.toml")).startswith(f"conf.toml, line {line}: port is 99999")
+
+
+def test_flag_goes_before_file_and_file_before_variable() -> None:
+    file = parse_file("port = 2\nworkers = 2", "conf.toml")
+    variables = from_variables(port="3", workers="3", name="three")
+    config, places = resolve([flag("port", "1"), file, variables])
+    assert (config.port, config.workers, config.name) == (1, 2, "three")
+    assert places["port"] == "flag --port"
+    assert places["workers"] == "conf.toml, line 2"
+    assert places["name"] == "variable MPCHAT_NAME"
+    assert places["host"] == "default"
+
+
+def test_a_mistake_in_a_source_that_another_overrides_does_not_lie_in_wait() -> None:
+    assert refused(flag("port", "1"), from_variables(port="wrong")).startswith("variable MPCHAT_PORT")
+
+
+def test_variables_that_are_not_settings_are_left_alone() -> None:
+    assert parse_environment({"MPCHAT_": "x", "MPCHAT_COLOR": "red", "PORT": "1", "mpchat_port": "1"}) == {}
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (3, 2), (64, 63)])
+def test_one_core_is_left_free_but_there_is_a_worker(cores: int, workers: int) -> None:
+    assert default_workers(cores) == workers
+
+
+def test_an_address_is_written_as_people_write_it() -> None:
+    assert format_address("127.0.0.1", 4000) == "127.0.0.1:4000"
+    assert format_address("::1", 4000) == "[::1]:4000"
+
+
+def either_a_config_or_a_config_error(*sources: dict[str, Origin]) -> None:
+    with contextlib.suppress(ConfigError):
+        config, _ = resolve(sources)
+        assert isinstance(config, Config)
+
+
+@given(st.sampled_from(sorted(BY_NAME)), st.text() | st.text(st.characters(categories=["Nd", "Cs", "P"])))
+def test_any_text_in_a_flag_or_a_variable_is_a_setting_or_a_config_error(name: str, value: str) -> None:
+    either_a_config_or_a_config_error(flag(name, value))
+    either_a_config_or_a_config_error(from_variables(**{name: value}))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.datetimes(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.sampled_from(sorted(BY_NAME)), VALUES)
+def test_any_value_is_a_setting_or_a_config_error(name: str, value: Any) -> None:
+    either_a_config_or_a_config_error(flag(name, value))
+
+
+@given(st.text())
+def test_any_text_as_a_file_is_settings_or_a_config_error(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        either_a_config_or_a_config_error(parse_file(text, "conf.toml"))
+
+
+@given(st.lists(st.tuples(st.sampled_from([*BY_NAME, "color", "'", "[", "\n"]), st.text()), max_size=5))
+def test_any_text_behind_a_key_is_settings_or_a_config_error(lines: list[tuple[str, str]]) -> None:
+    with contextlib.suppress(ConfigError):
+        text = "\n".join(f"{key} = {value}" for key, value in lines)
+        either_a_config_or_a_config_error(parse_file(text, "conf.toml"))

@@ -1,0 +1,274 @@
+"""One client's session: a message for everybody, or an answer for that client, and never a changed text."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpchat.errors import ProtocolError
+from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
+from mpchat.protocol.messages import decode_from_server, message_frame, relayed_frame
+from mpchat.protocol.session import Session, State
+
+T = TypeVar("T")
+
+HELLO = b'{"message": "hello."}'
+# Every code that a plain client's frame can be answered with.
+CODES = {"not_json", "not_utf8", "not_a_message", "too_long"}
+
+
+def received(data: bytes, *cuts: int, limit: int = DEFAULT_PAYLOAD_LIMIT) -> tuple[list[bytes], bytes]:
+    """Give a session ``data``, cut at ``cuts``; returns its posts and its replies."""
+    session = Session(limit)
+    posts: list[bytes] = []
+    edges = sorted({0, len(data), *cuts})
+    replies = b"".join(session.receive_data(data[start:end], posts) for start, end in pairwise(edges))
+    return posts, replies
+
+
+def attempt(what: Callable[[], T]) -> T | ProtocolError:
+    """Return what came of it, or the one error that may."""
+    try:
+        return what()
+    except ProtocolError as error:
+        return error
+
+
+def objects(frames: bytes) -> list[Any]:
+    found = []
+    while frames:
+        end = HEADER_SIZE + int.from_bytes(frames[:HEADER_SIZE], "big")
+        found.append(json.loads(frames[HEADER_SIZE:end]))
+        frames = frames[end:]
+    return found
+
+
+def the_same_however_it_arrives(data: bytes, limit: int = DEFAULT_PAYLOAD_LIMIT) -> tuple[list[bytes], bytes]:
+    """Whole, byte by byte, and with a frame behind it: the outcome is one and the same."""
+    posts, replies = received(data, limit=limit)
+    assert received(data, *range(len(data)), limit=limit) == (posts, replies)
+    trailing, trailing_replies = received(data + encode_frame(HELLO), limit=limit)
+    assert trailing == [*posts, message_frame("hello.")]
+    assert trailing_replies == replies
+    return posts, replies
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        (HELLO, "hello."),
+        (b'{"message":""}', ""),
+        (b' {\n"message"\t: "a" } ', "a"),
+        ('{"message": "안녕하세요 👋"}'.encode(), "안녕하세요 👋"),
+        (b'{"message": "\\uc548\\ud83d\\udc4b"}', "안👋"),
+        (b'{"message": "\\u0000\\u001b[2J\\"\\\\\\/"}', '\0\x1b[2J"\\/'),
+        (b'{"message": "a", "room": 5, "x": {"message": "b"}}', "a"),
+        (b'{"message": "first", "message": "second"}', "second"),
+        (b'{"Message": "no", "message": "yes"}', "yes"),
+        ('{"message": "\u2028\u202e\ufeff\u200b"}'.encode(), "\u2028\u202e\ufeff\u200b"),
+    ],
+)
+def test_a_message_goes_to_everybody_with_nothing_but_its_text(payload: bytes, text: str) -> None:
+    posts, replies = the_same_however_it_arrives(encode_frame(payload))
+    assert replies == b""
+    assert [objects(post) for post in posts] == [[{"message": text}]]
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "why"),
+    [
+        (b"", "not_json", "the frame is empty"),
+        (b"hello.", "not_json", "not JSON"),
+        (b'{"message": "a"', "not_json", "not JSON"),
+        (b'{"message": "a"} x', "not_json", "not JSON"),
+        (b"{'message': 'a'}", "not_json", "not JSON"),
+        (b'{"message": "a\nb"}', "not_json", "not JSON"),
+        (b'{"message": "a\0b"}', "not_json", "not JSON"),
+        (b'\xef\xbb\xbf{"message": "a"}', "not_json", "not JSON"),
+        (b'{"message": NaN}', "not_json", "not JSON"),
+        (b"null", "not_a_message", "expected"),
+        (b"[]", "not_a_message", "expected"),
+        (b'"message"', "not_a_message", "expected"),
+        (b"{}", "not_a_message", "message"),
+        (b'{"Message": "a"}', "not_a_message", "message"),
+        (b'{"message": 5}', "not_a_message", "int"),
+        (b'{"message": null}', "not_a_message", "null"),
+        (b'{"message": ["a"]}', "not_a_message", "array"),
+        (b'{"message": "\xff"}', "not_utf8", "UTF-8"),
+        (b'{"message": "\xed\xa0\x80"}', "not_utf8", "UTF-8"),
+        (b'{"message": "\xc0\x80"}', "not_utf8", "UTF-8"),
+        (b'{"message": "a", "x": "\xff"}', "not_utf8", "UTF-8"),
+        (b'{"message": "\\ud800"}', "not_json", "surrogate"),
+        (b'{"message": "\\udc00\\ud800"}', "not_json", "surrogate"),
+        (b'{"message": "\\ud83dx"}', "not_json", "surrogate"),
+    ],
+)
+def test_what_is_no_message_is_answered_with_what_was_wrong(payload: bytes, code: str, why: str) -> None:
+    posts, replies = the_same_however_it_arrives(encode_frame(payload))
+    assert posts == []
+    ((answer),) = objects(replies)
+    assert set(answer) == {"error"}
+    assert answer["error"]["code"] == code
+    assert why in answer["error"]["text"]
+
+
+def test_every_length_of_a_payload_over_the_limit_is_refused_and_the_next_frame_is_read() -> None:
+    for size in range(65, 130):
+        posts, replies = the_same_however_it_arrives(encode_frame(HELLO.ljust(size)), limit=64)
+        assert posts == []
+        assert objects(replies) == [
+            {"error": {"code": "too_long", "text": f"the payload has {size} bytes, 64 are allowed"}}
+        ]
+
+
+def test_messages_of_lengths_from_nothing_to_the_last_that_fits_a_frame_are_relayed_or_refused() -> None:
+    session = Session()
+    shortest = len(b'{"message":""}')
+    filler = "a" * MAX_PAYLOAD
+    edges = {DEFAULT_PAYLOAD_LIMIT - shortest + step for step in range(-3, 4)}
+    for length in sorted(edges.union(range(2000), range(2000, MAX_PAYLOAD + 1 - shortest, 101))):
+        posts: list[bytes] = []
+        sent = message_frame(filler[:length])
+        replies = session.receive_data(sent, posts)
+        if length + shortest > DEFAULT_PAYLOAD_LIMIT:
+            assert (posts, len(objects(replies))) == ([], 1)
+        else:
+            assert (posts, replies) == ([sent], b"")
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'{"message":', b'{"x":[', b'{"message":"a","x":'])
+def test_nesting_as_deep_as_fits_is_refused(opening: bytes) -> None:
+    payload = (opening * DEFAULT_PAYLOAD_LIMIT)[:DEFAULT_PAYLOAD_LIMIT]
+    posts, replies = received(encode_frame(payload) + encode_frame(HELLO))
+    assert posts == [message_frame("hello.")]
+    assert [each["error"]["code"] in ("not_json", "not_a_message") for each in objects(replies)] == [True]
+
+
+def test_nesting_that_is_closed_in_an_unknown_key_is_ignored_or_refused_and_never_more() -> None:
+    for depth in (10, 1000, 20_000):
+        payload = b'{"message": "a", "x": ' + b"[" * depth + b"]" * depth + b"}"
+        posts, replies = received(encode_frame(payload))
+        assert posts == [message_frame("a")] or objects(replies)[0]["error"]["code"] == "not_json"
+
+
+def test_every_cut_of_a_good_a_bad_and_an_oversized_frame_in_a_row() -> None:
+    data = encode_frame(HELLO) + encode_frame(b"{") + encode_frame(bytes(100)) + encode_frame(HELLO)
+    expected = received(data, limit=64)
+    assert len(expected[0]) == len(objects(expected[1])) == 2
+    for place in range(len(data)):
+        assert received(data, place, limit=64) == expected
+
+
+def test_replies_come_in_the_order_of_what_they_answer() -> None:
+    _, replies = received(encode_frame(b"") + encode_frame(b"[]") + encode_frame(b"\xff"))
+    assert [each["error"]["code"] for each in objects(replies)] == ["not_json", "not_a_message", "not_json"]
+
+
+@given(st.text(st.characters()))
+def test_any_text_is_encoded_and_comes_out_equal_or_is_refused(text: str) -> None:
+    sent = attempt(lambda: message_frame(text))
+    if isinstance(sent, ProtocolError):
+        assert sent.code == "bad_text"
+        assert not text.isprintable()
+        return
+    posts, replies = received(sent)
+    assert (posts, replies) == ([sent], b"")
+    assert json.loads(sent[HEADER_SIZE:]) == {"message": text}
+    assert decode_from_server(posts[0][HEADER_SIZE:]).message == text
+
+
+@given(st.text(st.characters()), st.booleans())
+def test_any_text_glued_or_escaped_by_another_program_comes_out_equal_or_is_refused(
+    text: str, escaped: bool
+) -> None:
+    payload = json.dumps({"message": text}, ensure_ascii=escaped).encode(errors="surrogatepass")
+    posts, replies = received(encode_frame(payload))
+    assert len(posts) + len(objects(replies)) == 1
+    # Python writes two halves of a pair as two escapes, which are one character in JSON.
+    assert [json.loads(post[HEADER_SIZE:])["message"] for post in posts] in (
+        [],
+        [json.loads(payload)["message"]],
+    )
+
+
+MESSAGES = st.dictionaries(st.sampled_from(["message", "x", ""]), st.text() | st.none() | st.lists(st.text()))
+JSON_LIKE = MESSAGES.map(lambda each: json.dumps(each).encode())
+MUTATED = st.tuples(JSON_LIKE, st.binary(max_size=3), st.integers(0, 50)).map(
+    lambda each: each[0][: each[2]] + each[1] + each[0][each[2] + 1 :]
+)
+FRAMES = st.lists((JSON_LIKE | MUTATED | st.binary(max_size=100)).map(encode_frame)).map(b"".join)
+
+
+@given(FRAMES | st.binary(max_size=300), st.lists(st.integers(0, 1000)))
+def test_any_bytes_in_any_pieces_give_whole_posts_and_documented_answers(
+    data: bytes, cuts: list[int]
+) -> None:
+    posts, replies = received(data, limit=64)
+    assert received(data, *(cut for cut in cuts if cut < len(data)), limit=64) == (posts, replies)
+    assert received(data, *range(len(data)), limit=64) == (posts, replies)
+    for post in posts:
+        ((message),) = objects(post)
+        assert list(message) == ["message"]
+        assert isinstance(message["message"], str)
+        assert len(post) <= HEADER_SIZE + 64
+    for answer in objects(replies):
+        assert list(answer) == ["error"]
+        assert answer["error"]["code"] in CODES
+
+
+@given(st.binary(max_size=100))
+def test_any_payload_is_relayed_as_json_or_refused_and_never_gets_longer(payload: bytes) -> None:
+    relayed = attempt(lambda: relayed_frame(payload, DEFAULT_PAYLOAD_LIMIT))
+    if isinstance(relayed, ProtocolError):
+        assert relayed.code in CODES
+        assert relayed.text
+        return
+    assert len(relayed) <= HEADER_SIZE + len(payload)
+    assert json.loads(relayed[HEADER_SIZE:])["message"] == json.loads(payload)["message"]
+
+
+@given(FRAMES, st.integers(0, 1000))
+def test_another_session_goes_on_from_any_cut(data: bytes, place: int) -> None:
+    place = min(place, len(data))
+    first = Session(64)
+    posts: list[bytes] = []
+    replies = first.receive_data(data[:place], posts)
+    second = Session(64, first.export())
+    replies += second.receive_data(data[place:], posts)
+    assert (posts, replies) == received(data, limit=64)
+    assert second.mid_frame == Session(64, second.export()).mid_frame
+
+
+@pytest.mark.parametrize("sent", [b"", encode_frame(HELLO), encode_frame(b"junk"), encode_frame(bytes(100))])
+def test_the_end_between_two_frames_is_orderly_and_inside_one_it_is_not(sent: bytes) -> None:
+    whole = Session(64)
+    whole.receive_data(sent, [])
+    states = [whole.state]
+    assert whole.receive_eof()
+    assert [*states, whole.state] == [State.OPEN, State.ENDED]
+    for place in range(1, len(sent)):
+        cut_off = Session(64)
+        cut_off.receive_data(sent[:place], [])
+        assert not cut_off.receive_eof()
+
+
+@given(st.binary(max_size=100))
+def test_any_payload_from_a_server_is_understood_or_a_protocol_error(payload: bytes) -> None:
+    outcome = attempt(lambda: decode_from_server(payload))
+    assert not isinstance(outcome, ProtocolError) or outcome.code == "not_a_message"
+
+
+def test_an_oversized_payload_from_a_server_is_a_protocol_error() -> None:
+    with pytest.raises(ProtocolError, match="65535"):
+        decode_from_server(Oversized(MAX_PAYLOAD))
+
+
+def test_a_message_that_fits_no_frame_is_refused_with_its_size() -> None:
+    with pytest.raises(ProtocolError, match="65550 bytes, a frame 65535") as caught:
+        message_frame("a" * 65_536)
+    assert caught.value.code == "too_long"
+    assert len(message_frame("a" * 65_521)) == HEADER_SIZE + MAX_PAYLOAD

@@ -1,0 +1,92 @@
+"""A room's stream: what was appended is read back byte by byte, and no more than the limit is kept."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpchat.server.stream import GATHER, Stream
+
+BLOBS = st.lists(st.binary(min_size=1, max_size=40), max_size=60)
+
+
+def filled(blobs: list[bytes], limit: int) -> Stream:
+    stream = Stream(limit)
+    for blob in blobs:
+        stream.append(blob, 1)
+    return stream
+
+
+def read_all(stream: Stream, cursor: int, most: int) -> bytes:
+    """Read on from ``cursor`` as a late client does, a piece at a time."""
+    got = b""
+    while views := stream.read(cursor + len(got), most):
+        got += b"".join(views)
+    return got
+
+
+@given(BLOBS, st.integers(1, 200), st.integers(1, 100), st.data())
+def test_from_any_cursor_that_is_still_kept_everything_is_read_in_order(
+    blobs: list[bytes], limit: int, most: int, data: st.DataObject
+) -> None:
+    stream = filled(blobs, limit)
+    whole = b"".join(blobs)
+    assert stream.end == len(whole)
+    cursor = data.draw(st.integers(stream.start, stream.end))
+    assert read_all(stream, cursor, most) == whole[cursor:]
+
+
+@given(BLOBS, st.integers(1, 200))
+def test_no_more_than_the_limit_or_the_last_blob_is_kept_and_never_less_than_fits(
+    blobs: list[bytes], limit: int
+) -> None:
+    stream = filled(blobs, limit)
+    kept = stream.end - stream.start
+    assert kept <= max(limit, len(blobs[-1]) if blobs else 0)
+    dropped = stream.end - kept
+    edges = [sum(map(len, blobs[:count])) for count in range(len(blobs) + 1)]
+    assert dropped in edges
+    if dropped:
+        before = edges[edges.index(dropped) - 1]
+        assert stream.end - before > limit
+
+
+@given(BLOBS, st.integers(1, 200))
+def test_a_read_stops_at_the_first_blob_past_what_was_asked_for(blobs: list[bytes], most: int) -> None:
+    stream = filled(blobs, 1 << 20)
+    views = stream.read(0, most)
+    assert sum(map(len, views[:-1])) < most
+    assert len(views) <= GATHER
+
+
+def test_at_the_end_there_is_nothing() -> None:
+    stream = Stream(100)
+    assert stream.read(0, 100) == []
+    stream.append(b"abc", 2)
+    assert stream.read(3, 100) == []
+    assert stream.messages == 2
+
+
+def test_a_blob_longer_than_the_limit_is_kept_whole_until_the_next() -> None:
+    stream = filled([b"a" * 50], 10)
+    assert (stream.start, stream.end) == (0, 50)
+    stream.append(b"b", 1)
+    assert (stream.start, stream.end) == (50, 51)
+    assert read_all(stream, 50, 100) == b"b"
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_after_a_hundred_thousand_blobs_the_memory_is_still_the_limit(size: int) -> None:
+    stream = Stream(1000)
+    for number in range(100_000):
+        stream.append(number.to_bytes(size, "big") if size > 3 else bytes(size), 1)
+    assert stream.messages == 100_000
+    assert stream.end - stream.start <= 1000
+    assert len(stream._blobs) <= 2 * (1000 // size + 1) + 1024
+    assert len(stream._blobs) == len(stream._offsets)
+    assert len(read_all(stream, stream.start, 100)) == stream.end - stream.start
+
+
+def test_views_are_of_the_blobs_themselves_and_copy_nothing() -> None:
+    blob = b"a" * 1000
+    (view,) = filled([blob], 10_000).read(10, 100)
+    assert view.obj is blob
