@@ -48,6 +48,8 @@ ANSWER_TIMEOUT = 5.0
 STOP_MARGIN = 5.0
 # Seconds that killed processes get to be gone.
 KILL_TIMEOUT = 5.0
+# Seconds between two looks at whether a server's processes have ended.
+END_POLL = 0.02
 # Seconds between two pictures of ``status --watch``.
 WATCH_EVERY = 1.0
 FILE_NAME = "mpchat.toml"
@@ -259,9 +261,12 @@ def _living_record(config: Config) -> Record | None:
 
 
 def _wait_for_end(processes: list[Identity], deadline: float) -> bool:
-    living = [process for each in processes if (process := each.process()) is not None]
-    _, alive = psutil.wait_procs(living, timeout=max(0.0, deadline - time.monotonic()))
-    return not any(each.process() for each in processes) if alive else True
+    """Wait until the processes have ended. A zombie has: whoever adopted it may collect it late or never."""
+    while any(each.process() for each in processes):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(END_POLL)
+    return True
 
 
 def _paths(config: Config) -> instance.Paths:

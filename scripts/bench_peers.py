@@ -263,9 +263,19 @@ def uninterrupted() -> Iterator[None]:
 
 def _end(family: Sequence[psutil.Process]) -> None:
     """End what is left of ``family``; psutil knows a reused process id from the old one."""
-    for process in psutil.wait_procs(family, timeout=STOP_S if family else 0)[1]:
+    deadline = time.monotonic() + STOP_S
+    while (left := [each for each in family if _lives(each)]) and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _lives(process: psutil.Process) -> bool:
+    """A zombie does not: whoever adopted it may collect it late or never."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def free_port() -> int:

@@ -8,7 +8,6 @@ slow consumer and is cut off. Nobody waits for anybody.
 What is for one client alone goes out between two blobs, never inside a frame.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -152,8 +151,8 @@ class Fanout:
         if tried < SLICE:
             self._todo = None
             self._blob = b""
-            # From the flush's end, not its beginning: a worker that is busy sending should gather meanwhile.
-            self._flushed_at = time.monotonic()
+            # From the flush's last slice, not its first: a worker that is busy sending gathers meanwhile.
+            self._flushed_at = now
             self._send_replies()
 
     def _fall_behind(self, connection: Connection, cursor: int, now: float) -> None:
