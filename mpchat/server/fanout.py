@@ -21,7 +21,7 @@ SLICE = 512
 # Bytes a late client is sent in one go, about what its socket's buffer takes.
 CATCH_UP = 128 << 10
 # Bytes past which gathering longer does not make a send cheaper.
-ENOUGH = 96 << 10
+ENOUGH = 128 << 10
 # Seconds between two judgements of whether the room is faster than its members.
 JUDGE_EVERY = 0.01
 

@@ -77,7 +77,7 @@ class Worker:
         # Clients that have begun a frame, and when its beginning or its last progress was.
         self.half: dict[Connection, float] = {}
         # Clients that are not read from because the hub is behind.
-        self.paused: list[Connection] = []
+        self.paused: dict[Connection, None] = {}
         self.posts: list[bytes] = []
         self.posts_size = 0
         self.posted_at = 0.0
@@ -276,7 +276,7 @@ class Worker:
     def _read(self, connection: Connection) -> None:
         if self.posts_size > POSTS_LIMIT or self.link.congested:
             connection.no_longer(self.reactor, READ)
-            self.paused.append(connection)
+            self.paused[connection] = None
             return
         try:
             data = connection.sock.recv(READ_SIZE)
@@ -312,7 +312,7 @@ class Worker:
             connection.also(self.reactor, READ)
 
     def _resume(self) -> None:
-        paused, self.paused = self.paused, []
+        paused, self.paused = self.paused, {}
         for connection in paused:
             if not connection.closed:
                 self._read_again(connection)

@@ -1,0 +1,439 @@
+"""Fan-out over real sockets: each client gets the stream's bytes exactly, its replies between two frames."""
+
+import random
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import hypothesis.strategies as st
+import pytest
+from harness import raw_frame
+from hypothesis import HealthCheck, given, settings
+from waiting import eventually
+
+from mpchat.protocol.session import Session
+from mpchat.server import fanout as module
+from mpchat.server.connection import Connection, tune
+from mpchat.server.fanout import SLICE, Fanout
+from mpchat.server.reactor import WRITE, Reactor
+
+SocketPair = tuple[socket.socket, socket.socket]
+
+LAG = 256 << 10
+# What a socket is asked to buffer, in bytes: little, so that a client is late soon.
+BUFFER = 4096
+
+
+def unix_pair() -> SocketPair:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def tcp_pair() -> SocketPair:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        theirs = socket.socket()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        theirs.connect(listener.getsockname())
+        ours, _ = listener.accept()
+    tune(ours, 0)
+    return ours, theirs
+
+
+class Member:
+    """A client of the room: the server's end, the client's end, and what the client has read."""
+
+    def __init__(self, room: "Hall", make: Callable[[], SocketPair]) -> None:
+        ours, self.sock = make()
+        self.sock.setblocking(False)
+        self.connection = Connection(id(self), ours, "192.0.2.1", 1, Session())
+        self.connection.on_event = partial(room.on_event, self.connection)
+        # How many messages had been given to the stream when it joined: it gets all further ones.
+        self.joined_at = room.fanout.stream.messages
+        self.data = bytearray()
+        self.replies: list[bytes] = []
+        room.fanout.join(self.connection)
+
+    def read(self, most: int = 1 << 20) -> int:
+        try:
+            data = self.sock.recv(most)
+        except BlockingIOError:
+            return 0
+        self.data += data
+        return len(data)
+
+    def close(self) -> None:
+        self.connection.sock.close()
+        self.sock.close()
+
+
+class Hall:
+    """A fan-out with its loop, as a worker has them."""
+
+    def __init__(self, *, lag_limit: int = LAG) -> None:
+        self.reactor = Reactor()
+        self.fanout = Fanout(self.reactor, lag_limit=lag_limit, coalesce=0.0, on_gone=self.on_gone)
+        self.published: list[bytes] = []
+        self.members: list[Member] = []
+        self.gone: dict[Connection, OSError | None] = {}
+        self.now = 1.0
+
+    def on_event(self, connection: Connection, mask: int) -> None:
+        if mask & WRITE:
+            self.fanout.on_writable(connection)
+
+    def on_gone(self, connection: Connection, error: OSError | None) -> None:
+        assert connection not in self.gone, "told twice"
+        self.gone[connection] = error
+        self.end(connection)
+
+    def end(self, connection: Connection) -> None:
+        connection.closed = True
+        self.fanout.leave(connection)
+        connection.listen(self.reactor, 0)
+        connection.sock.close()
+
+    def join(self, make: Callable[[], SocketPair] = unix_pair) -> Member:
+        self.members.append(Member(self, make))
+        return self.members[-1]
+
+    def publish(self, *frames: bytes) -> None:
+        self.published += frames
+        self.fanout.publish(len(frames), b"".join(frames))
+
+    def reply(self, member: Member, frame: bytes) -> None:
+        member.replies.append(frame)
+        self.fanout.reply(member.connection, frame)
+
+    def work(self) -> None:
+        """One slice."""
+        self.now += 0.001
+        self.fanout.work(self.now)
+
+    def turn(self) -> None:
+        """What sockets can take, and one slice."""
+        self.reactor.turn(0)
+        self.work()
+
+    def flush(self) -> None:
+        """Send all that is pending, as far as sockets take it."""
+        while not self.fanout.idle:
+            self.work()
+
+    def deliver(self, *members: Member) -> None:
+        """Turn, and have these read, until everybody was sent everything and they have read it."""
+
+        def done() -> bool:
+            self.turn()
+            read = sum(each.read() for each in members)
+            return not read and self.fanout.idle and not self.fanout.late
+
+        eventually(done, "everything to be delivered")
+        for each in members:  # TCP may need a moment for the last bytes
+            eventually(partial(self._has_all, each), "the last bytes")
+
+    def deliver_to_prompt(self, *members: Member) -> None:
+        """The same for these alone, however far others are behind."""
+        for each in members:
+
+            def has_all(member: Member = each) -> bool:
+                self.turn()
+                return self._has_all(member)
+
+            eventually(has_all, "everything to be delivered to those that read")
+        self.flush()
+
+    def _has_all(self, member: Member) -> bool:
+        member.read()
+        return len(member.data) >= len(b"".join(self.owed(member))) + len(b"".join(member.replies))
+
+    def owed(self, member: Member) -> list[bytes]:
+        return self.published[member.joined_at :]
+
+    def check(self, member: Member) -> None:
+        """It got every message since it joined and every reply, each in its order, and whole."""
+        frames = list(cut(bytes(member.data)))
+        assert [each for each in frames if each[2:3] == b"s"] == self.owed(member)
+        assert [each for each in frames if each[2:3] == b"r"] == member.replies
+
+    def close(self) -> None:
+        for member in self.members:
+            if not member.connection.closed:
+                self.end(member.connection)
+            member.close()
+        self.reactor.close()
+
+
+def cut(data: bytes) -> Iterator[bytes]:
+    while data:
+        end = 2 + int.from_bytes(data[:2], "big")
+        assert len(data) >= end, "the stream ends inside a frame"
+        yield data[:end]
+        data = data[end:]
+
+
+def message(number: int, size: int = 0) -> bytes:
+    return raw_frame(b"s%d " % number + bytes([number % 251]) * size)
+
+
+def answer(number: int, size: int = 0) -> bytes:
+    return raw_frame(b"r%d " % number + bytes([number % 251]) * size)
+
+
+@contextmanager
+def hall(*, lag_limit: int = LAG) -> Iterator[Hall]:
+    room = Hall(lag_limit=lag_limit)
+    try:
+        yield room
+    finally:
+        room.close()
+
+
+PAIRS = pytest.mark.parametrize("make", [unix_pair, tcp_pair])
+
+
+@PAIRS
+def test_a_late_client_catches_up_byte_by_byte(
+    make: Callable[[], SocketPair],
+) -> None:
+    with hall(lag_limit=8 << 20) as room:
+        prompt, late = room.join(make), room.join(make)
+        for number in range(100):
+            room.publish(message(number, 10_000))
+            room.flush()
+            prompt.read()
+        assert room.fanout.late
+        room.deliver(prompt, late)
+        room.check(prompt)
+        room.check(late)
+        assert room.fanout.delivered == 200
+        room.publish(message(100))
+        room.deliver(prompt, late)
+        room.check(late)
+
+
+@PAIRS
+def test_a_reply_waits_for_the_frame_that_is_half_sent_and_comes_before_the_next_ones(
+    make: Callable[[], SocketPair],
+) -> None:
+    with hall() as room:
+        late = room.join(make)
+        room.publish(message(0, 60_000))
+        room.flush()
+        assert room.fanout.late == 1
+        for number in range(3):
+            room.reply(late, answer(number))
+        room.deliver(late)
+        room.check(late)
+        room.publish(message(1))
+        room.deliver(late)
+        assert [each[2:3] for each in cut(bytes(late.data))] == [b"s", b"r", b"r", b"r", b"s"]
+
+
+def test_a_reply_that_goes_out_in_parts_is_finished_before_the_next_message() -> None:
+    with hall() as room:
+        member = room.join()
+        room.reply(member, answer(0, 60_000))
+        room.reply(member, answer(1, 60_000))
+        room.publish(message(0, 1_000))
+        room.flush()
+        assert room.fanout.late == 1
+        room.deliver(member)
+        room.check(member)
+        assert [each[2:3] for each in cut(bytes(member.data))] == [b"r", b"r", b"s"]
+
+
+def test_a_reply_during_a_flush_does_not_get_in_front_of_the_blob(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLICE", 1)
+    with hall() as room:
+        members = [room.join() for _ in range(4)]
+        room.publish(message(0))
+        room.work()
+        for number, each in enumerate(members):
+            room.reply(each, answer(number))
+        room.deliver(*members)
+        for each in members:
+            room.check(each)
+            assert [frame[2:3] for frame in cut(bytes(each.data))] == [b"s", b"r"]
+
+
+@PAIRS
+def test_a_client_that_never_reads_is_cut_off_past_the_lag_limit_and_costs_no_memory(
+    make: Callable[[], SocketPair],
+) -> None:
+    with hall() as room:
+        prompt, stalled = room.join(make), room.join(make)
+        for number in range(100):
+            room.publish(message(number, 10_000))
+            room.deliver_to_prompt(prompt)
+        assert room.gone == {stalled.connection: None}
+        room.check(prompt)
+        assert len(room.fanout) == 1
+        assert room.fanout.stream.end - room.fanout.stream.start <= LAG
+
+
+def test_clients_beyond_one_slice_get_the_same_and_the_loop_has_a_turn_in_between() -> None:
+    with hall() as room:
+        members = [room.join() for _ in range(2 * SLICE + 3)]
+        room.publish(message(0))
+        room.work()
+        assert [bool(each.read()) for each in members].count(True) == SLICE
+        assert not room.fanout.idle
+        room.publish(message(1))
+        room.work()
+        assert [bool(each.read()) for each in members].count(True) == SLICE
+        room.deliver(*members)
+        for each in members:
+            room.check(each)
+
+
+def test_who_joins_in_the_middle_of_a_flush_gets_the_next_message_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SLICE", 1)
+    with hall() as room:
+        members = [room.join() for _ in range(3)]
+        room.publish(message(0))
+        room.work()
+        newcomer = room.join()
+        assert newcomer.joined_at == 1
+        room.publish(message(1))
+        room.deliver(*members, newcomer)
+        for each in [*members, newcomer]:
+            room.check(each)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_who_leaves_in_the_middle_of_a_flush_is_sent_nothing_more(
+    monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    monkeypatch.setattr(module, "SLICE", 1)
+    with hall() as room:
+        members = [room.join() for _ in range(4)]
+        if late:
+            room.publish(message(0, 60_000))
+            room.flush()
+        room.publish(message(1))
+        room.work()
+        for each in members[1:3]:
+            room.end(each.connection)
+        room.deliver(members[0], members[3])
+        room.check(members[0])
+        room.check(members[3])
+        assert not room.gone
+        assert len(room.fanout) == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_peer_that_has_closed_is_told_once_with_its_error(late: bool) -> None:
+    with hall() as room:
+        gone, other = room.join(), room.join()
+        if late:
+            room.publish(message(0, 60_000))
+            room.flush()
+        gone.sock.close()
+        room.publish(message(1))
+        room.reply(gone, answer(0))
+        room.deliver(other)
+        assert isinstance(room.gone[gone.connection], ConnectionError)
+        room.check(other)
+
+
+# Is the room faster than its members?
+
+
+# How many are far behind, how many are not, and whether that is most of them.
+MAJORITIES = [(1, 0, True), (2, 1, True), (1, 1, False), (1, 3, False)]
+
+
+def late_hall(stack: ExitStack, late: int, prompt: int) -> Hall:
+    """A room where so many are far behind and so many are not."""
+    room = stack.enter_context(hall())
+    stalled = [room.join() for _ in range(late)]
+    reading = [room.join() for _ in range(prompt)]
+    for number in range(20):
+        room.publish(message(number, 10_000))
+        room.deliver_to_prompt(*reading)
+    assert room.fanout.late == len(stalled)
+    return room
+
+
+@pytest.mark.parametrize(
+    ("late", "prompt", "hold"), [(1, 0, True), (2, 1, True), (1, 1, False), (1, 3, False)]
+)
+def test_the_hub_is_held_when_most_are_far_behind_although_they_are_quick(
+    late: int, prompt: int, hold: bool
+) -> None:
+    with ExitStack() as stack:
+        room = late_hall(stack, late, prompt)
+        assert room.fanout.must_hold(room.now + 0.1) is hold
+
+
+def test_the_hub_is_not_held_for_those_that_do_not_read() -> None:
+    with ExitStack() as stack:
+        room = late_hall(stack, 2, 1)
+        assert room.fanout.must_hold(room.now + 60.0) is False
+
+
+def test_the_hub_is_not_held_any_more_once_they_have_caught_up() -> None:
+    with ExitStack() as stack:
+        room = late_hall(stack, 2, 0)
+        assert room.fanout.must_hold(room.now + 0.1)
+        room.deliver(*room.members)
+        assert not room.fanout.must_hold(room.now + 0.2)
+
+
+# Everything at once.
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["publish", "publish", "reply", "read", "read", "work", "turn", "join", "leave"]),
+        st.integers(0, 1 << 30),
+    ),
+    min_size=10,
+    max_size=120,
+)
+
+
+@pytest.mark.parametrize("slice_size", [1, 3, SLICE])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=STEPS)
+def test_any_interleaving_gives_every_client_exactly_its_bytes(
+    monkeypatch: pytest.MonkeyPatch, slice_size: int, steps: list[tuple[str, int]]
+) -> None:
+    monkeypatch.setattr(module, "SLICE", slice_size)
+    with hall(lag_limit=64 << 20) as room:
+        present = [room.join() for _ in range(3)]
+        for number, (step, seed) in enumerate(steps):
+            take_step(room, present, step, number, random.Random(seed))
+        room.deliver(*present)
+        for each in present:
+            room.check(each)
+        assert not room.gone
+
+
+def take_step(room: Hall, present: list[Member], step: str, number: int, chance: random.Random) -> None:
+    size = chance.choice([0, 10, 1_000, 20_000])
+    if step == "publish":
+        room.publish(message(number, size), message(number + 1000))
+    elif step == "work":
+        room.work()
+    elif step == "turn":
+        room.turn()
+    elif step == "join":
+        present.append(room.join())
+    elif present and step == "reply":
+        room.reply(chance.choice(present), answer(number, size))
+    elif present and step == "read":
+        chance.choice(present).read(chance.choice([1, 100, 5_000, 100_000]))
+    elif present and step == "leave":
+        room.end(present.pop(chance.randrange(len(present))).connection)
