@@ -5,6 +5,7 @@ comes when what was asked for is done. A path that is too long for a socket addr
 folder's descriptor.
 """
 
+import logging
 import os
 import socket
 import struct
@@ -19,6 +20,8 @@ import msgspec
 
 from .errors import Exit, MpchatError, NotRunningError, TimedOutError
 from .server.reactor import READ, WRITE, Reactor
+
+log = logging.getLogger("mpchat.control")
 
 # Raised when a request or an answer changes its meaning.
 VERSION = 1
@@ -196,6 +199,9 @@ class Server:
             peer.answer(Answer(exit=error.exit_code, text=str(error)))
         except KeyError as error:
             peer.answer(Answer(exit=Exit.FAILED, text=f"{request.command} needs the argument {error}"))
+        except Exception:  # one command must not end the server
+            log.exception("failed: command %s", request.command)
+            peer.answer(Answer(exit=Exit.FAILED, text=f"the server failed at {request.command}, see its log"))
 
     def wait_to_write(self, peer: _Peer) -> None:
         self._reactor.change(peer.sock, WRITE, peer.on_event)

@@ -24,6 +24,7 @@ server.wire             server.handoff       server.connection  server.door     
 server.hub              server.fanout
 server.worker
 server.handle
+server.slot             server.reception     server.survey
 server.supervisor
 server.__main__
 client.core             client.sockets

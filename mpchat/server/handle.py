@@ -107,7 +107,8 @@ class Handle:
 
     def assign(self, traveller: Traveller, now: float) -> None:
         """Put a connection on its way; :meth:`send_offers` sends all of a turn in one message."""
-        self.unacked[traveller.identity] = traveller._replace(since=now)
+        identity, sock, host, port, _ = traveller
+        self.unacked[identity] = Traveller(identity, sock, host, port, now)
         self._offers.append(traveller)
 
     def send_offers(self) -> None:

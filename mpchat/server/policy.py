@@ -46,6 +46,10 @@ class Candidate(NamedTuple):
     oldest_unacked: float
     limit: int
 
+    def with_one_more(self) -> "Candidate":
+        """Return it with one more connection on its way."""
+        return Candidate(self.slot, self.connections, self.unacked + 1, self.oldest_unacked, self.limit)
+
 
 def place(candidates: Sequence[Candidate], turn: int) -> Candidate | None:
     """Choose the worker for the next connection: the fewest connections, ties in turn.

@@ -1,8 +1,8 @@
 """Supervisor: holds the name, the port and the workers; hands out connections; runs the hub. One loop.
 
 What it acquires it acquires in order (lock, limits, listener, control socket, workers, record, ready) and
-gives back in reverse. Signal handlers only wake the loop. It owns no client's connection for longer than
-until a worker has acked it.
+gives back in reverse. Signal handlers only wake the loop. Clients on their way to a worker are with the
+reception, questions to all workers with the surveys, one order with the hub.
 """
 
 import logging
@@ -10,12 +10,10 @@ import os
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from enum import Enum
 from functools import partial
-from itertools import count
 from random import Random
 from types import FrameType
 from typing import Any
@@ -27,10 +25,13 @@ from ..errors import MpchatError, StartError
 from ..instance import Guard, Identity, Record, write_record
 from . import logs, policy, process
 from .door import Door, open_listeners
-from .handle import Handle, Traveller
+from .handle import Handle
 from .hub import Hub, Port
-from .reactor import READ, WRITE, Reactor
+from .reactor import READ, Reactor
+from .reception import Reception
 from .room import Room
+from .slot import Slot, SlotState, how_it_ended
+from .survey import Surveys
 from .wire import Beat, Down, Up
 
 # Seconds between two looks at whether workers beat and lock and socket are where they belong.
@@ -47,9 +48,6 @@ READY_TIMEOUT = 30.0
 QUICK = 0.5
 # Seconds that workers get beyond the deadline that they were told, before they are killed.
 STOP_GRACE = 1.5
-# Seconds that a command such as kick waits for all workers' answers.
-ANSWERS_TIMEOUT = 3.0
-
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Kept for reload (HUP) and scaling (TTIN, TTOU).
 KEPT_SIGNALS = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
@@ -63,38 +61,6 @@ class State(Enum):
     STARTING = "STARTING"
     RUNNING = "RUNNING"
     STOPPING = "STOPPING"
-
-
-class SlotState(Enum):
-    """What a slot's worker is doing."""
-
-    STARTING = "STARTING"
-    RUNNING = "RUNNING"
-    DRAINING = "DRAINING"
-    STOPPING = "STOPPING"
-    BACKOFF = "BACKOFF"
-    FATAL = "FATAL"
-
-
-class Slot:
-    """A place for a worker: processes come and go in it."""
-
-    def __init__(self, number: int, random: Random) -> None:
-        self.number = number
-        self.state = SlotState.BACKOFF
-        self.handle: Handle | None = None
-        self.deaths = policy.Deaths(random)
-        self.restarts = 0
-
-
-class Kicks:
-    """One kick on its way round the workers."""
-
-    def __init__(self, address: str, slots: set[int], reply: Reply) -> None:
-        self.address = address
-        self.waiting = slots
-        self.ended = 0
-        self.reply: Reply | None = reply
 
 
 class Supervisor:
@@ -112,13 +78,8 @@ class Supervisor:
         self.slots: list[Slot] = []
         self.addresses: list[str] = []
         self.deadline: float | None = None
-        self.hosts: Counter[str] = Counter()
+        self.surveys = Surveys(self.reactor)
         self._on_ready = on_ready
-        self._identities = count(1)
-        self._turn = 0
-        self._homeless: list[Traveller] = []
-        self._kicks: dict[int, Kicks] = {}
-        self._kick_numbers = count(1)
         self._last_tick = time.monotonic()
         self._failure: MpchatError | None = None
         self._closing = False
@@ -143,6 +104,8 @@ class Supervisor:
             listeners = open_listeners(self.config.host, self.config.port)
             self.door = Door(self.reactor, listeners, self._on_client)
             stack.callback(self.door.close)
+            per_worker = policy.connections_per_worker(self.descriptors, self.config.multiplexer)
+            self.reception = Reception(self.reactor, self.door, per_worker)
             self.addresses = self.door.addresses
             self.control = self._open_control()
             stack.callback(self.control.close)
@@ -168,10 +131,7 @@ class Supervisor:
         self.reactor.turn(self._timeout())
         now = self.reactor.now
         self.hub.turn(now)
-        self._place_homeless(now)
-        for slot in self.slots:
-            if slot.handle is not None and slot.handle.offering:
-                self._send_offers(slot.handle)
+        self._place_clients(now)
         if self.state is State.STOPPING:
             self._go_on_stopping(now)
 
@@ -190,18 +150,14 @@ class Supervisor:
         return self.config.workers or default_workers(os.cpu_count() or 1)
 
     @property
-    def per_worker(self) -> int:
-        return policy.connections_per_worker(self.descriptors, self.config.multiplexer)
-
-    @property
     def fits(self) -> int:
         """How many connections this server takes at a time."""
-        fits = self.per_worker * self.workers
+        fits = self.reception.per_worker * self.workers
         return min(fits, self.config.max_connections) if self.config.max_connections else fits
 
     @property
     def connections(self) -> int:
-        return sum(slot.handle.load for slot in self.slots if slot.handle) + len(self._homeless)
+        return sum(slot.handle.load for slot in self.slots if slot.handle) + len(self.reception)
 
     def _alive(self) -> bool:
         return any(slot.handle is not None for slot in self.slots)
@@ -235,8 +191,8 @@ class Supervisor:
     def _pass_on(self, number: int) -> None:
         log.info("passed on to the workers: signal %s", signal.Signals(number).name)
         for slot in self.slots:
-            if slot.handle is not None and slot.handle.ready_at is not None:
-                os.kill(slot.handle.pid, number)
+            if slot.ready is not None:
+                os.kill(slot.ready.pid, number)
 
     # Workers: start, death, silence.
 
@@ -257,7 +213,7 @@ class Supervisor:
         slot.state = SlotState.STARTING
         self.hub.attach(handle.port)
         self.reactor.watch(handle.port.link, READ, lambda mask: self._on_link(handle))
-        self.reactor.watch(handle.parcels, READ, partial(self._on_parcels, slot, handle))
+        self.reception.watch(handle)
         self.reactor.watch(handle.process.sentinel, READ, lambda mask: self._on_death(slot, handle))
         self._write_record()
 
@@ -286,7 +242,8 @@ class Supervisor:
         elif kind == Up.READY:
             self._on_worker_ready(slot, handle)
         elif kind == Up.KICKED:
-            self._on_kicked(slot.number, *payload)
+            number, ended = payload
+            self.surveys.answer(number, slot.number, ended)
         elif kind == Up.DRAINED and slot.state is SlotState.DRAINING:
             slot.state = SlotState.STOPPING
 
@@ -305,22 +262,16 @@ class Supervisor:
         """Take a dead worker's last words, give its unclaimed connections to others, decide what follows."""
         self.reactor.forget(handle.process.sentinel)
         handle.process.join()  # from here on its ends are closed, and reading them comes to an end
-        while self._receive_parcels(handle):
-            pass
-        self.reactor.forget(handle.parcels)
         if not handle.port.ended:
             self.reactor.forget(handle.port.link)
         self.hub.detach(handle.port)
-        how = _how_it_ended(handle.process.exitcode)
+        how = how_it_ended(handle.process.exitcode)
         lived = self.reactor.now - handle.ready_at if handle.ready_at is not None else 0.0
+        self.reception.unwatch(handle)
         if handle.connections:
             self.hub.room.leave([], handle.connections)
-            self.hosts.subtract(handle.hosts)
-            self.hosts += Counter()
-        self._homeless += handle.close()
         slot.handle = None
-        for number, kick in list(self._kicks.items()):
-            self._settle(number, kick, slot.number, 0)
+        self.surveys.on_death(slot.number)
         if self.state is State.STOPPING:
             log.info("ended: worker %d, %s", slot.number, how)
             return
@@ -381,89 +332,22 @@ class Supervisor:
             log.error("hung for %.1f s, its stacks follow: worker %d", silence, slot.number)
             handle.dump(now)
 
-    # Clients: from the door to a worker.
+    # Clients.
 
     def _on_client(self, sock: socket.socket, host: str, port: int) -> None:
         if self.connections >= self.fits:
             self.door.refuse(sock, f"the server is full: {self.fits} clients; try again later")
-            return
-        if (most := self.config.max_per_address) and self.hosts[host] >= most:
+        elif (most := self.config.max_per_address) and self.reception.from_host(host) >= most:
             self.door.refuse(sock, f"{most} clients are connected from your address already")
-            return
-        self.hosts[host] += 1
-        self._homeless.append(Traveller(next(self._identities), sock, host, port))
-        if len(self._homeless) >= policy.MAX_UNACKED:
-            self.door.pause()
+        else:
+            self.reception.enter(sock, host, port)
 
-    def _place_homeless(self, now: float) -> None:
-        """Give each accepted connection to the worker that has the fewest, as far as they can take them."""
-        if not self._homeless:
-            if self.state is State.RUNNING:
-                self.door.open()
-            return
-        running = [slot for slot in self.slots if slot.state is SlotState.RUNNING and slot.handle]
-        candidates = [slot.handle.candidate(self.per_worker, now) for slot in running if slot.handle]
-        handles = {slot.number: slot.handle for slot in running if slot.handle}
-        placed = 0
-        for traveller in self._homeless:
-            chosen = policy.place(candidates, self._turn)
-            if chosen is None:
-                break
-            self._turn += 1
-            placed += 1
-            handles[chosen.slot].assign(traveller, now)
-            candidates[candidates.index(chosen)] = chosen._replace(unacked=chosen.unacked + 1)
-        del self._homeless[:placed]
-        if (
-            self._homeless
-            and running
-            and all(now < slot.handle.full_until for slot in running if slot.handle)
-        ):
-            self._refuse_homeless("the workers are out of descriptors; try again later")
-
-    def _refuse_homeless(self, text: str) -> None:
-        for traveller in self._homeless:
-            self._forget_host(traveller.host)
-            self.door.refuse(traveller.sock, text)
-        self._homeless.clear()
-
-    def _forget_host(self, host: str) -> None:
-        self.hosts[host] -= 1
-        if self.hosts[host] <= 0:
-            del self.hosts[host]
-
-    def _send_offers(self, handle: Handle) -> None:
-        with suppress(OSError):  # it is gone: its death gives the connections back
-            handle.send_offers()
-        self._watch_parcels(handle)
-
-    def _watch_parcels(self, handle: Handle) -> None:
-        slot = self.slots[handle.slot - 1]
-        interest = READ | WRITE if handle.parcels.unsent else READ
-        self.reactor.change(handle.parcels, interest, partial(self._on_parcels, slot, handle))
-
-    def _on_parcels(self, slot: Slot, handle: Handle, mask: int) -> None:
-        if handle.closed:
-            return
-        if mask & WRITE:
-            with suppress(OSError):
-                handle.parcels.pump()
-            self._watch_parcels(handle)
-        if mask & READ:
-            self._receive_parcels(handle)
-
-    def _receive_parcels(self, handle: Handle) -> bool:
-        """Read receipts; returns False when there is nothing more to read ever."""
-        try:
-            parcels = handle.parcels.receive()
-        except (EOFError, OSError):
-            return False
-        for parcel in parcels:
-            returned, ended = handle.on_parcel(parcel)
-            self._homeless += returned
-            for host in ended:
-                self._forget_host(host)
-        return True
+    def _place_clients(self, now: float) -> None:
+        if self.reception:
+            running = [slot for slot in self.slots if slot.state is SlotState.RUNNING]
+            self.reception.place([slot.handle for slot in running if slot.handle], now)
+        elif self.state is State.RUNNING:
+            self.door.open()
 
     # Commands.
 
@@ -493,29 +377,14 @@ class Supervisor:
 
     def _command_kick(self, arguments: dict[str, Any], reply: Reply) -> None:
         address = str(arguments["address"])
-        ready = {each.number for each in self.slots if each.handle and each.handle.ready_at is not None}
-        number = next(self._kick_numbers)
-        kick = self._kicks[number] = Kicks(address, ready, reply)
-        for slot in self.slots:
-            if slot.number in ready and slot.handle is not None:
-                slot.handle.port.send(Down.KICK, (number, address))
-        self.reactor.call_later(ANSWERS_TIMEOUT if ready else 0.0, lambda: self._answer_kick(number, kick))
+        asked = {slot.number: slot.ready for slot in self.slots if slot.ready is not None}
 
-    def _on_kicked(self, slot: int, number: int, ended: int) -> None:
-        if (kick := self._kicks.get(number)) is not None:
-            self._settle(number, kick, slot, ended)
+        def on_result(ended: int, silent: list[int]) -> None:
+            reply(Answer({"ended": ended, "silent": silent}))
 
-    def _settle(self, number: int, kick: Kicks, slot: int, ended: int) -> None:
-        kick.waiting.discard(slot)
-        kick.ended += ended
-        if not kick.waiting:
-            self._answer_kick(number, kick)
-
-    def _answer_kick(self, number: int, kick: Kicks) -> None:
-        self._kicks.pop(number, None)
-        reply, kick.reply = kick.reply, None
-        if reply is not None:
-            reply(Answer({"ended": kick.ended, "silent": sorted(kick.waiting)}))
+        number = self.surveys.begin(set(asked), on_result)
+        for handle in asked.values():
+            handle.port.send(Down.KICK, (number, address))
 
     # What it says of itself.
 
@@ -551,30 +420,7 @@ class Supervisor:
             "refused": self.door.refused,
             "log": self.config.log_file,
             "runtime_dir": str(self.guard.paths.folder),
-            "workers": [self._slot_status(slot) for slot in self.slots],
-        }
-
-    def _slot_status(self, slot: Slot) -> dict[str, Any]:
-        handle = slot.handle
-        beat, before = (handle.beat, handle.beat_before) if handle else (Beat(), Beat())
-        span = max(handle.beat_at - handle.beat_before_at, 0.001) if handle else 1.0
-        silence = time.monotonic() - handle.last_beat if handle else 0.0
-        return {
-            "slot": slot.number,
-            "pid": handle.pid if handle else None,
-            "state": slot.state.value,
-            "connections": handle.load if handle else 0,
-            "messages_in": beat.messages_in,
-            "messages_out": beat.messages_out,
-            "in_per_second": (beat.messages_in - before.messages_in) / span,
-            "out_per_second": (beat.messages_out - before.messages_out) / span,
-            "lag_ms": round(beat.lag * 1000, 3),
-            "late": beat.late,
-            "silent": silence,
-            "ended": dict(beat.ended),
-            "rss": handle.memory() if handle else 0,
-            "cpu": (beat.cpu - before.cpu) / span,
-            "restarts": slot.restarts,
+            "workers": [slot.status() for slot in self.slots],
         }
 
     def _worker_identities(self) -> list[Identity]:
@@ -606,7 +452,7 @@ class Supervisor:
         self.state = State.STOPPING
         self.deadline = now + self.config.stop_timeout
         self.door.close()
-        self._refuse_homeless("the server is stopping")
+        self.reception.refuse("the server is stopping")
         for slot in self.slots:
             if slot.handle is None:
                 continue
@@ -617,7 +463,7 @@ class Supervisor:
                 slot.handle.port.send(Down.DRAIN)
 
     def _go_on_stopping(self, now: float) -> None:
-        self._refuse_homeless("the server is stopping")
+        self.reception.refuse("the server is stopping")
         if self.deadline is None:
             return
         drained = all(slot.state is SlotState.STOPPING for slot in self.slots if slot.handle)
@@ -651,9 +497,3 @@ class Supervisor:
 
 def _wake(number: int, frame: FrameType | None) -> None:
     """Do nothing: that the signal has a handler makes Python write its number to the wake-up descriptor."""
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"

@@ -266,6 +266,13 @@ class Worker:
     # Clients.
 
     def _on_client(self, connection: Connection, mask: int) -> None:
+        try:
+            self._serve(connection, mask)
+        except Exception:  # what one client brought about must not end the others' process
+            log.exception("failed, its connection is ended: %s", connection.address)
+            self.end(connection, "internal error")
+
+    def _serve(self, connection: Connection, mask: int) -> None:
         if mask & WRITE and not connection.closed:
             self.fanout.on_writable(connection)
             if not connection.closed and not connection.reading and len(connection.outbox) < OUTBOX_LIMIT:

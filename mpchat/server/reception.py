@@ -1,0 +1,123 @@
+"""Reception: where clients are between the door and a worker. Decides nothing that :mod:`policy` can decide.
+
+A connection is here from its accept until a worker has acked it: at home nowhere, or on its way. A worker
+that dies or nacks gives its own back, and they go to another one. Nobody is lost in between.
+"""
+
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import count
+
+from . import policy
+from .door import Door
+from .handle import Handle, Traveller
+from .reactor import READ, WRITE, Reactor
+
+
+class Reception:
+    """Clients on their way to workers, and how many of them there are from each host."""
+
+    def __init__(self, reactor: Reactor, door: Door, per_worker: int) -> None:
+        """``per_worker`` is how many connections fit one worker."""
+        self.per_worker = per_worker
+        self._reactor = reactor
+        self._door = door
+        self._homeless: list[Traveller] = []
+        # Connections by host, wherever they are by now.
+        self._hosts: Counter[str] = Counter()
+        self._identities = count(1)
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self._homeless)
+
+    def from_host(self, host: str) -> int:
+        """How many connections there are from ``host``."""
+        return self._hosts[host]
+
+    def enter(self, sock: socket.socket, host: str, port: int) -> None:
+        """Take a connection that may come in; the door rests while too many wait."""
+        self._hosts[host] += 1
+        self._homeless.append(Traveller(next(self._identities), sock, host, port))
+        if len(self._homeless) >= policy.MAX_UNACKED:
+            self._door.pause()
+
+    def watch(self, handle: Handle) -> None:
+        """Listen to a worker that was just started."""
+        self._reactor.watch(handle.parcels, READ, partial(self._on_parcels, handle))
+
+    def unwatch(self, handle: Handle) -> None:
+        """Take a dead worker's last receipts, and its connections back."""
+        while self._receive(handle):
+            pass
+        self._reactor.forget(handle.parcels)
+        self._hosts.subtract(handle.hosts)
+        self._hosts += Counter()  # drops those that none are left of
+        self._homeless += handle.close()
+
+    def place(self, handles: Sequence[Handle], now: float) -> None:
+        """Send each connection to the one of ``handles`` that has the fewest, as far as they take them."""
+        candidates = [handle.candidate(self.per_worker, now) for handle in handles]
+        by_slot = {handle.slot: handle for handle in handles}
+        placed = 0
+        for traveller in self._homeless:
+            chosen = policy.place(candidates, self._turn)
+            if chosen is None:
+                break
+            self._turn += 1
+            placed += 1
+            by_slot[chosen.slot].assign(traveller, now)
+            candidates[candidates.index(chosen)] = chosen.with_one_more()
+        del self._homeless[:placed]
+        for handle in handles:
+            if handle.offering:
+                self._send_offers(handle)
+        if self._homeless and handles and all(now < handle.full_until for handle in handles):
+            self.refuse("the workers are out of descriptors; try again later")
+
+    def refuse(self, text: str) -> None:
+        """Send away everybody who is not on the way to a worker."""
+        for traveller in self._homeless:
+            self._forget_host(traveller.host)
+            self._door.refuse(traveller.sock, text)
+        self._homeless.clear()
+
+    def _send_offers(self, handle: Handle) -> None:
+        with suppress(OSError):  # it is gone: its death gives the connections back
+            handle.send_offers()
+        self._watch_again(handle)
+
+    def _watch_again(self, handle: Handle) -> None:
+        interest = READ | WRITE if handle.parcels.unsent else READ
+        self._reactor.change(handle.parcels, interest, partial(self._on_parcels, handle))
+
+    def _on_parcels(self, handle: Handle, mask: int) -> None:
+        if handle.closed:  # its death was dealt with earlier in this turn
+            return
+        if mask & WRITE:
+            with suppress(OSError):
+                handle.parcels.pump()
+            self._watch_again(handle)
+        if mask & READ:
+            self._receive(handle)
+
+    def _receive(self, handle: Handle) -> bool:
+        """Read receipts; returns False when there is nothing more to read ever."""
+        try:
+            parcels = handle.parcels.receive()
+        except (EOFError, OSError):
+            return False
+        for parcel in parcels:
+            returned, ended = handle.on_parcel(parcel)
+            self._homeless += returned
+            for host in ended:
+                self._forget_host(host)
+        return True
+
+    def _forget_host(self, host: str) -> None:
+        self._hosts[host] -= 1
+        if self._hosts[host] <= 0:
+            del self._hosts[host]
