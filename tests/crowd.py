@@ -213,7 +213,7 @@ def leavers_heard(client: Listener) -> int:
     """How many leavers the notices that a client got account for."""
     total = 0
     for notice in re.findall(rb'"message":" Disconnect : ([^"]*)"', client.data):
-        counted = re.search(rb"\((\d+) client", notice)
+        counted = re.search(rb"\b(\d+) client", notice)
         total += int(counted[1]) if counted else 1
     return total
 

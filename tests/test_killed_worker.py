@@ -96,7 +96,7 @@ def test_killed_again_and_again_its_replacement_comes_and_counts_come_back(serve
         alive = survivors([one, other])
         assert len(alive) == gone
         everybody_heard_of_leaving(alive, 1)
-        assert " Disconnect : 1 (1 client) " in alive[0].texts
+        assert " Disconnect : 1 client " in alive[0].texts
         with listeners(server, 5):
             assert connections(server) == [3, 3]
         eventually(lambda: sum(connections(server)) == 1, "the counts to come back")

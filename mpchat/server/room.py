@@ -24,9 +24,12 @@ def leaving_text(addresses: list[str], unnamed: int = 0) -> str:
     named = addresses[:NAMED_LEAVERS]
     if count == 1 and named:
         return f" Disconnect : {named[0]} "
+    clients = f"{count} client{'s' if count != 1 else ''}"
+    if not named:
+        return f" Disconnect : {clients} "
     rest = count - len(named)
-    more = [f"{rest} more" if named else f"{rest}"] if rest else []
-    return f" Disconnect : {', '.join(named + more)} ({count} client{'s' if count != 1 else ''}) "
+    more = [f"{rest} more"] if rest else []
+    return f" Disconnect : {', '.join(named + more)} ({clients}) "
 
 
 class Room:
