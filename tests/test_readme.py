@@ -10,7 +10,7 @@ from harness import Server
 from programs import needs
 from waiting import PATIENCE
 
-from mpchat.config import SETTINGS
+from mpchat.config import SETTINGS, parse_file, resolve
 from mpchat.errors import Exit
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -49,6 +49,17 @@ def test_settings_table_is_the_table() -> None:
         row = next(line for line in README.splitlines() if line.startswith(f"| `{setting.name}` |"))
         assert setting.allowed in row, setting.name
         assert setting.help in row, setting.name
+
+
+def test_settings_file_is_right() -> None:
+    config, _ = resolve([parse_file(blocks("toml")[0], "mpchat.toml")])
+    assert (config.host, config.idle_timeout, config.notices) == (("127.0.0.1", "::1"), 3600.0, False)
+
+
+def test_status_object_is_described(server: Server) -> None:
+    facts = server.status()
+    described = set(re.findall(r"`(\w+)`", README.split("`mpchat status --json` is a contract")[1]))
+    assert {*facts, *facts["workers"][0]} <= described
 
 
 def test_exit_codes_are_all_there() -> None:
