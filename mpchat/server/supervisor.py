@@ -44,6 +44,8 @@ DUMP_GRACE = 1.0
 START_AGAIN = 1.0
 # Seconds that a new worker has to become ready.
 READY_TIMEOUT = 30.0
+# Seconds between the workers when a signal is passed on to all of them; a stack dump takes a few milliseconds.
+SIGNALS_APART = 0.05
 # Seconds that a second signal leaves of a stop's deadline.
 QUICK = 0.5
 # Seconds that workers get beyond the deadline that they were told, before they are killed.
@@ -189,10 +191,15 @@ class Supervisor:
                 self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
+        """Signal the workers too, one after the other: stacks written at once would run into each other."""
         log.info("passed on to the workers: signal %s", signal.Signals(number).name)
-        for slot in self.slots:
-            if slot.ready is not None:
-                os.kill(slot.ready.pid, number)
+        for turn, slot in enumerate(self.slots, 1):
+            self.reactor.call_later(turn * SIGNALS_APART, partial(self._signal, slot, number))
+
+    @staticmethod
+    def _signal(slot: Slot, number: int) -> None:
+        if slot.ready is not None:
+            os.kill(slot.ready.pid, number)
 
     # Workers: start, death, silence.
 
