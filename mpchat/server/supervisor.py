@@ -44,7 +44,7 @@ DUMP_GRACE = 1.0
 START_AGAIN = 1.0
 # Seconds that a new worker has to become ready.
 READY_TIMEOUT = 30.0
-# Seconds between the workers when a signal is passed on to all of them; a stack dump takes a few milliseconds.
+# Seconds between workers when a signal is passed on to all; a stack dump takes a few milliseconds.
 SIGNALS_APART = 0.05
 # Seconds that a second signal leaves of a stop's deadline.
 QUICK = 0.5
