@@ -10,7 +10,7 @@ bench_load (a load process), bench_wire (the protocols), bench_report (tables, J
 How the figures come about:
 
 * CPU per delivery: the CPU clocks of all the server's processes, from the first message to the last delivery.
-* As fast as it goes: at most a window of texts (``--window``, the same for all servers: 256 KiB, so 2600
+* As fast as it goes: at most a window of texts (``--window``, the same for all servers: 1 MiB, so 10 000
   messages of 100 bytes) is on its way to the slowest client, sent in bursts of a quarter of it. So servers
   can form batches, and none has a reason to drop anybody.
 * Size is the size of the text. What a protocol puts around it is that protocol's cost.
@@ -58,7 +58,7 @@ REDRAWS_PER_S = 2
 @click.option(
     "--servers", "server_names", default="", help="Servers, by commas; mpchat-wN too.  [default: all]"
 )
-@click.option("--window", type=click.IntRange(1), default=256, help="KiB of text on the way at most.")
+@click.option("--window", type=click.IntRange(1), default=1024, help="KiB of text on the way at most.")
 @click.option("--load-processes", type=click.IntRange(1), default=2, help="Processes of clients, at least.")
 @click.option("--connects", type=click.IntRange(2), default=4000, help="Clients of the row `connect`.")
 @click.option("--idle", type=click.IntRange(2), default=10_000, help="Clients of the row `idle`.")
