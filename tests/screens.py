@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from programs import require
 from waiting import PATIENCE, eventually
 
 _numbers = itertools.count()
@@ -19,6 +20,7 @@ class Screen:
     """Runs ``command`` in a tmux server of its own, which ends with the block."""
 
     def __init__(self, command: list[str], *, columns: int = 80, rows: int = 24) -> None:
+        require("tmux")
         self._socket = f"mpchat-test-{os.getpid()}-{next(_numbers)}"
         self._directory = tempfile.TemporaryDirectory(prefix="mpchat-tmux-")
         # The shell stays when the program has ended, and says how; tmux's own way (remain-on-exit) loses the

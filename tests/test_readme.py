@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness import Server
-from programs import needs
+from programs import require
 from waiting import PATIENCE
 
 from mpchat.config import SETTINGS, parse_file, resolve
@@ -35,8 +35,8 @@ def test_python_example(server: Server, tmp_path: Path, number: int) -> None:
     assert said.startswith("hello")
 
 
-@needs("mcs", "mono")
 def test_c_sharp_client_of_the_lecture(server: Server, tmp_path: Path) -> None:
+    require("mcs", "mono")
     (tmp_path / "client.cs").write_text(blocks("csharp")[0])
     run(["mcs", f"-out:{tmp_path / 'client.exe'}", str(tmp_path / "client.cs")])
     host, port = server.address
