@@ -322,6 +322,7 @@ class Supervisor:
         with suppress(OSError):
             if self.guard.heal():
                 log.warning("lock file was gone or replaced, taken again: %s", self.guard.paths.lock)
+            if not self.guard.paths.record.exists():
                 self._write_record()
             self.control.heal()
 
