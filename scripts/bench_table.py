@@ -6,6 +6,7 @@ own figure and the goal beside them, and a line with the machine and the version
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def _ratio(cost: float | None, redis: float) -> str:
 
 def versions(results: dict[str, Any]) -> str:
     """Return the line that says on what the figures were measured."""
-    rounds = max(1, round(len(results["runs"]) / max(1, len(results["medians"]))))
+    runs = Counter((each["row"], each["server"]) for each in results["runs"]).values()
+    rounds = " to ".join(str(each) for each in sorted({min(runs), max(runs)}))
     machine = "{cores} cores, {processor}, {kernel}, Python {python}".format(**results["machine"])
     names = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return f"{machine}; {names}; {rounds} rounds of {results['options']['seconds']:g} s"
