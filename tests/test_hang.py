@@ -1,6 +1,7 @@
 """A worker whose loop does not turn is found, its stacks are logged, it is replaced; others chat on."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,7 @@ def on_worker(server: Server, crowd: list[Listener], pid: int) -> list[Listener]
 @pytest.mark.parametrize("what", FAULTS)
 def test_a_hung_worker_is_found_dumped_killed_and_replaced(folder: Path, what: str) -> None:
     code, stack = FAULTS[what]
-    with hanging(folder, code, "--hang-timeout", "1s") as server, listeners(server, 4) as crowd:
+    with hanging(folder, code, "--hang-timeout", "2s") as server, listeners(server, 4) as crowd:
         before = worker_pids(server)
         others = on_worker(server, crowd, before[0])
         assert len(others) == 2
@@ -89,7 +90,7 @@ def test_a_hung_worker_is_found_dumped_killed_and_replaced(folder: Path, what: s
 
 
 def test_a_worker_stopped_by_sigstop_is_killed_and_replaced(folder: Path) -> None:
-    with running(folder, "--hang-timeout", "1s") as server, listeners(server, 4) as crowd:
+    with running(folder, "--hang-timeout", "2s") as server, listeners(server, 4) as crowd:
         before = worker_pids(server)
         others = on_worker(server, crowd, before[0])
         with stopped(before[1]):
@@ -105,6 +106,12 @@ def test_status_tells_of_the_silence_while_a_worker_hangs(folder: Path) -> None:
         eventually(lambda: facts(server)["workers"][1]["silent"] > 2.0, "the silence to show")
         assert facts(server)["workers"][0]["silent"] < 2.0
         assert server.command("status").returncode == 0
+
+
+def test_the_shortest_patience_takes_nobody_who_works_for_hung(folder: Path) -> None:
+    with running(folder, "--hang-timeout", "1s", "--workers", "2") as server:
+        time.sleep(5.0)
+        assert "hung" not in server.log
 
 
 @pytest.mark.parametrize("what", ["a loop that sleeps", "a call that holds the interpreter lock"])

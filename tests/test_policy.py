@@ -20,6 +20,7 @@ from mpchat.server.policy import (
     SLUGGISH,
     Candidate,
     Deaths,
+    beat_every,
     connections_per_worker,
     is_brisk,
     must_hold,
@@ -139,6 +140,12 @@ def test_no_pause_is_longer_than_the_ceiling_or_shorter_than_half_the_first(
 def test_slots_do_not_come_back_in_step() -> None:
     pauses = {Deaths(Random(seed)).after(0.0) for seed in range(20)}
     assert len(pauses) == 20
+
+
+@pytest.mark.parametrize("timeout", [1.0, 2.0, 10.0, 3600.0])
+def test_several_beats_fit_into_the_time_that_a_worker_may_be_silent(timeout: float) -> None:
+    assert 3 * beat_every(timeout) < timeout
+    assert beat_every(timeout) <= 1.0
 
 
 def test_a_client_is_waited_for_while_it_reads_fast_enough() -> None:

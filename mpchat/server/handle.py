@@ -147,6 +147,12 @@ class Handle:
         self.last_beat = now
         self.dumped_at = None
 
+    def forgive(self, seconds: float, now: float) -> None:
+        """Leave time out of account in which nobody could have heard it."""
+        self.last_beat = min(now, self.last_beat + seconds)
+        if self.dumped_at is not None:
+            self.dumped_at += seconds
+
     def memory(self) -> int:
         """Resident memory in bytes, 0 once the process has gone or when there is no descriptor to look."""
         try:

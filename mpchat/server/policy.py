@@ -30,6 +30,11 @@ DEATHS_TO_FATAL = 6
 # The same while the server starts: a mistake that kills every worker should be told at once.
 DEATHS_AT_START = 3
 
+# Seconds between a worker's beats, and between two looks at them, at most; and how many of each fit into the
+# setting hang_timeout, so that one that comes late is no hang yet.
+BEAT_MOST = 1.0
+BEATS_PER_TIMEOUT = 4
+
 # A client that falls behind counts as keeping up with its own network while it takes this much (bytes per
 # second). Only such clients can slow a room down, and only when they are most of it.
 BRISK = 256 << 10
@@ -74,6 +79,11 @@ def connections_per_worker(descriptor_limit: int, multiplexer: str) -> int:
     if multiplexer == "select":
         descriptor_limit = min(descriptor_limit, SELECT_LIMIT)
     return max(1, descriptor_limit - RESERVED_DESCRIPTORS)
+
+
+def beat_every(hang_timeout: float) -> float:
+    """Return the seconds between two beats of a worker, given how long (seconds) it may be silent."""
+    return min(BEAT_MOST, hang_timeout / BEATS_PER_TIMEOUT)
 
 
 class Deaths:

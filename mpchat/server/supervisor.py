@@ -34,10 +34,6 @@ from .slot import Slot, SlotState, how_it_ended
 from .survey import Surveys
 from .wire import Beat, Down, Up
 
-# Seconds between two looks at whether workers beat and lock and socket are where they belong.
-TICK = 1.0
-# A tick that comes this late (seconds) means that this process was asleep: no worker is to blame for it.
-ASLEEP = 2.0
 # Seconds from a hung worker's stack dump to its end.
 DUMP_GRACE = 1.0
 # Seconds from one try to start a worker to the next when the system has no room for it.
@@ -309,15 +305,16 @@ class Supervisor:
         self.stop(why)
 
     def _tick(self) -> None:
-        self.reactor.call_later(TICK, self._tick)
+        """Look whether workers beat, and whether lock, record and socket are where they belong."""
+        every = policy.beat_every(self.config.hang_timeout)
+        self.reactor.call_later(every, self._tick)
         now = time.monotonic()
-        asleep = now - self._last_tick > TICK + ASLEEP
+        # A look that comes late means that this process was asleep: no worker is to blame for that time.
+        asleep = max(0.0, now - self._last_tick - every)
         self._last_tick = now
         for slot in self.slots:
             if slot.handle is not None:
-                if asleep:
-                    slot.handle.last_beat = now
-                    slot.handle.dumped_at = None
+                slot.handle.forgive(asleep, now)
                 self._check_beat(slot, slot.handle, now)
         with suppress(OSError):
             if self.guard.heal():

@@ -30,6 +30,7 @@ from .channel import ITEM_SIZE, Link, Queue
 from .connection import Connection, tune
 from .fanout import JUDGE_EVERY, Fanout
 from .handoff import Offer, Parcel, ParcelSocket, Passenger, Receipt, close_all
+from .policy import beat_every
 from .reactor import READ, WRITE, Reactor
 from .wire import Beat, Down, Up
 
@@ -39,8 +40,6 @@ READ_SIZE = 64 << 10
 POSTS_LIMIT = 128 << 10
 # Replies (bytes) that a client has not read: stop reading from it.
 OUTBOX_LIMIT = 64 << 10
-# Seconds between beats. The supervisor's patience is the setting hang_timeout.
-BEAT_EVERY = 1.0
 # The share of the setting coalesce for which posts are gathered when the last ones went up just before; the
 # rest is the fan-out's. The larger one, because a trip to the hub and back wakes two processes.
 GATHER_SHARE = 0.6
@@ -196,7 +195,7 @@ class Worker:
         self.posts_size = 0
 
     def _beat(self) -> None:
-        self.reactor.call_later(BEAT_EVERY, self._beat)
+        self.reactor.call_later(beat_every(self.config.hang_timeout), self._beat)
         beat = Beat(
             len(self.connections),
             self.messages_in,
