@@ -57,6 +57,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     keepalive: float
     hang_timeout: float
     stop_timeout: float
+    farewell: str
 
 
 class Setting(NamedTuple):
@@ -157,6 +158,13 @@ def _path(value: Any) -> str:
     return value
 
 
+def _farewell(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > FAREWELL_LENGTH:
+        raise ValueError
+    value.encode()  # half of a surrogate pair cannot be sent
+    return value
+
+
 def _hosts(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not parts:
@@ -176,6 +184,8 @@ def _one_host(value: Any) -> str:
     return host
 
 
+# Characters of the farewell. Each takes at most 6 bytes, escaped: that fits a frame ten times over.
+FAREWELL_LENGTH = 1000
 # A duration that no test and no person waits out: past this a setting is a mistake.
 _WEEK = 7 * 86_400.0
 
@@ -301,9 +311,22 @@ SETTINGS: tuple[Setting, ...] = (
         "0.1 s to 1 h",
         "How long a stop waits for clients to take what they are owed before it closes on them.",
     ),
+    Setting(
+        "farewell",
+        "The server is stopping.",
+        _farewell,
+        f"up to {FAREWELL_LENGTH} characters; empty: none",
+        "The last message that clients get when the server stops.",
+    ),
 )
 
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+# What a running server cannot change, and why: a reload leaves these as they are and says so.
+FIXED: Mapping[str, str] = {
+    "name": "it is what the server's lock is on; stop and start",
+    "runtime_dir": "its lock and sockets lie there; stop and start",
+}
 
 
 def default_workers(cores: int) -> int:
@@ -371,6 +394,11 @@ def resolve(sources: Sequence[Mapping[str, Origin]]) -> tuple[Config, dict[str, 
             values[name] = _checked(BY_NAME[name], origin)
             places[name] = origin.place
     return Config(**values), places
+
+
+def differing(old: Config, new: Config) -> tuple[str, ...]:
+    """Return the names of the settings in which two configurations differ, in the table's order."""
+    return tuple(name for name in BY_NAME if getattr(old, name) != getattr(new, name))
 
 
 def _checked(setting: Setting, origin: Origin) -> Any:

@@ -9,16 +9,20 @@ from hypothesis import strategies as st
 
 from mpchat.config import (
     BY_NAME,
+    FAREWELL_LENGTH,
+    FIXED,
     SETTINGS,
     Config,
     Origin,
     default_workers,
+    differing,
     format_address,
     parse_environment,
     parse_file,
     resolve,
 )
 from mpchat.errors import ConfigError, Exit
+from mpchat.protocol.messages import message_frame
 
 # For each setting: values that are taken, with what becomes of them, and values that are not.
 GOOD: dict[str, list[tuple[Any, Any]]] = {
@@ -47,6 +51,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "keepalive": [("24h", 86_400.0), (0, 0.0)],
     "hang_timeout": [("1000ms", 1.0), ("1h", 3600.0)],
     "stop_timeout": [("100 ms", 0.1), (3600, 3600.0)],
+    "farewell": [("", ""), ("안녕 👋\n[bye]", "안녕 👋\n[bye]"), ("\x01" * 1000, "\x01" * 1000)],
 }
 BAD: dict[str, list[Any]] = {
     "name": ["", "-a", ".", "..", "a/b", "x" * 33, "한글", "a b", "a\n", 5, True, ["a"]],
@@ -84,6 +89,7 @@ BAD: dict[str, list[Any]] = {
     "keepalive": ["25h", "0.1", True],
     "hang_timeout": ["0", "0.9", "61m", 0],
     "stop_timeout": ["0", "99ms", "2h", None],
+    "farewell": ["x" * 1001, "half \udcff", "\ud83d", 5, True, ["bye"], None],
 }
 EVERY_GOOD = [(name, value, becomes) for name, rows in GOOD.items() for value, becomes in rows]
 EVERY_BAD = [(name, value) for name, values in BAD.items() for value in values]
@@ -234,6 +240,24 @@ def test_a_mistake_in_a_source_that_another_overrides_does_not_lie_in_wait() -> 
 
 def test_variables_that_are_not_settings_are_left_alone() -> None:
     assert parse_environment({"MPCHAT_": "x", "MPCHAT_COLOR": "red", "PORT": "1", "mpchat_port": "1"}) == {}
+
+
+@pytest.mark.parametrize("char", ["a", "\x01", "한", "👋", '"'])
+def test_the_longest_farewell_fits_a_frame(char: str) -> None:
+    config, _ = resolve([flag("farewell", char * FAREWELL_LENGTH)])
+    assert len(message_frame(config.farewell)) < 10_000
+
+
+def test_what_differs_is_named_in_the_order_of_the_table() -> None:
+    old, _ = resolve([])
+    new, _ = resolve([flag("farewell", ""), flag("port", "5"), flag("runtime_dir", "/tmp")])
+    assert differing(old, old) == differing(new, new) == ()
+    assert differing(old, new) == differing(new, old) == ("runtime_dir", "port", "farewell")
+
+
+def test_what_a_running_server_cannot_change_is_a_setting_and_has_a_reason() -> None:
+    assert set(FIXED) == {"name", "runtime_dir"} <= set(BY_NAME)
+    assert all(FIXED.values())
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (3, 2), (64, 63)])
