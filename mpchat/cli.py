@@ -15,20 +15,10 @@ from typing import Any
 
 import click
 import msgspec
-import platformdirs
 import psutil
 
 from . import __version__, instance, launch
-from .config import (
-    BY_NAME,
-    SETTINGS,
-    Config,
-    Origin,
-    default_workers,
-    parse_environment,
-    parse_file,
-    resolve,
-)
+from .config import BY_NAME, SETTINGS, Config, default_workers, resolve
 from .control import Answer, Request, ask
 from .errors import (
     AlreadyRunningError,
@@ -40,7 +30,7 @@ from .errors import (
     TimedOutError,
 )
 from .instance import Identity, Record, is_server, option_text, read_record
-from .server.reactor import make_selector
+from .settings import FILE_NAME, Sources, absolute, current_folder, read_file
 
 # Seconds that a server gets to answer a command that it answers from memory.
 ANSWER_TIMEOUT = 5.0
@@ -52,7 +42,6 @@ KILL_TIMEOUT = 5.0
 END_POLL = 0.02
 # Seconds between two pictures of ``status --watch``.
 WATCH_EVERY = 1.0
-FILE_NAME = "mpchat.toml"
 # What a server's refusal is raised as here.
 _BY_EXIT = {
     each.exit_code: each
@@ -127,51 +116,7 @@ _addressed = _options("name", "runtime_dir")
 
 
 def _settings(config_file: str | None, flags: dict[str, Any]) -> tuple[Config, dict[str, str]]:
-    """Read all sources: flags, then the file, then the environment."""
-    given = {
-        name: Origin(value, f"flag {BY_NAME[name].flag}")
-        for name, value in flags.items()
-        if value is not None
-    }
-    return resolve([given, _read_file(config_file), parse_environment(os.environ)])
-
-
-def _read_file(config_file: str | None) -> dict[str, Origin]:
-    path = Path(config_file) if config_file else _default_file()
-    if path is None:
-        return {}
-    try:
-        return parse_file(path.read_bytes().decode(), str(path))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
-
-
-def _default_file() -> Path | None:
-    for folder in (Path.cwd, lambda: platformdirs.user_config_path("mpchat")):
-        # No home directory, a current folder that was removed, one that may not be looked into.
-        with suppress(OSError, RuntimeError):
-            if (place := folder() / FILE_NAME).is_file():
-                return place
-    return None
-
-
-def _absolute(path: str) -> str:
-    try:
-        return str(Path(path).expanduser().absolute()) if path else ""
-    except (OSError, RuntimeError) as error:  # ~nobody, or a current folder that was removed
-        why = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
-        raise ConfigError(f"{path!r} leads nowhere: {why}; allowed: a path that starts with /") from None
-
-
-def _ready_to_run(config: Config, *, foreground: bool) -> Config:
-    """Fill in what depends on the place: absolute paths, and the log of a server in the background."""
-    runtime_dir = _absolute(config.runtime_dir)
-    log_file = _absolute(config.log_file)
-    if not log_file and not foreground:
-        log_file = str(instance.paths(config.name, runtime_dir).log)
-    return msgspec.structs.replace(config, runtime_dir=runtime_dir, log_file=log_file)
+    return Sources.of_command(config_file, flags).read(os.environ)
 
 
 def _shown(value: Any) -> str:
@@ -197,12 +142,11 @@ def main() -> None:
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
 def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
     """Start a server; return when every worker can serve."""
-    config, _ = _settings(config_file, flags)
-    config = _ready_to_run(config, foreground=foreground)
-    make_selector(config.multiplexer).close()  # not every system has each
+    sources = Sources.of_command(config_file, flags, foreground=foreground)
+    config = sources.ready_to_run(sources.read(os.environ)[0])
     if foreground:
-        launch.in_foreground(config)
-    click.echo(launch.start_text(config, launch.in_background(config)))
+        launch.in_foreground(config, sources)
+    click.echo(launch.start_text(config, launch.in_background(config, sources)))
 
 
 @main.command()
@@ -270,7 +214,7 @@ def _wait_for_end(processes: list[Identity], deadline: float) -> bool:
 
 
 def _paths(config: Config) -> instance.Paths:
-    return instance.paths(config.name, _absolute(config.runtime_dir))
+    return instance.paths(config.name, absolute(config.runtime_dir, current_folder()))
 
 
 def _ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> Answer:
@@ -391,7 +335,7 @@ def kick(address: str, config_file: str | None, **flags: Any) -> None:
 def show_config(config_file: str | None, check: str | None, **flags: Any) -> None:
     """Show the settings in force and where each came from."""
     if check:
-        resolve([_read_file(check)])
+        resolve([read_file(check, str(Path(check)))])
         click.echo(f"{check} is right")
         return
     config, places = _settings(config_file, flags)

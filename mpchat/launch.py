@@ -5,6 +5,7 @@ of what the command line needs. Settings reach it through a pipe; in the backgro
 what became of the start.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -17,12 +18,24 @@ from typing import Any, NoReturn
 import msgspec
 
 from .config import Config
-from .errors import AlreadyRunningError, MpchatError, StartError
+from .errors import AlreadyRunningError, ConfigError, MpchatError, StartError
 from .instance import option_text
+from .settings import Sources
 
 # The folder that the package lies in: the server's first working directory, so that ``-m`` finds the same
 # package whether it is installed or not, and nothing in the folder of whoever started it.
 _HOME = Path(__file__).resolve().parent.parent
+
+
+# Bytes of settings that fit a pipe before anybody reads it, on every system.
+_PIPE_SIZE = 64 << 10
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a server is started with: its settings, and where they came from, to be read again later."""
+
+    config: Config
+    sources: Sources
 
 
 class Outcome(msgspec.Struct):
@@ -33,13 +46,23 @@ class Outcome(msgspec.Struct):
     text: str = ""
 
 
-def _settings_pipe(config: Config) -> int:
-    """Return the reading end of a pipe that holds the settings; they are far smaller than a pipe."""
+def _settings_pipe(order: Order) -> int:
+    """Return the reading end of a pipe that holds the order."""
+    # Not msgspec's own JSON: a path may hold bytes that are no text, which Python carries as half pairs.
+    data = json.dumps(msgspec.to_builtins(order)).encode()
+    if len(data) > _PIPE_SIZE:
+        raise ConfigError(f"all settings together take {len(data)} bytes, allowed: {_PIPE_SIZE}")
     reader, writer = os.pipe()
-    os.write(writer, msgspec.json.encode(config))
+    os.write(writer, data)
     os.close(writer)
     os.set_inheritable(reader, True)
     return reader
+
+
+def take_order(descriptor: int) -> Order:
+    """Return what the starter put into the pipe."""
+    with open(descriptor, "rb") as stream:
+        return msgspec.convert(json.loads(stream.read()), type=Order)
 
 
 def _command(config: Config, settings: int, outcome: int) -> list[str]:
@@ -47,10 +70,10 @@ def _command(config: Config, settings: int, outcome: int) -> list[str]:
     return [sys.executable, "-m", "mpchat.server", config.name, str(settings), str(outcome)]
 
 
-def in_foreground(config: Config) -> NoReturn:
+def in_foreground(config: Config, sources: Sources) -> NoReturn:
     """Become the server. Ctrl-C waits until the server can end in order: see :func:`take_interrupts`."""
+    settings = _settings_pipe(Order(config, sources))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    settings = _settings_pipe(config)
     sys.stdout.flush()
     os.chdir(_HOME)
     os.execv(sys.executable, _command(config, settings, -1))
@@ -75,13 +98,13 @@ def _interrupts_held() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def in_background(config: Config) -> dict[str, Any]:
+def in_background(config: Config, sources: Sources) -> dict[str, Any]:
     """Start the server in a session of its own; returns its facts once every worker can serve.
 
     Raises :class:`StartError` or :class:`AlreadyRunningError`; then nothing is left running. Ctrl-C while it
     starts ends it again.
     """
-    settings = _settings_pipe(config)
+    settings = _settings_pipe(Order(config, sources))
     reader, writer = os.pipe()
     server: subprocess.Popen[bytes] | None = None
     try:

@@ -20,8 +20,8 @@ protocol.frames         display
 config                  protocol.messages
 protocol.session        server.stream        server.room        server.policy
 server.reactor          server.channel       server.process     server.logs       instance
-server.wire             server.handoff       server.connection  server.door       control    launch
-server.hub              server.fanout
+server.wire             server.handoff       server.connection  server.door       control    settings
+server.hub              server.fanout        launch
 server.worker
 server.handle
 server.slot             server.reception     server.survey

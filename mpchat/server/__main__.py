@@ -1,18 +1,15 @@
 """The server's process: ``python -m mpchat.server NAME SETTINGS OUTCOME``, started by :mod:`mpchat.launch`.
 
-SETTINGS is the descriptor of a pipe with the settings as JSON, OUTCOME the one of a pipe for what became of
-the start, or -1 when the server runs in the foreground and says so itself.
+SETTINGS is the descriptor of a pipe with the settings and their sources, OUTCOME the one of a pipe for what
+became of the start, or -1 when the server runs in the foreground and says so itself.
 """
 
 import os
 import sys
 from typing import Any
 
-import msgspec
-
-from ..config import Config
 from ..errors import Exit, MpchatError
-from ..launch import Outcome, failed, report, start_text, take_interrupts
+from ..launch import Outcome, failed, report, start_text, take_interrupts, take_order
 from . import logs
 from .supervisor import Supervisor
 
@@ -20,8 +17,8 @@ from .supervisor import Supervisor
 def main() -> int:
     take_interrupts()
     settings, outcome = int(sys.argv[2]), int(sys.argv[3])
-    with open(settings, "rb") as stream:
-        config = msgspec.json.decode(stream.read(), type=Config)
+    order = take_order(settings)
+    config = order.config
     if outcome >= 0:
         os.set_inheritable(outcome, False)
     os.chdir("/")
@@ -38,7 +35,7 @@ def main() -> int:
 
     logs.set_up(config.log_level, "supervisor")
     try:
-        Supervisor(config, on_ready).run()
+        Supervisor(config, on_ready, order.sources).run()
     except MpchatError as error:
         if outcome >= 0:
             report(outcome, failed(error))

@@ -23,6 +23,7 @@ from ..config import Config, default_workers
 from ..control import Answer, Reply, Request, Server
 from ..errors import MpchatError, StartError
 from ..instance import Guard, Identity, Record, write_record
+from ..settings import Sources
 from . import logs, policy, process
 from .door import Door, open_listeners
 from .handle import Handle
@@ -64,9 +65,10 @@ class State(Enum):
 class Supervisor:
     """One running server. :meth:`run` returns when it has stopped; errors of the start are raised."""
 
-    def __init__(self, config: Config, on_ready: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, config: Config, on_ready: Callable[[dict[str, Any]], None], sources: Sources) -> None:
         """``on_ready(facts)`` is called once, when every worker can serve."""
         self.config = config
+        self.sources = sources
         self.state = State.STARTING
         self.started = time.time()
         self.identity = Identity.of(os.getpid())

@@ -1,0 +1,176 @@
+"""Sources: where a server's settings come from, remembered from its start so that they can be read again.
+
+What the settings mean is :mod:`mpchat.config`'s. This reads: the file, and the place that paths lead from.
+A running server stands in another folder than whoever started it, and must never wait for a file; so
+:class:`Sources` holds absolute places, and :meth:`Sources.read_again` takes plain files only.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import platformdirs
+
+from . import instance
+from .config import BY_NAME, Config, Origin, parse_environment, parse_file, resolve
+from .errors import ConfigError
+from .server.reactor import make_selector
+
+FILE_NAME = "mpchat.toml"
+# Bytes of a settings file; all settings at their longest take a fraction of it.
+FILE_LIMIT = 64 << 10
+# What tells one instance from another.
+_ADDRESS = ("name", "runtime_dir")
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """What a start was told about its settings: all that a later reading needs besides the environment."""
+
+    # The flags that were given, by the setting's name, as they were typed.
+    flags: dict[str, str] = {}
+    # Absolute paths of the settings file: the named one, else the default places, the first that is there
+    # counts. None may have been there at the start, and one at a reload.
+    files: tuple[str, ...] = ()
+    # What --config said, as it was typed; empty: nothing. A named file must be there.
+    named: str = ""
+    # The folder of whoever started it, where relative paths lead from; empty: it was removed.
+    folder: str = ""
+    # A server in the foreground logs to standard error unless told otherwise.
+    foreground: bool = False
+
+    @classmethod
+    def of_command(
+        cls, config_file: str | None, flags: Mapping[str, str | None], *, foreground: bool = False
+    ) -> "Sources":
+        """Remember what a command was given; a flag that is None was not."""
+        folder = current_folder()
+        return cls(
+            flags={name: value for name, value in flags.items() if value is not None},
+            files=(str(folder / Path(config_file)),) if config_file else _default_files(folder),
+            named=config_file or "",
+            folder=folder,
+            foreground=foreground,
+        )
+
+    def read(self, environment: Mapping[str, str]) -> tuple[Config, dict[str, str]]:
+        """Return the settings as they are written, and where each came from.
+
+        Flags go before the file, the file before the environment. Raises :class:`ConfigError`.
+        """
+        return resolve([self._given(), self._read_file(), parse_environment(environment)])
+
+    def read_again(self, environment: Mapping[str, str]) -> Config:
+        """Return the settings as they are now, ready to run, for a server that already serves.
+
+        Does not wait, whatever lies at the file's path. Raises :class:`ConfigError`, whose text names the
+        file by its absolute path.
+        """
+        sources = [self._given(), self._read_file(again=True), parse_environment(environment)]
+        return self.ready_to_run(resolve(sources)[0])
+
+    def read_address(self, environment: Mapping[str, str]) -> tuple[Config, ConfigError | None]:
+        """Return a Config of which only ``name`` and ``runtime_dir`` count, as good as a wrong file allows.
+
+        For a command that must reach the server although its settings are wrong: the server tells why. With
+        it comes what is wrong with the settings here, if anything; a flag or a variable that is wrong for one
+        of these two is raised as ever.
+        """
+        wrong: ConfigError | None = None
+        given, variables = self._given(), parse_environment(environment)
+        file: dict[str, Origin] = {}
+        try:
+            file = self._read_file()
+            return resolve([given, file, variables])[0], None
+        except ConfigError as error:
+            wrong = error
+        try:
+            return resolve([_address_of(each) for each in (given, file, variables)])[0], wrong
+        except ConfigError:
+            return resolve([_address_of(each) for each in (given, variables)])[0], wrong
+
+    def ready_to_run(self, config: Config) -> Config:
+        """Fill in what depends on the place: absolute paths, and the log of a server in the background.
+
+        Raises :class:`ConfigError` for a path that leads nowhere and a multiplexer that this system lacks.
+        """
+        make_selector(config.multiplexer).close()
+        runtime_dir = absolute(config.runtime_dir, self.folder)
+        log_file = absolute(config.log_file, self.folder)
+        if not log_file and not self.foreground:
+            log_file = str(instance.paths(config.name, runtime_dir).log)
+        return msgspec.structs.replace(config, runtime_dir=runtime_dir, log_file=log_file)
+
+    def _given(self) -> dict[str, Origin]:
+        return {name: Origin(value, f"flag {BY_NAME[name].flag}") for name, value in self.flags.items()}
+
+    def _read_file(self, *, again: bool = False) -> dict[str, Origin]:
+        for path in self.files:
+            if self.named:
+                return read_file(path, path if again else str(Path(self.named)), again=again)
+            with suppress(OSError):  # a folder that may not be looked into
+                if stat.S_ISREG(os.stat(path).st_mode):
+                    return read_file(path, path, again=again)
+        return {}
+
+
+def _address_of(source: Mapping[str, Origin]) -> dict[str, Origin]:
+    return {name: source[name] for name in _ADDRESS if name in source}
+
+
+def read_file(path: str, called: str, *, again: bool = False) -> dict[str, Origin]:
+    """Return what a settings file sets; errors name it as ``called``.
+
+    ``again``: plain files only, and without waiting. A pipe that a shell made for the start is gone, and its
+    number in /dev/fd is another descriptor by now. Raises :class:`ConfigError`.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once if again else None) as stream:
+            if again and not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ConfigError(f"{called}: not a plain file, so it cannot be read again")
+            data = stream.read(FILE_LIMIT + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read {called}: {error.strerror}") from None
+    if len(data) > FILE_LIMIT:
+        raise ConfigError(f"{called}: longer than {FILE_LIMIT} bytes, so it holds more than settings")
+    try:
+        return parse_file(data.decode(), called)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{called}: not UTF-8 at byte {error.start}") from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def current_folder() -> str:
+    """Return the current folder; empty when it was removed."""
+    with suppress(OSError):
+        return os.getcwd()
+    return ""
+
+
+def _default_files(folder: str) -> tuple[str, ...]:
+    found = [os.path.join(folder, FILE_NAME)] if folder else []
+    with suppress(OSError, RuntimeError):  # no home directory
+        found.append(os.path.join(folder, platformdirs.user_config_path("mpchat"), FILE_NAME))
+    return tuple(found)
+
+
+def absolute(path: str, folder: str) -> str:
+    """Return where ``path`` leads from ``folder``, "" for "". Raises :class:`ConfigError` for nowhere."""
+    if not path:
+        return ""
+    try:
+        whole = Path(path).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise _leads_nowhere(path, str(error).rstrip(".")) from None
+    if not (folder or whole.is_absolute()):
+        raise _leads_nowhere(path, "the current folder was removed")
+    return str(folder / whole)
+
+
+def _leads_nowhere(path: str, why: str) -> ConfigError:
+    return ConfigError(f"{path!r} leads nowhere: {why}; allowed: a path that starts with /")
