@@ -1,8 +1,8 @@
 """Control socket: how commands talk to a running server. One JSON object a line each way.
 
 A Unix socket of mode 0600 in the instance's folder; the peer's user is checked too. Synchronous: an answer
-comes when what was asked for is done. A path that is too long for a socket address is reached through its
-folder's descriptor.
+comes when what was asked for is done; what takes long says in lines before it how far it is. A path that is
+too long for a socket address is reached through its folder's descriptor.
 """
 
 import logging
@@ -20,6 +20,7 @@ import msgspec
 
 from .errors import Exit, MpchatError, NotRunningError, TimedOutError
 from .server.reactor import READ, WRITE, Reactor
+from .text import visible
 
 log = logging.getLogger("mpchat.control")
 
@@ -27,6 +28,8 @@ log = logging.getLogger("mpchat.control")
 VERSION = 1
 # The longest request taken, in bytes: an announcement of the longest message, escaped, fits.
 REQUEST_LIMIT = 512 << 10
+# Bytes of progress that wait for a command that does not read; what is more is left out.
+PROGRESS_LIMIT = 64 << 10
 # Requests at a time; a command has one each.
 CONNECTIONS = 64
 # Seconds without accepting when there is no descriptor for another command.
@@ -45,12 +48,16 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """``exit`` is the exit code the command ends with; ``text`` says why when it is not 0."""
+    """``exit`` is the exit code the command ends with; ``text`` says why when it is not 0.
+
+    One that is not ``final`` says how far it is: only its ``result`` counts, and more will come.
+    """
 
     result: dict[str, Any] = {}
     exit: int = 0
     text: str = ""
     version: int = VERSION
+    final: bool = True
 
 
 Reply = Callable[[Answer], None]
@@ -77,15 +84,27 @@ def _peer_uid(sock: socket.socket) -> int:
 
 
 class _Peer:
-    """One command's connection: reads a line, gets a line."""
+    """One command's connection: reads a line, gets lines up to a final one, and then reads the next.
+
+    While it waits for its answer it is read from all the same: that is how its end is noticed, be it minutes
+    before the answer comes.
+    """
 
     def __init__(self, server: "Server", sock: socket.socket) -> None:
         self.sock = sock
         self._server = server
         self._received = bytearray()
         self._unsent = b""
+        # True from a request to its final answer.
+        self._busy = False
+
+    @property
+    def idle(self) -> bool:
+        return not (self._busy or self._unsent)
 
     def on_event(self, mask: int) -> None:
+        if self.sock.fileno() < 0:  # dropped earlier in this turn
+            return
         try:
             if self._unsent:
                 self._send()
@@ -97,31 +116,58 @@ class _Peer:
     def _receive(self) -> None:
         data = self.sock.recv(_READ_SIZE)
         self._received += data
-        line, newline, _ = self._received.partition(b"\n")
-        if newline:
-            self._server.serve(self, bytes(line))
-            self._received.clear()
-        elif not data or len(self._received) > REQUEST_LIMIT:
+        if not self._busy:
+            self._serve_next()
+        # One that has sent all it wanted to and has gone is the same to a Unix socket.
+        if not self._unsent and (not data or len(self._received) > REQUEST_LIMIT):
             self._server.drop(self)
 
+    def _serve_next(self) -> None:
+        line, newline, rest = self._received.partition(b"\n")
+        if newline:
+            self._received = rest
+            self._busy = True
+            self._server.serve(self, bytes(line))
+
     def answer(self, answer: Answer) -> None:
-        """Send the answer, whenever it comes; the peer may have gone."""
-        if self.sock.fileno() < 0:
+        """Send the answer or a line of progress, whenever it comes; the peer may have gone."""
+        if self.sock.fileno() < 0 or not self._busy:
             return
-        self._unsent = msgspec.json.encode(answer) + b"\n"
-        self._server.wait_to_write(self)
+        line = _encode_answer(answer)
+        if answer.final:
+            self._busy = False
+        elif len(self._unsent) + len(line) > PROGRESS_LIMIT:
+            return
+        if not self._unsent:
+            self._server.wait_to_write(self)
+        self._unsent += line
 
     def _send(self) -> None:
         self._unsent = self._unsent[self.sock.send(self._unsent) :]
         if not self._unsent:
             self._server.wait_to_read(self)
+            if not self._busy:
+                self._serve_next()
+
+
+def _encode_answer(answer: Answer) -> bytes:
+    try:
+        return msgspec.json.encode(answer) + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair: a path of bytes that are no text
+        text = visible(answer.text) or "the answer holds what is no text"
+        code = answer.exit or (Exit.FAILED if answer.final else Exit.OK)
+        return _encode_answer(Answer(exit=code, text=text, final=answer.final))
 
 
 class Server:
     """Listens for commands in the supervisor's loop."""
 
     def __init__(self, reactor: Reactor, path: Path, handle: Callable[[Request, Reply], None]) -> None:
-        """``handle(request, reply)`` is called for each request and calls ``reply`` once, now or later."""
+        """``handle(request, reply)`` is called for each request and calls ``reply`` once, now or later.
+
+        Before that it may call ``reply`` with answers that are not final, as often as it likes: none of them
+        waits for anything, and a command that does not read them gets fewer.
+        """
         self._reactor = reactor
         self._path = path
         self._handle = handle
@@ -172,7 +218,8 @@ class Server:
             sock.close()
             return
         if len(self._peers) >= CONNECTIONS:  # connections that ask nothing must not keep commands out
-            self.drop(next(iter(self._peers)))
+            idle = (each for each in self._peers if each.idle)
+            self.drop(next(idle, next(iter(self._peers))))
         sock.setblocking(False)
         peer = _Peer(self, sock)
         self._peers[peer] = None
@@ -226,29 +273,51 @@ class Server:
             self._path.unlink()
 
 
-def ask(path: Path, request: Request, timeout: float) -> Answer:
-    """Send a request and wait for its answer, ``timeout`` seconds at most.
+def ask(
+    path: Path,
+    request: Request,
+    timeout: float,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+) -> Answer:
+    """Send a request and wait for its final answer; ``on_progress`` is called with each line before it.
 
-    Raises :class:`NotRunningError` when nobody listens, :class:`TimedOutError` when no answer comes in time,
-    and :class:`MpchatError` when it cannot be asked or answers something else.
+    ``timeout`` is the longest silence, in seconds. Raises :class:`NotRunningError` when nobody listens,
+    :class:`TimedOutError` when no answer comes in time, and :class:`MpchatError` when it cannot be asked or
+    answers something else.
     """
     asked = _encode(request)
+    received = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        deadline = time.monotonic() + timeout
         sock.settimeout(timeout)
-        try:
-            with _address(path) as address:
-                sock.connect(address)
+        with _told(path, request, timeout), _address(path) as address:
+            sock.connect(address)
             sock.sendall(asked)
-            line = _read_line(sock, deadline)
-        except (TimeoutError, BlockingIOError):
-            raise TimedOutError(f"no answer to {request.command} within {timeout:g} s") from None
-        except PermissionError:
-            raise MpchatError(f"no right to use {path}: only the server's own user may") from None
-        except OSError as error:
-            raise NotRunningError(f"nobody listens at {path}: {error.strerror}") from None
-    if not line:
-        raise NotRunningError(f"the server ended before it answered {request.command}")
+        while True:
+            with _told(path, request, timeout):
+                line = _read_line(sock, received, time.monotonic() + timeout)
+            if not line:
+                raise NotRunningError(f"the server ended before it answered {request.command}")
+            answer = _decode(line, path)
+            if answer.final:
+                return answer
+            if on_progress is not None:
+                on_progress(answer.result)
+
+
+@contextmanager
+def _told(path: Path, request: Request, timeout: float) -> Iterator[None]:
+    """Tell an error of the socket as one of ours."""
+    try:
+        yield
+    except (TimeoutError, BlockingIOError):
+        raise TimedOutError(f"no answer to {request.command} within {timeout:g} s") from None
+    except PermissionError:
+        raise MpchatError(f"no right to use {path}: only the server's own user may") from None
+    except OSError as error:
+        raise NotRunningError(f"nobody listens at {path}: {error.strerror}") from None
+
+
+def _decode(line: bytes, path: Path) -> Answer:
     try:
         return msgspec.json.decode(line, type=Answer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -265,12 +334,14 @@ def _encode(request: Request) -> bytes:
     return encoded
 
 
-def _read_line(sock: socket.socket, deadline: float) -> bytes:
-    received = bytearray()
-    while not received.endswith(b"\n"):
+def _read_line(sock: socket.socket, received: bytearray, deadline: float) -> bytes:
+    """Take the next line out of ``received``, which keeps what comes behind it; b"" at the end of all."""
+    while (end := received.find(b"\n")) < 0:
         sock.settimeout(max(0.001, deadline - time.monotonic()))
         data = sock.recv(_READ_SIZE)
         if not data:
             return b""
         received += data
-    return bytes(received)
+    line = bytes(received[: end + 1])
+    del received[: end + 1]
+    return line
