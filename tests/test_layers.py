@@ -25,6 +25,8 @@ server.hub              server.fanout        launch
 server.worker
 server.handle
 server.slot             server.reception     server.survey
+server.crew
+server.changes
 server.supervisor
 server.__main__
 client.core             client.sockets

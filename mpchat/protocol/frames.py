@@ -48,6 +48,11 @@ class FrameDecoder:
         """True while a frame has begun and not ended."""
         return self._partial is not None or self._skip > 0
 
+    @property
+    def held(self) -> int:
+        """How many bytes of a payload that has begun are kept."""
+        return len(self._partial or b"")
+
     def export(self) -> tuple[bytes, int]:
         """Return ``(partial, skip)``, all that another decoder needs to go on from here."""
         return bytes(self._partial or b""), self._skip

@@ -42,6 +42,11 @@ class Session:
         """True while a frame has begun and not ended."""
         return self._decoder.mid_frame
 
+    @property
+    def held(self) -> int:
+        """How many bytes of a frame that has begun are kept."""
+        return self._decoder.held
+
     def receive_data(self, data: bytes, posts: list[bytes]) -> bytes:
         """Take bytes from the client, append a frame to ``posts`` for each message they complete.
 

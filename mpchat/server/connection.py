@@ -35,6 +35,7 @@ class Connection:
         "late_from",
         "late_messages",
         "late_since",
+        "leaving",
         "on_event",
         "outbox",
         "outbox_open",
@@ -50,6 +51,8 @@ class Connection:
         self.port = port
         self.session = session
         self.closed = False
+        # True from when it is not read any more because it is to be moved.
+        self.leaving = False
         self.interest = 0
         # When the client last sent something (seconds, monotonic).
         self.heard = 0.0
@@ -108,3 +111,5 @@ def tune(sock: socket.socket, keepalive: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, idle, max(1, int(keepalive)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    else:  # a moved connection may have had it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)

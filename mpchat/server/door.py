@@ -11,6 +11,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import psutil
 
@@ -77,8 +78,22 @@ def _listen(family: int, address: tuple[str, int]) -> socket.socket:
     return listener
 
 
+def _addresses(listeners: list[socket.socket]) -> list[str]:
+    return [format_address(*listener.getsockname()[:2]) for listener in listeners]
+
+
+def _where(listener: socket.socket) -> tuple[int, tuple[str, int]]:
+    host, port = listener.getsockname()[:2]
+    return int(listener.family), (host, port)
+
+
 def _cannot_listen(address: tuple[str, int], error: OSError) -> StartError:
     where = format_address(*address)
+    if error.errno == errno.EADDRINUSE and _is_own(address[1]):
+        return StartError(
+            f"cannot listen at {where} beside another address of that port; "
+            "to change between one address and all of them, stop and start"
+        )
     if error.errno == errno.EADDRINUSE:
         return StartError(f"{where} is taken by {_holder(address[1])}; stop it or choose another --port")
     if error.errno == errno.EACCES:
@@ -86,6 +101,14 @@ def _cannot_listen(address: tuple[str, int], error: OSError) -> StartError:
     if error.errno == errno.EADDRNOTAVAIL:
         return StartError(f"{address[0]} is no address of this machine; see --host")
     return StartError(f"cannot listen at {where}: {error.strerror}")
+
+
+def _is_own(port: int) -> bool:
+    try:
+        mine = psutil.Process().net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in mine)
 
 
 def _holder(port: int) -> str:
@@ -98,6 +121,18 @@ def _holder(port: int) -> str:
     return "another program (whose, only an administrator can see)"
 
 
+class Addresses(NamedTuple):
+    """Listening sockets that are to be added and those that are to go."""
+
+    added: list[socket.socket]
+    gone: list[socket.socket]
+
+    def give_up(self) -> None:
+        """Add none after all."""
+        for listener in self.added:
+            listener.close()
+
+
 class Door:
     """The listening sockets in the supervisor's loop."""
 
@@ -107,6 +142,8 @@ class Door:
         ``on_client(sock, host, port)`` gets each accepted connection and owns it from then on.
         """
         self.listeners = listeners
+        # As people write them; known after the end too.
+        self.addresses = _addresses(listeners)
         self.refused = 0
         self._reactor = reactor
         self._on_client = on_client
@@ -116,9 +153,34 @@ class Door:
         self._lingering: deque[socket.socket] = deque()
         self._closed = False
 
-    @property
-    def addresses(self) -> list[str]:
-        return [format_address(*listener.getsockname()[:2]) for listener in self.listeners]
+    def prepare(self, hosts: tuple[str, ...], port: int) -> Addresses:
+        """Begin to listen where ``hosts`` and ``port`` say and nobody listens yet; :meth:`change` makes it
+        hold. ``port`` 0 stands for the port that there is. Raises :class:`StartError`, nothing changed."""
+        port = port or self.listeners[0].getsockname()[1]
+        wanted = dict.fromkeys(pair for host in hosts for pair in _resolve(host, port))
+        have = {_where(listener): listener for listener in self.listeners}
+        added: list[socket.socket] = []
+        try:
+            for family, address in wanted:
+                if (family, address) not in have:
+                    added.append(_listen(family, address))
+        except StartError:
+            Addresses(added, []).give_up()
+            raise
+        return Addresses(added, [listener for where, listener in have.items() if where not in wanted])
+
+    def change(self, addresses: Addresses) -> None:
+        """Listen at other addresses from now on. Who came in by one that goes stays."""
+        for listener in addresses.gone:
+            self._accept(listener, READ)  # who is in its queue has come in time
+        self._shut()
+        for listener in addresses.gone:
+            self.listeners.remove(listener)
+            listener.close()
+        self.listeners += addresses.added
+        self.addresses = _addresses(self.listeners)
+        if self._wanted:
+            self.open()
 
     def open(self) -> None:
         """Accept clients."""

@@ -2,14 +2,18 @@
 
 Clients that are caught up get each new blob with one ``send`` of the same bytes: no copy, no queue per
 connection. A client that could not take all of it is late: it keeps a cursor into the stream, waits for its
-socket to become writable, and is sent slices until it has caught up. One that falls out of the stream is a
+socket to become writable, and is sent slices until it has caught up. One that falls too far behind is a
 slow consumer and is cut off. Nobody waits for anybody.
+
+A client that comes from another worker goes on at its cursor. It may be ahead of this worker's stream: then
+it is early, and is sent nothing until the stream has got there.
 
 What is for one client alone goes out between two blobs, never inside a frame.
 """
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from .connection import LIVE, Connection
 from .policy import is_brisk, must_hold
@@ -24,6 +28,14 @@ CATCH_UP = 128 << 10
 ENOUGH = 128 << 10
 # Seconds between two judgements of whether the room is faster than its members.
 JUDGE_EVERY = 0.01
+
+
+class Place(NamedTuple):
+    """Where in the stream a client is: up to which offset it has got, and how many messages it has been
+    given, counted like :attr:`Stream.messages`. The same in every process."""
+
+    cursor: int
+    messages: int
 
 
 class Fanout:
@@ -50,6 +62,7 @@ class Fanout:
         self._on_gone = on_gone
         self._live: dict[Connection, Callable[[bytes], int]] = {}
         self._late: dict[Connection, None] = {}
+        self._early: dict[Connection, None] = {}
         self._pending: list[bytes] = []
         self._pending_size = self._pending_messages = 0
         self._flushed_at = 0.0
@@ -62,7 +75,10 @@ class Fanout:
         self._hold = False
 
     def __len__(self) -> int:
-        return len(self._live) + len(self._late)
+        return len(self._live) + len(self._late) + len(self._early)
+
+    def __contains__(self, connection: Connection) -> bool:
+        return connection in self._live or connection in self._late or connection in self._early
 
     @property
     def idle(self) -> bool:
@@ -75,18 +91,55 @@ class Fanout:
         return self._pending_size > 2 * ENOUGH
 
     @property
+    def between_flushes(self) -> bool:
+        """True when no flush is under way: every client's place in the stream is known."""
+        return self._todo is None
+
+    @property
     def late(self) -> int:
-        return len(self._late)
+        """How many clients are not where the stream is."""
+        return len(self._late) + len(self._early)
 
     def join(self, connection: Connection) -> None:
         """Let a client take part from the stream's end on."""
         connection.cursor = LIVE
         self._live[connection] = connection.sock.send
 
+    def resume(self, connection: Connection, place: Place) -> None:
+        """Let a client go on from its place in the stream, the outbox that it brought first where it must."""
+        cursor, messages = place
+        if cursor < self.stream.oldest:
+            self._on_gone(connection, None)
+            return
+        if cursor == self.stream.end and not connection.outbox:
+            self.join(connection)
+            return
+        connection.cursor = connection.late_from = cursor
+        connection.late_since = self._reactor.now
+        connection.late_messages = messages
+        if cursor > self.stream.end:
+            self._early[connection] = None
+        else:
+            self._be_late(connection)
+
+    def take_out(self, connection: Connection) -> Place:
+        """Forget a client and return its place. Only between flushes."""
+        assert self.between_flushes
+        place = Place(connection.cursor, connection.late_messages)
+        if connection.cursor == LIVE:
+            place = Place(self.stream.end, self.stream.messages)
+        self.leave(connection)
+        return place
+
     def leave(self, connection: Connection) -> None:
         """Forget a client; what was under way to it is dropped."""
         self._live.pop(connection, None)
         self._late.pop(connection, None)
+        self._early.pop(connection, None)
+
+    def _be_late(self, connection: Connection) -> None:
+        self._late[connection] = None
+        connection.also(self._reactor, WRITE)
 
     def publish(self, count: int, frames: bytes) -> None:
         """Take ``count`` messages for everybody; :meth:`work` sends them."""
@@ -124,10 +177,12 @@ class Fanout:
         self._blob_messages = self._pending_messages
         self._pending.clear()
         self._pending_size = self._pending_messages = 0
-        oldest = self.stream.start
+        oldest = self.stream.oldest
         self.stream.append(self._blob, self._blob_messages)
-        if self.stream.start != oldest:
+        if self.stream.oldest != oldest:
             self._cut_off_slow()
+        if self._early:
+            self._admit_early()
         self._todo = iter(list(self._live.items()))
 
     def _send_slice(self, now: float) -> None:
@@ -158,20 +213,25 @@ class Fanout:
     def _fall_behind(self, connection: Connection, cursor: int, now: float) -> None:
         if self._live.pop(connection, None) is None:
             return
-        self._late[connection] = None
         connection.cursor = connection.late_from = cursor
         connection.late_since = now
         connection.late_messages = self.stream.messages - self._blob_messages
-        connection.also(self._reactor, WRITE)
+        self._be_late(connection)
 
     def _fail(self, connection: Connection, error: OSError) -> None:
         if not connection.closed:
             self._on_gone(connection, error)
 
     def _cut_off_slow(self) -> None:
-        oldest = self.stream.start
+        oldest = self.stream.oldest
         for connection in [each for each in self._late if each.cursor < oldest]:
             self._on_gone(connection, None)
+
+    def _admit_early(self) -> None:
+        end = self.stream.end
+        for connection in [each for each in self._early if each.cursor <= end]:
+            del self._early[connection]
+            self._be_late(connection)
 
     def _send_replies(self) -> None:
         replies, self._replies = self._replies, []

@@ -1,7 +1,8 @@
 """Handle: what the parent knows of one worker process, and the ways it can reach it.
 
-It starts the process, keeps each connection's socket until the worker has acked it, and remembers the last
-beat. What runs in the process is in :mod:`mpchat.server.worker`.
+It starts the process, keeps each connection's socket until the worker has acked it, takes those that the
+worker was asked to give away, and remembers the last beat. What runs in the process is in
+:mod:`mpchat.server.worker`.
 """
 
 import multiprocessing
@@ -10,6 +11,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -22,32 +24,64 @@ from ..config import Config
 from ..instance import Identity
 from . import process, worker
 from .channel import Link, make_queue
-from .handoff import MAX_DESCRIPTORS, Offer, Parcel, ParcelSocket, Passenger, Receipt
+from .handoff import (
+    MAX_DESCRIPTORS,
+    NO_BAGGAGE,
+    Offer,
+    Parcel,
+    ParcelSocket,
+    Passenger,
+    Receipt,
+    own,
+    read_message,
+)
 from .hub import Port
 from .policy import Candidate
-from .wire import Beat
+from .wire import Beat, Down
 
 # Seconds for which a worker that had no descriptor left for a connection gets no further one.
 SHORT_OF_DESCRIPTORS = 1.0
 
 
 class Traveller(NamedTuple):
-    """A connection between accept and ack. ``since`` is when it was offered (seconds, monotonic)."""
+    """A connection on its way, from accept or from another worker, until it is acked.
+
+    ``since`` is when it was offered (seconds, monotonic); ``baggage`` is what a moved one brings along.
+    """
 
     identity: int
     sock: socket.socket
     host: str
     port: int
     since: float = 0.0
+    baggage: msgspec.Raw = NO_BAGGAGE
+
+    @property
+    def moved(self) -> bool:
+        return self.baggage is not NO_BAGGAGE
+
+
+class Arrivals(NamedTuple):
+    """What a parcel from a worker brought: connections that need a place, the hosts of connections that
+    ended, connections that it has taken, and how long each of the moved ones among them had to wait."""
+
+    homeless: list[Traveller]
+    ended: list[str]
+    taken: list[Traveller]
+    pauses: list[float]
 
 
 class Handle:
     """One worker process, from its start to its end."""
 
-    def __init__(self, config: Config, slot: int, workers_lock: Path) -> None:
+    def __init__(self, config: Config, slot: int, generation: int, workers_lock: Path) -> None:
         """Start the process. Only from the main thread: the kernel's death signal follows the thread."""
         assert process.own_thread_starts_children()
         self.slot = slot
+        # How many reloads there had been when it was started, plus one.
+        self.generation = generation
+        # It beats as its own settings say.
+        self.hang_timeout = config.hang_timeout
         self.started = time.monotonic()
         self.ready_at: float | None = None
         self.unacked: dict[int, Traveller] = {}
@@ -59,6 +93,14 @@ class Handle:
         self.dumped_at: float | None = None
         self.full_until = 0.0
         self.closed = False
+        # True while it has been asked to give connections away and has not answered.
+        self.asked = False
+        # How many it has given away.
+        self.given = 0
+        # It was told to end because it has no connections any more; it has posted everything; how it ended.
+        self.retiring = False
+        self.drained = False
+        self.how = ""
         self._offers: list[Traveller] = []
         up, window = make_queue()
         down, _ = make_queue()
@@ -107,8 +149,7 @@ class Handle:
 
     def assign(self, traveller: Traveller, now: float) -> None:
         """Put a connection on its way; :meth:`send_offers` sends all of a turn in one message."""
-        identity, sock, host, port, _ = traveller
-        self.unacked[identity] = Traveller(identity, sock, host, port, now)
+        self.unacked[traveller.identity] = traveller._replace(since=now)
         self._offers.append(traveller)
 
     def send_offers(self) -> None:
@@ -116,30 +157,61 @@ class Handle:
         while self._offers:
             batch = self._offers[:MAX_DESCRIPTORS]
             del self._offers[:MAX_DESCRIPTORS]
-            offer = Offer([Passenger(each.identity, each.host, each.port) for each in batch])
+            offer = Offer([Passenger(each.identity, each.host, each.port, each.baggage) for each in batch])
             self.parcels.send(msgspec.msgpack.encode(offer), [each.sock.fileno() for each in batch])
 
     @property
     def offering(self) -> bool:
         return bool(self._offers)
 
-    def on_parcel(self, parcel: Parcel) -> tuple[list[Traveller], list[str]]:
-        """Take a receipt; returns the connections to place elsewhere, and the hosts of those that ended."""
-        receipt = msgspec.msgpack.decode(parcel.message, type=Receipt)
-        for identity in receipt.acks:
-            traveller = self.unacked.pop(identity)
-            self.connections += 1
+    def ask_for(self, count: int) -> None:
+        """Ask the worker to give up to ``count`` connections away; its answer is an offer."""
+        self.asked = True
+        self.port.send_now(Down.MOVE, count)
+
+    def on_parcel(self, parcel: Parcel) -> Arrivals:
+        """Take what the worker says about connections."""
+        message = read_message(parcel.message)
+        return self._on_offer(message, parcel) if isinstance(message, Offer) else self._on_receipt(message)
+
+    def _on_receipt(self, receipt: Receipt) -> Arrivals:
+        taken = [self.unacked.pop(identity) for identity in receipt.acks]
+        for traveller in taken:
             self.hosts[traveller.host] += 1
             traveller.sock.close()
         returned = [self.unacked.pop(identity) for identity in receipt.nacks]
         if returned:
             self.full_until = time.monotonic() + SHORT_OF_DESCRIPTORS
-        self.connections -= len(receipt.closed)
+        self.connections += len(taken) - len(receipt.closed)
         for host in receipt.closed:
-            self.hosts[host] -= 1
-            if not self.hosts[host]:
-                del self.hosts[host]
-        return returned, receipt.closed
+            self._one_less_from(host)
+        return Arrivals(returned, receipt.closed, taken, receipt.pauses)
+
+    def _on_offer(self, offer: Offer, parcel: Parcel) -> Arrivals:
+        """Take connections back from the worker, or leave them with it when there are no descriptors."""
+        self.asked = False
+        identities = [each.identity for each in offer.passengers]
+        if parcel.descriptors is None:
+            self._answer(Receipt(nacks=identities))
+            return Arrivals([], [], [], [])
+        homeless = []
+        for each, descriptor in zip(offer.passengers, parcel.descriptors, strict=True):
+            sock = own(descriptor, each.host)
+            homeless.append(Traveller(each.identity, sock, each.host, each.port, baggage=each.baggage))
+            self._one_less_from(each.host)
+        self.connections -= len(homeless)
+        self.given += len(homeless)
+        self._answer(Receipt(acks=identities))
+        return Arrivals(homeless, [], [], [])
+
+    def _answer(self, receipt: Receipt) -> None:
+        with suppress(OSError):  # it is gone, and needs no answer
+            self.parcels.send(msgspec.msgpack.encode(receipt), [])
+
+    def _one_less_from(self, host: str) -> None:
+        self.hosts[host] -= 1
+        if not self.hosts[host]:
+            del self.hosts[host]
 
     def on_beat(self, beat: Beat, now: float) -> None:
         self.beat_before, self.beat_before_at = self.beat, self.beat_at

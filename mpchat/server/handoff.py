@@ -16,6 +16,8 @@ import msgspec
 
 from ..protocol.session import SessionState
 
+# A fresh connection's baggage: msgpack's nil.
+NO_BAGGAGE = msgspec.Raw(b"\xc0")
 # The kernel's limit for one message (SCM_MAX_FD); one more is EINVAL.
 MAX_DESCRIPTORS = 253
 # Length of the message in bytes, number of descriptors.
@@ -27,8 +29,25 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
+class Baggage(msgspec.Struct, frozen=True, array_like=True):
+    """All of a moved connection but its socket, as of a moment in which nobody touches it."""
+
+    session: SessionState
+    # Its place in the stream; see ``fanout.Place``.
+    cursor: int
+    messages: int
+    # What is for this client alone, and whether a part of it has gone.
+    outbox: bytes
+    outbox_open: bool
+    # When the client was last heard, when the frame that it is in the middle of last made progress, and when
+    # it was last read from here: seconds on the monotonic clock, which all processes share.
+    heard: float
+    half_since: float | None
+    left_at: float
+
+
 class Passenger(msgspec.Struct, frozen=True, array_like=True):
-    """A connection on its way: a fresh one has an empty state.
+    """A connection on its way. A fresh one has no baggage; a moved one's is passed on unread.
 
     The peer's address travels too, because ``getpeername`` fails after a reset.
     """
@@ -36,22 +55,45 @@ class Passenger(msgspec.Struct, frozen=True, array_like=True):
     identity: int
     host: str
     port: int
-    state: SessionState = SessionState()
+    baggage: msgspec.Raw = NO_BAGGAGE
 
 
-class Offer(msgspec.Struct, frozen=True, array_like=True):
-    """Supervisor to worker: take these; one descriptor each, in the same order."""
+class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
+    """Take these; one descriptor each, in the same order. From a worker it is the answer to being asked to
+    give some away, and may be empty."""
 
     passengers: list[Passenger]
 
 
-class Receipt(msgspec.Struct, frozen=True, array_like=True):
-    """Worker to supervisor: what became of connections. Only an ack makes a connection the worker's."""
+class Receipt(msgspec.Struct, frozen=True, array_like=True, tag="receipt"):
+    """What became of connections. Only an ack makes a connection the receiver's."""
 
     acks: list[int] = []
     nacks: list[int] = []
     # The hosts of connections that have ended, one entry each.
     closed: list[str] = []
+    # For each moved connection among the acks, how long nobody served it, in seconds.
+    pauses: list[float] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.acks or self.nacks or self.closed)
+
+
+def read_message(message: bytes) -> Offer | Receipt:
+    """Decode what a parcel says."""
+    decoded: Offer | Receipt = _decoder.decode(message)
+    return decoded
+
+
+def pack(baggage: Baggage) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(baggage))
+
+
+def unpack(baggage: msgspec.Raw) -> Baggage | None:
+    return msgspec.msgpack.decode(baggage, type=Baggage | None)
+
+
+_decoder = msgspec.msgpack.Decoder(Offer | Receipt)
 
 
 class Parcel(NamedTuple):
@@ -67,7 +109,7 @@ class ParcelSocket:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self._out: deque[tuple[bytes, list[int]]] = deque()
+        self._out: deque[tuple[bytes | memoryview, list[int]]] = deque()
         self._in = bytearray()
         self._groups: deque[list[int] | None] = deque()
 
@@ -99,7 +141,7 @@ class ParcelSocket:
             if sent == len(data):
                 self._out.popleft()
             else:  # the descriptors went with the first byte
-                self._out[0] = (data[sent:], [])
+                self._out[0] = (memoryview(data)[sent:], [])
 
     def receive(self) -> list[Parcel]:
         """Return the parcels that have arrived; ``EOFError`` when the other process is gone."""
@@ -149,6 +191,12 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
         for descriptor in received:
             os.set_inheritable(descriptor, False)
     return list(received)
+
+
+def own(descriptor: int, host: str) -> socket.socket:
+    """Make a received descriptor the socket that it is; the family is known, so the kernel is not asked."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.socket(family, socket.SOCK_STREAM, 0, fileno=descriptor)
 
 
 def close_all(descriptors: list[int]) -> None:

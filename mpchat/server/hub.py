@@ -3,6 +3,9 @@
 It runs in the supervisor's loop. Its counterpart in a worker is that worker's end of the :class:`Link`.
 Nothing here grows: what a worker may have on its way up is bounded by its window, and while any worker's
 backlog on the way down is full, nothing more is taken from anybody.
+
+The hub keeps the stream too. A worker that comes later is filled with it before it serves anybody, so that
+clients which are behind can be moved to it.
 """
 
 from collections import deque
@@ -12,6 +15,7 @@ from typing import Any
 
 from .channel import Item, Link
 from .room import Room
+from .stream import Stream
 from .wire import Down, Up
 
 # Bytes that may wait for a worker that is busy but moves: more would only be delay, for everybody.
@@ -19,6 +23,8 @@ PROMPT_BACKLOG = 128 << 10
 # A worker that has acknowledged nothing for this long (seconds) is stuck, not busy: the others go on without
 # it, as far as the backlog's limit allows, until it moves again or is found to hang.
 STUCK_AFTER = 1.0
+# Bytes of the stream that a new worker is sent at a time.
+FILL_SIZE = 30 << 10
 
 
 class Port:
@@ -33,6 +39,8 @@ class Port:
         self.link = link
         # Before it is ready a worker has no clients, so it need not hear, and must not hold up, anything.
         self.ready = False
+        # Up to where in the stream it was filled; None when it is not being filled.
+        self.filled: int | None = None
         self.ended = False
         # When it last acknowledged something (seconds, monotonic), and how much it had acknowledged then.
         self.progress_at = 0.0
@@ -42,9 +50,13 @@ class Port:
         with suppress(OSError):
             self.link.send(kind, payload)
 
-    def send_frames(self, count: int, frames: bytes) -> None:
+    def send_now(self, kind: int, payload: Any = None) -> None:
         with suppress(OSError):
-            self.link.send_frames(Down.BATCH, count, frames)
+            self.link.send_now(kind, payload)
+
+    def send_frames(self, kind: int, count: int, frames: bytes) -> None:
+        with suppress(OSError):
+            self.link.send_frames(kind, count, frames)
 
     def take(self, cost: int) -> None:
         with suppress(OSError):
@@ -65,11 +77,11 @@ class Port:
 class Hub:
     """One order for everything. ``on_news(port, kind, payload)`` gets what is not about messages."""
 
-    def __init__(self, room: Room, backlog_limit: int, on_news: Callable[[Port, int, Any], None]) -> None:
-        """Begin with no worker. ``backlog_limit`` is how many bytes a stuck one may be behind before
-        everybody has to wait for it."""
+    def __init__(self, room: Room, lag_limit: int, on_news: Callable[[Port, int, Any], None]) -> None:
+        """Begin with no worker. ``lag_limit`` is how many bytes of the stream are kept, and how many a stuck
+        worker may be behind before everybody has to wait for it."""
         self.room = room
-        self.backlog_limit = backlog_limit
+        self.stream = Stream(lag_limit)
         self.ports: list[Port] = []
         self._inbox: deque[tuple[Port, Item]] = deque()
         self._on_news = on_news
@@ -87,7 +99,9 @@ class Hub:
     def receive(self, port: Port, now: float) -> None:
         """Read what a worker has written; call it when the port's link is readable."""
         for item in port.receive(now):
-            if item.kind in (Up.BEAT, Up.READY, Up.KICKED):
+            if item.kind == Up.STARTED:
+                self._fill_from_the_start(port)
+            elif item.kind in (Up.BEAT, Up.READY, Up.KICKED):
                 self._on_news(port, item.kind, item.payload)
             else:
                 self._inbox.append((port, item))
@@ -100,22 +114,47 @@ class Hub:
         size = port.link.backlog_size
         if size <= PROMPT_BACKLOG or port.ended:
             return False
-        return size > self.backlog_limit or now - port.progress_at < STUCK_AFTER
+        return size > self.stream.limit or now - port.progress_at < STUCK_AFTER
 
     def turn(self, now: float) -> None:
         """Put what has come in into the order and send it to everybody."""
         while self._inbox and not self.waits(now):
             self._take(*self._inbox.popleft())
         for count, frames in self.room.batch(now):
+            self.stream.append(frames, count)
             for port in self.ports:
                 if port.ready:
-                    port.send_frames(count, frames)
+                    port.send_frames(Down.BATCH, count, frames)
+        for port in self.ports:
+            if port.filled is not None:
+                self._fill(port)
+
+    def _fill_from_the_start(self, port: Port) -> None:
+        port.filled = self.stream.start
+        port.send(Down.BEGIN, (self.stream.start, self.stream.messages_before))
+
+    def _fill(self, port: Port) -> None:
+        """Send a new worker more of the stream, as it takes it; when it has all, it hears what is new."""
+        assert port.filled is not None
+        if port.filled < self.stream.start:  # it was overtaken
+            self._fill_from_the_start(port)
+        while not port.link.backlog_size:
+            count, frames = self.stream.copy(port.filled, FILL_SIZE)
+            if not count:
+                port.filled = None
+                port.ready = True
+                port.send(Down.FILLED)
+                return
+            port.send_frames(Down.FILL, count, frames)
+            port.filled += len(frames)
 
     def _take(self, port: Port, item: Item) -> None:
         if item.kind == Up.POSTS:
             self.room.post(*item.payload)
         elif item.kind == Up.LEFT:
             self.room.leave(item.payload)
+        elif item.kind == Up.SYNC:
+            port.send_now(Down.SYNCED)
         else:
             self._on_news(port, item.kind, item.payload)
         port.take(item.cost)

@@ -70,11 +70,20 @@ def set_up(level: str, who: str) -> None:
 
 def point_at(path: str) -> None:
     """Make ``path`` this process's standard error, appending. Raises ``OSError``."""
-    # Not blocking while it opens: a FIFO that nobody reads is an error, not something to wait for.
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
+    descriptor = _open(path)
     os.set_blocking(descriptor, True)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+def check(path: str) -> None:
+    """Raise ``OSError`` if ``path`` cannot be a log file."""
+    os.close(_open(path))
+
+
+def _open(path: str) -> int:
+    # Not blocking while it opens: a FIFO that nobody reads is an error, not something to wait for.
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
 
 
 def reopen_on_signal(path: str) -> None:

@@ -18,6 +18,14 @@ MAX_UNACKED = 253
 # A worker that has owed an ack for longer than this (seconds) gets nothing new while others do better.
 SLUGGISH = 0.5
 
+# The fullest and the emptiest worker may differ by so many connections or by this share of the fullest's.
+SPREAD_LEAST = 2
+SPREAD_SHARE = 0.05
+# From what difference on connections are moved unasked, and for how long (seconds) it must have lasted.
+UNEVEN_LEAST = 8
+UNEVEN_SHARE = 0.2
+UNEVEN_FOR = 3.0
+
 # First pause before a dead worker is replaced, its growth, and its ceiling, in seconds. The first is short:
 # a worker killed by hand should be back before anybody looks.
 BACKOFF_FIRST = 0.1
@@ -72,6 +80,30 @@ def place(candidates: Sequence[Candidate], turn: int) -> Candidate | None:
     fewest = min(each.connections + each.unacked for each in prompt)
     ties = [each for each in prompt if each.connections + each.unacked == fewest]
     return ties[turn % len(ties)]
+
+
+def spread_allowed(most: int) -> int:
+    """Return by how much the fullest worker, with ``most`` connections, may exceed the emptiest."""
+    return max(SPREAD_LEAST, int(most * SPREAD_SHARE))
+
+
+def surpluses(loads: Sequence[int]) -> list[int]:
+    """Return how many connections each worker should give away so that all have about the same.
+
+    Nothing at all while the fullest and the emptiest differ by no more than :func:`spread_allowed`.
+    """
+    if not loads or max(loads) - min(loads) <= spread_allowed(max(loads)):
+        return [0] * len(loads)
+    fair = -(-sum(loads) // len(loads))
+    return [max(0, load - fair) for load in loads]
+
+
+def uneven(loads: Sequence[int]) -> bool:
+    """Tell whether workers' loads differ so much that connections should be moved without anybody asking.
+
+    Far more than :func:`spread_allowed`, so that what comes and goes does not move anybody.
+    """
+    return bool(loads) and max(loads) - min(loads) > max(UNEVEN_LEAST, max(loads) * UNEVEN_SHARE)
 
 
 def connections_per_worker(descriptor_limit: int, multiplexer: str) -> int:

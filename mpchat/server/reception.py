@@ -1,7 +1,9 @@
-"""Reception: where clients are between the door and a worker. Decides nothing that :mod:`policy` can decide.
+"""Reception: where clients are between the door and a worker, and between two workers.
 
 A connection is here from its accept until a worker has acked it: at home nowhere, or on its way. A worker
-that dies or nacks gives its own back, and they go to another one. Nobody is lost in between.
+that dies or nacks gives its own back, and they go to another one. One that a worker gives away because it was
+asked to comes in the same way and leaves in the same way, and is never refused. Nobody is lost in between.
+Decides nothing that :mod:`policy` can decide.
 """
 
 import socket
@@ -30,9 +32,24 @@ class Reception:
         self._hosts: Counter[str] = Counter()
         self._identities = count(1)
         self._turn = 0
+        # Moved connections that no worker has taken yet, by their identity.
+        self._moving: set[int] = set()
+        # Moves since the start, and how long each waited (seconds) since somebody last asked.
+        self.moves = 0
+        self._pauses: list[float] = []
 
     def __len__(self) -> int:
         return len(self._homeless)
+
+    @property
+    def moving(self) -> int:
+        """How many connections are between two workers."""
+        return len(self._moving)
+
+    def take_pauses(self) -> list[float]:
+        """Return how long each connection moved since the last call was served by nobody, in seconds."""
+        pauses, self._pauses = self._pauses, []
+        return pauses
 
     def from_host(self, host: str) -> int:
         """How many connections there are from ``host``."""
@@ -79,11 +96,12 @@ class Reception:
             self.refuse("the workers are out of descriptors; try again later")
 
     def refuse(self, text: str) -> None:
-        """Send away everybody who is not on the way to a worker."""
+        """Send away everybody who has come in and is not on the way to a worker."""
         for traveller in self._homeless:
-            self._forget_host(traveller.host)
-            self._door.refuse(traveller.sock, text)
-        self._homeless.clear()
+            if not traveller.moved:
+                self._forget_host(traveller.host)
+                self._door.refuse(traveller.sock, text)
+        self._homeless = [each for each in self._homeless if each.moved]
 
     def _send_offers(self, handle: Handle) -> None:
         with suppress(OSError):  # it is gone: its death gives the connections back
@@ -101,8 +119,8 @@ class Reception:
             with suppress(OSError):
                 handle.parcels.pump()
             self._watch_again(handle)
-        if mask & READ:
-            self._receive(handle)
+        if mask & READ and self._receive(handle) and handle.parcels.unsent:
+            self._watch_again(handle)
 
     def _receive(self, handle: Handle) -> bool:
         """Read receipts; returns False when there is nothing more to read ever."""
@@ -111,9 +129,13 @@ class Reception:
         except (EOFError, OSError):
             return False
         for parcel in parcels:
-            returned, ended = handle.on_parcel(parcel)
-            self._homeless += returned
-            for host in ended:
+            arrivals = handle.on_parcel(parcel)
+            self._homeless += arrivals.homeless
+            self._moving.update(each.identity for each in arrivals.homeless if each.moved)
+            self._moving.difference_update(each.identity for each in arrivals.taken)
+            self._pauses += arrivals.pauses
+            self.moves += len(arrivals.pauses)
+            for host in arrivals.ended:
                 self._forget_host(host)
         return True
 

@@ -1,4 +1,8 @@
-"""Slot: a place for a worker. Processes come and go in it; its number and its count of deaths stay."""
+"""Slot: a place for a worker. Processes come and go in it; its number and its count of deaths stay.
+
+While its worker is being replaced a slot has two: first the one that serves and the one that is to become
+ready, then the one that serves and the one that gives its connections away.
+"""
 
 import signal
 import time
@@ -8,6 +12,7 @@ from typing import Any
 
 from .handle import Handle
 from .policy import Deaths
+from .reactor import Timer
 from .wire import Beat
 
 
@@ -16,9 +21,9 @@ class SlotState(Enum):
 
     STARTING = "STARTING"
     RUNNING = "RUNNING"
-    # A stop: it posts what it has read, and reads no more.
+    # Its connections go to other workers; or, at a stop, it posts what it has read, and reads no more.
     DRAINING = "DRAINING"
-    # A stop: it has posted everything, and gives its clients what they are owed.
+    # It has posted everything, and gives the clients that it has what they are owed.
     STOPPING = "STOPPING"
     # Dead; the next process is started after a pause.
     BACKOFF = "BACKOFF"
@@ -27,30 +32,41 @@ class SlotState(Enum):
 
 
 class Slot:
-    """One of the places that the setting ``workers`` makes."""
+    """One of the places that the setting ``workers`` or a scaling makes."""
 
     def __init__(self, number: int, random: Random) -> None:
         self.number = number
         self.state = SlotState.BACKOFF
+        # The worker that serves, the one that is to take its place, and the one whose place was taken.
         self.handle: Handle | None = None
+        self.next: Handle | None = None
+        self.old: Handle | None = None
         self.deaths = Deaths(random)
         self.restarts = 0
+        # The start that is to come while it has no worker.
+        self.restart: Timer | None = None
+
+    def cancel_restart(self) -> None:
+        if self.restart is not None:
+            self.restart.cancel()
+            self.restart = None
 
     @property
-    def ready(self) -> Handle | None:
-        """The handle of a worker that has said that it is ready, in whatever state it is now."""
-        return self.handle if self.handle is not None and self.handle.ready_at is not None else None
+    def handles(self) -> list[Handle]:
+        """All its processes."""
+        return [each for each in (self.handle, self.next, self.old) if each is not None]
 
     def status(self) -> dict[str, Any]:
         """Return this slot's row of ``mpchat status --json``."""
-        handle = self.handle
+        handle = self.handle or self.next or self.old
         beat, before = (handle.beat, handle.beat_before) if handle else (Beat(), Beat())
         span = max(handle.beat_at - handle.beat_before_at, 0.001) if handle else 1.0
         return {
             "slot": self.number,
             "pid": handle.pid if handle else None,
             "state": self.state.value,
-            "connections": handle.load if handle else 0,
+            "generation": handle.generation if handle else None,
+            "connections": sum(each.load for each in self.handles),
             "messages_in": beat.messages_in,
             "messages_out": beat.messages_out,
             "in_per_second": (beat.messages_in - before.messages_in) / span,

@@ -15,21 +15,28 @@ from .channel import FIRST_KIND
 class Up(IntEnum):
     """Worker to hub."""
 
-    READY = FIRST_KIND  # None: it can serve
-    BEAT = FIRST_KIND + 1  # tuple(Beat): its loop turns
-    POSTS = FIRST_KIND + 2  # (count, frames) from its clients; acknowledged when they are in the order
-    LEFT = FIRST_KIND + 3  # [address, …] of clients that have gone, after the last of their posts
-    DRAINED = FIRST_KIND + 4  # None: no post will follow
-    KICKED = FIRST_KIND + 5  # (request, how many connections were ended)
+    STARTED = FIRST_KIND  # None: its loop turns; it wants what the stream holds
+    READY = FIRST_KIND + 1  # None: it has the stream, and can serve
+    BEAT = FIRST_KIND + 2  # tuple(Beat): its loop turns
+    POSTS = FIRST_KIND + 3  # (count, frames) from its clients; acknowledged when they are in the order
+    LEFT = FIRST_KIND + 4  # [address, …] of clients that have gone, after the last of their posts
+    SYNC = FIRST_KIND + 5  # None: to be answered when all that was posted before it is in the order
+    DRAINED = FIRST_KIND + 6  # None: no post will follow
+    KICKED = FIRST_KIND + 7  # (request, how many connections were ended)
 
 
 class Down(IntEnum):
     """Hub to worker."""
 
-    BATCH = FIRST_KIND + 16  # (count, frames) for everybody; acknowledged when clients can have them
-    DRAIN = FIRST_KIND + 17  # None: read nothing more, post what you have, say DRAINED
-    CLOSE = FIRST_KIND + 18  # seconds that clients have to take what they are owed, then end
-    KICK = FIRST_KIND + 19  # (request, "host:port" or "host")
+    BEGIN = FIRST_KIND + 16  # (offset, messages): where the stream begins
+    FILL = FIRST_KIND + 17  # (count, frames) of the stream that are older than this worker
+    FILLED = FIRST_KIND + 18  # None: what follows is new
+    BATCH = FIRST_KIND + 19  # (count, frames) for everybody; acknowledged when clients can have them
+    MOVE = FIRST_KIND + 20  # how many connections to give away; answered with an offer
+    SYNCED = FIRST_KIND + 21  # None: the answer to SYNC
+    KICK = FIRST_KIND + 22  # (request, "host:port" or "host")
+    DRAIN = FIRST_KIND + 23  # None: read nothing more, post what you have, say DRAINED
+    CLOSE = FIRST_KIND + 24  # seconds that clients have to take what they are owed, then end
 
 
 class Beat(NamedTuple):

@@ -4,6 +4,9 @@ Clients' bytes → session → posts → hub; batches from the hub → fan-out �
 by no other way, not even its own sender's: that is what makes one order. The loop never waits for a client
 nor for the hub, and the process ends by itself when the supervisor does.
 
+A connection that is to go to another worker is first no longer read from; when all that it has said is in the
+order, its state is written down, and socket and state leave together, between two flushes.
+
 What the parent knows of a worker is in :mod:`mpchat.server.handle`.
 """
 
@@ -28,8 +31,20 @@ from ..protocol.session import Session
 from . import logs, process
 from .channel import ITEM_SIZE, Link, Queue
 from .connection import Connection, tune
-from .fanout import JUDGE_EVERY, Fanout
-from .handoff import Offer, Parcel, ParcelSocket, Passenger, Receipt, close_all
+from .fanout import JUDGE_EVERY, Fanout, Place
+from .handoff import (
+    Baggage,
+    Offer,
+    Parcel,
+    ParcelSocket,
+    Passenger,
+    Receipt,
+    close_all,
+    own,
+    pack,
+    read_message,
+    unpack,
+)
 from .policy import beat_every
 from .reactor import READ, WRITE, Reactor
 from .wire import Beat, Down, Up
@@ -43,6 +58,9 @@ OUTBOX_LIMIT = 64 << 10
 # The share of the setting coalesce for which posts are gathered when the last ones went up just before; the
 # rest is the fan-out's. The larger one, because a trip to the hub and back wakes two processes.
 GATHER_SHARE = 0.6
+# What connections that are moved together may bring along (bytes), beyond the first: replies that were not
+# read and halves of frames. It bounds what the supervisor holds of them.
+BAGGAGE_LIMIT = 256 << 10
 # Addresses of leavers in one item: 21 bytes each for IPv4, 47 for IPv6, all below ITEM_SIZE.
 LEAVERS_PER_ITEM = 300
 # After an orderly end, seconds that clients have to close their side before the socket is closed on them.
@@ -81,7 +99,14 @@ class Worker:
         self.posts_size = 0
         self.posted_at = 0.0
         self.left: list[str] = []
-        self.receipt = Receipt([], [], [])
+        self.receipt = Receipt([], [], [], [])
+        # Clients that are to be moved, and whether the hub has said that it has all their posts.
+        self.leaving: list[Connection] | None = None
+        self.synced = False
+        # When they were last read from (seconds, monotonic).
+        self.left_at = 0.0
+        # Moved ones that the supervisor has not taken yet, with what is needed to have them back.
+        self.offered: dict[int, tuple[Connection, Baggage]] = {}
         # Bytes from the hub that clients could not keep up with: taken when they have caught up.
         self.held = 0
         self.messages_in = 0
@@ -100,8 +125,7 @@ class Worker:
         self.reactor.watch(self.link, READ, self._on_link)
         self.reactor.watch(self.parcels, READ, self._on_parcels)
         self._beat()
-        self.link.send(Up.READY, None)
-        log.info("ready: worker %d", os.getpid())
+        self.link.send(Up.STARTED, None)
         while not self.finished:
             self.turn()
 
@@ -110,10 +134,12 @@ class Worker:
         self.reactor.turn(self._timeout())
         now = self.reactor.now
         # First of all: a connection must be acked before a byte is read from it or sent to it.
-        if self.receipt.acks or self.receipt.nacks or self.receipt.closed:
+        if self.receipt:
             self._send_receipt()
         self._send_up(now)
         self.fanout.work(now)
+        if self.synced and self.fanout.between_flushes:
+            self._give_away()
         if self.held and not self.fanout.behind and not self.fanout.must_hold(now):
             self.link.take(self.held)
             self.held = 0
@@ -150,7 +176,19 @@ class Worker:
                 self._on_order(item.kind, item.payload)
 
     def _on_order(self, kind: int, payload: Any) -> None:
-        if kind == Down.DRAIN:
+        if kind == Down.BEGIN:
+            self.fanout.stream.begin(*payload)
+        elif kind == Down.FILL:
+            count, frames = payload
+            self.fanout.stream.append(frames, count)
+        elif kind == Down.FILLED:
+            self.link.send(Up.READY, None)
+            log.info("ready: worker %d", os.getpid())
+        elif kind == Down.MOVE:
+            self._prepare_to_give(payload)
+        elif kind == Down.SYNCED:
+            self.synced = True
+        elif kind == Down.DRAIN:
             self.draining = True
             for connection in self.connections.values():
                 connection.no_longer(self.reactor, READ)
@@ -178,7 +216,8 @@ class Worker:
                 self.drained = True
                 self.link.send(Up.DRAINED, None)
             return
-        if now < self.posted_at + self.gather and self.posts_size < ITEM_SIZE and not self.draining:
+        gathering = now < self.posted_at + self.gather and self.posts_size < ITEM_SIZE
+        if gathering and not self.draining and self.leaving is None:
             return
         self.posted_at = now
         self.messages_in += len(self.posts)
@@ -223,44 +262,131 @@ class Worker:
             self._on_orphaned(mask)
             return
         for parcel in parcels:
-            self._adopt(parcel)
+            message = read_message(parcel.message)
+            if isinstance(message, Offer):
+                self._adopt(message.passengers, parcel)
+            else:
+                self._on_receipt(message)
 
-    def _adopt(self, parcel: Parcel) -> None:
-        passengers = msgspec.msgpack.decode(parcel.message, type=Offer).passengers
+    def _adopt(self, passengers: list[Passenger], parcel: Parcel) -> None:
         if parcel.descriptors is None or self.draining:
             close_all(parcel.descriptors or [])
             self.receipt.nacks.extend(each.identity for each in passengers)
             return
         for passenger, descriptor in zip(passengers, parcel.descriptors, strict=True):
-            self._welcome(passenger, socket.socket(fileno=descriptor))
+            self._welcome(passenger, own(descriptor, passenger.host))
 
     def _welcome(self, passenger: Passenger, sock: socket.socket) -> None:
         """Take a connection over: from the ack on it is this worker's."""
         self.receipt.acks.append(passenger.identity)
-        session = Session(self.config.payload_limit, passenger.state)
+        baggage = unpack(passenger.baggage)
+        session = Session(self.config.payload_limit, baggage.session if baggage else None)
         connection = Connection(passenger.identity, sock, passenger.host, passenger.port, session)
         connection.heard = self.reactor.now
         connection.on_event = partial(self._on_client, connection)
         self.connections[connection.identity] = connection
         try:
             tune(sock, self.config.keepalive)
-            connection.listen(self.reactor, READ)
+            if baggage is None:
+                connection.listen(self.reactor, READ)
         except (OSError, ValueError) as error:  # reset while it was on its way; select's limit
             self.end(connection, str(error))
+        if baggage is not None:
+            self.receipt.pauses.append(max(0.0, time.monotonic() - baggage.left_at))
+        if connection.closed:
             return
-        self.fanout.join(connection)
-        log.debug("= joined: %s", connection.address)
+        if baggage is not None:
+            self._go_on(connection, baggage)
+        else:
+            self.fanout.join(connection)
+            log.debug("= joined: %s", connection.address)
+
+    def _go_on(self, connection: Connection, baggage: Baggage) -> None:
+        """Serve a connection from where a worker, another one or this one, had stopped."""
+        connection.heard = baggage.heard
+        connection.outbox, connection.outbox_open = baggage.outbox, baggage.outbox_open
+        if baggage.half_since is not None:
+            self.half[connection] = baggage.half_since
+        if len(connection.outbox) < OUTBOX_LIMIT:
+            self._read_again(connection)
+        self.fanout.resume(connection, Place(baggage.cursor, baggage.messages))
 
     def _send_receipt(self) -> None:
-        message = msgspec.msgpack.encode(self.receipt)
-        self.receipt = Receipt([], [], [])
+        receipt, self.receipt = self.receipt, Receipt([], [], [], [])
+        self._send_parcel(receipt, [])
+
+    def _send_parcel(self, message: Offer | Receipt, descriptors: list[int]) -> None:
         try:
-            self.parcels.send(message, [])
+            self.parcels.send(msgspec.msgpack.encode(message), descriptors)
         except OSError:
             self.finished = True
             return
         interest = READ | WRITE if self.parcels.unsent else READ
         self.reactor.change(self.parcels, interest, self._on_parcels)
+
+    # Connections leaving for another worker.
+
+    def _prepare_to_give(self, count: int) -> None:
+        """Stop reading from up to ``count`` clients; ask to be told when all they said is in the order."""
+        chosen: list[Connection] = []
+        size = 0
+        for connection in self.connections.values():
+            if len(chosen) >= count or size > BAGGAGE_LIMIT:
+                break
+            if connection in self.fanout:  # else it is gone, and only its last words are still to be read
+                chosen.append(connection)
+                size += len(connection.outbox) + connection.session.held
+        self.leaving = chosen
+        self.left_at = time.monotonic()
+        for connection in chosen:
+            connection.leaving = True
+            connection.no_longer(self.reactor, READ)
+            self.paused.pop(connection, None)
+        self._send_up(self.reactor.now)
+        self.link.send(Up.SYNC, None)
+
+    def _give_away(self) -> None:
+        """Offer the chosen ones to the supervisor. Until it has taken them they are kept, untouched."""
+        chosen, self.leaving = self.leaving or [], None
+        self.synced = False
+        passengers, descriptors = [], []
+        for connection in chosen:
+            connection.leaving = False
+            if connection.closed:
+                continue
+            if connection not in self.fanout:
+                self._read_again(connection)
+                continue
+            baggage = self._pack(connection)
+            self.offered[connection.identity] = connection, baggage
+            passengers.append(Passenger(connection.identity, connection.host, connection.port, pack(baggage)))
+            descriptors.append(connection.sock.fileno())
+        self._send_parcel(Offer(passengers), descriptors)
+
+    def _pack(self, connection: Connection) -> Baggage:
+        """Take a connection out of everything, and write down what it was."""
+        connection.listen(self.reactor, 0)
+        del self.connections[connection.identity]
+        place = self.fanout.take_out(connection)
+        return Baggage(
+            connection.session.export(),
+            place.cursor,
+            place.messages,
+            connection.outbox,
+            connection.outbox_open,
+            connection.heard,
+            self.half.pop(connection, None),
+            self.left_at,
+        )
+
+    def _on_receipt(self, receipt: Receipt) -> None:
+        """Let go of what was taken, and go on with what was not."""
+        for identity in receipt.acks:
+            self.offered.pop(identity)[0].sock.close()
+        for identity in receipt.nacks:
+            connection, baggage = self.offered.pop(identity)
+            self.connections[identity] = connection
+            self._go_on(connection, baggage)
 
     # Clients.
 
@@ -314,7 +440,7 @@ class Worker:
             connection.no_longer(self.reactor, READ)
 
     def _read_again(self, connection: Connection) -> None:
-        if not self.draining:
+        if not self.draining and not connection.leaving:
             connection.also(self.reactor, READ)
 
     def _resume(self) -> None:
@@ -435,6 +561,9 @@ def main(
     hold_as_worker(workers_lock)
     process.raise_descriptor_limit()
     logs.set_up(config.log_level, f"worker {slot}")
+    if config.log_file:
+        with suppress(OSError):  # what was inherited is open
+            logs.point_at(config.log_file)
     logs.reopen_on_signal(config.log_file)
     logs.dump_on_signal()
     down, up, window = queues

@@ -1,0 +1,423 @@
+"""Changes: replace all workers, have more or fewer of them, spread connections evenly. One at a time.
+
+A change is a generator. It does what can be done now, yields, and is resumed at every turn of the
+supervisor's loop, so it reads from top to bottom although nothing in it ever waits. Whatever happens on the
+way, every connection is at any moment with exactly one worker or on its way to one.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, Protocol
+
+from ..config import Config, differing
+from ..control import Answer, Reply
+from ..errors import ConfigError, Exit, MpchatError, StartError
+from . import policy
+from .crew import Crew
+from .handle import Handle
+from .reactor import Reactor
+from .reception import Reception
+from .slot import Slot, SlotState
+
+# Connections that leave a worker together: their state and descriptors fit one message, and what they wait
+# for is the others of their batch.
+BATCH = 128
+# When nobody asked for it, connections move in small batches with a pause (seconds) in between.
+GENTLE_BATCH = 32
+GENTLE_PAUSE = 0.05
+# Seconds until a worker that had nothing to give away is asked again.
+ASK_AGAIN = 0.02
+# Rounds of evening out; clients that come and go meanwhile may make another one necessary.
+ROUNDS = 8
+# Seconds that a worker without connections has to post its last words and end.
+RETIRE_TIMEOUT = 5.0
+# What evening out unasked is called.
+REBALANCE = "rebalance"
+# Seconds between two progress lines.
+TELL_EVERY = 0.1
+
+log = logging.getLogger("mpchat.supervisor")
+
+Steps = Generator[None, None, None]
+
+
+class Settings(Protocol):
+    """What a reload needs to know of settings outside the workers."""
+
+    def check(self) -> tuple[Config, Any]:
+        """Read the settings again; returns them, and what :meth:`adopt` needs. Raises
+        :class:`ConfigError` or :class:`StartError`, nothing changed."""
+
+    def adopt(self, config: Config, prepared: Any) -> dict[str, str]:
+        """Let them hold from now on; returns those that can't change while the server runs, and why."""
+
+    def give_up(self, prepared: Any) -> None:
+        """They will not hold after all."""
+
+
+class _Change(NamedTuple):
+    name: str
+    steps: Steps
+    # What the answer will say; the steps fill it in.
+    result: dict[str, Any]
+    reply: Reply | None
+    # When it began (seconds, monotonic), and what had been lost and moved by then.
+    began: float
+    lost_before: int
+    moves_before: int
+
+
+class Changes:
+    """The change that is under way, what is wanted after it, and what came of the last reload."""
+
+    def __init__(self, crew: Crew, reception: Reception, reactor: Reactor, settings: Settings) -> None:
+        self.last_reload: dict[str, Any] | None = None
+        self._crew = crew
+        self._reception = reception
+        self._reactor = reactor
+        self._settings = settings
+        self._change: _Change | None = None
+        # What signals have asked for.
+        self._reload_wanted = False
+        self._workers_wanted: int | None = None
+        self._uneven_since: float | None = None
+        self._told_at = 0.0
+
+    @property
+    def under_way(self) -> str | None:
+        """The name of the change that is under way."""
+        return self._change.name if self._change else None
+
+    # What can be asked for.
+
+    def reload(self, reply: Reply | None) -> None:
+        """Replace every worker. Raises :class:`StartError` while another change is under way."""
+        result: dict[str, Any] = {"renewed": [], "changed": [], "kept": {}}
+        self._begin("reload", self._reload(result), result, reply)
+
+    def reload_later(self) -> None:
+        """Replace every worker as soon as nothing else is under way; any number of times is once."""
+        self._reload_wanted = True
+
+    def scale(self, workers: int, reply: Reply) -> None:
+        """Have ``workers`` workers. Raises :class:`StartError` when that cannot be."""
+        self._check_room(workers)
+        result: dict[str, Any] = {}
+        self._begin("scale", self._scale(workers), result, reply)
+
+    def scale_by(self, difference: int) -> None:
+        """Have one worker more or fewer, when it is its turn."""
+        wanted = self._workers_wanted if self._workers_wanted is not None else len(self._crew)
+        self._workers_wanted = max(1, wanted + difference)
+
+    def _begin(self, name: str, steps: Steps, result: dict[str, Any], reply: Reply | None) -> None:
+        if self._change is not None and self._change.name == REBALANCE:  # it can go on later
+            self._change.steps.close()
+            self._finish(Exit.OK, "")
+        if self._change is not None:
+            steps.close()
+            since = time.monotonic() - self._change.began
+            raise StartError(f"a {self._change.name} is under way, for {since:.1f} s now; try again after it")
+        self._reception.take_pauses()
+        began, lost, moves = time.monotonic(), self._crew.lost, self._reception.moves
+        self._change = _Change(name, steps, result, reply, began, lost, moves)
+        log.info("began: %s", name)
+
+    # Going on.
+
+    def step(self) -> None:
+        """Go on with what is under way, or with what waits for its turn."""
+        if self._change is None:
+            self._begin_what_waits()
+        if self._change is None:
+            return
+        try:
+            next(self._change.steps)
+        except StopIteration:
+            self._finish(Exit.OK, "")
+        except MpchatError as error:
+            self._finish(StartError.exit_code, str(error))
+        except Exception:
+            log.exception("failed: %s", self._change.name)
+            self._finish(Exit.FAILED, f"the server failed at {self._change.name}, see its log")
+
+    def _begin_what_waits(self) -> None:
+        if self._reload_wanted:
+            self._reload_wanted = False
+            self.reload(None)
+        elif self._workers_wanted is not None:
+            workers, self._workers_wanted = self._workers_wanted, None
+            if workers != len(self._crew):
+                try:
+                    self._check_room(workers)
+                except StartError as error:
+                    log.warning("not scaled: %s", error)
+                else:
+                    self._begin("scale", self._scale(workers), {}, None)
+
+    def _finish(self, code: int, text: str) -> None:
+        change, self._change = self._change, None
+        assert change is not None
+        pauses = sorted(self._reception.take_pauses())
+        result = {
+            "generation": self._crew.generation,
+            "workers": len(self._crew),
+            **change.result,
+            "moved": len(pauses),
+            "failed": self._left_behind() if code else 0,
+            "lost": self._crew.lost - change.lost_before,
+            "pauses": {"p50": _share(pauses, 0.5), "p99": _share(pauses, 0.99), "max": _share(pauses, 1.0)},
+            "seconds": time.monotonic() - change.began,
+        }
+        if code:
+            log.error(
+                "failed after %.2f s, %d moved: %s: %s", result["seconds"], len(pauses), change.name, text
+            )
+        else:
+            log.info("done in %.2f s, %d moved: %s", result["seconds"], len(pauses), change.name)
+        if change.name == "reload":
+            shown = ("seconds", "moved", "failed", "lost", "pauses", "renewed", "changed", "kept")
+            self.last_reload = {
+                "at": time.time(),
+                "exit": code,
+                "text": text,
+                **{key: result[key] for key in shown},
+            }
+        if change.reply is not None:
+            change.reply(Answer(result, code, text))
+
+    def _left_behind(self) -> int:
+        """How many connections are with workers older than the settings that should hold."""
+        behind = (each for each in self._crew.handles if each.generation < self._crew.generation)
+        return sum(each.load for each in behind)
+
+    def cancel(self, why: str) -> None:
+        """Begin nothing more. What is on its way between two workers still arrives."""
+        self._reload_wanted = False
+        self._workers_wanted = None
+        if self._change is not None:
+            self._change.steps.close()
+            self._finish(StartError.exit_code, why)
+
+    def _tell(self, phase: str, worker: int, done: int, of: int, connections: int) -> None:
+        """Send a progress line to whoever asked."""
+        now = time.monotonic()
+        if self._change is None or self._change.reply is None or now - self._told_at < TELL_EVERY:
+            return
+        self._told_at = now
+        progress = {"phase": phase, "worker": worker, "done": done, "workers": of}
+        moved = self._reception.moves - self._change.moves_before
+        counts = {"moved": moved, "connections": connections}
+        self._change.reply(Answer({**progress, **counts}, final=False))
+
+    # Reload.
+
+    def _reload(self, result: dict[str, Any]) -> Steps:
+        crew = self._crew
+        try:
+            config, prepared = self._settings.check()
+        except ConfigError as error:
+            raise StartError(f"nothing has changed: {error}") from None
+        before, crew.config = crew.config, config
+        crew.generation += 1
+        # A number of workers that is not changed in the settings leaves what a scaling made of it.
+        workers = crew.wanted(config) if config.workers != before.workers else len(crew)
+        todo = sorted(crew.slots)[:workers]
+        adopted = False
+        try:
+            for done, number in enumerate(todo):
+                yield from self._renew(crew.slots[number], done, len(todo))
+                if not adopted:  # not before a new worker has shown that it can serve with them
+                    adopted = True
+                    result["kept"] = self._settings.adopt(config, prepared)
+                    result["changed"] = [
+                        each for each in differing(before, config) if each not in result["kept"]
+                    ]
+                result["renewed"].append(number)
+            yield from self._resize(workers)
+        finally:
+            if not adopted:
+                crew.config = before
+                crew.generation -= 1
+                self._settings.give_up(prepared)
+
+    def _renew(self, slot: Slot, done: int, of: int) -> Steps:
+        """Replace one slot's worker: start, ready, move all connections, retire the old one."""
+        crew = self._crew
+        self._tell("start", slot.number, done, of, 0)
+        new = self._start_next(slot)
+        yield from self._until_ready(new)
+        old = crew.promote(slot)
+        if old is None:
+            return
+        while old.load and not old.closed and not new.closed:
+            self._tell("move", slot.number, done, of, old.load)
+            yield from self._take_from(old, old.load, lambda: new.closed)
+        yield from self._all_arrived()
+        if new.closed:
+            raise StartError(
+                f"the new worker {slot.number} died while it took over, {new.how}; "
+                f"{'the one before it serves on' if not old.closed else 'the next one is being started'}; "
+                f"its log says why"
+            )
+        self._tell("retire", slot.number, done, of, 0)
+        yield from self._retire(old)
+
+    def _start_next(self, slot: Slot) -> Handle:
+        try:
+            return self._crew.start_next(slot)
+        except OSError as error:
+            if not slot.handles:
+                self._crew.start(slot)
+            raise StartError(f"worker {slot.number} could not be started: {error.strerror}") from None
+
+    def _until_ready(self, new: Handle) -> Steps:
+        while new.ready_at is None:
+            if new.closed:
+                slot = self._crew.slots.get(new.slot)
+                if slot is not None and not slot.handles:
+                    self._crew.start_later(slot, policy.BACKOFF_FIRST)
+                raise StartError(
+                    f"the new worker {new.slot} ended before it could serve, {new.how}; the one before it "
+                    "serves on; the log says why"
+                )
+            yield
+
+    # Scale.
+
+    def _check_room(self, workers: int) -> None:
+        connections, fit = self._crew.connections, workers * self._reception.per_worker
+        if connections > fit:
+            raise StartError(
+                f"{workers} workers have room for {fit} connections, there are {connections}; "
+                "nothing has changed"
+            )
+
+    def _scale(self, workers: int) -> Steps:
+        yield from self._resize(workers)
+        yield from self._even_out(BATCH, 0.0)
+
+    def _resize(self, workers: int) -> Steps:
+        crew = self._crew
+        if workers > len(crew):
+            yield from self._grow(workers - len(crew))
+        going = sorted(crew.slots)[workers:]
+        olds = [crew.dismiss(crew.slots[number]) for number in going]
+        for done, (number, old) in enumerate(zip(going, olds, strict=True)):
+            if old is not None:
+                yield from self._empty(old, done, len(going))
+            crew.remove(crew.slots[number])
+
+    def _grow(self, count: int) -> Steps:
+        """Start more workers; if one cannot serve, none of those that are not ready stays."""
+        crew = self._crew
+        added = crew.add(count)
+        try:
+            for done, slot in enumerate(added):
+                self._tell("start", slot.number, done, count, 0)
+                yield from self._until_ready(self._start_next(slot))
+                crew.promote(slot)
+        except StartError:
+            for slot in added:
+                if slot.state is not SlotState.RUNNING:
+                    yield from self._drop(slot)
+            raise
+
+    def _drop(self, slot: Slot) -> Steps:
+        """Take a slot away whose worker has never served."""
+        for handle in slot.handles:
+            handle.kill()
+        while slot.handles:
+            yield
+        self._crew.remove(slot)
+
+    def _empty(self, old: Handle, done: int, of: int) -> Steps:
+        """Move all of a worker's connections to others, and let it end."""
+        while old.load and not old.closed:
+            self._tell("move", old.slot, done, of, old.load)
+            yield from self._take_from(old, old.load, lambda: False)
+        yield from self._all_arrived()
+        yield from self._retire(old)
+
+    def _retire(self, old: Handle) -> Steps:
+        if old.closed:
+            return
+        self._crew.retire(old)
+        deadline = time.monotonic() + RETIRE_TIMEOUT
+        self._reactor.call_later(RETIRE_TIMEOUT, _wake)
+        while not old.closed:
+            if time.monotonic() >= deadline:
+                log.warning("has not ended in time after it was replaced, killed: worker %d", old.slot)
+                old.kill()
+                deadline += RETIRE_TIMEOUT
+            yield
+
+    # Rebalance.
+
+    def watch_balance(self, now: float) -> None:
+        """Even workers out, slowly, when they have been uneven for a while; call it now and then."""
+        serving = self._crew.serving
+        uneven = len(serving) == len(self._crew) and policy.uneven([each.load for each in serving])
+        if not uneven or self._change is not None:
+            self._uneven_since = None
+        elif self._uneven_since is None:
+            self._uneven_since = now
+        elif now - self._uneven_since >= policy.UNEVEN_FOR:
+            self._begin(REBALANCE, self._even_out(GENTLE_BATCH, GENTLE_PAUSE), {}, None)
+
+    def _even_out(self, batch: int, pause: float) -> Steps:
+        """Move connections until the fullest and the emptiest worker have about as many."""
+        for _ in range(ROUNDS):
+            serving = self._crew.serving
+            surpluses = policy.surpluses([each.load for each in serving])
+            if not any(surpluses):
+                return
+            for handle, surplus in zip(serving, surpluses, strict=True):
+                while surplus > 0 and not handle.closed:
+                    self._tell("move", handle.slot, 0, len(serving), surplus)
+                    before = handle.given
+                    yield from self._take_from(handle, min(surplus, batch), lambda: False)
+                    surplus -= handle.given - before
+                    if handle.given == before:
+                        break
+                    if pause:
+                        yield from self._nap(pause)
+            yield from self._all_arrived()
+
+    # What all of them do.
+
+    def _take_from(self, handle: Handle, count: int, given_up: Callable[[], bool]) -> Steps:
+        """Have a worker give away a batch of connections; they go wherever there is most room.
+
+        Two batches are on their way at most: one arrives while the next one is got ready.
+        """
+        while handle.asked or self._reception.moving > BATCH or not self._crew.serving:
+            if handle.closed or given_up():
+                return
+            yield
+        before = handle.given
+        handle.ask_for(min(count, BATCH))
+        while handle.asked and not handle.closed:
+            yield
+        if handle.given == before and not handle.closed:  # they are just arriving there, or just ending
+            yield from self._nap(ASK_AGAIN)
+
+    def _all_arrived(self) -> Steps:
+        while self._reception.moving:
+            yield
+
+    def _nap(self, seconds: float) -> Steps:
+        until = time.monotonic() + seconds
+        self._reactor.call_later(seconds, _wake)
+        while time.monotonic() < until:
+            yield
+
+
+def _share(values: list[float], share: float) -> float:
+    """Return the value (of sorted ``values``) that ``share`` of them do not exceed; 0.0 of nothing."""
+    return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
+
+
+def _wake() -> None:
+    """Do nothing: that the time has come makes the loop turn."""
