@@ -34,6 +34,8 @@ from .settings import FILE_NAME, Sources, absolute, current_folder, read_file
 
 # Seconds that a server gets to answer a command that it answers from memory.
 ANSWER_TIMEOUT = 5.0
+# Seconds that a server may be silent while it changes its workers: a new one gets 30 to be ready.
+CHANGE_SILENCE = 40.0
 # Seconds beyond the server's own deadline that ``stop`` waits before it says that it took too long.
 STOP_MARGIN = 5.0
 # Seconds that killed processes get to be gone.
@@ -49,6 +51,7 @@ _BY_EXIT = {
 }
 
 Command = Callable[..., Any]
+OnProgress = Callable[[dict[str, Any]], None]
 
 
 class _Commands(click.Group):
@@ -219,8 +222,22 @@ def _paths(config: Config) -> instance.Paths:
 
 def _ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> Answer:
     """Ask the server; its refusal becomes an error with its exit code."""
+    answer = _answer(config, request, timeout)
+    if answer.exit:
+        raise _refusal(answer)
+    return answer
+
+
+def _refusal(answer: Answer) -> MpchatError:
+    return _BY_EXIT.get(Exit(answer.exit), MpchatError)(answer.text)
+
+
+def _answer(
+    config: Config, request: Request, timeout: float, on_progress: OnProgress | None = None
+) -> Answer:
+    """Ask the server and return what it says, be it a refusal."""
     try:
-        answer = ask(_paths(config).control, request, timeout)
+        return ask(_paths(config).control, request, timeout, on_progress)
     except NotRunningError:
         if (record := _living_record(config)) is None:
             raise _not_running(config) from None
@@ -235,14 +252,88 @@ def _ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> A
             f'mpchat "{config.name}"{pid} hangs: {error}; '
             f"end it with: mpchat stop --kill{_addressing(config)}"
         ) from None
-    if answer.exit:
-        raise _BY_EXIT.get(Exit(answer.exit), MpchatError)(answer.text)
-    return answer
+
+
+_as_json = click.option(
+    "--json", "as_json", is_flag=True, help="For programs: times in seconds, sizes in bytes."
+)
 
 
 @main.command()
 @_addressed
-@click.option("--json", "as_json", is_flag=True, help="For programs: times in seconds, sizes in bytes.")
+@_as_json
+def reload(config_file: str | None, as_json: bool, **flags: Any) -> None:
+    """Read the settings again and replace every worker; clients stay connected.
+
+    Wrong settings change nothing. FILE only tells which server: it reads what it was started with.
+    """
+    from .display import reload_text
+
+    # The server says what is wrong with its settings: a mistake in them must not keep it from being asked.
+    config, wrong = Sources.of_command(config_file, flags).read_address(os.environ)
+    try:
+        answer = _change(config, Request("reload"))
+    except NotRunningError:
+        if wrong is not None:  # and so this may not be the address
+            raise wrong from None
+        raise
+    _print_change(answer, as_json, reload_text(config.name, answer.result, done=not answer.exit))
+
+
+@main.command()
+@click.argument("number", metavar="N", type=click.IntRange(1, 256))
+@_addressed
+@_as_json
+def scale(number: int, config_file: str | None, as_json: bool, **flags: Any) -> None:
+    """Change the number of workers to N, 1 to 256; clients stay connected."""
+    from .display import scale_text
+
+    config, _ = _settings(config_file, flags)
+    answer = _change(config, Request("scale", {"workers": number}))
+    _print_change(answer, as_json, scale_text(config.name, answer.result))
+
+
+def _change(config: Config, request: Request) -> Answer:
+    """Ask for something that takes long, and show people how far it is."""
+    try:
+        return _watch_change(config, request)
+    except KeyboardInterrupt:
+        raise MpchatError(
+            f"no longer waited for: the server goes on with it; see: mpchat status{_addressing(config)}"
+        ) from None
+
+
+def _watch_change(config: Config, request: Request) -> Answer:
+    if sys.stderr is None or not sys.stderr.isatty():
+        return _answer(config, request, CHANGE_SILENCE)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from .display import progress_text
+
+    description = TextColumn("{task.description}", markup=False)
+    console = Console(stderr=True)
+    with Progress(BarColumn(), MofNCompleteColumn(), description, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(facts: dict[str, Any]) -> None:
+            text = progress_text(facts)
+            bar.update(task, description=text, completed=facts.get("done", 0), total=facts.get("workers"))
+
+        return _answer(config, request, CHANGE_SILENCE, show)
+
+
+def _print_change(answer: Answer, as_json: bool, text: str) -> None:
+    """Say what was done, also when that is not all; then the refusal."""
+    if answer.result:
+        click.echo(msgspec.json.encode(answer.result).decode() if as_json else text)
+    if answer.exit:
+        raise _refusal(answer)
+
+
+@main.command()
+@_addressed
+@_as_json
 @click.option("--watch", is_flag=True, help="Go on, a new picture every second, until Ctrl-C.")
 def status(config_file: str | None, as_json: bool, watch: bool, **flags: Any) -> None:
     """Show a running server and its workers."""

@@ -5,18 +5,19 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from stubs import serving
 from waiting import PATIENCE, eventually
 
 from mpchat.control import CONNECTIONS, PROGRESS_LIMIT, REQUEST_LIMIT, Answer, Reply, Request, Server, ask
 from mpchat.errors import Exit, MpchatError, NotRunningError, TimedOutError
-from mpchat.server.reactor import READ, Reactor
+from mpchat.server.reactor import Reactor
 
 
 class Loop:
@@ -264,33 +265,6 @@ def test_an_answer_that_is_no_text_is_sent_as_text(loop: Loop, answer: Answer) -
 # The side of the command.
 
 
-@contextmanager
-def serving(path: Path, handle: Callable[[Request, Reply], None]) -> Iterator[Reactor]:
-    """A control server in a thread; ``handle`` runs there."""
-    reactor = Reactor()
-    server = Server(reactor, path, handle)
-    near, far = socket.socketpair()
-    running = threading.Event()
-    running.set()
-    reactor.watch(near, READ, lambda mask: running.clear())
-
-    def run() -> None:
-        while running.is_set():
-            reactor.turn()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield reactor
-    finally:
-        far.send(b"x")
-        thread.join(PATIENCE)
-        server.close()
-        reactor.close()
-        near.close()
-        far.close()
-
-
 def test_ask_passes_progress_on_and_returns_the_final_answer(tmp_path: Path) -> None:
     def handle(request: Request, reply: Reply) -> None:
         for number in range(100):
@@ -315,8 +289,8 @@ def test_the_timeout_is_the_longest_silence_not_the_whole_time(tmp_path: Path) -
         if request.command == "ends":
             reactors[0].call_later(0.8, lambda: reply(Answer({"done": True})))
 
-    with serving(tmp_path / "s", handle) as reactor:
-        reactors.append(reactor)
+    with serving(tmp_path / "s", handle) as thread:
+        reactors.append(thread.reactor)
         began = time.monotonic()
         assert ask(tmp_path / "s", Request("ends"), 0.5).result == {"done": True}
         assert time.monotonic() - began > 0.5
