@@ -25,8 +25,6 @@ from .settings import Sources
 # The folder that the package lies in: the server's first working directory, so that ``-m`` finds the same
 # package whether it is installed or not, and nothing in the folder of whoever started it.
 _HOME = Path(__file__).resolve().parent.parent
-
-
 # Bytes of settings that fit a pipe before anybody reads it, on every system.
 _PIPE_SIZE = 64 << 10
 
