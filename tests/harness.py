@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 from waiting import PATIENCE, eventually
 
+from mpchat.control import Request, ask
+
 # Commands run in this interpreter, from a folder of their own, so that nothing of the checkout helps them.
 MPCHAT = [sys.executable, "-m", "mpchat"]
 
@@ -144,10 +146,8 @@ class Server:
         return self
 
     def status(self) -> dict[str, Any]:
-        done = self.command("status", "--json")
-        assert done.returncode == 0, f"status failed: {done.stderr}\nlog:\n{self.log}"
-        facts: dict[str, Any] = json.loads(done.stdout)
-        return facts
+        """What ``mpchat status --json`` prints, asked for without the half second that a command takes."""
+        return ask(self.instance_folder / "control.sock", Request("status"), timeout=30.0).result
 
     def stop(self, *flags: str) -> "subprocess.CompletedProcess[str]":
         return self.command("stop", *flags)
