@@ -226,6 +226,7 @@ class Changes:
         todo = sorted(crew.slots)[:workers]
         adopted = False
         try:
+            self._check_room(workers)
             for done, number in enumerate(todo):
                 yield from self._renew(crew.slots[number], done, len(todo))
                 if not adopted:  # not before a new worker has shown that it can serve with them
@@ -258,8 +259,7 @@ class Changes:
         if new.closed:
             raise StartError(
                 f"the new worker {slot.number} died while it took over, {new.how}; "
-                f"{'the one before it serves on' if not old.closed else 'the next one is being started'}; "
-                f"its log says why"
+                f"{'the next one is being started' if old.closed else 'the one before it serves on'}"
             )
         self._tell("retire", slot.number, done, of, 0)
         yield from self._retire(old)
@@ -279,7 +279,7 @@ class Changes:
                 if slot is not None and not slot.handles:
                     self._crew.start_later(slot, policy.BACKOFF_FIRST)
                 raise StartError(
-                    f"the new worker {new.slot} ended before it could serve, {new.how}; the one before it "
+                    f"the new worker {new.slot} ended before it could serve, {new.how}; whoever served before "
                     "serves on; the log says why"
                 )
             yield
@@ -302,7 +302,11 @@ class Changes:
         crew = self._crew
         if workers > len(crew):
             yield from self._grow(workers - len(crew))
-        going = sorted(crew.slots)[workers:]
+        # Those that do not serve go first, then the highest numbers.
+        staying = sorted(
+            crew.slots.values(), key=lambda slot: (slot.state is not SlotState.RUNNING, slot.number)
+        )
+        going = [slot.number for slot in staying[workers:]]
         olds = [crew.dismiss(crew.slots[number]) for number in going]
         for done, (number, old) in enumerate(zip(going, olds, strict=True)):
             if old is not None:
@@ -314,9 +318,10 @@ class Changes:
         crew = self._crew
         added = crew.add(count)
         try:
-            for done, slot in enumerate(added):
+            started = [self._start_next(slot) for slot in added]
+            for done, (slot, new) in enumerate(zip(added, started, strict=True)):
                 self._tell("start", slot.number, done, count, 0)
-                yield from self._until_ready(self._start_next(slot))
+                yield from self._until_ready(new)
                 crew.promote(slot)
         except StartError:
             for slot in added:

@@ -244,14 +244,19 @@ class Supervisor:
         wanted = self.sources.read_again(os.environ)
         kept = {name: FIXED[name] for name in differing(self.config, wanted) if name in FIXED}
         config = msgspec.structs.replace(wanted, **{name: getattr(self.config, name) for name in kept})
-        if config.log_file != self.config.log_file:
+        if config.log_file and config.log_file != self.config.log_file:
             self._can_write(config.log_file)
-        return config, _Prepared(self.door.prepare(config.host, config.port), kept)
+        addresses = Addresses([], [])
+        if (config.host, config.port) != (self.config.host, self.config.port):
+            addresses = self.door.prepare(config.host, config.port)
+        prepared = _Prepared(addresses, kept, self.reception.per_worker)
+        self.reception.per_worker = policy.connections_per_worker(self.descriptors, config.multiplexer)
+        return config, prepared
 
-    @staticmethod
-    def give_up(prepared: "_Prepared") -> None:
+    def give_up(self, prepared: "_Prepared") -> None:
         """Let everything be as it was."""
         prepared.addresses.give_up()
+        self.reception.per_worker = prepared.per_worker_before
 
     def adopt(self, config: Config, prepared: "_Prepared") -> dict[str, str]:
         """Let new settings hold; workers get theirs when they are replaced."""
@@ -448,6 +453,7 @@ class _Prepared(NamedTuple):
 
     addresses: Addresses
     kept: dict[str, str]
+    per_worker_before: int
 
 
 def _wake(number: int, frame: FrameType | None) -> None:

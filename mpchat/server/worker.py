@@ -182,7 +182,7 @@ class Worker:
             count, frames = payload
             self.fanout.stream.append(frames, count)
         elif kind == Down.FILLED:
-            self.link.send(Up.READY, None)
+            self._say(Up.READY)
             log.info("ready: worker %d", os.getpid())
         elif kind == Down.MOVE:
             self._prepare_to_give(payload)
@@ -196,7 +196,7 @@ class Worker:
             self.closing_until = time.monotonic() + payload
         elif kind == Down.KICK:
             request, address = payload
-            self.link.send(Up.KICKED, (request, self._kick(address)))
+            self._say(Up.KICKED, (request, self._kick(address)))
 
     def _kick(self, address: str) -> int:
         kicked = [each for each in self.connections.values() if address in (each.address, each.host)]
@@ -214,7 +214,7 @@ class Worker:
         if not (self.posts or self.left):
             if self.draining and not self.drained:
                 self.drained = True
-                self.link.send(Up.DRAINED, None)
+                self._say(Up.DRAINED)
             return
         gathering = now < self.posted_at + self.gather and self.posts_size < ITEM_SIZE
         if gathering and not self.draining and self.leaving is None:
@@ -232,6 +232,12 @@ class Worker:
             self.finished = True
         self.posts = []
         self.posts_size = 0
+
+    def _say(self, kind: Up, payload: Any = None) -> None:
+        try:
+            self.link.send(kind, payload)
+        except OSError:  # the supervisor is gone
+            self.finished = True
 
     def _beat(self) -> None:
         self.reactor.call_later(beat_every(self.config.hang_timeout), self._beat)
@@ -343,7 +349,7 @@ class Worker:
             connection.no_longer(self.reactor, READ)
             self.paused.pop(connection, None)
         self._send_up(self.reactor.now)
-        self.link.send(Up.SYNC, None)
+        self._say(Up.SYNC)
 
     def _give_away(self) -> None:
         """Offer the chosen ones to the supervisor. Until it has taken them they are kept, untouched."""
