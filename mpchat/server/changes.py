@@ -279,8 +279,8 @@ class Changes:
                 if slot is not None and not slot.handles:
                     self._crew.start_later(slot, policy.BACKOFF_FIRST)
                 raise StartError(
-                    f"the new worker {new.slot} ended before it could serve, {new.how}; whoever served before "
-                    "serves on; the log says why"
+                    f"the new worker {new.slot} ended before it could serve, {new.how}; whoever served "
+                    "before serves on; the log says why"
                 )
             yield
 
