@@ -271,7 +271,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "coalesce",
-        0.004,
+        0.005,
         _duration(0.0, 1.0),
         "0 to 1 s",
         "A busy room gathers messages for this long at most, to share send calls. An idle one never waits.",

@@ -24,6 +24,7 @@ from mpchat.server.policy import (
     connections_per_worker,
     is_brisk,
     must_hold,
+    next_post,
     place,
 )
 
@@ -163,3 +164,13 @@ def test_only_more_than_half_of_the_room_makes_the_rest_wait(
     behind: int, connections: int, hold: bool
 ) -> None:
     assert must_hold(behind, connections) is hold
+
+
+@given(st.floats(0.0, 1e7), st.sampled_from([0.0, 0.001, 0.0045, 0.02, 1.0]))
+def test_posts_are_gathered_for_no_longer_than_said(posted_at: float, gather: float) -> None:
+    assert posted_at <= next_post(posted_at, gather) <= posted_at + gather
+
+
+def test_workers_that_post_in_the_same_while_post_together_the_next_time() -> None:
+    moments = {round(next_post(100.0 + each / 1000, 0.005), 9) for each in (0.1, 1.3, 2.5, 4.9)}
+    assert moments == {100.005}

@@ -138,6 +138,15 @@ class Deaths:
         return pause * self._random.uniform(0.5, 1.0)
 
 
+def next_post(posted_at: float, gather: float) -> float:
+    """Return when a worker that has posted at ``posted_at`` posts again: at most ``gather`` seconds later.
+
+    The moments are multiples of ``gather`` on the clock that all processes share, so what several workers
+    gathered meets at the hub, and goes to clients together.
+    """
+    return posted_at + gather - posted_at % gather if gather else posted_at
+
+
 def is_brisk(taken: int, seconds: float) -> bool:
     """Tell whether a late client that took ``taken`` bytes in ``seconds`` is still worth waiting for."""
     return seconds < BRISK_GRACE or taken >= BRISK * seconds

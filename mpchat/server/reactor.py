@@ -5,6 +5,7 @@ handed to another process at any moment between two calls.
 """
 
 import heapq
+import select
 import selectors
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from ..errors import ConfigError
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
+# select() takes no descriptor number of this and above.
+FD_SETSIZE = 1024
 
 _SELECTORS = {
     "auto": "DefaultSelector",
@@ -89,6 +92,19 @@ class Reactor:
             call = heapq.heappop(self._timers)[2].call
             if call is not None:
                 call()
+
+    def nap(self, target: Any, seconds: float) -> None:
+        """Wait at most ``seconds`` for ``target`` to become readable, and for nothing else.
+
+        To the microsecond, which selectors do not offer: they wait for whole milliseconds.
+        """
+        descriptor = target.fileno()
+        if descriptor < FD_SETSIZE:
+            select.select([descriptor], [], [], seconds)
+        else:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll(seconds * 1000)
 
     def close(self) -> None:
         self._selector.close()

@@ -45,7 +45,7 @@ from .handoff import (
     read_message,
     unpack,
 )
-from .policy import beat_every
+from .policy import beat_every, next_post
 from .reactor import READ, WRITE, Reactor
 from .wire import Beat, Down, Up
 
@@ -56,8 +56,11 @@ POSTS_LIMIT = 128 << 10
 # Replies (bytes) that a client has not read: stop reading from it.
 OUTBOX_LIMIT = 64 << 10
 # The share of the setting coalesce for which posts are gathered when the last ones went up just before; the
-# rest is the fan-out's. The larger one, because a trip to the hub and back wakes two processes.
-GATHER_SHARE = 0.6
+# rest is the fan-out's. Nearly all of it: a trip to the hub and back wakes two processes, and what went up
+# together comes down together.
+GATHER_SHARE = 0.9
+# Seconds for which a worker that gathers posts looks at nothing but the hub, at most.
+NAP = 0.005
 # What connections that are moved together may bring along (bytes), beyond the first: replies that were not
 # read and halves of frames. It bounds what the supervisor holds of them.
 BAGGAGE_LIMIT = 256 << 10
@@ -97,7 +100,8 @@ class Worker:
         self.paused: dict[Connection, None] = {}
         self.posts: list[bytes] = []
         self.posts_size = 0
-        self.posted_at = 0.0
+        # When posts may go up again (seconds, monotonic).
+        self.post_due = 0.0
         self.left: list[str] = []
         self.receipt = Receipt([], [], [], [])
         # Clients that are to be moved, and whether the hub has said that it has all their posts.
@@ -131,7 +135,12 @@ class Worker:
 
     def turn(self) -> None:
         """Go once round the loop: what is ready, what goes up, what goes down."""
-        self.reactor.turn(self._timeout())
+        timeout = self._timeout()
+        if self.posts and timeout:
+            # What clients send meanwhile goes up with these posts: one wake-up for all of it, not one each.
+            self.reactor.nap(self.link, min(timeout, NAP))
+            timeout = 0.0
+        self.reactor.turn(timeout)
         now = self.reactor.now
         # First of all: a connection must be acked before a byte is read from it or sent to it.
         if self.receipt:
@@ -151,7 +160,7 @@ class Worker:
 
     def _timeout(self) -> float | None:
         """Return how long the loop may wait: until the first of what wants to be looked at again."""
-        until = self.posted_at + self.gather if self.posts or self.left else None
+        until = self.post_due if self.posts or self.left else None
         if (due := self.fanout.due()) is not None and (until is None or due < until):
             until = due
         timeout = None if until is None else max(0.0, until - time.monotonic())
@@ -216,10 +225,10 @@ class Worker:
                 self.drained = True
                 self._say(Up.DRAINED)
             return
-        gathering = now < self.posted_at + self.gather and self.posts_size < ITEM_SIZE
+        gathering = now < self.post_due and self.posts_size < ITEM_SIZE
         if gathering and not self.draining and self.leaving is None:
             return
-        self.posted_at = now
+        self.post_due = next_post(now, self.gather)
         self.messages_in += len(self.posts)
         try:
             for count, frames in _batches(self.posts):
