@@ -38,6 +38,8 @@ _F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", None)
 _PIPE_SIZE_FLOOR = 16 << 10
 # Bytes read at a time; below what the C library would map and unmap memory for (128 KiB).
 READ_SIZE = 96 << 10
+# Stands for the descriptor of a link that was closed: every call refuses it.
+CLOSED = -1
 # In front of an item: its length in bytes.
 _LENGTH = struct.Struct("!I")
 
@@ -98,6 +100,9 @@ class Link:
         self._incoming, self._outgoing = incoming, outgoing
         self._reader: Any = incoming._reader  # type: ignore[attr-defined]
         self._writer: Any = outgoing._writer  # type: ignore[attr-defined]
+        # Their descriptors, asked for once.
+        self._from: int = self._reader.fileno()
+        self._to: int = self._writer.fileno()
 
     def close_far_ends(self) -> None:
         """Close the other process's ends in this process; in the parent only after the child was started.
@@ -109,7 +114,7 @@ class Link:
 
     def fileno(self) -> int:
         """The descriptor that is readable when :meth:`receive` has something to return."""
-        return int(self._reader.fileno())
+        return self._from
 
     @property
     def acknowledged(self) -> int:
@@ -132,10 +137,13 @@ class Link:
 
     def send_frames(self, kind: int, count: int, frames: bytes) -> None:
         """Send ``count`` frames as ``(count, frames)``; a frame too long for an item goes in pieces."""
-        for piece in self._leading_pieces(frames):
-            self.send(PIECE, piece, len(piece))
-        last = len(frames) % self.item_size or self.item_size
-        self.send(kind, (count, frames if last >= len(frames) else frames[-last:]), min(last, len(frames)))
+        size = len(frames)
+        if size > self.item_size:
+            for piece in self._leading_pieces(frames):
+                self.send(PIECE, piece, len(piece))
+            size = size % self.item_size or self.item_size
+            frames = frames[-size:]
+        self.send(kind, (count, frames), size)
 
     def _leading_pieces(self, frames: bytes) -> Iterator[bytes]:
         for start in range(0, len(frames) - self.item_size, self.item_size):
@@ -155,8 +163,9 @@ class Link:
 
     def _write(self, kind: int, cost: int, payload: Any) -> None:
         self._told = self._taken
-        item = dumps((kind, self._taken, cost, payload), HIGHEST_PROTOCOL)
-        os.writev(self._writer.fileno(), (_LENGTH.pack(len(item)), item))
+        # The kind as a plain number: as a member of its enum it would go by name, and be looked up there.
+        item = dumps((int(kind), self._taken, cost, payload), HIGHEST_PROTOCOL)
+        os.writev(self._to, (_LENGTH.pack(len(item)), item))
 
     def receive(self) -> list[Item]:
         """Read what is there; returns the items that are whole by now.
@@ -164,7 +173,7 @@ class Link:
         Call it only when the descriptor is readable: it would wait. ``EOFError`` when the other process is
         gone.
         """
-        data = os.read(self._reader.fileno(), READ_SIZE)
+        data = os.read(self._from, READ_SIZE)
         if not data:
             raise EOFError
         if self._half:
@@ -186,8 +195,9 @@ class Link:
         kind, acknowledged, cost, payload = received
         if acknowledged != self._acknowledged:
             self._acknowledged = acknowledged
-            with suppress(OSError):  # it is gone, but what it wrote before is still to be read
-                self._pump()
+            if self._backlog:
+                with suppress(OSError):  # it is gone, but what it wrote before is still to be read
+                    self._pump()
         if kind == ACK:
             return None
         if kind == PIECE:
@@ -209,3 +219,4 @@ class Link:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
+        self._from = self._to = CLOSED

@@ -183,7 +183,9 @@ class Fanout:
             self._cut_off_slow()
         if self._early:
             self._admit_early()
-        self._todo = iter(list(self._live.items()))
+        # Copies, because clients leave under way. Two lists, because one of pairs would be a new object for
+        # each client and flush, and work for the collector.
+        self._todo = zip(list(self._live), list(self._live.values()), strict=True)
 
     def _send_slice(self, now: float) -> None:
         assert self._todo is not None

@@ -25,6 +25,8 @@ PROMPT_BACKLOG = 128 << 10
 STUCK_AFTER = 1.0
 # Bytes of the stream that a new worker is sent at a time.
 FILL_SIZE = 30 << 10
+# What a worker says that does not wait for its place behind posts.
+NEWS = frozenset({Up.BEAT, Up.READY, Up.KICKED})
 
 
 class Port:
@@ -54,13 +56,19 @@ class Port:
         with suppress(OSError):
             self.link.send_now(kind, payload)
 
+    # These two come with every batch: suppress() would be three further calls in a process just woken.
+
     def send_frames(self, kind: int, count: int, frames: bytes) -> None:
-        with suppress(OSError):
+        try:  # noqa: SIM105
             self.link.send_frames(kind, count, frames)
+        except OSError:
+            pass
 
     def take(self, cost: int) -> None:
-        with suppress(OSError):
+        try:  # noqa: SIM105
             self.link.take(cost)
+        except OSError:
+            pass
 
     def receive(self, now: float) -> list[Item]:
         try:
@@ -99,10 +107,10 @@ class Hub:
     def receive(self, port: Port, now: float) -> None:
         """Read what a worker has written; call it when the port's link is readable."""
         for item in port.receive(now):
-            if item.kind == Up.STARTED:
-                self._fill_from_the_start(port)
-            elif item.kind in (Up.BEAT, Up.READY, Up.KICKED):
+            if item.kind in NEWS:
                 self._on_news(port, item.kind, item.payload)
+            elif item.kind == Up.STARTED:
+                self._fill_from_the_start(port)
             else:
                 self._inbox.append((port, item))
 
