@@ -417,7 +417,8 @@ class Worker:
             self.fanout.on_writable(connection)
             if not connection.closed and not connection.reading and len(connection.outbox) < OUTBOX_LIMIT:
                 self._read_again(connection)
-        if mask & READ and not connection.closed:
+        # What was ready in the same turn is reported even if it is not watched any more.
+        if mask & READ and not connection.closed and not connection.leaving:
             self._read(connection)
 
     def _read(self, connection: Connection) -> None:
@@ -473,7 +474,7 @@ class Worker:
             self.fanout.leave(connection)
             connection.outbox = b""
             connection.no_longer(self.reactor, WRITE)
-            connection.also(self.reactor, READ)
+            self._read_again(connection)
         else:
             self.end(connection, error.strerror or "send failed")
 
