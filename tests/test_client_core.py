@@ -66,9 +66,9 @@ def test_messages_arrive_equal_and_in_order(texts: list[str]) -> None:
 
 @given(TEXTS)
 def test_the_two_cores_back_to_back(text: str) -> None:
-    session, protocol, posts = Session(), ClientProtocol(), list[bytes]()
+    session, protocol, posts = Session(), ClientProtocol(), list[tuple[int, bytes]]()
     assert session.receive_data(protocol.send(text), posts) == b""
-    protocol.receive_data(posts[0])
+    protocol.receive_data(posts[0][1])
     assert [str(event) for event in protocol.events()] == [text]
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
-from mpchat.protocol.messages import decode_from_server, message_frame, relayed_frame
-from mpchat.protocol.session import Session, State
+from mpchat.protocol.messages import decode_from_server, leading_run, message_frame, relayed_frame
+from mpchat.protocol.session import RUN_SIZE, Session, State
 
 T = TypeVar("T")
 
@@ -22,12 +22,25 @@ CODES = {"not_json", "not_utf8", "not_a_message", "too_long"}
 
 
 def received(data: bytes, *cuts: int, limit: int = DEFAULT_PAYLOAD_LIMIT) -> tuple[list[bytes], bytes]:
-    """Give a session ``data``, cut at ``cuts``; returns its posts and its replies."""
+    """Give a session ``data``, cut at ``cuts``; returns its posts, each message's frame, and its replies."""
     session = Session(limit)
-    posts: list[bytes] = []
+    posts: list[tuple[int, bytes]] = []
     edges = sorted({0, len(data), *cuts})
     replies = b"".join(session.receive_data(data[start:end], posts) for start, end in pairwise(edges))
-    return posts, replies
+    return single(posts), replies
+
+
+def single(posts: list[tuple[int, bytes]]) -> list[bytes]:
+    """Cut posts into frames, and see that they are as many as they say."""
+    frames: list[bytes] = []
+    for count, run in posts:
+        before = len(frames)
+        while run:
+            end = HEADER_SIZE + int.from_bytes(run[:HEADER_SIZE], "big")
+            frames.append(run[:end])
+            run = run[end:]
+        assert len(frames) - before == count
+    return frames
 
 
 def attempt(what: Callable[[], T]) -> T | ProtocolError:
@@ -131,13 +144,13 @@ def test_messages_of_lengths_from_nothing_to_the_last_that_fits_a_frame_are_rela
     filler = "a" * MAX_PAYLOAD
     edges = {DEFAULT_PAYLOAD_LIMIT - shortest + step for step in range(-3, 4)}
     for length in sorted(edges.union(range(2000), range(2000, MAX_PAYLOAD + 1 - shortest, 101))):
-        posts: list[bytes] = []
+        posts: list[tuple[int, bytes]] = []
         sent = message_frame(filler[:length])
         replies = session.receive_data(sent, posts)
         if length + shortest > DEFAULT_PAYLOAD_LIMIT:
             assert (posts, len(objects(replies))) == ([], 1)
         else:
-            assert (posts, replies) == ([sent], b"")
+            assert (posts, replies) == ([(1, sent)], b"")
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'{"message":', b'{"x":[', b'{"message":"a","x":'])
@@ -231,15 +244,37 @@ def test_any_payload_is_relayed_as_json_or_refused_and_never_gets_longer(payload
     assert json.loads(relayed[HEADER_SIZE:])["message"] == json.loads(payload)["message"]
 
 
+@given(st.lists(st.one_of(st.text(max_size=20).filter(str.isprintable).map(message_frame), FRAMES)))
+def test_messages_that_are_posted_in_runs_are_those_that_would_be_posted_one_by_one(
+    parts: list[bytes],
+) -> None:
+    data = b"".join(parts)
+    posts: list[tuple[int, bytes]] = []
+    Session(64).receive_data(data, posts)
+    assert single(posts) == received(data, *range(len(data)), limit=64)[0]
+    count, end = leading_run(data, 0, len(data), 64)
+    run = single([(count, data[:end])])
+    assert [relayed_frame(frame[HEADER_SIZE:], 64) for frame in run] == run
+
+
+def test_a_run_fits_a_queue_item_and_loses_nothing() -> None:
+    frames = [message_frame(f"{number} 안녕 " + "x" * (number % 700)) for number in range(1000)]
+    posts: list[tuple[int, bytes]] = []
+    assert Session().receive_data(b"".join(frames), posts) == b""
+    assert single(posts) == frames
+    assert all(len(run) <= RUN_SIZE for _, run in posts)
+    assert len(posts) <= 1 + sum(map(len, frames)) // (RUN_SIZE - 1000)
+
+
 @given(FRAMES, st.integers(0, 1000))
 def test_another_session_goes_on_from_any_cut(data: bytes, place: int) -> None:
     place = min(place, len(data))
     first = Session(64)
-    posts: list[bytes] = []
+    posts: list[tuple[int, bytes]] = []
     replies = first.receive_data(data[:place], posts)
     second = Session(64, first.export())
     replies += second.receive_data(data[place:], posts)
-    assert (posts, replies) == received(data, limit=64)
+    assert (single(posts), replies) == received(data, limit=64)
     assert second.mid_frame == Session(64, second.export()).mid_frame
 
 

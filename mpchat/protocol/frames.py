@@ -4,6 +4,7 @@ Knows nothing of what a payload says, and does no I/O. Not enough bytes yet is a
 payload over the limit is a value too (:class:`Oversized`): neither ends a connection.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 # Bytes of the length field.
@@ -57,8 +58,12 @@ class FrameDecoder:
         """Return ``(partial, skip)``, all that another decoder needs to go on from here."""
         return bytes(self._partial or b""), self._skip
 
-    def feed(self, data: bytes) -> list[bytes | Oversized]:
-        """Take the next bytes of the stream, in pieces of any size, and return what they completed."""
+    def feed(self, data: bytes, take: Callable[[bytes, int], int] | None = None) -> list[bytes | Oversized]:
+        """Take the next bytes of the stream, in pieces of any size, and return what they completed.
+
+        ``take(data, start)`` may take whole frames first, as they stand in ``data`` from ``start`` on; it
+        returns where the rest begins.
+        """
         if self._partial is not None:
             self._partial += data
             if len(self._partial) < self._need:
@@ -69,6 +74,8 @@ class FrameDecoder:
         if self._skip:
             position = min(self._skip, len(data))
             self._skip -= position
+        if take is not None:
+            position = take(data, position)
         frames: list[bytes | Oversized] = []
         size = len(data)
         while size - position >= HEADER_SIZE:

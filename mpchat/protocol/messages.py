@@ -9,7 +9,7 @@ import re
 import msgspec
 
 from ..errors import ProtocolError
-from .frames import MAX_PAYLOAD, Oversized, encode_frame
+from .frames import HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +63,29 @@ def message_frame(text: str) -> bytes:
 def error_frame(code: str, text: str) -> bytes:
     """Return the frame of ``{"error": {"code": code, "text": text}}``."""
     return encode_frame(_encode(ErrorReply(Refusal(code, text))))
+
+
+def leading_run(data: bytes, start: int, most: int, limit: int) -> tuple[int, int]:
+    """Return how many frames from ``start`` on can go to everybody as they stand there, and where they end.
+
+    Those are the messages that would be encoded again to the same bytes. The run ends before the first other
+    frame, before one that is not whole or has a payload over ``limit``, and within ``most`` bytes.
+    """
+    count, position, stop = 0, start, min(len(data), start + most)
+    try:
+        while stop - position >= HEADER_SIZE:
+            length = data[position] << 8 | data[position + 1]
+            end = position + HEADER_SIZE + length
+            if end > stop or length > limit:
+                break
+            payload = data[position + HEADER_SIZE : end]
+            if _encode(_decode_message(payload)) != payload:
+                break
+            position = end
+            count += 1
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # no message: relayed_frame says why
+    return count, position
 
 
 def relayed_frame(payload: bytes | Oversized, limit: int) -> bytes:

@@ -10,7 +10,10 @@ import msgspec
 
 from ..errors import ProtocolError
 from .frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder
-from .messages import error_frame, relayed_frame
+from .messages import error_frame, leading_run, relayed_frame
+
+# Bytes of one post at most where it holds many messages: what fits one queue item (see channel.ITEM_SIZE).
+RUN_SIZE = 32 << 10
 
 
 class State(Enum):
@@ -47,16 +50,26 @@ class Session:
         """How many bytes of a frame that has begun are kept."""
         return self._decoder.held
 
-    def receive_data(self, data: bytes, posts: list[bytes]) -> bytes:
-        """Take bytes from the client, append a frame to ``posts`` for each message they complete.
+    def receive_data(self, data: bytes, posts: list[tuple[int, bytes]]) -> bytes:
+        """Take bytes from the client, append to ``posts`` the messages they complete: how many, their frames.
 
         Returns the frames to answer this client with, nearly always none (``b""``).
         """
         replies = b""
         limit = self._decoder.limit
-        for payload in self._decoder.feed(data):
+
+        def take_runs(data: bytes, start: int) -> int:
+            """Post what need not be encoded again in one piece: 0.4 µs a message, and one by one 0.8."""
+            count, end = leading_run(data, start, RUN_SIZE, limit)
+            while count:
+                posts.append((count, data[start:end]))
+                start = end
+                count, end = leading_run(data, start, RUN_SIZE, limit)
+            return start
+
+        for payload in self._decoder.feed(data, take_runs):
             try:
-                posts.append(relayed_frame(payload, limit))
+                posts.append((1, relayed_frame(payload, limit)))
             except ProtocolError as error:
                 replies += error_frame(error.code, error.text)
         return replies

@@ -73,10 +73,11 @@ class Room:
             self._left, self._left_unnamed = [], 0
             self._next_notice = now + NOTICE_GATHER
         posts, self._posts = self._posts, []
-        return posts if len(posts) < 2 else _joined(posts)
+        return posts if len(posts) < 2 else joined(posts)
 
 
-def _joined(posts: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+def joined(posts: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Join posts so that each batch fits one queue item; a longer post stands alone."""
     batches: list[tuple[int, bytes]] = []
     frames: list[bytes] = []
     count = size = 0
@@ -87,5 +88,6 @@ def _joined(posts: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         frames.append(each)
         count += number
         size += len(each)
-    batches.append((count, b"".join(frames)))
+    if frames:
+        batches.append((count, b"".join(frames)))
     return batches

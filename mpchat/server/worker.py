@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from multiprocessing import parent_process
 from typing import Any
 
@@ -47,6 +46,7 @@ from .handoff import (
 )
 from .policy import beat_every, next_post
 from .reactor import READ, WRITE, Reactor
+from .room import joined
 from .wire import Beat, Down, Up
 
 # Bytes read from a client in one turn: a client that sends as fast as it can gets its share, no more.
@@ -98,7 +98,8 @@ class Worker:
         self.half: dict[Connection, float] = {}
         # Clients that are not read from because the hub is behind.
         self.paused: dict[Connection, None] = {}
-        self.posts: list[bytes] = []
+        # How many messages and their frames, in order.
+        self.posts: list[tuple[int, bytes]] = []
         self.posts_size = 0
         # When posts may go up again (seconds, monotonic).
         self.post_due = 0.0
@@ -229,9 +230,9 @@ class Worker:
         if gathering and not self.draining and self.leaving is None:
             return
         self.post_due = next_post(now, self.gather)
-        self.messages_in += len(self.posts)
+        self.messages_in += sum(count for count, _ in self.posts)
         try:
-            for count, frames in _batches(self.posts):
+            for count, frames in joined(self.posts):
                 self.link.send_frames(Up.POSTS, count, frames)
             while self.left:
                 leavers = self.left[:LEAVERS_PER_ITEM]
@@ -440,7 +441,7 @@ class Worker:
         before = len(self.posts)
         replies = connection.session.receive_data(data, self.posts)
         completed = self.posts[before:]
-        self.posts_size += sum(map(len, completed))
+        self.posts_size += sum(len(frames) for _, frames in completed)
         if connection.session.mid_frame:
             if completed or replies or connection not in self.half:
                 self.half[connection] = self.reactor.now
@@ -513,22 +514,6 @@ class Worker:
             return
         _say_goodbye([each.sock for each in self.connections.values()])
         self.finished = True
-
-
-def _batches(posts: list[bytes]) -> list[tuple[int, bytes]]:
-    """Join posts so that each batch fits one item; a longer post stands alone."""
-    batches = []
-    iterator = iter(posts)
-    while group := list(islice(iterator, 1)):
-        size = len(group[0])
-        for post in iterator:
-            if size + len(post) > ITEM_SIZE:
-                batches.append((len(group), b"".join(group)))
-                group, size = [], 0
-            group.append(post)
-            size += len(post)
-        batches.append((len(group), b"".join(group)))
-    return batches
 
 
 def _say_goodbye(socks: list[socket.socket]) -> None:
