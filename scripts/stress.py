@@ -9,9 +9,9 @@ happens, the server, the client processes and the folder are gone at the end.
 How it is built, in reading order: ``stress_frames`` (test messages), ``stress_order`` (streams against one
 order), ``stress_findings`` (what is wrong, and the order against its senders), ``stress_clients`` (a client
 process), ``stress_rude`` and ``stress_garbage`` (those that misbehave), ``stress_crew`` (the client
-processes seen from here), ``stress_server`` (the server seen from here), ``stress_faults``, ``stress_run``
-(the order of things), ``stress_report`` (the verdict, and what ``--json`` holds), ``stress_command``
-(its flags).
+processes seen from here), ``stress_server`` (the server seen from here), ``stress_changes`` (reloads and
+scalings), ``stress_faults``, ``stress_run`` (the order of things), ``stress_report`` (the verdict, and what
+``--json`` holds), ``stress_command`` (its flags).
 """
 
 if __name__ == "__main__":

@@ -39,6 +39,10 @@ SWEEP_PAUSE = 0.03
 REPORT_EVERY = 0.5
 # Seconds that an own message may take to come back before the crowd says that it is missing.
 ECHO_TIMEOUT = 30.0
+# While frames are cut in two: the part of all messages after which the next one is begun at once, and seconds
+# that half a frame stays so at most; the server takes more than twice that for dead.
+HALVES_PART = 0.6
+HALF_FOR = 10.0
 # Distance between the sender numbers of two crowds.
 SENDERS_PER_CROWD = 10_000_000
 # Seconds after which a sender that fell behind forgets what it did not send, instead of a burst.
@@ -115,13 +119,25 @@ class Report(NamedTuple):
 class Connection:
     """One client: its socket, its reader in the order, and what it has still to send."""
 
-    __slots__ = ("address", "carry", "joined", "number", "out", "reader", "reading", "sender", "sock")
+    __slots__ = (
+        "address",
+        "begun",
+        "carry",
+        "joined",
+        "number",
+        "out",
+        "reader",
+        "reading",
+        "sender",
+        "sock",
+    )
 
     def __init__(self, sock: socket.socket, reader: Reader, sender: int) -> None:
         self.sock = sock
         self.reader = reader
         self.sender = sender
         self.number = 0  # of its next message
+        self.begun = 0  # bytes of that message's frame that were sent already
         self.address: Address = ("", 0)
         self.joined = False
         self.reading = True
@@ -148,6 +164,8 @@ class Crowd:
         self.connections: list[Connection] = []
         self.wanted = plan.connections
         self.sending = False
+        self.halving = False  # messages are often sent in two pieces, with a pause in between
+        self.halves = 0  # messages of which a piece was sent before the rest
         self.quiet_since = 0.0  # when sending ended and the echoes are waited for
         self.sent = 0
         self.phase = ""
@@ -155,6 +173,7 @@ class Crowd:
         self.died: list[tuple[Address, str]] = []
         self.cut = 0
         self._joined = 0
+        self._halved: dict[Connection, float] = {}  # since when their half a frame has been under way
         self._next_sender = (plan.number + 1) * SENDERS_PER_CROWD
         self._mark: int | None = None
         self._deadline = 0.0
@@ -190,10 +209,13 @@ class Crowd:
             self.sending = True
             self._send_from = time.monotonic() - self.sent / (self.plan.rate or 1)
         elif verb == "quiet":
-            self.sending = False
+            self.sending = self.halving = False
+            self._complete_begun(float("inf"))
             self.quiet_since = time.monotonic()
         elif verb == "phase":
             self.phase = args[0]
+        elif verb == "halves":
+            self.halving = args[0]
         elif verb == "finish":
             self._mark, seconds = args
             self._deadline = time.monotonic() + seconds
@@ -203,6 +225,7 @@ class Crowd:
         """Send what is due by now."""
         if not self.sending or not self.plan.rate:
             return
+        self._complete_begun(now)
         due = int((now - self._send_from) * self.plan.rate) - self.sent
         if due > self.plan.rate * MAX_BACKLOG + 1:
             self._send_from = now - self.sent / self.plan.rate
@@ -210,11 +233,29 @@ class Crowd:
             self.send(connection)
 
     def send(self, connection: Connection) -> None:
-        """Send the connection's next message."""
-        frame = self.talk.frame(connection.sender, connection.number, self.plan.size)
+        """Send the connection's next message, or what is left of it; then, often, begin another one."""
+        frame = self.talk.frame(connection.sender, connection.number, self.plan.size)[connection.begun :]
         connection.number += 1
+        connection.begun = 0
+        self._halved.pop(connection, None)
         self.sent += 1
+        if self.halving and self.random.random() < HALVES_PART and not self._has_sent_all(connection):
+            frame += self._half(connection)
         self.write(connection, frame)
+
+    def _half(self, connection: Connection) -> bytes:
+        """Return a piece of the next message's frame: one byte, or up to where its time stands."""
+        head = self.talk.head(connection.sender, connection.number, self.plan.size)
+        connection.begun = self.random.randint(1, len(head))
+        self._halved[connection] = time.monotonic()
+        self.halves += 1
+        return head[: connection.begun]
+
+    def _complete_begun(self, now: float) -> None:
+        for connection, since in list(self._halved.items()):  # the oldest first
+            if now - since < HALF_FOR:
+                return
+            self.send(connection)
 
     def _senders(self, count: int) -> Iterator[Connection]:
         """Go round all connections, so that every worker publishes; leave out who cannot send now."""
@@ -283,6 +324,7 @@ class Crowd:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.sock.close()
         self.connections.remove(connection)
+        self._halved.pop(connection, None)
         self._joined -= connection.joined
         self.order.close(connection.reader)
 
@@ -429,7 +471,7 @@ class Crowd:
 
     def extra(self) -> dict[str, Any]:
         """Return what only this role has to tell."""
-        return {}
+        return {"halves": self.halves}
 
 
 class Probe(Crowd):

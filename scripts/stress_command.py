@@ -48,8 +48,11 @@ def _address(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 
 def _check(options: Options) -> None:
-    if options.address and (options.kill_workers or options.start_storm):
-        raise click.UsageError("--kill-workers and --start-storm need a server of their own, not --address")
+    own = options.kill_workers or options.start_storm or options.any_change
+    if options.address and own:
+        raise click.UsageError(
+            "--kill-workers, --reload, --scale and --start-storm need a server of their own, not --address"
+        )
     if not options.seconds and not options.start_storm:
         raise click.UsageError("--seconds 0 leaves nothing to do without --start-storm")
 
@@ -68,6 +71,11 @@ def _check(options: Options) -> None:
 @click.option("--workers", type=click.IntRange(1), default=2, help="Workers of the server that is started.")
 @click.option("--kill-workers", is_flag=True, help="kill -9 of a random worker now and then.")
 @click.option("--kill-every", type=click.FloatRange(0.5), default=KILL_EVERY, help="Seconds between kills.")
+@click.option("--reload", is_flag=True, help="Replace all workers again and again; clients stay.")
+@click.option("--reloads", type=click.IntRange(0), default=0, help="How many; 0: as the time allows.")
+@click.option("--scale", is_flag=True, help="Change the number of workers again and again; clients stay.")
+@click.option("--scalings", type=click.IntRange(0), default=0, help="How many; 0: as the time allows.")
+@click.option("--scale-most", type=click.IntRange(2, 256), default=8, help="Workers, at most.")
 @click.option("--stall", is_flag=True, help="Clients that never read, read a byte a second, are stopped.")
 @click.option("--stalled", type=click.IntRange(1), default=50, help="How many never read or hardly.")
 @click.option("--garbage", is_flag=True, help="Clients that send random and mutated input.")

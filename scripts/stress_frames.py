@@ -3,7 +3,7 @@
 Written apart from ``mpchat.protocol`` on purpose: a checker that shares the server's decoder would share its
 mistakes. Every test message is ``{"message":"RUN:SENDER:NUMBER:SENT:PAD"}``, compact, so that a server that
 decodes and encodes again gives the same bytes back. SENT is the monotonic clock in nanoseconds, which all
-processes of one machine share.
+processes of one machine share; it always has as many digits, so that a frame can be begun before its time.
 """
 
 import time
@@ -36,9 +36,14 @@ class Talk:
     def frame(self, sender: int, number: int, size: int = 0, sent: int | None = None) -> bytes:
         """Return a test message of now, padded to ``size`` bytes of payload."""
         sent = time.monotonic_ns() if sent is None else sent
-        payload = b"%b%d:%d:%d:" % (self._prefix, sender, number, sent)
+        payload = b"%b%d:%d:%019d:" % (self._prefix, sender, number, sent)
         payload += b"x" * (size - len(payload) - len(_END)) + _END
         return len(payload).to_bytes(HEADER, "big") + payload
+
+    def head(self, sender: int, number: int, size: int = 0) -> bytes:
+        """Return the bytes of a test message's frame up to SENT: they are known before it is sent."""
+        names = f"{sender}:{number}:"
+        return self.frame(sender, number, size, sent=0)[: HEADER + len(self._prefix) + len(names)]
 
     def read(self, frame: bytes) -> Test | None:
         """Return what ``frame`` says, or None when it is no test message of this run."""

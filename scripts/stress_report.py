@@ -7,10 +7,12 @@ The dict is what ``--json`` prints:
 ``run``          the options, seed included
 ``streams``      counts of ``lost``, ``doubled``, ``reordered``, ``differing``, ``strange``, ``unchecked``,
                  and ``examples``: the first findings in words
-``messages``     ``sent`` by the clients, ``in_order`` test messages in the one order, ``others`` (notices and
-                 the like), ``deliveries``: frames checked over all connections
+``messages``     ``sent`` by the clients, ``halves``: those of which a piece was sent before the rest,
+                 ``in_order`` test messages in the one order, ``others`` (notices and the like),
+                 ``deliveries``: frames checked over all connections
 ``connections``  ``planned``; ``died`` with a killed worker; ``dropped`` without one (list of str);
-                 ``cut_off``: stalled ones that the server ended
+                 ``cut_off``: stalled ones that the server ended, ``unexplained``: of those, how many its log
+                 does not name; ``refused``: sent away by the server at its door
 ``latency``      for each phase (``calm``, ``faults``, ``after``) ``count``, and ``p50``, ``p99``, ``max`` in
                  seconds; and ``ratio``: p99 with faults to p99 without
 ``server``       snapshots ``before`` (idle), ``calm``, ``after_faults``, ``last`` (clients still there) and
@@ -45,9 +47,12 @@ class Verdict:
     in_order: int = 0
     others: int = 0
     deliveries: int = 0
+    halves: int = 0
     planned: int = 0
     died: int = 0
     dropped: list[str] = field(default_factory=list)
+    unexplained: int = 0
+    refused: int = 0
     latency: dict[str, Latency] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
@@ -62,6 +67,10 @@ class Verdict:
             self.reasons.append("nothing was delivered, so nothing was shown")
         if self.dropped:
             self.reasons.append(f"{len(self.dropped)} connections ended without cause")
+        if self.unexplained > 0:
+            self.reasons.append(f"{self.unexplained} stalled connections ended without cause")
+        if self.refused:
+            self.reasons.append(f"{self.refused} connections were refused")
         if max_ratio is not None and self.ratio() > max_ratio:
             self.reasons.append(f"p99 with faults is {self.ratio():.2f} times as long as without")
         self.reasons += self.left
@@ -70,6 +79,19 @@ class Verdict:
         if wrong:
             self.reasons.append(f"{wrong} batches of garbage were not answered as they should")
         self.reasons += self.faults.get("start_storm", {}).get("wrong", [])
+        self.reasons += self._changes()
+
+    def _changes(self) -> list[str]:
+        facts = self.faults.get("changes", {})
+        found: list[str] = []
+        if facts.get("missing"):
+            found.append(f"{facts['missing']} of the wanted reloads and scalings were not done")
+        if self.options["kill_workers"]:  # then some may fail: their worker was killed
+            return found
+        for name in ("failed", "lost"):
+            if facts.get(name):
+                found.append(f"{facts[name]} connections {name} at reloads and scalings")
+        return [*found, *facts.get("wrong", [])]
 
     def _growth(self) -> list[str]:
         found = []
@@ -103,6 +125,7 @@ class Verdict:
             "streams": {**self.findings.counts(), "examples": self.findings.examples},
             "messages": {
                 "sent": self.sent,
+                "halves": self.halves,
                 "in_order": self.in_order,
                 "others": self.others,
                 "deliveries": self.deliveries,
@@ -112,6 +135,8 @@ class Verdict:
                 "died": self.died,
                 "dropped": self.dropped,
                 "cut_off": self.faults.get("stall", {}).get("cut_off", 0),
+                "unexplained": self.unexplained,
+                "refused": self.refused,
             },
             "latency": {**latency, "ratio": round(self.ratio(), 3)},
             "server": {**server, "left": self.left},
@@ -127,9 +152,16 @@ class Verdict:
         for name in COUNTS:
             table.add_row(name, f"[{'red' if counts[name] else 'green'}]{counts[name]}")
         table.add_section()
-        table.add_row("messages", f"{self.sent} sent, {self.in_order} in the one order, {self.others} others")
+        table.add_row(
+            "messages",
+            f"{self.sent} sent, {self.halves} in two pieces; {self.in_order} in the one order, "
+            f"{self.others} others",
+        )
         table.add_row("deliveries", f"{self.deliveries} checked, {self.planned} connections planned")
-        table.add_row("reconnects", f"{self.died} died with a worker, {len(self.dropped)} without cause")
+        table.add_row(
+            "reconnects",
+            f"{self.died} died with a worker, {len(self.dropped)} without cause; {self.refused} refused",
+        )
         for phase in PHASES:
             if phase in self.latency:
                 table.add_row(f"latency, {phase}", _latency_text(self.latency[phase]))

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stress_changes import RELOAD, SCALE, Changes
 from stress_clients import Address, Plan, Role
 from stress_crew import Crew, Member, StressError
 from stress_faults import Fault, GarbageInputs, KillWorkers, Stalls, Storms
@@ -29,6 +30,8 @@ JOIN_TIMEOUT = 120.0
 SETTLE_TIMEOUT = 30.0
 # Times its planned length that the phase with faults may take until each fault has done its work.
 OVERTIME = 3.0
+# Seconds more for each reload and scaling that is wanted: on a busy machine eight workers take that to start.
+CHANGE_PATIENCE = 15.0
 # Connections of the client process that sends garbage, and of the one that is stopped.
 GARBAGE_CONNECTIONS = 20
 STOPPED_CONNECTIONS = 20
@@ -58,6 +61,11 @@ class Options:
     garbage_inputs: int
     disconnect_storm: bool
     storm_clients: int
+    reload: bool
+    reloads: int
+    scale: bool
+    scalings: int
+    scale_most: int
     start_storm: bool
     starts: int
     rounds: int
@@ -68,7 +76,17 @@ class Options:
     @property
     def any_fault(self) -> bool:
         """Say whether there is a phase with faults."""
-        return self.kill_workers or self.stall or self.garbage or self.disconnect_storm
+        return self.kill_workers or self.stall or self.garbage or self.disconnect_storm or self.any_change
+
+    @property
+    def changes(self) -> int:
+        """Return how many reloads and scalings are wanted."""
+        return self.reload * self.reloads + self.scale * self.scalings
+
+    @property
+    def any_change(self) -> bool:
+        """Say whether connections are moved."""
+        return self.reload or self.scale
 
 
 def run(options: Options, progress: Progress) -> Verdict:
@@ -110,8 +128,8 @@ class _Run:
     def _server(self, folder: Path) -> Server | None:
         if self.options.address:
             return None
-        log = self.options.server_log or str(folder / "server.log")
-        server = Server(folder, "stress", self.options.workers, ("--log-file", log))
+        log = Path(self.options.server_log or folder / "server.log")
+        server = Server(folder, "stress", self.options.workers, log)
         self.stack.callback(server.end)
         return server
 
@@ -130,6 +148,7 @@ class _Run:
             self.verdict.reasons.append(str(error))
         if self.server and self.server.pid:
             self.progress("stop", 0)
+            self._ask_who_was_sent_away(self.server)
             self.verdict.left += self.server.stop()
 
     # The server's side.
@@ -164,6 +183,15 @@ class _Run:
         connections = self.server.connections()
         if connections:
             self.verdict.reasons.append(f"{connections} connections are left after all clients have gone")
+
+    def _ask_who_was_sent_away(self, server: Server) -> None:
+        """Compare what the server says with what clients saw."""
+        try:
+            self.verdict.refused = server.status()["refused"]
+        except StressError as error:
+            self.verdict.reasons.append(str(error))
+        if "stall" in self.verdict.faults and not self.options.kill_workers:
+            self.verdict.unexplained = self.verdict.faults["stall"]["cut_off"] - server.cut_off()
 
     # The clients' side.
 
@@ -241,7 +269,8 @@ class _Run:
                 return all(fault.done() for fault in faults)
             return not self.options.any_fault and all(member.tick.complete for member in senders)
 
-        crew.wait(f"the end of phase {name}", over, seconds * OVERTIME + JOIN_TIMEOUT, idle)
+        patience = seconds * OVERTIME + JOIN_TIMEOUT + self.options.changes * CHANGE_PATIENCE
+        crew.wait(f"the end of phase {name}", over, patience, idle)
         crew.tell(crew.members, "phase", "")
 
     def _hurt(self, crew: Crew) -> None:
@@ -250,7 +279,10 @@ class _Run:
         if members:
             self._join(crew, members)
         crew.tell([member for member in members if member.plan.role is Role.GARBAGE], "go")
+        chats = [member for member in crew.members if member.plan.role is Role.CHAT]
+        crew.tell(chats, "halves", self.options.any_change)
         self._phase(crew, "faults", self.options.seconds * FAULTS_PART)
+        crew.tell(chats, "halves", False)
         for fault in self.faults.values():
             fault.end()
         if members:
@@ -261,6 +293,8 @@ class _Run:
         members = []
         if options.kill_workers and self.server:
             self.faults["kill_workers"] = KillWorkers(self.server, self.chooser, options.kill_every)
+        if options.any_change and self.server:
+            self.faults["changes"] = self._changes(self.server)
         if options.stall:
             stalled = self._start(crew, Role.STALL, options.stalled + 1)
             stopped = self._start(crew, Role.STOPPED, STOPPED_CONNECTIONS)
@@ -273,6 +307,15 @@ class _Run:
             members.append(self._start(crew, Role.STORM, options.storm_clients + 1))
             self.faults["disconnect_storm"] = Storms(crew, members[-1])
         return members
+
+    def _changes(self, server: Server) -> Changes:
+        options = self.options
+        wanted = {RELOAD: options.reloads} if options.reload else {}
+        if options.scale:
+            wanted[SCALE] = options.scalings
+        changes = Changes(server, self.chooser, wanted, options.scale_most)
+        self.stack.callback(changes.close)
+        return changes
 
     def _wait_for_workers(self, crew: Crew) -> None:
         if self.server:
@@ -289,6 +332,7 @@ class _Run:
         for member in crew.members:
             verdict.sent += member.tick.sent
             verdict.deliveries += member.tick.delivered
+            verdict.halves += member.report.extra.get("halves", 0) if member.report else 0
             for phase, latency in member.report.latency.items() if member.report else ():
                 if phase in verdict.latency:
                     verdict.latency[phase].add(latency)

@@ -45,7 +45,7 @@ class Server:
     folder: Path
     name: str
     workers: int
-    options: tuple[str, ...] = ()
+    log: Path
     pid: int = 0
     address: Address = ("", 0)
     seen: set[psutil.Process] = field(default_factory=set)  # every process it ever had, as far as looked
@@ -59,7 +59,7 @@ class Server:
 
     def start_options(self) -> tuple[str, ...]:
         """Return the flags that this instance is started with."""
-        return ("--port", "0", "--workers", str(self.workers), *self.options)
+        return ("--port", "0", "--workers", str(self.workers), "--log-file", str(self.log))
 
     def look(self) -> dict[str, Any]:
         """Ask for the status, and remember the processes that it has now."""
@@ -67,8 +67,12 @@ class Server:
         self.pid = status["pid"]
         host, _, port = status["addresses"][0].rpartition(":")
         self.address = (host.strip("[]"), int(port))
-        self.seen.update(self._processes())
+        self.remember()
         return status
+
+    def remember(self) -> None:
+        """Remember the processes that it has now: at the end none of them may be left."""
+        self.seen.update(self._processes())
 
     def argv(self, verb: str, *options: str) -> list[str]:
         """Return the command line of one of its commands."""
@@ -90,6 +94,18 @@ class Server:
             )
         except subprocess.TimeoutExpired:
             raise StressError(f"mpchat {verb} took more than {timeout:.0f} s") from None
+
+    def begin(self, verb: str, *options: str) -> "subprocess.Popen[str]":
+        """Begin a command; whoever asked for it waits for its end."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self.argv(verb, *options), stdout=pipe, stderr=pipe, text=True, env=clean_environment()
+        )
+
+    def cut_off(self) -> int:
+        """Return how many clients it cut off as slow consumers, by its log."""
+        with self.log.open(encoding="utf-8", errors="replace") as lines:
+            return sum("ended, slow consumer" in line for line in lines)
 
     def status(self) -> dict[str, Any]:
         """Return what ``mpchat status --json`` says."""
@@ -209,7 +225,7 @@ class StartStorm:
             progress()
 
     def _round(self, number: int) -> list[str]:
-        server = Server(self.folder, f"storm{number}", 1)
+        server = Server(self.folder, f"storm{number}", 1, self.folder / f"storm{number}.log")
         argv = server.argv("start", *server.start_options())
         quiet = subprocess.DEVNULL
         starts = []

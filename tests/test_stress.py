@@ -18,8 +18,10 @@ from typing import Any
 
 import psutil
 import pytest
+from harness import Server
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from injected import inject
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -28,6 +30,7 @@ from stress_findings import Findings, Numbers  # noqa: E402  (scripts is no pack
 from stress_frames import HERALD, Talk, split_frames  # noqa: E402
 from stress_latency import Latency  # noqa: E402
 from stress_order import OneOrder, Reader, State  # noqa: E402
+from stress_report import Verdict  # noqa: E402
 
 TALK = Talk("r")
 NOTICE = b'{"message":" Disconnect : 127.0.0.1:5 "}'
@@ -257,6 +260,36 @@ def test_frames_in_pieces() -> None:
         assert whole == frames[: len(whole)]
 
 
+def test_the_beginning_of_a_frame_is_known_before_its_time() -> None:
+    for number, size in ((0, 0), (7, 120), (123_456, 120)):
+        head = TALK.head(5, number, size)
+        now, later = (TALK.frame(5, number, size, sent) for sent in (1, 10**18))
+        assert now.startswith(head)
+        assert later.startswith(head)
+        assert len(now) == len(later)
+        assert TALK.read(now) == (5, number, 1)
+
+
+def test_what_speaks_against_a_clean_verdict_when_connections_move() -> None:
+    def reasons(killing: bool = False, **facts: Any) -> list[str]:
+        verdict = Verdict({"kill_workers": killing})
+        verdict.faults["changes"] = facts
+        verdict.conclude(None)
+        return verdict.reasons
+
+    assert reasons(missing=0, failed=0, lost=0, wrong=[]) == []
+    assert reasons(missing=2) == ["2 of the wanted reloads and scalings were not done"]
+    assert reasons(lost=3, wrong=["reload: exit 5: why"]) == [
+        "3 connections lost at reloads and scalings",
+        "reload: exit 5: why",
+    ]
+    assert reasons(killing=True, missing=1, lost=3) == ["1 of the wanted reloads and scalings were not done"]
+
+    verdict = Verdict({"kill_workers": False}, unexplained=1, refused=2)
+    verdict.conclude(None)
+    assert verdict.reasons == ["1 stalled connections ended without cause", "2 connections were refused"]
+
+
 def test_percentiles_are_within_two_percent() -> None:
     latency = Latency()
     for value in range(1, 1001):
@@ -344,6 +377,7 @@ def test_usage() -> None:
     for flags in (
         ["--address", "nowhere"],
         ["--address", "127.0.0.1:1", "--kill-workers"],
+        ["--address", "127.0.0.1:1", "--reload"],
         ["--seconds", "0"],
     ):
         assert subprocess.run([*script, *flags], capture_output=True, check=False).returncode == 2
@@ -387,6 +421,106 @@ def test_the_real_server_keeps_its_promises_under_every_fault(temporary: Path) -
     assert faults["start_storm"]["rounds"] == 1
     assert verdict["connections"]["died"] > 0
     assert verdict["messages"]["deliveries"] > 35 * 40
+
+
+MOVING_RUN = (
+    *("--processes", "2", "--connections", "20", "--rate", "100", "--probes", "5", "--workers", "2"),
+    *("--reload", "--scale", "--scale-most", "4", "--stall", "--stalled", "5"),
+)
+
+
+def test_connections_move_again_and_again_and_nothing_is_lost(temporary: Path) -> None:
+    code, verdict = stress("--seconds", "6", "--reloads", "3", "--scalings", "3", *MOVING_RUN)
+    assert verdict["reasons"] == [], verdict["streams"]["examples"]
+    assert code == 0
+    changes = verdict["faults"]["changes"]
+    assert (changes["reloads"], changes["scalings"], changes["missing"]) == (3, 3, 0)
+    assert changes["moved"] >= 3 * 70
+    assert 0 < changes["pauses"]["p50"] <= changes["pauses"]["p99"] <= changes["pauses"]["max"]
+    assert verdict["messages"]["halves"] > 50
+
+
+# What happens once, to one connection that moves. A frame has as many bytes as the size says, and two
+# more. A byte of a frame that has begun is found twice: the server takes offence at the frame, and its sender
+# misses it, for which the script waits half a minute.
+AT_A_MOVE = """
+    def install(worker, slot):
+        pack = worker.Worker._pack
+
+        def broken(self, connection):
+            baggage = pack(self, connection)
+            replace, state = worker.msgspec.structs.replace, baggage.session
+            if {when} and once():
+                {what}
+            return baggage
+
+        worker.Worker._pack = broken
+
+    def once():
+        try:
+            os.close(os.open(os.path.join(FOLDER, "done"), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+"""
+BREAKS = {
+    "a message is lost": ("True", "baggage = replace(baggage, cursor=baggage.cursor + 122)"),
+    "a message is doubled": (
+        "baggage.cursor > 10_000",
+        "baggage = replace(baggage, cursor=baggage.cursor - 122)",
+    ),
+    "a byte of half a frame is lost": (
+        "len(state.partial) > 5",
+        "baggage = replace(baggage, session=replace(state, partial=state.partial[:-1]))",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BREAKS)
+def test_what_goes_wrong_at_a_move_is_found(
+    temporary: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    when, what = BREAKS[fault]
+    broken(tmp_path_factory, monkeypatch, AT_A_MOVE.format(when=when, what=what))
+    code, verdict = stress("--seconds", "3", *MOVING_RUN)
+    assert code == 1
+    assert verdict["faults"]["changes"]["wrong"] == []
+    assert verdict["streams"]["examples"], verdict["reasons"]
+
+
+def test_a_connection_that_does_not_arrive_is_found(
+    temporary: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = AT_A_MOVE.format(when="state.partial", what="connection.sock.shutdown(2)")
+    broken(tmp_path_factory, monkeypatch, fault)
+    code, verdict = stress("--seconds", "3", *MOVING_RUN)
+    assert code == 1
+    assert len(verdict["connections"]["dropped"]) == 1
+    assert "1 connections ended without cause" in verdict["reasons"]
+
+
+def test_a_reload_that_fails_is_found(
+    temporary: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = """
+        def install(worker, slot):
+            open(os.path.join(FOLDER, f"worker {os.getpid()}"), "w").close()
+            if sum(each.startswith("worker") for each in os.listdir(FOLDER)) > 2:
+                os._exit(3)
+    """
+    broken(tmp_path_factory, monkeypatch, fault)
+    flags = [each for each in MOVING_RUN if each != "--scale"]
+    code, verdict = stress("--seconds", "2", "--reloads", "1", *flags)
+    assert code == 1
+    assert any("ended before it could serve" in each for each in verdict["reasons"]), verdict["reasons"]
+    assert verdict["streams"]["examples"] == []
+
+
+def broken(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Have a fault in the workers of the server that the script starts from now on."""
+    carrier = Server(tmp_path_factory.mktemp("fault"))
+    inject(carrier, fault)
+    monkeypatch.setenv("PYTHONPATH", carrier.environment["PYTHONPATH"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,138 @@
+"""Reloads and scalings under load: a fault that must harm nobody, for connections move with their state.
+
+Each is a real ``mpchat reload`` or ``mpchat scale``, one after the other: the server refuses a second one
+while one is under way. At the end there are as many workers as at the start, so that what the server uses can
+be compared.
+"""
+
+import json
+import random
+import statistics
+import subprocess
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from stress_crew import StressError
+from stress_server import OK, Server
+
+RELOAD, SCALE = "reload", "scale"
+# Seconds for one reload or scaling; on few cores and under load a worker takes a second or two to start.
+CHANGE_TIMEOUT = 120.0
+# Seconds until there are as many workers again as at the start, worker deaths in between included.
+RESTORE_TIMEOUT = 60.0
+# Failures that are told in words; all are counted.
+MAX_TOLD = 10
+
+
+@dataclass
+class Changes:
+    """Reloads and scalings in turns, mixed at random."""
+
+    server: Server
+    chooser: random.Random
+    wanted: dict[str, int]  # by command, how many; 0: as many as the time gives
+    most: int  # workers
+    asked: Counter[str] = field(default_factory=Counter)
+    did: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    _workers: int = 0  # that were asked for last
+    _verb: str = ""
+    _process: "subprocess.Popen[str] | None" = None
+    _begun: float = 0.0
+
+    def step(self, now: float) -> None:
+        """Ask for the next one once the last one is done."""
+        if self._process is not None and self._process.poll() is None:
+            if now - self._begun > CHANGE_TIMEOUT:
+                self._process.kill()
+        elif self._process is not None:
+            self._hear(self._process)
+        else:
+            self._ask(now)
+
+    def _ask(self, now: float) -> None:
+        left = {
+            verb: wanted - self.asked[verb] if wanted else 1
+            for verb, wanted in self.wanted.items()
+            if not wanted or self.asked[verb] < wanted
+        }
+        if not left:
+            return
+        self._verb = self.chooser.choices(list(left), list(left.values()))[0]
+        self.asked[self._verb] += 1
+        self._begun = now
+        self._process = self.server.begin(self._verb, *self._arguments(), "--json")
+
+    def _arguments(self) -> list[str]:
+        if self._verb == RELOAD:
+            return []
+        before = self._workers or self.server.workers
+        self._workers = self.chooser.choice([n for n in range(1, self.most + 1) if n != before] or [1])
+        return [str(self._workers)]
+
+    def _hear(self, process: "subprocess.Popen[str]") -> None:
+        self._process = None
+        said, error = process.communicate()
+        if said:
+            self.answers.append(json.loads(said))
+        if process.returncode == OK:
+            self.did[self._verb] += 1
+        else:
+            self.wrong.append(f"{self._verb}: exit {process.returncode}: {error.strip()}")
+        self.server.remember()
+
+    def end(self) -> None:
+        """Wait for the one under way, and have as many workers again as at the start."""
+        deadline = time.monotonic() + RESTORE_TIMEOUT
+        if self._process is not None:
+            try:
+                self._process.wait(CHANGE_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+            self._hear(self._process)
+        while (done := self.server.command(SCALE, str(self.server.workers))).returncode != OK:
+            if time.monotonic() > deadline:
+                raise StressError(f"scaling back: exit {done.returncode}: {done.stderr.strip()}")
+        self.server.remember()
+
+    def close(self) -> None:
+        """Leave no command behind, whatever happened."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def done(self) -> bool:
+        """As many as wanted were asked for, at least one of each, and the last one has come to its end."""
+        enough = all(self.asked[verb] >= max(1, wanted) for verb, wanted in self.wanted.items())
+        return enough and (self._process is None or not all(self.wanted.values()))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was done and what it did to connections. Pauses, in seconds: how long half of a
+        change's connections were served by nobody, in the middle one of all changes; the longest that 99 %
+        of them were, in the worst change; the longest of all."""
+        pauses = [each["pauses"] for each in self.answers if each["moved"]]
+        return {
+            "reloads": self.did[RELOAD],
+            "scalings": self.did[SCALE],
+            "missing": sum(max(1, wanted) - self.did[verb] for verb, wanted in self._short().items()),
+            "moved": sum(each["moved"] for each in self.answers),
+            "failed": sum(each["failed"] for each in self.answers),
+            "lost": sum(each["lost"] for each in self.answers),
+            "pauses": {
+                "p50": round(statistics.median([each["p50"] for each in pauses] or [0.0]), 6),
+                "p99": round(max([each["p99"] for each in pauses], default=0.0), 6),
+                "max": round(max([each["max"] for each in pauses], default=0.0), 6),
+            },
+            "seconds": {
+                "p50": round(statistics.median([each["seconds"] for each in self.answers] or [0.0]), 3),
+                "max": round(max([each["seconds"] for each in self.answers], default=0.0), 3),
+            },
+            "unsuccessful": len(self.wrong),
+            "wrong": self.wrong[:MAX_TOLD],
+        }
+
+    def _short(self) -> dict[str, int]:
+        return {verb: wanted for verb, wanted in self.wanted.items() if self.did[verb] < max(1, wanted)}
