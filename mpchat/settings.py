@@ -62,14 +62,16 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         """
         return resolve([self._given(), self._read_file(), parse_environment(environment)])
 
-    def read_again(self, environment: Mapping[str, str]) -> Config:
+    def read_again(self, environment: Mapping[str, str], running: Config | None = None) -> Config:
         """Return the settings as they are now, ready to run, for a server that already serves.
 
-        Does not wait, whatever lies at the file's path. Raises :class:`ConfigError`, whose text names the
-        file by its absolute path.
+        With ``running``, its settings so far, a log that nobody names lies where its other files are, also
+        when the settings name another place by now. Does not wait, whatever lies at the file's path.
+
+        Raises :class:`ConfigError`, whose text names the file by its absolute path.
         """
         sources = [self._given(), self._read_file(again=True), parse_environment(environment)]
-        return self.ready_to_run(resolve(sources)[0])
+        return self.ready_to_run(resolve(sources)[0], running)
 
     def read_address(self, environment: Mapping[str, str]) -> tuple[Config, ConfigError | None]:
         """Return a Config of which only ``name`` and ``runtime_dir`` count, as good as a wrong file allows.
@@ -91,8 +93,9 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         except ConfigError:
             return resolve([_address_of(each) for each in (given, variables)])[0], wrong
 
-    def ready_to_run(self, config: Config) -> Config:
-        """Fill in what depends on the place: absolute paths, and the log of a server in the background.
+    def ready_to_run(self, config: Config, running: Config | None = None) -> Config:
+        """Fill in what depends on the place: absolute paths, and the log of a server in the background,
+        which lies in its folder, or in that of the one that is ``running``.
 
         Raises :class:`ConfigError` for a path that leads nowhere and a multiplexer that this system lacks.
         """
@@ -100,7 +103,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         runtime_dir = absolute(config.runtime_dir, self.folder)
         log_file = absolute(config.log_file, self.folder)
         if not log_file and not self.foreground:
-            log_file = str(instance.paths(config.name, runtime_dir).log)
+            name, folder = (running.name, running.runtime_dir) if running else (config.name, runtime_dir)
+            log_file = str(instance.paths(name, folder).log)
         return msgspec.structs.replace(config, runtime_dir=runtime_dir, log_file=log_file)
 
     def _given(self) -> dict[str, Origin]:

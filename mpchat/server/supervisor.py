@@ -241,7 +241,7 @@ class Supervisor:
 
     def check(self) -> tuple[Config, "_Prepared"]:
         """Read the settings again; see :class:`~mpchat.server.changes.Settings`."""
-        wanted = self.sources.read_again(os.environ)
+        wanted = self.sources.read_again(os.environ, self.config)
         kept = {name: FIXED[name] for name in differing(self.config, wanted) if name in FIXED}
         config = msgspec.structs.replace(wanted, **{name: getattr(self.config, name) for name in kept})
         if config.log_file and config.log_file != self.config.log_file:
