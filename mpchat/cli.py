@@ -277,7 +277,10 @@ def reload(config_file: str | None, as_json: bool, **flags: Any) -> None:
         if wrong is not None:  # and so this may not be the address
             raise wrong from None
         raise
-    _print_change(answer, as_json, reload_text(config.name, answer.result, done=not answer.exit))
+    text = reload_text(config.name, answer.result, done=not answer.exit)
+    # One that nothing came of is one line: why.
+    came_of_it = not answer.exit or any(answer.result.get(each) for each in ("renewed", "moved", "lost"))
+    _print_change(answer, as_json, text if came_of_it else "")
 
 
 @main.command()
@@ -325,7 +328,7 @@ def _watch_change(config: Config, request: Request) -> Answer:
 
 def _print_change(answer: Answer, as_json: bool, text: str) -> None:
     """Say what was done, also when that is not all; then the refusal."""
-    if answer.result:
+    if answer.result and (as_json or text):
         click.echo(msgspec.json.encode(answer.result).decode() if as_json else text)
     if answer.exit:
         raise _refusal(answer)
