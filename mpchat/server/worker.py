@@ -418,8 +418,8 @@ class Worker:
             self.fanout.on_writable(connection)
             if not connection.closed and not connection.reading and len(connection.outbox) < OUTBOX_LIMIT:
                 self._read_again(connection)
-        # What was ready in the same turn is reported even if it is not watched any more.
-        if mask & READ and not connection.closed and not connection.leaving:
+        # Asked again: what was ready at the turn's beginning may have been told to leave in the middle of it.
+        if mask & READ and connection.reading and not connection.closed:
             self._read(connection)
 
     def _read(self, connection: Connection) -> None:
