@@ -202,9 +202,9 @@ class Crew:
 
     def on_news(self, port: Port, kind: int, payload: Any) -> None:
         """Take what the hub passes on from a worker."""
-        slot = self.slots[port.slot]
-        handle = next((each for each in slot.handles if each.port is port), None)
-        if handle is None:
+        slot = self.slots.get(port.slot)
+        handle = next((each for each in slot.handles if each.port is port), None) if slot else None
+        if slot is None or handle is None:  # the last words of a dead one, heard when the hub got to them
             return
         if kind == Up.BEAT:
             handle.on_beat(Beat(*payload), self._reactor.now)
