@@ -317,7 +317,7 @@ class Supervisor:
 
         def on_result(found: int, silent: set[int]) -> None:
             total = ended + found
-            moved = self.reception.moving or self.reception.moves != moves
+            moved = self._moving or self.reception.moves != moves
             if moved and not silent and time.monotonic() < deadline:
                 self._kick(address, total, deadline, reply)
             else:
