@@ -127,8 +127,12 @@ class Server:
     def command(self, *words: str, timeout: float = 60.0, **more: Any) -> "subprocess.CompletedProcess[str]":
         """Run ``mpchat WORDS`` for this instance and return what it said."""
         names = [] if words[0] in ("chat", "config") else ["--name", self.name]
+        return self.run(words[0], *names, *words[1:], timeout=timeout, **more)
+
+    def run(self, *words: str, timeout: float = 60.0, **more: Any) -> "subprocess.CompletedProcess[str]":
+        """Run ``mpchat WORDS`` as they are, in this server's folder."""
         return subprocess.run(
-            [*MPCHAT, words[0], *names, *words[1:]],
+            [*MPCHAT, *words],
             **{
                 "capture_output": True,
                 "text": True,

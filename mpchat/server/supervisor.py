@@ -334,9 +334,11 @@ class Supervisor:
 
     def _command_scale(self, arguments: dict[str, Any], reply: Reply) -> None:
         self._must_be_running()
-        workers = BY_NAME["workers"].parse(arguments["workers"])
-        if not workers:
-            raise ConfigError("workers is 0, allowed: 1 to 256")
+        wanted, workers = arguments["workers"], 0
+        with suppress(ValueError):
+            workers = BY_NAME["workers"].parse(wanted)
+        if not workers:  # 0 stands for a number of the machine's own only in the settings
+            raise ConfigError(f"workers is {wanted!r}, allowed: 1 to 256")
         self.changes.scale(workers, reply)
 
     def _must_be_running(self) -> None:
