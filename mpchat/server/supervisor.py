@@ -443,9 +443,12 @@ class Supervisor:
         if self._closing:
             return
         self._closing = True
+        self.hub.turn(now)
         if self.config.farewell:
             self.hub.room.say(self.config.farewell)
             self.hub.turn(now)
+        # Nothing comes after the last words: that the others have gone is no news now.
+        self.hub.room.notices = False
         self.crew.close(max(0.0, self.deadline - now))
         self.deadline = max(self.deadline, now) + STOP_GRACE
 
