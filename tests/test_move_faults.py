@@ -1,0 +1,299 @@
+"""Either side of a move dies or stops at each step: its own connections are lost, and nobody else's."""
+
+import os
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from changing import (
+    NOT_STARTED,
+    OK,
+    InBackground,
+    change,
+    reload,
+    under_way,
+    until_reloads_end,
+    workers_of,
+)
+from crowd import (
+    Listener,
+    assert_same_stream,
+    descriptors,
+    everybody_heard_of_leaving,
+    everybody_hears,
+    facts,
+    last_for,
+    listeners,
+    wait_until_running,
+)
+from harness import Server, running
+from injected import inject
+from waiting import eventually
+
+from mpchat.control import Answer
+
+BEGIN, END = "= begin =", "= end ="
+COUNT = 24
+
+# Steps of a move, in groups that share a server: the worker's method in which a step happens, whether the
+# fault stands before or after it, at which call, and what else must be true.
+_DRAIN, _CLOSE, _SYNCED = (f"arguments[0] == worker.Down.{kind}" for kind in ("DRAIN", "CLOSE", "SYNCED"))
+_BEGIN, _FILL, _FILLED = (f"arguments[0] == worker.Down.{kind}" for kind in ("BEGIN", "FILL", "FILLED"))
+STEPS = {
+    "the old one gives": {
+        "asked": ("_prepare_to_give", "before", 1, ""),
+        "has stopped reading and said SYNC": ("_prepare_to_give", "after", 1, ""),
+        "is told SYNCED": ("_on_order", "before", 1, _SYNCED),
+        "before it sends the offer": ("_give_away", "before", 1, ""),
+        "has taken some of them out": ("_pack", "after", 3, ""),
+    },
+    "the old one has given": {
+        "has sent the offer": ("_give_away", "after", 1, ""),
+        "before it lets go": ("_on_receipt", "before", 1, ""),
+        "has let go": ("_on_receipt", "after", 1, ""),
+        "told to drain": ("_on_order", "before", 1, _DRAIN),
+        "told to close": ("_on_order", "before", 1, _CLOSE),
+    },
+    "the new one begins": {
+        "begins": ("run", "before", 1, ""),
+        "told where the stream begins": ("_on_order", "before", 1, _BEGIN),
+        "being filled": ("_on_order", "after", 1, _FILL),
+        "filled, before it says READY": ("_on_order", "before", 1, _FILLED),
+        "has said READY": ("_on_order", "after", 1, _FILLED),
+    },
+    "the new one takes": {
+        "offered": ("_adopt", "before", 1, ""),
+        "takes the fourth": ("_go_on", "before", 4, ""),
+        "has taken them, before the acks": ("_send_receipt", "before", 1, "self.receipt.acks"),
+        "has sent the acks": ("_send_receipt", "after", 1, "self.receipt.acks"),
+    },
+}
+
+# The first process that gets to the step that the flag names takes the flag away and has the fault.
+_FAULT = """
+    import os, signal
+
+    FLAG = os.path.join(FOLDER, "fault")
+
+    def install(worker, slot):
+        for steps in {steps!r}.values():
+            for step, how in steps.items():
+                put(worker, step, *how)
+
+    def put(worker, step, name, when, nth, condition):
+        method, calls = getattr(worker.Worker, name), [0]
+
+        def strike():
+            try:
+                with open(FLAG) as flag:
+                    what, _, wanted = flag.read().partition(" ")
+            except FileNotFoundError:
+                return
+            calls[0] += wanted == step
+            if calls[0] == nth:
+                os.unlink(FLAG)
+                os.kill(os.getpid(), signal.Signals[what])
+
+        def with_fault(self, *arguments):
+            counts = not condition or eval(condition, dict(self=self, arguments=arguments, worker=worker))
+            if counts and when == "before":
+                strike()
+            result = method(self, *arguments)
+            if counts and when == "after":
+                strike()
+            return result
+
+        setattr(worker.Worker, name, with_fault)
+"""
+
+
+@contextmanager
+def faulty(folder: Path, *flags: str) -> Iterator[Server]:
+    """A server whose workers look for the flag at every step of a move."""
+    server = Server(folder)
+    inject(server, _FAULT.format(steps=STEPS))
+    try:
+        yield server.start(*flags)
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+def flag(server: Server, fault: signal.Signals, step: str) -> Path:
+    path = server.folder / "site" / "fault"
+    (path.parent / "new").write_text(f"{fault.name} {step}")
+    return (path.parent / "new").rename(path)
+
+
+def everything_is_well(server: Server, crowd: Sequence[Listener], lost: int, fds: Sequence[int]) -> None:
+    """Whatever happened: who is alive gets the same and one message more, nobody is counted twice, every
+    slot serves, and nothing is left over."""
+    until_reloads_end(server, lambda found: True)
+    wait_until_running(server)
+    alive = [each for each in crowd if each.ended is None]
+    eventually(lambda: [each.ended for each in crowd].count(None) == COUNT - lost, "the lost ones' end", 5.0)
+    alive = [each for each in crowd if each.ended is None]
+    eventually(lambda: facts(server)["connections"] == len(alive), "the count of those who are there", 5.0)
+    if alive:
+        everybody_heard_of_leaving(alive, lost)
+        alive[0].say(END)
+        everybody_hears(alive, END)
+        texts = assert_same_stream(alive, BEGIN, END)
+        said = [text for text in texts if text.startswith("during ")]
+        assert len(said) == len(set(said)), "doubled"
+    eventually(lambda: len(workers_of(server)) == 2, "two workers and no process more", 10.0)
+    eventually(
+        lambda: sum(descriptors(server)) == sum(fds) + len(alive), "descriptors to be given back", 10.0
+    )
+    assert "Traceback" not in server.log.replace("most recent call first", ""), server.log
+
+
+@pytest.mark.parametrize("group", STEPS)
+def test_killed_at_each_step_of_a_reload(folder: Path, group: str) -> None:
+    with faulty(folder) as server:
+        fds = descriptors(server)
+        for step in STEPS[group]:
+            with listeners(server, COUNT) as crowd:
+                crowd[0].say(BEGIN)
+                everybody_hears(crowd, BEGIN)
+                left = flag(server, signal.SIGKILL, step)
+                answer = change(server, "reload")
+                assert not left.exists(), f"nobody got to: {step}"
+                check_answer(group, step, answer)
+                everything_is_well(server, crowd, answer.result["lost"], fds)
+            eventually(lambda: facts(server)["connections"] == 0, "all to be gone")
+        assert reload(server)["renewed"] == [1, 2]
+
+
+def check_answer(group: str, step: str, answer: Answer) -> None:
+    lost = answer.result["lost"]
+    assert lost <= COUNT // 2
+    if group.startswith("the old one"):
+        assert answer.exit == OK, answer
+    elif step != "has sent the acks":
+        assert answer.exit == NOT_STARTED, answer
+    if group == "the old one has given":
+        assert lost == 0, "the supervisor has them already"
+    elif group != "the old one gives" and step != "has sent the acks":
+        assert lost == 0, "others have them still"
+    if group == "the new one begins" and step != "has said READY":
+        assert (answer.result["moved"], answer.result["renewed"], answer.exit) == (0, [], NOT_STARTED)
+
+
+@pytest.mark.parametrize(
+    ("group", "steps"),
+    [
+        ("the old one gives", ["asked", "is told SYNCED"]),
+        ("the old one has given", ["has sent the offer"]),
+        ("the new one begins", ["has said READY"]),
+        ("the new one takes", ["offered", "has sent the acks"]),
+    ],
+)
+def test_stopped_at_a_step_of_a_reload(folder: Path, group: str, steps: list[str]) -> None:
+    """It is found to hang and killed; then it is as if it had died there."""
+    with faulty(folder, "--hang-timeout", "1s") as server:
+        fds = descriptors(server)
+        for step in steps:
+            killed = server.log.count(", killed: worker")
+            with listeners(server, COUNT) as crowd:
+                crowd[0].say(BEGIN)
+                everybody_hears(crowd, BEGIN)
+                left = flag(server, signal.SIGSTOP, step)
+                answer = change(server, "reload")
+                assert not left.exists(), f"nobody got to: {step}"
+                assert answer.result["seconds"] < 8.0
+                eventually(partial(more_killed, server, killed), "the stopped one to be killed")
+                last_for(0.1)
+                ended = [each.ended is None for each in crowd].count(False)
+                everything_is_well(server, crowd, ended, fds)
+            eventually(lambda: facts(server)["connections"] == 0, "all to be gone")
+
+
+def more_killed(server: Server, before: int) -> bool:
+    return server.log.count(", killed: worker") > before
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_from_outside_at_random_moments_of_many_reloads(server: Server, seed: int) -> None:
+    chance = random.Random(seed)
+    fds = descriptors(server)
+    with ExitStack() as everybody:
+        crowd = everybody.enter_context(listeners(server, COUNT))
+        crowd[0].say(BEGIN)
+        everybody_hears(crowd, BEGIN)
+        spoken = 0
+        for _ in range(6):
+            before = [each for each in crowd if each.ended is None]
+            with under_way(server, "reload") as background:
+                speak(before, spoken)
+                spoken += 1
+                last_for(chance.uniform(0.0, 0.35))
+                kill_one(chance.choice([0, -1, -1]), server)
+                answer = background.answer()
+            assert answer.exit in (OK, NOT_STARTED), answer
+            until_reloads_end(server, lambda found: True)
+            wait_until_running(server)
+            if len([each for each in crowd if each.ended is None]) < 4:
+                break
+        lost = [each.ended is None for each in crowd].count(False)
+        everything_is_well(server, crowd, lost, fds)
+
+
+def speak(crowd: Sequence[Listener], number: int) -> None:
+    for place, each in enumerate(crowd):
+        with suppress(OSError):
+            each.say(f"during {number} {place}")
+
+
+def kill_one(place: int, server: Server) -> None:
+    """The oldest worker process, or the youngest: one that comes, most likely."""
+    with suppress(IndexError, ProcessLookupError):
+        os.kill(workers_of(server)[place], signal.SIGKILL)
+
+
+def test_a_new_version_that_cannot_start_changes_nothing(folder: Path) -> None:
+    server = Server(folder)
+    inject(server, 'def install(worker, slot):\n    if flagged("broken"):\n        raise ImportError("oh")\n')
+    server.start()
+    try:
+        with listeners(server, 6) as crowd:
+            before, fds = workers_of(server), descriptors(server)
+            (folder / "site" / "broken").touch()
+            command = server.command("reload")
+            assert (command.returncode, command.stdout) == (NOT_STARTED, "")
+            assert "the new worker 1 ended before it could serve, exit code 1" in command.stderr
+            assert workers_of(server) == before
+            assert (facts(server)["generation"], facts(server)["moves"]) == (1, 0)
+            eventually(lambda: descriptors(server) == fds, "descriptors to be given back")
+            crowd[0].say(END)
+            everybody_hears(crowd, END)
+            assert change(server, "scale", workers=4).exit == NOT_STARTED
+            assert workers_of(server) == before
+            (folder / "site" / "broken").unlink()
+            assert reload(server)["moved"] == 6
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_worker_of_another_slot_dies_during_a_reload(folder: Path, workers: int) -> None:
+    """What has nothing to do with the change is dealt with as ever."""
+    with running(folder, workers=4) as server, listeners(server, COUNT) as crowd:
+        crowd[0].say(BEGIN)
+        everybody_hears(crowd, BEGIN)
+        background = InBackground(server, "reload")
+        eventually(lambda: facts(server)["change"] == "reload" or not background.going, "the reload")
+        with suppress(psutil.Error):
+            psutil.Process(facts(server)["workers"][workers]["pid"]).kill()
+        answer = background.answer()
+        assert answer.exit == OK
+        wait_until_running(server)
+        alive = [each for each in crowd if each.ended is None]
+        assert answer.result["lost"] == COUNT - len(alive)
+        everybody_heard_of_leaving(alive, COUNT - len(alive))
+        alive[0].say(END)
+        everybody_hears(alive, END)
