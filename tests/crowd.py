@@ -219,7 +219,7 @@ def everybody_heard_of_leaving(crowd: Sequence[Listener], count: int) -> None:
     """Wait until the notices account for ``count`` leavers, and no more than that."""
     for each in crowd:
         eventually(partial(_heard_enough, each, count), f"notices about {count} leavers")
-        assert leavers_heard(each) == count
+        assert leavers_heard(each) == count, re.findall(rb' Disconnect : [^"]*', each.data)
 
 
 def _heard_enough(client: Listener, count: int) -> bool:

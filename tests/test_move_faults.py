@@ -36,6 +36,7 @@ from injected import inject
 from waiting import eventually
 
 from mpchat.control import Answer
+from mpchat.server.room import NOTICE_GATHER
 
 BEGIN, END = "= begin =", "= end ="
 COUNT = 24
@@ -152,6 +153,12 @@ def everything_is_well(server: Server, crowd: Sequence[Listener], lost: int, fds
     assert "Traceback" not in server.log.replace("most recent call first", ""), server.log
 
 
+def until_nobody_is_there(server: Server) -> None:
+    """Wait until all have left, and no notice about them is still to come."""
+    eventually(lambda: facts(server)["connections"] == 0, "all to be gone")
+    last_for(3 * NOTICE_GATHER)
+
+
 @pytest.mark.parametrize("group", STEPS)
 def test_killed_at_each_step_of_a_reload(folder: Path, group: str) -> None:
     with faulty(folder) as server:
@@ -165,7 +172,7 @@ def test_killed_at_each_step_of_a_reload(folder: Path, group: str) -> None:
                 assert not left.exists(), f"nobody got to: {step}"
                 check_answer(group, step, answer)
                 everything_is_well(server, crowd, answer.result["lost"], fds)
-            eventually(lambda: facts(server)["connections"] == 0, "all to be gone")
+            until_nobody_is_there(server)
         assert reload(server)["renewed"] == [1, 2]
 
 
@@ -210,7 +217,7 @@ def test_stopped_at_a_step_of_a_reload(folder: Path, group: str, steps: list[str
                 last_for(0.1)
                 ended = [each.ended is None for each in crowd].count(False)
                 everything_is_well(server, crowd, ended, fds)
-            eventually(lambda: facts(server)["connections"] == 0, "all to be gone")
+            until_nobody_is_there(server)
 
 
 def more_killed(server: Server, before: int) -> bool:
