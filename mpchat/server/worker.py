@@ -137,7 +137,7 @@ class Worker:
     def turn(self) -> None:
         """Go once round the loop: what is ready, what goes up, what goes down."""
         timeout = self._timeout()
-        if self.posts and timeout:
+        if self.posts and timeout and not self.fanout.late:
             # What clients send meanwhile goes up with these posts: one wake-up for all of it, not one each.
             self.reactor.nap(self.link, min(timeout, NAP))
             timeout = 0.0
