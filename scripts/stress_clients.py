@@ -43,6 +43,10 @@ ECHO_TIMEOUT = 30.0
 # that half a frame stays so at most; the server takes more than twice that for dead.
 HALVES_PART = 0.6
 HALF_FOR = 10.0
+# Bytes that a client must have been behind when the server cut it off: half of the default of its lag_limit.
+# And seconds until that is looked at: a process that was stopped learns only then how far the others are.
+CUT_OFF_BEHIND = 4 << 20
+LOOK_AFTER = 3.0
 # Distance between the sender numbers of two crowds.
 SENDERS_PER_CROWD = 10_000_000
 # Seconds after which a sender that fell behind forgets what it did not send, instead of a burst.
@@ -172,8 +176,10 @@ class Crowd:
         self.latency: dict[str, Latency] = {}
         self.died: list[tuple[Address, str]] = []
         self.cut = 0
+        self.unexplained = 0  # of those that were cut, how many were not far behind
         self._joined = 0
         self._halved: dict[Connection, float] = {}  # since when their half a frame has been under way
+        self._cut: list[tuple[float, int, int]] = []  # when, segment and offset where one was cut off
         self._next_sender = (plan.number + 1) * SENDERS_PER_CROWD
         self._mark: int | None = None
         self._deadline = 0.0
@@ -312,9 +318,17 @@ class Crowd:
         """The server or the network has ended the connection."""
         if self.may_be_cut and connection.joined:
             self.cut += 1
+            place = max(connection.reader.position, connection.reader.floor)
+            self._cut.append((time.monotonic(), self.order.segment, place))
         else:
             self.died.append((connection.address, f"{connection.reader.name}: {why}"))
         self.leave(connection)
+
+    def _judge_cut(self, now: float) -> None:
+        """Count who was cut off without being far behind. A new segment had begun: nobody knows how far."""
+        while self._cut and now - self._cut[0][0] >= LOOK_AFTER:
+            _, segment, place = self._cut.pop(0)
+            self.unexplained += segment == self.order.segment and self.order.end - place < CUT_OFF_BEHIND
 
     def leave(self, connection: Connection, reset: bool = False) -> None:
         """Close one connection, at the peer a reset where asked for."""
@@ -420,6 +434,7 @@ class Crowd:
 
     def _tell(self) -> None:
         self.order.settle()
+        self._judge_cut(time.monotonic())
         self._tell_order()
         delivered = self.order.delivered + sum(
             self.order.frames_of(connection.reader) for connection in self.connections
@@ -464,6 +479,7 @@ class Crowd:
     def _finish(self) -> None:
         for connection in [connection for connection in self.connections if not connection.joined]:
             self.leave(connection)
+        self._judge_cut(float("inf"))
         self.order.finish(-1 if self._mark is None else self._mark)
         self._tell()
         senders = {connection.sender: connection.number for connection in self.connections}
@@ -471,7 +487,7 @@ class Crowd:
 
     def extra(self) -> dict[str, Any]:
         """Return what only this role has to tell."""
-        return {"halves": self.halves}
+        return {"halves": self.halves, "unexplained": self.unexplained}
 
 
 class Probe(Crowd):

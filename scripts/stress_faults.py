@@ -102,11 +102,13 @@ class Stalls:
         return True
 
     def facts(self) -> dict[str, Any]:
-        """Return how many stalled, and how many the server cut off."""
+        """Return how many stalled, how many the server cut off, and how many of those were not far behind."""
+        reports = [member.report for member in (self.stalled, self.stopped) if member.report]
         return {
             "stalled": self.stalled.plan.connections - 1,
             "stopped": self.stopped.plan.connections,
             "cut_off": self.stalled.tick.cut + self.stopped.tick.cut,
+            "unexplained": sum(report.extra["unexplained"] for report in reports),
         }
 
 

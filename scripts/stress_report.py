@@ -11,8 +11,8 @@ The dict is what ``--json`` prints:
                  ``in_order`` test messages in the one order, ``others`` (notices and the like),
                  ``deliveries``: frames checked over all connections
 ``connections``  ``planned``; ``died`` with a killed worker; ``dropped`` without one (list of str);
-                 ``cut_off``: stalled ones that the server ended, ``unexplained``: of those, how many its log
-                 does not name; ``refused``: sent away by the server at its door
+                 ``cut_off``: stalled ones that the server ended, ``unexplained``: of those, how many were
+                 not far behind; ``refused``: sent away by the server at its door
 ``latency``      for each phase (``calm``, ``faults``, ``after``) ``count``, and ``p50``, ``p99``, ``max`` in
                  seconds; and ``ratio``: p99 with faults to p99 without
 ``server``       snapshots ``before`` (idle), ``calm``, ``after_faults``, ``last`` (clients still there) and
@@ -51,7 +51,6 @@ class Verdict:
     planned: int = 0
     died: int = 0
     dropped: list[str] = field(default_factory=list)
-    unexplained: int = 0
     refused: int = 0
     latency: dict[str, Latency] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
@@ -67,8 +66,8 @@ class Verdict:
             self.reasons.append("nothing was delivered, so nothing was shown")
         if self.dropped:
             self.reasons.append(f"{len(self.dropped)} connections ended without cause")
-        if self.unexplained > 0:
-            self.reasons.append(f"{self.unexplained} stalled connections ended without cause")
+        if self._unexplained():
+            self.reasons.append(f"{self._unexplained()} stalled connections ended without cause")
         if self.refused:
             self.reasons.append(f"{self.refused} connections were refused")
         if max_ratio is not None and self.ratio() > max_ratio:
@@ -80,6 +79,12 @@ class Verdict:
             self.reasons.append(f"{wrong} batches of garbage were not answered as they should")
         self.reasons += self.faults.get("start_storm", {}).get("wrong", [])
         self.reasons += self._changes()
+
+    def _unexplained(self) -> int:
+        """Return how many stalled clients were cut off too soon; with a killed worker some have to be."""
+        if self.options["kill_workers"]:
+            return 0
+        return int(self.faults.get("stall", {}).get("unexplained", 0))
 
     def _changes(self) -> list[str]:
         facts = self.faults.get("changes", {})
@@ -135,7 +140,7 @@ class Verdict:
                 "died": self.died,
                 "dropped": self.dropped,
                 "cut_off": self.faults.get("stall", {}).get("cut_off", 0),
-                "unexplained": self.unexplained,
+                "unexplained": self._unexplained(),
                 "refused": self.refused,
             },
             "latency": {**latency, "ratio": round(self.ratio(), 3)},

@@ -185,13 +185,11 @@ class _Run:
             self.verdict.reasons.append(f"{connections} connections are left after all clients have gone")
 
     def _ask_who_was_sent_away(self, server: Server) -> None:
-        """Compare what the server says with what clients saw."""
+        """Ask the server how many it did not let in: only it can tell them from those that it ended."""
         try:
             self.verdict.refused = server.status()["refused"]
         except StressError as error:
             self.verdict.reasons.append(str(error))
-        if "stall" in self.verdict.faults and not self.options.kill_workers:
-            self.verdict.unexplained = self.verdict.faults["stall"]["cut_off"] - server.cut_off()
 
     # The clients' side.
 

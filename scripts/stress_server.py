@@ -102,11 +102,6 @@ class Server:
             self.argv(verb, *options), stdout=pipe, stderr=pipe, text=True, env=clean_environment()
         )
 
-    def cut_off(self) -> int:
-        """Return how many clients it cut off as slow consumers, by its log."""
-        with self.log.open(encoding="utf-8", errors="replace") as lines:
-            return sum("ended, slow consumer" in line for line in lines)
-
     def status(self) -> dict[str, Any]:
         """Return what ``mpchat status --json`` says."""
         done = self.command("status", "--json")

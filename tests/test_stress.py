@@ -285,7 +285,8 @@ def test_what_speaks_against_a_clean_verdict_when_connections_move() -> None:
     ]
     assert reasons(killing=True, missing=1, lost=3) == ["1 of the wanted reloads and scalings were not done"]
 
-    verdict = Verdict({"kill_workers": False}, unexplained=1, refused=2)
+    verdict = Verdict({"kill_workers": False}, refused=2)
+    verdict.faults["stall"] = {"unexplained": 1}
     verdict.conclude(None)
     assert verdict.reasons == ["1 stalled connections ended without cause", "2 connections were refused"]
 
@@ -463,6 +464,13 @@ AT_A_MOVE = """
             return False
         return True
 """
+UNREAD = """
+    def unread(sock):
+        import array, fcntl, termios
+        count = array.array("i", [0])
+        fcntl.ioctl(sock, termios.TIOCOUTQ, count)
+        return count[0]
+"""
 BREAKS = {
     "a message is lost": ("True", "baggage = replace(baggage, cursor=baggage.cursor + 122)"),
     "a message is doubled": (
@@ -497,6 +505,17 @@ def test_a_connection_that_does_not_arrive_is_found(
     assert code == 1
     assert len(verdict["connections"]["dropped"]) == 1
     assert "1 connections ended without cause" in verdict["reasons"]
+
+
+def test_a_client_that_does_not_read_and_does_not_arrive_is_found(
+    temporary: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = AT_A_MOVE.format(when="unread(connection.sock) > 15_000", what="connection.sock.shutdown(2)")
+    fault += UNREAD
+    broken(tmp_path_factory, monkeypatch, fault)
+    code, verdict = stress("--seconds", "8", *MOVING_RUN)
+    assert code == 1
+    assert verdict["reasons"] == ["1 stalled connections ended without cause"], verdict["streams"]["examples"]
 
 
 def test_a_reload_that_fails_is_found(
