@@ -15,6 +15,7 @@ import heapq
 import json
 import resource
 import selectors
+import signal
 import socket
 import statistics
 import sys
@@ -386,6 +387,7 @@ def in_ms(figures: dict[str, float]) -> list[str]:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def main(workers: int, connections: int, probes: int, rounds: int, check: bool, as_json: bool) -> None:
     """Reload a server with many idle connections; show what that takes, and what clients notice."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing is left
     console = Console(stderr=True)
     with console.status("starting") as status:
         try:
