@@ -199,3 +199,7 @@ def server_address(server: Server) -> tuple[str, int]:
     """Where it listens, without the half second that a command takes."""
     host, _, port = facts(server)["addresses"][0].rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def worker_count(server: Server) -> int:
+    return len(facts(server)["workers"])

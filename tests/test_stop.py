@@ -7,12 +7,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from changing import configured, reload, write_settings
 from crowd import (
     Listener,
     by_sender,
@@ -29,6 +28,7 @@ from harness import MPCHAT, Client, Server, frame, running, settle, stopped
 from waiting import eventually
 
 BEGIN, END = "= begin =", "= end ="
+FAREWELL = "The server is stopping."
 # Seconds that ending may take beyond what was set, on a machine that is busy with something else.
 MARGIN = 6.0
 
@@ -96,8 +96,48 @@ def test_stop_under_load_everybody_gets_the_same_to_the_end_and_an_orderly_close
         assert [each.ended for each in silent] == [""] * 8, "an orderly end was expected"
         streams = {whole_stream(each) for each in silent}
         assert len(streams) == 1
+        assert silent[0].texts[-1] == FAREWELL
         for numbers in by_sender(silent[0].texts).values():
             assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "last"),
+    [((), FAREWELL), (("--farewell", '안녕히 "가세요"'), '안녕히 "가세요"'), (("--farewell", ""), END)],
+)
+def test_the_farewell_is_the_last_message_or_there_is_none(
+    folder: Path, flags: tuple[str, ...], last: str
+) -> None:
+    with running(folder, *flags) as server, listeners(server, 6) as crowd:
+        crowd[0].say(END)
+        everybody_hears(crowd, END)
+        assert server.stop().returncode == 0
+        eventually(lambda: all(each.ended is not None for each in crowd), "connections to end")
+        assert [each.ended for each in crowd] == [""] * 6
+        assert [each.texts[-1] for each in crowd] == [last] * 6
+
+
+def test_nothing_comes_after_the_farewell_although_others_go_first(folder: Path) -> None:
+    """One worker has to wait for a client, the other ends at once, and some leave just before."""
+    with running(folder, "--stop-timeout", "2s") as server, stalled_client(server):
+        with listeners(server, 7) as crowd:
+            crowd[0].say(END)
+            everybody_hears(crowd, END)
+            crowd.pop().close()
+            crowd.pop().close()
+            assert server.stop().returncode == 0
+            eventually(lambda: all(each.ended is not None for each in crowd), "connections to end")
+            assert [each.texts[-1] for each in crowd] == [FAREWELL] * 5
+            assert [each.texts.count(FAREWELL) for each in crowd] == [1] * 5
+
+
+def test_a_farewell_that_a_reload_brought(folder: Path) -> None:
+    with configured(folder) as server, listeners(server, 2) as crowd:
+        write_settings(server, port=0, workers=2, farewell="until tomorrow")
+        assert reload(server)["changed"] == ["farewell"]
+        assert server.stop().returncode == 0
+        eventually(lambda: all(each.ended is not None for each in crowd), "connections to end")
+        assert [each.texts[-1] for each in crowd] == ["until tomorrow"] * 2
 
 
 @contextmanager
@@ -164,8 +204,8 @@ def test_usr1_opens_a_new_log_after_the_old_one_was_moved(server: Server) -> Non
     using = [each.pid for each in processes if "resource_tracker" not in " ".join(each.cmdline())]
     eventually(lambda: {standard_error(pid) for pid in using} == {str(log)}, "all to use the new log")
     before = moved.stat().st_size
-    os.kill(processes[0].pid, signal.SIGHUP)
-    eventually(lambda: "SIGHUP" in server.log, "a line in the new log")
+    os.kill(processes[0].pid, signal.SIGUSR2)
+    eventually(lambda: "SIGUSR2" in server.log, "a line in the new log")
     assert moved.stat().st_size == before
 
 
@@ -180,28 +220,7 @@ def test_usr2_writes_the_stacks_of_supervisor_and_workers(server: Server) -> Non
     assert len(re.findall(r'worker\.py", line \d+ in turn', server.log)) == 2
 
 
-def test_hup_ttin_ttou_change_nothing(server: Server) -> None:
-    before = without_clocks(facts(server))
-    with listeners(server, 2) as crowd:
-        for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
-            signalled(server, number)
-            eventually(partial(logged, server, f"signal {number.name}"), "the signal to be logged")
-        crowd[0].say(END)
-        everybody_hears(crowd, END)
-    eventually(lambda: facts(server)["connections"] == 0, "the clients to be gone")
-    assert without_clocks(facts(server)) == before
-
-
-def logged(server: Server, text: str) -> bool:
-    return text in server.log
-
-
-def without_clocks(found: dict[str, Any]) -> list[Any]:
-    slots = [(each["pid"], each["state"], each["restarts"]) for each in found["workers"]]
-    return [found["pid"], found["state"], found["addresses"], slots]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTTIN])
 def test_a_signal_that_is_meant_for_the_supervisor_does_nothing_to_a_worker(
     server: Server, number: signal.Signals
 ) -> None:
