@@ -437,3 +437,151 @@ def take_step(room: Hall, present: list[Member], step: str, number: int, chance:
         chance.choice(present).read(chance.choice([1, 100, 5_000, 100_000]))
     elif present and step == "leave":
         room.end(present.pop(chance.randrange(len(present))).connection)
+
+
+# From one worker to another.
+
+
+class Mover:
+    """Two fan-outs of one room, as two workers have them, and the members that go from one to the other."""
+
+    def __init__(self, lag_limit: int = LAG) -> None:
+        self.halls = [Hall(lag_limit=lag_limit) for _ in range(2)]
+        # How much of what was published each has got.
+        self.heard = [0, 0]
+        self.published: list[bytes] = []
+
+    def publish(self, frame: bytes) -> None:
+        self.published.append(frame)
+
+    def hear(self, which: int, count: int = 1 << 30) -> None:
+        """Let one of them have more of what was published, in one blob."""
+        frames = self.published[self.heard[which] :][:count]
+        self.heard[which] += len(frames)
+        if frames:
+            self.halls[which].publish(*frames)
+
+    def move(self, member: Member, source: int, target: int) -> None:
+        """Take a member out of one and go on with it in the other, as workers do."""
+        old, new = self.halls[source], self.halls[target]
+        while not old.fanout.between_flushes:
+            old.work()
+        connection = member.connection
+        connection.listen(old.reactor, 0)
+        place = old.fanout.take_out(connection)
+        assert connection not in old.fanout
+        again = Connection(connection.identity, connection.sock, "192.0.2.1", 1, Session())
+        again.outbox, again.outbox_open = connection.outbox, connection.outbox_open
+        again.on_event = partial(new.on_event, again)
+        member.connection = again
+        old.members.remove(member)
+        new.members.append(member)
+        new.fanout.resume(again, place)
+
+    def close(self) -> None:
+        for each in self.halls:
+            each.close()
+
+
+@contextmanager
+def mover(lag_limit: int = LAG) -> Iterator[Mover]:
+    made = Mover(lag_limit)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+STEP = st.one_of(
+    st.tuples(st.just("publish"), st.sampled_from([0, 10, 3_000, 20_000])),
+    st.tuples(st.just("hear"), st.integers(0, 1)),
+    st.tuples(st.just("reply"), st.sampled_from([0, 50, 9_000])),
+    st.tuples(st.just("read"), st.sampled_from([1, 700, 30_000])),
+    st.tuples(st.just("turn"), st.integers(0, 1)),
+    st.tuples(st.just("move"), st.just(0)),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+@given(st.lists(STEP, max_size=60), st.sampled_from([unix_pair, tcp_pair]))
+def test_wherever_and_whenever_a_client_is_moved_it_gets_the_same_bytes(
+    steps: list[tuple[str, int]], make: Callable[[], SocketPair]
+) -> None:
+    """Late, early, live, with an outbox begun or not; and the two fan-outs hear at different times."""
+    with mover(lag_limit=16 << 20) as made:
+        member = made.halls[0].join(make)
+        where = 0
+        for number, (what, value) in enumerate(steps):
+            if what == "publish":
+                made.publish(message(number, value))
+            elif what == "hear":
+                made.hear(value)
+            elif what == "reply":
+                made.halls[where].reply(member, answer(number, value))
+            elif what == "read":
+                member.read(value)
+            elif what == "turn":
+                made.halls[value].turn()
+            else:
+                made.move(member, where, 1 - where)
+                where = 1 - where
+        for which in (0, 1):
+            made.hear(which)
+            made.halls[which].flush()
+
+        def has_everything() -> bool:
+            for each in made.halls:
+                each.turn()
+            member.read()
+            return len(member.data) >= sum(map(len, [*made.published, *member.replies]))
+
+        eventually(has_everything, "the last bytes")
+        frames = list(cut(bytes(member.data)))
+        assert [each for each in frames if each[2:3] == b"s"] == made.published
+        assert [each for each in frames if each[2:3] == b"r"] == member.replies
+        assert made.halls[where].fanout.late == 0
+        assert not made.halls[0].gone
+        assert not made.halls[1].gone
+        # Each message is counted once for it, wherever it was given.
+        assert sum(each.fanout.delivered for each in made.halls) == len(made.published)
+
+
+def test_a_client_that_is_ahead_waits_until_the_stream_has_come_there() -> None:
+    with mover() as made:
+        member = made.halls[0].join()
+        for number in range(4):
+            made.publish(message(number))
+        made.hear(0, 3)
+        made.halls[0].flush()
+        made.hear(1, 1)
+        made.halls[1].flush()
+        made.move(member, 0, 1)
+        assert made.halls[1].fanout.late == 1
+        made.halls[1].reply(member, answer(9))
+        made.hear(1, 1)
+        made.halls[1].flush()
+        made.halls[1].turn()
+        member.read()
+        assert list(cut(bytes(member.data))) == made.published[:3], "nothing yet, the answer neither"
+        made.hear(1)
+        made.halls[1].flush()
+
+        def has_all() -> bool:
+            made.halls[1].turn()
+            member.read()
+            return len(list(cut(bytes(member.data)))) == 5
+
+        eventually(has_all, "the last message and the answer")
+        assert made.halls[1].fanout.late == 0
+
+
+def test_a_client_that_has_fallen_out_of_the_next_workers_stream_is_a_slow_consumer() -> None:
+    with mover(lag_limit=1000) as made:
+        member = made.halls[0].join()
+        made.publish(message(1, 60_000))
+        made.hear(0)
+        made.halls[0].flush()
+        assert made.halls[0].fanout.late == 1
+        made.halls[1].fanout.stream.begin(70_000, 2)
+        made.move(member, 0, 1)
+        assert list(made.halls[1].gone.values()) == [None]

@@ -8,10 +8,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from waiting import eventually
 
-from mpchat.server.handoff import MAX_DESCRIPTORS, Parcel, ParcelSocket, close_all
+from mpchat.protocol.session import SessionState
+from mpchat.server.handoff import (
+    MAX_DESCRIPTORS,
+    NO_BAGGAGE,
+    Baggage,
+    Offer,
+    Parcel,
+    ParcelSocket,
+    Passenger,
+    Receipt,
+    close_all,
+    pack,
+    read_message,
+    unpack,
+)
 
 
 def open_descriptors() -> int:
@@ -203,3 +220,38 @@ def test_a_receiver_short_of_descriptors_gets_none_of_them_and_keeps_none(free: 
         sender.send(b"after", [])
         said, _ = child.communicate(timeout=30)
         assert said.splitlines() == ["before 0", "short False", "after 0", "True"]
+
+
+# What parcels say.
+
+BAGGAGE = st.builds(
+    Baggage,
+    session=st.builds(SessionState, st.binary(max_size=80), st.integers(0, 65_535)),
+    cursor=st.integers(0, 1 << 62),
+    messages=st.integers(0, 1 << 62),
+    outbox=st.binary(max_size=80),
+    outbox_open=st.booleans(),
+    heard=st.floats(0, 1e9),
+    half_since=st.none() | st.floats(0, 1e9),
+    left_at=st.floats(0, 1e9),
+)
+
+
+@given(BAGGAGE)
+def test_baggage_is_passed_on_unread_and_comes_out_as_it_was(baggage: Baggage) -> None:
+    offer = Offer([Passenger(1, "::1", 5, pack(baggage)), Passenger(2, "192.0.2.1", 6)])
+    arrived = read_message(msgspec.msgpack.encode(offer))
+    assert isinstance(arrived, Offer)
+    moved, fresh = arrived.passengers
+    again = Offer([Passenger(moved.identity, moved.host, moved.port, moved.baggage)])
+    (passed_on,) = read_message(msgspec.msgpack.encode(again)).passengers  # type: ignore[union-attr]
+    assert unpack(passed_on.baggage) == baggage
+    assert unpack(fresh.baggage) is None
+    assert bytes(fresh.baggage) == bytes(NO_BAGGAGE)
+
+
+def test_a_receipt_comes_out_as_it_was_and_counts_when_it_says_anything() -> None:
+    receipt = Receipt([1, 2], [3], ["::1", "::1"], [0.5])
+    assert read_message(msgspec.msgpack.encode(receipt)) == receipt
+    assert not Receipt([], [], [], [])
+    assert Receipt([], [], ["::1"], [])

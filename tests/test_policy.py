@@ -18,6 +18,7 @@ from mpchat.server.policy import (
     RESERVED_DESCRIPTORS,
     SELECT_LIMIT,
     SLUGGISH,
+    UNEVEN_LEAST,
     Candidate,
     Deaths,
     beat_every,
@@ -26,6 +27,9 @@ from mpchat.server.policy import (
     must_hold,
     next_post,
     place,
+    spread_allowed,
+    surpluses,
+    uneven,
 )
 
 CANDIDATES = st.lists(
@@ -174,3 +178,54 @@ def test_posts_are_gathered_for_no_longer_than_said(posted_at: float, gather: fl
 def test_workers_that_post_in_the_same_while_post_together_the_next_time() -> None:
     moments = {round(next_post(100.0 + each / 1000, 0.005), 9) for each in (0.1, 1.3, 2.5, 4.9)}
     assert moments == {100.005}
+
+
+LOADS = st.lists(st.integers(0, 5_000), max_size=12)
+
+
+def evened(loads: list[int]) -> list[int]:
+    """What becomes of the loads when what is given away goes where there is most room, one by one."""
+    given = surpluses(loads)
+    left = [load - surplus for load, surplus in zip(loads, given, strict=True)]
+    for _ in range(sum(given)):
+        left[left.index(min(left))] += 1
+    return left
+
+
+@given(LOADS)
+def test_giving_surpluses_away_evens_workers_out_and_nobody_gives_twice(loads: list[int]) -> None:
+    after = evened(loads)
+    assert sum(after) == sum(loads)
+    assert all(0 <= surplus <= load for surplus, load in zip(surpluses(loads), loads, strict=True))
+    if loads:
+        assert max(after) - min(after) <= spread_allowed(max(loads))
+        assert max(after) <= max(loads)
+        assert min(after) >= min(loads)
+    assert not any(surpluses(after))
+
+
+@given(st.lists(st.integers(0, 5_000), min_size=2, max_size=12))
+def test_no_more_move_than_are_above_the_fair_share(loads: list[int]) -> None:
+    fair = sum(loads) / len(loads)
+    assert sum(surpluses(loads)) <= sum(max(0.0, load - fair) for load in loads)
+
+
+@given(LOADS)
+def test_who_is_even_gives_nothing_and_who_is_told_uneven_has_something_to_give(loads: list[int]) -> None:
+    if loads and max(loads) - min(loads) <= max(2, max(loads) // 20):
+        assert not any(surpluses(loads))
+    if uneven(loads):
+        assert any(surpluses(loads))
+        assert not uneven(evened(loads))
+
+
+@given(st.lists(st.integers(0, UNEVEN_LEAST), min_size=1, max_size=12), st.integers(0, 1_000))
+def test_small_differences_are_not_uneven(loads: list[int], more: int) -> None:
+    assert not uneven([load + more for load in loads])
+
+
+def test_a_worker_that_came_back_empty_is_uneven() -> None:
+    assert uneven([250, 250, 250, 0])
+    assert surpluses([250, 250, 250, 0]) == [62, 62, 62, 0]
+    assert not uneven([])
+    assert surpluses([]) == []
