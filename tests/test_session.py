@@ -1,6 +1,7 @@
 """One client's session: a message for everybody, or an answer for that client, and never a changed text."""
 
 import json
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -307,3 +308,11 @@ def test_a_message_that_fits_no_frame_is_refused_with_its_size() -> None:
         message_frame("a" * 65_536)
     assert caught.value.code == "too_long"
     assert len(message_frame("a" * 65_521)) == HEADER_SIZE + MAX_PAYLOAD
+
+
+def test_a_read_full_of_empty_frames_is_answered_in_time_that_grows_with_their_number() -> None:
+    """A client that sends nothing else must not stop its worker: 32 768 of them fit one read."""
+    begun = time.process_time()
+    replies = Session().receive_data(bytes(64 << 10), [])
+    assert replies.count(b'"error"') == 32 << 10
+    assert time.process_time() - begun < 2.0
