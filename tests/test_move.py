@@ -1,16 +1,20 @@
 """A reload moves every connection to another process; no client can tell from what it sends and gets."""
 
 import json
+import os
 import re
 import socket
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from changing import (
     NOT_STARTED,
     OK,
+    InBackground,
     change,
     configured,
     generations,
@@ -402,3 +406,56 @@ def test_a_reload_of_many_connections_with_everything_unread_leaves_no_descripto
                 assert each.hear_until(END) == [END]
         eventually(lambda: facts(server)["connections"] == 0, "all to be gone")
     assert len(workers_of(server)) == 2
+
+
+# When there is little room.
+
+
+@pytest.mark.parametrize("free", [3, 45])
+def test_a_reload_while_the_supervisor_is_short_of_descriptors_loses_nobody(folder: Path, free: int) -> None:
+    """With 3 no worker can be started; with 45 one can, but a batch of connections does not fit."""
+    with running(folder) as server, connected(server_address(server), 160) as crowd:
+        settle(crowd)
+        supervisor = psutil.Process(facts(server)["pid"])
+        last_for(0.2)
+        before = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+        used = max(int(each) for each in os.listdir(f"/proc/{supervisor.pid}/fd"))
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, (used + 1 + free, before[1]))
+        background = InBackground(server, "reload")
+        last_for(1.5)
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, before)
+        answer = background.answer()
+        assert (answer.exit, answer.result["lost"]) in ((OK, 0), (NOT_STARTED, 0)), answer
+        assert reload(server)["moved"] == 160
+        assert server.log.count("\n") < 60
+        crowd[0].say(END)
+        assert [each.hear_until(END) for each in crowd] == [[END]] * 160
+
+
+def test_a_connection_with_megabytes_of_unread_answers_moves_too(server: Server) -> None:
+    """Tens of thousands of empty frames, each answered; what of it is in the outbox goes along."""
+    with stalled(server, 8) as crowd, listeners(server, 1) as prompt:
+        for each in crowd:
+            each.sock.settimeout(0.1)
+            with suppress(TimeoutError):
+                for _ in range(40):
+                    each.sock.sendall(b"\0\0" * 2_000)
+            each.sock.settimeout(20.0)
+        assert scale(server, 3)["moved"] >= 2
+        begun = cpu(server)
+        last_for(0.5)
+        assert cpu(server) - begun < 0.25, "somebody is busy with nothing"
+        for _ in range(2):
+            assert reload(server)["moved"] == 9
+        prompt[0].say(END)
+        everybody_hears(prompt, END)
+        for each in crowd:
+            data = each.read_to(encoded(END))
+            frames = payloads_so_far(data)
+            assert sum(map(len, frames)) + 2 * len(frames) == len(data)
+            assert {one[:9] for one in frames} == {b'{"error":', b'{"message'}
+
+
+def cpu(server: Server) -> float:
+    """Seconds that the workers have used."""
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in worker_pids(server))

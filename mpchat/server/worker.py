@@ -270,9 +270,10 @@ class Worker:
     # Connections arriving.
 
     def _on_parcels(self, mask: int) -> None:
-        if mask & WRITE:
-            self.parcels.pump()
         try:
+            if mask & WRITE:
+                self.parcels.pump()
+                self._watch_parcels()
             parcels = self.parcels.receive()
         except (EOFError, OSError):
             self._on_orphaned(mask)
@@ -337,6 +338,9 @@ class Worker:
         except OSError:
             self.finished = True
             return
+        self._watch_parcels()
+
+    def _watch_parcels(self) -> None:
         interest = READ | WRITE if self.parcels.unsent else READ
         self.reactor.change(self.parcels, interest, self._on_parcels)
 
