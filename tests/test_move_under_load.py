@@ -1,11 +1,14 @@
 """Connections move while everybody sends as fast as it goes: one order, exactly once, for all of them."""
 
+import threading
 from pathlib import Path
 
 import pytest
 from changing import configured, generations, reload, scale, until_reloads_end, write_settings
 from crowd import (
+    Listener,
     assert_one_order,
+    assert_same_stream,
     connections,
     descriptors_given_back,
     everybody_hears,
@@ -17,6 +20,7 @@ from crowd import (
     wait_until_running,
 )
 from harness import Server, running, stopped
+from injected import inject
 
 BEGIN, END = "= begin =", "= end ="
 
@@ -94,3 +98,49 @@ def test_lag_limits_up_and_down_under_load(folder: Path) -> None:
         until_reloads_end(server, lambda found: found["generation"] == 5)
         wait_until_running(server)
         assert generations(server) == [5, 5]
+
+
+_TAKES_ITS_TIME = """
+    import time
+
+    def install(worker, slot):
+        adopt = worker.Worker._adopt
+
+        def late(self, passengers, parcel):
+            if any(bytes(each.baggage) != b"\\xc0" for each in passengers):
+                time.sleep(0.7)
+            adopt(self, passengers, parcel)
+
+        worker.Worker._adopt = late
+"""
+
+
+def test_who_waits_between_two_workers_is_not_taken_for_slow(folder: Path) -> None:
+    """Three times the lag limit would go by in the time that the new worker takes."""
+    server = Server(folder)
+    inject(server, _TAKES_ITS_TIME)
+    server.start("--lag-limit", "1M")
+    try:
+        with listeners(server, 6) as crowd:
+            crowd[0].say(BEGIN)
+            everybody_hears(crowd, BEGIN)
+            done = threading.Event()
+            talk = threading.Thread(target=_five_megabytes_a_second, args=(crowd[0], done))
+            talk.start()
+            moved = reload(server)["moved"]
+            done.set()
+            talk.join()
+            crowd[0].say(END)
+            everybody_hears(crowd, END)
+            assert moved >= 6
+            assert "slow consumer" not in server.log
+            assert_same_stream(crowd, BEGIN, END)
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+def _five_megabytes_a_second(client: Listener, done: threading.Event) -> None:
+    number = 0
+    while not done.wait(0.01):
+        number += 1
+        client.say(f"0 {number}" + " " * 50_000)

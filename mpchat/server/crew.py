@@ -286,7 +286,7 @@ class Crew:
     def _check_beat(self, handle: Handle, now: float) -> None:
         silence = now - handle.last_beat
         if handle.ready_at is None:
-            if silence > READY_TIMEOUT:
+            if now - handle.started > READY_TIMEOUT:
                 log.error("not ready within %g s, killed: worker %d", READY_TIMEOUT, handle.slot)
                 handle.kill()
         elif handle.dumped_at is not None:

@@ -222,6 +222,7 @@ class Handle:
     def forgive(self, seconds: float, now: float) -> None:
         """Leave time out of account in which nobody could have heard it."""
         self.last_beat = min(now, self.last_beat + seconds)
+        self.started = min(now, self.started + seconds)
         if self.dumped_at is not None:
             self.dumped_at += seconds
 

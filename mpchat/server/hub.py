@@ -23,6 +23,9 @@ PROMPT_BACKLOG = 128 << 10
 # A worker that has acknowledged nothing for this long (seconds) is stuck, not busy: the others go on without
 # it, as far as the backlog's limit allows, until it moves again or is found to hang.
 STUCK_AFTER = 1.0
+# The part of the stream's limit by which the room goes on while connections are between two workers: they get
+# nothing meanwhile, and nobody may be taken for slow because of that.
+GOES_ON = 4
 # Bytes of the stream that a new worker is sent at a time.
 FILL_SIZE = 30 << 10
 # What a worker says that does not wait for its place behind posts.
@@ -91,6 +94,9 @@ class Hub:
         self.room = room
         self.stream = Stream(lag_limit)
         self.ports: list[Port] = []
+        # Where the stream ended when a worker could begin to give connections away: by its port until they
+        # have come, then by each connection's identity until another worker has it. The oldest first.
+        self.anchors: dict[Port | int, int] = {}
         self._inbox: deque[tuple[Port, Item]] = deque()
         self._on_news = on_news
 
@@ -115,8 +121,14 @@ class Hub:
                 self._inbox.append((port, item))
 
     def waits(self, now: float) -> bool:
-        """Tell whether a worker is so far behind that nothing may be taken from anybody."""
+        """Tell whether a worker, or a connection between two, is so far behind that nothing may be taken from
+        anybody."""
+        if self.anchors and self._has_left_behind(next(iter(self.anchors.values()))):
+            return True
         return any(self._holds_up(port, now) for port in self.ports)
+
+    def _has_left_behind(self, anchor: int) -> bool:
+        return self.stream.end - anchor > self.stream.limit // GOES_ON
 
     def _holds_up(self, port: Port, now: float) -> bool:
         size = port.link.backlog_size
@@ -162,7 +174,9 @@ class Hub:
         elif item.kind == Up.LEFT:
             self.room.leave(item.payload)
         elif item.kind == Up.SYNC:
-            port.send_now(Down.SYNCED)
+            if not port.ended:
+                self.anchors[port] = self.stream.end
+                port.send_now(Down.SYNCED)
         else:
             self._on_news(port, item.kind, item.payload)
         port.take(item.cost)

@@ -15,14 +15,15 @@ from itertools import count
 
 from . import policy
 from .door import Door
-from .handle import Handle, Traveller
+from .handle import Arrivals, Handle, Traveller
+from .hub import Hub
 from .reactor import READ, WRITE, Reactor
 
 
 class Reception:
     """Clients on their way to workers, and how many of them there are from each host."""
 
-    def __init__(self, reactor: Reactor, door: Door, per_worker: int) -> None:
+    def __init__(self, reactor: Reactor, door: Door, hub: Hub, per_worker: int) -> None:
         """``per_worker`` is how many connections fit one worker."""
         self.per_worker = per_worker
         self._reactor = reactor
@@ -32,6 +33,7 @@ class Reception:
         self._hosts: Counter[str] = Counter()
         self._identities = count(1)
         self._turn = 0
+        self._hub = hub
         # Moved connections that no worker has taken yet, by their identity.
         self._moving: set[int] = set()
         # Moves since the start, and how long each waited (seconds) since somebody last asked.
@@ -74,6 +76,7 @@ class Reception:
         self._hosts.subtract(handle.hosts)
         self._hosts += Counter()  # drops those that none are left of
         self._homeless += handle.close()
+        self._hub.anchors.pop(handle.port, None)
 
     def place(self, handles: Sequence[Handle], now: float) -> None:
         """Send each connection to the one of ``handles`` that has the fewest, as far as they take them."""
@@ -131,13 +134,25 @@ class Reception:
         for parcel in parcels:
             arrivals = handle.on_parcel(parcel)
             self._homeless += arrivals.homeless
-            self._moving.update(each.identity for each in arrivals.homeless if each.moved)
-            self._moving.difference_update(each.identity for each in arrivals.taken)
+            self._note_moves(handle, arrivals)
             self._pauses += arrivals.pauses
             self.moves += len(arrivals.pauses)
             for host in arrivals.ended:
                 self._forget_host(host)
         return True
+
+    def _note_moves(self, handle: Handle, arrivals: Arrivals) -> None:
+        anchors = self._hub.anchors
+        for each in arrivals.taken:
+            self._moving.discard(each.identity)
+            anchors.pop(each.identity, None)
+        if handle.asked:
+            return
+        anchor = anchors.pop(handle.port, self._hub.stream.end)
+        for each in arrivals.homeless:
+            if each.moved and each.identity not in self._moving:  # a nack leaves it what it was
+                self._moving.add(each.identity)
+                anchors[each.identity] = anchor
 
     def _forget_host(self, host: str) -> None:
         self._hosts[host] -= 1

@@ -98,7 +98,7 @@ class Supervisor:
             self.door = Door(self.reactor, listeners, self._on_client)
             stack.callback(self.door.close)
             per_worker = policy.connections_per_worker(self.descriptors, self.config.multiplexer)
-            self.reception = Reception(self.reactor, self.door, per_worker)
+            self.reception = Reception(self.reactor, self.door, self.hub, per_worker)
             self.crew = self._make_crew()
             self.changes = Changes(self.crew, self.reception, self.reactor, self)
             self.control = self._open_control()
