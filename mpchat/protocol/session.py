@@ -13,7 +13,7 @@ from .frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder
 from .messages import error_frame, leading_run, relayed_frame
 
 # Bytes of one post at most where it holds many messages: what fits one queue item (see channel.ITEM_SIZE).
-RUN_SIZE = 32 << 10
+RUN_SIZE = 64 << 10
 
 
 class State(Enum):

@@ -22,10 +22,10 @@ from pickle import HIGHEST_PROTOCOL, dumps, loads
 from typing import Any, NamedTuple
 
 # What an item's data may take, in bytes: large, because each costs two processes a few microseconds.
-ITEM_SIZE = 32 << 10
+ITEM_SIZE = 64 << 10
 # What a pipe is asked to hold, in bytes. What is on its way is delay for whatever comes after it: a window of
 # a quarter of this keeps both ends busy, and a larger one adds nothing but that.
-PIPE_SIZE = 512 << 10
+PIPE_SIZE = 1 << 20
 # Of a pipe's size, the share that data may take: an item just over half a page takes a whole page, and items
 # outside the window (beats, acknowledgements) need room too.
 WINDOW_SHARE = 4
@@ -37,7 +37,7 @@ _F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", None)
 # What a pipe holds where it cannot be asked, in bytes (macOS).
 _PIPE_SIZE_FLOOR = 16 << 10
 # Bytes read at a time; below what the C library would map and unmap memory for (128 KiB).
-READ_SIZE = 96 << 10
+READ_SIZE = 120 << 10
 # Stands for the descriptor of a link that was closed: every call refuses it.
 CLOSED = -1
 # In front of an item: its length in bytes.

@@ -1,9 +1,10 @@
 """Fan-out: one message in, one ``send`` per client out. What a worker does most, and all it does slowly.
 
 Clients that are caught up get each new blob with one ``send`` of the same bytes: no copy, no queue per
-connection. A client that could not take all of it is late: it keeps a cursor into the stream, waits for its
-socket to become writable, and is sent slices until it has caught up. One that falls too far behind is a
-slow consumer and is cut off. Nobody waits for anybody.
+connection. A client that could not take all of it is late: it keeps a cursor into the stream, and is sent
+slices until it has caught up: with the next flush if there is one in a moment, for a busy room fills sockets
+and readers empty them all the time; else when its socket becomes writable. One that falls too far behind is
+a slow consumer and is cut off. Nobody waits for anybody.
 
 A client that comes from another worker goes on at its cursor. It may be ahead of this worker's stream: then
 it is early, and is sent nothing until the stream has got there.
@@ -26,6 +27,9 @@ SLICE = 512
 CATCH_UP = 128 << 10
 # Bytes past which gathering longer does not make a send cheaper.
 ENOUGH = 128 << 10
+# Seconds after a flush for which a client that could not take all of it waits for the next one: to ask for
+# its socket to become writable, and not to ask any more, costs more than to try once again.
+TRY_AGAIN = 0.002
 # Seconds between two judgements of whether the room is faster than its members.
 JUDGE_EVERY = 0.01
 
@@ -63,6 +67,9 @@ class Fanout:
         self._live: dict[Connection, Callable[[bytes], int]] = {}
         self._late: dict[Connection, None] = {}
         self._early: dict[Connection, None] = {}
+        # Late ones that are tried again with the next flush, and those of them whose turn it is in this one.
+        self._again: dict[Connection, None] = {}
+        self._trying: Iterator[Connection] = iter(())
         self._pending: list[bytes] = []
         self._pending_size = self._pending_messages = 0
         self._flushed_at = 0.0
@@ -136,6 +143,7 @@ class Fanout:
         self._live.pop(connection, None)
         self._late.pop(connection, None)
         self._early.pop(connection, None)
+        self._again.pop(connection, None)
 
     def _be_late(self, connection: Connection) -> None:
         self._late[connection] = None
@@ -161,7 +169,9 @@ class Fanout:
         """Return when :meth:`work` wants a call (seconds, monotonic): 0 for now, None for not at all."""
         if self._todo is not None or self._pending_size >= ENOUGH:
             return 0.0
-        return self._flushed_at + self.coalesce if self._pending else None
+        if self._pending:
+            return self._flushed_at + self.coalesce
+        return self._flushed_at + TRY_AGAIN if self._again else None
 
     def work(self, now: float) -> None:
         """Send a slice of what is pending: at once when the last flush is a while ago, else when due."""
@@ -169,6 +179,9 @@ class Fanout:
         if due is None or due > now:
             return
         if self._todo is None:
+            if not self._pending:
+                self._wait_for_room()
+                return
             self._begin(now)
         self._send_slice(now)
 
@@ -186,6 +199,8 @@ class Fanout:
         # Copies, because clients leave under way. Two lists, because one of pairs would be a new object for
         # each client and flush, and work for the collector.
         self._todo = zip(list(self._live), list(self._live.values()), strict=True)
+        self._trying = iter(list(self._again))
+        self._again.clear()
 
     def _send_slice(self, now: float) -> None:
         assert self._todo is not None
@@ -205,7 +220,7 @@ class Fanout:
                 short += 1
                 self._fall_behind(connection, self.stream.end - size + sent, now)
         self.delivered += (tried - short) * self._blob_messages
-        if tried < SLICE:
+        if tried < SLICE and self._try_again(SLICE - tried):
             self._todo = None
             self._blob = b""
             # From the flush's last slice, not its first: a worker that is busy sending gathers meanwhile.
@@ -218,7 +233,30 @@ class Fanout:
         connection.cursor = connection.late_from = cursor
         connection.late_since = now
         connection.late_messages = self.stream.messages - self._blob_messages
-        self._be_late(connection)
+        self._late[connection] = self._again[connection] = None
+
+    def _try_again(self, most: int) -> bool:
+        """Send late clients what they are owed by now; returns False if there are more than ``most``."""
+        tried = 0
+        for connection in islice(self._trying, most):
+            tried += 1
+            if connection not in self._late:
+                continue
+            before = connection.cursor
+            self.on_writable(connection)
+            if connection not in self._late:
+                continue
+            if connection.cursor != before:
+                self._again[connection] = None
+            else:
+                connection.also(self._reactor, WRITE)
+        return tried < most
+
+    def _wait_for_room(self) -> None:
+        """There is no next flush in a moment: let the system tell who can take more."""
+        for connection in self._again:
+            connection.also(self._reactor, WRITE)
+        self._again.clear()
 
     def _fail(self, connection: Connection, error: OSError) -> None:
         if not connection.closed:

@@ -12,7 +12,7 @@ NOTICE_GATHER = 0.1
 # Addresses that a shared notice names; the rest is counted. Keeps the notice far below a frame's size.
 NAMED_LEAVERS = 8
 # Bytes up to which small posts are joined into one batch: what fits one queue item (see channel.ITEM_SIZE).
-BATCH_SIZE = 32 << 10
+BATCH_SIZE = 64 << 10
 
 
 def leaving_text(addresses: list[str], unnamed: int = 0) -> str:
