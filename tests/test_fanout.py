@@ -15,7 +15,7 @@ from waiting import eventually
 from mpchat.protocol.session import Session
 from mpchat.server import fanout as module
 from mpchat.server.connection import Connection, tune
-from mpchat.server.fanout import SLICE, Fanout
+from mpchat.server.fanout import SLICE, TRY_AGAIN, Fanout
 from mpchat.server.reactor import WRITE, Reactor
 
 SocketPair = tuple[socket.socket, socket.socket]
@@ -440,6 +440,47 @@ def take_step(room: Hall, present: list[Member], step: str, number: int, chance:
 
 
 # From one worker to another.
+
+
+@PAIRS
+def test_a_late_client_in_a_busy_room_is_tried_again_before_the_system_is_asked(
+    make: Callable[[], SocketPair],
+) -> None:
+    with hall(lag_limit=16 << 20) as room:
+        member = room.join(make)
+        while not room.fanout.late:
+            room.publish(message(len(room.published), 50_000))
+            room.flush()
+        assert not member.connection.interest & WRITE, "the next flush will try"
+        member.read()
+        room.publish(message(len(room.published), 50_000))
+        room.flush()
+        assert not member.connection.interest & WRITE or not room.fanout.late
+        # One that takes nothing is not tried for ever.
+        while not room.fanout.late or not member.connection.interest & WRITE:
+            room.publish(message(len(room.published), 50_000))
+            room.flush()
+        room.deliver(member)
+        assert not member.connection.interest & WRITE
+        room.check(member)
+
+
+@PAIRS
+def test_a_late_client_in_a_room_that_falls_silent_waits_for_its_socket(
+    make: Callable[[], SocketPair],
+) -> None:
+    with hall(lag_limit=16 << 20) as room:
+        member = room.join(make)
+        while not room.fanout.late:
+            room.publish(message(len(room.published), 50_000))
+            room.flush()
+        assert room.fanout.due() is not None
+        room.now += TRY_AGAIN
+        room.work()
+        assert member.connection.interest & WRITE
+        assert room.fanout.due() is None
+        room.deliver(member)
+        room.check(member)
 
 
 class Mover:
