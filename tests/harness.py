@@ -203,6 +203,12 @@ def leftovers(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def assert_nothing_left(folder: Path) -> None:
+    """No process of the servers in ``folder`` is there: the tracker that Python starts for a supervisor sees
+    its end, and ends itself a moment later."""
+    eventually(lambda: not leftovers(folder), "no process of the servers to be left", 5.0)
+
+
 @contextmanager
 def running(folder: Path, *flags: str, workers: int = 2, name: str = "default") -> Iterator[Server]:
     """A server for the length of a test; whatever happens, nothing of it is left."""

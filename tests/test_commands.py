@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import MPCHAT, Client, Server, clients, kill, leftovers, running, stopped
+from harness import MPCHAT, Client, Server, assert_nothing_left, clients, kill, leftovers, running, stopped
 from waiting import PATIENCE, eventually
 
 # The exit codes of the README's table.
@@ -139,7 +139,7 @@ def test_stop_ends_in_time_while_a_worker_hangs(instance: Server) -> None:
     instance.start("--stop-timeout", "0.2")
     with stopped(instance.worker_pids[0]):
         assert "has stopped" in said(instance.stop())
-    assert not leftovers(instance.folder)
+    assert_nothing_left(instance.folder)
 
 
 # A terminal that is no terminal.
@@ -406,7 +406,7 @@ def test_a_host_that_is_not_of_this_machine_is_told(folder: Path) -> None:
     for host in ("192.0.2.1", "no-such-host.invalid"):
         line = one_line(Server(folder).command("start", "--port", "0", "--host", host), NOT_STARTED)
         assert f"{host} is no address of this machine" in line
-    assert not leftovers(folder)
+    assert_nothing_left(folder)
 
 
 def test_a_wrong_file_is_told_with_its_line_by_every_command(folder: Path) -> None:
@@ -539,7 +539,7 @@ def test_in_the_foreground_ctrl_c_in_the_whole_group_is_one_clean_stop(instance:
     assert err.count("stopping: signal SIGINT") == 1
     assert "Traceback" not in out + err
     assert "KeyboardInterrupt" not in out + err
-    assert not leftovers(instance.folder)
+    assert_nothing_left(instance.folder)
 
 
 def test_in_the_foreground_a_second_ctrl_c_is_quick_though_a_client_never_reads(instance: Server) -> None:
@@ -554,7 +554,7 @@ def test_in_the_foreground_a_second_ctrl_c_is_quick_though_a_client_never_reads(
             assert process.wait(PATIENCE) == OK
     assert "asked again, quick now: signal SIGINT" in written(instance)[1]
     assert "Traceback" not in written(instance)[1]
-    assert not leftovers(instance.folder)
+    assert_nothing_left(instance.folder)
 
 
 def test_in_the_foreground_with_a_log_file_the_terminal_stays_for_the_person(instance: Server) -> None:
@@ -577,7 +577,7 @@ def test_a_log_that_cannot_be_written_is_told_and_nothing_is_left(
     server = Server(folder)
     line = one_line(server.command("start", "--port", "0", "--log-file", place, *flags), NOT_STARTED)
     assert f"cannot write the log {folder if place == '.' else place}" in line
-    assert not leftovers(folder)
+    assert_nothing_left(folder)
 
 
 # What else the server is asked.

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 from crowd import everybody_hears, facts, listeners
-from harness import Server, leftovers
+from harness import Server, assert_nothing_left, leftovers
 from injected import inject
 from test_stop import in_foreground
 from waiting import eventually
@@ -115,7 +115,7 @@ def test_when_every_worker_dies_in_a_loop_the_server_ends_and_says_so(folder: Pa
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert "mpchat: no worker is left" in errors
-    assert not leftovers(folder)
+    assert_nothing_left(folder)
 
 
 @pytest.mark.parametrize("when", ["at import", "before it is ready", "by a signal before it is ready"])

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from harness import MPCHAT, Server, clients, kill, leftovers, running, stopped
+from harness import MPCHAT, Server, assert_nothing_left, clients, kill, leftovers, running, stopped
 from waiting import eventually
 
 from mpchat.instance import Identity, Record, is_server, option_text, paths, read_record, write_record
@@ -133,7 +133,7 @@ def test_a_port_taken_by_another_program_is_told_with_its_name_and_pid(instance:
         said = refused(instance.command("start", "--port", str(port), "--workers", "1"), NOT_STARTED)
     assert f"127.0.0.1:{port} is taken by {psutil.Process().name()} (pid {os.getpid()})" in said
     assert "--port" in said
-    assert not leftovers(instance.folder)
+    assert_nothing_left(instance.folder)
     instance.start("--workers", "1", port=port)
 
 
@@ -238,7 +238,7 @@ def test_after_kill_9_of_everything_nothing_is_left_and_the_terminal_stays_clean
         with suppress(psutil.NoSuchProcess):
             each.kill()
     eventually(lambda: gone(processes), "everything to be gone")
-    assert not leftovers(instance.folder)
+    assert_nothing_left(instance.folder)
     start_again_at_once(instance, port)
     assert instance.stop().stderr == ""
     assert shared_memory() <= before
@@ -316,7 +316,7 @@ def test_a_second_lock_that_is_a_symlink_is_refused(instance: Server) -> None:
     (instance.instance_folder / "workers.lock").symlink_to("/dev/null")
     said = refused(instance.command("start", "--port", "0"), NOT_STARTED)
     assert "workers.lock" in said
-    assert not leftovers(instance.folder)
+    assert_nothing_left(instance.folder)
 
 
 def test_a_folder_that_is_a_file_or_a_symlink_is_refused(instance: Server) -> None:
@@ -616,7 +616,7 @@ def test_a_runtime_folder_longer_than_a_socket_address_works(folder: Path) -> No
         assert not (server.instance_folder / "control.sock").exists()
     finally:
         end(server)
-    assert not leftovers(server.folder)
+    assert_nothing_left(server.folder)
 
 
 def test_the_command_that_a_line_tells_can_be_pasted_into_a_shell() -> None:
