@@ -93,11 +93,54 @@ def listeners(server: Server, count: int) -> Iterator[list[Listener]]:
             each.close()
 
 
-class Sender:
-    """Sends ``s NAME NUMBER …`` from a thread, as fast as it goes, and then does ``finish``."""
+class Window:
+    """Lets senders go on while everybody is at most ``size`` bytes behind what was sent.
 
-    def __init__(self, client: Client, name: str, texts: Sequence[str], chunk: int = 50) -> None:
+    All clients of a test share one process, and a machine with other work to do lets any of its threads
+    wait: with a window far below the lag limit a client that is cut off as slow is the server's fault.
+    """
+
+    def __init__(self, crowd: Sequence[Listener], size: int) -> None:
+        self.size = size
+        self._crowd = crowd
+        self._begun = [len(each.data) for each in crowd]
+        self._sent = 0
+        self._lock = threading.Lock()
+
+    def wait(self, sender: "Sender", size: int) -> None:
+        """Wait until ``size`` further bytes may be sent, and count them as sent."""
+        while not sender.stop.is_set():
+            with self._lock:
+                if self._sent + size - self._heard() <= self.size:
+                    self._sent += size
+                    return
+            time.sleep(0.001)
+
+    def _heard(self) -> int:
+        """How many bytes even the last one has got; those who are gone hold nobody up."""
+        return min(
+            (
+                len(each.data) - begun
+                for each, begun in zip(self._crowd, self._begun, strict=True)
+                if each.ended is None
+            ),
+            default=self._sent,
+        )
+
+
+class Sender:
+    """Sends ``NAME NUMBER …`` from a thread, as fast as it goes or as its window lets it."""
+
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        texts: Sequence[str],
+        chunk: int = 50,
+        window: Window | None = None,
+    ) -> None:
         self.client, self.name, self.texts, self.chunk = client, name, texts, chunk
+        self.window = window
         # Messages that were given to the socket.
         self.sent = 0
         self.stop = threading.Event()
@@ -109,7 +152,10 @@ class Sender:
                 if self.stop.is_set():
                     return
                 part = self.texts[start : start + self.chunk]
-                self.client.sock.sendall(b"".join(map(frame, part)))
+                data = b"".join(map(frame, part))
+                if self.window is not None:
+                    self.window.wait(self, len(data))
+                self.client.sock.sendall(data)
                 self.sent = start + len(part)
 
 
@@ -119,10 +165,12 @@ def numbered(name: str, count: int, padding: int = 0) -> list[str]:
 
 
 @contextmanager
-def sending(clients: Sequence[Client], texts: Sequence[Sequence[str]]) -> Iterator[list[Sender]]:
+def sending(
+    clients: Sequence[Client], texts: Sequence[Sequence[str]], window: Window | None = None
+) -> Iterator[list[Sender]]:
     """Everybody sends at the same time during the block; at its end what is left is not sent any more."""
     senders = [
-        Sender(client, str(number), each)
+        Sender(client, str(number), each, window=window)
         for number, (client, each) in enumerate(zip(clients, texts, strict=True))
     ]
     for sender in senders:

@@ -14,7 +14,7 @@ from waiting import eventually
 
 from mpchat.protocol.session import Session
 from mpchat.server import fanout as module
-from mpchat.server.connection import Connection, tune
+from mpchat.server.connection import LIVE, Connection, tune
 from mpchat.server.fanout import SLICE, TRY_AGAIN, Fanout
 from mpchat.server.reactor import WRITE, Reactor
 
@@ -627,3 +627,20 @@ def test_a_client_that_has_fallen_out_of_the_next_workers_stream_is_a_slow_consu
         made.halls[1].fanout.stream.begin(70_000, 2)
         made.move(member, 0, 1)
         assert list(made.halls[1].gone.values()) == [None]
+
+
+def test_how_far_the_one_furthest_behind_has_got() -> None:
+    with hall() as room:
+        prompt, slow = room.join(), room.join()
+        both = [prompt.connection, slow.connection]
+        fanout = room.fanout
+        room.publish(message(1, 100))
+        room.flush()
+        assert fanout.furthest_behind([]) == fanout.furthest_behind(both) == fanout.stream.end
+        room.publish(message(2, 60_000))
+        room.flush()
+        while prompt.connection.cursor != LIVE:
+            prompt.read()
+            room.turn()
+        assert fanout.furthest_behind(both) == slow.connection.cursor < fanout.stream.end
+        assert fanout.furthest_behind(both[:1]) == fanout.stream.end

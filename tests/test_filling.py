@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from mpchat.server.channel import Link, make_queue
@@ -186,10 +187,37 @@ def test_a_sync_is_answered_after_all_posts_before_it_are_in_the_order() -> None
         made.settle()
         for number in range(50):
             one.link.send_frames(Up.POSTS, 1, b"%d." % number * 3_000)
-        one.link.send(Up.SYNC, None)
+        one.link.send(Up.SYNC, 0)
         for _ in range(10_000):
             made.turn()
             if one.synced:
                 break
         assert made.hub.room.sequence == 50
         assert (one.synced, other.synced) == (1, 0)
+
+
+@pytest.mark.parametrize("behind", [0.0, 0.3, 0.6, 0.9])
+def test_the_room_waits_before_anybody_who_leaves_would_fall_out_of_the_stream(behind: float) -> None:
+    limit = 1 << 20
+    with site(limit) as made:
+        one, other = made.worker(limit), made.worker(limit)
+        made.settle()
+        for _ in range(40):
+            made.say(1, b"x" * FILL_SIZE)
+            made.turn()
+        end = made.hub.stream.end
+        got_to = end - int(behind * limit)
+        one.link.send(Up.SYNC, got_to)
+        made.settle()
+        assert one.synced == 1
+        port = made.ends[0][0]
+        for _ in range(40):
+            other.link.send_frames(Up.POSTS, 1, b"y" * FILL_SIZE)
+            made.turn()
+        assert made.hub.waits(made.now)
+        assert made.hub.stream.end - got_to < limit - 2 * FILL_SIZE
+        # Those who were not far behind do not stop anybody in an instant.
+        assert behind > 0.5 or made.hub.stream.end - end > limit // 5
+        made.hub.anchors.pop(port)
+        made.settle()
+        assert made.hub.stream.end == end + 40 * FILL_SIZE

@@ -7,6 +7,7 @@ import pytest
 from changing import configured, generations, reload, scale, until_reloads_end, write_settings
 from crowd import (
     Listener,
+    Window,
     assert_one_order,
     assert_same_stream,
     connections,
@@ -19,27 +20,27 @@ from crowd import (
     sending,
     wait_until_running,
 )
-from harness import Server, running, stopped
+from harness import Server, frame, running, stopped
 from injected import inject
 
 BEGIN, END = "= begin =", "= end ="
 
 
 @pytest.mark.parametrize(
-    ("count", "padding", "lag_limit"),
-    [(6_000, 500, "8M"), (400, 50_000, "8M"), (6_000, 2_000, "2M")],
+    ("count", "padding", "megabytes"),
+    [(6_000, 500, 8), (400, 50_000, 8), (6_000, 2_000, 2)],
     ids=["small frames", "large frames", "a stream that is soon forgotten"],
 )
 def test_reloads_and_scalings_while_all_send_at_full_speed(
-    folder: Path, count: int, padding: int, lag_limit: str
+    folder: Path, count: int, padding: int, megabytes: int
 ) -> None:
     texts = [numbered(str(number), count, padding) for number in range(8)]
-    with running(folder, "--lag-limit", lag_limit) as server, descriptors_given_back(server):
+    with running(folder, "--lag-limit", f"{megabytes}M") as server, descriptors_given_back(server):
         with listeners(server, 12) as crowd:
             crowd[0].say(BEGIN)
             everybody_hears(crowd, BEGIN)
             moved = changes = 0
-            with sending(crowd[:8], texts) as senders:
+            with sending(crowd[:8], texts, Window(crowd, megabytes << 19)) as senders:
                 while any(each.thread.is_alive() for each in senders) and changes < 12:
                     moved += reload(server)["moved"]
                     moved += scale(server, (3, 1, 2)[changes % 3])["moved"]
@@ -85,7 +86,7 @@ def test_lag_limits_up_and_down_under_load(folder: Path) -> None:
     with configured(folder) as server, listeners(server, 6) as crowd:
         crowd[0].say(BEGIN)
         everybody_hears(crowd, BEGIN)
-        with sending(crowd[:4], texts) as senders:
+        with sending(crowd[:4], texts, Window(crowd, 128 << 10)) as senders:
             for size in ("256k", "32M", "1M", "300k"):
                 write_settings(server, port=0, workers=2, lag_limit=size)
                 reload(server)
@@ -100,32 +101,35 @@ def test_lag_limits_up_and_down_under_load(folder: Path) -> None:
         assert generations(server) == [5, 5]
 
 
+# A new worker that goes on with everything else, and takes connections in a second and a half later.
 _TAKES_ITS_TIME = """
-    import time
-
     def install(worker, slot):
-        adopt = worker.Worker._adopt
+        adopt, turn, waiting = worker.Worker._adopt, worker.Worker.turn, []
 
-        def late(self, passengers, parcel):
-            if any(bytes(each.baggage) != b"\\xc0" for each in passengers):
-                time.sleep(0.7)
-            adopt(self, passengers, parcel)
+        def later(self, passengers, parcel):
+            moved = any(bytes(each.baggage) != b"\\xc0" for each in passengers)
+            waiting.append((time.monotonic() + 1.5 * moved, passengers, parcel))
 
-        worker.Worker._adopt = late
+        def with_fault(self):
+            while waiting and time.monotonic() >= waiting[0][0]:
+                adopt(self, *waiting.pop(0)[1:])
+            turn(self)
+
+        worker.Worker._adopt, worker.Worker.turn = later, with_fault
 """
 
 
 def test_who_waits_between_two_workers_is_not_taken_for_slow(folder: Path) -> None:
-    """Three times the lag limit would go by in the time that the new worker takes."""
+    """Twice the lag limit would go by in the time that the new worker takes."""
     server = Server(folder)
     inject(server, _TAKES_ITS_TIME)
-    server.start("--lag-limit", "1M")
+    server.start("--lag-limit", "4M")
     try:
         with listeners(server, 6) as crowd:
             crowd[0].say(BEGIN)
             everybody_hears(crowd, BEGIN)
             done = threading.Event()
-            talk = threading.Thread(target=_five_megabytes_a_second, args=(crowd[0], done))
+            talk = threading.Thread(target=_six_megabytes_a_second, args=(crowd, done))
             talk.start()
             moved = reload(server)["moved"]
             done.set()
@@ -139,8 +143,13 @@ def test_who_waits_between_two_workers_is_not_taken_for_slow(folder: Path) -> No
         server.stop("--timeout", "5", "--kill")
 
 
-def _five_megabytes_a_second(client: Listener, done: threading.Event) -> None:
-    number = 0
-    while not done.wait(0.01):
-        number += 1
-        client.say(f"0 {number}" + " " * 50_000)
+def _six_megabytes_a_second(crowd: list[Listener], done: threading.Event) -> None:
+    """Talk, but do not let much pile up while nobody gets anything: it would come as one burst."""
+    number = said = 0
+    begun = min(len(each.data) for each in crowd)
+    while not done.wait(0.008):
+        if said + begun - max(len(each.data) for each in crowd) < 256 << 10:
+            number += 1
+            data = frame(f"0 {number}" + " " * 50_000)
+            crowd[0].send_raw(data)
+            said += len(data)

@@ -12,7 +12,7 @@ it is early, and is sent nothing until the stream has got there.
 What is for one client alone goes out between two blobs, never inside a frame.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -137,6 +137,11 @@ class Fanout:
             place = Place(self.stream.end, self.stream.messages)
         self.leave(connection)
         return place
+
+    def furthest_behind(self, connections: Iterable[Connection]) -> int:
+        """Return up to which offset of the stream all of these have got."""
+        end = self.stream.end
+        return min((each.cursor for each in connections if each.cursor != LIVE), default=end)
 
     def leave(self, connection: Connection) -> None:
         """Forget a client; what was under way to it is dropped."""

@@ -24,7 +24,8 @@ PROMPT_BACKLOG = 128 << 10
 # it, as far as the backlog's limit allows, until it moves again or is found to hang.
 STUCK_AFTER = 1.0
 # The part of the stream's limit by which the room goes on while connections are between two workers: they get
-# nothing meanwhile, and nobody may be taken for slow because of that.
+# nothing meanwhile, and nobody may be taken for slow because of that. Somebody who was more than half a limit
+# behind before gets less: he would fall out of the stream.
 GOES_ON = 4
 # Bytes of the stream that a new worker is sent at a time.
 FILL_SIZE = 30 << 10
@@ -94,8 +95,9 @@ class Hub:
         self.room = room
         self.stream = Stream(lag_limit)
         self.ports: list[Port] = []
-        # Where the stream ended when a worker could begin to give connections away: by its port until they
-        # have come, then by each connection's identity until another worker has it. The oldest first.
+        # From where on the room may go on by that part, though connections are on their way: by the port of
+        # the worker that gives them away until they have come, then by each connection's identity until
+        # another worker has it.
         self.anchors: dict[Port | int, int] = {}
         self._inbox: deque[tuple[Port, Item]] = deque()
         self._on_news = on_news
@@ -123,7 +125,7 @@ class Hub:
     def waits(self, now: float) -> bool:
         """Tell whether a worker, or a connection between two, is so far behind that nothing may be taken from
         anybody."""
-        if self.anchors and self._has_left_behind(next(iter(self.anchors.values()))):
+        if self.anchors and self._has_left_behind(min(self.anchors.values())):
             return True
         return any(self._holds_up(port, now) for port in self.ports)
 
@@ -175,7 +177,7 @@ class Hub:
             self.room.leave(item.payload)
         elif item.kind == Up.SYNC:
             if not port.ended:
-                self.anchors[port] = self.stream.end
+                self.anchors[port] = min(self.stream.end, item.payload + self.stream.limit // 2)
                 port.send_now(Down.SYNCED)
         else:
             self._on_news(port, item.kind, item.payload)

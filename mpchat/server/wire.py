@@ -20,7 +20,8 @@ class Up(IntEnum):
     BEAT = FIRST_KIND + 2  # tuple(Beat): its loop turns
     POSTS = FIRST_KIND + 3  # (count, frames) from its clients; acknowledged when they are in the order
     LEFT = FIRST_KIND + 4  # [address, …] of clients that have gone, after the last of their posts
-    SYNC = FIRST_KIND + 5  # None: to be answered when all that was posted before it is in the order
+    # The offset that all who leave have got to; answered when all that was posted before is in the order.
+    SYNC = FIRST_KIND + 5
     DRAINED = FIRST_KIND + 6  # None: no post will follow
     KICKED = FIRST_KIND + 7  # (request, how many connections were ended)
 

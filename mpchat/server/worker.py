@@ -365,7 +365,7 @@ class Worker:
             connection.no_longer(self.reactor, READ)
             self.paused.pop(connection, None)
         self._send_up(self.reactor.now)
-        self._say(Up.SYNC)
+        self._say(Up.SYNC, self.fanout.furthest_behind(chosen))
 
     def _give_away(self) -> None:
         """Offer the chosen ones to the supervisor. Until it has taken them they are kept, untouched."""
