@@ -1,6 +1,7 @@
 """A worker that dies again and again: tried less and less often, given up, told; the others serve."""
 
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 import psutil
 import pytest
-from crowd import everybody_hears, facts, listeners
+from changing import scale
+from crowd import connected, everybody_hears, facts, listeners
 from harness import Server, assert_nothing_left, leftovers
 from injected import inject
 from test_stop import in_foreground
@@ -102,6 +104,37 @@ def test_the_others_chat_while_a_worker_dies_in_a_loop(folder: Path) -> None:
                 everybody_hears([alive[0]], f"round {rounds}")
             assert rounds > 3
             assert len([each for each in crowd if each.ended is None]) == 2
+
+
+def test_nobody_waits_for_a_worker_that_was_given_up_and_scaling_brings_it_back(folder: Path) -> None:
+    server = Server(folder)
+    flag = inject(server, FAULTS["before it is ready"]) / "faulty"
+    try:
+        started = server.command("start", "--port", "0", "--workers", "2", preexec_fn=_few_descriptors)
+        assert started.returncode == 0, started.stderr
+        raise_flag(server)
+        fits = facts(server)["limits"]["connections"]
+        end_the_healthy_one(server)
+        with connected(server.address, fits) as crowd:  # half of them wait for the worker's return
+            eventually(lambda: slot(server, 2)["state"] == "FATAL", "the slot to be given up", 60.0)
+            assert facts(server)["limits"]["connections"] == fits // 2
+            eventually(lambda: facts(server)["refused"] == fits // 2, "the others to be sent away")
+            assert server.command("say", END).stdout == f"said to {fits // 2} clients\n"
+            said = [each.receive() for each in crowd]
+            assert said.count({"message": END}) == fits // 2
+            assert [each["error"]["code"] for each in said if each and "error" in each] == ["full"] * (
+                fits // 2
+            )
+        flag.unlink()
+        assert scale(server, 2)["workers"] == 2
+        assert [each["state"] for each in facts(server)["workers"]] == ["RUNNING", "RUNNING"]
+        assert facts(server)["limits"]["connections"] == fits
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+def _few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
 
 
 def test_when_every_worker_dies_in_a_loop_the_server_ends_and_says_so(folder: Path) -> None:

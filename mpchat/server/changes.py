@@ -311,12 +311,20 @@ class Changes:
         staying = sorted(
             crew.slots.values(), key=lambda slot: (slot.state is not SlotState.RUNNING, slot.number)
         )
+        for slot in staying[:workers]:
+            if slot.state is SlotState.FATAL:  # whoever asks for so many workers wants this one again
+                yield from self._revive(slot)
         going = [slot.number for slot in staying[workers:]]
         olds = [crew.dismiss(crew.slots[number]) for number in going]
         for done, (number, old) in enumerate(zip(going, olds, strict=True)):
             if old is not None:
                 yield from self._empty(old, done, len(going))
             crew.remove(crew.slots[number])
+
+    def _revive(self, slot: Slot) -> Steps:
+        """Start a worker in a slot that was given up."""
+        yield from self._until_ready(self._start_next(slot))
+        self._crew.promote(slot)
 
     def _grow(self, count: int) -> Steps:
         """Start more workers; if one cannot serve, none of those that are not ready stays."""

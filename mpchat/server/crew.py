@@ -99,6 +99,11 @@ class Crew:
         return [handle for handle in running if handle is not None]
 
     @property
+    def able(self) -> int:
+        """How many slots serve, or will again: all but those that were given up."""
+        return sum(slot.state is not SlotState.FATAL for slot in self.slots.values())
+
+    @property
     def connections(self) -> int:
         return sum(handle.load for handle in self.handles)
 

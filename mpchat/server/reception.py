@@ -98,13 +98,15 @@ class Reception:
         if self._homeless and handles and all(now < handle.full_until for handle in handles):
             self.refuse("the workers are out of descriptors; try again later")
 
-    def refuse(self, text: str) -> None:
-        """Send away everybody who has come in and is not on the way to a worker."""
-        for traveller in self._homeless:
-            if not traveller.moved:
-                self._forget_host(traveller.host)
-                self._door.refuse(traveller.sock, text)
-        self._homeless = [each for each in self._homeless if each.moved]
+    def refuse(self, text: str, most: int | None = None) -> None:
+        """Send away everybody who has come in and is not on the way to a worker, or the last ``most``."""
+        here = [each for each in self._homeless if not each.moved]
+        refused = here if most is None else here[-most:]
+        for traveller in refused:
+            self._forget_host(traveller.host)
+            self._door.refuse(traveller.sock, text)
+        gone = {each.identity for each in refused}
+        self._homeless = [each for each in self._homeless if each.identity not in gone]
 
     def _send_offers(self, handle: Handle) -> None:
         with suppress(OSError):  # it is gone: its death gives the connections back

@@ -150,7 +150,7 @@ class Supervisor:
     @property
     def fits(self) -> int:
         """How many connections this server takes at a time."""
-        fits = self.reception.per_worker * len(self.crew)
+        fits = self.reception.per_worker * self.crew.able
         return min(fits, self.config.max_connections) if self.config.max_connections else fits
 
     @property
@@ -225,15 +225,20 @@ class Supervisor:
 
     def _on_client(self, sock: socket.socket, host: str, port: int) -> None:
         if self.connections >= self.fits:
-            self.door.refuse(sock, f"the server is full: {self.fits} clients; try again later")
+            self.door.refuse(sock, self._full())
         elif (most := self.config.max_per_address) and self.reception.from_host(host) >= most:
             self.door.refuse(sock, f"{most} clients are connected from your address already")
         else:
             self.reception.enter(sock, host, port)
 
+    def _full(self) -> str:
+        return f"the server is full: {self.fits} clients; try again later"
+
     def _place_clients(self, now: float) -> None:
         if self.reception:
             self.reception.place(self.crew.serving, now)
+            if (surplus := self.connections - self.fits) > 0:  # a worker was given up after they had come in
+                self.reception.refuse(self._full(), surplus)
         elif self.state is State.RUNNING:
             self.door.open()
 
