@@ -82,7 +82,7 @@ class Changes:
         self._reload_wanted = False
         self._workers_wanted: int | None = None
         # How many workers the change under way leads to, as far as that is known.
-        self._aim: int | None = None
+        self.aim: int | None = None
         self._uneven_since: float | None = None
         self._told_at = 0.0
 
@@ -107,11 +107,11 @@ class Changes:
         self._check_room(workers)
         result: dict[str, Any] = {}
         self._begin("scale", self._scale(workers), result, reply)
-        self._aim = workers
+        self.aim = workers
 
     def scale_by(self, difference: int) -> None:
         """Have one worker more or fewer, when it is its turn."""
-        wanted = self._workers_wanted or self._aim or len(self._crew)
+        wanted = self._workers_wanted or self.aim or len(self._crew)
         self._workers_wanted = max(1, wanted + difference)
 
     def _begin(self, name: str, steps: Steps, result: dict[str, Any], reply: Reply | None) -> None:
@@ -158,10 +158,10 @@ class Changes:
                     log.warning("not scaled: %s", error)
                 else:
                     self._begin("scale", self._scale(workers), {}, None)
-                    self._aim = workers
+                    self.aim = workers
 
     def _finish(self, code: int, text: str) -> None:
-        change, self._change, self._aim = self._change, None, None
+        change, self._change, self.aim = self._change, None, None
         assert change is not None
         pauses = sorted(self._reception.take_pauses())
         result = {
@@ -227,7 +227,7 @@ class Changes:
         crew.generation += 1
         # A number of workers that is not changed in the settings leaves what a scaling made of it.
         workers = crew.wanted(config) if config.workers != before.workers else len(crew)
-        self._aim = workers
+        self.aim = workers
         todo = sorted(crew.slots)[:workers]
         adopted = False
         try:
@@ -292,7 +292,8 @@ class Changes:
     # Scale.
 
     def _check_room(self, workers: int) -> None:
-        connections, fit = self._crew.connections, workers * self._reception.per_worker
+        connections = self._crew.connections + len(self._reception)
+        fit = workers * self._reception.per_worker
         if connections > fit:
             raise StartError(
                 f"{workers} workers have room for {fit} connections, there are {connections}; "

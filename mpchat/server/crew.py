@@ -104,6 +104,11 @@ class Crew:
         return sum(slot.state is not SlotState.FATAL for slot in self.slots.values())
 
     @property
+    def leaving(self) -> int:
+        """How many connections are with workers that are giving all of theirs away."""
+        return sum(slot.old.load for slot in self.slots.values() if slot.old is not None)
+
+    @property
     def connections(self) -> int:
         return sum(handle.load for handle in self.handles)
 

@@ -78,14 +78,20 @@ class Reception:
         self._homeless += handle.close()
         self._hub.anchors.pop(handle.port, None)
 
-    def place(self, handles: Sequence[Handle], now: float) -> None:
-        """Send each connection to the one of ``handles`` that has the fewest, as far as they take them."""
+    def place(self, handles: Sequence[Handle], now: float, expected: int) -> None:
+        """Send each connection to the one of ``handles`` that has the fewest, as far as they take them.
+
+        Moved ones first, for the room waits for them: fresh ones leave the places of those, and of so many as
+        are ``expected`` to be moved yet.
+        """
         candidates = [handle.candidate(self.per_worker, now) for handle in handles]
+        free = sum(max(0, each.limit - each.connections - each.unacked) for each in candidates) - expected
+        self._homeless.sort(key=lambda each: not each.moved)
         by_slot = {handle.slot: handle for handle in handles}
         placed = 0
         for traveller in self._homeless:
             chosen = policy.place(candidates, self._turn)
-            if chosen is None:
+            if chosen is None or (placed >= free and not traveller.moved):
                 break
             self._turn += 1
             placed += 1

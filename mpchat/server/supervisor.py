@@ -150,7 +150,8 @@ class Supervisor:
     @property
     def fits(self) -> int:
         """How many connections this server takes at a time."""
-        fits = self.reception.per_worker * self.crew.able
+        able = min(self.crew.able, self.changes.aim or self.crew.able)
+        fits = self.reception.per_worker * able
         return min(fits, self.config.max_connections) if self.config.max_connections else fits
 
     @property
@@ -236,7 +237,7 @@ class Supervisor:
 
     def _place_clients(self, now: float) -> None:
         if self.reception:
-            self.reception.place(self.crew.serving, now)
+            self.reception.place(self.crew.serving, now, self.crew.leaving)
             if (surplus := self.connections - self.fits) > 0:  # a worker was given up after they had come in
                 self.reception.refuse(self._full(), surplus)
         elif self.state is State.RUNNING:

@@ -1,0 +1,129 @@
+"""Moves where there is little room: nobody takes the places of those who are moved, nobody waits in vain."""
+
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from changing import OK, done, served_by, server_address, under_way, write_settings
+from crowd import connected, connections, facts, worker_pids
+from harness import Client, Server, kill, settle, stopped
+from injected import inject
+from waiting import eventually
+
+END = "= end ="
+# What each worker has room for, beside the descriptors that it needs itself.
+ROOM = 40
+RESERVED = 64
+
+
+@contextmanager
+def little_room(folder: Path, workers: int, fault: str = "") -> Iterator[Server]:
+    """A server with room for ``ROOM`` clients with each worker, and with ``fault`` injected."""
+    server = Server(folder)
+    if fault:
+        inject(server, fault)
+    write_settings(server, port=0, workers=workers)
+    try:
+        started = server.command("start", preexec_fn=_few_descriptors)
+        assert started.returncode == 0, started.stderr
+        assert facts(server)["limits"]["connections"] == workers * ROOM
+        yield server
+    finally:
+        server.command("stop", "--timeout", "5", "--kill")
+
+
+def _few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (RESERVED + ROOM, RESERVED + ROOM))
+
+
+def answers(crowd: Sequence[Client]) -> list[str]:
+    """What each is told about a frame that is no message: that it is none, or that the server is full."""
+    for each in crowd:
+        each.send_raw(b"\0\0")
+    return sorted(map(_answer, crowd))
+
+
+def _answer(client: Client) -> str:
+    while (said := client.receive()) is not None:
+        if "error" in said:
+            return str(said["error"]["code"])
+    return "the end"
+
+
+def all_hear(crowd: Sequence[Client], text: str) -> None:
+    crowd[0].say(text)
+    for each in crowd:
+        assert each.hear_until(text)
+
+
+# A worker of slot 1 that is started while the flag stands waits for its end.
+_SLOW = """
+    def install(worker, slot):
+        while slot == 1 and flagged("slow"):
+            time.sleep(0.01)
+"""
+
+
+@contextmanager
+def flagged(server: Server) -> Iterator[None]:
+    flag = server.folder / "site" / "slow"
+    flag.touch()
+    try:
+        yield
+    finally:
+        flag.unlink()
+
+
+# Else they took the places of those who are to be moved, and the room waited for these for ever.
+
+
+def test_who_comes_during_a_scaling_to_fewer_workers_is_told_full_beyond_their_room(folder: Path) -> None:
+    with little_room(folder, workers=2) as server, connected(server_address(server), ROOM - 4) as crowd:
+        settle(crowd)
+        with ExitStack() as fault:
+            fault.enter_context(stopped(worker_pids(server)[-1]))
+            with under_way(server, "scale", workers=1) as background:
+                with connected(server_address(server), 12) as more:
+                    assert answers(more) == ["full"] * 8 + ["not_json"] * 4
+                    fault.close()
+                    assert done(background.answer())["workers"] == 1
+                    assert connections(server) == [ROOM]
+                    all_hear(crowd, END)
+
+
+def test_who_comes_during_a_reload_with_fewer_workers_is_told_full_beyond_their_room(folder: Path) -> None:
+    with little_room(folder, 2, _SLOW) as server, connected(server_address(server), ROOM - 4) as crowd:
+        settle(crowd)
+        write_settings(server, port=0, workers=1)
+        with ExitStack() as fault:
+            fault.enter_context(flagged(server))
+            with under_way(server, "reload") as background:
+                with connected(server_address(server), 12) as more:
+                    assert answers(more) == ["full"] * 8 + ["not_json"] * 4
+                    fault.close()
+                    assert done(background.answer())["workers"] == 1
+                    assert connections(server) == [ROOM]
+                    all_hear(crowd, END)
+
+
+def test_who_comes_leaves_the_places_of_those_who_are_to_be_moved(folder: Path) -> None:
+    """One of the workers that stay is away for a while, so that the other has to take all who are moved."""
+    with little_room(folder, 3, _SLOW) as server, connected(server_address(server), 60) as crowd:
+        settle(crowd)
+        first, _, third = worker_pids(server)
+        lost = served_by(first, crowd)
+        with ExitStack() as stuck, ExitStack() as away:
+            stuck.enter_context(stopped(third))
+            away.enter_context(flagged(server))
+            with under_way(server, "scale", workers=2) as background:
+                kill(first)
+                left = [each for each, gone in zip(crowd, lost, strict=True) if not gone]
+                with connected(server_address(server), 20) as more:
+                    eventually(lambda: facts(server)["connections"] == 60, "all to have come in")
+                    stuck.close()
+                    answer = background.answer()
+                    assert (answer.exit, answer.result["workers"], answer.result["lost"]) == (OK, 2, 20)
+                    all_hear(left, END)
+                    away.close()
+                    assert answers(more) == ["not_json"] * 20
