@@ -6,6 +6,8 @@ The server's PYTHONPATH gets a folder whose ``sitecustomize`` waits, in worker p
 
 import os
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness import Server
@@ -63,3 +65,22 @@ def inject(server: Server, fault: str) -> Path:
     before = server.environment.get("PYTHONPATH")
     server.environment["PYTHONPATH"] = os.pathsep.join([str(site), *([before] if before else [])])
     return site
+
+
+# Workers of a slot that are started while it is :func:`held` wait for the end of that.
+HELD = """
+    def install(worker, slot):
+        while flagged(f"held {slot}"):
+            time.sleep(0.01)
+"""
+
+
+@contextmanager
+def held(server: Server, slot: int) -> Iterator[None]:
+    """No new worker of this slot becomes ready during the block; the server has the fault ``HELD``."""
+    flag = server.folder / "site" / f"held {slot}"
+    flag.touch()
+    try:
+        yield
+    finally:
+        flag.unlink()

@@ -8,7 +8,7 @@ from pathlib import Path
 from changing import OK, done, served_by, server_address, under_way, write_settings
 from crowd import connected, connections, facts, worker_pids
 from harness import Client, Server, kill, settle, stopped
-from injected import inject
+from injected import HELD, held, inject
 from waiting import eventually
 
 END = "= end ="
@@ -57,24 +57,6 @@ def all_hear(crowd: Sequence[Client], text: str) -> None:
         assert each.hear_until(text)
 
 
-# A worker of slot 1 that is started while the flag stands waits for its end.
-_SLOW = """
-    def install(worker, slot):
-        while slot == 1 and flagged("slow"):
-            time.sleep(0.01)
-"""
-
-
-@contextmanager
-def flagged(server: Server) -> Iterator[None]:
-    flag = server.folder / "site" / "slow"
-    flag.touch()
-    try:
-        yield
-    finally:
-        flag.unlink()
-
-
 # Else they took the places of those who are to be moved, and the room waited for these for ever.
 
 
@@ -93,11 +75,11 @@ def test_who_comes_during_a_scaling_to_fewer_workers_is_told_full_beyond_their_r
 
 
 def test_who_comes_during_a_reload_with_fewer_workers_is_told_full_beyond_their_room(folder: Path) -> None:
-    with little_room(folder, 2, _SLOW) as server, connected(server_address(server), ROOM - 4) as crowd:
+    with little_room(folder, 2, HELD) as server, connected(server_address(server), ROOM - 4) as crowd:
         settle(crowd)
         write_settings(server, port=0, workers=1)
         with ExitStack() as fault:
-            fault.enter_context(flagged(server))
+            fault.enter_context(held(server, 1))
             with under_way(server, "reload") as background:
                 with connected(server_address(server), 12) as more:
                     assert answers(more) == ["full"] * 8 + ["not_json"] * 4
@@ -109,13 +91,13 @@ def test_who_comes_during_a_reload_with_fewer_workers_is_told_full_beyond_their_
 
 def test_who_comes_leaves_the_places_of_those_who_are_to_be_moved(folder: Path) -> None:
     """One of the workers that stay is away for a while, so that the other has to take all who are moved."""
-    with little_room(folder, 3, _SLOW) as server, connected(server_address(server), 60) as crowd:
+    with little_room(folder, 3, HELD) as server, connected(server_address(server), 60) as crowd:
         settle(crowd)
         first, _, third = worker_pids(server)
         lost = served_by(first, crowd)
         with ExitStack() as stuck, ExitStack() as away:
             stuck.enter_context(stopped(third))
-            away.enter_context(flagged(server))
+            away.enter_context(held(server, 1))
             with under_way(server, "scale", workers=2) as background:
                 kill(first)
                 left = [each for each, gone in zip(crowd, lost, strict=True) if not gone]

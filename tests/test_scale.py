@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from changing import (
     served_by,
     server_address,
     signalled,
+    under_way,
     until_reloads_end,
     workers_of,
 )
@@ -29,6 +31,7 @@ from crowd import (
     worker_pids,
 )
 from harness import Client, Server, kill, running, settle
+from injected import HELD, held, inject
 from waiting import eventually
 
 END = "= end ="
@@ -76,6 +79,40 @@ def test_new_slots_take_the_lowest_numbers_and_the_highest_go(server: Server) ->
     scale(server, 2)
     assert worker_pids(server) == kept
     assert [each["slot"] for each in facts(server)["workers"]] == [1, 2]
+
+
+@pytest.mark.parametrize("dies", ["ready", "before"])
+def test_a_new_worker_that_dies_before_its_turn_to_serve_leaves_nothing_of_the_growth(
+    folder: Path, dies: str
+) -> None:
+    """Ready ones wait for those before them."""
+    server = Server(folder)
+    inject(server, HELD)
+    server.start(workers=1)
+    try:
+        with connected(server_address(server), 4) as crowd, ExitStack() as fault:
+            settle(crowd)
+            before = workers_of(server)
+            fault.enter_context(held(server, 2))
+            if dies == "before":
+                fault.enter_context(held(server, 3))
+            with under_way(server, "scale", workers=4) as background:
+                third = eventually(lambda: (worker_pids(server) + [0] * 4)[2], "the third worker")
+                if dies == "ready":
+                    eventually(lambda: f"ready: worker {third}" in server.log, "it to be ready")
+                kill(third)
+                eventually(lambda: "died before it took over: worker 3" in server.log, "that to be known")
+                fault.close()
+                answer = background.answer()
+            assert (answer.exit, answer.result["workers"]) == (NOT_STARTED, 2)
+            assert "the new worker 3 ended before it could serve, killed by SIGKILL" in answer.text
+            assert workers_of(server)[:1] == before
+            assert len(workers_of(server)) == 2
+            assert scale(server, 4)["workers"] == 4
+            assert sorted(workers_of(server)) == sorted(worker_pids(server))
+            all_hear(crowd, END)
+    finally:
+        server.stop("--timeout", "5", "--kill")
 
 
 def test_fewer_than_the_connections_need_is_refused(folder: Path) -> None:

@@ -278,8 +278,8 @@ class Changes:
             raise StartError(f"worker {slot.number} could not be started: {error.strerror}") from None
 
     def _until_ready(self, new: Handle) -> Steps:
-        while new.ready_at is None:
-            if new.closed:
+        while new.ready_at is None or new.closed:
+            if new.closed:  # also one that was ready and died before its turn came
                 slot = self._crew.slots.get(new.slot)
                 if slot is not None and not slot.handles:
                     self._crew.start_later(slot, policy.BACKOFF_FIRST)
@@ -328,7 +328,7 @@ class Changes:
         self._crew.promote(slot)
 
     def _grow(self, count: int) -> Steps:
-        """Start more workers; if one cannot serve, none of those that are not ready stays."""
+        """Start more workers; if anything goes wrong, only those that have begun to serve stay."""
         crew = self._crew
         added = crew.add(count)
         try:
@@ -337,19 +337,20 @@ class Changes:
                 self._tell("start", slot.number, done, count, 0)
                 yield from self._until_ready(new)
                 crew.promote(slot)
-        except StartError:
-            for slot in added:
-                if slot.state is not SlotState.RUNNING:
-                    yield from self._drop(slot)
+        except Exception:
+            yield from self._drop([slot for slot in added if slot.state is not SlotState.RUNNING])
             raise
 
-    def _drop(self, slot: Slot) -> Steps:
-        """Take a slot away whose worker has never served."""
-        for handle in slot.handles:
-            handle.kill()
-        while slot.handles:
+    def _drop(self, slots: list[Slot]) -> Steps:
+        """Take slots away whose workers do not serve; none of them starts another one meanwhile."""
+        while any(slot.handles for slot in slots):
+            for slot in slots:
+                slot.cancel_restart()
+                for handle in slot.handles:
+                    handle.kill()
             yield
-        self._crew.remove(slot)
+        for slot in slots:
+            self._crew.remove(slot)
 
     def _empty(self, old: Handle, done: int, of: int) -> Steps:
         """Move all of a worker's connections to others, and let it end."""

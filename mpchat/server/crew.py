@@ -151,6 +151,7 @@ class Crew:
 
     def start_next(self, slot: Slot) -> Handle:
         """Start the worker that is to take the place of a slot's worker. Raises ``OSError``."""
+        assert slot.next is None
         slot.cancel_restart()
         slot.next = self._start(slot)
         self._watcher.on_roster()
@@ -258,6 +259,8 @@ class Crew:
             slot.old = None
             level = logging.INFO if handle.drained else logging.WARNING
             log.log(level, "ended after it was replaced: worker %d, %s", slot.number, handle.how)
+        elif handle is not slot.handle:
+            log.error("ended, and had no place: worker %d, %s", slot.number, handle.how)
         elif self.ending:
             slot.handle = None
             log.info("ended: worker %d, %s", slot.number, handle.how)
