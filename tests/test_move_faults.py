@@ -30,8 +30,9 @@ from crowd import (
     last_for,
     listeners,
     wait_until_running,
+    worker_pids,
 )
-from harness import Server, running
+from harness import Server, kill, running, stopped
 from injected import inject
 from waiting import eventually
 
@@ -222,6 +223,28 @@ def test_stopped_at_a_step_of_a_reload(folder: Path, group: str, steps: list[str
 
 def more_killed(server: Server, before: int) -> bool:
     return server.log.count(", killed: worker") > before
+
+
+def test_a_new_worker_that_dies_while_the_old_one_retires_is_replaced(folder: Path) -> None:
+    with running(folder, workers=1) as server:
+        (old,) = workers_of(server)
+        with ExitStack() as retiring:
+            retiring.enter_context(stopped(old))
+            with under_way(server, "reload") as background:
+                eventually(lambda: facts(server)["workers"][0]["generation"] == 2, "the new one to serve")
+                (new,) = worker_pids(server)
+                kill(new)
+                eventually(lambda: worker_pids(server) not in ([new], [old], []), "another one")
+                wait_until_running(server)
+                with listeners(server, 1) as crowd:
+                    crowd[0].say(END)
+                    everybody_hears(crowd, END)
+                retiring.close()
+                answer = background.answer()
+        assert (answer.exit, answer.result["renewed"]) == (NOT_STARTED, [])
+        assert "died while it took over, killed by SIGKILL; the next one is being started" in answer.text
+        assert reload(server)["renewed"] == [1]
+        assert workers_of(server) == worker_pids(server)
 
 
 @pytest.mark.parametrize("seed", range(2))

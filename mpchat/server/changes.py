@@ -261,13 +261,14 @@ class Changes:
             self._tell("move", slot.number, done, of, old.load)
             yield from self._take_from(old, old.load, lambda: new.closed)
         yield from self._all_arrived()
+        if not new.closed:
+            self._tell("retire", slot.number, done, of, 0)
+            yield from self._retire(old)
         if new.closed:
             raise StartError(
                 f"the new worker {slot.number} died while it took over, {new.how}; "
                 f"{'the next one is being started' if old.closed else 'the one before it serves on'}"
             )
-        self._tell("retire", slot.number, done, of, 0)
-        yield from self._retire(old)
 
     def _start_next(self, slot: Slot) -> Handle:
         try:

@@ -137,8 +137,9 @@ class Crew:
         del self.slots[slot.number]
 
     def start(self, slot: Slot) -> None:
-        """Start the worker that is to serve in an empty slot; try again later if there is no room for it."""
-        if self.ending or slot.handles or slot.number not in self.slots:
+        """Start the worker that is to serve in a slot, unless one does or is to; the one before it may still
+        be ending. Try again later if there is no room for it."""
+        if self.ending or slot.handle or slot.next or slot.number not in self.slots:
             return
         slot.cancel_restart()
         try:
