@@ -5,7 +5,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from changing import (
     processes_of,
     reload,
     scale,
+    served_by,
     server_address,
     signalled,
     under_way,
@@ -39,7 +40,7 @@ from crowd import (
     sending,
     wait_until_running,
 )
-from harness import MPCHAT, Server, settle
+from harness import MPCHAT, Server, kill, running, settle, stopped
 from injected import inject
 from waiting import eventually
 
@@ -157,6 +158,28 @@ def test_stop_during_a_reload(server: Server, after: float) -> None:
             assert answer.text == "the server was told to stop"
         orderly_end_with_farewell(crowd)
         all_gone(processes, 2.0)
+
+
+def test_stop_during_a_reload_whose_new_worker_dies_then(folder: Path) -> None:
+    """Who was on the way to it goes back to the one before, and is told the farewell."""
+    with running(folder, workers=1) as server, listeners(server, 20) as crowd, ExitStack() as fault:
+        supervisor, *_ = processes_of(server)
+        (old,) = workers_of(server)
+        old_stopped = fault.enter_context(ExitStack())
+        old_stopped.enter_context(stopped(old))
+        with under_way(server, "reload") as background:
+            eventually(lambda: facts(server)["workers"][0]["generation"] == 2, "the new one to serve")
+            new = next(each for each in workers_of(server) if each != old)
+            fault.enter_context(stopped(new))
+            old_stopped.close()
+            eventually(lambda: not any(served_by(old, crowd)), "all to be on their way")
+            supervisor.terminate()
+            eventually(lambda: facts(server)["state"] == "STOPPING", "the stop to begin")
+            processes = processes_of(server)
+            kill(new)
+            orderly_end_with_farewell(crowd)
+            all_gone(processes, 4.0)
+            assert background.answer().exit == NOT_STARTED
 
 
 def test_stop_twice_during_a_reload_is_quick(folder: Path) -> None:

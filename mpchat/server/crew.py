@@ -262,12 +262,12 @@ class Crew:
             log.log(level, "ended after it was replaced: worker %d, %s", slot.number, handle.how)
         elif handle is not slot.handle:
             log.error("ended, and had no place: worker %d, %s", slot.number, handle.how)
+        elif slot.old is not None and not slot.old.retiring:  # at the end too: those on their way go back
+            slot.handle, slot.old = slot.old, None
+            log.warning("died, the one before it serves again: worker %d, %s", slot.number, handle.how)
         elif self.ending:
             slot.handle = None
             log.info("ended: worker %d, %s", slot.number, handle.how)
-        elif slot.old is not None and not slot.old.retiring:
-            slot.handle, slot.old = slot.old, None
-            log.warning("died, the one before it serves again: worker %d, %s", slot.number, handle.how)
         else:
             slot.handle = None
             self._decide_restart(slot, lived, handle.how)
