@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from crowd import facts
 from harness import Client, Server
+from injected import inject
 from waiting import PATIENCE, eventually
 
 from mpchat.control import Answer, Request, ask
@@ -137,9 +138,13 @@ def write_settings(server: Server, **settings: Any) -> Path:
 
 
 @contextmanager
-def configured(folder: Path, *flags: str, name: str = "default", **settings: Any) -> Iterator[Server]:
-    """A server whose settings stand in a file, so that they can be changed."""
+def configured(
+    folder: Path, *flags: str, name: str = "default", fault: str = "", **settings: Any
+) -> Iterator[Server]:
+    """A server whose settings stand in a file, so that they can be changed; ``fault`` is injected."""
     server = Server(folder, name)
+    if fault:
+        inject(server, fault)
     write_settings(server, **{"port": 0, "workers": 2, **settings})
     try:
         # Not with the name as a flag, which goes before the file.

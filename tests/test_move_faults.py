@@ -15,10 +15,13 @@ from changing import (
     OK,
     InBackground,
     change,
+    configured,
+    generations,
     reload,
     under_way,
     until_reloads_end,
     workers_of,
+    write_settings,
 )
 from crowd import (
     Listener,
@@ -33,7 +36,7 @@ from crowd import (
     worker_pids,
 )
 from harness import Server, kill, running, stopped
-from injected import inject
+from injected import HELD, held, inject
 from waiting import eventually
 
 from mpchat.control import Answer
@@ -245,6 +248,26 @@ def test_a_new_worker_that_dies_while_the_old_one_retires_is_replaced(folder: Pa
         assert "died while it took over, killed by SIGKILL; the next one is being started" in answer.text
         assert reload(server)["renewed"] == [1]
         assert workers_of(server) == worker_pids(server)
+
+
+def test_who_is_replaced_during_a_reload_that_fails_has_the_settings_that_hold(folder: Path) -> None:
+    with configured(folder, fault=HELD) as server, held(server, 1):
+        write_settings(server, port=0, workers=2, payload_limit=100)
+        with under_way(server, "reload") as background:
+            first, second = worker_pids(server)
+            kill(second)
+            eventually(lambda: worker_pids(server)[1:] not in ([second], []), "another one")
+            wait_until_running(server)
+            (new,) = set(workers_of(server)) - set(worker_pids(server))
+            kill(new)
+            answer = background.answer()
+        assert (answer.exit, answer.result["renewed"], answer.result["failed"]) == (NOT_STARTED, [], 0)
+        assert worker_pids(server)[0] == first
+        assert (facts(server)["generation"], generations(server)) == (1, [1, 1])
+        with listeners(server, 4) as crowd:
+            for each in crowd:
+                each.say("x" * 200 + each.address)
+                everybody_hears(crowd, "x" * 200 + each.address)
 
 
 @pytest.mark.parametrize("seed", range(2))

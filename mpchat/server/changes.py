@@ -223,8 +223,7 @@ class Changes:
             config, prepared = self._settings.check()
         except ConfigError as error:
             raise StartError(f"nothing has changed: {error}") from None
-        before, crew.config = crew.config, config
-        crew.generation += 1
+        before, generation = crew.config, crew.generation + 1
         # A number of workers that is not changed in the settings leaves what a scaling made of it.
         workers = crew.wanted(config) if config.workers != before.workers else len(crew)
         self.aim = workers
@@ -233,9 +232,10 @@ class Changes:
         try:
             self._check_room(workers)
             for done, number in enumerate(todo):
-                yield from self._renew(crew.slots[number], done, len(todo))
-                if not adopted:  # not before a new worker has shown that it can serve with them
-                    adopted = True
+                yield from self._renew(crew.slots[number], config, generation, done, len(todo))
+                if not adopted:  # not before a worker has taken over with them; until then who dies elsewhere
+                    adopted = True  # is replaced by one with those that hold
+                    crew.config, crew.generation = config, generation
                     result["kept"] = self._settings.adopt(config, prepared)
                     result["changed"] = [
                         each for each in differing(before, config) if each not in result["kept"]
@@ -244,15 +244,13 @@ class Changes:
             yield from self._resize(workers)
         finally:
             if not adopted:
-                crew.config = before
-                crew.generation -= 1
                 self._settings.give_up(prepared)
 
-    def _renew(self, slot: Slot, done: int, of: int) -> Steps:
+    def _renew(self, slot: Slot, config: Config, generation: int, done: int, of: int) -> Steps:
         """Replace one slot's worker: start, ready, move all connections, retire the old one."""
         crew = self._crew
         self._tell("start", slot.number, done, of, 0)
-        new = self._start_next(slot)
+        new = self._start_next(slot, config, generation)
         yield from self._until_ready(new)
         old = crew.promote(slot)
         if old is None:
@@ -270,9 +268,9 @@ class Changes:
                 f"{'the next one is being started' if old.closed else 'the one before it serves on'}"
             )
 
-    def _start_next(self, slot: Slot) -> Handle:
+    def _start_next(self, slot: Slot, config: Config, generation: int) -> Handle:
         try:
-            return self._crew.start_next(slot)
+            return self._crew.start_next(slot, config, generation)
         except OSError as error:
             if not slot.handles:
                 self._crew.start(slot)
@@ -325,15 +323,16 @@ class Changes:
 
     def _revive(self, slot: Slot) -> Steps:
         """Start a worker in a slot that was given up."""
-        yield from self._until_ready(self._start_next(slot))
-        self._crew.promote(slot)
+        crew = self._crew
+        yield from self._until_ready(self._start_next(slot, crew.config, crew.generation))
+        crew.promote(slot)
 
     def _grow(self, count: int) -> Steps:
         """Start more workers; if anything goes wrong, only those that have begun to serve stay."""
         crew = self._crew
         added = crew.add(count)
         try:
-            started = [self._start_next(slot) for slot in added]
+            started = [self._start_next(slot, crew.config, crew.generation) for slot in added]
             for done, (slot, new) in enumerate(zip(added, started, strict=True)):
                 self._tell("start", slot.number, done, count, 0)
                 yield from self._until_ready(new)

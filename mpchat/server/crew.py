@@ -59,7 +59,7 @@ class Crew:
         workers_lock: Path,
         watcher: Watcher,
     ) -> None:
-        """Begin with no slot. ``config`` is what the next worker is started with."""
+        """Begin with no slot. ``config`` is what workers are started with, unless a change says otherwise."""
         self.config = config
         # How many reloads there were, plus one; a worker has that of its start.
         self.generation = 1
@@ -143,23 +143,23 @@ class Crew:
             return
         slot.cancel_restart()
         try:
-            slot.handle = self._start(slot)
+            slot.handle = self._start(slot, self.config, self.generation)
         except OSError as error:
             self._cannot_start(slot, error)
             return
         slot.state = SlotState.STARTING
         self._watcher.on_roster()
 
-    def start_next(self, slot: Slot) -> Handle:
+    def start_next(self, slot: Slot, config: Config, generation: int) -> Handle:
         """Start the worker that is to take the place of a slot's worker. Raises ``OSError``."""
         assert slot.next is None
         slot.cancel_restart()
-        slot.next = self._start(slot)
+        slot.next = self._start(slot, config, generation)
         self._watcher.on_roster()
         return slot.next
 
-    def _start(self, slot: Slot) -> Handle:
-        handle = Handle(self.config, slot.number, self.generation, self._workers_lock)
+    def _start(self, slot: Slot, config: Config, generation: int) -> Handle:
+        handle = Handle(config, slot.number, generation, self._workers_lock)
         self._hub.attach(handle.port)
         self._reactor.watch(handle.port.link, READ, lambda mask: self._on_link(handle))
         self._reception.watch(handle)
