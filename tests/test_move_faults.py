@@ -270,6 +270,25 @@ def test_who_is_replaced_during_a_reload_that_fails_has_the_settings_that_hold(f
                 everybody_hears(crowd, "x" * 200 + each.address)
 
 
+def test_fewer_workers_after_a_reload_are_the_renewed_ones_also_if_one_has_just_died(folder: Path) -> None:
+    with configured(folder, fault=HELD, workers=3) as server, ExitStack() as fault:
+        second_held = fault.enter_context(ExitStack())
+        second_held.enter_context(held(server, 2))
+        write_settings(server, port=0, workers=2)
+        with under_way(server, "reload") as background:
+            eventually(lambda: facts(server)["generation"] == 2, "the first to be renewed")
+            eventually(lambda: len(workers_of(server)) == 4, "the second one's next to begin")
+            fault.enter_context(held(server, 1))
+            kill(worker_pids(server)[0])
+            eventually(lambda: "died: worker 1" in server.log, "its death to be known")
+            second_held.close()
+            assert background.answer().exit == OK
+        assert [each["slot"] for each in facts(server)["workers"]] == [1, 2]
+        fault.close()
+        wait_until_running(server)
+        assert generations(server) == [2, 2]
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_from_outside_at_random_moments_of_many_reloads(server: Server, seed: int) -> None:
     chance = random.Random(seed)

@@ -7,7 +7,7 @@ way, every connection is at any moment with exactly one worker or on its way to 
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..config import Config, differing
@@ -241,7 +241,7 @@ class Changes:
                         each for each in differing(before, config) if each not in result["kept"]
                     ]
                 result["renewed"].append(number)
-            yield from self._resize(workers)
+            yield from self._resize(workers, todo)
         finally:
             if not adopted:
                 self._settings.give_up(prepared)
@@ -303,13 +303,18 @@ class Changes:
         yield from self._resize(workers)
         yield from self._even_out(BATCH, 0.0)
 
-    def _resize(self, workers: int) -> Steps:
+    def _resize(self, workers: int, renewed: Sequence[int] = ()) -> Steps:
         crew = self._crew
         if workers > len(crew):
             yield from self._grow(workers - len(crew))
-        # Those that do not serve go first, then the highest numbers.
+        # Those that were not renewed go first, then those that do not serve, then the highest numbers.
         staying = sorted(
-            crew.slots.values(), key=lambda slot: (slot.state is not SlotState.RUNNING, slot.number)
+            crew.slots.values(),
+            key=lambda slot: (
+                slot.number not in renewed,
+                slot.state is not SlotState.RUNNING,
+                slot.number,
+            ),
         )
         for slot in staying[:workers]:
             if slot.state is SlotState.FATAL:  # whoever asks for so many workers wants this one again
