@@ -18,8 +18,10 @@ from changing import (
     configured,
     generations,
     reload,
+    scale,
     under_way,
     until_reloads_end,
+    worker_count,
     workers_of,
     write_settings,
 )
@@ -287,6 +289,22 @@ def test_fewer_workers_after_a_reload_are_the_renewed_ones_also_if_one_has_just_
         fault.close()
         wait_until_running(server)
         assert generations(server) == [2, 2]
+
+
+def test_the_number_of_workers_that_a_failed_reload_did_not_get_to_is_what_the_next_one_leads_to(
+    folder: Path,
+) -> None:
+    with configured(folder, fault=HELD) as server:
+        write_settings(server, port=0, workers=3)
+        with held(server, 2), under_way(server, "reload") as background:
+            eventually(lambda: facts(server)["generation"] == 2, "the first to be renewed")
+            eventually(lambda: len(workers_of(server)) == 3, "the second one's next to begin")
+            kill(workers_of(server)[-1])
+            answer = background.answer()
+        assert (answer.exit, answer.result["renewed"], worker_count(server)) == (NOT_STARTED, [1], 2)
+        assert reload(server)["workers"] == 3
+        assert scale(server, 2)["workers"] == 2
+        assert reload(server)["workers"] == 2, "what the scaling made of it"
 
 
 @pytest.mark.parametrize("seed", range(2))

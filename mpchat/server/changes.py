@@ -78,6 +78,8 @@ class Changes:
         self._reactor = reactor
         self._settings = settings
         self._change: _Change | None = None
+        # The setting ``workers`` as it was last carried out, or gone over by a scaling.
+        self._workers_set = crew.config.workers
         # What signals have asked for.
         self._reload_wanted = False
         self._workers_wanted: int | None = None
@@ -225,7 +227,7 @@ class Changes:
             raise StartError(f"nothing has changed: {error}") from None
         before, generation = crew.config, crew.generation + 1
         # A number of workers that is not changed in the settings leaves what a scaling made of it.
-        workers = crew.wanted(config) if config.workers != before.workers else len(crew)
+        workers = crew.wanted(config) if config.workers != self._workers_set else len(crew)
         self.aim = workers
         todo = sorted(crew.slots)[:workers]
         adopted = False
@@ -242,6 +244,7 @@ class Changes:
                     ]
                 result["renewed"].append(number)
             yield from self._resize(workers, todo)
+            self._workers_set = config.workers
         finally:
             if not adopted:
                 self._settings.give_up(prepared)
@@ -301,6 +304,7 @@ class Changes:
 
     def _scale(self, workers: int) -> Steps:
         yield from self._resize(workers)
+        self._workers_set = self._crew.config.workers
         yield from self._even_out(BATCH, 0.0)
 
     def _resize(self, workers: int, renewed: Sequence[int] = ()) -> Steps:
