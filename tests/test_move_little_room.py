@@ -5,7 +5,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from changing import OK, done, served_by, server_address, under_way, write_settings
+from changing import (
+    NOT_STARTED,
+    OK,
+    done,
+    scale,
+    served_by,
+    server_address,
+    under_way,
+    workers_of,
+    write_settings,
+)
 from crowd import connected, connections, facts, worker_pids
 from harness import Client, Server, kill, settle, stopped
 from injected import HELD, held, inject
@@ -109,3 +119,18 @@ def test_who_comes_leaves_the_places_of_those_who_are_to_be_moved(folder: Path) 
                     all_hear(left, END)
                     away.close()
                     assert answers(more) == ["not_json"] * 20
+
+
+def test_who_comes_during_a_growth_is_told_full_beyond_the_room_of_those_who_serve(folder: Path) -> None:
+    """The new one may never serve anybody."""
+    with little_room(folder, 1, HELD) as server, connected(server_address(server), ROOM - 4) as crowd:
+        settle(crowd)
+        with held(server, 2), under_way(server, "scale", workers=2) as background:
+            assert facts(server)["limits"]["connections"] == ROOM
+            with connected(server_address(server), 12) as more:
+                assert answers(more) == ["full"] * 8 + ["not_json"] * 4
+            kill(workers_of(server)[-1])
+            assert background.answer().exit == NOT_STARTED
+        assert scale(server, 2)["workers"] == 2
+        assert facts(server)["limits"]["connections"] == 2 * ROOM
+        all_hear(crowd, END)

@@ -100,8 +100,8 @@ class Crew:
 
     @property
     def able(self) -> int:
-        """How many slots serve, or will again: all but those that were given up."""
-        return sum(slot.state is not SlotState.FATAL for slot in self.slots.values())
+        """How many slots serve, or will again: not those that were given up, are new, or are about to go."""
+        return sum(slot.able and slot.state is not SlotState.FATAL for slot in self.slots.values())
 
     @property
     def leaving(self) -> int:
@@ -185,7 +185,7 @@ class Crew:
         """Let a slot's next worker serve; returns the one that served, which gets no connection any more."""
         assert slot.next is not None
         slot.handle, slot.next, slot.old = slot.next, None, slot.handle
-        slot.state = SlotState.RUNNING
+        slot.state, slot.able = SlotState.RUNNING, True
         if slot.old is None:  # what was wrong before, it serves now
             slot.deaths = Deaths(self._random)
         return slot.old
@@ -194,7 +194,7 @@ class Crew:
         """Give a slot's worker no connection any more, and nobody its place; returns the worker."""
         slot.cancel_restart()
         slot.handle, slot.old = None, slot.handle
-        slot.state = SlotState.DRAINING
+        slot.state, slot.able = SlotState.DRAINING, False
         return slot.old
 
     @staticmethod
@@ -223,7 +223,7 @@ class Crew:
         elif kind == Up.READY:
             handle.ready_at = handle.last_beat = self._reactor.now
             if handle is slot.handle and slot.state is SlotState.STARTING:
-                slot.state = SlotState.RUNNING
+                slot.state, slot.able = SlotState.RUNNING, True
                 self._watcher.on_ready()
         elif kind == Up.KICKED:
             number, ended = payload

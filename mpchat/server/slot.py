@@ -41,6 +41,8 @@ class Slot:
         self.handle: Handle | None = None
         self.next: Handle | None = None
         self.old: Handle | None = None
+        # Clients may count on it: a worker has served here, and the slot is not about to go.
+        self.able = False
         self.deaths = Deaths(random)
         self.restarts = 0
         # The start that is to come while it has no worker.
