@@ -1,14 +1,20 @@
 """Moves where there is little room: nobody takes the places of those who are moved, nobody waits in vain."""
 
+import os
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
+import pytest
 from changing import (
     NOT_STARTED,
     OK,
+    configured,
     done,
+    generations,
+    reload,
     scale,
     served_by,
     server_address,
@@ -17,7 +23,7 @@ from changing import (
     write_settings,
 )
 from crowd import connected, connections, facts, worker_pids
-from harness import Client, Server, kill, settle, stopped
+from harness import Client, Server, kill, running, settle, stopped
 from injected import HELD, held, inject
 from waiting import eventually
 
@@ -133,4 +139,76 @@ def test_who_comes_during_a_growth_is_told_full_beyond_the_room_of_those_who_ser
             assert background.answer().exit == NOT_STARTED
         assert scale(server, 2)["workers"] == 2
         assert facts(server)["limits"]["connections"] == 2 * ROOM
+        all_hear(crowd, END)
+
+
+def test_those_who_find_no_room_when_a_worker_is_given_up_stay_where_they_were(folder: Path) -> None:
+    """A scaling under way counted on that worker."""
+    dies = 'def install(worker, slot):\n    if slot == 1 and flagged("faulty"):\n        os._exit(7)\n'
+    with little_room(folder, 3, dies) as server, connected(server_address(server), 70) as crowd:
+        settle(crowd)
+        first, _, third = worker_pids(server)
+        left = [each for each, gone in zip(crowd, served_by(first, crowd), strict=True) if not gone]
+        (folder / "site" / "faulty").touch()
+        with ExitStack() as stuck:
+            stuck.enter_context(stopped(third))
+            with under_way(server, "scale", workers=2) as background:
+                kill(first)
+                eventually(lambda: facts(server)["workers"][0]["state"] == "FATAL", "it to be given up", 60.0)
+                stuck.close()
+                answer = background.answer()
+        assert (answer.exit, answer.result["workers"]) == (NOT_STARTED, 3)
+        assert "those that would be left have no room" in answer.text
+        assert [each["state"] for each in facts(server)["workers"]] == ["FATAL", "RUNNING", "RUNNING"]
+        assert sum(connections(server)) == len(left)
+        all_hear(left, END)
+
+
+# When the supervisor has hardly a descriptor free, through which connections have to go.
+
+
+@contextmanager
+def short_of_descriptors(server: Server, free: int) -> Iterator[None]:
+    """The supervisor may open so many descriptors more, and no others, for the length of the block."""
+    supervisor = psutil.Process(facts(server)["pid"])
+    before = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+    used = {int(each) for each in os.listdir(f"/proc/{supervisor.pid}/fd")}
+    unused = [number for number in range(max(used) + free + 2) if number not in used]
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, (unused[free], before[1]))
+    try:
+        yield
+    finally:
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, before)
+
+
+def test_connections_move_in_smaller_batches_when_they_do_not_fit(folder: Path) -> None:
+    with running(folder) as server, connected(server_address(server), 160) as crowd:
+        settle(crowd)
+        with short_of_descriptors(server, 50):
+            assert reload(server)["moved"] == 160
+        assert server.log.count("short of descriptors") == 1
+        all_hear(crowd, END)
+
+
+@pytest.mark.parametrize("command", ["reload", "scale"])
+def test_when_not_even_one_can_be_moved_the_change_is_given_up_and_nothing_has_changed(
+    folder: Path, command: str
+) -> None:
+    with configured(folder, fault=HELD) as server, connected(server_address(server), 20) as crowd:
+        settle(crowd)
+        before = worker_pids(server)
+        with ExitStack() as fault:
+            fault.enter_context(held(server, 1) if command == "reload" else stopped(before[1]))
+            with under_way(server, command, **({"workers": 1} if command == "scale" else {})) as background:
+                with short_of_descriptors(server, 0):
+                    fault.close()
+                    answer = background.answer()
+        assert (answer.exit, answer.result["moved"], answer.result["lost"]) == (NOT_STARTED, 0, 0)
+        assert "no descriptor is free" in answer.text
+        assert server.log.count("short of descriptors") == 1
+        assert workers_of(server) == worker_pids(server) == before
+        assert generations(server) == [1, 1]
+        all_hear(crowd, END)
+        assert reload(server)["moved"] == 20
+        assert scale(server, 1)["moved"] == 10
         all_hear(crowd, END)

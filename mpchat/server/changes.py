@@ -26,8 +26,10 @@ BATCH = 128
 # When nobody asked for it, connections move in small batches with a pause (seconds) in between.
 GENTLE_BATCH = 32
 GENTLE_PAUSE = 0.05
-# Seconds until a worker that had nothing to give away is asked again.
+# Seconds until a worker that had nothing to give away, or could not, is asked again.
 ASK_AGAIN = 0.02
+# How often a single connection is asked for in vain, for want of descriptors, before a change is given up.
+TRIES = 100
 # Rounds of evening out; clients that come and go meanwhile may make another one necessary.
 ROUNDS = 8
 # Seconds that a worker without connections has to post its last words and end.
@@ -85,6 +87,11 @@ class Changes:
         self._workers_wanted: int | None = None
         # How many workers the change under way leads to, as far as that is known.
         self.aim: int | None = None
+        # How many connections are moved together: fewer while descriptors are short. Whether that was told in
+        # this change, and how often in a row not even one could be moved.
+        self._batch = BATCH
+        self._told_short = False
+        self._in_vain = 0
         self._uneven_since: float | None = None
         self._told_at = 0.0
 
@@ -125,6 +132,7 @@ class Changes:
             since = time.monotonic() - self._change.began
             raise StartError(f"a {self._change.name} is under way, for {since:.1f} s now; try again after it")
         self._reception.take_pauses()
+        self._batch, self._told_short, self._in_vain = BATCH, False, 0
         began, lost, moves = time.monotonic(), self._crew.lost, self._reception.moves
         self._change = _Change(name, steps, result, reply, began, lost, moves)
         log.info("began: %s", name)
@@ -258,9 +266,14 @@ class Changes:
         old = crew.promote(slot)
         if old is None:
             return
-        while old.load and not old.closed and not new.closed:
-            self._tell("move", slot.number, done, of, old.load)
-            yield from self._take_from(old, old.load, lambda: new.closed)
+        try:
+            while old.load and not old.closed and not new.closed:
+                self._tell("move", slot.number, done, of, old.load)
+                yield from self._take_from(old, old.load, lambda: new.closed)
+        except StartError:
+            if not new.closed:
+                yield from self._give_back(slot, new)
+            raise
         yield from self._all_arrived()
         if not new.closed:
             self._tell("retire", slot.number, done, of, 0)
@@ -270,6 +283,15 @@ class Changes:
                 f"the new worker {slot.number} died while it took over, {new.how}; "
                 f"{'the next one is being started' if old.closed else 'the one before it serves on'}"
             )
+
+    def _give_back(self, slot: Slot, new: Handle) -> Steps:
+        """Let the worker before serve again, and the new one end when others have what it has."""
+        self._crew.recall(slot)
+        while new.load and not new.closed:
+            self._in_vain = 0  # as long as it takes: both serve who they have
+            yield from self._take_from(new, new.load, lambda: False)
+        yield from self._all_arrived()
+        yield from self._retire(new)
 
     def _start_next(self, slot: Slot, config: Config, generation: int) -> Handle:
         try:
@@ -302,6 +324,12 @@ class Changes:
                 "nothing has changed"
             )
 
+    @property
+    def _lacks_room(self) -> bool:
+        """True when the workers that are to stay cannot take all that there are."""
+        connections = self._crew.connections + len(self._reception)
+        return connections > self._crew.able * self._reception.per_worker
+
     def _scale(self, workers: int) -> Steps:
         yield from self._resize(workers)
         self._workers_set = self._crew.config.workers
@@ -326,8 +354,13 @@ class Changes:
         going = [slot.number for slot in staying[workers:]]
         olds = [crew.dismiss(crew.slots[number]) for number in going]
         for done, (number, old) in enumerate(zip(going, olds, strict=True)):
-            if old is not None:
-                yield from self._empty(old, done, len(going))
+            try:
+                if old is not None:
+                    yield from self._empty(old, done, len(going))
+            except StartError:
+                for each in going[done:]:
+                    crew.recall(crew.slots[each])
+                raise
             crew.remove(crew.slots[number])
 
     def _revive(self, slot: Slot) -> Steps:
@@ -363,10 +396,13 @@ class Changes:
 
     def _empty(self, old: Handle, done: int, of: int) -> Steps:
         """Move all of a worker's connections to others, and let it end."""
-        while old.load and not old.closed:
+        while old.load and not old.closed and not self._lacks_room:
             self._tell("move", old.slot, done, of, old.load)
-            yield from self._take_from(old, old.load, lambda: False)
-        yield from self._all_arrived()
+            yield from self._take_from(old, old.load, lambda: self._lacks_room)
+        while self._reception.moving and not self._lacks_room:
+            yield
+        if self._lacks_room:
+            raise StartError("a worker was given up meanwhile: those that would be left have no room for all")
         yield from self._retire(old)
 
     def _retire(self, old: Handle) -> Steps:
@@ -419,18 +455,34 @@ class Changes:
     def _take_from(self, handle: Handle, count: int, given_up: Callable[[], bool]) -> Steps:
         """Have a worker give away a batch of connections; they go wherever there is most room.
 
-        Two batches are on their way at most: one arrives while the next one is got ready.
+        Two batches are on their way at most: one arrives while the next one is got ready. Raises
+        :class:`StartError` when for want of descriptors not even one could be taken for a while.
         """
-        while handle.asked or self._reception.moving > BATCH or not self._crew.serving:
+        while handle.asked or self._reception.moving > self._batch or not self._crew.serving:
             if handle.closed or given_up():
                 return
             yield
-        before = handle.given
-        handle.ask_for(min(count, BATCH))
+        before, refused = handle.given, handle.refused
+        handle.ask_for(min(count, self._batch))
         while handle.asked and not handle.closed:
             yield
+        if handle.refused > refused and not handle.closed:
+            self._take_fewer()
+        elif handle.given > before:
+            self._batch, self._in_vain = min(BATCH, 2 * self._batch), 0
         if handle.given == before and not handle.closed:  # they are just arriving there, or just ending
             yield from self._nap(ASK_AGAIN)
+
+    def _take_fewer(self) -> None:
+        """A batch had more connections than there are descriptors free in this process."""
+        if not self._told_short:
+            self._told_short = True
+            log.warning("short of descriptors: connections are moved in smaller batches")
+        if self._batch == 1:
+            self._in_vain += 1
+        if self._in_vain >= TRIES:
+            raise StartError("no descriptor is free to move a connection with; see ulimit -n")
+        self._batch = max(1, self._batch // 2)
 
     def _all_arrived(self) -> Steps:
         while self._reception.moving:

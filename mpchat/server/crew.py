@@ -197,6 +197,13 @@ class Crew:
         slot.state, slot.able = SlotState.DRAINING, False
         return slot.old
 
+    def recall(self, slot: Slot) -> None:
+        """Take a promotion or a dismissal back: the worker that served before serves again."""
+        slot.handle, slot.old = slot.old, slot.handle
+        slot.state, slot.able = SlotState.RUNNING, True
+        if slot.handle is None:
+            self.start_later(slot, policy.BACKOFF_FIRST)
+
     @staticmethod
     def retire(handle: Handle) -> None:
         """Let a worker that has no connections post its last words and end."""

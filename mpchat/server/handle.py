@@ -95,8 +95,9 @@ class Handle:
         self.closed = False
         # True while it has been asked to give connections away and has not answered.
         self.asked = False
-        # How many it has given away.
+        # How many it has given away, and how many of its offers had to be refused.
         self.given = 0
+        self.refused = 0
         # It was told to end because it has no connections any more; it has posted everything; how it ended.
         self.retiring = False
         self.drained = False
@@ -192,6 +193,7 @@ class Handle:
         self.asked = False
         identities = [each.identity for each in offer.passengers]
         if parcel.descriptors is None:
+            self.refused += 1
             self._answer(Receipt(nacks=identities))
             return Arrivals([], [], [], [])
         homeless = []
