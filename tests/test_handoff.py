@@ -1,12 +1,14 @@
 """Parcels over a real socket pair: descriptors and bytes come together, in order, and none is left over."""
 
+import errno
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
+from typing import Any
 
 import msgspec
 import pytest
@@ -179,6 +181,40 @@ def test_a_parcel_cut_short_by_its_sender_leaves_no_descriptor_when_the_receiver
         sender.send(b"x" * 100_000, sent)
         sender.close()
         assert read_to_the_end(receiver) == []
+
+
+class Scarce(socket.socket):
+    """A socket to which the system refuses descriptors for a while."""
+
+    error: int = 0
+
+    def sendmsg(self, data: Any, rights: Any = (), *more: Any) -> int:
+        if rights and self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        return super().sendmsg(data, rights, *more)
+
+
+@pytest.mark.parametrize("reason", [errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS])
+def test_what_cannot_be_sent_for_a_moment_rests_and_goes_in_order_afterwards(reason: int) -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    scarce = Scarce(fileno=near.detach())
+    sender, receiver = ParcelSocket(scarce), ParcelSocket(far)
+    with closing(sender), closing(receiver), files(1) as sent:
+        scarce.error = reason
+        sender.send(b"first", sent)
+        sender.send(b"second", [])
+        assert sender.resting is not None
+        assert sender.resting.errno == reason
+        assert not sender.unsent, "it is writable all the time, and waiting for that would be spinning"
+        sender.pump()
+        assert receiver.receive() == []
+        scarce.error = 0
+        first, second = receive_all(sender, receiver, 2)
+        assert (first.message, contents(first), second.message) == (b"first", [0], b"second")
+        assert sender.resting is None
+        scarce.error = errno.EPIPE
+        with pytest.raises(BrokenPipeError):
+            sender.send(b"third", sent)
 
 
 # Runs in a process of its own, which has room for only a few more descriptors: told which socket to read, it

@@ -22,7 +22,7 @@ from changing import (
     workers_of,
     write_settings,
 )
-from crowd import connected, connections, facts, worker_pids
+from crowd import connected, connections, facts, last_for, worker_pids
 from harness import Client, Server, kill, running, settle, stopped
 from injected import HELD, held, inject
 from waiting import eventually
@@ -212,3 +212,45 @@ def test_when_not_even_one_can_be_moved_the_change_is_given_up_and_nothing_has_c
         assert reload(server)["moved"] == 20
         assert scale(server, 1)["moved"] == 10
         all_hear(crowd, END)
+
+
+# What the kernel says when processes of this user have too many descriptors in flight, in every process.
+_SCARCE = """
+    import errno, socket
+
+    sendmsg = socket.socket.sendmsg
+
+    def refuse(self, data, rights=(), *more):
+        if rights and flagged("scarce"):
+            raise OSError(errno.ETOOMANYREFS, "injected")
+        return sendmsg(self, data, rights, *more)
+
+    socket.socket.sendmsg = refuse
+
+    def install(worker, slot):
+        pass
+"""
+
+
+def test_while_no_descriptor_can_be_sent_nobody_ends_and_nobody_is_busy_with_trying(folder: Path) -> None:
+    with configured(folder, fault=_SCARCE) as server, connected(server_address(server), 20) as crowd:
+        settle(crowd)
+        scarce = folder / "site" / "scarce"
+        scarce.touch()
+        with under_way(server, "reload") as background:
+            eventually(lambda: "connections wait, injected" in server.log, "the old worker to offer")
+            with connected(server_address(server), 4) as more:
+                eventually(lambda: "clients wait, injected" in server.log, "the others to be offered")
+                before = [sum(psutil.Process(each).cpu_times()[:2]) for each in busy(server)]
+                last_for(1.0)
+                after = [sum(psutil.Process(each).cpu_times()[:2]) for each in busy(server)]
+                assert sum(after) - sum(before) < 0.4
+                scarce.unlink()
+                assert answers(more) == ["not_json"] * 4
+                assert done(background.answer())["renewed"] == [1, 2]
+        assert server.log.count("injected") < 10
+        all_hear(crowd, END)
+
+
+def busy(server: Server) -> list[int]:
+    return [facts(server)["pid"], *workers_of(server)]

@@ -6,6 +6,7 @@ on exec. What the messages say stands at the top; who acts on them is the superv
 """
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -20,6 +21,10 @@ from ..protocol.session import SessionState
 NO_BAGGAGE = msgspec.Raw(b"\xc0")
 # The kernel's limit for one message (SCM_MAX_FD); one more is EINVAL.
 MAX_DESCRIPTORS = 253
+# What passes, and is not the other process's end: too many descriptors of this user in flight, no memory.
+_PASSING = frozenset({errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS})
+# Seconds until what could not be sent for such a reason is tried again: the socket stays writable meanwhile.
+REST = 0.1
 # Length of the message in bytes, number of descriptors.
 _HEADER = struct.Struct(">IH")
 # Bytes read at a time.
@@ -109,6 +114,8 @@ class ParcelSocket:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
+        # Why what is to be sent waits for a moment to pass; then :meth:`pump` is to be called again.
+        self.resting: OSError | None = None
         self._out: deque[tuple[bytes | memoryview, list[int]]] = deque()
         self._in = bytearray()
         self._groups: deque[list[int] | None] = deque()
@@ -119,7 +126,7 @@ class ParcelSocket:
     @property
     def unsent(self) -> bool:
         """True while something waits for the socket to become writable."""
-        return bool(self._out)
+        return bool(self._out) and self.resting is None
 
     def send(self, message: bytes, descriptors: list[int]) -> None:
         """Send a parcel as soon as it can go; the descriptors must stay open until it has gone.
@@ -127,16 +134,23 @@ class ParcelSocket:
         Raises ``OSError`` when the other process is gone.
         """
         self._out.append((_HEADER.pack(len(message), len(descriptors)) + message, descriptors))
-        self.pump()
+        if self.resting is None:
+            self.pump()
 
     def pump(self) -> None:
-        """Send what can be sent now."""
+        """Send what can be sent now. Raises ``OSError`` when the other process is gone."""
+        self.resting = None
         while self._out:
             data, descriptors = self._out[0]
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
             try:
                 sent = self.sock.sendmsg([data], rights if descriptors else [])
             except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+                self.resting = error
                 return
             if sent == len(data):
                 self._out.popleft()

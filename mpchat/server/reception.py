@@ -6,6 +6,7 @@ asked to comes in the same way and leaves in the same way, and is never refused.
 Decides nothing that :mod:`policy` can decide.
 """
 
+import logging
 import socket
 from collections import Counter
 from collections.abc import Sequence
@@ -16,8 +17,11 @@ from itertools import count
 from . import policy
 from .door import Door
 from .handle import Arrivals, Handle, Traveller
+from .handoff import REST
 from .hub import Hub
 from .reactor import READ, WRITE, Reactor
+
+log = logging.getLogger("mpchat.supervisor")
 
 
 class Reception:
@@ -36,6 +40,8 @@ class Reception:
         self._hub = hub
         # Moved connections that no worker has taken yet, by their identity.
         self._moving: set[int] = set()
+        # Workers to whom nothing can be sent for a moment.
+        self._resting: set[Handle] = set()
         # Moves since the start, and how long each waited (seconds) since somebody last asked.
         self.moves = 0
         self._pauses: list[float] = []
@@ -122,6 +128,20 @@ class Reception:
     def _watch_again(self, handle: Handle) -> None:
         interest = READ | WRITE if handle.parcels.unsent else READ
         self._reactor.change(handle.parcels, interest, partial(self._on_parcels, handle))
+        if handle.parcels.resting is not None and handle not in self._resting:
+            log.warning("clients wait, %s: worker %d", handle.parcels.resting.strerror, handle.slot)
+            self._resting.add(handle)
+            self._reactor.call_later(REST, partial(self._try_again, handle))
+
+    def _try_again(self, handle: Handle) -> None:
+        if not handle.closed:
+            with suppress(OSError):
+                handle.parcels.pump()
+            if handle.parcels.resting is not None:
+                self._reactor.call_later(REST, partial(self._try_again, handle))
+                return
+            self._watch_again(handle)
+        self._resting.discard(handle)
 
     def _on_parcels(self, handle: Handle, mask: int) -> None:
         if handle.closed:  # its death was dealt with earlier in this turn
@@ -130,7 +150,7 @@ class Reception:
             with suppress(OSError):
                 handle.parcels.pump()
             self._watch_again(handle)
-        if mask & READ and self._receive(handle) and handle.parcels.unsent:
+        if mask & READ and self._receive(handle) and (handle.parcels.unsent or handle.parcels.resting):
             self._watch_again(handle)
 
     def _receive(self, handle: Handle) -> bool:

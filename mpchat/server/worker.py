@@ -32,6 +32,7 @@ from .channel import ITEM_SIZE, Link, Queue
 from .connection import Connection, tune
 from .fanout import JUDGE_EVERY, Fanout, Place
 from .handoff import (
+    REST,
     Baggage,
     Offer,
     Parcel,
@@ -114,6 +115,8 @@ class Worker:
         self.left_at = 0.0
         # Moved ones that the supervisor has not taken yet, with what is needed to have them back.
         self.offered: dict[int, tuple[Connection, Baggage]] = {}
+        # True while nothing can be sent to the supervisor for a moment.
+        self.resting = False
         # Bytes from the hub that clients could not keep up with: taken when they have caught up.
         self.held = 0
         self.messages_in = 0
@@ -277,8 +280,11 @@ class Worker:
                 self.parcels.pump()
                 self._watch_parcels()
             parcels = self.parcels.receive()
-        except (EOFError, OSError):
+        except EOFError:
             self._on_orphaned(mask)
+            return
+        except OSError as error:
+            self._cannot_go_on(error)
             return
         for parcel in parcels:
             message = read_message(parcel.message)
@@ -337,14 +343,34 @@ class Worker:
     def _send_parcel(self, message: Offer | Receipt, descriptors: list[int]) -> None:
         try:
             self.parcels.send(msgspec.msgpack.encode(message), descriptors)
-        except OSError:
-            self.finished = True
+        except OSError as error:
+            self._cannot_go_on(error)
             return
         self._watch_parcels()
 
     def _watch_parcels(self) -> None:
         interest = READ | WRITE if self.parcels.unsent else READ
         self.reactor.change(self.parcels, interest, self._on_parcels)
+        if self.parcels.resting is not None and not self.resting:
+            log.warning("connections wait, %s: worker %d", self.parcels.resting.strerror, os.getpid())
+            self.resting = True
+            self.reactor.call_later(REST, self._send_again)
+
+    def _send_again(self) -> None:
+        try:
+            self.parcels.pump()
+        except OSError as error:
+            self._cannot_go_on(error)
+            return
+        if self.parcels.resting is not None:
+            self.reactor.call_later(REST, self._send_again)
+            return
+        self.resting = False
+        self._watch_parcels()
+
+    def _cannot_go_on(self, error: OSError) -> None:
+        log.warning("no way to the supervisor, %s: worker %d ends", error.strerror, os.getpid())
+        self.finished = True
 
     # Connections leaving for another worker.
 
