@@ -16,6 +16,7 @@ from changing import (
     OK,
     all_gone,
     change,
+    configured,
     processes_of,
     reload,
     scale,
@@ -26,6 +27,7 @@ from changing import (
     until_reloads_end,
     worker_count,
     workers_of,
+    write_settings,
 )
 from crowd import (
     Listener,
@@ -213,6 +215,50 @@ def test_the_supervisor_killed_during_a_reload_leaves_nothing(server: Server) ->
 
 def ask_in_vain(server: Server) -> None:
     server.command("reload")
+
+
+# A name server that takes its time.
+
+_SLOW_NAMES = """
+    import socket
+
+    ask = socket.getaddrinfo
+
+    def slow(host, *arguments, **options):
+        if host != "chat.example" or options.get("flags") == socket.AI_NUMERICHOST:
+            return ask(host, *arguments, **options)
+        while flagged("slow"):
+            time.sleep(0.01)
+        return ask("127.0.0.2", *arguments, **options)
+
+    socket.getaddrinfo = slow
+
+    def install(worker, slot):
+        pass
+"""
+
+
+def test_everybody_is_served_while_a_reload_waits_for_a_name_server(folder: Path) -> None:
+    with configured(folder, fault=_SLOW_NAMES) as server, listeners(server, 2) as crowd:
+        slow_down(server)
+        port = server_address(server)[1]
+        write_settings(server, port=0, workers=2, host=["127.0.0.1", "chat.example"])
+        with under_way(server, "reload") as background:
+            crowd[0].say("meanwhile")
+            everybody_hears(crowd, "meanwhile")
+            assert facts(server)["generation"] == 1
+            (server.folder / "site" / "slow").unlink()
+            answer = background.answer()
+        assert (answer.exit, answer.result["changed"]) == (OK, ["host"])
+        assert facts(server)["addresses"] == [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
+        slow_down(server)
+        write_settings(server, port=0, workers=2, host=["chat.example"])
+        answer = change(server, "reload")
+        assert answer.exit == NOT_STARTED
+        assert "no answer within 5 s about an address of chat.example; nothing has changed" in answer.text
+        assert facts(server)["generation"] == 2
+        crowd[0].say(END)
+        everybody_hears(crowd, END)
 
 
 # Asked again.

@@ -47,9 +47,9 @@ Steps = Generator[None, None, None]
 class Settings(Protocol):
     """What a reload needs to know of settings outside the workers."""
 
-    def check(self) -> tuple[Config, Any]:
-        """Read the settings again; returns them, and what :meth:`adopt` needs. Raises
-        :class:`ConfigError` or :class:`StartError`, nothing changed."""
+    def check(self, pause: Callable[[], Steps]) -> Generator[None, None, tuple[Config, Any]]:
+        """Read the settings again; returns them, and what :meth:`adopt` needs. Goes through ``pause`` while
+        it has to wait. Raises :class:`ConfigError` or :class:`StartError`, nothing changed."""
 
     def adopt(self, config: Config, prepared: Any) -> dict[str, str]:
         """Let them hold from now on; returns those that can't change while the server runs, and why."""
@@ -230,7 +230,7 @@ class Changes:
     def _reload(self, result: dict[str, Any]) -> Steps:
         crew = self._crew
         try:
-            config, prepared = self._settings.check()
+            config, prepared = yield from self._settings.check(lambda: self._nap(ASK_AGAIN))
         except ConfigError as error:
             raise StartError(f"nothing has changed: {error}") from None
         before, generation = crew.config, crew.generation + 1

@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -121,6 +122,45 @@ def _holder(port: int) -> str:
     return "another program (whose, only an administrator can see)"
 
 
+class Lookup:
+    """The addresses that hosts stand for, for a loop that must not wait for a name server: where a host is a
+    name, a thread asks. It starts no process, and ends with its answer, wanted or not."""
+
+    def __init__(self, hosts: tuple[str, ...], port: int) -> None:
+        self._hosts, self._port = hosts, port
+        self._found: list[tuple[int, tuple[str, int]]] = []
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        if all(map(_is_numeric, hosts)):
+            self._ask()
+        else:
+            self._thread.start()
+
+    def _ask(self) -> None:
+        try:
+            self._found = [pair for host in self._hosts for pair in _resolve(host, self._port)]
+        except Exception as error:  # noqa: BLE001 (it is raised where somebody asks for the result)
+            self._error = error
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> list[tuple[int, tuple[str, int]]]:
+        """Return families and addresses once it is done. Raises :class:`StartError`."""
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):
+        return False
+    return True
+
+
 class Addresses(NamedTuple):
     """Listening sockets that are to be added and those that are to go."""
 
@@ -153,11 +193,14 @@ class Door:
         self._lingering: deque[socket.socket] = deque()
         self._closed = False
 
-    def prepare(self, hosts: tuple[str, ...], port: int) -> Addresses:
-        """Begin to listen where ``hosts`` and ``port`` say and nobody listens yet; :meth:`change` makes it
-        hold. ``port`` 0 stands for the port that there is. Raises :class:`StartError`, nothing changed."""
-        port = port or self.listeners[0].getsockname()[1]
-        wanted = dict.fromkeys(pair for host in hosts for pair in _resolve(host, port))
+    def look_up(self, hosts: tuple[str, ...], port: int) -> Lookup:
+        """Begin to find out what :meth:`prepare` needs; ``port`` 0 stands for the port that there is."""
+        return Lookup(hosts, port or self.listeners[0].getsockname()[1])
+
+    def prepare(self, lookup: Lookup) -> Addresses:
+        """Begin to listen where a lookup that is done says and nobody listens yet; :meth:`change` makes it
+        hold. Raises :class:`StartError`, nothing changed."""
+        wanted = dict.fromkeys(lookup.result())
         have = {_where(listener): listener for listener in self.listeners}
         added: list[socket.socket] = []
         try:

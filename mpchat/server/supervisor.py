@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
 from enum import Enum
 from types import FrameType
@@ -26,7 +26,7 @@ from ..errors import ConfigError, MpchatError, StartError
 from ..instance import Guard, Identity, Record, write_record
 from ..settings import Sources
 from . import logs, policy, process
-from .changes import Changes
+from .changes import Changes, Steps
 from .crew import Crew, Watcher
 from .door import Addresses, Door, open_listeners
 from .hub import Hub
@@ -40,6 +40,8 @@ from .wire import Down
 QUICK = 0.5
 # Seconds that workers get beyond the deadline that they were told, before they are killed.
 STOP_GRACE = 1.5
+# Seconds that a reload waits for what a name server has to say about a new host.
+LOOKUP_TIMEOUT = 5.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # HUP reloads, TTIN and TTOU make it one worker more or fewer.
 CHANGE_SIGNALS = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
@@ -245,7 +247,7 @@ class Supervisor:
 
     # Settings, read again at a reload.
 
-    def check(self) -> tuple[Config, "_Prepared"]:
+    def check(self, pause: Callable[[], Steps]) -> Generator[None, None, tuple[Config, "_Prepared"]]:
         """Read the settings again; see :class:`~mpchat.server.changes.Settings`."""
         wanted = self.sources.read_again(os.environ, self.config)
         kept = {name: FIXED[name] for name in differing(self.config, wanted) if name in FIXED}
@@ -254,7 +256,14 @@ class Supervisor:
             self._can_write(config.log_file)
         addresses = Addresses([], [])
         if (config.host, config.port) != (self.config.host, self.config.port):
-            addresses = self.door.prepare(config.host, config.port)
+            lookup = self.door.look_up(config.host, config.port)
+            deadline = time.monotonic() + LOOKUP_TIMEOUT
+            while not lookup.done:
+                if time.monotonic() > deadline:
+                    hosts, within = ", ".join(config.host), f"within {LOOKUP_TIMEOUT:g} s"
+                    raise StartError(f"no answer {within} about an address of {hosts}; nothing has changed")
+                yield from pause()
+            addresses = self.door.prepare(lookup)
         prepared = _Prepared(addresses, kept, self.reception.per_worker)
         self.reception.per_worker = policy.connections_per_worker(self.descriptors, config.multiplexer)
         return config, prepared
