@@ -213,10 +213,11 @@ class Door:
         return Addresses(added, [listener for where, listener in have.items() if where not in wanted])
 
     def change(self, addresses: Addresses) -> None:
-        """Listen at other addresses from now on. Who came in by one that goes stays."""
-        for listener in addresses.gone:
-            self._accept(listener, READ)  # who is in its queue has come in time
+        """Listen at other addresses from now on. Who came in by one that goes stays, and who is in its queue
+        has come in time."""
         self._shut()
+        for listener in addresses.gone:
+            self._empty(listener)
         for listener in addresses.gone:
             self.listeners.remove(listener)
             listener.close()
@@ -257,6 +258,19 @@ class Door:
                     self._refuse_without_descriptors(listener, error)
                     return
                 continue  # the client has gone again; the next one is its own case
+            self._on_client(sock, peer[0], peer[1])
+
+    def _empty(self, listener: socket.socket) -> None:
+        """Accept everybody in a listener's queue, also while the door is closed: they would be reset."""
+        for _ in range(BACKLOG):
+            try:
+                sock, peer = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    return
+                continue
             self._on_client(sock, peer[0], peer[1])
 
     def _refuse_without_descriptors(self, listener: socket.socket, error: OSError) -> None:
