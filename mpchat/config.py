@@ -21,6 +21,8 @@ from .protocol.frames import DEFAULT_PAYLOAD_LIMIT
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MULTIPLEXERS = ("auto", "epoll", "kqueue", "poll", "select")
+# Worker processes; each costs the supervisor a few descriptors, and everybody's messages another copy.
+MOST_WORKERS = 256
 # An instance name becomes a folder's name and a line in error messages.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 # Labels of 1 to 63 characters: the resolver's own encoding takes no others.
@@ -221,8 +223,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "workers",
         0,
-        _whole(0, 256),
-        "0 to 256; 0 means one less than there are cores, at least 1",
+        _whole(0, MOST_WORKERS),
+        f"0 to {MOST_WORKERS}; 0 means one less than there are cores, at least 1",
         "Worker processes. One core is left for the operating system and the supervisor.",
     ),
     Setting(

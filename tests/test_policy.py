@@ -30,6 +30,7 @@ from mpchat.server.policy import (
     spread_allowed,
     surpluses,
     uneven,
+    workers_after,
 )
 
 CANDIDATES = st.lists(
@@ -229,3 +230,12 @@ def test_a_worker_that_came_back_empty_is_uneven() -> None:
     assert surpluses([250, 250, 250, 0]) == [62, 62, 62, 0]
     assert not uneven([])
     assert surpluses([]) == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "difference", "after"), [(1, 1, 2), (3, -1, 2), (1, -1, 1), (255, 1, 256), (256, 1, 256)]
+)
+def test_one_more_and_one_fewer_stay_within_what_the_setting_allows(
+    workers: int, difference: int, after: int
+) -> None:
+    assert workers_after(workers, difference) == after

@@ -121,7 +121,7 @@ class Changes:
     def scale_by(self, difference: int) -> None:
         """Have one worker more or fewer, when it is its turn."""
         wanted = self._workers_wanted or self.aim or len(self._crew)
-        self._workers_wanted = max(1, wanted + difference)
+        self._workers_wanted = policy.workers_after(wanted, difference)
 
     def _begin(self, name: str, steps: Steps, result: dict[str, Any], reply: Reply | None) -> None:
         if self._change is not None and self._change.name == REBALANCE:  # it can go on later

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
+from ..config import MOST_WORKERS
+
 # Descriptors that a process needs beside its clients: standard streams, log, lock, queues, selector, control
 # connections, and a margin for what libraries open for a moment.
 RESERVED_DESCRIPTORS = 64
@@ -104,6 +106,11 @@ def uneven(loads: Sequence[int]) -> bool:
     Far more than :func:`spread_allowed`, so that what comes and goes does not move anybody.
     """
     return bool(loads) and max(loads) - min(loads) > max(UNEVEN_LEAST, max(loads) * UNEVEN_SHARE)
+
+
+def workers_after(workers: int, difference: int) -> int:
+    """Return how many workers there should be when so many more, or fewer, are asked for."""
+    return min(max(1, workers + difference), MOST_WORKERS)
 
 
 def connections_per_worker(descriptor_limit: int, multiplexer: str) -> int:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .. import __version__
-from ..config import BY_NAME, FIXED, Config, differing
+from ..config import BY_NAME, FIXED, MOST_WORKERS, Config, differing
 from ..control import Answer, Reply, Request, Server
 from ..errors import ConfigError, MpchatError, StartError
 from ..instance import Guard, Identity, Record, write_record
@@ -353,7 +353,7 @@ class Supervisor:
         with suppress(ValueError):
             workers = BY_NAME["workers"].parse(wanted)
         if not workers:  # 0 stands for a number of the machine's own only in the settings
-            raise ConfigError(f"workers is {wanted!r}, allowed: 1 to 256")
+            raise ConfigError(f"workers is {wanted!r}, allowed: 1 to {MOST_WORKERS}")
         self.changes.scale(workers, reply)
 
     def _must_be_running(self) -> None:
