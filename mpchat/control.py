@@ -142,6 +142,11 @@ class _Peer:
             self._server.wait_to_write(self)
         self._unsent += line
 
+    def send_what_can_be_sent(self) -> None:
+        """Send the rest of the answers, as far as it goes at once: there is no later."""
+        with suppress(OSError):
+            self._unsent = self._unsent[self.sock.send(self._unsent) :]
+
     def _send(self) -> None:
         self._unsent = self._unsent[self.sock.send(self._unsent) :]
         if not self._unsent:
@@ -262,8 +267,9 @@ class Server:
         peer.sock.close()
 
     def close(self) -> None:
-        """Take the socket's file away and close all connections."""
+        """Take the socket's file away and close all connections, answers that were just given sent first."""
         for peer in list(self._peers):
+            peer.send_what_can_be_sent()
             self.drop(peer)
         if not self._resting:
             self._reactor.forget(self._listener)

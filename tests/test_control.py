@@ -154,6 +154,15 @@ def test_a_line_of_progress_that_is_too_long_by_itself_is_left_out(loop: Loop) -
         assert [each["result"]["number"] for each in heard(sock)] == [2]
 
 
+def test_an_answer_given_just_before_the_server_closes_is_sent(loop: Loop) -> None:
+    with loop.peer("stop") as sock, loop.peer() as silent:
+        loop.asked[0][1](Answer({"stopped": True}))
+        loop.server.close()
+        assert [each["result"] for each in heard(sock)] == [{"stopped": True}]
+        assert heard(silent) == []
+        loop.server = Server(loop.reactor, loop.path, lambda *asked: None)
+
+
 def test_the_next_request_is_looked_at_after_the_final_answer(loop: Loop) -> None:
     with loop.peer("reload", "status", "say") as sock:
         loop.settle()
