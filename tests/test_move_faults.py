@@ -307,6 +307,22 @@ def test_the_number_of_workers_that_a_failed_reload_did_not_get_to_is_what_the_n
         assert reload(server)["workers"] == 2, "what the scaling made of it"
 
 
+def test_an_old_worker_that_does_not_end_holds_nobody_up(folder: Path) -> None:
+    """It has no clients any more; what it does not take is nothing to wait for."""
+    with running(folder, "--lag-limit", "256K", workers=1) as server, ExitStack() as retiring:
+        (old,) = workers_of(server)
+        retiring.enter_context(stopped(old))
+        with under_way(server, "reload") as background:
+            eventually(lambda: facts(server)["workers"][0]["generation"] == 2, "the new one to serve")
+            with listeners(server, 2) as crowd:
+                for number in range(50):
+                    crowd[0].say(f"{number} " + "x" * 20_000)
+                    everybody_hears(crowd, f"{number} " + "x" * 20_000)
+            assert psutil.Process(old).status() == psutil.STATUS_STOPPED, "waited for until it was killed"
+            retiring.close()
+            assert background.answer().exit == OK
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_from_outside_at_random_moments_of_many_reloads(server: Server, seed: int) -> None:
     chance = random.Random(seed)

@@ -206,8 +206,10 @@ class Crew:
 
     @staticmethod
     def retire(handle: Handle) -> None:
-        """Let a worker that has no connections post its last words and end."""
+        """Let a worker that has no connections post its last words and end; it need not hear, and cannot hold
+        up, what the others say meanwhile."""
         handle.retiring = True
+        handle.port.ready = False
         handle.port.send(Down.DRAIN)
 
     # News.

@@ -134,7 +134,7 @@ class Hub:
 
     def _holds_up(self, port: Port, now: float) -> bool:
         size = port.link.backlog_size
-        if size <= PROMPT_BACKLOG or port.ended:
+        if size <= PROMPT_BACKLOG or port.ended or not port.ready:
             return False
         return size > self.stream.limit or now - port.progress_at < STUCK_AFTER
 
