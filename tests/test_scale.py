@@ -34,6 +34,8 @@ from harness import Client, Server, kill, running, settle
 from injected import HELD, held, inject
 from waiting import eventually
 
+from mpchat.server.changes import TOGETHER
+
 END = "= end ="
 
 
@@ -111,6 +113,24 @@ def test_a_new_worker_that_dies_before_its_turn_to_serve_leaves_nothing_of_the_g
             assert scale(server, 4)["workers"] == 4
             assert sorted(workers_of(server)) == sorted(worker_pids(server))
             all_hear(crowd, END)
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+def test_many_new_workers_are_started_a_few_at_a_time(folder: Path) -> None:
+    """Each has its own time to become ready; a hundred at once would share the cores for all of it."""
+    server = Server(folder)
+    inject(server, HELD)
+    server.start(workers=1)
+    try:
+        with ExitStack() as first_held:
+            first_held.enter_context(held(server, 2))
+            with under_way(server, "scale", workers=12) as background:
+                eventually(lambda: server.log.count("ready: worker") == 8, "all that were started but one")
+                assert len(workers_of(server)) == 1 + TOGETHER
+                first_held.close()
+                assert background.answer().result["workers"] == 12
+        assert worker_pids(server) == workers_of(server)
     finally:
         server.stop("--timeout", "5", "--kill")
 

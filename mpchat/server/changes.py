@@ -30,6 +30,8 @@ GENTLE_PAUSE = 0.05
 ASK_AGAIN = 0.02
 # How often a single connection is asked for in vain, for want of descriptors, before a change is given up.
 TRIES = 100
+# Workers that are started at a time: all at once would share the cores until none is ready in its time.
+TOGETHER = 8
 # Rounds of evening out; clients that come and go meanwhile may make another one necessary.
 ROUNDS = 8
 # Seconds that a worker without connections has to post its last words and end.
@@ -374,11 +376,13 @@ class Changes:
         crew = self._crew
         added = crew.add(count)
         try:
-            started = [self._start_next(slot, crew.config, crew.generation) for slot in added]
-            for done, (slot, new) in enumerate(zip(added, started, strict=True)):
-                self._tell("start", slot.number, done, count, 0)
-                yield from self._until_ready(new)
-                crew.promote(slot)
+            for first in range(0, count, TOGETHER):
+                group = added[first : first + TOGETHER]
+                started = [self._start_next(slot, crew.config, crew.generation) for slot in group]
+                for done, (slot, new) in enumerate(zip(group, started, strict=True), first):
+                    self._tell("start", slot.number, done, count, 0)
+                    yield from self._until_ready(new)
+                    crew.promote(slot)
         except Exception:
             yield from self._drop([slot for slot in added if slot.state is not SlotState.RUNNING])
             raise
