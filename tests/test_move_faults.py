@@ -323,6 +323,30 @@ def test_an_old_worker_that_does_not_end_holds_nobody_up(folder: Path) -> None:
             assert background.answer().exit == OK
 
 
+def test_a_moved_connection_that_cannot_be_watched_is_ended_and_the_others_go_on(folder: Path) -> None:
+    """As with a fresh one, for which that may happen too: it costs the worker nothing more."""
+    fault = """
+        def install(worker, slot):
+            listen = worker.Connection.listen
+            def fail(self, reactor, interest):
+                if flagged("faulty") and interest & worker.READ:
+                    os.unlink(os.path.join(FOLDER, "faulty"))
+                    raise OSError(28, "injected")
+                listen(self, reactor, interest)
+            worker.Connection.listen = fail
+    """
+    with configured(folder, fault=fault, workers=1) as server, listeners(server, COUNT) as crowd:
+        (folder / "site" / "faulty").touch()
+        answer = change(server, "reload")
+        assert (answer.exit, answer.result["lost"]) == (OK, 0)
+        eventually(lambda: [each.ended is None for each in crowd].count(False) == 1, "one to be ended")
+        alive = [each for each in crowd if each.ended is None]
+        everybody_heard_of_leaving(alive, 1)
+        alive[0].say(END)
+        everybody_hears(alive, END)
+        assert facts(server)["connections"] == COUNT - 1
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_from_outside_at_random_moments_of_many_reloads(server: Server, seed: int) -> None:
     chance = random.Random(seed)

@@ -314,15 +314,13 @@ class Worker:
             tune(sock, self.config.keepalive)
             if baggage is None:
                 connection.listen(self.reactor, READ)
-        except (OSError, ValueError) as error:  # reset while it was on its way; select's limit
+            else:
+                self._go_on(connection, baggage)
+        except (OSError, ValueError) as error:  # reset while it was on its way; the system's limit of watches
             self.end(connection, str(error))
         if baggage is not None:
             self.receipt.pauses.append(max(0.0, time.monotonic() - baggage.left_at))
-        if connection.closed:
-            return
-        if baggage is not None:
-            self._go_on(connection, baggage)
-        else:
+        elif not connection.closed:
             self.fanout.join(connection)
             log.debug("= joined: %s", connection.address)
 
