@@ -164,6 +164,24 @@ def test_those_who_find_no_room_when_a_worker_is_given_up_stay_where_they_were(f
         all_hear(left, END)
 
 
+def test_a_worker_with_select_gets_no_more_than_it_takes_while_a_reload_changes_that(folder: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(configured(folder, fault=HELD, workers=1, multiplexer="select"))
+        crowd = stack.enter_context(connected(server_address(server), 955))
+        settle(crowd)
+        write_settings(server, port=0, workers=1, multiplexer="poll")
+        new_held = stack.enter_context(ExitStack())
+        new_held.enter_context(held(server, 1))
+        with under_way(server, "reload") as background:
+            with connected(server_address(server), 80) as more:
+                eventually(lambda: facts(server)["connections"] == 955 + 80, "all to have come in")
+                assert connections(server) == [960]
+                new_held.close()
+                assert done(background.answer())["moved"] == 960
+                assert answers(more) == ["not_json"] * 80
+        all_hear(crowd, END)
+
+
 # When the supervisor has hardly a descriptor free, through which connections have to go.
 
 

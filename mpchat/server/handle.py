@@ -36,7 +36,7 @@ from .handoff import (
     read_message,
 )
 from .hub import Port
-from .policy import Candidate
+from .policy import SELECT_LIMIT, Candidate, connections_per_worker
 from .wire import Beat, Down
 
 # Seconds for which a worker that had no descriptor left for a connection gets no further one.
@@ -80,8 +80,9 @@ class Handle:
         self.slot = slot
         # How many reloads there had been when it was started, plus one.
         self.generation = generation
-        # It beats as its own settings say.
+        # It beats, and has room, as its own settings say.
         self.hang_timeout = config.hang_timeout
+        self.select = config.multiplexer == "select"
         self.started = time.monotonic()
         self.ready_at: float | None = None
         self.unacked: dict[int, Traveller] = {}
@@ -145,6 +146,8 @@ class Handle:
         """Describe this worker to placement; ``limit`` is how many connections fit a worker."""
         if now < self.full_until:
             limit = self.load
+        elif self.select:
+            limit = min(limit, connections_per_worker(SELECT_LIMIT, "select"))
         oldest = now - next(iter(self.unacked.values())).since if self.unacked else 0.0
         return Candidate(self.slot, self.connections, len(self.unacked), oldest, limit)
 
