@@ -186,12 +186,12 @@ class Changes:
             "pauses": {"p50": _share(pauses, 0.5), "p99": _share(pauses, 0.99), "max": _share(pauses, 1.0)},
             "seconds": time.monotonic() - change.began,
         }
+        counts = (result["seconds"], len(pauses), result["lost"])
         if code:
-            log.error(
-                "failed after %.2f s, %d moved: %s: %s", result["seconds"], len(pauses), change.name, text
-            )
+            log.error("failed after %.2f s, %d moved, %d lost: %s: %s", *counts, change.name, text)
         else:
-            log.info("done in %.2f s, %d moved: %s", result["seconds"], len(pauses), change.name)
+            level = logging.WARNING if result["lost"] else logging.INFO
+            log.log(level, "done in %.2f s, %d moved, %d lost: %s", *counts, change.name)
         if change.name == "reload":
             shown = ("seconds", "moved", "failed", "lost", "pauses", "renewed", "changed", "kept")
             self.last_reload = {
