@@ -1,0 +1,113 @@
+"""Names of people and rooms: which are allowed, and when two are the same. Pure.
+
+A name goes to everybody's screen, so nothing in it may be invisible, reorder what stands beside it, or
+mean something to a terminal. It is kept and shown as it was chosen, in Unicode's composed form (NFC): what
+one system sends as Korean letters (jamo) and another as syllables is one name. Names are *compared* by
+:func:`name_key`, which nobody ever sees.
+
+Not here: whether a name is taken. And letters of different scripts that look alike (Latin a, Cyrillic а)
+are different letters here: to tell them apart is for who shows them.
+"""
+
+import re
+import unicodedata
+
+from ..errors import ProtocolError
+
+# Lengths in code points of the NFC form: a Korean syllable is one, and so are most letters with accents; in
+# scripts that write vowels as marks (Hindi, Thai) each mark is one more.
+LONGEST_NAME = 20
+LONGEST_ROOM = 32
+# No code point has a longer canonical decomposition, so a text of more than this many times the limit is too
+# long however it is composed. That is looked at first: composing 40 000 hostile marks takes two seconds.
+_LONGEST_DECOMPOSITION = 4
+# Code points past which no text is a name of anything.
+_LONGEST_SPELLING = LONGEST_ROOM * _LONGEST_DECOMPOSITION
+
+_SIGNS = frozenset("_-.")
+# Letters and letter-like numbers (the 〇 of Chinese dates, Roman numerals), marks, and digits.
+_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Nl", "Mn", "Mc", "Me", "Nd"})
+# Letters and marks that show nothing: those that Unicode calls default ignorable (DerivedCoreProperties.txt).
+# The Hangul fillers are what "empty" names in games are made of.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0").union(
+    map(chr, range(0xFE00, 0xFE10)), map(chr, range(0xE0100, 0xE01F0))
+)
+_WHAT = {
+    "Cc": "a control character",
+    "Cf": "an invisible character",
+    "Cn": "a character that does not exist",
+    "Co": "a private character",
+    "Cs": "half of a surrogate pair",
+    "Zl": "a line break",
+    "Zp": "a line break",
+    "Zs": "a space",
+}
+_DOTTED_I = re.compile("i\u0307+")
+
+
+def checked_name(text: str) -> str:
+    """Return a person's name in NFC. Raises :class:`ProtocolError` ``bad_name``, which says what is wrong.
+
+    1 to 20 code points: letters, marks and digits of any script, ``_``, and inside ``-`` and ``.``.
+    """
+    return _checked(text, LONGEST_NAME, "bad_name", "a name")
+
+
+def checked_room(text: str) -> str:
+    """Return a room's name in NFC. Raises :class:`ProtocolError` ``bad_room``; the rules are those of
+    :func:`checked_name`, with up to 32 code points."""
+    return _checked(text, LONGEST_ROOM, "bad_room", "a room's name")
+
+
+def _checked(text: str, longest: int, code: str, what: str) -> str:
+    if len(text) > longest * _LONGEST_DECOMPOSITION:
+        raise ProtocolError(code, f"{what} has at most {longest} characters, this one many more")
+    name = unicodedata.normalize("NFC", text)
+    if not name:
+        raise ProtocolError(code, f"{what} has at least one character, this one none")
+    if len(name) > longest:
+        raise ProtocolError(code, f"{what} has at most {longest} characters, this one {len(name)}")
+    for char in name:
+        if char not in _SIGNS and (unicodedata.category(char) not in _CATEGORIES or char in _INVISIBLE):
+            raise ProtocolError(
+                code, f"{what} cannot have {_described(char)} in it: only letters, digits, _ - and ."
+            )
+    if unicodedata.category(name[0]).startswith("M"):
+        raise ProtocolError(
+            code, f"{what} cannot begin with a mark that belongs on a letter: {_described(name[0])}"
+        )
+    for char, where in ((name[0], "begin"), (name[-1], "end")):
+        if char in "-.":
+            raise ProtocolError(code, f'{what} cannot {where} with "{char}"')
+    return name
+
+
+def _described(char: str) -> str:
+    """Name a character without using it: it may be one that does something to a screen."""
+    category = "Cf" if char in _INVISIBLE else unicodedata.category(char)
+    known = " ".join(filter(None, [f"U+{ord(char):04X}", unicodedata.name(char, "")]))
+    return f"{_WHAT[category]} ({known})" if category in _WHAT else known
+
+
+def name_key(text: str) -> str:
+    """Return what names are compared by: two names are the same when their keys are equal.
+
+    Equal are spellings that differ in composition (jamo and syllables), in case, also where it changes the
+    length (ß and SS, the two small sigmas), in width (half-width Katakana and jamo, full-width Latin), and
+    in other forms of a letter that Unicode has for compatibility (ﬁ, ℌ). Case is ignored in Turkish as well
+    as in English, so I, İ, i and ı are all the same. A key's key is the key. It may be longer than the name,
+    up to 18 times (ﷺ): that does not matter, it is only compared.
+
+    Meant for what :func:`checked_name` or :func:`checked_room` has returned, but any text has a key, and it
+    is cheap: what is longer than 128 code points, more than any spelling of a name takes, is its own.
+    """
+    if len(text) > _LONGEST_SPELLING:
+        return text
+    # Unicode's compatibility caseless match (The Unicode Standard, D146): twice, because to decompose can
+    # uncover capitals (ℌ), and to fold their case can uncover what decomposes again.
+    folded = unicodedata.normalize("NFD", text).casefold()
+    folded = unicodedata.normalize("NFKD", folded).casefold()
+    folded = unicodedata.normalize("NFKD", folded)
+    # A dot above an i cannot be seen, and is what is left of İ in small letters.
+    folded = _DOTTED_I.sub("i", folded.replace("ı", "i"))
+    return unicodedata.normalize("NFKC", folded)
