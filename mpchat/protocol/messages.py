@@ -1,10 +1,13 @@
 """What payloads say, as typed structs. The only module that knows the JSON of the wire.
 
-A plain client sends ``{"message": "…"}`` and gets objects with ``message`` or ``error`` and nothing else.
+A plain client sends ``{"message": "…"}`` and gets objects with ``message`` or ``error`` and nothing else. One
+that has sent ``{"join": {…}}`` is named and gets more: the requests and their answers stand in
+:mod:`mpchat.protocol.requests`.
 Text goes in and comes out equal, or is refused: it is decoded and encoded again, never patched as bytes.
 """
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -130,5 +133,147 @@ def decode_from_server(payload: bytes | Oversized) -> FromServer:
         raise ProtocolError("too_long", f"the server sent a payload of {payload.size} bytes")
     try:
         return _decode_from_server(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("not_a_message", f"not an mpchat server: {error}") from None
+
+
+# Named clients, as the client sees them: what it sends, and what it decodes. Keys that it does not know are
+# ignored, as everywhere.
+
+
+class Welcome(msgspec.Struct, frozen=True, gc=False):
+    """A join was granted: history follows (numbers up to ``seq``), then what is said (from ``seq`` + 1 on).
+
+    ``name`` and ``room`` are as the server spells them, ``members`` counts the named ones, this one too.
+    ``lost`` is the first and the last number (None: nobody can tell) that will not come after all.
+    """
+
+    name: str
+    room: str
+    seq: int
+    epoch: str
+    members: int
+    token: str
+    recovered: bool = False
+    lost: tuple[int, int | None] | None = None
+
+
+class Joined(msgspec.Struct, frozen=True, gc=False):
+    """Others came into the room: ``count``, at most 8 of them by name; ``members`` are there now."""
+
+    room: str
+    names: tuple[str, ...]
+    count: int
+    members: int
+
+
+class Left(msgspec.Struct, frozen=True, gc=False):
+    """Others left the room, as :class:`Joined`; ``reason`` is one word or two, as ``closed``."""
+
+    room: str
+    names: tuple[str, ...]
+    count: int
+    members: int
+    reason: str = ""
+
+
+class Who(msgspec.Struct, frozen=True, gc=False):
+    """One page of a room's names, sorted, of ``members``; ``next`` is what to ask for more with, or None."""
+
+    room: str
+    names: tuple[str, ...]
+    members: int
+    next: str | None = None
+
+
+class RoomSize(msgspec.Struct, frozen=True, gc=False):
+    """A room and how many named members it has."""
+
+    room: str
+    members: int
+
+
+class Rooms(msgspec.Struct, frozen=True, gc=False):
+    """One page of the rooms, of ``count``; ``next`` is what to ask for more with, or None."""
+
+    rooms: tuple[RoomSize, ...]
+    count: int
+    next: str | None = None
+
+
+class FromNamedServer(msgspec.Struct, frozen=True):
+    """Whatever a server sends to a named client: one of these is set, with ``message`` the first six."""
+
+    message: str | None = None
+    sender: str | None = msgspec.field(default=None, name="from")
+    room: str | None = None
+    seq: int | None = None
+    at: float | None = None
+    to: str | None = None
+    error: Refusal | None = None
+    welcome: Welcome | None = None
+    joined: Joined | None = None
+    left: Left | None = None
+    who: Who | None = None
+    rooms: Rooms | None = None
+    pong: Any = msgspec.UNSET
+
+
+_decode_from_named_server = msgspec.json.Decoder(FromNamedServer).decode
+
+
+def join_frame(
+    name: str | None,
+    room: str,
+    *,
+    token: str | None = None,
+    after: int | None = None,
+    epoch: str | None = None,
+) -> bytes:
+    """Return the frame that asks for ``room``, and first of all for ``name``; None where one has it already.
+
+    ``after`` and ``epoch`` ask for what was said after that number. Raises as :func:`message_frame`.
+    """
+    join = {"name": name, "room": room, "token": token, "after": after, "epoch": epoch}
+    return _request_frame({"join": {key: value for key, value in join.items() if value is not None}})
+
+
+def private_frame(text: str, to: str) -> bytes:
+    """Return the frame of a message for ``to`` alone. Raises as :func:`message_frame`."""
+    return _request_frame({"message": text, "to": to})
+
+
+def who_frame(room: str | None = None, after: str | None = None) -> bytes:
+    """Return the frame that asks for the names in ``room`` (None: one's own) that follow ``after``."""
+    who = {"room": room, "after": after}
+    return _request_frame({"who": {key: value for key, value in who.items() if value is not None}})
+
+
+def rooms_frame(after: str | None = None) -> bytes:
+    """Return the frame that asks for the rooms that follow ``after``."""
+    return _request_frame({"rooms": {} if after is None else {"after": after}})
+
+
+def ping_frame(value: str | int) -> bytes:
+    """Return the frame that asks for ``value`` back."""
+    return _request_frame({"ping": value})
+
+
+def _request_frame(request: dict[str, object]) -> bytes:
+    try:
+        payload = _encode(request)
+    except UnicodeEncodeError:
+        raise ProtocolError("bad_text", "the text holds half of a surrogate pair") from None
+    if len(payload) > MAX_PAYLOAD:
+        raise ProtocolError("too_long", f"the message takes {len(payload)} bytes, a frame {MAX_PAYLOAD}")
+    return encode_frame(payload)
+
+
+def decode_from_named_server(payload: bytes | Oversized) -> FromNamedServer:
+    """Decode what a server sent to a client with a name. Raises as :func:`decode_from_server`."""
+    if isinstance(payload, Oversized):
+        raise ProtocolError("too_long", f"the server sent a payload of {payload.size} bytes")
+    try:
+        return _decode_from_named_server(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError("not_a_message", f"not an mpchat server: {error}") from None

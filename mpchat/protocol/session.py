@@ -9,11 +9,14 @@ from enum import Enum
 import msgspec
 
 from ..errors import ProtocolError
-from .frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder
+from .frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder, Oversized
 from .messages import error_frame, leading_run, relayed_frame
+from .requests import decode_request, encode_request, looks_like_request, pong_frame
 
 # Bytes of one post at most where it holds many messages: what fits one queue item (see channel.ITEM_SIZE).
 RUN_SIZE = 64 << 10
+# Stands for the count of a post that is no message, but a request (see requests.Request).
+REQUEST = 0
 
 
 class State(Enum):
@@ -28,16 +31,19 @@ class SessionState(msgspec.Struct, frozen=True):
 
     partial: bytes = b""
     skip: int = 0
+    asked: bool = False
 
 
 class Session:
     """Takes what a client sends; gives posts for the room and replies for the client alone."""
 
-    __slots__ = ("_decoder", "state")
+    __slots__ = ("_decoder", "asked", "state")
 
     def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, resumed: SessionState | None = None) -> None:
         """Begin, or go on from ``resumed``. ``limit`` is the longest payload taken, in bytes."""
         self.state = State.OPEN
+        # True from the first time that the client has asked to be somebody.
+        self.asked = resumed is not None and resumed.asked
         self._decoder = FrameDecoder(limit, resumed.partial, resumed.skip) if resumed else FrameDecoder(limit)
 
     @property
@@ -52,6 +58,7 @@ class Session:
 
     def receive_data(self, data: bytes, posts: list[tuple[int, bytes]]) -> bytes:
         """Take bytes from the client, append to ``posts`` the messages they complete: how many, their frames.
+        A request is among them with :data:`REQUEST` for a count and its payload, in its place in the order.
 
         Returns the frames to answer this client with, nearly always none (``b""``).
         """
@@ -70,10 +77,34 @@ class Session:
 
         for payload in self._decoder.feed(data, take_runs):
             try:
-                posts.append((1, relayed_frame(payload, limit)))
+                if isinstance(payload, bytes) and b'"to"' in payload and looks_like_request(payload):
+                    replies.append(self._request(payload, posts))
+                else:
+                    posts.append((1, relayed_frame(payload, limit)))
             except ProtocolError as error:
-                replies.append(error_frame(error.code, error.text))
+                replies.append(self._other(payload, error, posts))
         return b"".join(replies)
+
+    def _other(
+        self, payload: bytes | Oversized, error: ProtocolError, posts: list[tuple[int, bytes]]
+    ) -> bytes:
+        """Take what is no message for the room, for which ``error`` says why."""
+        if isinstance(payload, bytes) and looks_like_request(payload):
+            return self._request(payload, posts)
+        return error_frame(error.code, error.text)
+
+    def _request(self, payload: bytes, posts: list[tuple[int, bytes]]) -> bytes:
+        try:
+            request = decode_request(payload)
+        except ProtocolError as error:
+            return error_frame(error.code, error.text)
+        if bytes(request.ping):
+            return pong_frame(request.ping)
+        if request.join is None and not self.asked:
+            return error_frame("not_joined", 'send {"join": {"name": "…"}} first')
+        self.asked = True
+        posts.append((REQUEST, encode_request(request)))
+        return b""
 
     def receive_eof(self) -> bool:
         """Take the end of the client's stream; returns True when it came between two frames."""
@@ -82,4 +113,4 @@ class Session:
 
     def export(self) -> SessionState:
         """Write the session down for another process."""
-        return SessionState(*self._decoder.export())
+        return SessionState(*self._decoder.export(), self.asked)
