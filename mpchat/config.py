@@ -60,6 +60,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     hang_timeout: float
     stop_timeout: float
     farewell: str
+    bans: str
+    flood_burst: int
+    flood_rate: int
+    history: str
+    history_messages: int
+    history_age: float
+    name_hold: float
+    max_rooms: int
+    max_members: int
 
 
 class Setting(NamedTuple):
@@ -158,6 +167,12 @@ def _path(value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError
     return value
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds, 1 s to ten years, written like a setting. Raises ``ValueError``."""
+    seconds: float = _duration(1.0, 10 * 365 * 86_400.0)(text)
+    return seconds
 
 
 def _farewell(value: Any) -> str:
@@ -320,6 +335,69 @@ SETTINGS: tuple[Setting, ...] = (
         f"up to {FAREWELL_LENGTH} characters; empty: none",
         "The last message that clients get when the server stops.",
     ),
+    Setting(
+        "bans",
+        "",
+        _path,
+        "a file's path; empty: in the instance's own folder",
+        "Where bans and mutes are kept. The instance's folder may not outlive a restart of the machine.",
+    ),
+    Setting(
+        "flood_burst",
+        200_000,
+        _whole(1, 10_000_000),
+        "1 to 10000000",
+        "Messages that a client may send at once before flood_rate counts.",
+    ),
+    Setting(
+        "flood_rate",
+        200_000,
+        _whole(0, 10_000_000),
+        "0 to 10000000; 0 means no limit",
+        "Messages a second that a client may send. One that sends more is read from more slowly.",
+    ),
+    Setting(
+        "history",
+        "",
+        _path,
+        "a file's path; empty: in memory only",
+        "Keep the rooms' messages in this SQLite file too, over restarts and crashes.",
+    ),
+    Setting(
+        "history_messages",
+        1000,
+        _whole(1, 1_000_000),
+        "1 to 1000000",
+        "Messages of each room that are kept for those who come back, within lag_limit bytes.",
+    ),
+    Setting(
+        "history_age",
+        86_400.0,
+        _duration(1.0, _WEEK, zero=True),
+        "1 s to 7 days, or 0 for any age",
+        "Messages older than this are forgotten. A room that is empty goes when its last one is.",
+    ),
+    Setting(
+        "name_hold",
+        60.0,
+        _duration(0.0, _WEEK),
+        "0 to 7 days",
+        "A name is held for its owner for this long after the connection has ended.",
+    ),
+    Setting(
+        "max_rooms",
+        10_000,
+        _whole(1, 1_000_000),
+        "1 to 1000000",
+        "Rooms at a time. Who would enter one more gets the error too_many_rooms.",
+    ),
+    Setting(
+        "max_members",
+        0,
+        _whole(0, 10_000_000),
+        "0 to 10000000; 0 means no limit",
+        "Members of one room at a time. One more gets the error room_full.",
+    ),
 )
 
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
@@ -328,6 +406,8 @@ BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 FIXED: Mapping[str, str] = {
     "name": "it is what the server's lock is on; stop and start",
     "runtime_dir": "its lock and sockets lie there; stop and start",
+    "bans": "it was read at the start; stop and start",
+    "history": "what was said before is in the other file; stop and start",
 }
 
 

@@ -63,6 +63,11 @@ def status_picture(facts: Mapping[str, Any], width: int) -> RenderableType:
     head.append(f"up {duration(facts['uptime'])}, since {since}\n")
     head.append(f"{facts['connections']} of {facts['limits']['connections']} connections, ")
     head.append(f"{facts['messages']} messages, {facts['refused']} refused")
+    if facts.get("people") or facts.get("history"):
+        head.append(f"\n{_people_line(facts)}")
+    if history := facts.get("history"):
+        style = "" if history["state"] == "ok" else "red"
+        head.append(f"\n{_history_line(history)}", style=style)
     if "generation" in facts:
         head.append(f"\n{_change_line(facts)}")
     if last := facts.get("last_reload"):
@@ -70,6 +75,34 @@ def status_picture(facts: Mapping[str, Any], width: int) -> RenderableType:
     if width < TABLE_WIDTH:
         return Group(head, *map(_worker_lines, facts["workers"]))
     return Group(head, _workers_table(facts["workers"]))
+
+
+def bans_text(found: Mapping[str, Any]) -> str:
+    """Return what ``mpchat bans`` says: a line each."""
+    lines = [
+        f"{visible(each['target'])} {what}, {_until(each['until'])}"
+        for kind, what in (("bans", "banned"), ("mutes", "muted"))
+        for each in found[kind]
+    ]
+    return "\n".join(lines) or "nobody is banned or muted"
+
+
+def _until(moment: float | None) -> str:
+    if moment is None:
+        return "for good"
+    return time.strftime("until %Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def _people_line(facts: Mapping[str, Any]) -> str:
+    people = facts["people"]
+    return f"{people} {'person' if people == 1 else 'people'} in {_count(facts['rooms'], 'room')}"
+
+
+def _history_line(history: Mapping[str, Any]) -> str:
+    line = f"history {visible(history['state'])}: {_count(history['saved'], 'message')} saved"
+    if history["dropped"]:
+        line += f", {history['dropped']} dropped"
+    return f"{line} in {visible(history['path'])}"
 
 
 def _change_line(facts: Mapping[str, Any]) -> str:

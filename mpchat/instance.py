@@ -110,6 +110,10 @@ class Paths(NamedTuple):
         return self.folder / "control.sock"
 
     @property
+    def bans(self) -> Path:
+        return self.folder / "bans.json"
+
+    @property
     def log(self) -> Path:
         return self.folder / "server.log"
 

@@ -105,7 +105,13 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         if not log_file and not self.foreground:
             name, folder = (running.name, running.runtime_dir) if running else (config.name, runtime_dir)
             log_file = str(instance.paths(name, folder).log)
-        return msgspec.structs.replace(config, runtime_dir=runtime_dir, log_file=log_file)
+        return msgspec.structs.replace(
+            config,
+            runtime_dir=runtime_dir,
+            log_file=log_file,
+            bans=absolute(config.bans, self.folder),
+            history=absolute(config.history, self.folder),
+        )
 
     def _given(self) -> dict[str, Origin]:
         return {name: Origin(value, f"flag {BY_NAME[name].flag}") for name, value in self.flags.items()}

@@ -51,6 +51,15 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "keepalive": [("24h", 86_400.0), (0, 0.0)],
     "hang_timeout": [("1000ms", 1.0), ("1h", 3600.0)],
     "stop_timeout": [("100 ms", 0.1), (3600, 3600.0)],
+    "bans": [("", ""), ("~/bans.json", "~/bans.json")],
+    "flood_burst": [(1, 1), ("10000000", 10_000_000)],
+    "flood_rate": [(0, 0), ("10000000", 10_000_000)],
+    "history": [("", ""), ("/tmp/한글 folder/a", "/tmp/한글 folder/a")],
+    "history_messages": [(1, 1), ("1000000", 1_000_000)],
+    "history_age": [(0, 0.0), ("24h", 86_400.0), ("168h", 604_800.0)],
+    "name_hold": [(0, 0.0), ("90s", 90.0), ("168h", 604_800.0)],
+    "max_rooms": [(1, 1), ("1000000", 1_000_000)],
+    "max_members": [(0, 0), ("10000000", 10_000_000)],
     "farewell": [("", ""), ("안녕 👋\n[bye]", "안녕 👋\n[bye]"), ("\x01" * 1000, "\x01" * 1000)],
 }
 BAD: dict[str, list[Any]] = {
@@ -89,6 +98,15 @@ BAD: dict[str, list[Any]] = {
     "keepalive": ["25h", "0.1", True],
     "hang_timeout": ["0", "0.9", "61m", 0],
     "stop_timeout": ["0", "99ms", "2h", None],
+    "bans": ["a\0b", 5, False, ["/tmp"]],
+    "flood_burst": [0, -1, 10_000_001, "many", 1.5, True, None],
+    "flood_rate": [-1, 10_000_001, "many", 1.5, True, None],
+    "history": ["a\0b", 5, False, ["/tmp"]],
+    "history_messages": [0, -1, 1_000_001, "many", 1.5, True, None],
+    "history_age": ["0.5s", "169h", -1, "soon", True, None],
+    "name_hold": ["169h", -1, "soon", True, None],
+    "max_rooms": [0, -1, 1_000_001, "many", 1.5, True, None],
+    "max_members": [-1, 10_000_001, "many", 1.5, True, None],
     "farewell": ["x" * 1001, "half \udcff", "\ud83d", 5, True, ["bye"], None],
 }
 EVERY_GOOD = [(name, value, becomes) for name, rows in GOOD.items() for value, becomes in rows]
@@ -256,7 +274,7 @@ def test_what_differs_is_named_in_the_order_of_the_table() -> None:
 
 
 def test_what_a_running_server_cannot_change_is_a_setting_and_has_a_reason() -> None:
-    assert set(FIXED) == {"name", "runtime_dir"} <= set(BY_NAME)
+    assert set(FIXED) == {"name", "runtime_dir", "bans", "history"} <= set(BY_NAME)
     assert all(FIXED.values())
 
 

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 
 from mpchat.server.channel import Link, make_queue
 from mpchat.server.hub import FILL_SIZE, Hub, Port
+from mpchat.server.people import Limits
 from mpchat.server.room import Room
+from mpchat.server.rooms import Kept
 from mpchat.server.stream import Stream
 from mpchat.server.wire import Down, Up
 
@@ -53,11 +55,16 @@ class FarEnd:
             self.synced += 1
 
 
+def limits(lag: int) -> Limits:
+    """What a hub keeps to, with this lag limit."""
+    return Limits(rooms=100, members=0, name_hold=60.0, kept=Kept(1000, lag, 0.0), lag=lag)
+
+
 class Site:
     """A hub with workers' far ends in this process."""
 
     def __init__(self, limit: int) -> None:
-        self.hub = Hub(Room(), limit, lambda port, kind, payload: None)
+        self.hub = Hub(Room(), limits(limit), lambda port, kind, payload: None)
         self.ends: list[tuple[Port, FarEnd]] = []
         self.said = b""
         self.now = 1.0
@@ -186,8 +193,9 @@ def test_a_sync_is_answered_after_all_posts_before_it_are_in_the_order() -> None
         one, other = made.worker(1 << 20), made.worker(1 << 20)
         made.settle()
         for number in range(50):
-            one.link.send_frames(Up.POSTS, 1, b"%d." % number * 3_000)
-        one.link.send(Up.SYNC, 0)
+            said = b"%d." % number * 3_000
+            one.link.send_frames(Up.POSTS, [("a", 1, len(said))], said)
+        one.link.send(Up.SYNC, (0, []))
         for _ in range(10_000):
             made.turn()
             if one.synced:
@@ -207,12 +215,12 @@ def test_the_room_waits_before_anybody_who_leaves_would_fall_out_of_the_stream(b
             made.turn()
         end = made.hub.stream.end
         got_to = end - int(behind * limit)
-        one.link.send(Up.SYNC, got_to)
+        one.link.send(Up.SYNC, (got_to, []))
         made.settle()
         assert one.synced == 1
         port = made.ends[0][0]
         for _ in range(40):
-            other.link.send_frames(Up.POSTS, 1, b"y" * FILL_SIZE)
+            other.link.send_frames(Up.POSTS, [("a", 1, FILL_SIZE)], b"y" * FILL_SIZE)
             made.turn()
         assert made.hub.waits(made.now)
         assert made.hub.stream.end - got_to < limit - 2 * FILL_SIZE

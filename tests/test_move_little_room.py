@@ -25,6 +25,7 @@ from changing import (
 from crowd import connected, connections, facts, last_for, worker_pids
 from harness import Client, Server, kill, running, settle, stopped
 from injected import HELD, held, inject
+from test_limits import commands_served
 from waiting import eventually
 
 END = "= end ="
@@ -189,6 +190,8 @@ def test_a_worker_with_select_gets_no_more_than_it_takes_while_a_reload_changes_
 def short_of_descriptors(server: Server, free: int) -> Iterator[None]:
     """The supervisor may open so many descriptors more, and no others, for the length of the block."""
     supervisor = psutil.Process(facts(server)["pid"])
+    # The change's own connection stays; that of the look at its status is just being closed.
+    eventually(lambda: commands_served(supervisor) <= 1, "the last command's connection to be closed")
     before = supervisor.rlimit(psutil.RLIMIT_NOFILE)
     used = {int(each) for each in os.listdir(f"/proc/{supervisor.pid}/fd")}
     unused = [number for number in range(max(used) + free + 2) if number not in used]

@@ -135,15 +135,18 @@ class Link:
         self.backlog_size += size + ITEM_COST
         self._pump()
 
-    def send_frames(self, kind: int, count: int, frames: bytes) -> None:
-        """Send ``count`` frames as ``(count, frames)``; a frame too long for an item goes in pieces."""
+    def send_frames(self, kind: int, head: Any, frames: bytes, head_size: int = 0) -> None:
+        """Send ``(head, frames)``; frames too long for an item go in pieces.
+
+        ``head`` is a number, or something that takes about ``head_size`` bytes.
+        """
         size = len(frames)
         if size > self.item_size:
             for piece in self._leading_pieces(frames):
                 self.send(PIECE, piece, len(piece))
             size = size % self.item_size or self.item_size
             frames = frames[-size:]
-        self.send(kind, (count, frames), size)
+        self.send(kind, (head, frames), size + head_size)
 
     def _leading_pieces(self, frames: bytes) -> Iterator[bytes]:
         for start in range(0, len(frames) - self.item_size, self.item_size):

@@ -6,6 +6,7 @@ neither keeps bytes of a connection anywhere but here, so that the whole of it c
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from ..config import format_address
 from ..protocol.session import Session
@@ -26,8 +27,10 @@ class Connection:
     """One client. ``outbox`` is for this client alone; ``outbox_open`` means that a part of it has gone."""
 
     __slots__ = (
+        "allowance",
         "closed",
         "cursor",
+        "fanout",
         "heard",
         "host",
         "identity",
@@ -40,6 +43,8 @@ class Connection:
         "outbox",
         "outbox_open",
         "port",
+        "quiet_until",
+        "replaying",
         "session",
         "sock",
     )
@@ -53,9 +58,16 @@ class Connection:
         self.closed = False
         # True from when it is not read any more because it is to be moved.
         self.leaving = False
+        # Who writes to it (a ``fanout.Fanout``), and whether it is being sent the past of a room.
+        self.fanout: Any = None
+        self.replaying = False
         self.interest = 0
         # When the client last sent something (seconds, monotonic).
         self.heard = 0.0
+        # Messages that it may send at once, as of ``heard``; and when it is read from again if it had none
+        # left (seconds, monotonic).
+        self.allowance = 0.0
+        self.quiet_until = 0.0
         self.outbox = b""
         self.outbox_open = False
         self.cursor = LIVE

@@ -255,6 +255,7 @@ class Crew:
         handle.how = how_it_ended(handle.process.exitcode)
         lived = self._reactor.now - handle.ready_at if handle.ready_at is not None else 0.0
         self._reception.unwatch(handle)
+        self._hub.people.died_with(handle.port, self._reception.on_their_way, self._reactor.now)
         if handle.connections:
             self.lost += handle.connections
             self._hub.room.leave([], handle.connections)

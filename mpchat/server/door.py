@@ -296,12 +296,12 @@ class Door:
         if self._wanted:
             self.open()
 
-    def refuse(self, sock: socket.socket, text: str, *, linger: bool = True) -> None:
-        """Answer "full" and close, so that the client can read why."""
+    def refuse(self, sock: socket.socket, text: str, *, code: str = "full", linger: bool = True) -> None:
+        """Answer with an error and close, so that the client can read why."""
         self.refused += 1
         try:
             sock.setblocking(False)
-            sock.send(error_frame("full", text))
+            sock.send(error_frame(code, text))
             sock.shutdown(socket.SHUT_WR)
             # Unread input at close would reset the connection, and the answer with it.
             sock.recv(RECEIVE_BUFFER)

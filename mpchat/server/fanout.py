@@ -87,6 +87,10 @@ class Fanout:
     def __contains__(self, connection: Connection) -> bool:
         return connection in self._live or connection in self._late or connection in self._early
 
+    def is_live(self, connection: Connection) -> bool:
+        """True for a client that has been sent everything."""
+        return connection in self._live
+
     @property
     def idle(self) -> bool:
         """True when every client has been sent everything, except those that are late."""
@@ -128,6 +132,20 @@ class Fanout:
             self._early[connection] = None
         else:
             self._be_late(connection)
+
+    def complete(self, now: float, *, pending: bool = False) -> None:
+        """Go on with the flush that is under way to its end, without a look at anything else; with
+        ``pending``, send what waits for the next one too."""
+        while self._todo is not None or (pending and self._pending):
+            if self._todo is None:
+                self._begin(now)
+            self._send_slice(now)
+
+    def owed(self, connection: Connection) -> bytes:
+        """Return what a client is still to get of the stream, but for what is not in it yet."""
+        if connection.cursor == LIVE:
+            return b""
+        return b"".join(self.stream.read_all(connection.cursor))
 
     def take_out(self, connection: Connection) -> Place:
         """Forget a client and return its place. Only between flushes."""
@@ -195,17 +213,18 @@ class Fanout:
         self._blob_messages = self._pending_messages
         self._pending.clear()
         self._pending_size = self._pending_messages = 0
-        oldest = self.stream.oldest
+        oldest = self.stream.oldest if self._late else None
         self.stream.append(self._blob, self._blob_messages)
-        if self.stream.oldest != oldest:
+        if self._late and self.stream.oldest != oldest:
             self._cut_off_slow()
         if self._early:
             self._admit_early()
         # Copies, because clients leave under way. Two lists, because one of pairs would be a new object for
         # each client and flush, and work for the collector.
         self._todo = zip(list(self._live), list(self._live.values()), strict=True)
-        self._trying = iter(list(self._again))
-        self._again.clear()
+        if self._again:
+            self._trying = iter(list(self._again))
+            self._again.clear()
 
     def _send_slice(self, now: float) -> None:
         assert self._todo is not None
@@ -230,7 +249,8 @@ class Fanout:
             self._blob = b""
             # From the flush's last slice, not its first: a worker that is busy sending gathers meanwhile.
             self._flushed_at = now
-            self._send_replies()
+            if self._replies:
+                self._send_replies()
 
     def _fall_behind(self, connection: Connection, cursor: int, now: float) -> None:
         if self._live.pop(connection, None) is None:

@@ -38,6 +38,8 @@ class Baggage(msgspec.Struct, frozen=True, array_like=True):
     """All of a moved connection but its socket, as of a moment in which nobody touches it."""
 
     session: SessionState
+    # Which stream it reads: that of plain clients, a room's, or none; see the worker.
+    room: int
     # Its place in the stream; see ``fanout.Place``.
     cursor: int
     messages: int
@@ -49,6 +51,8 @@ class Baggage(msgspec.Struct, frozen=True, array_like=True):
     heard: float
     half_since: float | None
     left_at: float
+    # How many messages it may send at once, as of when it was last heard; below nothing: it waits.
+    allowance: float
 
 
 class Passenger(msgspec.Struct, frozen=True, array_like=True):

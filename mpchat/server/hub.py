@@ -8,13 +8,19 @@ The hub keeps the stream too. A worker that comes later is filled with it before
 clients which are behind can be moved to it.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from heapq import heappop, heappush
 from typing import Any
 
-from .channel import Item, Link
+from ..protocol.messages import error_frame, message_frame
+from ..protocol.requests import as_said_by, decode_request
+from .channel import ITEM_SIZE, Item, Link
+from .people import MUTED, Limits, People, Person
 from .room import Room
+from .rooms import NamedRoom, OvertakenError, Replay
 from .stream import Stream
 from .wire import Down, Up
 
@@ -29,6 +35,10 @@ STUCK_AFTER = 1.0
 GOES_ON = 4
 # Bytes of the stream that a new worker is sent at a time.
 FILL_SIZE = 30 << 10
+# Bytes of the past that somebody who enters a room is sent at a time.
+REPLAY_SIZE = 32 << 10
+# What an entry of a head takes, in bytes: three numbers, or an address and two.
+HEAD_COST = 40
 # What a worker says that does not wait for its place behind posts.
 NEWS = frozenset({Up.BEAT, Up.READY, Up.KICKED})
 
@@ -48,6 +58,8 @@ class Port:
         # Up to where in the stream it was filled; None when it is not being filled.
         self.filled: int | None = None
         self.ended = False
+        # What its members get at the end of this turn: room, count, frames.
+        self.rooms: list[tuple[int, int, bytes]] = []
         # When it last acknowledged something (seconds, monotonic), and how much it had acknowledged then.
         self.progress_at = 0.0
         self._progress = 0
@@ -62,9 +74,9 @@ class Port:
 
     # These two come with every batch: suppress() would be three further calls in a process just woken.
 
-    def send_frames(self, kind: int, count: int, frames: bytes) -> None:
+    def send_frames(self, kind: int, head: Any, frames: bytes, head_size: int = 0) -> None:
         try:  # noqa: SIM105
-            self.link.send_frames(kind, count, frames)
+            self.link.send_frames(kind, head, frames, head_size)
         except OSError:
             pass
 
@@ -89,18 +101,29 @@ class Port:
 class Hub:
     """One order for everything. ``on_news(port, kind, payload)`` gets what is not about messages."""
 
-    def __init__(self, room: Room, lag_limit: int, on_news: Callable[[Port, int, Any], None]) -> None:
-        """Begin with no worker. ``lag_limit`` is how many bytes of the stream are kept, and how many a stuck
+    def __init__(self, room: Room, limits: Limits, on_news: Callable[[Port, int, Any], None]) -> None:
+        """Begin with no worker. ``limits.lag`` is how many bytes of the stream are kept, and how many a stuck
         worker may be behind before everybody has to wait for it."""
         self.room = room
-        self.stream = Stream(lag_limit)
+        self.people = People(limits, self)
+        self.stream = Stream(limits.lag)
         self.ports: list[Port] = []
         # From where on the room may go on by that part, though connections are on their way: by the port of
         # the worker that gives them away until they have come, then by each connection's identity until
         # another worker has it.
         self.anchors: dict[Port | int, int] = {}
+        # Rooms whose notices wait, by when they are due; and the same rooms, for each waits here once.
+        self._later: list[tuple[float, int, NamedRoom]] = []
+        self._waiting: set[NamedRoom] = set()
         self._inbox: deque[tuple[Port, Item]] = deque()
         self._on_news = on_news
+
+    def change_limits(self, limits: Limits) -> None:
+        """Keep to other limits from now on."""
+        self.people.limits = limits
+        self.stream.limit = limits.lag
+        for room in self.people.rooms.values():
+            room.stream.limit = limits.lag
 
     def attach(self, port: Port) -> None:
         """Let a worker take part: heard at once, and hearing from the next message on once it is ready."""
@@ -141,15 +164,108 @@ class Hub:
     def turn(self, now: float) -> None:
         """Put what has come in into the order and send it to everybody."""
         while self._inbox and not self.waits(now):
-            self._take(*self._inbox.popleft())
+            self._take(*self._inbox.popleft(), now)
+        self._give_out(now)
+        for port in self.ports:
+            if port.filled is not None:
+                self._fill(port)
+
+    def _give_out(self, now: float) -> None:
+        """Send everything that is in the order by now."""
         for count, frames in self.room.batch(now):
             self.stream.append(frames, count)
             for port in self.ports:
                 if port.ready:
                     port.send_frames(Down.BATCH, count, frames)
-        for port in self.ports:
-            if port.filled is not None:
-                self._fill(port)
+        while self._later and self._later[0][0] <= now:
+            room = heappop(self._later)[2]
+            self._waiting.remove(room)
+            self.people.stirred[room] = None
+        if self.people.stirred:
+            self._give_out_rooms(now)
+
+    def _give_out_rooms(self, now: float) -> None:
+        """Send what stirred rooms say. O(those): not all whose notices wait, while thousands are entered."""
+        stirred, self.people.stirred = self.people.stirred, {}
+        told: dict[Port, None] = {}
+        for room in stirred:
+            count, frames = room.flush(now)
+            if room not in self._waiting and (due := room.notice_due()) is not None:
+                self._waiting.add(room)
+                heappush(self._later, (due, room.number, room))
+            if frames:
+                for port in room.ports:
+                    assert isinstance(port, Port)
+                    port.rooms.append((room.number, count, frames))
+                    told[port] = None
+        for port in told:
+            self._send_rooms(port)
+
+    @staticmethod
+    def _send_rooms(port: Port) -> None:
+        """Send a worker what its members get, as much as fits into each item."""
+        rooms, port.rooms = port.rooms, []
+        head: list[tuple[int, int, int]] = []
+        parts: list[bytes] = []
+        size = 0
+        for number, count, frames in rooms:
+            if head and size + len(frames) > ITEM_SIZE:
+                port.send_frames(Down.ROOMS, head, b"".join(parts), len(head) * HEAD_COST)
+                head, parts, size = [], [], 0
+            head.append((number, count, len(frames)))
+            parts.append(frames)
+            size += len(frames) + HEAD_COST
+        port.send_frames(Down.ROOMS, head, b"".join(parts), len(head) * HEAD_COST)
+
+    def notice_due(self) -> float | None:
+        """Return when somebody is to be told who has come and gone (seconds, monotonic), or None."""
+        if self.people.stirred:  # since the last turn
+            return 0.0
+        due = self.room.notice_due()
+        if self._later and (due is None or self._later[0][0] < due):
+            return self._later[0][0]
+        return due
+
+    def say(self, text: str) -> None:
+        """Say something to everybody, in every room. Raises :class:`ProtocolError` if it fits no frame."""
+        self.room.say(text)
+        frames = message_frame(text)
+        for room in self.people.rooms.values():
+            if room.members:
+                self.people.say(room, "", 1, frames, time.time())
+
+    # What people are sent: see people.Post.
+
+    def tell(self, person: Person, frames: bytes) -> None:
+        if person.port is None:
+            person.waiting.append(frames)
+        else:
+            person.port.send_frames(Down.TELL, person.identity, frames)
+
+    def begin(self, person: Person, frames: bytes) -> None:
+        """Send ``frames`` and the next part of what a person is still to get; see people.Post."""
+        assert person.replay is not None
+        if person.port is None:  # broken while it was to be moved, it has still asked for something
+            person.waiting.append(frames)
+            return
+        room = person.replay.room
+        if room in self.people.stirred:
+            self._give_out_rooms(time.monotonic())
+        try:
+            frames += person.replay.chunk(REPLAY_SIZE)
+        except OvertakenError:
+            self.people.gone(person.identity, "slow consumer", time.monotonic())
+            self.end(person, "slow consumer")
+            return
+        live = person.replay.done
+        head = (person.identity, room.number, room.stream.end, room.stream.messages, live)
+        if live:
+            self.people.live(person)
+        person.port.send_frames(Down.ENTER, head, frames, HEAD_COST)
+
+    def end(self, person: Person, reason: str) -> None:
+        if person.port is not None:
+            person.port.send(Down.END, (person.identity, reason))
 
     def _fill_from_the_start(self, port: Port) -> None:
         port.filled = self.stream.start
@@ -170,18 +286,91 @@ class Hub:
             port.send_frames(Down.FILL, count, frames)
             port.filled += len(frames)
 
-    def _take(self, port: Port, item: Item) -> None:
+    def _take(self, port: Port, item: Item, now: float) -> None:
         if item.kind == Up.POSTS:
-            self.room.post(*item.payload)
+            self._post(*item.payload)
         elif item.kind == Up.LEFT:
-            self.room.leave(item.payload)
+            for each in item.payload:
+                self._left(each, now)
         elif item.kind == Up.SYNC:
             if not port.ended:
-                self.anchors[port] = min(self.stream.end, item.payload + self.stream.limit // 2)
-                port.send_now(Down.SYNCED)
+                self._sync(port, *item.payload)
+        elif item.kind == Up.ASK:
+            who, payload = item.payload
+            self._ask(port, who, payload, now)
+        elif item.kind == Up.MORE:
+            person = self.people.persons.get(item.payload)
+            if person is not None and person.replay is not None and person.port is port:
+                self.begin(person, b"")
+        elif item.kind == Up.FOLLOW:
+            self._follow(port, *item.payload)
         else:
             self._on_news(port, item.kind, item.payload)
         port.take(item.cost)
+
+    def _post(self, runs: list[tuple[int | str, int, int]], frames: bytes) -> None:
+        at = time.time()
+        people = self.people
+        one_piece = not people.persons and all(isinstance(who, str) for who, _, _ in runs)
+        if one_piece:  # everybody is plain
+            self.room.post(sum(count for _, count, _ in runs), frames)
+        position = 0
+        for who, count, size in runs:
+            said = frames[position : position + size]
+            position += size
+            person = people.persons.get(who) if isinstance(who, int) else None
+            if person is None and isinstance(who, int):
+                continue  # somebody was replaced, and his connection is about to be ended
+            if person is None or person.room is None:
+                address = who if isinstance(who, str) else person.address if person is not None else ""
+                if not one_piece:
+                    self.room.post(count, said)
+                people.say(people.lobby, address, count, said, at)
+                continue
+            if people.is_muted(person, at):
+                self.tell(person, error_frame("muted", MUTED))
+                continue
+            people.say(person.room, person.name, count, said, at)
+            if person.room is people.lobby:
+                self.room.post(count, as_said_by(person.name, said))
+
+    def _left(self, who: str | tuple[int, str, str], now: float) -> None:
+        if isinstance(who, str):
+            self.room.leave([who])
+            return
+        identity, address, reason = who
+        person = self.people.persons.get(identity)
+        if person is not None and (person.room is None or person.room is self.people.lobby):
+            self.room.leave([person.name or address])
+        self.people.gone(identity, reason, now)
+
+    def _ask(self, port: Port, who: tuple[int, str], payload: bytes, now: float) -> None:
+        # What was said before comes first, to everybody: who enters is sent the rest alone.
+        self._give_out(now)
+        self.people.ask(*who, port, decode_request(payload), now, time.time())
+
+    def _sync(self, port: Port, furthest: int, people: list[int]) -> None:
+        """A worker is about to give connections away: they get nothing from here until they have come."""
+        self.anchors[port] = min(self.stream.end, furthest + self.stream.limit // 2)
+        self._give_out(time.monotonic())
+        for identity in people:
+            self.people.departs(identity)
+        if people:  # after all that they were sent; else past it, for nobody waits for that
+            port.send(Down.SYNCED)
+        else:
+            port.send_now(Down.SYNCED)
+
+    def _follow(self, port: Port, identity: int, room: int, offset: int) -> None:
+        """Somebody was moved: go on from where it was."""
+        self._give_out(time.monotonic())
+        person = self.people.arrives(identity, port)
+        if person is None:
+            port.send(Down.END, (identity, "replaced"))
+        elif person.room is not None:
+            if person.room.number == room:
+                person.replay = Replay(person.room, 1, 0, offset)
+            if person.replay is not None:
+                self.begin(person, b"")
 
     @property
     def empty(self) -> bool:

@@ -54,6 +54,11 @@ class Reception:
         """How many connections are between two workers."""
         return len(self._moving)
 
+    @property
+    def on_their_way(self) -> set[int]:
+        """The identities of those connections."""
+        return self._moving
+
     def take_pauses(self) -> list[float]:
         """Return how long each connection moved since the last call was served by nobody, in seconds."""
         pauses, self._pauses = self._pauses, []
@@ -174,6 +179,7 @@ class Reception:
         for each in arrivals.taken:
             self._moving.discard(each.identity)
             anchors.pop(each.identity, None)
+            self._hub.people.arrives(each.identity, handle.port)
         if handle.asked:
             return
         anchor = anchors.pop(handle.port, self._hub.stream.end)

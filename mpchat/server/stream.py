@@ -82,6 +82,14 @@ class Stream:
             total += len(blob)
         return views
 
+    def read_all(self, cursor: int) -> list[memoryview]:
+        """Return everything from ``cursor`` on; see :meth:`read`."""
+        found = []
+        while views := self.read(cursor, self.limit):
+            found += views
+            cursor += sum(map(len, views))
+        return found
+
     def copy(self, cursor: int, most: int) -> tuple[int, bytes]:
         """Return whole blobs from ``cursor`` on, joined: how many messages, and their bytes.
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
 from enum import Enum
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -26,18 +27,24 @@ from ..errors import ConfigError, MpchatError, StartError
 from ..instance import Guard, Identity, Record, write_record
 from ..settings import Sources
 from . import logs, policy, process
+from .archive import Archive
 from .changes import Changes, Steps
 from .crew import Crew, Watcher
 from .door import Addresses, Door, open_listeners
 from .hub import Hub
+from .moderation import Moderation
+from .people import Limits
 from .reactor import READ, Reactor
 from .reception import Reception
 from .room import Room
+from .rooms import Kept
 from .survey import PATIENCE, Surveys
 from .wire import Down
 
 # Seconds that a second signal leaves of a stop's deadline.
 QUICK = 0.5
+# Seconds that a history file gets at the end to take what waits: a slow disk, not one that hangs.
+HISTORY_PATIENCE = 5.0
 # Seconds that workers get beyond the deadline that they were told, before they are killed.
 STOP_GRACE = 1.5
 # Seconds that a reload waits for what a name server has to say about a new host.
@@ -70,7 +77,10 @@ class Supervisor:
         self.identity = Identity.of(os.getpid())
         self.reactor = Reactor()
         self.guard = Guard(config)
-        self.hub = Hub(Room(notices=config.notices), config.lag_limit, lambda *news: self.crew.on_news(*news))
+        self.hub = Hub(
+            Room(notices=config.notices), limits_of(config), lambda *news: self.crew.on_news(*news)
+        )
+        self.archive: Archive | None = None
         self.deadline: float | None = None
         self.surveys = Surveys(self.reactor)
         self._on_ready = on_ready
@@ -100,6 +110,9 @@ class Supervisor:
             self.door = Door(self.reactor, listeners, self._on_client)
             stack.callback(self.door.close)
             per_worker = policy.connections_per_worker(self.descriptors, self.config.multiplexer)
+            self.moderation = Moderation(Path(self.config.bans or self.guard.paths.bans))
+            self.hub.people.moderation = self.moderation
+            self._open_history(stack)
             self.reception = Reception(self.reactor, self.door, self.hub, per_worker)
             self.crew = self._make_crew()
             self.changes = Changes(self.crew, self.reception, self.reactor, self)
@@ -135,7 +148,7 @@ class Supervisor:
             self._go_on_stopping(now)
 
     def _timeout(self) -> float | None:
-        moments = [each for each in (self.hub.room.notice_due(), self.deadline) if each is not None]
+        moments = [each for each in (self.hub.notice_due(), self.deadline) if each is not None]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _open_control(self) -> Server:
@@ -143,6 +156,15 @@ class Supervisor:
             return Server(self.reactor, self.guard.paths.control, self._on_request)
         except OSError as error:
             raise StartError(f"cannot listen at {self.guard.paths.control}: {error.strerror}") from None
+
+    def _open_history(self, stack: ExitStack) -> None:
+        if not self.config.history:
+            return
+        kept = limits_of(self.config).kept
+        self.archive = Archive(self.config.history, messages=kept.messages, age=kept.age)
+        self.hub.people.remember(self.archive.open())
+        self.hub.people.on_run = self.archive.save
+        stack.callback(self.archive.close, HISTORY_PATIENCE)
 
     def _make_crew(self) -> Crew:
         lock = self.guard.paths.workers
@@ -217,6 +239,7 @@ class Supervisor:
         self.crew.check_beats(now, asleep)
         if self.state is State.RUNNING:
             self.changes.watch_balance(now)
+        self.hub.people.sweep(time.time())
         with suppress(OSError):
             if self.guard.heal():
                 log.warning("lock file was gone or replaced, taken again: %s", self.guard.paths.lock)
@@ -227,7 +250,9 @@ class Supervisor:
     # Clients.
 
     def _on_client(self, sock: socket.socket, host: str, port: int) -> None:
-        if self.connections >= self.fits:
+        if self.moderation.banned_host(host, time.time()):
+            self.door.refuse(sock, "your address is banned here", code="banned")
+        elif self.connections >= self.fits:
             self.door.refuse(sock, self._full())
         elif (most := self.config.max_per_address) and self.reception.from_host(host) >= most:
             self.door.refuse(sock, f"{most} clients are connected from your address already")
@@ -278,7 +303,7 @@ class Supervisor:
         before, self.config = self.config, config
         self.door.change(prepared.addresses)
         self.hub.room.notices = config.notices
-        self.hub.stream.limit = config.lag_limit
+        self.hub.change_limits(limits_of(config))
         logging.getLogger("mpchat").setLevel(config.log_level.upper())
         if config.log_file != before.log_file:
             with suppress(OSError):  # it could be written a moment ago; what is open stays open
@@ -304,6 +329,10 @@ class Supervisor:
             "scale": self._command_scale,
             "say": self._command_say,
             "kick": self._command_kick,
+            "ban": self._command_ban,
+            "mute": self._command_mute,
+            "lift": self._command_lift,
+            "bans": self._command_bans,
         }
         command = commands.get(request.command)
         if command is None:
@@ -319,11 +348,37 @@ class Supervisor:
         self.stop("mpchat stop")
 
     def _command_say(self, arguments: dict[str, Any], reply: Reply) -> None:
-        self.hub.room.say(str(arguments["text"]))
+        self.hub.say(str(arguments["text"]))
         reply(Answer({"connections": self.connections}))
 
     def _command_kick(self, arguments: dict[str, Any], reply: Reply) -> None:
-        self._kick(str(arguments["address"]), 0, time.monotonic() + PATIENCE, reply)
+        self._kick_whom(str(arguments["address"]), reply)
+
+    def _kick_whom(self, target: str, reply: Reply) -> None:
+        """End the connection of somebody with this name, or those of this address."""
+        person = self.hub.people.named(target)
+        self._kick(person.address if person else target, 0, time.monotonic() + PATIENCE, reply)
+
+    def _command_ban(self, arguments: dict[str, Any], reply: Reply) -> None:
+        target = self.moderation.ban(str(arguments["target"]), _until(arguments))
+        log.info("banned: %s", target)
+        self._kick_whom(target, reply)
+
+    def _command_mute(self, arguments: dict[str, Any], reply: Reply) -> None:
+        name = self.moderation.mute(str(arguments["target"]), _until(arguments))
+        log.info("muted: %s", name)
+        reply(Answer({"name": name, "here": self.hub.people.named(name) is not None}))
+
+    def _command_lift(self, arguments: dict[str, Any], reply: Reply) -> None:
+        what, target = str(arguments["what"]), str(arguments["target"])
+        if what not in ("bans", "mutes"):
+            raise MpchatError(f"there are bans and mutes, no {what!r}")
+        self.moderation.lift(what, target)
+        log.info("lifted from %s: %s", what, target)
+        reply(Answer({}))
+
+    def _command_bans(self, arguments: dict[str, Any], reply: Reply) -> None:
+        reply(Answer(self.moderation.listing(time.time())))
 
     def _kick(self, address: str, ended: int, deadline: float, reply: Reply) -> None:
         """Ask every worker; again if connections were between two workers and may have been missed."""
@@ -391,6 +446,9 @@ class Supervisor:
             },
             "connections": self.connections,
             "messages": self.hub.room.sequence,
+            "people": len(self.hub.people.persons),
+            "rooms": len(self.hub.people.rooms),
+            "history": self.archive.status()._asdict() if self.archive else None,
             "refused": self.door.refused,
             "log": self.config.log_file,
             "runtime_dir": str(self.guard.paths.folder),
@@ -460,12 +518,24 @@ class Supervisor:
         self._closing = True
         self.hub.turn(now)
         if self.config.farewell:
-            self.hub.room.say(self.config.farewell)
+            self.hub.say(self.config.farewell)
             self.hub.turn(now)
         # Nothing comes after the last words: that the others have gone is no news now.
         self.hub.room.notices = False
         self.crew.close(max(0.0, self.deadline - now))
         self.deadline = max(self.deadline, now) + STOP_GRACE
+
+
+def _until(arguments: dict[str, Any]) -> float | None:
+    """Return when what is asked for ends (seconds since 1970); None: never."""
+    seconds = arguments.get("seconds")
+    return None if seconds is None else time.time() + float(seconds)
+
+
+def limits_of(config: Config) -> Limits:
+    """Return what the hub is to keep to."""
+    kept = Kept(config.history_messages, config.lag_limit, config.history_age)
+    return Limits(config.max_rooms, config.max_members, config.name_hold, kept, config.lag_limit)
 
 
 class _Prepared(NamedTuple):

@@ -26,7 +26,8 @@ import msgspec
 
 from ..config import Config
 from ..instance import hold_as_worker
-from ..protocol.session import Session
+from ..protocol.messages import error_frame
+from ..protocol.session import REQUEST, Session
 from . import logs, process
 from .channel import ITEM_SIZE, Link, Queue
 from .connection import Connection, tune
@@ -45,9 +46,10 @@ from .handoff import (
     read_message,
     unpack,
 )
+from .people import CLOSED
 from .policy import beat_every, next_post
 from .reactor import READ, WRITE, Reactor
-from .room import joined
+from .room import BATCH_SIZE
 from .wire import Beat, Down, Up
 
 # Bytes read from a client in one turn: a client that sends as fast as it can gets its share, no more. What is
@@ -67,16 +69,26 @@ NAP = 0.005
 # What connections that are moved together may bring along (bytes), beyond the first: replies that were not
 # read and halves of frames. It bounds what the supervisor holds of them.
 BAGGAGE_LIMIT = 256 << 10
-# Addresses of leavers in one item: 21 bytes each for IPv4, 47 for IPv6, all below ITEM_SIZE.
+# Leavers in one item, and what one takes in bytes: an address of up to 47, a number, a reason.
 LEAVERS_PER_ITEM = 300
+LEAVER_COST = 80
 # After an orderly end, seconds that clients have to close their side before the socket is closed on them.
 LINGER = 0.5
+# What an entry of a head takes, in bytes: an address and two numbers.
+HEAD_COST = 40
+# Instead of a room's number: the stream of plain clients, and none.
+PLAIN, ASIDE = 0, -1
 # Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
 SLOW, IDLE, HALF_A_FRAME = "slow consumer", "idle", "half a frame"
 CUT_OFF = frozenset({SLOW, IDLE, HALF_A_FRAME})
 
 # How often to look whether the end has come once everything is on its way, in seconds.
 CLOSE_EVERY = 0.01
+
+# What somebody is told who is shown out.
+_KICKED = error_frame("kicked", "the operator has ended your connection")
+# Who says something: an address, or the identity of a connection that has asked to be somebody.
+Who = int | str
 
 log = logging.getLogger("mpchat.worker")
 
@@ -90,23 +102,23 @@ class Worker:
         self.parcels = parcels
         self.reactor = Reactor(config.multiplexer)
         self.gather = config.coalesce * GATHER_SHARE
-        self.fanout = Fanout(
-            self.reactor,
-            lag_limit=config.lag_limit,
-            coalesce=config.coalesce - self.gather,
-            on_gone=self._on_gone,
-        )
+        self.fanout = self._make_fanout()
+        # Where members are who are not yet, or just not, live in a room: nothing is ever said here.
+        self.aside = self._make_fanout()
+        # The rooms that members here are live in, and those of them that have something to send.
+        self.rooms: dict[int, Fanout] = {}
+        self.busy: dict[Fanout, None] = {}
         self.connections: dict[int, Connection] = {}
         # Clients that have begun a frame, and when its beginning or its last progress was.
         self.half: dict[Connection, float] = {}
         # Clients that are not read from because the hub is behind.
         self.paused: dict[Connection, None] = {}
-        # How many messages and their frames, in order.
-        self.posts: list[tuple[int, bytes]] = []
+        # Who said it, how many messages, and their frames, in order; requests stand among them.
+        self.posts: list[tuple[Who | tuple[int, str], int, bytes]] = []
         self.posts_size = 0
         # When posts may go up again (seconds, monotonic).
         self.post_due = 0.0
-        self.left: list[str] = []
+        self.left: list[str | tuple[int, str, str]] = []
         self.receipt = Receipt([], [], [], [])
         # Clients that are to be moved, and whether the hub has said that it has all their posts.
         self.leaving: list[Connection] | None = None
@@ -126,6 +138,10 @@ class Worker:
         self.drained = False
         self.closing_until: float | None = None
         self.finished = False
+
+    def _make_fanout(self) -> Fanout:
+        coalesce = self.config.coalesce - self.gather
+        return Fanout(self.reactor, lag_limit=self.config.lag_limit, coalesce=coalesce, on_gone=self._on_gone)
 
     def run(self) -> None:
         """Serve until told to close, or until the supervisor is gone."""
@@ -153,9 +169,11 @@ class Worker:
             self._send_receipt()
         self._send_up(now)
         self.fanout.work(now)
+        if self.busy:
+            self._work_in_rooms(now)
         if self.synced and self.fanout.between_flushes:
             self._give_away()
-        if self.held and not self.fanout.behind and not self.fanout.must_hold(now):
+        if self.held and not self._must_hold(now):
             self.link.take(self.held)
             self.held = 0
         if self.paused and not self.link.congested:
@@ -164,11 +182,26 @@ class Worker:
             self._close_when_done(now)
         self.longest_turn = max(self.longest_turn, time.monotonic() - now)
 
+    def _work_in_rooms(self, now: float) -> None:
+        for room in list(self.busy):
+            room.work(now)
+            if room.due() is None:
+                self.busy.pop(room, None)
+
+    def _must_hold(self, now: float) -> bool:
+        """Tell whether the hub is to be kept waiting because clients here are not able to keep up."""
+        if self.fanout.behind or self.fanout.must_hold(now):
+            return True
+        return any(room.behind or room.must_hold(now) for room in self.busy)
+
     def _timeout(self) -> float | None:
         """Return how long the loop may wait: until the first of what wants to be looked at again."""
         until = self.post_due if self.posts or self.left else None
         if (due := self.fanout.due()) is not None and (until is None or due < until):
             until = due
+        if self.busy:
+            dues = [due for room in self.busy if (due := room.due()) is not None]
+            until = min(dues if until is None else [*dues, until], default=until)
         timeout = None if until is None else max(0.0, until - time.monotonic())
         if self.held or self.closing_until is not None:
             again = JUDGE_EVERY if self.held else CLOSE_EVERY
@@ -187,6 +220,8 @@ class Worker:
             self.held += item.cost
             if item.kind == Down.BATCH:
                 self.fanout.publish(*item.payload)
+            elif item.kind == Down.ROOMS:
+                self._publish_in_rooms(*item.payload)
             else:
                 self._on_order(item.kind, item.payload)
 
@@ -212,11 +247,21 @@ class Worker:
         elif kind == Down.KICK:
             request, address = payload
             self._say(Up.KICKED, (request, self._kick(address)))
+        elif kind == Down.ENTER:
+            self._enter(*payload)
+        elif kind == Down.TELL:
+            self._tell(*payload)
+        elif kind == Down.END:
+            identity, reason = payload
+            if identity in self.connections:
+                self.end(self.connections[identity], reason)
 
     def _kick(self, address: str) -> int:
         kicked = [each for each in self.connections.values() if address in (each.address, each.host)]
         for connection in kicked:
             log.info("kicked: %s", connection.address)
+            if connection.session.asked:  # plain clients get nothing that they know nothing of
+                connection.fanout.reply(connection, _KICKED)
             self.end(connection, "kicked")
         return len(kicked)
 
@@ -235,18 +280,36 @@ class Worker:
         if gathering and not self.draining and self.leaving is None:
             return
         self.post_due = next_post(now, self.gather)
-        self.messages_in += sum(count for count, _ in self.posts)
+        self.messages_in += sum(count for _, count, _ in self.posts)
         try:
-            for count, frames in joined(self.posts):
-                self.link.send_frames(Up.POSTS, count, frames)
+            self._send_posts()
             while self.left:
                 leavers = self.left[:LEAVERS_PER_ITEM]
                 del self.left[:LEAVERS_PER_ITEM]
-                self.link.send(Up.LEFT, leavers, sum(map(len, leavers)))
+                self.link.send(Up.LEFT, leavers, len(leavers) * LEAVER_COST)
         except OSError:
             self.finished = True
         self.posts = []
         self.posts_size = 0
+
+    def _send_posts(self) -> None:
+        """Send what clients said, as much as fits into each item, and their requests where they belong."""
+        runs: list[tuple[Who | tuple[int, str], int, int]] = []
+        parts: list[bytes] = []
+        size = 0
+        for who, count, frames in self.posts:
+            if runs and (count == REQUEST or size + len(frames) > BATCH_SIZE):
+                self.link.send_frames(Up.POSTS, runs, b"".join(parts), len(runs) * HEAD_COST)
+                runs, parts, size = [], [], 0
+            if count == REQUEST:
+                self.link.send(Up.ASK, (who, frames), len(frames))
+                continue
+            runs.append((who, count, len(frames)))
+            parts.append(frames)
+            size += len(frames) + HEAD_COST
+        if runs:
+            frames = parts[0] if len(parts) == 1 else b"".join(parts)
+            self.link.send_frames(Up.POSTS, runs, frames, len(runs) * HEAD_COST)
 
     def _say(self, kind: Up, payload: Any = None) -> None:
         try:
@@ -307,7 +370,9 @@ class Worker:
         baggage = unpack(passenger.baggage)
         session = Session(self.config.payload_limit, baggage.session if baggage else None)
         connection = Connection(passenger.identity, sock, passenger.host, passenger.port, session)
+        connection.fanout = self.aside
         connection.heard = self.reactor.now
+        connection.allowance = self.config.flood_burst
         connection.on_event = partial(self._on_client, connection)
         self.connections[connection.identity] = connection
         try:
@@ -321,18 +386,27 @@ class Worker:
         if baggage is not None:
             self.receipt.pauses.append(max(0.0, time.monotonic() - baggage.left_at))
         elif not connection.closed:
+            connection.fanout = self.fanout
             self.fanout.join(connection)
             log.debug("= joined: %s", connection.address)
 
     def _go_on(self, connection: Connection, baggage: Baggage) -> None:
         """Serve a connection from where a worker, another one or this one, had stopped."""
-        connection.heard = baggage.heard
+        connection.heard, connection.allowance = baggage.heard, baggage.allowance
+        self._slow_down(connection)
         connection.outbox, connection.outbox_open = baggage.outbox, baggage.outbox_open
         if baggage.half_since is not None:
             self.half[connection] = baggage.half_since
         if len(connection.outbox) < OUTBOX_LIMIT:
             self._read_again(connection)
-        self.fanout.resume(connection, Place(baggage.cursor, baggage.messages))
+        if baggage.room == PLAIN:
+            connection.fanout = self.fanout
+            self.fanout.resume(connection, Place(baggage.cursor, baggage.messages))
+        else:
+            connection.replaying = False
+            self._put_aside(connection, connection.outbox)
+        if connection.session.asked and not connection.closed:
+            self._say(Up.FOLLOW, (connection.identity, baggage.room, baggage.cursor))
 
     def _send_receipt(self) -> None:
         receipt, self.receipt = self.receipt, Receipt([], [], [], [])
@@ -379,7 +453,9 @@ class Worker:
         for connection in self.connections.values():
             if len(chosen) >= count or size > BAGGAGE_LIMIT:
                 break
-            if connection in self.fanout:  # else it is gone, and only its last words are still to be read
+            if (
+                connection in connection.fanout
+            ):  # else it is gone, and only its last words are still to be read
                 chosen.append(connection)
                 size += len(connection.outbox) + connection.session.held
         self.leaving = chosen
@@ -389,7 +465,9 @@ class Worker:
             connection.no_longer(self.reactor, READ)
             self.paused.pop(connection, None)
         self._send_up(self.reactor.now)
-        self._say(Up.SYNC, self.fanout.furthest_behind(chosen))
+        furthest = self.fanout.furthest_behind(each for each in chosen if each.fanout is self.fanout)
+        people = [each.identity for each in chosen if each.session.asked]
+        self._say(Up.SYNC, (furthest, people))
 
     def _give_away(self) -> None:
         """Offer the chosen ones to the supervisor. Until it has taken them they are kept, untouched."""
@@ -400,7 +478,7 @@ class Worker:
             connection.leaving = False
             if connection.closed:
                 continue
-            if connection not in self.fanout:
+            if connection not in connection.fanout:
                 self._read_again(connection)
                 continue
             baggage = self._pack(connection)
@@ -413,9 +491,14 @@ class Worker:
         """Take a connection out of everything, and write down what it was."""
         connection.listen(self.reactor, 0)
         del self.connections[connection.identity]
-        place = self.fanout.take_out(connection)
+        room = connection.fanout
+        room.complete(self.reactor.now)
+        place = room.take_out(connection)
+        number = PLAIN if room is self.fanout else self._number(room)
+        self._forget_if_empty(room)
         return Baggage(
             connection.session.export(),
+            number,
             place.cursor,
             place.messages,
             connection.outbox,
@@ -423,6 +506,7 @@ class Worker:
             connection.heard,
             self.half.pop(connection, None),
             self.left_at,
+            connection.allowance,
         )
 
     def _on_receipt(self, receipt: Receipt) -> None:
@@ -433,6 +517,62 @@ class Worker:
             connection, baggage = self.offered.pop(identity)
             self.connections[identity] = connection
             self._go_on(connection, baggage)
+
+    # Rooms.
+
+    def _publish_in_rooms(self, head: list[tuple[int, int, int]], frames: bytes) -> None:
+        position = 0
+        for number, count, size in head:
+            room = self.rooms.get(number)
+            if room is not None:  # else the last of its members here has just gone
+                room.publish(count, frames[position : position + size])
+                self.busy[room] = None
+            position += size
+
+    def _enter(self, head: tuple[int, int, int, int, bool], frames: bytes) -> None:
+        """Let a client read another stream, after what it is owed of the one before and ``frames``."""
+        identity, number, offset, messages, live = head
+        connection = self.connections.get(identity)
+        if connection is None or connection not in connection.fanout:  # it is gone
+            return
+        before = connection.fanout
+        before.complete(self.reactor.now, pending=True)
+        if connection.closed or connection not in before:
+            return
+        owed = before.owed(connection)
+        before.take_out(connection)
+        self._forget_if_empty(before)
+        box = connection.outbox
+        outbox = (box + owed if connection.outbox_open else owed + box) + frames
+        if not live:
+            self._put_aside(connection, outbox)
+            connection.replaying = True
+            return
+        connection.replaying = False
+        room = self.rooms.get(number)
+        if room is None:
+            room = self.rooms[number] = self._make_fanout()
+            room.stream.begin(offset, messages)
+        self._go_to(connection, room, Place(offset, messages), outbox)
+
+    def _put_aside(self, connection: Connection, outbox: bytes) -> None:
+        self._go_to(connection, self.aside, Place(0, 0), outbox)
+
+    @staticmethod
+    def _go_to(connection: Connection, room: Fanout, place: Place, outbox: bytes) -> None:
+        """Let a client get ``outbox``, and go on in ``room`` from ``place``."""
+        connection.fanout = room
+        connection.outbox, connection.outbox_open = outbox, bool(outbox)
+        room.resume(connection, place)
+
+    def _number(self, room: Fanout) -> int:
+        return next((number for number, each in self.rooms.items() if each is room), ASIDE)
+
+    def _forget_if_empty(self, room: Fanout) -> None:
+        if room is not self.fanout and room is not self.aside and not len(room):
+            # Somebody who cannot be sent anything any more may be read from longer than his room is here.
+            self.rooms.pop(self._number(room), None)
+            self.busy.pop(room, None)
 
     # Clients.
 
@@ -445,7 +585,10 @@ class Worker:
 
     def _serve(self, connection: Connection, mask: int) -> None:
         if mask & WRITE and not connection.closed:
-            self.fanout.on_writable(connection)
+            connection.fanout.on_writable(connection)
+            if connection.replaying and connection.fanout.is_live(connection):
+                connection.replaying = False
+                self._say(Up.MORE, connection.identity)
             if not connection.closed and not connection.reading and len(connection.outbox) < OUTBOX_LIMIT:
                 self._read_again(connection)
         # Asked again: what was ready at the turn's beginning may have been told to leave in the middle of it.
@@ -465,13 +608,24 @@ class Worker:
             self.end(connection, error.strerror or "read failed")
             return
         if not data:
-            self.end(connection, "closed" if connection.session.receive_eof() else "closed inside a frame")
+            self.end(connection, CLOSED if connection.session.receive_eof() else "closed inside a frame")
             return
+        allowance = connection.allowance + (self.reactor.now - connection.heard) * self.config.flood_rate
         connection.heard = self.reactor.now
-        before = len(self.posts)
-        replies = connection.session.receive_data(data, self.posts)
-        completed = self.posts[before:]
-        self.posts_size += sum(len(frames) for _, frames in completed)
+        completed: list[tuple[int, bytes]] = []
+        who: Who = connection.identity if connection.session.asked else connection.address
+        replies = connection.session.receive_data(data, completed)
+        for count, frames in completed:
+            if count == REQUEST:  # what came before the first one was said by nobody in particular
+                who = connection.identity
+                self.posts.append(((who, connection.address), count, frames))
+            else:
+                self.posts.append((who, count, frames))
+            self.posts_size += len(frames)
+            allowance -= count or 1
+        connection.allowance = min(allowance, self.config.flood_burst)
+        if allowance < 0:
+            self._slow_down(connection)
         if connection.session.mid_frame:
             if completed or replies or connection not in self.half:
                 self.half[connection] = self.reactor.now
@@ -481,13 +635,39 @@ class Worker:
             self._reply(connection, replies)
 
     def _reply(self, connection: Connection, frames: bytes) -> None:
-        log.debug("> refused: %s", connection.address)
-        self.fanout.reply(connection, frames)
+        log.debug("> answered: %s", connection.address)
+        connection.fanout.reply(connection, frames)
+        if connection.fanout is not self.fanout:
+            self.busy[connection.fanout] = None
         if not connection.closed and len(connection.outbox) >= OUTBOX_LIMIT:
             connection.no_longer(self.reactor, READ)
 
+    def _tell(self, identity: int, frames: bytes) -> None:
+        """Send a client what others have to say to it alone; one that does not read it is cut off."""
+        connection = self.connections.get(identity)
+        if connection is None:
+            return
+        self._reply(connection, frames)
+        if not connection.closed and len(connection.outbox) > self.config.lag_limit:
+            self.end(connection, SLOW)
+
+    def _slow_down(self, connection: Connection) -> None:
+        """Do not read from a client that has said too much until it may say something again."""
+        if connection.allowance >= 0 or not self.config.flood_rate:
+            return
+        connection.quiet_until = connection.heard - connection.allowance / self.config.flood_rate
+        connection.no_longer(self.reactor, READ)
+        self.reactor.call_later(
+            connection.quiet_until - self.reactor.now, partial(self._quiet_is_over, connection)
+        )
+
+    def _quiet_is_over(self, connection: Connection) -> None:
+        if self.connections.get(connection.identity) is connection:  # else it has moved or ended
+            self._read_again(connection)
+
     def _read_again(self, connection: Connection) -> None:
-        if not self.draining and not connection.leaving:
+        quiet = connection.quiet_until > time.monotonic()
+        if not self.draining and not connection.leaving and not quiet:
             connection.also(self.reactor, READ)
 
     def _resume(self) -> None:
@@ -502,7 +682,7 @@ class Worker:
         if error is None:
             self.end(connection, SLOW)
         elif isinstance(error, ConnectionError) and not self.draining:
-            self.fanout.leave(connection)
+            connection.fanout.leave(connection)
             connection.outbox = b""
             connection.no_longer(self.reactor, WRITE)
             self._read_again(connection)
@@ -517,10 +697,14 @@ class Worker:
         self.ended[reason] += 1
         del self.connections[connection.identity]
         self.half.pop(connection, None)
-        self.fanout.leave(connection)
+        connection.fanout.leave(connection)
+        self._forget_if_empty(connection.fanout)
         connection.listen(self.reactor, 0)
         connection.sock.close()
-        self.left.append(connection.address)
+        if connection.session.asked:
+            self.left.append((connection.identity, connection.address, reason))
+        else:
+            self.left.append(connection.address)
         self.receipt.closed.append(connection.host)
         level = logging.WARNING if reason in CUT_OFF else logging.DEBUG
         log.log(level, "= ended, %s: %s", reason, connection.address)
@@ -528,11 +712,16 @@ class Worker:
     def _end_overdue(self, now: float) -> None:
         """End connections that the idle timeout and the half-frame timeout have caught up with."""
         if limit := self.config.idle_timeout:
-            for connection in [each for each in self.connections.values() if now - each.heard > limit]:
+            silent = [
+                each for each in self.connections.values() if now - max(each.heard, each.quiet_until) > limit
+            ]
+            for connection in silent:
                 self.end(connection, IDLE)
         if limit := self.config.frame_timeout:
             # Oldest first as a rule, but a client that makes progress moves on in place: look at all.
-            for connection in [each for each, since in self.half.items() if now - since > limit]:
+            for connection in [
+                each for each, since in self.half.items() if now - max(since, each.quiet_until) > limit
+            ]:
                 self.end(connection, HALF_A_FRAME)
 
     # The end.
@@ -540,7 +729,8 @@ class Worker:
     def _close_when_done(self, now: float) -> None:
         """After the last batch: give clients what they are owed until the deadline, then end in order."""
         assert self.closing_until is not None
-        if now < self.closing_until and (self.fanout.late or not self.fanout.idle):
+        fanouts = (self.fanout, self.aside, *self.rooms.values())
+        if now < self.closing_until and any(each.late or not each.idle for each in fanouts):
             return
         _say_goodbye([each.sock for each in self.connections.values()])
         self.finished = True

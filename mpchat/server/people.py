@@ -1,0 +1,424 @@
+"""People: who is called what, who is where, and what they ask for. The hub asks this, which alone decides.
+
+Pure: times are given, and what is to be sent is handed to :class:`Post`, which the hub is.
+"""
+
+import secrets
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ..errors import ProtocolError
+from ..protocol.messages import Welcome, error_frame
+from ..protocol.names import checked_name, checked_room, name_key
+from ..protocol.requests import (
+    LOBBY,
+    Join,
+    Request,
+    private_frame,
+    rooms_frame,
+    welcome_frame,
+    who_frame,
+)
+from .rooms import HISTORY_AT_JOIN, Kept, NamedRoom, Replay, Run
+
+# Names or rooms on a page.
+PAGE = 100
+# What somebody is told who may not speak.
+MUTED = "you are muted: nobody gets what you say"
+# How a connection ends whose client has left in order: its name is free at once.
+CLOSED = "closed"
+# Names that are held for people who may come back, at most; past it the longest held goes.
+MOST_HELD = 100_000
+
+
+class Limits(NamedTuple):
+    """Settings: how many rooms, members of one room (0: no limit), seconds a name is held, what is kept."""
+
+    rooms: int
+    members: int
+    name_hold: float
+    kept: Kept
+    lag: int
+
+
+class Person:
+    """A connection that has asked to be somebody. Without a name it is served as a plain client."""
+
+    __slots__ = ("address", "came_from", "claim", "identity", "live", "port", "replay", "room", "waiting")
+
+    def __init__(self, identity: int, address: str, port: Any) -> None:
+        self.identity = identity
+        self.address = address
+        # The worker that serves it, or None while it is between two; then, which one it comes from.
+        self.port = port
+        self.came_from: Any = None
+        self.claim: Claim | None = None
+        self.room: NamedRoom | None = None
+        # What it is still to get before it is live, and whether it is.
+        self.replay: Replay | None = None
+        self.live = False
+        # Frames for it alone that came while it was between two workers.
+        self.waiting: list[bytes] = []
+
+    @property
+    def name(self) -> str:
+        return self.claim.name if self.claim else ""
+
+
+class Claim:
+    """A name, whose it is, and until when it is held for somebody who is not there."""
+
+    __slots__ = ("name", "person", "token", "until")
+
+    def __init__(self, name: str, person: Person) -> None:
+        self.name = name
+        self.person: Person | None = person
+        self.token = _token()
+        self.until = 0.0
+
+
+def _token() -> str:
+    return secrets.token_urlsafe(12)
+
+
+class Past(Protocol):
+    """What is known of the time before; see ``archive.Loaded``."""
+
+    @property
+    def epoch(self) -> str: ...
+
+    @property
+    def last(self) -> Mapping[str, int]: ...
+
+    @property
+    def floor(self) -> int: ...
+
+    @property
+    def runs(self) -> Sequence[Run]: ...
+
+    def knows(self, epoch: str, room: str, number: int) -> bool: ...
+
+
+class Moderators(Protocol):
+    """Who may not come, and who may not speak; see ``moderation.Moderation``."""
+
+    def banned_name(self, name: str, at: float) -> bool: ...
+
+    def muted(self, name: str, at: float) -> bool: ...
+
+
+class Post(Protocol):
+    """What people need of the hub."""
+
+    def tell(self, person: Person, frames: bytes) -> None:
+        """Send something to one person alone, after everything that is in the order by now."""
+
+    def begin(self, person: Person, frames: bytes) -> None:
+        """Send ``frames`` and then what ``person.replay`` holds, and let it be live after that."""
+
+    def end(self, person: Person, reason: str) -> None:
+        """End somebody's connection, who is forgotten here already."""
+
+
+class People:
+    """Everybody with a name or about to get one, and all rooms."""
+
+    def __init__(self, limits: Limits, post: Post) -> None:
+        self.limits = limits
+        self.epoch = secrets.token_urlsafe(9)
+        # Gets every run of messages that is numbered.
+        self.on_run: Callable[[Run], None] | None = None
+        self.moderation: Moderators | None = None
+        self._past: Past | None = None
+        # The number after which a new room begins, if not one of its own: no number of a room that was
+        # forgotten is given again.
+        self._floor = 0
+        self._last: dict[str, int] = {}
+        self.persons: dict[int, Person] = {}
+        self.rooms: dict[str, NamedRoom] = {}
+        # Rooms that have something to say.
+        self.stirred: dict[NamedRoom, None] = {}
+        self._post = post
+        self._claims: dict[str, Claim] = {}
+        # Held names, the longest held first.
+        self._held: dict[str, Claim] = {}
+        self._numbers = 0
+        self.lobby = self._make_room(LOBBY)
+
+    # Who is there.
+
+    def ask(self, identity: int, address: str, port: Any, request: Request, now: float, at: float) -> None:
+        """Do what a connection asks for, and answer it. ``now`` is monotonic, ``at`` the time of day."""
+        person = self.persons.get(identity)
+        if person is None:
+            person = self.persons[identity] = Person(identity, address, port)
+        try:
+            if request.join is not None:
+                self._join(person, request.join, now, at)
+            elif person.room is None:
+                raise ProtocolError("not_joined", 'send {"join": {"name": "…"}} first')
+            elif request.to is not None:
+                self._tell(person, request.to, request.message or "", at)
+            elif request.who is not None:
+                self._who(person, request.who.room, request.who.after)
+            elif request.rooms is not None:
+                self._rooms(person, request.rooms.after)
+        except ProtocolError as error:
+            self._post.tell(person, error_frame(error.code, error.text))
+
+    def gone(self, identity: int, reason: str, now: float) -> Person | None:
+        """Forget a connection that has ended; hold its name for a while, unless it has gone in order."""
+        person = self.persons.pop(identity, None)
+        if person is not None:
+            self._leave(person, reason)
+            if person.claim is not None and person.claim.person is person:
+                if reason == CLOSED:
+                    del self._claims[name_key(person.name)]
+                else:
+                    self._hold(person.claim, now)
+        return person
+
+    def named(self, name: str) -> Person | None:
+        """Return who has this name and is here."""
+        claim = self._claims.get(name_key(name))
+        return claim.person if claim else None
+
+    def _hold(self, claim: Claim, now: float) -> None:
+        claim.person = None
+        claim.until = now + self.limits.name_hold
+        key = name_key(claim.name)
+        self._held[key] = claim
+        while self._held:
+            oldest = next(iter(self._held))
+            if self._held[oldest].until > now and len(self._held) <= MOST_HELD:
+                return
+            del self._held[oldest], self._claims[oldest]
+
+    def is_muted(self, person: Person, at: float) -> bool:
+        return self.moderation is not None and self.moderation.muted(person.name, at)
+
+    def say(self, room: NamedRoom, sender: str, count: int, frames: bytes, at: float) -> None:
+        """Number ``count`` messages of a room; an empty ``sender`` is the server itself."""
+        run = room.post(sender, count, frames, at, self.limits.kept)
+        if self.on_run is not None:
+            self.on_run(run)
+        if room.members:
+            self.stirred[room] = None
+
+    # Joining.
+
+    def _join(self, person: Person, join: Join, now: float, at: float) -> None:
+        if join.name is None and person.claim is None:
+            raise ProtocolError("bad_request", "join needs a name")
+        wanted = person.name if join.name is None else checked_name(join.name)
+        if person.claim is not None and name_key(wanted) != name_key(person.name):
+            raise ProtocolError("bad_request", f"you are {person.name} already; come again to be {wanted}")
+        if self.moderation is not None and self.moderation.banned_name(wanted, at):
+            raise ProtocolError("banned", f"{wanted} is banned here")
+        before = person.room
+        room = self._room_to_enter(join.room, before)
+        claim = person.claim or self._claim(person, wanted, join.token, now)
+        if room is None:
+            room = self._make_room(checked_room(join.room or LOBBY))
+        if room is not before:
+            self._leave(person, "moved")
+            room.enter(person.identity, claim.name)
+            self.stirred[room] = None
+        elif person.live:
+            self._not_live(person)
+        person.claim, person.room = claim, room
+        self._welcome(person, room, join)
+
+    def _room_to_enter(self, name: str | None, before: NamedRoom | None) -> NamedRoom | None:
+        """Return the room, or None for one that is to be made. Raises :class:`ProtocolError`."""
+        if name is None and before is not None:
+            return before
+        name = checked_room(name if name is not None else LOBBY)
+        room = self.rooms.get(name_key(name))
+        if room is None:
+            if len(self.rooms) >= self.limits.rooms:
+                raise ProtocolError(
+                    "too_many_rooms", f"there are {len(self.rooms)} rooms, no more are allowed"
+                )
+        elif self.limits.members and room is not before and len(room.members) >= self.limits.members:
+            raise ProtocolError("room_full", f"{room.name} has {len(room.members)} members, no more fit")
+        return room
+
+    def _claim(self, person: Person, name: str, token: str | None, now: float) -> Claim:
+        key = name_key(name)
+        claim = self._claims.get(key)
+        if claim is None or (claim.person is None and claim.until <= now):
+            claim = self._claims[key] = Claim(name, person)
+        elif token is None or not secrets.compare_digest(token.encode(), claim.token.encode()):
+            left = f"held for {claim.until - now:.0f} s more" if claim.person is None else "in use"
+            raise ProtocolError("name_taken", f"{claim.name} is {left}; its owner comes back with the token")
+        elif claim.person is not None:  # it has come back before the server knew that it had gone
+            other = claim.person
+            if other.identity > person.identity:  # this join was longer on its way; its connection is gone
+                raise ProtocolError("name_taken", f"{claim.name} has come back by a later connection")
+            del self.persons[other.identity]
+            self._leave(other, "replaced")
+            self._post.tell(other, error_frame("taken_over", f"{claim.name} has come again, elsewhere"))
+            self._post.end(other, "replaced")
+            claim.token = _token()  # the one before would take it back
+        self._held.pop(key, None)
+        claim.name, claim.person = name, person
+        return claim
+
+    def _welcome(self, person: Person, room: NamedRoom, join: Join) -> None:
+        first, recovered = room.seq + 1, False
+        lost: tuple[int, int | None] | None = None
+        oldest = room.history.first or room.seq + 1
+        if join.after is None or not self._knows(join.epoch, room, join.after):
+            first = max(oldest, room.seq + 1 - HISTORY_AT_JOIN)
+            if join.after is not None:
+                lost = join.after + 1, None
+        else:
+            after = max(0, min(join.after, room.seq))
+            first = max(oldest, after + 1)
+            recovered = first == after + 1
+            if not recovered:
+                lost = after + 1, first - 1
+        assert person.claim is not None
+        welcome = Welcome(
+            name=person.claim.name,
+            room=room.name,
+            seq=room.seq,
+            epoch=self.epoch,
+            members=len(room.members),
+            token=person.claim.token,
+            recovered=recovered,
+            lost=lost,
+        )
+        person.replay = Replay(room, first, room.seq, room.stream.end)
+        self._post.begin(person, welcome_frame(welcome))
+
+    def _knows(self, epoch: str | None, room: NamedRoom, after: int) -> bool:
+        """Tell whether the numbers up to ``after`` that somebody has seen are those of this room."""
+        if epoch is None or epoch == self.epoch:
+            return epoch is not None
+        return self._past is not None and self._past.knows(epoch, room.name, after)
+
+    def live(self, person: Person) -> None:
+        """From now on its worker gets what the room says for this person too."""
+        assert person.room is not None
+        person.live, person.replay = True, None
+        person.room.ports[person.port] += 1
+
+    def _not_live(self, person: Person) -> None:
+        assert person.room is not None
+        person.live = False
+        ports = person.room.ports
+        port = person.came_from if person.port is None else person.port
+        ports[port] -= 1
+        if not ports[port]:
+            del ports[port]
+
+    def _leave(self, person: Person, reason: str) -> None:
+        if person.live:
+            self._not_live(person)
+        person.replay = None
+        room, person.room = person.room, None
+        if room is not None:
+            room.leave(person.identity, reason)
+            self.stirred[room] = None
+
+    # Between two workers.
+
+    def departs(self, identity: int) -> None:
+        """Somebody's worker is about to give the connection away, and has all that was sent until now.
+
+        It goes on hearing the room: until the connection has gone it holds the room's stream, which others
+        who enter there go on with.
+        """
+        person = self.persons.get(identity)
+        if person is not None and person.port is not None:
+            person.came_from, person.port = person.port, None
+
+    def arrives(self, identity: int, port: Any) -> Person | None:
+        """Somebody's connection is at a worker, the next one or the same; returns who is still known."""
+        person = self.persons.get(identity)
+        if person is not None and person.port is None:
+            if person.live:
+                self._not_live(person)
+            person.port, person.came_from = port, None
+            waiting, person.waiting = person.waiting, []
+            if waiting:
+                self._post.tell(person, b"".join(waiting))
+        return person
+
+    def died_with(self, port: Any, on_their_way: set[int], now: float) -> None:
+        """A worker has died: forget whom it served, or was about to give away and did not."""
+        for person in list(self.persons.values()):
+            stayed = person.came_from is port and person.identity not in on_their_way
+            if person.port is port or stayed:
+                self.gone(person.identity, "lost", now)
+            elif person.came_from is port and person.live:
+                self._not_live(person)
+        for room in self.rooms.values():
+            room.ports.pop(port, None)
+
+    # Rooms.
+
+    def _make_room(self, name: str) -> NamedRoom:
+        self._numbers += 1
+        key = name_key(name)
+        room = NamedRoom(self._numbers, name, self.limits.lag, self._last.get(key, self._floor))
+        self.rooms[key] = room
+        return room
+
+    def remember(self, past: Past) -> None:
+        """Go on where another server has stopped. Only before anybody has come."""
+        self.epoch, self._past, self._floor = past.epoch, past, past.floor
+        self._last = {name_key(name): last for name, last in past.last.items()}
+        self.lobby.seq = self._last.get(name_key(LOBBY), past.floor)
+        for run in past.runs:
+            room = self.rooms.get(name_key(run.room)) or self._make_room(run.room)
+            room.history.add(run, self.limits.kept)
+        for room in self.rooms.values():
+            if room.history.last != room.seq:  # the last messages were lost, and with them what is before
+                room.history.clear()
+
+    def sweep(self, at: float) -> None:
+        """Forget rooms that are empty and whose history has expired; call it now and then."""
+        for key, room in list(self.rooms.items()):
+            if not room.members and room is not self.lobby:
+                room.history.trim(at, self.limits.kept)
+                if not room.history:
+                    del self.rooms[key]
+                    self._floor = max(self._floor, room.seq)
+                    self._last.pop(key, None)
+
+    # Questions.
+
+    def _tell(self, person: Person, to: str, text: str, at: float) -> None:
+        if self.is_muted(person, at):
+            raise ProtocolError("muted", MUTED)
+        other = self.named(to)
+        if other is None or other.room is None:
+            raise ProtocolError("no_such_name", f"nobody here is called {to[:40]!r}")
+        frames = private_frame(text, person.name, other.name, at)
+        for each in dict.fromkeys((other, person)):
+            self._post.tell(each, frames)
+
+    def _who(self, person: Person, name: str | None, after: str | None) -> None:
+        room = person.room if name is None else self.rooms.get(name_key(checked_room(name)))
+        if room is None:
+            raise ProtocolError("bad_room", f"there is no room {name!r}")
+        names, following = _page(sorted(room.members.values()), after)
+        self._post.tell(person, who_frame(room.name, names, len(room.members), following))
+
+    def _rooms(self, person: Person, after: str | None) -> None:
+        members = {room.name: len(room.members) for room in self.rooms.values()}
+        names, following = _page(sorted(members), after)
+        rooms = [(name, members[name]) for name in names]
+        self._post.tell(person, rooms_frame(rooms, len(members), following))
+
+
+def _page(names: list[str], after: str | None) -> tuple[list[str], str | None]:
+    """Return the names that come after ``after``, and what to ask for next."""
+    begin = bisect_right(names, unicodedata.normalize("NFC", after)) if after is not None else 0
+    page = names[begin : begin + PAGE]
+    return page, page[-1] if begin + PAGE < len(names) else None

@@ -1,0 +1,228 @@
+"""Rooms of named members: numbers, history, who is in, and what members get. Pure; the hub owns them.
+
+What members of a room get is one stream of frames, made once, here: the hub and all workers hold the same
+bytes under the same offsets, as with the stream of plain clients. History is kept as it was said, and made
+into frames only for somebody who asks for it.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from ..protocol.requests import cut_frames, joined_frame, left_frame, numbered_frames
+from .room import NOTICE_GATHER
+from .stream import Stream
+
+# Messages that somebody gets who comes without saying what was seen before: a screen or two.
+HISTORY_AT_JOIN = 50
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """``count`` messages, one after the other, of one sender in one room, taken at one moment.
+
+    Rooms keep millions: the collector need not look at them.
+    """
+
+    room: str
+    # The first one's number, from 1 on; the others follow without a gap.
+    seq: int
+    count: int
+    # Seconds since 1970.
+    at: float
+    # A name, or host:port of a plain client; "" is the server itself.
+    sender: str
+    # What plain clients get: for each message two bytes of length and {"message": …}.
+    frames: bytes
+
+    @property
+    def last(self) -> int:
+        """The last message's number."""
+        return self.seq + self.count - 1
+
+    def since(self, number: int) -> "Run":
+        """Return the run without the messages before ``number``, one of its own."""
+        skipped = number - self.seq
+        frames = self.frames[cut_frames(self.frames, skipped) :]
+        return msgspec.structs.replace(self, seq=number, count=self.count - skipped, frames=frames)
+
+    def numbered(self) -> bytes:
+        """Return what members get."""
+        return numbered_frames(self.frames, self.sender, self.room, self.seq, self.at)
+
+
+class Kept(NamedTuple):
+    """How much history a room keeps: messages, bytes, and seconds (0: however old)."""
+
+    messages: int
+    size: int
+    age: float
+
+
+class History:
+    """The last messages of a room."""
+
+    def __init__(self) -> None:
+        self._runs: deque[Run] = deque()
+        self._count = self._size = 0
+
+    def add(self, run: Run, kept: Kept) -> None:
+        """Keep a run. What came before a gap in the numbers is forgotten: what is kept has none."""
+        if self._runs and run.seq != self._runs[-1].last + 1:
+            self.clear()
+        self._runs.append(run)
+        self._count += run.count
+        self._size += len(run.frames)
+        self.trim(run.at, kept)
+
+    def trim(self, at: float, kept: Kept) -> None:
+        """Forget what is too old at ``at``, or too much. The last run stays while it is not too old."""
+        runs = self._runs
+        while runs and (
+            (kept.age and runs[0].at < at - kept.age)
+            or (len(runs) > 1 and (self._count - runs[0].count >= kept.messages or self._size > kept.size))
+        ):
+            run = runs.popleft()
+            self._count -= run.count
+            self._size -= len(run.frames)
+
+    def clear(self) -> None:
+        self._runs.clear()
+        self._count = self._size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    @property
+    def first(self) -> int | None:
+        """The number of the oldest message that is kept."""
+        return self._runs[0].seq if self._runs else None
+
+    @property
+    def last(self) -> int | None:
+        """The number of the newest message that is kept."""
+        return self._runs[-1].last if self._runs else None
+
+    def since(self, seq: int) -> Iterator[Run]:
+        """Yield the runs that hold messages numbered ``seq`` and above."""
+        return (run for run in self._runs if run.last >= seq)
+
+
+class OvertakenError(Exception):
+    """Somebody was given a part of the past so slowly that the next part is not kept any more."""
+
+
+class NamedRoom:
+    """One room. Members are known by their connection's identity, workers by their port."""
+
+    def __init__(self, number: int, name: str, lag_limit: int, seq: int = 0) -> None:
+        self.number = number
+        self.name = name
+        # The number of the last message.
+        self.seq = seq
+        self.history = History()
+        self.stream = Stream(lag_limit)
+        # Names by identity, in the order of coming.
+        self.members: dict[int, str] = {}
+        # How many members of this room each worker serves live; only those workers are told.
+        self.ports: Counter[object] = Counter()
+        self._pending: list[Run] = []
+        self._joined: dict[str, None] = {}
+        self._left: dict[str, str] = {}
+        self._next_notice = 0.0
+
+    def post(self, sender: str, count: int, frames: bytes, at: float, kept: Kept) -> Run:
+        """Number ``count`` messages; ``sender`` is a name, an address, or empty for the server itself."""
+        run = Run(self.name, self.seq + 1, count, at, sender, frames)
+        self.seq += count
+        self.history.add(run, kept)
+        if self.members:
+            self._pending.append(run)
+        return run
+
+    def enter(self, identity: int, name: str) -> None:
+        self.members[identity] = name
+        if self._left.pop(name, None) is None:
+            self._joined[name] = None
+
+    def leave(self, identity: int, reason: str) -> None:
+        name = self.members.pop(identity)
+        if name in self._joined:
+            del self._joined[name]
+        else:
+            self._left[name] = reason
+
+    def notice_due(self) -> float | None:
+        """Return when the waiting notice is due, on the clock of :meth:`flush`; None: none waits."""
+        return self._next_notice if self._joined or self._left else None
+
+    def flush(self, now: float) -> tuple[int, bytes]:
+        """Return what members get since the last call: how many messages, and the frames of all.
+
+        Comers and leavers are told at once, and those of the next :data:`NOTICE_GATHER` seconds together.
+        """
+        runs, self._pending = self._pending, []
+        if not self.members:
+            self._joined, self._left = {}, {}
+            return 0, b""
+        count = 0
+        parts = []
+        for run in runs:
+            count += run.count
+            parts.append(run.numbered())
+        if (self._joined or self._left) and now >= self._next_notice:
+            parts += self._notices()
+            self._next_notice = now + NOTICE_GATHER
+        frames = parts[0] if len(parts) == 1 else b"".join(parts)
+        if frames:
+            self.stream.append(frames, count)
+        return count, frames
+
+    def _notices(self) -> list[bytes]:
+        members = len(self.members)
+        frames = []
+        for reason in dict.fromkeys(self._left.values()):
+            names = [name for name, why in self._left.items() if why == reason]
+            frames.append(left_frame(self.name, names, members, reason))
+        if self._joined:
+            frames.append(joined_frame(self.name, list(self._joined), members))
+        self._joined, self._left = {}, {}
+        return frames
+
+
+class Replay:
+    """What somebody is still to be given before the room's stream: history, then the stream from a place."""
+
+    def __init__(self, room: NamedRoom, first: int, last: int, offset: int) -> None:
+        """Give the messages ``first`` to ``last``, and then what stands in the stream from ``offset`` on."""
+        self.room = room
+        self._next, self._last = first, last
+        self._offset = offset
+
+    @property
+    def done(self) -> bool:
+        """True when what follows is what the room says from now on."""
+        return self._next > self._last and self._offset == self.room.stream.end
+
+    def chunk(self, most: int) -> bytes:
+        """Return the next part, about ``most`` bytes. Raises :class:`OvertakenError`."""
+        parts: list[bytes] = []
+        size = 0
+        if self._next <= self._last:
+            first = self.room.history.first
+            if first is None or first > self._next:
+                raise OvertakenError
+            for run in self.room.history.since(self._next):
+                if size >= most or self._next > self._last:
+                    break
+                parts.append((run.since(self._next) if run.seq < self._next else run).numbered())
+                size += len(parts[-1])
+                self._next = run.last + 1
+        if self._next > self._last and size < most and self._offset < self.room.stream.end:
+            if self._offset < self.room.stream.start:
+                raise OvertakenError
+            views = self.room.stream.read(self._offset, most - size)
+            self._offset += sum(map(len, views))
+            parts += map(bytes, views)
+        return b"".join(parts)

@@ -1,0 +1,85 @@
+"""A worker's members who cannot be sent anything any more, and are still read from; in one process."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from harness import Client, frame, raw_frame
+
+from mpchat.config import resolve
+from mpchat.server.channel import Link, make_queue
+from mpchat.server.connection import Connection
+from mpchat.server.handoff import ParcelSocket, Passenger
+from mpchat.server.wire import Down
+from mpchat.server.worker import Worker
+
+ROOM = 7
+# What Linux says of a connection that is no more (TCP_CLOSE).
+CLOSED = b"\x07"
+
+
+class Bench:
+    """A worker whose loop the test turns, and the hub's end of its channel."""
+
+    def __init__(self) -> None:
+        up, window = make_queue()
+        down, _ = make_queue()
+        self.near, self.far = socket.socketpair()
+        self.link = Link(up, down, window)
+        self.worker = Worker(resolve([])[0], Link(down, up, window), ParcelSocket(self.near))
+        self.worker.reactor.watch(self.worker.parcels, 1, lambda mask: None)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+
+    def member(self, identity: int) -> tuple[Client, Connection]:
+        """Return a client and its connection here, in the room."""
+        client = Client(self.listener.getsockname())
+        sock, (host, port) = self.listener.accept()
+        self.worker._welcome(Passenger(identity, host, port), sock)
+        client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+        connection = self.worker.connections[identity]
+        self.until(lambda: connection.session.asked)
+        self.order(Down.ENTER, ((identity, ROOM, 0, 0, True), b""))
+        return client, connection
+
+    def order(self, kind: Down, payload: object) -> None:
+        self.worker._on_order(kind, payload)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not done():
+            assert time.monotonic() < deadline, "waited 10 s for the worker"
+            self.worker.reactor.turn(0.01)
+
+    def close(self) -> None:
+        for connection in list(self.worker.connections.values()):
+            connection.sock.close()
+        for each in (self.near, self.far, self.listener, self.link, self.worker.link):
+            each.close()
+        self.worker.reactor.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells the state of a connection")
+def test_who_is_read_from_after_the_last_of_his_room_has_gone_leaves_like_everybody(bench: Bench) -> None:
+    alice, alices = bench.member(1)
+    bob, bobs = bench.member(2)
+    alice.reset()
+    # It learns of the reset by sending: the room speaks before it looks at its sockets.
+    said = frame("hello")
+    bench.until(lambda: alices.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == CLOSED)
+    bench.worker._publish_in_rooms([(ROOM, 1, len(said))], said)
+    bench.worker.rooms[ROOM].work(time.monotonic())
+    assert alices not in alices.fanout
+    assert not alices.closed
+    bob.close()
+    bench.until(lambda: bobs.closed)
+    bench.until(lambda: alices.closed)
+    assert {each[0] for each in bench.worker.left} == {1, 2}
+    assert not bench.worker.rooms

@@ -1,0 +1,271 @@
+"""Rooms without processes: numbers, what is kept, what somebody is given of the past, who is told of whom."""
+
+import json
+
+import hypothesis.strategies as st
+import pytest
+from crowd import payloads
+from hypothesis import given
+
+from mpchat.protocol.messages import message_frame
+from mpchat.protocol.names import name_key
+from mpchat.protocol.requests import Join, Request, Who, as_said_by, numbered_frames
+from mpchat.server.people import Limits, People, Person
+from mpchat.server.room import NOTICE_GATHER
+from mpchat.server.rooms import History, Kept, NamedRoom, OvertakenError, Replay, Run
+
+KEPT = Kept(messages=100, size=1 << 20, age=0.0)
+TEXTS = st.lists(st.text(max_size=20).filter(lambda text: text.isprintable()), min_size=1, max_size=5)
+
+
+def objects(frames: bytes) -> list[dict[str, object]]:
+    return [json.loads(each) for each in payloads(frames)]
+
+
+def run(seq: int, count: int = 1, at: float = 0.0) -> Run:
+    frames = b"".join(message_frame(f"{number}") for number in range(seq, seq + count))
+    return Run("r", seq, count, at, "alice", frames)
+
+
+@given(TEXTS, st.text(min_size=1, max_size=10).filter(str.isprintable), st.integers(1, 1 << 40))
+def test_what_members_get_is_what_was_said_with_who_where_which_and_when(
+    texts: list[str], sender: str, first: int
+) -> None:
+    frames = b"".join(map(message_frame, texts))
+    assert objects(numbered_frames(frames, sender, "방", first, 12.3456)) == [
+        {"message": text, "from": sender, "room": "방", "seq": first + place, "at": 12.346}
+        for place, text in enumerate(texts)
+    ]
+    assert objects(as_said_by(sender, frames)) == [{"message": f"{sender}: {text}"} for text in texts]
+
+
+def test_what_the_server_says_has_no_sender() -> None:
+    assert objects(numbered_frames(message_frame("hi"), "", "r", 1, 1.0)) == [
+        {"message": "hi", "room": "r", "seq": 1, "at": 1.0}
+    ]
+
+
+# History.
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 60))
+def test_history_keeps_the_last_messages_and_hardly_more(counts: list[int], most: int) -> None:
+    history, seq = History(), 0
+    for count in counts:
+        history.add(run(seq + 1, count), KEPT._replace(messages=most))
+        seq += count
+    kept = [number for each in history.since(0) for number in range(each.seq, each.last + 1)]
+    assert kept == list(range(history.first or 0, seq + 1))
+    assert len(kept) >= min(most, seq)
+    assert len(kept) < most + max(counts)
+
+
+def test_history_is_bounded_in_bytes_and_in_time_and_begins_after_a_gap() -> None:
+    history = History()
+    for seq in range(1, 100):
+        history.add(run(seq), KEPT._replace(size=10 * len(run(10).frames)))
+    assert [each.seq for each in history.since(0)] == list(range(90, 100))
+    history = History()
+    for seq in range(1, 100):
+        history.add(run(seq, at=float(seq)), KEPT._replace(age=10.0))
+    assert [each.seq for each in history.since(0)] == list(range(89, 100))
+    history.trim(1000.0, KEPT._replace(age=10.0))
+    assert not history
+    history.add(run(200), KEPT)
+    history.add(run(205), KEPT)
+    assert (history.first, history.last) == (205, 205)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 200), st.integers(1, 500))
+def test_a_replay_gives_every_message_once_however_it_is_cut(
+    counts: list[int], first: int, most: int
+) -> None:
+    room = NamedRoom(1, "r", 1 << 20)
+    room.enter(7, "bob")
+    room.flush(0.0)
+    for count in counts:
+        room.post("alice", count, run(room.seq + 1, count).frames, 1.0, KEPT._replace(messages=1000))
+    last = room.seq
+    first = 1 + first % last
+    room.flush(1.0)
+    replay = Replay(room, first, last, room.stream.end)
+    got: list[dict[str, object]] = []
+    later = 0
+    while not replay.done:
+        got += objects(replay.chunk(most))
+        if later < 5:  # meanwhile the room goes on
+            later += 1
+            room.post("alice", 1, run(room.seq + 1).frames, 1.0, KEPT._replace(messages=1000))
+            room.flush(1.0)
+    assert [each["seq"] for each in got] == list(range(first, last + later + 1))
+
+
+def test_a_replay_that_is_overtaken_says_so() -> None:
+    room = NamedRoom(1, "r", 1 << 20)
+    for _ in range(50):
+        room.post("alice", 1, run(room.seq + 1).frames, 1.0, KEPT._replace(messages=5))
+    with pytest.raises(OvertakenError):
+        Replay(room, 10, 50, room.stream.end).chunk(100)
+
+
+# Comers and leavers.
+
+
+def test_comers_and_leavers_are_told_at_once_and_then_together() -> None:
+    room = NamedRoom(1, "r", 1 << 20)
+    room.enter(1, "watcher")
+    room.flush(0.0)
+    for number in range(20):
+        room.enter(10 + number, f"n{number}")
+    assert room.flush(NOTICE_GATHER / 2) == (0, b"")
+    for number in range(15):
+        room.leave(10 + number, "closed")
+    room.enter(50, "late")
+    _, frames = room.flush(NOTICE_GATHER * 2)
+    # Who came and went in between was never there; of many the first eight are named.
+    names = [*(f"n{number}" for number in range(15, 20)), "late"]
+    assert objects(frames) == [{"joined": {"room": "r", "names": names, "count": 6, "members": 7}}]
+    for number in range(15, 20):
+        room.leave(10 + number, "closed" if number % 2 else "lost")
+    _, frames = room.flush(NOTICE_GATHER * 4)
+    assert [each["left"]["reason"] for each in objects(frames)] == ["closed", "lost"]  # type: ignore[index]
+
+
+# People.
+
+
+class Desk:
+    """Takes what people are sent, as the hub does."""
+
+    def __init__(self, rooms: int = 100, members: int = 0) -> None:
+        self.people = People(Limits(rooms, members, name_hold=60.0, kept=KEPT, lag=1 << 20), self)
+        self.sent: list[tuple[int, dict[str, object]]] = []
+        self.ended: list[int] = []
+
+    def tell(self, person: Person, frames: bytes) -> None:
+        self.sent += [(person.identity, each) for each in objects(frames)]
+
+    def begin(self, person: Person, frames: bytes) -> None:
+        self.tell(person, frames)
+        self.people.live(person)
+
+    def end(self, person: Person, reason: str) -> None:
+        self.ended.append(person.identity)
+
+    def ask(self, identity: int, request: Request, now: float = 1.0) -> dict[str, object]:
+        """Ask, and return the last thing that this one was sent for it."""
+        before = len(self.sent)
+        self.people.ask(identity, f"192.0.2.1:{identity}", "port", request, now, now)
+        return [each for who, each in self.sent[before:] if who == identity][-1]
+
+    def join(
+        self,
+        identity: int,
+        name: str | None = None,
+        now: float = 1.0,
+        room: str | None = None,
+        token: str | None = None,
+    ) -> dict[str, object]:
+        return self.ask(identity, Request(join=Join(name=name, room=room, token=token)), now)
+
+
+def code(answer: dict[str, object]) -> str:
+    assert isinstance(answer["error"], dict)
+    return str(answer["error"]["code"])
+
+
+def test_limits_on_rooms_and_members() -> None:
+    desk = Desk(rooms=2, members=2)
+    assert "welcome" in desk.join(1, "a", room="x")
+    assert code(desk.join(2, "b", room="y")) == "too_many_rooms"
+    assert "welcome" in desk.join(2, "b", room="X")
+    assert code(desk.join(3, "c", room="x")) == "room_full"
+    # A refused join has not taken the name.
+    assert "welcome" in desk.join(4, "c")
+    desk.people.gone(1, "closed", 1.0)
+    desk.people.gone(2, "closed", 1.0)
+    desk.people.sweep(1.0)
+    assert [room.name for room in desk.people.rooms.values()] == ["lobby"]
+    assert "welcome" in desk.join(4, room="y")
+
+
+def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
+    desk = Desk()
+    desk.join(1, "a", room="x")
+    person = desk.people.persons[1]
+    assert person.room is not None
+    desk.people.limits = desk.people.limits._replace(kept=KEPT._replace(age=10.0))
+    desk.people.say(person.room, "a", 3, run(1, 3).frames, 1.0)
+    desk.people.gone(1, "closed", 1.0)
+    desk.people.sweep(100.0)
+    answer = desk.join(2, "b", room="x")
+    assert answer["welcome"]["seq"] == 3  # type: ignore[index]
+
+
+def test_who_is_paged() -> None:
+    desk = Desk()
+    names = sorted(f"n{number:03}" for number in range(250))
+    for identity, name in enumerate(names):
+        desk.join(identity, name)
+    found: list[str] = []
+    after: str | None = None
+    pages = 0
+    while pages == 0 or after is not None:
+        page = desk.ask(0, Request(who=Who(after=after)))["who"]
+        assert isinstance(page, dict)
+        found += page["names"]
+        after, pages = page["next"], pages + 1
+    assert (found, pages) == (names, 3)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["join", "gone", "lost", "later", "departs", "arrives"]),
+        st.integers(0, 5),
+        st.sampled_from(["a", "A", "b", "Ｂ", "가", "bad name"]),
+        st.sampled_from(["x", "X", "y", "lobby"]),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_names_are_unique_and_rooms_hold_exactly_those_who_are_in_them(
+    steps: list[tuple[str, int, str, str]],
+) -> None:
+    desk, now = Desk(), 1.0
+    tokens: dict[str, str] = {}
+    people = desk.people
+    for what, identity, name, room in steps:
+        known = people.persons.get(identity)
+        if what == "join" and (known is None or known.port is not None):
+            own = None if known is None or not known.name else known.name
+            answer = desk.join(identity, own or name, now, room=room, token=_token(tokens, own or name))
+            welcome = answer.get("welcome")
+            if isinstance(welcome, dict):
+                tokens[name_key(welcome["name"])] = welcome["token"]
+        elif what in ("gone", "lost"):
+            people.gone(identity, "closed" if what == "gone" else "lost", now)
+        elif what == "later":
+            now += 40.0
+        elif what == "departs":
+            people.departs(identity)
+        elif what == "arrives":
+            people.arrives(identity, "port")
+        check(people)
+
+
+def _token(tokens: dict[str, str], name: str) -> str | None:
+    """Half of the time somebody has the right token."""
+    return tokens.get(name_key(name)) if len(tokens) % 2 else None
+
+
+def check(people: People) -> None:
+    named = [person for person in people.persons.values() if person.claim is not None]
+    keys = [name_key(person.name) for person in named]
+    assert len(keys) == len(set(keys)), "a name that two have"
+    for room in people.rooms.values():
+        inside = {person.identity: person.name for person in named if person.room is room}
+        assert room.members == inside
+        live = sum(person.live for person in named if person.room is room)
+        assert sum(room.ports.values()) == live
