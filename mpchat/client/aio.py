@@ -15,17 +15,22 @@ from types import TracebackType
 from typing import Self
 
 from ..errors import ConnectionLostError, TimedOutError
+from ..protocol.messages import join_frame, ping_frame, rooms_frame, who_frame
 from .conversation import (
     CLOSE_TIMEOUT,
+    DEFAULT_ROOM,
     OPEN_TIMEOUT,
     READ_SIZE,
     SEND_TIMEOUT,
+    A,
     Conversation,
+    Request,
+    Seat,
     State,
     connect_error,
     message_in,
 )
-from .core import Event, Message
+from .core import Event, Message, Pong, Rooms, Welcome, Who
 from .sockets import CONNECT_ERRORS, prepare, shut, try_send
 
 
@@ -33,6 +38,9 @@ def connect(
     host: str = "127.0.0.1",
     port: int = 4000,
     *,
+    name: str | None = None,
+    room: str = DEFAULT_ROOM,
+    token: str | None = None,
     reconnect: bool = True,
     open_timeout: float = OPEN_TIMEOUT,
     send_timeout: float = SEND_TIMEOUT,
@@ -42,8 +50,15 @@ def connect(
 
     Opening raises ``ConnectError`` when no connection is there within ``open_timeout`` seconds; the first
     connection is tried once. Later losses are made good with back-off, unless ``reconnect`` is false.
+
+    With a ``name`` (1 to 20 characters) one is in ``room`` (1 to 32) under that name once the chat is open,
+    and again after each loss, with all that was said meanwhile: each message once, or a ``Lost`` event.
+    Opening then raises ``RefusedError`` too: with the code ``name_taken`` somebody has the name, or an
+    earlier connection of one's own had it less than a minute ago, which ``token``, its :attr:`Chat.token`,
+    proves.
     """
-    conversation = Conversation(host, port, reconnect=reconnect)
+    seat = None if name is None else Seat(name, room, token)
+    conversation = Conversation(host, port, reconnect=reconnect, seat=seat)
     return Chat(conversation, host, port, open_timeout=open_timeout, send_timeout=send_timeout)
 
 
@@ -68,6 +83,24 @@ class Chat:
         """Where the chat stands."""
         return self._conversation.state
 
+    @property
+    def name(self) -> str | None:
+        """One's own name as the server spells it; None without one."""
+        seat = self._conversation.seat
+        return None if seat is None else seat.name
+
+    @property
+    def room(self) -> str | None:
+        """The room that one is in, or goes back to, as the server spells it; None without a name."""
+        seat = self._conversation.seat
+        return None if seat is None else seat.room
+
+    @property
+    def token(self) -> str | None:
+        """What proves to the server that the name is one's own, for a later ``connect``."""
+        seat = self._conversation.seat
+        return None if seat is None else seat.token
+
     async def send(self, text: str) -> None:
         """Say ``text``. Returns when all of it has left for the kernel, waiting for a reconnect if need be.
 
@@ -75,7 +108,64 @@ class Chat:
         message to come back. Raises ``ProtocolError``, before anything is sent, for text that no message can
         hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
         """
-        frame = self._conversation.encode(text)
+        await self._send(self._conversation.encode(text))
+
+    async def tell(self, name: str, text: str) -> None:
+        """Say ``text`` to ``name`` alone, who may be in any room; it comes back to oneself too.
+
+        As :meth:`send`. When there is nobody of that name, the event ``Refused`` says ``no_such_name``.
+        """
+        await self._send(self._conversation.encode_private(text, name))
+
+    async def join(self, name: str, room: str = DEFAULT_ROOM, *, token: str | None = None) -> Welcome:
+        """Take a name, in a chat that was opened without one, and return the server's welcome.
+
+        History and what others say come after the event ``Welcome``, as they do for :meth:`enter`. Raises
+        ``RefusedError``, after which one is who and where one was; ``TimedOutError`` when no answer came
+        within ``send_timeout`` seconds, as in a chat whose events nobody reads; ``ConnectionLostError``.
+        """
+        return await self._ask(Welcome, join_frame(name, room, token=token))
+
+    async def enter(self, room: str) -> Welcome:
+        """Change to ``room``. As :meth:`join`."""
+        return await self._ask(Welcome, join_frame(None, room))
+
+    async def who(self, room: str | None = None, *, after: str | None = None) -> Who:
+        """Return up to 100 names in ``room`` (None: one's own) that follow ``after``. As :meth:`join`."""
+        return await self._ask(Who, who_frame(room, after))
+
+    async def rooms(self, *, after: str | None = None) -> Rooms:
+        """Return the server's rooms, those that follow ``after``. As :meth:`join`."""
+        return await self._ask(Rooms, rooms_frame(after))
+
+    async def ping(self) -> float:
+        """Return how many seconds the server takes to answer. As :meth:`join`."""
+        asked = time.monotonic()
+        await self._ask(Pong, ping_frame(0))
+        return time.monotonic() - asked
+
+    async def _ask(self, kind: type[A], frame: bytes) -> A:
+        try:
+            async with asyncio.timeout(self._send_timeout):
+                async with self._sending:
+                    link = await self._writable_link()
+                    request = self._conversation.ask(kind)
+                    try:
+                        await link.write(frame)
+                    except BaseException:
+                        # A half one has ended the connection, and with it all its questions.
+                        self._conversation.withdraw(request)
+                        raise
+                return await self._answer_to(request)
+        except TimeoutError:
+            raise self._conversation.not_answered(self._send_timeout) from None
+
+    async def _answer_to(self, request: Request[A]) -> A:
+        while not request.done:
+            await self._changed()
+        return request.result()
+
+    async def _send(self, frame: bytes) -> None:
         try:
             async with asyncio.timeout(self._send_timeout):
                 async with self._sending:
@@ -129,6 +219,8 @@ class Chat:
             raise connect_error(self._host, self._port, error) from None
         self._opened(link)
         self._task = asyncio.create_task(self._stay_connected(link))
+        if self._conversation.entrance is not None:
+            await self._let_in(self._conversation.entrance)
         return self
 
     async def close(self) -> None:
@@ -153,6 +245,17 @@ class Chat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _let_in(self, entrance: Request[Welcome]) -> None:
+        try:
+            async with asyncio.timeout(self._open_timeout):
+                await self._answer_to(entrance)
+        except TimeoutError:
+            await self.close()
+            raise self._conversation.not_answered(self._open_timeout) from None
+        except BaseException:
+            await self.close()
+            raise
 
     async def _stay_connected(self, link: "_Link") -> None:
         """Read, and reconnect, until the chat ends. The task that owns every socket of the chat."""
@@ -188,6 +291,8 @@ class Chat:
             # just sent.
             self._conversation.received(data)
             self._notify()
+            if self._conversation.rejected is not None:
+                return None
 
     async def _redial(self) -> "_Link":
         while True:
@@ -218,11 +323,11 @@ class Chat:
 
     def _opened(self, link: "_Link") -> None:
         self._link = link
-        self._conversation.opened(time.monotonic())
+        link.begin(self._conversation.opened(time.monotonic()))
         self._notify()
 
     async def _writable_link(self) -> "_Link":
-        while self._link is None or self._link.failure is not None:
+        while self._link is None or self._link.failure is not None or not self._conversation.seated:
             if self.state.final:
                 raise self._conversation.not_open()
             await self._changed()
@@ -263,6 +368,15 @@ class _Link:
         self.failure: OSError | None = None
         self._on_failure = on_failure
         self._room: asyncio.Future[None] | None = None
+
+    def begin(self, frame: bytes) -> None:
+        """Write the first bytes, which a fresh socket takes whole."""
+        try:
+            if try_send(self.sock, frame) < len(frame):
+                raise ConnectionAbortedError("no room in a fresh socket")
+        except OSError as error:
+            self._fail(error)
+            shut(self.sock, socket.SHUT_RDWR)
 
     async def write(self, frame: bytes) -> bool:
         """Write all of ``frame`` and return True, or False when the connection ended before that.

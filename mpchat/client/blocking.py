@@ -15,17 +15,22 @@ from types import TracebackType
 from typing import Self
 
 from ..errors import ConnectionLostError, TimedOutError
+from ..protocol.messages import join_frame, ping_frame, rooms_frame, who_frame
 from .conversation import (
     CLOSE_TIMEOUT,
+    DEFAULT_ROOM,
     OPEN_TIMEOUT,
     READ_SIZE,
     SEND_TIMEOUT,
+    A,
     Conversation,
+    Request,
+    Seat,
     State,
     connect_error,
     message_in,
 )
-from .core import Event, Message
+from .core import Event, Message, Pong, Rooms, Welcome, Who
 from .sockets import CONNECT_ERRORS, prepare, shut, try_send
 
 
@@ -33,6 +38,9 @@ def connect_blocking(
     host: str = "127.0.0.1",
     port: int = 4000,
     *,
+    name: str | None = None,
+    room: str = DEFAULT_ROOM,
+    token: str | None = None,
     reconnect: bool = True,
     open_timeout: float = OPEN_TIMEOUT,
     send_timeout: float = SEND_TIMEOUT,
@@ -41,8 +49,14 @@ def connect_blocking(
 
     Raises ``ConnectError`` when no connection is there within ``open_timeout`` seconds; the first connection
     is tried once. Later losses are made good with back-off, unless ``reconnect`` is false.
+
+    With a ``name`` (1 to 20 characters) one is in ``room`` (1 to 32) under that name once this returns, and
+    again after each loss, with all that was said meanwhile: each message once, or a ``Lost`` event. It raises
+    ``RefusedError`` too, then: with the code ``name_taken`` somebody has the name, or an earlier connection
+    of one's own had it less than a minute ago, which ``token``, its :attr:`BlockingChat.token`, proves.
     """
-    conversation = Conversation(host, port, reconnect=reconnect)
+    seat = None if name is None else Seat(name, room, token)
+    conversation = Conversation(host, port, reconnect=reconnect, seat=seat)
     chat = BlockingChat(conversation, host, port, open_timeout=open_timeout, send_timeout=send_timeout)
     return chat.open()
 
@@ -70,6 +84,24 @@ class BlockingChat:
         """Where the chat stands."""
         return self._conversation.state
 
+    @property
+    def name(self) -> str | None:
+        """One's own name as the server spells it; None without one."""
+        seat = self._conversation.seat
+        return None if seat is None else seat.name
+
+    @property
+    def room(self) -> str | None:
+        """The room that one is in, or goes back to, as the server spells it; None without a name."""
+        seat = self._conversation.seat
+        return None if seat is None else seat.room
+
+    @property
+    def token(self) -> str | None:
+        """What proves to the server that the name is one's own, for a later ``connect``."""
+        seat = self._conversation.seat
+        return None if seat is None else seat.token
+
     def send(self, text: str) -> None:
         """Say ``text``. Returns when all of it has left for the kernel, waiting for a reconnect if need be.
 
@@ -77,7 +109,71 @@ class BlockingChat:
         message to come back. Raises ``ProtocolError``, before anything is sent, for text that no message can
         hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
         """
-        frame = self._conversation.encode(text)
+        self._send(self._conversation.encode(text))
+
+    def tell(self, name: str, text: str) -> None:
+        """Say ``text`` to ``name`` alone, who may be in any room; it comes back to oneself too.
+
+        As :meth:`send`. When there is nobody of that name, the event ``Refused`` says ``no_such_name``.
+        """
+        self._send(self._conversation.encode_private(text, name))
+
+    def join(self, name: str, room: str = DEFAULT_ROOM, *, token: str | None = None) -> Welcome:
+        """Take a name, in a chat that was opened without one, and return the server's welcome.
+
+        History and what others say come after the event ``Welcome``, as they do for :meth:`enter`. Raises
+        ``RefusedError``, after which one is who and where one was; ``TimedOutError`` when no answer came
+        within ``send_timeout`` seconds, as in a chat whose events nobody reads; ``ConnectionLostError``.
+        """
+        return self._ask(Welcome, join_frame(name, room, token=token))
+
+    def enter(self, room: str) -> Welcome:
+        """Change to ``room``. As :meth:`join`."""
+        return self._ask(Welcome, join_frame(None, room))
+
+    def who(self, room: str | None = None, *, after: str | None = None) -> Who:
+        """Return up to 100 names in ``room`` (None: one's own) that follow ``after``. As :meth:`join`."""
+        return self._ask(Who, who_frame(room, after))
+
+    def rooms(self, *, after: str | None = None) -> Rooms:
+        """Return the server's rooms, those that follow ``after``. As :meth:`join`."""
+        return self._ask(Rooms, rooms_frame(after))
+
+    def ping(self) -> float:
+        """Return how many seconds the server takes to answer. As :meth:`join`."""
+        asked = time.monotonic()
+        self._ask(Pong, ping_frame(0))
+        return time.monotonic() - asked
+
+    def _ask(self, kind: type[A], frame: bytes) -> A:
+        deadline = time.monotonic() + self._send_timeout
+        if not self._sending.acquire(timeout=self._send_timeout):
+            raise self._conversation.not_answered(self._send_timeout)
+        try:
+            # In one go, or the question could be noted for the connection after the one it is sent on.
+            with self._changed:
+                link = self._writable_link(deadline)
+                request = self._conversation.ask(kind)
+            try:
+                link.write(frame, deadline)
+            except BaseException as error:
+                # A half one has ended the connection, and with it all its questions.
+                with self._changed:
+                    self._conversation.withdraw(request)
+                if isinstance(error, TimedOutError):
+                    raise self._conversation.not_sent(self._send_timeout) from None
+                raise
+        finally:
+            self._sending.release()
+        return self._answer_to(request, deadline, self._send_timeout)
+
+    def _answer_to(self, request: Request[A], deadline: float, timeout: float) -> A:
+        with self._changed:
+            if not self._changed.wait_for(lambda: request.done, max(0.0, deadline - time.monotonic())):
+                raise self._conversation.not_answered(timeout)
+            return request.result()
+
+    def _send(self, frame: bytes) -> None:
         deadline = time.monotonic() + self._send_timeout
         if not self._sending.acquire(timeout=self._send_timeout):
             raise self._conversation.not_sent(self._send_timeout)
@@ -86,7 +182,7 @@ class BlockingChat:
             while not self._writable_link(deadline).write(frame, deadline):
                 pass
         except TimedOutError:
-            raise self._conversation.not_taken(self._send_timeout) from None
+            raise self._conversation.not_sent(self._send_timeout) from None
         finally:
             self._sending.release()
 
@@ -141,6 +237,8 @@ class BlockingChat:
             target=self._stay_connected, args=(link,), name="mpchat-reader", daemon=True
         )
         self._thread.start()
+        if self._conversation.entrance is not None:
+            self._let_in(self._conversation.entrance)
         return self
 
     def close(self) -> None:
@@ -166,6 +264,13 @@ class BlockingChat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _let_in(self, entrance: Request[Welcome]) -> None:
+        try:
+            self._answer_to(entrance, time.monotonic() + self._open_timeout, self._open_timeout)
+        except BaseException:
+            self.close()
+            raise
 
     def _stay_connected(self, link: "_Link | None") -> None:
         """Read, and reconnect, until the chat ends. Runs in the thread that owns every socket of the chat."""
@@ -197,6 +302,8 @@ class BlockingChat:
                 if not data:
                     return link.failure
                 self._received(data)
+                if self._conversation.rejected is not None:
+                    return None
 
     def _received(self, data: bytes) -> None:
         with self._changed:
@@ -236,21 +343,24 @@ class BlockingChat:
             if self.state.final:
                 return False
             self._link = link
-            self._conversation.opened(time.monotonic())
+            link.begin(self._conversation.opened(time.monotonic()))
             self._changed.notify_all()
             return True
 
     def _writable_link(self, deadline: float) -> "_Link":
         with self._changed:
             self._changed.wait_for(self._can_write_or_never_will, max(0.0, deadline - time.monotonic()))
-            if self._link is not None and self._link.failure is None:
+            if self._link is not None and self._can_write():
                 return self._link
             if self.state.final:
                 raise self._conversation.not_open()
             raise self._conversation.not_sent(self._send_timeout)
 
     def _can_write_or_never_will(self) -> bool:
-        return self.state.final or (self._link is not None and self._link.failure is None)
+        return self.state.final or self._can_write()
+
+    def _can_write(self) -> bool:
+        return self._link is not None and self._link.failure is None and self._conversation.seated
 
     def _take(self) -> Event | None:
         was_full = self._conversation.inbox.full
@@ -282,6 +392,15 @@ class _Link:
         selector = selectors.DefaultSelector()
         selector.register(self.sock, events)
         return selector
+
+    def begin(self, frame: bytes) -> None:
+        """Write the first bytes, which a fresh socket takes whole."""
+        try:
+            if try_send(self.sock, frame) < len(frame):
+                raise ConnectionAbortedError("no room in a fresh socket")
+        except OSError as error:
+            self._fail(error)
+            shut(self.sock, socket.SHUT_RDWR)
 
     def write(self, frame: bytes, deadline: float) -> bool:
         """Write all of ``frame`` and return True, or False when the connection ended before that.

@@ -11,17 +11,38 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any, Generic, TypeVar
 
 from ..config import format_address
 from ..errors import (
     ConfigError,
     ConnectError,
     ConnectionLostError,
+    MpchatError,
     ProtocolError,
     RefusedError,
     TimedOutError,
 )
-from .core import ClientProtocol, Connected, Disconnected, Event, Garbled, Message, Refused
+from ..protocol.messages import join_frame, private_frame
+from .core import (
+    ClientProtocol,
+    Connected,
+    Disconnected,
+    Event,
+    Garbled,
+    Joined,
+    Left,
+    Lost,
+    Message,
+    Pong,
+    Received,
+    Refused,
+    Rejected,
+    Rooms,
+    Welcome,
+    Who,
+)
+from .resume import Gap, Tracks
 
 MAX_PORT = 65_535
 # Seconds for finding the address and connecting: over twice what a lost first SYN costs (1 s, then 2 s).
@@ -36,7 +57,17 @@ READ_SIZE = 65_536
 # TCP slows the server down. One more read may still land on top.
 INBOX_LIMIT = 1_048_576
 # Bytes that an event costs besides its text: the object and its place in the queue.
-EVENT_SIZE = 64
+EVENT_SIZE = 96
+# The room that one is in who names none.
+DEFAULT_ROOM = "lobby"
+# A join that was refused for one of these may be granted later: the name is free again a minute after its
+# connection was lost, and people leave rooms.
+PASSING = frozenset({"name_taken", "room_full", "too_many_rooms", "full"})
+# What one is told whose name somebody with the token has come back under: to come back too would never end.
+TAKEN_OVER = "taken_over"
+# What can be wrong with a join, and with any other question; a server of old calls both not_a_message.
+_WRONG_JOIN = PASSING | {"bad_name", "bad_room", "bad_request", "banned", "not_a_message"}
+_WRONG_QUESTION = frozenset({"bad_request", "bad_room", "not_joined", "not_a_message"})
 # Seconds that a connection must have lasted for the next loss to count as the first: a full server accepts,
 # says no and closes, and must not be asked again as fast as one that was only restarted.
 STEADY = 5.0
@@ -102,9 +133,9 @@ class Inbox:
 
     def put(self, event: Event) -> None:
         """Append ``event``. Losses that nobody has looked at become one, so they cannot pile up."""
-        if isinstance(event, Disconnected) and self._ends_with_reconnect():
-            self.take_last()
-            self.take_last()
+        if isinstance(event, Disconnected):
+            for _ in range(self._reconnects_at_the_end()):
+                self.take_last()
         self._events.append(event)
         self.size += _weight(event)
 
@@ -120,13 +151,59 @@ class Inbox:
         """Remove the newest event."""
         self.size -= _weight(self._events.pop())
 
-    def _ends_with_reconnect(self) -> bool:
+    def _reconnects_at_the_end(self) -> int:
+        """Return how many of the last events a new loss makes void: a loss, a connect, a rejection."""
         events = self._events
-        return len(events) > 1 and isinstance(events[-1], Connected) and isinstance(events[-2], Disconnected)
+        count = 2 + (len(events) > 0 and isinstance(events[-1], Rejected))
+        if len(events) < count or not isinstance(events[-count], Disconnected):
+            return 0
+        return count if isinstance(events[1 - count], Connected) else 0
+
+
+A = TypeVar("A", Welcome, Who, Rooms, Pong)
+
+
+class Request(Generic[A]):
+    """A question to the server, from when it is sent until ``answer`` or ``error`` is set."""
+
+    __slots__ = ("answer", "error", "kind", "resumes")
+
+    def __init__(self, kind: type[A], *, resumes: bool = False) -> None:
+        """Ask for a ``kind``; a join that ``resumes`` goes on where the last connection ended."""
+        self.kind: type[A] = kind
+        self.resumes = resumes
+        self.answer: A | None = None
+        self.error: MpchatError | None = None
+
+    @property
+    def done(self) -> bool:
+        """True when waiting is over."""
+        return self.answer is not None or self.error is not None
+
+    def result(self) -> A:
+        """Return the answer of a request that is done, or raise why there is none."""
+        if self.error is not None:
+            raise self.error
+        assert self.answer is not None
+        return self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Who one is and where: what each connection begins with. ``token`` proves that the name is one's own."""
+
+    name: str
+    room: str = DEFAULT_ROOM
+    token: str | None = None
 
 
 class Conversation:
-    """A chat with one server over as many connections as it takes."""
+    """A chat with one server over as many connections as it takes.
+
+    With a ``seat`` each connection begins with a join, and nothing is said before that is granted. What the
+    server sends before it is passed over: a connection is one without a name until then, and gets the same
+    again, numbered.
+    """
 
     def __init__(
         self,
@@ -134,11 +211,15 @@ class Conversation:
         port: int,
         *,
         reconnect: bool = True,
+        seat: Seat | None = None,
         backoff: Backoff | None = None,
         draw: Callable[[], float] = random.random,
         inbox_limit: int = INBOX_LIMIT,
     ) -> None:
-        """Begin disconnected from ``host``, ``port``; ``draw`` is the random source of the back-off."""
+        """Begin disconnected from ``host``, ``port``; ``draw`` is the random source of the back-off.
+
+        Raises ``ConfigError`` for a port that is none, ``ProtocolError`` for a name that no JSON can hold.
+        """
         if not 0 < port <= MAX_PORT:
             # The resolver would take the port modulo 65536, and so find somebody else's server.
             raise ConfigError(f"the port is {port}; it must be 1 to {MAX_PORT}")
@@ -153,6 +234,19 @@ class Conversation:
         self._last_reason = ""
         self._protocol = ClientProtocol()
         self._greeted = False
+        self.seat = seat
+        if seat is not None:
+            join_frame(seat.name, seat.room, token=seat.token)  # raises what no connection would mend
+        # Whether this connection has been given its seat, or need not.
+        self.seated = seat is None
+        # Set when one has come back and is not let in: whoever owns the connection ends it.
+        self.rejected: Rejected | None = None
+        # The join that this connection began with; the first one's is answered to whoever opens the chat.
+        self.entrance: Request[Welcome] | None = None
+        self._was_seated = False
+        self._tracks = Tracks()
+        # Questions on this connection, in the order they were sent, which is the order of their answers.
+        self._requests: deque[Request[Any]] = deque()
 
     @property
     def paused(self) -> bool:
@@ -163,13 +257,20 @@ class Conversation:
         """Return the frame of ``text``; :class:`ProtocolError` when there is none. Needs no connection."""
         return self._protocol.send(text)
 
-    def opened(self, now: float) -> None:
-        """Note that a connection was made."""
-        self._protocol = ClientProtocol()
+    def encode_private(self, text: str, to: str) -> bytes:
+        """Return the frame of ``text`` for ``to`` alone; :class:`ProtocolError` when there is none."""
+        return private_frame(text, to)
+
+    def opened(self, now: float) -> bytes:
+        """Note that a connection was made; returns what to send on it before anything else, maybe nothing."""
+        self._protocol = ClientProtocol(named=self.seat is not None)
         self._opened_at = now
         self.state = State.CONNECTED
+        self.rejected = None
+        self.seated = self.seat is None
         self.inbox.put(Connected(self.address, again=self._greeted))
         self._greeted = True
+        return self._hello(self.seat) if self.seat is not None else b""
 
     def received(self, data: bytes) -> None:
         """Take bytes from the connection; what comes after :meth:`close` is of no use to anybody."""
@@ -177,7 +278,8 @@ class Conversation:
             return
         self._protocol.receive_data(data)
         for event in self._protocol.events():
-            self.inbox.put(event)
+            if self.rejected is None:
+                self._take(event)
 
     def lost(self, now: float, error: OSError | None) -> None:
         """Note the connection's end: by ``error``, or by the server when it is None."""
@@ -186,8 +288,24 @@ class Conversation:
         if now - self._opened_at >= STEADY:
             self._attempt = 0
         self._last_reason = self._why(error)
-        self.state = State.DISCONNECTED if self._reconnect else State.LOST
-        self.inbox.put(Disconnected(self.address, self._last_reason, retrying=self._reconnect))
+        again = self._reconnect and (self.rejected is None or self.rejected.retrying)
+        self.state = State.DISCONNECTED if again else State.LOST
+        self.inbox.put(Disconnected(self.address, self._last_reason, retrying=again))
+        self.seated = self.seat is None
+        self._give_up_requests(f"the connection to {self.address} was lost before the answer came")
+
+    def ask(self, kind: type[A]) -> Request[A]:
+        """Note a question that is being sent now; one at a time, in the order of sending."""
+        request = Request(kind)
+        self._requests.append(request)
+        # Answers are for clients that know of names, even where the first join is refused.
+        self._protocol.named = True
+        return request
+
+    def withdraw(self, request: Request[A]) -> None:
+        """Note that ``request`` was not sent after all."""
+        if request in self._requests:
+            self._requests.remove(request)
 
     def next_delay(self) -> float:
         """Return the seconds to wait before the next attempt to connect."""
@@ -198,6 +316,7 @@ class Conversation:
     def close(self) -> None:
         """Note that the application wants no more."""
         self.state = State.CLOSED
+        self._give_up_requests(f"the chat with {self.address} is closed")
 
     def not_open(self) -> ConnectionLostError:
         """Return the error that says why there is no connection."""
@@ -208,12 +327,16 @@ class Conversation:
     def not_sent(self, timeout: float) -> TimedOutError | ConnectionLostError:
         """Return the error for a message that could not leave within ``timeout`` seconds."""
         if self.state is State.CONNECTED:
-            return self.not_taken(timeout)
+            return self.not_taken(timeout) if self.seated else self.not_answered(timeout)
         return ConnectionLostError(f"not sent within {timeout:g} s: {self.not_open()}")
 
     def not_taken(self, timeout: float) -> TimedOutError:
         """Return the error for a message that the server left standing for ``timeout`` seconds."""
         return TimedOutError(f"not sent within {timeout:g} s: {self.address} does not read")
+
+    def not_answered(self, timeout: float) -> TimedOutError:
+        """Return the error for a question that has no answer after ``timeout`` seconds."""
+        return TimedOutError(f"no answer from {self.address} within {timeout:g} s")
 
     def next_event(self) -> Event | None:
         """Take the next event, or None when it has yet to come; raises when none will."""
@@ -224,11 +347,97 @@ class Conversation:
         return None
 
     def _why(self, error: OSError | None) -> str:
+        if self.rejected is not None:
+            return f"{self.rejected.text} ({self.rejected.code})"
         if error is not None:
             return error.strerror or type(error).__name__
         if self._protocol.receive_eof():
             return "the server closed it"
         return "the server closed it inside a frame"
+
+    def _hello(self, seat: Seat) -> bytes:
+        track = self._tracks.get(seat.room)
+        self.entrance = Request(Welcome, resumes=track is not None)
+        self._requests.append(self.entrance)
+        if track is None:
+            return join_frame(seat.name, seat.room, token=seat.token)
+        return join_frame(seat.name, seat.room, token=seat.token, after=track.after, epoch=track.epoch)
+
+    def _take(self, event: Received) -> None:
+        match event:
+            case Message(seq=None, to=None) if not self.seated:
+                return
+            case Message(room=str(room), seq=int(seq)) if track := self._tracks.get(room):
+                new, gap = track.take(seq)
+                self._put_gap(room, gap)
+                if new:
+                    self.inbox.put(event)
+            case Welcome():
+                self._welcome(event)
+            case Who() | Rooms() | Pong():
+                if self._settle(event) is None:
+                    self.inbox.put(event)
+            case Refused():
+                self._refused(event)
+            case Joined() | Left() if (
+                event.count == 1 and self.seat is not None and event.names == (self.seat.name,)
+            ):
+                pass  # it knows
+            case _:
+                self.inbox.put(event)
+
+    def _welcome(self, welcome: Welcome) -> None:
+        request = self._settle(welcome)
+        track, gap = self._tracks.entered(welcome.room), None
+        if request is not None and request.resumes and track.epoch:
+            gap = track.resume(welcome.epoch, welcome.seq, welcome.recovered, welcome.lost)
+        else:
+            track.join(welcome.epoch, welcome.seq)
+        self.seat = Seat(welcome.name, welcome.room, welcome.token)
+        self.seated = self._was_seated = True
+        self.inbox.put(welcome)
+        self._put_gap(welcome.room, gap)
+
+    def _put_gap(self, room: str, gap: Gap | None) -> None:
+        if gap is not None:
+            self.inbox.put(Lost(room, *gap))
+
+    def _settle(self, answer: Welcome | Who | Rooms | Pong) -> Request[Any] | None:
+        """Give ``answer`` to the oldest question of its kind, and return that; None when nobody asked."""
+        for request in self._requests:
+            if request.kind is type(answer):
+                self._requests.remove(request)
+                request.answer = answer
+                return request
+        return None
+
+    def _refused(self, refused: Refused) -> None:
+        """Find the question that was refused; without one, it was something that was said."""
+        request = next((each for each in self._requests if self._may_mean(refused, each)), None)
+        if request is None and refused.code == TAKEN_OVER and self.seat is not None:
+            self.rejected = Rejected(self.seat.name, self.seat.room, refused.code, refused.text, False)
+            self.inbox.put(self.rejected)
+            return
+        if request is None:
+            self.inbox.put(refused)
+            return
+        self._requests.remove(request)
+        request.error = RefusedError(refused.code, refused.text)
+        if request is self.entrance and self.seat is not None and self._was_seated:
+            retrying = self._reconnect and refused.code in PASSING
+            self.rejected = Rejected(self.seat.name, self.seat.room, refused.code, refused.text, retrying)
+            self.inbox.put(self.rejected)
+
+    def _may_mean(self, refused: Refused, request: Request[Any]) -> bool:
+        # Before one is let in nothing else is sent.
+        if request is self.entrance:
+            return True
+        return refused.code in (_WRONG_JOIN if request.kind is Welcome else _WRONG_QUESTION)
+
+    def _give_up_requests(self, reason: str) -> None:
+        for request in self._requests:
+            request.error = ConnectionLostError(reason)
+        self._requests.clear()
 
 
 def message_in(event: Event) -> Message | None:
@@ -256,9 +465,13 @@ def connect_error(host: str, port: int, error: Exception) -> ConnectError:
 
 def _weight(event: Event) -> int:
     match event:
-        case Message():
-            return EVENT_SIZE + sys.getsizeof(event.text)
+        case Message(text, sender, room):
+            return EVENT_SIZE + sys.getsizeof(text) + sys.getsizeof(sender) + sys.getsizeof(room)
         case Refused() | Garbled():
             return EVENT_SIZE + sys.getsizeof(event.code) + sys.getsizeof(event.text)
+        case Joined() | Left() | Who():
+            return EVENT_SIZE + sum(map(sys.getsizeof, event.names))
+        case Rooms():
+            return EVENT_SIZE + sum(EVENT_SIZE + sys.getsizeof(each.room) for each in event.rooms)
         case _:
             return EVENT_SIZE

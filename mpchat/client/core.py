@@ -6,16 +6,59 @@ server wrote reaches a program only as the text of an event, and never a log.
 
 from dataclasses import dataclass
 
+import msgspec
+
 from ..errors import ProtocolError
 from ..protocol.frames import MAX_PAYLOAD, FrameDecoder, Oversized
-from ..protocol.messages import decode_from_server, message_frame
+from ..protocol.messages import (
+    Joined,
+    Left,
+    Rooms,
+    RoomSize,
+    Welcome,
+    Who,
+    decode_from_named_server,
+    decode_from_server,
+    message_frame,
+)
+
+__all__ = [
+    "ClientProtocol",
+    "Connected",
+    "Disconnected",
+    "Event",
+    "Garbled",
+    "Joined",
+    "Left",
+    "Lost",
+    "Message",
+    "Pong",
+    "Received",
+    "Refused",
+    "Rejected",
+    "RoomSize",
+    "Rooms",
+    "Welcome",
+    "Who",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One line of the conversation; ``str(message)`` is its text. Later versions may add fields."""
+    """One line of the conversation; ``str(message)`` is its text. Later versions may add fields.
+
+    Without a name of one's own there is only the text. With one, ``seq`` is its number in ``room``, ``at``
+    the time it was said, in seconds since 1970, and ``sender`` a name, or the ``host:port`` of somebody
+    without one; an announcement of the operator has none. A private message has ``to``, and neither room nor
+    number.
+    """
 
     text: str
+    sender: str | None = None
+    room: str | None = None
+    seq: int | None = None
+    at: float | None = None
+    to: str | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -54,24 +97,61 @@ class Disconnected:
     retrying: bool
 
 
-Received = Message | Refused | Garbled
-Event = Received | Connected | Disconnected
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a ping, with what was sent."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Messages of ``room`` that will not come: numbers ``first`` to ``last``, both included.
+
+    ``last`` is None when the server numbers anew: how many there were, if any, nobody can tell.
+    """
+
+    room: str
+    first: int
+    last: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """There is a connection again, but not for ``name`` in ``room``; ``code`` says why, as ``name_taken``.
+
+    With ``retrying`` the client leaves and comes back with back-off; else the chat has ended.
+    """
+
+    name: str
+    room: str
+    code: str
+    text: str
+    retrying: bool
+
+
+Received = Message | Refused | Garbled | Welcome | Joined | Left | Who | Rooms | Pong
+Event = Received | Connected | Disconnected | Lost | Rejected
 
 
 class ClientProtocol:
     """One connection: feed it what arrives, take the events, write what ``send`` returns."""
 
-    __slots__ = ("_decoder", "_events")
+    __slots__ = ("_decoder", "_events", "named")
 
-    def __init__(self) -> None:
-        """Begin between two frames. A server's frames may be as long as two bytes of length can say."""
+    def __init__(self, *, named: bool = False) -> None:
+        """Begin between two frames. A server's frames may be as long as two bytes of length can say.
+
+        ``named`` clients look at more than texts and errors; it may be set later, too.
+        """
+        self.named = named
         self._decoder = FrameDecoder(MAX_PAYLOAD)
         self._events: list[Received] = []
 
     def receive_data(self, data: bytes) -> None:
         """Take the next bytes of the server's stream, in pieces of any size."""
         for payload in self._decoder.feed(data):
-            event = _event(payload)
+            event = _named_event(payload) if self.named else _event(payload)
             if event is not None:
                 self._events.append(event)
 
@@ -98,3 +178,17 @@ def _event(payload: bytes | Oversized) -> Received | None:
         return Refused(content.error.code, content.error.text)
     # An object with neither key is a notice of a later version: nothing that this one could show.
     return None if content.message is None else Message(content.message)
+
+
+def _named_event(payload: bytes | Oversized) -> Received | None:
+    try:
+        content = decode_from_named_server(payload)
+    except ProtocolError as error:
+        return Garbled(error.code, error.text)
+    if content.message is not None:
+        return Message(content.message, content.sender, content.room, content.seq, content.at, content.to)
+    if content.error is not None:
+        return Refused(content.error.code, content.error.text)
+    if content.pong is not msgspec.UNSET:
+        return Pong(content.pong)
+    return content.welcome or content.joined or content.left or content.who or content.rooms

@@ -1,0 +1,433 @@
+"""Going on after a loss, without a socket: each message once and in order, or in a gap that is named."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpchat.client.conversation import Conversation, Seat, State
+from mpchat.client.core import (
+    Connected,
+    Disconnected,
+    Event,
+    Lost,
+    Message,
+    Pong,
+    Refused,
+    Rejected,
+    Rooms,
+    Welcome,
+    Who,
+)
+from mpchat.client.resume import MAX_ROOMS, Track, Tracks
+from mpchat.errors import ConnectionLostError, ProtocolError, RefusedError
+from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
+
+# Messages that a first join shows, and that the model's room keeps.
+RECENT, KEPT = 2, 6
+
+
+def frame(answer: dict[str, Any]) -> bytes:
+    return encode_frame(msgspec.json.encode(answer))
+
+
+def conversation(**options: Any) -> Conversation:
+    return Conversation("h", 1, seat=Seat("앨리스"), **options)
+
+
+def asked(data: bytes) -> list[Any]:
+    payloads = FrameDecoder().feed(data)
+    return [msgspec.json.decode(each) for each in payloads if not isinstance(each, Oversized)]
+
+
+def welcome(seq: int = 0, epoch: str = "one", room: str = "lobby", **more: Any) -> bytes:
+    facts = {"name": "앨리스", "room": room, "seq": seq, "epoch": epoch, "members": 1, "token": "t"}
+    return frame({"welcome": {"recovered": False, "lost": None, **facts, **more}})
+
+
+def message(seq: int, room: str = "lobby") -> bytes:
+    return frame({"message": f"안녕 {seq}", "from": "bob", "room": room, "seq": seq, "at": 1.5})
+
+
+def events(chat: Conversation) -> list[Event]:
+    return [event for _ in range(len(chat.inbox)) if (event := chat.next_event())]
+
+
+def numbers(chat: Conversation) -> list[int | tuple[int, int | None]]:
+    """Return what the application sees of a room: numbers, and gaps as pairs."""
+    seen: list[int | tuple[int, int | None]] = []
+    for event in events(chat):
+        if isinstance(event, Message) and event.seq is not None:
+            seen.append(event.seq)
+        elif isinstance(event, Lost):
+            seen.append((event.first, event.last))
+    return seen
+
+
+@dataclass
+class Room:
+    """A room as the contract has it; what is on its way to the client waits in ``wire``, frame by frame."""
+
+    epoch: int = 0
+    count: int = 0
+    oldest: int = 1
+    wire: list[bytes] = field(default_factory=list)
+
+    def say(self, often: int, twice: bool) -> None:
+        for _ in range(often):
+            self.count += 1
+            self.wire += [self.message(self.count)] * (1 + twice)
+        self.oldest = max(self.oldest, self.count - KEPT + 1)
+
+    def message(self, seq: int) -> bytes:
+        return frame({"message": f"{self.epoch}", "from": "bob", "room": "lobby", "seq": seq, "at": 1.0})
+
+    def join(self, join: dict[str, Any]) -> None:
+        after, lost = join.get("after"), None
+        if after is None or join["epoch"] != str(self.epoch):
+            first = max(self.oldest, self.count - RECENT + 1)
+            lost = None if after is None else (after + 1, None)
+        else:
+            first = max(self.oldest, after + 1)
+            lost = (after + 1, first - 1) if first > after + 1 else None
+        self.wire.append(welcome(self.count, str(self.epoch), lost=lost))
+        self.wire += [self.message(seq) for seq in range(first, self.count + 1)]
+
+    def renumber(self) -> None:
+        self.epoch, self.count, self.oldest = self.epoch + 1, 0, 1
+
+
+SAY = st.tuples(st.just("say"), st.integers(1, 9), st.booleans())
+CUT = st.tuples(st.just("cut"), st.floats(0, 1), st.integers(0, 9))
+RENUMBER = st.tuples(st.just("renumber"), st.floats(0, 1), st.integers(0, 4))
+AWAY = st.tuples(st.just("away"), st.just(0), st.integers(0, 9))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(SAY, CUT, RENUMBER, AWAY), max_size=12), st.integers(0, 9))
+def test_each_message_once_and_in_order_or_in_a_gap_that_is_named(
+    steps: list[tuple[str, Any, int]], before: int
+) -> None:
+    chat, room = conversation(), Room()
+    room.say(before, twice=False)
+    room.wire.clear()
+    accounted = _Accounts()
+
+    def connect() -> None:
+        room.join(asked(chat.opened(0))[0]["join"])
+
+    def deliver(data: bytes) -> None:
+        chat.received(data)
+        accounted.take(events(chat))
+
+    connect()
+    for what, how, often in steps:
+        if what == "say":
+            room.say(how, bool(often))
+        elif what == "away":
+            deliver(b"".join(room.wire))
+            room.wire.clear()
+            chat.ask(Welcome)
+            deliver(welcome(0, str(room.epoch), "elsewhere"))
+            room.say(often, twice=False)
+            room.wire.clear()
+            chat.ask(Welcome)
+            room.join({})
+            accounted.away()
+            # One that is lost before this goes back to the other room.
+            deliver(room.wire.pop(0))
+        else:
+            # Any part of what is on its way arrives, down to the byte.
+            whole = b"".join(room.wire)
+            deliver(whole[: int(len(whole) * how)])
+            room.wire.clear()
+            chat.lost(0, None)
+            if what == "renumber":
+                room.renumber()
+            room.say(often, twice=False)
+            room.wire.clear()
+            connect()
+    deliver(b"".join(room.wire))
+    accounted.ends_at(str(room.epoch), room.count)
+
+
+class _Accounts:
+    """Follows numbers as an application would, and fails when one is missing, doubled or out of order."""
+
+    def __init__(self) -> None:
+        self.epoch = ""
+        self.last = -1
+        # History may begin anywhere up to here; None once it has begun.
+        self.start: int | None = None
+        self.was_away = False
+
+    def away(self) -> None:
+        self.was_away = True
+
+    def take(self, seen: list[Event]) -> None:
+        for index, event in enumerate(seen):
+            match event:
+                case Welcome(room="lobby"):
+                    if not self.epoch or self.was_away:
+                        self.start = event.seq
+                    if event.epoch != self.epoch:
+                        if self.epoch and not self.was_away:
+                            gap = seen[index + 1]
+                            assert isinstance(gap, Lost)
+                            assert gap.last is None
+                            self.check_first(gap)
+                        self.last, self.start = -1, event.seq
+                    self.epoch, self.was_away = event.epoch, False
+                case Message(room="lobby", seq=int(seq)):
+                    assert event.text == self.epoch
+                    assert seq > self.last
+                    assert self.start is None or seq <= self.start + 1
+                    assert self.start is not None or seq == self.last + 1
+                    self.last, self.start = seq, None
+                case Lost(first=first, last=int(last)):
+                    self.check_first(event)
+                    assert last >= first
+                    self.last, self.start = last, None
+
+    def check_first(self, gap: Lost) -> None:
+        # Before history has begun it may do so with a message that one has had, which is not seen here.
+        assert self.last < gap.first <= self.position + 1
+        assert self.start is not None or gap.first == self.last + 1
+
+    @property
+    def position(self) -> int:
+        return self.last if self.start is None else max(self.last, self.start)
+
+    def ends_at(self, epoch: str, count: int) -> None:
+        assert (self.epoch, self.position) == (epoch, count)
+
+
+@given(st.integers(0, 50), st.lists(st.integers(0, 60), max_size=30))
+def test_whatever_numbers_a_server_sends_none_comes_twice_or_backwards(start: int, sent: list[int]) -> None:
+    track, covered = Track(), list[int]()
+    track.join("one", start)
+    for seq in sent:
+        new, gap = track.take(seq)
+        if gap is not None:
+            assert new
+            assert gap[1] is not None
+            covered += range(gap[0], gap[1] + 1)
+        if new:
+            covered.append(seq)
+    assert covered == sorted(set(covered))
+    if covered:
+        assert covered == list(range(covered[0], covered[-1] + 1))
+
+
+def test_the_first_connection_asks_for_name_and_room_alone() -> None:
+    chat = Conversation("h", 1, seat=Seat("앨리스", "게임방", "old token"))
+    assert asked(chat.opened(0)) == [{"join": {"name": "앨리스", "room": "게임방", "token": "old token"}}]
+
+
+def test_the_next_connection_says_how_far_one_has_read() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(2) + message(1) + message(2) + message(3))
+    chat.lost(1, None)
+    assert not chat.seated
+    join = {"name": "앨리스", "room": "lobby", "token": "t", "after": 3, "epoch": "one"}
+    assert asked(chat.opened(2)) == [{"join": join}]
+    chat.received(welcome(5, recovered=True) + message(3) + message(4) + message(5))
+    assert numbers(chat) == [1, 2, 3, 4, 5]
+
+
+def test_a_loss_between_the_welcome_and_history_goes_on_from_the_join() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(7))
+    chat.lost(1, None)
+    assert asked(chat.opened(2))[0]["join"]["after"] == 7
+    chat.received(welcome(8, recovered=True) + message(8))
+    assert numbers(chat) == [8]
+
+
+@pytest.mark.parametrize(
+    ("facts", "then", "expected"),
+    [
+        ({"seq": 9, "lost": (4, 6)}, [7, 8, 9], [3, (4, 6), 7, 8, 9]),
+        # A server that does not say it, or says less than is missing.
+        ({"seq": 9}, [7, 8, 9], [3, (4, 6), 7, 8, 9]),
+        ({"seq": 9, "lost": (5, 6)}, [7, 8, 9], [3, (4, 6), 7, 8, 9]),
+        ({"seq": 2, "epoch": "two", "lost": (4, None)}, [1, 2, 3], [3, (4, None), 1, 2, 3]),
+        ({"seq": 2, "epoch": "two"}, [1, 2, 3], [3, (4, None), 1, 2, 3]),
+        # The same numbering, and yet behind: what was kept got lost.
+        ({"seq": 1, "recovered": True}, [2, 3], [3, (4, None), 2, 3]),
+    ],
+)
+def test_what_a_welcome_says_is_lost(
+    facts: dict[str, Any], then: list[int], expected: list[int | tuple[int, int | None]]
+) -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(2) + message(3))
+    chat.lost(1, None)
+    chat.opened(2)
+    chat.received(welcome(**facts) + b"".join(map(message, then)))
+    assert numbers(chat) == expected
+
+
+def test_a_message_missing_right_after_the_join_is_lost() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(5) + message(8))
+    assert numbers(chat) == [(6, 7), 8]
+
+
+def test_a_server_that_lets_one_in_elsewhere_has_lost_nothing_there() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(5) + message(5))
+    chat.lost(1, None)
+    chat.opened(2)
+    chat.received(welcome(7, room="hall") + message(7, "hall") + message(8, "hall"))
+    assert numbers(chat) == [5, 7, 8]
+
+
+def test_history_of_a_room_that_one_was_in_before_comes_once() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(1) + message(1) + message(2))
+    request = chat.ask(Welcome)
+    chat.received(message(3) + welcome(0, room="game") + message(1, "game"))
+    assert request.result().room == "game"
+    assert chat.seat == Seat("앨리스", "game", "t")
+    chat.ask(Welcome)
+    chat.received(welcome(9) + message(8) + message(9) + message(10))
+    assert numbers(chat) == [1, 2, 3, 1, 8, 9, 10]
+
+
+def test_what_comes_before_the_welcome_is_passed_over() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(frame({"message": "for everybody without a name"}) + welcome(1) + message(1))
+    assert [type(each) for each in events(chat)] == [Connected, Welcome, Message]
+
+
+def test_a_private_message_and_an_announcement_have_no_number() -> None:
+    chat = conversation()
+    chat.opened(0)
+    private = {"message": "psst", "from": "bob", "to": "앨리스", "at": 2.5}
+    chat.received(welcome(0) + frame(private) + frame({"message": "The server is stopping."}))
+    assert events(chat)[2:] == [
+        Message("psst", "bob", at=2.5, to="앨리스"),
+        Message("The server is stopping."),
+    ]
+
+
+def test_a_name_that_is_taken_at_the_first_join_is_the_openers_affair() -> None:
+    chat = conversation()
+    chat.opened(0)
+    assert chat.entrance is not None
+    chat.received(frame({"error": {"code": "name_taken", "text": "앨리스 is taken"}}))
+    with pytest.raises(RefusedError) as refused:
+        chat.entrance.result()
+    assert refused.value.code == "name_taken"
+    assert [type(each) for each in events(chat)] == [Connected]
+
+
+@pytest.mark.parametrize(
+    ("code", "reconnect", "state"),
+    [
+        ("name_taken", True, State.DISCONNECTED),
+        ("room_full", True, State.DISCONNECTED),
+        ("bad_name", True, State.LOST),
+        ("not_a_message", True, State.LOST),
+        ("name_taken", False, State.LOST),
+    ],
+)
+def test_one_who_is_not_let_in_again(code: str, reconnect: bool, state: State) -> None:
+    chat = conversation(reconnect=True)
+    chat.opened(0)
+    chat.received(welcome(0))
+    chat.lost(1, None)
+    chat._reconnect = reconnect
+    events(chat)
+    chat.opened(2)
+    # What would be said now would be said without a name.
+    assert not chat.seated
+    chat.received(frame({"error": {"code": code, "text": "no"}}) + frame({"message": "plain"}))
+    assert chat.rejected is not None
+    chat.lost(3, None)
+    again = state is State.DISCONNECTED
+    assert chat.state is state
+    assert events(chat) == [
+        Connected("h:1", again=True),
+        Rejected("앨리스", "lobby", code, "no", retrying=again),
+        Disconnected("h:1", f"no ({code})", retrying=again),
+    ]
+
+
+def test_rejections_that_nobody_looks_at_do_not_pile_up() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(0))
+    for now in range(1000):
+        chat.lost(now, None)
+        chat.opened(now)
+        chat.received(frame({"error": {"code": "name_taken", "text": "no"}}))
+    assert len(chat.inbox) < 10
+
+
+def test_answers_go_to_who_asked_in_order() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(0))
+    first, rooms, ping, second = chat.ask(Who), chat.ask(Rooms), chat.ask(Pong), chat.ask(Who)
+    page = {"room": "lobby", "members": 2, "next": "앨리스"}
+    chat.received(frame({"who": {**page, "names": ["앨리스"]}}) + frame({"pong": None}))
+    chat.received(frame({"rooms": {"rooms": [{"room": "방", "members": 1}], "count": 1, "next": None}}))
+    chat.received(frame({"error": {"code": "too_long", "text": "a message"}}))
+    chat.received(frame({"error": {"code": "bad_room", "text": "the second question"}}))
+    assert first.result() == Who("lobby", ("앨리스",), 2, "앨리스")
+    assert rooms.result().rooms[0].room == "방"
+    assert ping.result() == Pong(None)
+    with pytest.raises(RefusedError, match="the second question"):
+        second.result()
+    assert events(chat)[2:] == [Refused("too_long", "a message")]
+
+
+def test_a_question_that_was_not_sent_takes_nobodys_answer() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(0))
+    unsent, sent = chat.ask(Pong), chat.ask(Pong)
+    chat.withdraw(unsent)
+    chat.received(frame({"pong": 1}))
+    assert (unsent.done, sent.done) == (False, True)
+
+
+@pytest.mark.parametrize("end", ["lost", "close"])
+def test_questions_end_with_their_connection(end: str) -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(0))
+    request = chat.ask(Who)
+    if end == "lost":
+        chat.lost(1, None)
+    else:
+        chat.close()
+    with pytest.raises(ConnectionLostError):
+        request.result()
+
+
+def test_a_name_that_no_json_can_hold() -> None:
+    with pytest.raises(ProtocolError):
+        Conversation("h", 1, seat=Seat("\ud800"))
+
+
+def test_rooms_that_are_remembered_are_counted() -> None:
+    tracks = Tracks()
+    for number in range(MAX_ROOMS + 10):
+        tracks.entered("first")
+        tracks.entered(f"{number}")
+    assert tracks.get("first") is not None
+    assert tracks.get("0") is None
+    assert tracks.get(f"{MAX_ROOMS + 9}") is not None
