@@ -18,7 +18,7 @@ import msgspec
 import psutil
 
 from . import __version__, instance, launch
-from .config import BY_NAME, SETTINGS, Config, default_workers, resolve
+from .config import BY_NAME, SETTINGS, Config, default_workers, parse_duration, resolve
 from .control import Answer, Request, ask
 from .errors import (
     AlreadyRunningError,
@@ -390,12 +390,18 @@ def _watch(config: Config) -> None:
 @main.command()
 @click.argument("host", required=False)
 @click.argument("port", required=False, type=click.IntRange(1, 65_535))
+@click.option("--name", metavar="NAME", help="Who you are; else you have no name, and see none.")
+@click.option("--room", metavar="ROOM", help="The room to begin in, with --name; else lobby.")
 @click.option("--plain", is_flag=True, help="Lines from standard input, messages to standard output.")
-def chat(host: str | None, port: int | None, plain: bool) -> None:
+def chat(host: str | None, port: int | None, name: str | None, room: str | None, plain: bool) -> None:
     """Chat in the terminal, with the server at HOST and PORT (127.0.0.1 4000)."""
+    from .client.conversation import DEFAULT_ROOM
     from .client.terminal import run_chat
 
-    sys.exit(run_chat(host or "127.0.0.1", port or BY_NAME["port"].default, plain=plain))
+    if room is not None and name is None:
+        raise click.UsageError("--room needs --name: who has no name is in no room of that kind")
+    address = host or "127.0.0.1", port or BY_NAME["port"].default
+    sys.exit(run_chat(*address, plain=plain, name=name, room=room or DEFAULT_ROOM))
 
 
 @main.command()
@@ -412,15 +418,97 @@ def say(text: str, config_file: str | None, **flags: Any) -> None:
 @click.argument("address")
 @_addressed
 def kick(address: str, config_file: str | None, **flags: Any) -> None:
-    """End the connection from ADDRESS, host:port, or all from a host."""
+    """End the connection of ADDRESS: a person's name, host:port, or all from a host."""
     config, _ = _settings(config_file, flags)
-    result = _ask(config, Request("kick", {"address": address})).result
+    ended = _ended(_ask(config, Request("kick", {"address": address})).result)
+    if not ended:
+        raise MpchatError(f"nobody is connected from {address}; addresses are host:port or host, or a name")
+    click.echo(f"{_connections(ended)} ended")
+
+
+def _ended(result: dict[str, Any]) -> int:
+    """How many connections were ended; a worker that has not said is an error."""
     if result["silent"]:
         slots = ", ".join(map(str, result["silent"]))
-        raise TimedOutError(f"{result['ended']} connections ended; no answer from worker {slots}")
-    if not result["ended"]:
-        raise MpchatError(f"nobody is connected from {address}; addresses are host:port or host")
-    click.echo(f"{result['ended']} connection{'s' if result['ended'] != 1 else ''} ended")
+        raise TimedOutError(f"{_connections(result['ended'])} ended; no answer from worker {slots}")
+    return int(result["ended"])
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'s' if count != 1 else ''}"
+
+
+class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic in some versions of click only
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return parse_duration(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no duration; allowed: 1s to ten years, with ms, s, m or h", param, ctx)
+
+
+_for = click.option("--for", "seconds", type=_Duration(), help="For how long, like 90s or 1h; else for good.")
+
+
+@main.command()
+@click.argument("target", metavar="NAME-or-ADDRESS")
+@_addressed
+@_for
+def ban(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
+    """Let a name or an address in no more, and end its connections."""
+    config, _ = _settings(config_file, flags)
+    result = _ask(config, Request("ban", {"target": target, "seconds": seconds})).result
+    how_long = f"for {_shown(seconds)} s" if seconds is not None else "for good"
+    click.echo(f"{target} is banned {how_long}; {_connections(_ended(result))} ended")
+
+
+@main.command()
+@click.argument("target", metavar="NAME")
+@_addressed
+@_for
+def mute(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
+    """Let nobody get what a person says."""
+    config, _ = _settings(config_file, flags)
+    result = _ask(config, Request("mute", {"target": target, "seconds": seconds})).result
+    how_long = f"for {_shown(seconds)} s" if seconds is not None else "for good"
+    here = "" if result["here"] else ", and not here now"
+    click.echo(f"{result['name']} is muted {how_long}{here}")
+
+
+@main.command()
+@click.argument("target", metavar="NAME-or-ADDRESS")
+@_addressed
+def unban(target: str, config_file: str | None, **flags: Any) -> None:
+    """End a ban."""
+    config, _ = _settings(config_file, flags)
+    _ask(config, Request("lift", {"what": "bans", "target": target}))
+    click.echo(f"{target} is banned no more")
+
+
+@main.command()
+@click.argument("target", metavar="NAME")
+@_addressed
+def unmute(target: str, config_file: str | None, **flags: Any) -> None:
+    """Let everybody hear a person again."""
+    config, _ = _settings(config_file, flags)
+    _ask(config, Request("lift", {"what": "mutes", "target": target}))
+    click.echo(f"{target} is muted no more")
+
+
+@main.command()
+@_addressed
+@_as_json
+def bans(config_file: str | None, as_json: bool, **flags: Any) -> None:
+    """Show who is banned or muted, and until when."""
+    config, _ = _settings(config_file, flags)
+    found = _ask(config, Request("bans")).result
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+        return
+    from .display import bans_text
+
+    click.echo(bans_text(found))
 
 
 @main.command("config")

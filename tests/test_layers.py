@@ -17,8 +17,12 @@ PACKAGE = Path(__file__).parent.parent / "mpchat"
 LADDER = """
 errors                  text
 protocol.frames         display
-config                  protocol.messages
+config                  protocol.messages    protocol.names
+protocol.requests
 protocol.session        server.stream        server.room        server.policy
+server.rooms
+server.people           server.historyfile   server.moderation
+server.archive
 server.reactor          server.channel       server.process     server.logs       instance
 server.wire             server.handoff       server.connection  server.door       control    settings
 server.hub              server.fanout        launch
@@ -29,9 +33,9 @@ server.crew
 server.changes
 server.supervisor
 server.__main__
-client.core             client.sockets
+client.core             client.sockets       client.resume
 client.conversation     client.lines
-client.aio              client.blocking
+client.aio              client.blocking      client.board
 client.plain            client.screen
 client.terminal
 mpchat
@@ -47,12 +51,18 @@ PURE = {
     "config",
     "protocol.frames",
     "protocol.messages",
+    "protocol.names",
+    "protocol.requests",
     "protocol.session",
     "server.stream",
     "server.room",
+    "server.rooms",
+    "server.people",
     "server.policy",
     "client.core",
     "client.lines",
+    "client.resume",
+    "client.board",
 }
 IMPURE = {
     "asyncio",
@@ -72,6 +82,7 @@ IMPURE = {
     "shutil",
     "signal",
     "socket",
+    "sqlite3",
     "ssl",
     "subprocess",
     "tempfile",

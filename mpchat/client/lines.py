@@ -7,16 +7,50 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..text import visible
-from .core import Connected, Disconnected, Event, Garbled, Message, Refused
+from .core import (
+    Connected,
+    Disconnected,
+    Event,
+    Garbled,
+    Joined,
+    Left,
+    Lost,
+    Message,
+    Pong,
+    Refused,
+    Rejected,
+    Rooms,
+    Welcome,
+    Who,
+)
 
 HELP = "a line and Enter: say it; /quit or Ctrl-D: leave; //text: say /text"
+NAMED_HELP = (
+    "a line and Enter: say it; /me TEXT: say what you do; /msg NAME TEXT: to NAME alone; "
+    "/join ROOM: go there; /who: the names in this room; /rooms: the rooms; Tab: complete; "
+    "/quit or Ctrl-D: leave; //text: say /text"
+)
+# What a text begins with that says what somebody does; it travels like any other text.
+ACTION = "/me "
+# What to say to people about a refused name, beside what the server says, by its code.
+HINTS = {
+    "name_taken": "if it was you: it is free a minute after that connection was lost",
+    "not_a_message": "this server knows no names, try without --name",
+}
 
 
 class Command(Enum):
-    """What a line beginning with a slash can ask for."""
+    """What a line beginning with a slash can ask for, with nothing behind it."""
 
     QUIT = "/quit"
     HELP = "/help"
+    # Only for people with a name.
+    WHO = "/who"
+    ROOMS = "/rooms"
+
+
+# What takes something behind it, and how that is written; only for people with a name.
+USAGES = {"/join": "/join ROOM", "/msg": "/msg NAME TEXT", "/me": "/me TEXT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +58,21 @@ class Say:
     """A text to send."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A text for one person alone."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """A room to go to."""
+
+    room: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +85,21 @@ class Unknown:
         return f"there is no {visible(self.word)}; try /help, or //text to say /text"
 
 
-def parse(line: str) -> Say | Command | Unknown | None:
-    """Return what ``line``, without its end, asks for; None for a blank one."""
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """A command without what belongs behind it."""
+
+    word: str
+
+    def __str__(self) -> str:
+        return f"it is: {USAGES[self.word]}"
+
+
+Action = Say | Tell | Enter | Command
+
+
+def parse(line: str, *, named: bool = False) -> Action | Unknown | Incomplete | None:
+    """Return what ``line``, without its end, asks for; None for a blank one. ``named``: there is more."""
     if not line.strip():
         return None
     if line.startswith("//"):
@@ -45,17 +107,50 @@ def parse(line: str) -> Say | Command | Unknown | None:
     if not line.startswith("/"):
         return Say(line)
     word = line.split()[0]
+    if named and word in USAGES:
+        return _with_argument(word, line[len(word) :].strip())
     try:
-        return Command(word)
+        command = Command(word)
     except ValueError:
         return Unknown(word)
+    return command if named or command in (Command.QUIT, Command.HELP) else Unknown(word)
+
+
+def _with_argument(word: str, argument: str) -> Action | Incomplete:
+    name, _, text = argument.partition(" ")
+    match word:
+        case "/join" if argument:
+            return Enter(argument)
+        case "/me" if argument:
+            return Say(ACTION + argument)
+        case "/msg" if text.strip():
+            return Tell(name, text.strip())
+        case _:
+            return Incomplete(word)
+
+
+def said(message: Message) -> tuple[str, str, str]:
+    """Return ``message`` as a line in three parts, safe for a terminal: the middle one is the sender's name.
+
+    What other people write cannot look like an announcement of the operator: those begin with ``***``, where
+    theirs have a name.
+    """
+    text = visible(message.text)
+    if message.sender is None:
+        return ("" if message.room is None else "*** "), "", text
+    sender = visible(message.sender)
+    if message.to is not None:
+        return "", sender, f" -> {visible(message.to)}: {text}"
+    if message.text.startswith(ACTION):
+        return "* ", sender, f" {visible(message.text.removeprefix(ACTION))}"
+    return "", sender, f": {text}"
 
 
 def shown(event: Event) -> str:
     """Return the one line that says ``event``, safe for a terminal."""
     match event:
         case Message():
-            return visible(event.text)
+            return "".join(said(event))
         case Refused():
             return f"the server refused: {visible(event.text)} ({visible(event.code)})"
         case Garbled():
@@ -63,4 +158,42 @@ def shown(event: Event) -> str:
         case Connected():
             return "connected again" if event.again else f"connected to {event.address} (/help)"
         case Disconnected():
-            return f"connection to {event.address} lost, trying again"
+            return f"connection to {event.address} lost" + (", trying again" if event.retrying else "")
+        case Welcome():
+            return f"you are {visible(event.name)} in {visible(event.room)}, {_people(event.members)} here"
+        case Joined():
+            return f"{_names(event)} joined"
+        case Left():
+            return f"{_names(event)} left" + (f" ({visible(event.reason)})" if event.reason else "")
+        case Who():
+            more = ", …" if event.next is not None else ""
+            names = ", ".join(map(visible, event.names))
+            return f"{visible(event.room)}, {_people(event.members)}: {names}{more}"
+        case Rooms():
+            more = ", …" if event.next is not None else ""
+            return ", ".join(f"{visible(each.room)} ({each.members})" for each in event.rooms) + more
+        case Lost(first=first, last=None):
+            return f"the server has begun anew: what was said after message {first - 1} may be lost"
+        case Lost():
+            return f"lost: messages {event.first} to {event.last}"
+        case Rejected():
+            text = f"not let in as {visible(event.name)}: {refusal(event.code, event.text)}"
+            return text + ("; trying again" if event.retrying else "")
+        case Pong():
+            return "pong"
+
+
+def refusal(code: str, text: str) -> str:
+    """Return the line that says why a name was refused, and what to do about it."""
+    hint = HINTS.get(code)
+    return f"{visible(text)} ({visible(code)})" + (f"; {hint}" if hint else "")
+
+
+def _people(count: int) -> str:
+    return f"{count} {'person' if count == 1 else 'people'}"
+
+
+def _names(event: Joined | Left) -> str:
+    names = ", ".join(map(visible, event.names))
+    more = event.count - len(event.names)
+    return f"{names} and {more} more" if more > 0 else names

@@ -13,10 +13,23 @@ from collections.abc import Iterator
 
 from ..errors import ConnectionLostError, Exit, MpchatError, TimedOutError
 from ..protocol.frames import MAX_PAYLOAD
+from ..text import visible
 from .blocking import BlockingChat, connect_blocking
-from .conversation import STEADY
-from .core import Connected, Disconnected, Event, Message, Refused
-from .lines import HELP, Command, Say, Unknown, parse, shown
+from .conversation import DEFAULT_ROOM, STEADY, State
+from .core import Connected, Disconnected, Event, Joined, Left, Message, Refused, Welcome
+from .lines import (
+    HELP,
+    NAMED_HELP,
+    Action,
+    Command,
+    Enter,
+    Incomplete,
+    Say,
+    Tell,
+    Unknown,
+    parse,
+    shown,
+)
 
 # Seconds that the end of stdin waits for one's own messages to come back.
 ECHO_TIMEOUT = 5.0
@@ -32,14 +45,14 @@ def note(text: str) -> None:
         print(f"mpchat: {text}", file=sys.stderr, flush=True)
 
 
-def run_plain(host: str, port: int) -> Exit:
+def run_plain(host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
     """Chat until stdin ends, and return the exit code: 1 when any line could not be said."""
     if sys.stdout is None:
         note("stdout is closed, there is nowhere to write messages to")
         return Exit.FAILED
     # Closed at the start: nothing to say, then; its number may be the socket's by now.
     stdin = None if sys.stdin is None else sys.stdin.fileno()
-    with connect_blocking(host, port) as chat:
+    with connect_blocking(host, port, name=name, room=room) as chat:
         echoes = _Echoes()
         speaker = _Speaker(chat, echoes)
         # A daemon, because nothing interrupts a read from stdin.
@@ -110,27 +123,45 @@ class _Speaker:
         except UnicodeDecodeError as error:
             self._fail(f"a line is not UTF-8 at its byte {error.start}, it is not sent")
             return True
-        match parse(line):
-            case Say(text):
-                return self._say(text)
-            case Unknown() as unknown:
-                self._fail(str(unknown))
+        match parse(line, named=self._chat.name is not None):
+            case Unknown() | Incomplete() as wrong:
+                self._fail(str(wrong))
             case Command.HELP:
-                note(HELP)
+                note(HELP if self._chat.name is None else NAMED_HELP)
             case Command.QUIT:
                 return False
+            case None:
+                pass
+            case action:
+                return self._try(action)
         return True
 
-    def _say(self, text: str) -> bool:
-        self._echoes.expect(text)
+    def _try(self, action: Action) -> bool:
+        text = action.text if isinstance(action, Say | Tell) else None
+        if text is not None:
+            self._echoes.expect(text)
         try:
-            self._chat.send(text)
+            self._do(action)
         except MpchatError as error:
-            self._echoes.settle(text)
+            if text is not None:
+                self._echoes.settle(text)
             if self._chat.state.final:
                 return False
-            self._fail(f"a line is not sent: {error}")
+            self._fail(f"a line is not sent: {visible(str(error))}")
         return True
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Say(text):
+                self._chat.send(text)
+            case Tell(name, text):
+                self._chat.tell(name, text)
+            case Enter(room):
+                self._chat.enter(room)
+            case Command.WHO:
+                note(shown(self._chat.who()))
+            case Command.ROOMS:
+                note(shown(self._chat.rooms()))
 
     def _fail(self, text: str, result: Exit = Exit.FAILED) -> None:
         self.result = result
@@ -154,12 +185,12 @@ def _lines(stdin: int | None) -> Iterator[bytes]:
 
 def _listen(chat: BlockingChat, echoes: _Echoes) -> Exit:
     """Write messages until the chat is over; returns ``Exit.OK`` when the speaker closed it."""
-    patience = Patience()
+    patience, own = Patience(), _Own(chat)
     while True:
         try:
             event = chat.next_event(patience.left(time.monotonic()))
         except ConnectionLostError:
-            return Exit.OK
+            return Exit.OK if chat.state is State.CLOSED else Exit.FAILED
         except TimedOutError:
             note(f"no server for {RETURN_TIMEOUT:g} s, giving up")
             return Exit.FAILED
@@ -169,13 +200,37 @@ def _listen(chat: BlockingChat, echoes: _Echoes) -> Exit:
                 _write_line(shown(event))
             except OSError as error:
                 return _stdout_gone(error)
-            echoes.settle(event.text)
-        elif not isinstance(event, Connected) or event.again:
+            if own.said_now(event):
+                echoes.settle(event.text)
+        elif isinstance(event, Welcome):
+            own.note(event)
+        elif not isinstance(event, Joined | Left) and (not isinstance(event, Connected) or event.again):
             note(shown(event))
         if isinstance(event, Refused):
             if event.code == "full":
                 return Exit.FAILED
             echoes.settle_oldest()
+
+
+class _Own:
+    """Tells what one has said in this chat from what somebody else said, or oneself in an earlier one."""
+
+    def __init__(self, chat: BlockingChat) -> None:
+        self._chat = chat
+        self._epoch = ""
+        # How many messages a room had, by its numbering, when one first came in.
+        self._before: dict[tuple[str, str], int] = {}
+
+    def note(self, welcome: Welcome) -> None:
+        self._epoch = welcome.epoch
+        self._before.setdefault((welcome.epoch, welcome.room), welcome.seq)
+
+    def said_now(self, message: Message) -> bool:
+        """Without a name nobody can tell, and every message with the right text will do."""
+        if message.room is None or message.seq is None:
+            return message.sender == self._chat.name
+        begun = message.seq > self._before.get((self._epoch, message.room), -1)
+        return message.sender == self._chat.name and begun
 
 
 class Patience:

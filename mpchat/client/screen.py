@@ -1,22 +1,45 @@
 """Chat in a terminal: what others say appears above the line that one is typing.
 
-Prints nothing of the server's but through ``lines.shown``. Typing never waits for the network: lines to send
-stand in a short queue, which a task of its own sends in order.
+Prints nothing of the server's but through ``lines``. Typing never waits for the network: what lines ask for
+stands in a short queue, which a task of its own does in order. Who has a name gets more: a time and a colour
+for each message, a status line, and Tab.
 """
 
 import asyncio
+import os
 import shutil
-import textwrap
+import time
+import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 from prompt_toolkit.patch_stdout import patch_stdout
+from prompt_toolkit.shortcuts import CompleteStyle
+from prompt_toolkit.utils import get_cwidth
 
 from ..errors import Exit, MpchatError
 from ..text import visible
 from .aio import Chat, connect
-from .core import Message
-from .lines import HELP, Command, Say, Unknown, parse, shown
+from .board import Board
+from .conversation import DEFAULT_ROOM
+from .core import Message, Rooms, Welcome, Who
+from .lines import (
+    HELP,
+    NAMED_HELP,
+    Action,
+    Command,
+    Enter,
+    Incomplete,
+    Say,
+    Tell,
+    Unknown,
+    parse,
+    said,
+    shown,
+)
 
 # Lines typed or pasted that may wait while the server does not take any.
 OUTGOING_LINES = 1000
@@ -24,82 +47,211 @@ OUTGOING_LINES = 1000
 LEAVE_TIMEOUT = 2.0
 # Dim, then normal. Nobody else's text can look like this, since their escapes are made visible.
 NOTICE = "\x1b[2m{}\x1b[0m"
+# Colours of the 256 that can be read on black and on white.
+COLOURS = (25, 29, 31, 61, 64, 66, 91, 94, 97, 100, 125, 127, 130, 131, 133, 136, 160, 166, 168, 172)
 
 
-async def run_screen(host: str, port: int) -> Exit:
-    """Chat until the user leaves. Raises ``ConnectError`` when there is no server at the beginning."""
-    async with connect(host, port) as chat:
-        outgoing: asyncio.Queue[str] = asyncio.Queue(OUTGOING_LINES)
+async def run_screen(host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
+    """Chat until the user leaves, or the server does not let ``name`` in again.
+
+    Raises ``ConnectError`` when there is no server at the beginning, ``RefusedError`` for a name refused.
+    """
+    async with connect(host, port, name=name, room=room) as chat:
+        screen = _Screen(chat, None if name is None else Board())
         # Raw, or the dimming of notices would be shown and not done.
         with patch_stdout(raw=True):
-            async with asyncio.TaskGroup() as tasks:
-                workers = [tasks.create_task(_show(chat)), tasks.create_task(_deliver(chat, outgoing))]
-                await _read_lines(outgoing)
-                try:
-                    await asyncio.wait_for(outgoing.join(), LEAVE_TIMEOUT)
-                except TimeoutError:
-                    _notice("left before everything was sent")
-                for worker in workers:
-                    worker.cancel()
-    return Exit.OK
+            return await screen.run()
 
 
-async def _read_lines(outgoing: "asyncio.Queue[str]") -> None:
-    """Prompt until the user wants to leave."""
-    # Erased, because a line that was said comes back from the server, in its place in the conversation.
-    session: PromptSession[str] = PromptSession("> ", erase_when_done=True)
-    with suppress(KeyboardInterrupt, EOFError):
-        while True:
-            typed = await session.prompt_async()
-            # More than one line when they were pasted.
-            for line in typed.split("\n"):
-                if not _handle(line, outgoing):
-                    return
+class _Screen:
+    """One person's chat; with a name there is a ``board``."""
 
+    def __init__(self, chat: Chat, board: Board | None) -> None:
+        self._chat = chat
+        self._board = board
+        self._outgoing: asyncio.Queue[Action] = asyncio.Queue(OUTGOING_LINES)
+        self._moved = asyncio.Event()
+        self._prompt = _new_prompt(board)
 
-def _handle(line: str, outgoing: "asyncio.Queue[str]") -> bool:
-    """Do what ``line`` asks for; false when it asks to leave."""
-    match parse(line):
-        case Say(text):
-            _enqueue(text, outgoing)
-        case Unknown() as unknown:
-            _notice(str(unknown))
-        case Command.HELP:
-            _notice(HELP)
-        case Command.QUIT:
-            return False
-    return True
+    async def run(self) -> Exit:
+        """Show, send and prompt until one of both sides ends it."""
+        async with asyncio.TaskGroup() as tasks:
+            showing = tasks.create_task(self._show())
+            workers = [showing, tasks.create_task(self._deliver()), tasks.create_task(self._learn())]
+            reading = tasks.create_task(self._read_lines())
+            await asyncio.wait({reading, showing}, return_when=asyncio.FIRST_COMPLETED)
+            over = not reading.done()
+            if over:
+                reading.cancel()
+            else:
+                await self._leave()
+            for worker in workers:
+                worker.cancel()
+        return Exit.FAILED if over else Exit.OK
 
-
-def _enqueue(text: str, outgoing: "asyncio.Queue[str]") -> None:
-    try:
-        outgoing.put_nowait(text)
-    except asyncio.QueueFull:
-        _notice(f"not sent, {OUTGOING_LINES} lines are waiting already: {visible(text)}")
-
-
-async def _deliver(chat: Chat, outgoing: "asyncio.Queue[str]") -> None:
-    while True:
-        text = await outgoing.get()
+    async def _leave(self) -> None:
         try:
-            await chat.send(text)
-        except MpchatError as error:
-            _notice(f"{error}: {visible(text)}")
-        finally:
-            outgoing.task_done()
+            await asyncio.wait_for(self._outgoing.join(), LEAVE_TIMEOUT)
+        except TimeoutError:
+            _notice("left before everything was sent")
+
+    async def _read_lines(self) -> None:
+        """Prompt until the user wants to leave."""
+        # Raw between two prompts too: what is typed there, Ctrl-C as well, is for the next one, unechoed.
+        with suppress(KeyboardInterrupt, EOFError), self._prompt.input.raw_mode():
+            while True:
+                typed = await self._prompt.prompt_async()
+                # More than one line when they were pasted.
+                for line in typed.split("\n"):
+                    if not self._handle(line):
+                        return
+
+    def _handle(self, line: str) -> bool:
+        """Do what ``line`` asks for; false when it asks to leave."""
+        match parse(line, named=self._board is not None):
+            case Unknown() | Incomplete() as wrong:
+                _notice(str(wrong))
+            case Command.HELP:
+                _notice(HELP if self._board is None else NAMED_HELP)
+            case Command.QUIT:
+                return False
+            case None:
+                pass
+            case action:
+                self._enqueue(action, line)
+        return True
+
+    def _enqueue(self, action: Action, line: str) -> None:
+        try:
+            self._outgoing.put_nowait(action)
+        except asyncio.QueueFull:
+            _notice(f"not sent, {OUTGOING_LINES} lines are waiting already: {visible(line)}")
+
+    async def _deliver(self) -> None:
+        while True:
+            action = await self._outgoing.get()
+            try:
+                await self._do(action)
+            except MpchatError as error:
+                text = f": {visible(action.text)}" if isinstance(action, Say | Tell) else ""
+                _notice(f"{visible(str(error))}{text}")
+            finally:
+                self._outgoing.task_done()
+
+    async def _do(self, action: Action) -> None:
+        match action:
+            case Say(text):
+                await self._chat.send(text)
+            case Tell(name, text):
+                await self._chat.tell(name, text)
+            case Enter(room):
+                await self._chat.enter(room)
+            case Command.WHO:
+                self._answer(await self._chat.who())
+            case Command.ROOMS:
+                self._answer(await self._chat.rooms())
+
+    def _answer(self, answer: Who | Rooms) -> None:
+        if self._board is not None:
+            self._board.note(answer)
+        _notice(shown(answer))
+
+    async def _show(self) -> None:
+        async for event in self._chat.events():
+            if self._board is not None:
+                self._board.note(event)
+                self._prompt.app.invalidate()
+            if isinstance(event, Welcome):
+                self._moved.set()
+            if not isinstance(event, Message):
+                _notice(shown(event))
+            elif self._board is None:
+                print(shown(event))
+            else:
+                print(coloured(event))
+
+    async def _learn(self) -> None:
+        """Learn who and what there is to complete, after each welcome; without it Tab knows less."""
+        while self._board is not None:
+            await self._moved.wait()
+            self._moved.clear()
+            with suppress(MpchatError):
+                self._board.note(await self._chat.who())
+                self._board.note(await self._chat.rooms())
 
 
-async def _show(chat: Chat) -> None:
-    async for event in chat.events():
-        if isinstance(event, Message):
-            print(shown(event))
-        else:
-            _notice(shown(event))
+def _new_prompt(board: Board | None) -> PromptSession[str]:
+    # Erased, because a line that was said comes back from the server, in its place in the conversation.
+    if board is None:
+        return PromptSession("> ", erase_when_done=True)
+    return PromptSession(
+        "> ",
+        erase_when_done=True,
+        completer=_BoardCompleter(board),
+        complete_while_typing=False,
+        # The other styles keep eight lines free for a menu.
+        complete_style=CompleteStyle.READLINE_LIKE,
+        bottom_toolbar=lambda: clipped(f" {board.status()}", shutil.get_terminal_size().columns),
+    )
+
+
+class _BoardCompleter(Completer):
+    """Asks the board what the word before the cursor can become."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        word, completions = self._board.completions(document.text_before_cursor)
+        return [Completion(each, start_position=-len(word)) for each in completions]
+
+
+def coloured(message: Message) -> str:
+    """Return ``message`` as a line with its time, and its name in the name's colour."""
+    before, name, after = said(message)
+    when = "" if message.at is None else f"{NOTICE.format(_clock(message.at))} "
+    if "NO_COLOR" in os.environ or not name:
+        return f"{when}{before}{name}{after}"
+    return f"{when}{before}\x1b[38;5;{colour(name)}m{name}\x1b[39m{after}"
+
+
+def colour(name: str) -> int:
+    """Return the colour of ``name``, one of 256: the same in every run, and in any case."""
+    return COLOURS[zlib.crc32(name.casefold().encode()) % len(COLOURS)]
+
+
+def _clock(at: float) -> str:
+    """Return the local time of day; what is no time for this machine is dashes."""
+    try:
+        return time.strftime("%H:%M", time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return "--:--"
+
+
+def clipped(text: str, columns: int) -> str:
+    """Return as much of ``text`` as fits, with an ellipsis for the rest. Wide characters take two columns."""
+    if get_cwidth(text) <= columns:
+        return text
+    while text and get_cwidth(text) > columns - 1:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def wrapped(text: str, columns: int, indent: str = "  ") -> list[str]:
+    """Return ``text`` in lines broken between words; a word longer than a line is left to the terminal."""
+    lines, line = list[str](), ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if line and get_cwidth(longer) > columns:
+            lines.append(line)
+            longer = indent + word
+        line = longer
+    return [*lines, line]
 
 
 def _notice(text: str) -> None:
     """Print a line of our own, broken between words where the terminal would break it anywhere."""
     # One less than there is: a few terminals break after the last column, not before the next.
     columns = max(20, shutil.get_terminal_size().columns - 1)
-    for line in textwrap.wrap(f"* {text}", columns, subsequent_indent="  "):
+    for line in wrapped(f"* {text}", columns):
         print(NOTICE.format(line))

@@ -7,21 +7,29 @@ can cause ends in a traceback here.
 import asyncio
 import sys
 
-from ..errors import Exit, MpchatError
+from ..errors import Exit, MpchatError, RefusedError
+from .conversation import DEFAULT_ROOM
+from .lines import refusal
 from .plain import note, run_plain
 
 
-def run_chat(host: str, port: int, *, plain: bool) -> Exit:
-    """Chat with the server at ``host``, ``port`` until the user leaves, and return the exit code."""
+def run_chat(host: str, port: int, *, plain: bool, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
+    """Chat with the server at ``host``, ``port`` until the user leaves, and return the exit code.
+
+    With a ``name`` one is in ``room``; without, one is nobody in particular, as the lecture's clients are.
+    """
     try:
         if plain or not _has_terminal():
-            return run_plain(host, port)
+            return run_plain(host, port, name=name, room=room)
         # Not before it is needed: importing prompt_toolkit takes longer than all the rest.
         from .screen import run_screen
 
-        return asyncio.run(run_screen(host, port))
+        return asyncio.run(run_screen(host, port, name=name, room=room))
     except KeyboardInterrupt:
         return Exit.OK
+    except RefusedError as error:
+        note(refusal(error.code, error.text))
+        return error.exit_code
     except MpchatError as error:
         note(str(error))
         return error.exit_code
