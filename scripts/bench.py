@@ -14,6 +14,9 @@ How the figures come about:
   messages of 100 bytes) is on its way to the slowest client, sent in bursts of a quarter of it. So servers
   can form batches, and none has a reason to drop anybody.
 * Size is the size of the text. What a protocol puts around it is that protocol's cost.
+* Named members get longer frames; they are compared with plain clients of the same server. In rows of many
+  rooms one member of each talks, in turn (on Redis, where subscribers cannot, four further connections).
+  Before that all are silent for as long, and what the server takes meanwhile is shown.
 * Latency is from just before a message's send to the read that brought it; in rows that go as fast as they go
   it is mostly the window, and the first message of each burst stands for the burst.
 """
@@ -62,6 +65,10 @@ REDRAWS_PER_S = 2
 @click.option("--load-processes", type=click.IntRange(1), default=2, help="Processes of clients, at least.")
 @click.option("--connects", type=click.IntRange(2), default=4000, help="Clients of the row `connect`.")
 @click.option("--idle", type=click.IntRange(2), default=10_000, help="Clients of the row `idle`.")
+# 5000 rooms of 4 and their publishers would be more than Redis's one process takes with 20 000 descriptors.
+@click.option(
+    "--rooms", type=click.IntRange(2), default=4900, help="Rooms, of 4 clients each, of those rows."
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every run to this file.")
 @click.option(
     "--plot", "plot_path", type=click.Path(path_type=Path), help="Draw a picture (needs matplotlib)."
@@ -77,6 +84,7 @@ def main(
     load_processes: int,
     connects: int,
     idle: int,
+    rooms: int,
     json_path: Path | None,
     plot_path: Path | None,
     check: bool,
@@ -84,13 +92,13 @@ def main(
 ) -> None:
     """Compare mpchat with Redis, NATS, Mosquitto, the lecture's servers and a floor in C."""
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
-    rows = chosen_rows(all_rows(connects, idle), row_names)
+    rows = chosen_rows(all_rows(connects, idle, rooms), row_names)
     peers = chosen_peers(server_names)
     versions = print_header(console, peers)
     peers = [peer for peer in peers if peer.name in versions]
     if only_list:
         for row in rows:
-            console.print(f"{row.name:12} {row.title}")
+            console.print(f"{row.name:14} {row.title}")
         return
     options = Options(seconds=seconds, window_bytes=window * 1024, load_processes=load_processes)
     results: dict[tuple[str, str], list[Figures]] = {}
@@ -169,13 +177,15 @@ def run_all(
             task = progress.add_task("", total=len(cells))
             for number, row, peer in cells:
                 progress.update(task, description=f"round {number + 1}/{rounds} · {row.name} · {peer.name}")
-                if peer.most_clients is None or row.clients <= peer.most_clients:
+                if not peer.wire_for(row.rooms):
+                    pass  # the table has a dash
+                elif peer.most_clients is None or row.clients <= peer.most_clients:
                     figures = run_cell(peer, row, options)
                     results.setdefault((row.name, peer.name), []).append(figures)
                     for fault in figures.faults[:1]:
                         console.print(f"{row.name}, {peer.name}: {fault}", style="red", highlight=False)
                 elif number == 0:
-                    limit = f"{peer.name} takes at most {peer.most_clients:,} clients in its one process"
+                    limit = f"{peer.name} takes at most {peer.most_clients:,} clients in its processes"
                     console.print(f"{row.name}: {limit}, left out", style="yellow", highlight=False)
                 progress.advance(task)
     except KeyboardInterrupt:
@@ -203,7 +213,10 @@ def all_verdicts(
     """Judge every row by its medians."""
     verdicts = []
     for row in rows:
-        verdicts += judge(row, {name: medians(results.get((row.name, name), ())) for name in names})
+        ours, plain = (
+            {name: medians(results.get((each, name), ())) for name in names} for each in (row.name, row.plain)
+        )
+        verdicts += judge(row, ours, plain)
     return verdicts
 
 

@@ -32,8 +32,12 @@ IN_FLIGHT = 80
 PARSED_PER_S = 10_000
 # Seconds between two turns of the counting processes in rows that go as fast as it goes.
 NAP_S = 0.001
-# Seconds to let a server come to rest before its memory is read.
+# Seconds to let a server come to rest before its memory is read, or its members have been told who has come.
 REST_S = 1.0
+# Connections that publish to all rooms on a wire where members do not send.
+PUBLISHERS = 4
+# Messages of each room that may be on their way where there are many rooms; they talk at a steady rate.
+ROOM_WINDOW = 4
 # Seconds that the load may take for a step beside what the plan says: to start, connect, drain.
 PATIENCE_S = 120.0
 # Seconds until a load process must have ended after its standard input did.
@@ -51,6 +55,8 @@ class Row:
     senders: int = 1
     rate: float = 0.0
     messages: int = 0  # 0: for as long as the options say
+    rooms: int = 0  # 0: plain clients; 1: all have a name and are in one room; or each is in one of so many
+    plain: str = ""  # the same row with plain clients, with which this one is compared
     # What CPU per delivery must be at most, as a share of Redis's, if a row is compared.
     target: float | None = None
 
@@ -58,6 +64,11 @@ class Row:
     def crowd(self) -> bool:
         """True where connections are what is measured: how fast they come, what they cost."""
         return self.messages == 1
+
+    @property
+    def in_one_room(self) -> int:
+        """How many clients get one message."""
+        return self.clients // max(1, self.rooms)
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,8 @@ class Figures:
     load_share: float = 0.0
     connects_per_s: float = 0.0
     bytes_per_connection: float = 0.0
+    # CPU that the server takes while its clients say nothing, in milliseconds a second.
+    idle_ms_per_s: float = 0.0
 
 
 class CellError(Exception):
@@ -153,7 +166,7 @@ class LoadProcess:
 def run_cell(peer: Peer, row: Row, options: Options) -> Figures:
     """Run ``row`` on ``peer`` once."""
     figures = Figures(row.name, peer.name)
-    receivers = _receivers(peer, row)
+    receivers = row.clients - _sending_clients(peer, row)
     processes = min(max(options.load_processes, -(-receivers // CLIENTS_PER_PROCESS)), receivers)
     try:
         with TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
@@ -174,28 +187,38 @@ def run_cell(peer: Peer, row: Row, options: Options) -> Figures:
     return figures
 
 
-def _receivers(peer: Peer, row: Row) -> int:
-    """How many clients only listen: on a wire where senders are clients too, they are among the clients."""
-    return row.clients - (row.senders if WIRES[peer.wire].sender_receives else 0)
+def _senders(peer: Peer, row: Row) -> int:
+    """How many connections send: one of each room, or some that are in no room."""
+    if row.rooms < 2:
+        return row.senders
+    return row.rooms if WIRES[peer.wire_for(row.rooms)].sender_receives else PUBLISHERS
+
+
+def _sending_clients(peer: Peer, row: Row) -> int:
+    """How many clients send: on some wires a sender is a client like all others, on others none is."""
+    return _senders(peer, row) if WIRES[peer.wire_for(row.rooms)].sender_receives else 0
 
 
 def _plans(
     peer: Peer, row: Row, options: Options, server: Server, board: Path, processes: int
 ) -> Iterator[Plan]:
     """Share the clients out among ``processes``; the last plan is the senders'."""
-    receivers = _receivers(peer, row)
+    sending = _sending_clients(peer, row)
+    receivers = row.clients - sending
+    channels = max(1, row.rooms)
     # Where nothing says how many messages a second there will be, one witness must do.
-    witnesses = max(2, int(PARSED_PER_S / row.rate)) if row.rate else 1
+    witnesses = max(2, int(PARSED_PER_S / row.rate * channels)) if row.rate else 1
+    first = sending
     for index in range(processes + 1):
         senders = index == processes
         share = receivers // processes + (index < receivers % processes)
         yield Plan(
             role="senders" if senders else "clients",
-            wire=peer.wire,
+            wire=peer.wire_for(row.rooms),
             host=server.host,
             port=server.port,
             source=f"127.0.0.{1 + index}",
-            connections=row.senders if senders else share,
+            connections=_senders(peer, row) if senders else share,
             witnesses=0 if senders else witnesses,
             in_flight=max(1, IN_FLIGHT // (processes + 1)),
             size=row.size,
@@ -207,8 +230,11 @@ def _plans(
             rate=row.rate,
             seconds=options.seconds,
             messages=row.messages,
-            window=max(row.senders, options.window_bytes // row.size),
+            window=max(row.senders, options.window_bytes // row.size) if channels == 1 else ROOM_WINDOW,
+            rooms=row.rooms,
+            first=0 if senders else first,
         )
+        first += share
 
 
 def _measure(
@@ -217,11 +243,17 @@ def _measure(
     """Take all through the same steps: connected, ready, sent, counted."""
     patience_s = PATIENCE_S + options.seconds + options.stall_s
     senders = load[-1]
-    empty_bytes = server.resident_bytes() if row.crowd else 0
+    weighed = row.crowd or row.rooms > 1
+    empty_bytes = server.resident_bytes() if weighed else 0
     _connect(load, figures, row, patience_s)
-    if row.crowd:
+    if weighed or row.rooms:
         time.sleep(REST_S)
+    if weighed:
         figures.bytes_per_connection = (server.resident_bytes() - empty_bytes) / row.clients
+    if row.rooms > 1:
+        before = server.cpu_ns()
+        time.sleep(options.seconds)
+        figures.idle_ms_per_s = _cpu_s(before, server.cpu_ns()) * 1e3 / options.seconds
     senders.tell(go=True)
     for process in load:
         process.hear("ready", patience_s)
@@ -234,8 +266,11 @@ def _measure(
     after = server.cpu_ns()
     if before.keys() - after.keys():
         figures.faults.append("a process of the server ended under the work, and its CPU time with it")
-    cpu_s = sum(used - before.get(pid, 0) for pid, used in after.items()) / 1e9
-    _fill_in(figures, row, sent, reports, cpu_s)
+    _fill_in(figures, row, sent, reports, _cpu_s(before, after))
+
+
+def _cpu_s(before: dict[int, int], after: dict[int, int]) -> float:
+    return sum(used - before.get(pid, 0) for pid, used in after.items()) / 1e9
 
 
 def _connect(load: Sequence[LoadProcess], figures: Figures, row: Row, patience_s: float) -> None:
@@ -252,7 +287,7 @@ def _fill_in(
     figures.deliveries = sum(report["deliveries"] for report in reports)
     for report in reports:
         figures.faults += report["faults"]
-    expected = figures.messages * row.clients
+    expected = figures.messages * row.in_one_room
     if figures.deliveries != expected or not expected:
         figures.faults.append(f"{figures.deliveries} deliveries of {expected}")
     if figures.faults:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import mmap
 import os
+import re
 import resource
 import select
 import socket
@@ -22,11 +23,12 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from bench_wire import FILL, GO_SENDER, STAMP, STAMP_SIZE, WIRES, Wire
+from bench_wire import FILL, GO_SENDER, STAMP, STAMP_SIZE, WIRES, MemberWire, Wire
 
 # Bytes: what one read may take. Larger than what a socket usually holds, so one read empties it.
 READ_SIZE = 256 * 1024
-# Seconds between two looks at the slowest connection, whose count gives the senders their credit.
+# Seconds between two looks at the slowest connection, whose count gives the senders their credit; for each
+# begun thousand of connections.
 TELL_S = 0.001
 # Seconds that a wait for events lasts at most: how late a stall or a missing order is seen.
 WAIT_S = 0.1
@@ -73,7 +75,14 @@ class Plan:
     rate: float = 0.0  # messages a second; 0 is as fast as it goes
     seconds: float = 0.0
     messages: int = 0  # stop after so many; 0 is no limit
-    window: int = 0  # messages on their way to the slowest connection, at most
+    window: int = 0  # messages on their way to the slowest connection, at most; in each room
+    rooms: int = 0  # 0: no rooms; else client number N is in room N modulo this
+    first: int = 0  # the number of this process's first client
+
+    @property
+    def channels(self) -> int:
+        """How many there are, at least one."""
+        return max(1, self.rooms)
 
 
 class Witness:
@@ -117,21 +126,79 @@ class Witness:
         self.ages_ns = array("q")
 
 
+class MemberWitness(Witness):
+    """The same for a named member: each message has the room's next number, and one sender one name."""
+
+    def __init__(self, wire: MemberWire, size: int) -> None:
+        super().__init__(wire, size)
+        # One pattern for all rooms, which is compiled once.
+        self._next = re.compile(
+            rb'(..){"message":"(\d\d) (\d{10}) (\d{18}) %b{%d}",'
+            rb'"from":"(\w+)","room":"(\w+)","seq":(\d+),"at":\d{10}\.\d{3}}' % (FILL, size - STAMP_SIZE),
+            re.DOTALL,
+        ).match
+        self._room = wire.room
+        # The go was number 1 and was not shown to a witness.
+        self._seq = 1
+        self._names: dict[bytes, bytes] = {}
+
+    def feed(self, data: bytes, now_ns: int) -> None:
+        """Take what came; see :meth:`Witness.feed`."""
+        if self.fault:
+            return
+        data = self._rest + data
+        position = 0
+        while len(data) - position >= 2:
+            end = position + 2 + (data[position] << 8 | data[position + 1])
+            if end > len(data):
+                break
+            found = self._next(data, position, end)
+            if found is None or found.end() != end:
+                self.fault = f"garbled: {data[position:end]!r}"
+                return
+            _, sender, number, stamp, name, room, seq = found.groups()
+            self._seq += 1
+            if int(seq) != self._seq or room != self._room or self._names.setdefault(sender, name) != name:
+                self.fault = f"expected number {self._seq} in {self._room!r}, got {data[position:end]!r}"
+                return
+            expected = self._expected.get(sender, 0)
+            if int(number) != expected:
+                self.fault = f"sender {sender.decode()}: expected number {expected}, got {number.decode()}"
+                return
+            self._expected[sender] = expected + 1
+            if stamp != self._last_stamp:
+                self._last_stamp = stamp
+                self.ages_ns.append(now_ns - int(stamp))
+            position = end
+        self._rest = data[position:]
+
+
+def witness_of(wire: Wire, size: int) -> Witness:
+    """Return what checks deliveries on this wire."""
+    return MemberWitness(wire, size) if isinstance(wire, MemberWire) else Witness(wire, size)
+
+
 class Crowd:
     """The connections of one process, and how many bytes each has got since it was served."""
 
     def __init__(self, plan: Plan, board: "Board") -> None:
         self._plan = plan
-        self._wire = WIRES[plan.wire]
+        # That of the first room: all rooms' deliveries are equally long.
+        self._wire = WIRES[plan.wire].in_room(0) if plan.rooms else WIRES[plan.wire]
         self._board = board
         # A sender on a wire that does not send to senders reads answers only, and counts nothing.
         self.counting = plan.role == "clients" or self._wire.sender_receives
-        self._stride = self._wire.delivery_size(plan.size)
+        # What the go takes, and what a delivery takes at least.
+        self._stride = self._wire.bytes_of(plan.size, 1)
+        self._tell_ns = TELL_S * 1e9 * (1 + plan.connections // 1000)
         self._epoll = select.epoll()
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         self.sockets: dict[int, socket.socket] = {}
         self._got: dict[int, int] = {}
+        # Which room each is in, and, where others talk before the go, what it got last.
+        self._rooms: dict[int, int] = {}
+        self._tails: dict[int, bytes] = {}
         self._witnesses: dict[int, Witness] = {}
         self._faults: list[str] = []
         self._told_ns = 0
@@ -143,21 +210,21 @@ class Crowd:
         """Open all connections and wait until each is served."""
         waiting: dict[int, bytearray] = {}
         senders_only = self._plan.role == "senders"
-        knock = self._wire.sender_knock if senders_only else self._wire.knock
         served = self._wire.sender_served if senders_only else self._wire.served
         deadline = time.monotonic() + CONNECT_S
         while waiting or len(self.sockets) < self._plan.connections:
             while len(waiting) < self._plan.in_flight and len(self.sockets) < self._plan.connections:
                 sock = self._open()
-                sock.sendall(knock)
+                sock.sendall(self._knock(len(self.sockets)))
                 sock.setblocking(False)
+                self._rooms[sock.fileno()] = self._room(len(self.sockets))
                 self.sockets[sock.fileno()] = sock
                 waiting[sock.fileno()] = bytearray()
                 self._epoll.register(sock.fileno(), select.EPOLLIN)
             for fd, _ in self._epoll.poll(WAIT_S):
                 deadline = time.monotonic() + CONNECT_S
                 if fd not in waiting:
-                    self._got[fd] += len(self._heard(fd))
+                    self._take_early(fd, self._heard(fd))
                     continue
                 waiting[fd] += self._heard(fd)
                 if served(bytes(waiting[fd])):
@@ -167,6 +234,24 @@ class Crowd:
                 raise LoadError(f"{len(waiting)} clients were not answered within {CONNECT_S:.0f} s")
         self._place_witnesses()
         self._epoll.register(ORDERS_FD, select.EPOLLIN)
+
+    def _room(self, index: int) -> int:
+        return (self._plan.first + index) % self._plan.channels
+
+    def _knock(self, index: int) -> bytes:
+        if self._plan.role == "senders" and not self._wire.sender_receives:
+            return self._wire.sender_knock
+        return self._channel(self._room(index)).knock_of(self._plan.first + index)
+
+    def _channel(self, room: int) -> Wire:
+        return self._wire.in_room(room) if self._plan.rooms else self._wire
+
+    def _take_early(self, fd: int, data: bytes) -> None:
+        """Take what comes before the go. Where others talk, keep as much of the end as the go would be."""
+        if self._wire.talks:
+            self._tails[fd] = (self._tails.get(fd, b"") + data)[-self._stride :]
+        else:
+            self._got[fd] += len(data)
 
     def _open(self) -> socket.socket:
         sock = socket.socket()
@@ -195,7 +280,7 @@ class Crowd:
         count = min(self._plan.witnesses, len(fds)) if self.counting else 0
         for index in range(count):
             fd = fds[index * len(fds) // count]
-            self._witnesses[fd] = Witness(self._wire, self._plan.size)
+            self._witnesses[fd] = witness_of(self._channel(self._rooms[fd]), self._plan.size)
 
     # ---- counting
 
@@ -224,7 +309,7 @@ class Crowd:
         now_ns = time.monotonic_ns()
         if len(events) > ordered:
             self.last_ns = now_ns
-        if now_ns - self._told_ns >= TELL_S * 1e9:
+        if now_ns - self._told_ns >= self._tell_ns:
             self._told_ns = now_ns
             self._board.tell(self.least())
         return ordered
@@ -233,7 +318,21 @@ class Crowd:
         """Messages that every connection has got, the go included. Costs a look at each."""
         if not self.counting or not self._got:
             return NOT_COUNTING
-        return min(self._got.values()) // self._stride
+        return self._wire.messages_in(self._plan.size, min(self._got.values()))[0]
+
+    def _expected(self, sent: int, room: int) -> int:
+        """How many of ``sent`` messages are a room's, its go included: the rooms are spoken to in turn."""
+        share, more = divmod(sent, self._plan.channels)
+        return 1 + share + (room < more)
+
+    def _has_all(self, sent: int) -> bool:
+        if not self.counting or not self._got:
+            return True
+        size, of_all = self._plan.size, sent // self._plan.channels
+        if min(self._got.values()) < self._wire.bytes_of(size, 1 + of_all):
+            return False
+        more, full = sent % self._plan.channels, self._wire.bytes_of(size, 2 + of_all)
+        return not more or all(got >= full for fd, got in self._got.items() if self._rooms[fd] < more)
 
     def _lose(self, fd: int) -> None:
         self._epoll.unregister(fd)
@@ -242,16 +341,18 @@ class Crowd:
         # It can get nothing any more, and must not hold the senders back.
         self._got[fd] = NOT_COUNTING
 
-    def count(self, messages: int) -> None:
-        """Go on until every connection has ``messages``, or nothing has come for the stall time."""
+    def count(self, sent: int) -> None:
+        """Go on until every connection has its go and its room's part of ``sent`` messages, or nothing has
+        come for the stall time."""
         progress, since = -1, time.monotonic()
-        while (least := self.least()) < messages:
-            self.turn(TELL_S)
+        while not self._has_all(sent):
+            self.turn(self._tell_ns / 1e9)
             total = sum(self._got.values())
             if total != progress:
                 progress, since = total, time.monotonic()
             elif time.monotonic() - since > self._plan.stall_s:
-                self._faults.append(f"the slowest connection got {least} of {messages} messages")
+                share = 1 + sent // self._plan.channels
+                self._faults.append(f"the slowest connection got {self.least()} of {share} messages")
                 return
         last_ns = self.last_ns
         self.turn(AFTERMATH_S)
@@ -259,30 +360,59 @@ class Crowd:
 
     def await_go(self) -> None:
         """Wait for the first message, the go, on every connection."""
-        self.count(1)
+        if self._wire.talks:
+            self._await_go_among_others()
+        else:
+            while self.counting and not self.last_ns:  # an idle crowd costs nothing
+                self.turn(WAIT_S)
+        self.count(0)
         if self._faults:
             raise LoadError(self._faults[0])
         for witness in self._witnesses.values():
             witness.forget()
 
+    def _await_go_among_others(self) -> None:
+        """Wait until each connection's last message is the go, which nothing follows until all are ready."""
+        missing = set(self.sockets)
+        go = b'{"message":"%02d ' % GO_SENDER
+        while missing:
+            for fd, _ in self._epoll.poll(WAIT_S):
+                if fd == ORDERS_FD:
+                    raise LoadError("the bench went on before the go had come")
+                self._take_early(fd, self._heard(fd))
+                if self._tails[fd].startswith(go, 2):
+                    self._got[fd] = self._stride
+                    missing.discard(fd)
+        self._tails.clear()
+
     # ---- the result
 
-    def report(self, messages: int) -> dict[str, Any]:
-        """Say how many deliveries there were, the go not counted, and what was wrong with ``messages``."""
+    def report(self, sent: int) -> dict[str, Any]:
+        """Say how many deliveries there were, the gos not counted, and what was wrong when ``sent`` were sent
+        to the rooms in turn."""
         if not self.counting:
             return {"deliveries": 0, "faults": [], "ages_ns": [], "last_ns": 0}
         unit = len(self._wire.noise) or self._stride
-        counts = [divmod(got, self._stride) for got in self._got.values() if got != NOT_COUNTING]
-        wrong = [count for count, rest in counts if count != messages or rest % unit]
+        counts = {
+            fd: self._wire.messages_in(self._plan.size, got)
+            for fd, got in self._got.items()
+            if got != NOT_COUNTING
+        }
+        wrong = [
+            (fd, count)
+            for fd, (count, rest) in counts.items()
+            if count != self._expected(sent, self._rooms[fd]) or rest % unit
+        ]
         if wrong:
+            fd, count = wrong[0]
             self._faults.append(
-                f"{len(wrong)} of {len(self._got)} connections got something else than"
-                f" {messages - 1} messages, one of them {wrong[0] - 1}"
+                f"{len(wrong)} of {len(self._got)} connections got something else than they should, one of"
+                f" them {count - 1} messages of {self._expected(sent, self._rooms[fd]) - 1}"
             )
         self._faults += [witness.fault for witness in self._witnesses.values() if witness.fault]
         ages = [age for witness in self._witnesses.values() for age in witness.ages_ns]
         return {
-            "deliveries": sum(count - 1 for count, _ in counts),
+            "deliveries": sum(count - 1 for count, _ in counts.values()),
             "faults": self._faults,
             "ages_ns": ages[:: len(ages) // MOST_SAMPLES + 1],
             "last_ns": self.last_ns,
@@ -310,7 +440,7 @@ class Board:
 
 
 class Sender:
-    """One sending connection: stamps and numbers its messages; never waits for the server."""
+    """One who sends, to one room: stamps and numbers its messages; never waits for the server."""
 
     def __init__(self, sock: socket.socket, wire: Wire, name: int, size: int) -> None:
         self._sock = sock
@@ -320,14 +450,15 @@ class Sender:
         self._number = 0
         self._unsent = memoryview(b"")
 
-    def post(self, messages: int) -> None:
-        """Send ``messages`` as one burst with one stamp. Only after :meth:`flush` has said True."""
+    def post(self, messages: int) -> bool:
+        """Send ``messages`` as one burst with one stamp. Only after :meth:`flush` has said True to all who
+        share the socket; returns what it says now."""
         stamp, first = time.monotonic_ns(), self._number
         self._number += messages
         numbers = range(first, self._number)
         burst = b"".join([self._template % (self._name, number, stamp) for number in numbers])
         self._unsent = memoryview(burst)
-        self.flush()
+        return self.flush()
 
     def flush(self) -> bool:
         """Send what the socket did not take before; True when nothing is left."""
@@ -348,16 +479,26 @@ class Publisher:
         self._plan = plan
         self._crowd = crowd
         self._board = board
-        wire = WIRES[plan.wire]
-        socks = list(crowd.sockets.values())
-        self._senders = [Sender(sock, wire, name, plan.size) for name, sock in enumerate(socks)]
-        self._go = Sender(socks[0], wire, GO_SENDER, plan.size)
+        self._socks = list(crowd.sockets.values())
+        self._senders = [self._sender(index) for index in range(max(plan.channels, len(self._socks)))]
+        # Those whose sockets did not take all.
+        self._stuck: list[Sender] = []
         self.sent = 0
         self.first_ns = 0
 
+    def _sender(self, index: int, name: int | None = None) -> Sender:
+        """Return the sender with this number. The rooms have one each, and may share a socket."""
+        room, sock = index % self._plan.channels, self._socks[index % len(self._socks)]
+        wire = WIRES[self._plan.wire]
+        name = index // self._plan.channels if name is None else name
+        return Sender(sock, wire.in_room(room) if self._plan.rooms else wire, name, self._plan.size)
+
     def go(self) -> None:
-        """Send the message that says that everybody is there."""
-        self._go.post(1)
+        """Send the message that says that everybody is there, to each room."""
+        for room in range(self._plan.channels):
+            self._post(self._sender(room, GO_SENDER), 1)
+            while not self._flushed():
+                time.sleep(TELL_S)
 
     def run(self) -> None:
         """Send what the plan says, then return; the last ones may still be on their way."""
@@ -372,7 +513,7 @@ class Publisher:
         if not self._flushed():
             return 0
         # The go is in the counters and not in `sent`.
-        return self._plan.window - (self.sent + 1 - self._board.least())
+        return self._plan.window - (self.sent // self._plan.channels + 1 - self._board.least())
 
     def _flood(self) -> None:
         share = max(1, self._plan.window // BURSTS // len(self._senders))
@@ -382,7 +523,7 @@ class Publisher:
         while (now := time.monotonic()) < end or not self._flushed():
             if now < end and self._credit() >= burst:
                 for sender in self._senders:
-                    sender.post(share)
+                    self._post(sender, share)
                 self.sent += burst
                 moved = now
             elif now - moved > self._plan.stall_s:
@@ -391,9 +532,13 @@ class Publisher:
                 self._crowd.turn(0)
                 time.sleep(TELL_S / 2)
 
+    def _post(self, sender: Sender, messages: int) -> None:
+        if not sender.post(messages):
+            self._stuck.append(sender)
+
     def _flushed(self) -> bool:
-        unsent = [sender for sender in self._senders if not sender.flush()]
-        return not unsent
+        self._stuck = [sender for sender in self._stuck if not sender.flush()]
+        return not self._stuck
 
     def _steadily(self) -> None:
         """Each message at its time; late ones follow at once, so a pause does not lower the rate."""
@@ -406,7 +551,7 @@ class Publisher:
             self._crowd.turn(0)
             time.sleep(max(0.0, due - time.monotonic()))
             if self._credit() > 0:
-                self._senders[self.sent % len(self._senders)].post(1)
+                self._post(self._senders[self.sent % len(self._senders)], 1)
                 self.sent += 1
             else:
                 time.sleep(TELL_S)
@@ -472,9 +617,9 @@ def work(plan: Plan, orders: Orders) -> None:
             if plan.nap_s:
                 # Naps make large reads: the load must cost less than the server.
                 time.sleep(plan.nap_s)
-    messages = int(orders.read()["messages"]) + 1
-    crowd.count(messages)
-    say("report", cpu_s=time.process_time() - began_s, **crowd.report(messages))
+    sent = int(orders.read()["messages"])
+    crowd.count(sent)
+    say("report", cpu_s=time.process_time() - began_s, **crowd.report(sent))
     # Keep the connections: a sender's last messages may still be on their way, and leaving is news to others.
     orders.read()
 

@@ -38,7 +38,7 @@ LOOK_S = 0.02
 PORT_TRIES = 3
 # Connections beside the clients that a server must take: senders, a look whether it serves.
 SPARE_CONNECTIONS = 100
-# Descriptors that a one-process server needs for itself.
+# Descriptors that a process of a server needs for itself.
 SPARE_DESCRIPTORS = 64
 # select() takes descriptors up to 1023; standard streams and the listener are among them.
 SELECT_CLIENTS = 1010
@@ -96,13 +96,24 @@ def _resident_bytes(process: psutil.Process) -> int:
 
 
 class Peer:
-    """A kind of server. ``package`` is Debian's name for it, if it is not part of this checkout."""
+    """A kind of server. ``package`` is Debian's name for it, if it is not part of this checkout.
+
+    ``named`` is the wire of clients with a name, ``rooms`` that of clients in one of many rooms or channels;
+    empty where the server (or the bench) has none.
+    """
+
+    named = ""
+    rooms = ""
 
     def __init__(self, name: str, wire: str, *, package: str = "", most_clients: int | None = None) -> None:
         self.name = name
         self.wire = wire
         self.package = package
         self.most_clients = most_clients
+
+    def wire_for(self, rooms: int) -> str:
+        """Return the wire of a row with so many rooms, 0 for plain clients; empty: it cannot do that row."""
+        return (self.wire, self.named)[rooms] if rooms < 2 else self.rooms
 
     def version(self) -> str | None:
         """Return what is installed, or None when it is absent."""
@@ -127,8 +138,10 @@ class ProgramPeer(Peer):
         *,
         package: str = "",
         most_clients: int | None = None,
+        rooms: str = "",
     ) -> None:
         super().__init__(name, wire, package=package, most_clients=most_clients)
+        self.rooms = rooms
         self._command = command
         self._version = version
 
@@ -155,8 +168,11 @@ class ProgramPeer(Peer):
 class MpchatPeer(Peer):
     """This checkout's mpchat, started and stopped as a user would."""
 
+    named = rooms = "members"
+
     def __init__(self, name: str, workers: int | None) -> None:
-        super().__init__(name, "frames")
+        processes = workers or max(1, (os.cpu_count() or 1) - 1)
+        super().__init__(name, "frames", most_clients=processes * (_descriptors() - SPARE_DESCRIPTORS))
         self._workers = workers
 
     def version(self) -> str | None:
@@ -386,9 +402,14 @@ def python_peer(name: str, script: Path, most_clients: int | None = None) -> Pee
     return ProgramPeer(name, "frames", command, lambda: sys.version.split()[0], most_clients=most_clients)
 
 
+def _descriptors() -> int:
+    """How many descriptors a process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
 def all_peers() -> list[Peer]:
     """Return every peer there is, installed or not, in the order of the tables."""
-    one_process = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE_DESCRIPTORS - SPARE_CONNECTIONS
+    one_process = _descriptors() - SPARE_DESCRIPTORS - SPARE_CONNECTIONS
     return [
         ProgramPeer(
             "redis",
@@ -397,6 +418,7 @@ def all_peers() -> list[Peer]:
             lambda: _said("redis-server", "--version"),
             package="redis-server",
             most_clients=one_process,
+            rooms="redis",
         ),
         mpchat_peer("mpchat"),
         mpchat_peer("mpchat-w2"),

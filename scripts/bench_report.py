@@ -7,12 +7,13 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench_cell import Figures, Options, Row
 from bench_peers import Peer
-from bench_rows import BASE, FLOOR, OURS, Verdict, medians, ratio
+from bench_rows import BASE, FLOOR, MOST_OF_PLAIN, OURS, Verdict, medians, ratio
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
@@ -59,7 +60,11 @@ def row_table(row: Row, servers: Sequence[str], results: Results) -> Table:
     summaries = {name: medians(results.get((row.name, name), ())) for name in servers}
     table = Table(title=f"{row.name}: {row.title}", title_justify="left", title_style="bold", box=SIMPLE)
     table.add_column("")
-    columns = _crowd_columns if row.crowd else _work_columns
+    columns = _crowd_columns if row.crowd else _room_columns if row.rooms > 1 else _work_columns
+    if row.plain:
+        # Named members are compared with plain clients of the same server.
+        plain = {name: medians(results.get((row.plain, name), ())) for name in servers}
+        columns = partial(_named_columns, plain)
     headings = [heading for heading, _ in columns(row, summaries, Figures(row.name, ""))]
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -69,6 +74,8 @@ def row_table(row: Row, servers: Sequence[str], results: Results) -> Table:
             table.add_row(_name(name), *(cell for _, cell in columns(row, summaries, summary)))
         elif runs:
             table.add_row(_name(name), Text("FAILED", style="red"))
+        elif row.rooms:
+            table.add_row(_name(name), *("–" for _ in headings))
     return table
 
 
@@ -116,6 +123,33 @@ def _work_columns(
         ("max", f"{figures.max_ms:.0f}"),
         ("server", f"{figures.server_share:.0%}"),
         ("load", f"{figures.load_share:.0%}"),
+    ]
+
+
+def _named_columns(
+    plain: Mapping[str, Figures | None],
+    row: Row,
+    summaries: Mapping[str, Figures | None],
+    figures: Figures,
+) -> list[tuple[str, str | Text]]:
+    to_plain = ratio(figures, plain.get(figures.server))
+    style = ""
+    if figures.server in OURS and to_plain is not None:
+        style = "green" if to_plain <= MOST_OF_PLAIN else "red"
+    goal = f" (≤ {MOST_OF_PLAIN:.2f})" if style else ""
+    cells = _work_columns(row, summaries, figures)
+    return [cells[0], ("× plain", Text(_times(to_plain) + goal, style=style)), *cells[3:]]
+
+
+def _room_columns(
+    row: Row, summaries: Mapping[str, Figures | None], figures: Figures
+) -> list[tuple[str, str | Text]]:
+    cells = _work_columns(row, summaries, figures)
+    return [
+        *cells[:2],
+        *cells[3:],
+        ("silent, ms/s", f"{figures.idle_ms_per_s:.1f}"),
+        ("bytes each", f"{figures.bytes_per_connection:,.0f}"),
     ]
 
 

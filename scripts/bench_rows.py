@@ -7,6 +7,7 @@ where all figures it needs are there, and said to be open where they are not.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import median
+from types import MappingProxyType
 
 from bench_cell import Figures, Row
 
@@ -24,9 +25,16 @@ MOST_P99_ABOVE_MS = 5.0
 MOST_BYTES_PER_CONNECTION = 3 * 1024
 # Connections a second, each one served.
 LEAST_CONNECTS_PER_S = 8_000
+# CPU per delivery to named members, whose frames are longer, as a multiple of that of the plain row, at most.
+MOST_OF_PLAIN = 1.5
+# Members of each room, messages a second in all rooms together, and milliseconds of CPU a second that the
+# server may take while all of them are silent.
+MEMBERS = 4
+ROOMS_RATES = {"rooms": 1000, "rooms-busy": 4000}
+MOST_IDLE_MS = 10.0
 
 
-def all_rows(connects: int, idle: int) -> list[Row]:
+def all_rows(connects: int, idle: int, rooms: int) -> list[Row]:
     """Return every row; ``connects`` and ``idle`` are the clients of the two rows about connections."""
     return [
         Row("max-10", "10 clients, 100 B, as fast as it goes", 10, target=0.85),
@@ -46,6 +54,31 @@ def all_rows(connects: int, idle: int) -> list[Row]:
         Row("steady-100", "100 clients, 1000 messages a second", 100, rate=1000, target=0.60),
         Row("connect", f"{connects} clients connect, each is served", connects, rate=100, messages=1),
         Row("idle", f"one message to {idle} idle clients", idle, rate=100, messages=1),
+        Row(
+            "max-100-named",
+            "100 named members of a room, 100 B, as fast as it goes",
+            100,
+            rooms=1,
+            plain="max-100",
+        ),
+        Row(
+            "max-1000-named",
+            "1000 named members of a room, 100 B, as fast as it goes",
+            1000,
+            rooms=1,
+            plain="max-1000",
+        ),
+        *(
+            Row(
+                name,
+                f"{rooms} rooms of {MEMBERS}, {rate} messages a second",
+                rooms * MEMBERS,
+                rate=rate,
+                rooms=rooms,
+                target=1.20,
+            )
+            for name, rate in ROOMS_RATES.items()
+        ),
     ]
 
 
@@ -80,13 +113,40 @@ class Verdict:
     holds: bool | None
 
 
-def judge(row: Row, summaries: Mapping[str, Figures | None]) -> list[Verdict]:
-    """Compare ``row``'s medians, by server, with what mpchat is to reach."""
+def judge(
+    row: Row,
+    summaries: Mapping[str, Figures | None],
+    plain: Mapping[str, Figures | None] = MappingProxyType({}),
+) -> list[Verdict]:
+    """Compare ``row``'s medians, by server, with what mpchat is to reach; ``plain`` are those of the row
+    ``row.plain``."""
     verdicts = []
     for name in OURS:
         if name in summaries:
             ours = summaries[name]
-            verdicts += _judge_crowd(row, name, ours) if row.crowd else _judge_work(row, name, summaries)
+            if row.crowd:
+                verdicts += _judge_crowd(row, name, ours)
+            elif row.rooms:
+                verdicts += _judge_members(row, name, summaries, plain)
+            else:
+                verdicts += _judge_work(row, name, summaries)
+    return verdicts
+
+
+def _judge_members(
+    row: Row, name: str, summaries: Mapping[str, Figures | None], plain: Mapping[str, Figures | None]
+) -> list[Verdict]:
+    ours, base = summaries[name], summaries.get(BASE)
+    if row.plain:
+        share = ratio(ours, plain.get(name))
+        return [_at_most(row, name, f"times the CPU of {row.plain}", share, MOST_OF_PLAIN)]
+    verdicts = []
+    if row.target is not None:
+        verdicts.append(_at_most(row, name, "times Redis's CPU", ratio(ours, base), row.target))
+    above = ours.p99_ms - base.p99_ms if ours and base else None
+    verdicts.append(_at_most(row, name, "ms of p99 above Redis's", above, MOST_P99_ABOVE_MS))
+    silent = ours.idle_ms_per_s if ours else None
+    verdicts.append(_at_most(row, name, "ms of CPU a second while all are silent", silent, MOST_IDLE_MS))
     return verdicts
 
 

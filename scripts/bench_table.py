@@ -1,7 +1,8 @@
 """The README's table, from what ``bench.py --json FILE`` wrote: ``python scripts/bench_table.py FILE``.
 
 Prints Markdown: CPU per delivery as ratios to Redis's in the same run, medians of the rounds, with Redis's
-own figure and the goal beside them, and a line with the machine and the versions. Measures nothing.
+own figure and the goal beside them; named members as ratios to plain clients; and a line with the machine and
+the versions. Measures nothing.
 """
 
 import json
@@ -29,6 +30,21 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def named_table(results: dict[str, Any]) -> str:
+    """Return the table of the rows with named members: ratios to plain clients of the same server."""
+    costs = {(each["row"], each["server"]): each["cpu_us_per_delivery"] for each in results["medians"]}
+    rows = [row for row in results["rows"] if row["plain"]]
+    servers = [name for name in results["versions"] if any((row["name"], name) in costs for row in rows)]
+    if not servers:
+        return ""
+    lines = [f"| work, to plain clients | {' | '.join(servers)} |", "|---|" + "---|" * len(servers)]
+    for row in rows:
+        pairs = [(costs.get((row["name"], name)), costs.get((row["plain"], name))) for name in servers]
+        ratios = " | ".join(_ratio(named, plain) if plain else "–" for named, plain in pairs)
+        lines.append(f"| {row['title']} | {ratios} |")
+    return "\n".join(lines)
+
+
 def _ratio(cost: float | None, redis: float) -> str:
     return f"{cost / redis:.2f}" if cost else "–"
 
@@ -44,7 +60,8 @@ def versions(results: dict[str, Any]) -> str:
 
 def main() -> None:
     results = json.loads(Path(sys.argv[1]).read_text())
-    print(table(results), versions(results), sep="\n\n")
+    tables = [each for each in (table(results), named_table(results)) if each]
+    print(*tables, versions(results), sep="\n\n")
 
 
 if __name__ == "__main__":

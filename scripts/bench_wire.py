@@ -1,13 +1,14 @@
 """What each server's wire looks like to a client: bytes only, no sockets, no clocks.
 
-Part of bench.py. Not a client library: it knows the one channel, the fixed sizes and the few commands that
-the bench needs. The rule it keeps: for one size of text every delivery has the same number of bytes on its
-wire, so that counting bytes counts messages.
+Part of bench.py. Not a client library: it knows one channel (``in_room`` gives another one), the fixed sizes
+and the few commands that the bench needs. The rule it keeps: for one size of text the number of a delivery
+says how many bytes it has on its wire, so that counting bytes counts messages.
 
 Every text begins with a stamp: who sent it, its number in that sender's order, and when (ns, monotonic).
 """
 
 import json
+from bisect import bisect_right
 
 # Sender (00 to 99), number, nanoseconds; the fill after it makes the size.
 STAMP = b"%02d %010d %018d "
@@ -26,6 +27,8 @@ class Wire:
     name = ""
     # True where a sender is a client like all others and gets its own messages too.
     sender_receives = False
+    # True where a client may be told other things before the go: what it gets is counted from there on.
+    talks = False
     # What the server may send between two deliveries without being asked, a whole number of times.
     noise = b""
     # Sent after connecting: a client's request to be served, and a mere sender's.
@@ -34,6 +37,14 @@ class Wire:
     # How the answer to each of them ends.
     answer_end = b""
     sender_answer_end = b""
+
+    def in_room(self, _room: int) -> "Wire":
+        """Return the wire of the channel with this number."""
+        return self
+
+    def knock_of(self, _client: int) -> bytes:
+        """Return the knock of the client with this number."""
+        return self.knock
 
     def served(self, answer: bytes) -> bool:
         """Say whether ``answer``, all bytes since the knock, means that the client is served."""
@@ -51,9 +62,13 @@ class Wire:
         """Return what stands before and after a text of ``size`` bytes on its way to a client."""
         raise NotImplementedError
 
-    def delivery_size(self, size: int) -> int:
-        """Return the bytes that one delivery of a text of ``size`` bytes takes."""
-        return sum(map(len, self.delivery(size))) + size
+    def bytes_of(self, size: int, messages: int) -> int:
+        """Return the bytes that the first ``messages`` deliveries of texts of ``size`` bytes take."""
+        return messages * (sum(map(len, self.delivery(size))) + size)
+
+    def messages_in(self, size: int, got: int) -> tuple[int, int]:
+        """Return how many of these deliveries ``got`` bytes hold, and how many bytes are left over."""
+        return divmod(got, self.bytes_of(size, 1))
 
 
 class FrameWire(Wire):
@@ -78,22 +93,92 @@ class FrameWire(Wire):
     delivery = publication
 
 
+class MemberWire(FrameWire):
+    """mpchat's named clients: they join a room, and what they get says who said it, where, and its number.
+
+    The number grows, and so do deliveries by a byte now and then. The go is number 1 of its room.
+    """
+
+    name = "members"
+    talks = True
+
+    def __init__(self, room: int = 0) -> None:
+        self._room = room
+
+    def in_room(self, room: int) -> "MemberWire":
+        """Return the wire of another room."""
+        return MemberWire(room)
+
+    def knock_of(self, client: int) -> bytes:
+        """The request to be somebody in the room. All names are equally long."""
+        join = b'{"join":{"name":"%s","room":"%s"}}' % (self.member(client), self.room)
+        return len(join).to_bytes(2, "big") + join
+
+    @staticmethod
+    def member(client: int) -> bytes:
+        """Return the name of a client."""
+        return b"m%05d" % client
+
+    @property
+    def room(self) -> bytes:
+        """The room's name; all are equally long."""
+        return b"r%05d" % self._room
+
+    def served(self, answer: bytes) -> bool:
+        """The welcome has come, whole, whatever stands before and after it."""
+        position = 0
+        while (start := position + 2) <= len(answer):
+            position = start + int.from_bytes(answer[position:start], "big")
+            if answer.startswith(b'{"welcome":', start):
+                return position <= len(answer)
+        return False
+
+    sender_served = served
+
+    def delivery(self, size: int) -> tuple[bytes, bytes]:
+        """A frame with a number of one digit; its two bytes of length and the time stand for any."""
+        before, after = b'{"message":"', b'","from":"%s","room":"%s","seq":1,"at":1700000000.000}'
+        after %= self.member(0), self.room
+        return (len(before) + size + len(after)).to_bytes(2, "big") + before, after
+
+    def bytes_of(self, size: int, messages: int) -> int:
+        """The same, and a byte more for each from number 10 on, for each from number 100 on, and so forth."""
+        longer, least = 0, 10
+        while least <= messages:
+            longer += messages - least + 1
+            least *= 10
+        return super().bytes_of(size, messages) + longer
+
+    def messages_in(self, size: int, got: int) -> tuple[int, int]:
+        """The inverse of :meth:`bytes_of`."""
+        most = range(got // self.bytes_of(size, 1) + 1)
+        messages = bisect_right(most, got, key=lambda each: self.bytes_of(size, each)) - 1
+        return messages, got - self.bytes_of(size, messages)
+
+
 class RedisWire(Wire):
     """RESP2: a subscribed connection cannot publish, so senders have connections of their own."""
 
     name = "redis"
-    knock = b"*2\r\n$9\r\nSUBSCRIBE\r\n$%d\r\n%s\r\n" % (len(CHANNEL), CHANNEL)
     answer_end = b":1\r\n"
     sender_knock = b"*1\r\n$4\r\nPING\r\n"
     sender_answer_end = b"+PONG\r\n"
 
+    def __init__(self, channel: bytes = CHANNEL) -> None:
+        self._channel = b"$%d\r\n%s\r\n" % (len(channel), channel)
+        self.knock = b"*2\r\n$9\r\nSUBSCRIBE\r\n" + self._channel
+
+    def in_room(self, room: int) -> "RedisWire":
+        """Return the wire of another channel."""
+        return RedisWire(b"r%05d" % room)
+
     def publication(self, size: int) -> tuple[bytes, bytes]:
         """``PUBLISH chat text``."""
-        return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%s\r\n$%d\r\n" % (len(CHANNEL), CHANNEL, size), b"\r\n"
+        return b"*3\r\n$7\r\nPUBLISH\r\n%s$%d\r\n" % (self._channel, size), b"\r\n"
 
     def delivery(self, size: int) -> tuple[bytes, bytes]:
         """The push ``message chat text``."""
-        return b"*3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n$%d\r\n" % (len(CHANNEL), CHANNEL, size), b"\r\n"
+        return b"*3\r\n$7\r\nmessage\r\n%s$%d\r\n" % (self._channel, size), b"\r\n"
 
 
 class NatsWire(Wire):
@@ -143,4 +228,6 @@ def _mqtt_length(size: int) -> bytes:
     return bytes(digits) + bytes([size])
 
 
-WIRES: dict[str, Wire] = {wire.name: wire for wire in (FrameWire(), RedisWire(), NatsWire(), MqttWire())}
+WIRES: dict[str, Wire] = {
+    wire.name: wire for wire in (FrameWire(), MemberWire(), RedisWire(), NatsWire(), MqttWire())
+}

@@ -171,7 +171,7 @@ class Asker:
 
     def take(self, messages: int) -> None:
         """Read so many messages; CellError when they do not come."""
-        expected = messages * WIRE.delivery_size(SIZE)
+        expected = WIRE.bytes_of(SIZE, messages)
         got = len(self._stream.read(expected))
         if got != expected:
             raise CellError(f"the asker got {got} of {expected} bytes")

@@ -17,10 +17,11 @@ from programs import require
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from bench_cell import Figures, Options, Row, run_cell
-from bench_load import Witness
+from bench_load import Witness, witness_of
 from bench_peers import SCRIPTS, Peer, all_peers, python_peer
+from bench_report import row_table
 from bench_rows import all_rows, judge, medians
-from bench_wire import FILL, STAMP, STAMP_SIZE, WIRES, MqttWire, Wire
+from bench_wire import FILL, STAMP, STAMP_SIZE, WIRES, MemberWire, MqttWire, Wire
 
 # Long enough for a burst or two of the slowest server.
 OPTIONS = Options(seconds=0.3, window_bytes=20_000, stall_s=2.0)
@@ -28,6 +29,8 @@ PEERS = {peer.name: peer for peer in all_peers()}
 FLOOD = Row("flood", "a few clients", clients=6)
 STEADY = Row("steady", "a few clients", clients=6, senders=2, rate=50)
 CROWD = Row("crowd", "a few more clients", clients=40, rate=100, messages=1)
+NAMED = Row("named", "a few members of a room", clients=6, senders=2, rooms=1, plain="flood")
+ROOMS = Row("rooms", "a few rooms", clients=20, rooms=5, rate=110)
 
 # A relay as peer_select.py, which does not send the 30th message to one client, or sends it twice.
 FAULTY_RELAY = """
@@ -80,7 +83,7 @@ def text(number: int, sender: int = 0) -> bytes:
 
 def fed(wire: Wire, chunks: list[bytes]) -> Witness:
     """Return a witness that got ``chunks``."""
-    witness = Witness(wire, 50)
+    witness = witness_of(wire, 50)
     for chunk in chunks:
         witness.feed(chunk, 2)
     return witness
@@ -88,8 +91,17 @@ def fed(wire: Wire, chunks: list[bytes]) -> Witness:
 
 def delivered(wire: Wire, *numbers: int) -> bytes:
     """Return the bytes of the messages with these numbers on their way to a client."""
+    if isinstance(wire, MemberWire):
+        return b"".join(told(number, seq=number + 2) for number in numbers)
     before, after = wire.delivery(50)
     return b"".join(before + text(number) + after for number in numbers)
+
+
+def told(number: int, seq: int, name: str = "m00000", room: str = "r00000") -> bytes:
+    """Return the frame that a member gets of a message; the first after the go has the number 2."""
+    said = b'{"message":"%b","from":"%b","room":"%b","seq":%d,"at":1763900000.123}'
+    payload = said % (text(number), name.encode(), room.encode(), seq)
+    return len(payload).to_bytes(2, "big") + payload
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -119,6 +131,35 @@ def test_a_server_tells_a_crowd(name: str) -> None:
     assert figures.faults == []
     assert figures.deliveries == CROWD.clients
     assert figures.connects_per_s > 0
+
+
+@pytest.mark.parametrize("name", ["mpchat", "mpchat-w2"])
+def test_members_of_a_room_get_a_flood(name: str) -> None:
+    figures = run_cell(installed(name), NAMED, OPTIONS)
+
+    assert figures.faults == []
+    assert figures.messages > 0
+    assert figures.deliveries == figures.messages * NAMED.clients
+
+
+@pytest.mark.parametrize("name", ["redis", "mpchat", "mpchat-w2"])
+def test_rooms_are_told_in_turn(name: str) -> None:
+    figures = run_cell(installed(name), ROOMS, OPTIONS)
+
+    assert figures.faults == []
+    assert figures.messages == ROOMS.rate * OPTIONS.seconds
+    assert figures.deliveries == figures.messages * 4
+    assert 0 < figures.p50_ms <= figures.max_ms
+
+
+@pytest.mark.parametrize("row", [NAMED, ROOMS], ids=lambda row: row.name)
+def test_a_server_without_rooms_has_a_dash_in_the_table(row: Row) -> None:
+    assert {name for name, peer in PEERS.items() if peer.wire_for(row.rooms)} >= {"mpchat", "mpchat-w2"}
+    assert not PEERS["floor"].wire_for(row.rooms)
+
+    table = row_table(row, ["floor"], {})
+
+    assert list(table.columns[1].cells) == ["–"]
 
 
 @pytest.mark.parametrize("copies", [0, 2])
@@ -168,10 +209,28 @@ def test_a_witness_finds_a_gap_a_double_and_a_wrong_order(numbers: tuple[int, ..
     assert "expected number" in fed(wire, [delivered(wire, *numbers)]).fault
 
 
-def test_a_witness_finds_a_changed_byte() -> None:
-    wire = WIRES["frames"]
-
+@pytest.mark.parametrize("wire", [WIRES["frames"], WIRES["members"]], ids=lambda wire: wire.name)
+def test_a_witness_finds_a_changed_byte(wire: Wire) -> None:
     assert "garbled" in fed(wire, [delivered(wire, 0).replace(FILL, b"y", 1)]).fault
+
+
+@pytest.mark.parametrize(
+    "second",
+    [told(1, seq=4), told(1, seq=2), told(2, seq=3), told(1, 3, room="r00001"), told(1, 3, name="m00001")],
+    ids=["gap", "double", "not what was sent", "another room", "another name"],
+)
+def test_a_witness_finds_what_is_wrong_for_a_member(second: bytes) -> None:
+    assert "expected number" in fed(MemberWire(), [told(0, seq=2), second]).fault
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_bytes_count_messages(wire: Wire) -> None:
+    for messages in (0, 1, 9, 10, 11, 99, 100, 12_345):
+        size = wire.bytes_of(50, messages)
+        assert wire.messages_in(50, size) == (messages, 0)
+        assert wire.messages_in(50, size + 1) == (messages, 1)
+    stream = delivered(wire, *range(120))
+    assert wire.bytes_of(50, 121) - wire.bytes_of(50, 1) == len(stream)
 
 
 @pytest.mark.parametrize(("size", "length"), [(100, b"\x6a"), (1024, b"\x86\x08"), (16384, b"\x86\x80\x01")])
@@ -192,7 +251,7 @@ def test_medians_leave_out_runs_with_faults() -> None:
 
 
 def test_goals_hold_or_are_missed_or_stay_open() -> None:
-    row = next(row for row in all_rows(2, 2) if row.name == "max-100")
+    row = next(row for row in all_rows(2, 2, 2) if row.name == "max-100")
     base = Figures(row.name, "redis", cpu_us_per_delivery=1.0)
     ours = {limit: replace(base, server="mpchat", cpu_us_per_delivery=limit) for limit in (0.30, 0.31)}
 
@@ -201,6 +260,17 @@ def test_goals_hold_or_are_missed_or_stay_open() -> None:
     unknown = judge(row, {"redis": None, "mpchat": ours[0.30]})
 
     assert (held[0].holds, missed[0].holds, unknown[0].holds) == (True, False, None)
+
+
+def test_named_members_are_judged_by_the_plain_row() -> None:
+    row = next(row for row in all_rows(2, 2, 2) if row.name == "max-100-named")
+    plain = Figures(row.plain, "mpchat", cpu_us_per_delivery=1.0)
+    ours = {limit: replace(plain, row=row.name, cpu_us_per_delivery=limit) for limit in (1.5, 1.6)}
+
+    held = judge(row, {"mpchat": ours[1.5]}, {"mpchat": plain})
+    missed = judge(row, {"mpchat": ours[1.6]}, {"mpchat": plain})
+
+    assert [each.holds for each in (*held, *missed, *judge(row, {"mpchat": plain}))] == [True, False, None]
 
 
 def bench(*arguments: str) -> list[str]:
