@@ -16,7 +16,7 @@ from stress_run import Options, run
 KILL_EVERY = 10.0
 
 
-class _Bar:
+class Bar:
     """A bar for the phase that runs, only where somebody looks: standard error on a terminal."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ def main(as_json: bool, seed: int | None, **flags: Any) -> None:
     options = Options(seed=random.randrange(2**32) if seed is None else seed, **flags)
     _check(options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: cleanly
-    bar = _Bar()
+    bar = Bar()
     with bar.progress:
         verdict = run(options, bar)
     if as_json:
