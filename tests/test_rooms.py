@@ -14,6 +14,7 @@ from mpchat.server.people import Limits, People, Person
 from mpchat.server.room import NOTICE_GATHER
 from mpchat.server.rooms import History, Kept, NamedRoom, OvertakenError, Replay, Run
 
+SHARE = 1 << 20
 KEPT = Kept(messages=100, size=1 << 20, age=0.0)
 TEXTS = st.lists(st.text(max_size=20).filter(lambda text: text.isprintable()), min_size=1, max_size=5)
 
@@ -80,14 +81,14 @@ def test_history_is_bounded_in_bytes_and_in_time_and_begins_after_a_gap() -> Non
 def test_a_replay_gives_every_message_once_however_it_is_cut(
     counts: list[int], first: int, most: int
 ) -> None:
-    room = NamedRoom(1, "r", 1 << 20)
+    room = NamedRoom(1, "r")
     room.enter(7, "bob")
-    room.flush(0.0)
+    room.flush(0.0, SHARE)
     for count in counts:
         room.post("alice", count, run(room.seq + 1, count).frames, 1.0, KEPT._replace(messages=1000))
     last = room.seq
     first = 1 + first % last
-    room.flush(1.0)
+    room.flush(1.0, SHARE)
     replay = Replay(room, first, last, room.stream.end)
     got: list[dict[str, object]] = []
     later = 0
@@ -96,12 +97,12 @@ def test_a_replay_gives_every_message_once_however_it_is_cut(
         if later < 5:  # meanwhile the room goes on
             later += 1
             room.post("alice", 1, run(room.seq + 1).frames, 1.0, KEPT._replace(messages=1000))
-            room.flush(1.0)
+            room.flush(1.0, SHARE)
     assert [each["seq"] for each in got] == list(range(first, last + later + 1))
 
 
 def test_a_replay_that_is_overtaken_says_so() -> None:
-    room = NamedRoom(1, "r", 1 << 20)
+    room = NamedRoom(1, "r")
     for _ in range(50):
         room.post("alice", 1, run(room.seq + 1).frames, 1.0, KEPT._replace(messages=5))
     with pytest.raises(OvertakenError):
@@ -112,22 +113,22 @@ def test_a_replay_that_is_overtaken_says_so() -> None:
 
 
 def test_comers_and_leavers_are_told_at_once_and_then_together() -> None:
-    room = NamedRoom(1, "r", 1 << 20)
+    room = NamedRoom(1, "r")
     room.enter(1, "watcher")
-    room.flush(0.0)
+    room.flush(0.0, SHARE)
     for number in range(20):
         room.enter(10 + number, f"n{number}")
-    assert room.flush(NOTICE_GATHER / 2) == (0, b"")
+    assert room.flush(NOTICE_GATHER / 2, SHARE) == (0, b"")
     for number in range(15):
         room.leave(10 + number, "closed")
     room.enter(50, "late")
-    _, frames = room.flush(NOTICE_GATHER * 2)
+    _, frames = room.flush(NOTICE_GATHER * 2, SHARE)
     # Who came and went in between was never there; of many the first eight are named.
     names = [*(f"n{number}" for number in range(15, 20)), "late"]
     assert objects(frames) == [{"joined": {"room": "r", "names": names, "count": 6, "members": 7}}]
     for number in range(15, 20):
         room.leave(10 + number, "closed" if number % 2 else "lost")
-    _, frames = room.flush(NOTICE_GATHER * 4)
+    _, frames = room.flush(NOTICE_GATHER * 4, SHARE)
     assert [each["left"]["reason"] for each in objects(frames)] == ["closed", "lost"]  # type: ignore[index]
 
 
@@ -194,7 +195,7 @@ def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
     desk.join(1, "a", room="x")
     person = desk.people.persons[1]
     assert person.room is not None
-    desk.people.limits = desk.people.limits._replace(kept=KEPT._replace(age=10.0))
+    desk.people.change_limits(desk.people.limits._replace(kept=KEPT._replace(age=10.0)))
     desk.people.say(person.room, "a", 3, run(1, 3).frames, 1.0)
     desk.people.gone(1, "closed", 1.0)
     desk.people.sweep(100.0)

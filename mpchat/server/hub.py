@@ -15,6 +15,7 @@ from contextlib import suppress
 from heapq import heappop, heappush
 from typing import Any
 
+from ..errors import ProtocolError
 from ..protocol.messages import error_frame, message_frame
 from ..protocol.requests import as_said_by, decode_request
 from .channel import ITEM_SIZE, Item, Link
@@ -37,6 +38,8 @@ GOES_ON = 4
 FILL_SIZE = 30 << 10
 # Bytes of the past that somebody who enters a room is sent at a time.
 REPLAY_SIZE = 32 << 10
+# Bytes of an announcement: room, number and time must still fit into a member's frame.
+ANNOUNCEMENT_LIMIT = 65_000
 # What an entry of a head takes, in bytes: three numbers, or an address and two.
 HEAD_COST = 40
 # What a worker says that does not wait for its place behind posts.
@@ -120,10 +123,8 @@ class Hub:
 
     def change_limits(self, limits: Limits) -> None:
         """Keep to other limits from now on."""
-        self.people.limits = limits
+        self.people.change_limits(limits)
         self.stream.limit = limits.lag
-        for room in self.people.rooms.values():
-            room.stream.limit = limits.lag
 
     def attach(self, port: Port) -> None:
         """Let a worker take part: heard at once, and hearing from the next message on once it is ready."""
@@ -189,7 +190,7 @@ class Hub:
         stirred, self.people.stirred = self.people.stirred, {}
         told: dict[Port, None] = {}
         for room in stirred:
-            count, frames = room.flush(now)
+            count, frames = room.flush(now, self.people.share)
             if room not in self._waiting and (due := room.notice_due()) is not None:
                 self._waiting.add(room)
                 heappush(self._later, (due, room.number, room))
@@ -228,8 +229,12 @@ class Hub:
 
     def say(self, text: str) -> None:
         """Say something to everybody, in every room. Raises :class:`ProtocolError` if it fits no frame."""
-        self.room.say(text)
         frames = message_frame(text)
+        if len(frames) > ANNOUNCEMENT_LIMIT:
+            raise ProtocolError(
+                "too_long", f"the message takes {len(frames)} bytes, {ANNOUNCEMENT_LIMIT} are allowed"
+            )
+        self.room.post(1, frames)
         for room in self.people.rooms.values():
             if room.members:
                 self.people.say(room, "", 1, frames, time.time())

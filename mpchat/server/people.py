@@ -29,6 +29,10 @@ PAGE = 100
 MUTED = "you are muted: nobody gets what you say"
 # How a connection ends whose client has left in order: its name is free at once.
 CLOSED = "closed"
+# Bytes that the streams and histories of all rooms take here together, and the least of each for a room. A
+# member who is further behind than its room's share is cut off when it is moved.
+ROOMS_MEMORY = 256 << 20
+LEAST_SHARE = 16 << 10
 # Names that are held for people who may come back, at most; past it the longest held goes.
 MOST_HELD = 100_000
 
@@ -126,6 +130,9 @@ class People:
     """Everybody with a name or about to get one, and all rooms."""
 
     def __init__(self, limits: Limits, post: Post) -> None:
+        # What every room may keep of its stream, and of its history, in bytes.
+        self.share = 0
+        self._kept = limits.kept
         self.limits = limits
         self.epoch = secrets.token_urlsafe(9)
         # Gets every run of messages that is numbered.
@@ -146,6 +153,11 @@ class People:
         self._held: dict[str, Claim] = {}
         self._numbers = 0
         self.lobby = self._make_room(LOBBY)
+
+    def change_limits(self, limits: Limits) -> None:
+        """Keep to other limits from now on."""
+        self.limits = limits
+        self._share_out()
 
     # Who is there.
 
@@ -201,7 +213,7 @@ class People:
 
     def say(self, room: NamedRoom, sender: str, count: int, frames: bytes, at: float) -> None:
         """Number ``count`` messages of a room; an empty ``sender`` is the server itself."""
-        run = room.post(sender, count, frames, at, self.limits.kept)
+        run = room.post(sender, count, frames, at, self._kept)
         if self.on_run is not None:
             self.on_run(run)
         if room.members:
@@ -365,8 +377,9 @@ class People:
     def _make_room(self, name: str) -> NamedRoom:
         self._numbers += 1
         key = name_key(name)
-        room = NamedRoom(self._numbers, name, self.limits.lag, self._last.get(key, self._floor))
+        room = NamedRoom(self._numbers, name, self._last.get(key, self._floor))
         self.rooms[key] = room
+        self._share_out()
         return room
 
     def remember(self, past: Past) -> None:
@@ -376,7 +389,7 @@ class People:
         self.lobby.seq = self._last.get(name_key(LOBBY), past.floor)
         for run in past.runs:
             room = self.rooms.get(name_key(run.room)) or self._make_room(run.room)
-            room.history.add(run, self.limits.kept)
+            room.history.add(run, self._kept)
         for room in self.rooms.values():
             if room.history.last != room.seq:  # the last messages were lost, and with them what is before
                 room.history.clear()
@@ -390,6 +403,13 @@ class People:
                     del self.rooms[key]
                     self._floor = max(self._floor, room.seq)
                     self._last.pop(key, None)
+        self._share_out()
+
+    def _share_out(self) -> None:
+        """Divide the memory among the rooms: half of each share for the stream, half for the history."""
+        share = ROOMS_MEMORY // (2 * len(self.rooms))
+        self.share = max(LEAST_SHARE, min(self.limits.lag, share))
+        self._kept = self.limits.kept._replace(size=self.share)
 
     # Questions.
 

@@ -116,13 +116,13 @@ class OvertakenError(Exception):
 class NamedRoom:
     """One room. Members are known by their connection's identity, workers by their port."""
 
-    def __init__(self, number: int, name: str, lag_limit: int, seq: int = 0) -> None:
+    def __init__(self, number: int, name: str, seq: int = 0) -> None:
         self.number = number
         self.name = name
         # The number of the last message.
         self.seq = seq
         self.history = History()
-        self.stream = Stream(lag_limit)
+        self.stream = Stream(0)
         # Names by identity, in the order of coming.
         self.members: dict[int, str] = {}
         # How many members of this room each worker serves live; only those workers are told.
@@ -157,8 +157,10 @@ class NamedRoom:
         """Return when the waiting notice is due, on the clock of :meth:`flush`; None: none waits."""
         return self._next_notice if self._joined or self._left else None
 
-    def flush(self, now: float) -> tuple[int, bytes]:
+    def flush(self, now: float, share: int) -> tuple[int, bytes]:
         """Return what members get since the last call: how many messages, and the frames of all.
+
+        ``share`` is how many bytes of its stream the room may keep.
 
         Comers and leavers are told at once, and those of the next :data:`NOTICE_GATHER` seconds together.
         """
@@ -176,6 +178,7 @@ class NamedRoom:
             self._next_notice = now + NOTICE_GATHER
         frames = parts[0] if len(parts) == 1 else b"".join(parts)
         if frames:
+            self.stream.limit = share
             self.stream.append(frames, count)
         return count, frames
 

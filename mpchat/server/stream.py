@@ -82,6 +82,11 @@ class Stream:
             total += len(blob)
         return views
 
+    def forget(self) -> None:
+        """Keep nothing of what there is."""
+        if self.start != self.end:
+            self.begin(self.end, self.messages)
+
     def read_all(self, cursor: int) -> list[memoryview]:
         """Return everything from ``cursor`` on; see :meth:`read`."""
         found = []

@@ -185,6 +185,8 @@ class Worker:
     def _work_in_rooms(self, now: float) -> None:
         for room in list(self.busy):
             room.work(now)
+            if not room.late and room.between_flushes:  # else somebody still has to be sent of it
+                room.stream.forget()
             if room.due() is None:
                 self.busy.pop(room, None)
 
