@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from changing import reload, scale
+from changing import Stalled, reload, scale
 from harness import Server, clients, frame, kill, raw_frame, running
 from members import Member, members
 from waiting import eventually
@@ -243,3 +243,37 @@ def test_a_reload_and_scalings_take_everything_along(server: Server) -> None:
         crowd[0].ask(who={})
         assert crowd[0].until("who")["names"] == ["alice", "bob", "carol"]
         assert not [each for each in crowd[0].got if "left" in each]
+
+
+class StalledMember(Member, Stalled):
+    """A member that has little room for what it does not read."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        Stalled.__init__(self, address)
+        self.got, self.welcome = [], {}
+
+
+def test_history_that_somebody_reads_slowly_goes_on_over_a_reload_and_is_no_lag(folder: Path) -> None:
+    """The past is as much as a socket takes many times over, and the room goes on meanwhile."""
+    with (
+        running(folder, "--lag-limit", "6M") as server,
+        members(server.address, "alice", "carol") as (alice, carol),
+    ):
+        for number in range(400):
+            alice.ask(message=f"{number} " + "가" * 4000)
+            carol.take()
+        epoch = alice.welcome["epoch"]
+        with StalledMember(server.address) as slow:
+            slow.ask(join={"name": "밥", "after": 0, "epoch": epoch})
+            carol.until("joined")
+            for number in range(400, 600):
+                alice.ask(message=f"{number} " + "나" * 1000)
+                carol.take()
+                if number in (450, 550):
+                    reload(server)
+            slow.until("welcome")
+            while not slow.numbered or slow.numbered[-1]["seq"] < 600:
+                slow.take()
+            assert [each["seq"] for each in slow.numbered] == list(range(1, 601))
+            assert [each["message"].split()[0] for each in slow.numbered] == [f"{n}" for n in range(600)]
+        assert "slow consumer" not in server.log
