@@ -359,6 +359,11 @@ class Conversation:
     def says(self, number: int) -> None:
         self.unseen.append(number)
 
+    def give_up(self) -> None:
+        """From now on nobody acts here; another connection has taken its place, or will."""
+        self.former = True
+        self.unseen.clear()
+
     # What comes.
 
     def take(self, got: Object, now: float) -> None:
@@ -384,11 +389,14 @@ class Conversation:
             self.wrong.note("strange", f"{self.who} got {got}")
 
     def _answered(self, kind: Ask, got: object) -> Asked | None:
-        if self.asked and self.asked[0].kind is kind:
-            return self.asked.popleft()
-        waiting = self.asked[0].kind.value if self.asked else "nothing"
-        self.wrong.note("strange", f"{self.who} waited for {waiting} and got {str(got)[:150]}")
-        return None
+        """Take the question that this answers; those before it were not answered, each in its turn."""
+        if all(each.kind is not kind for each in self.asked):
+            self.wrong.note("strange", f"{self.who} did not ask for {str(got)[:150]}")
+            return None
+        while (asked := self.asked.popleft()).kind is not kind:
+            if not self.former:
+                self.wrong.note("lost", f"{self.who} got no answer to {asked}, but {str(got)[:100]}")
+        return asked
 
     def _on_error(self, error: Object) -> None:
         asked = self.asked.popleft() if self.asked else None

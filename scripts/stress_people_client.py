@@ -172,7 +172,8 @@ class Client:
         self.private = 0
         self.line: Line | None = None
         self.back_at = 0.0
-        self.away_since = 0.0
+        # When it surely had its name (seconds, monotonic).
+        self.had_name = 0.0
         self.names = 0
 
 
@@ -434,7 +435,7 @@ class Crowd:
 
     def _own_refused(self, line: Line, client: Client, now: float) -> None:
         code, line.talk.refusal = line.talk.refusal, ""
-        own = now - client.away_since < self.plan.hold / 2 or not client.away_since
+        own = now - client.had_name < self.plan.hold / 2
         if code != "name_taken":
             self.wrong.note("strange", f"{line.talk.who} was refused: {code}")
         elif not client.token or not own:  # the server let it in and it never heard; or it came too late
@@ -474,8 +475,9 @@ class Crowd:
 
     def _away(self, client: Client, back_at: float) -> None:
         now = time.monotonic()
+        if client.line is not None and client.line.talk.welcomes:
+            client.had_name = now
         client.line = None
-        client.away_since = now
         client.back_at = back_at or now + (0.0 if self.random.random() < 0.7 else self.random.random())
 
     # Cuts.
@@ -503,7 +505,7 @@ class Crowd:
         if line.closed:
             return
         if how == "taken over":
-            line.talk.former = True
+            line.talk.give_up()
             # That it is still there is for the holders to find.
             line.deadline = time.monotonic() + 2 * self.plan.patience
             client.line = None
@@ -515,7 +517,7 @@ class Crowd:
             with suppress(OSError):
                 line.sock.shutdown(socket.SHUT_WR)
             line.out = b""
-            line.talk.former = True
+            line.talk.give_up()
             line.deadline = time.monotonic() + self.plan.patience
             self._watch(line)
         self._away(client, 0.0)
