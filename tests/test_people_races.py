@@ -159,3 +159,15 @@ def test_a_replaced_connection_does_not_come_back_by_a_join_that_was_on_its_way(
     slow.join(1, name="alice", token=token, room="r")
     assert quick.take(Down.END) == []
     assert slow.take(Down.END) == [(1, "replaced")]
+
+
+def test_what_a_replaced_connection_asks_does_not_make_it_a_plain_one(ends: Sequence[Far]) -> None:
+    slow, quick = ends
+    slow.join(1, name="alice", room="r")
+    quick.join(2, name="alice", room="r", token=slow.token(1))
+    slow.say(Up.ASK, ((1, "127.0.0.1:1"), b'{"who":{}}'))
+    slow.post(1, "to the room r")
+    assert not [each for end in ends for each in end.objects() if "message" in each]
+    slow.say(Up.LEFT, [(1, "127.0.0.1:1", "replaced")])
+    slow.say(Up.ASK, ((1, "127.0.0.1:1"), b'{"who":{}}'))
+    assert [each["error"]["code"] for each in slow.objects() if "error" in each][-1] == "not_joined"

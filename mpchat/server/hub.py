@@ -260,7 +260,7 @@ class Hub:
             frames += person.replay.chunk(REPLAY_SIZE)
         except OvertakenError:
             self.people.gone(person.identity, "slow consumer", time.monotonic())
-            self.end(person, "slow consumer")
+            self.people.end(person, "slow consumer")
             return
         live = person.replay.done
         head = (person.identity, room.number, room.stream.end, room.stream.messages, live)

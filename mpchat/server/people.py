@@ -144,6 +144,8 @@ class People:
         self._floor = 0
         self._last: dict[str, int] = {}
         self.persons: dict[int, Person] = {}
+        # Whose connection is about to be ended; until it has, it may still say and ask for something.
+        self._ended: dict[int, Person] = {}
         self.rooms: dict[str, NamedRoom] = {}
         # Rooms that have something to say.
         self.stirred: dict[NamedRoom, None] = {}
@@ -163,6 +165,8 @@ class People:
 
     def ask(self, identity: int, address: str, port: Any, request: Request, now: float, at: float) -> None:
         """Do what a connection asks for, and answer it. ``now`` is monotonic, ``at`` the time of day."""
+        if identity in self._ended:
+            return
         person = self.persons.get(identity)
         if person is None:
             person = self.persons[identity] = Person(identity, address, port)
@@ -182,6 +186,7 @@ class People:
 
     def gone(self, identity: int, reason: str, now: float) -> Person | None:
         """Forget a connection that has ended; hold its name for a while, unless it has gone in order."""
+        self._ended.pop(identity, None)
         person = self.persons.pop(identity, None)
         if person is not None:
             self._leave(person, reason)
@@ -191,6 +196,11 @@ class People:
                 else:
                     self._hold(person.claim, now)
         return person
+
+    def end(self, person: Person, reason: str) -> None:
+        """End the connection of somebody who is forgotten already; what is on its way from it is void."""
+        self._ended[person.identity] = person
+        self._post.end(person, reason)
 
     def named(self, name: str) -> Person | None:
         """Return who has this name and is here."""
@@ -273,7 +283,7 @@ class People:
             del self.persons[other.identity]
             self._leave(other, "replaced")
             self._post.tell(other, error_frame("taken_over", f"{claim.name} has come again, elsewhere"))
-            self._post.end(other, "replaced")
+            self.end(other, "replaced")
             claim.token = _token()  # the one before would take it back
         self._held.pop(key, None)
         claim.name, claim.person = name, person
@@ -351,6 +361,9 @@ class People:
 
     def arrives(self, identity: int, port: Any) -> Person | None:
         """Somebody's connection is at a worker, the next one or the same; returns who is still known."""
+        if identity in self._ended:
+            self._ended[identity].port = port
+            return None
         person = self.persons.get(identity)
         if person is not None and person.port is None:
             if person.live:
@@ -363,7 +376,7 @@ class People:
 
     def died_with(self, port: Any, on_their_way: set[int], now: float) -> None:
         """A worker has died: forget whom it served, or was about to give away and did not."""
-        for person in list(self.persons.values()):
+        for person in [*self.persons.values(), *self._ended.values()]:
             stayed = person.came_from is port and person.identity not in on_their_way
             if person.port is port or stayed:
                 self.gone(person.identity, "lost", now)
