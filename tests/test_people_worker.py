@@ -11,12 +11,13 @@ from mpchat.config import resolve
 from mpchat.server.channel import Link, make_queue
 from mpchat.server.connection import Connection
 from mpchat.server.handoff import ParcelSocket, Passenger
+from mpchat.server.people import CLOSED
 from mpchat.server.wire import Down
 from mpchat.server.worker import Worker
 
 ROOM = 7
 # What Linux says of a connection that is no more (TCP_CLOSE).
-CLOSED = b"\x07"
+GONE = b"\x07"
 
 
 class Bench:
@@ -73,7 +74,7 @@ def test_who_is_read_from_after_the_last_of_his_room_has_gone_leaves_like_everyb
     alice.reset()
     # It learns of the reset by sending: the room speaks before it looks at its sockets.
     said = frame("hello")
-    bench.until(lambda: alices.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == CLOSED)
+    bench.until(lambda: alices.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == GONE)
     bench.worker._publish_in_rooms([(ROOM, 1, len(said))], said)
     bench.worker.rooms[ROOM].work(time.monotonic())
     assert alices not in alices.fanout
@@ -82,4 +83,6 @@ def test_who_is_read_from_after_the_last_of_his_room_has_gone_leaves_like_everyb
     bench.until(lambda: bobs.closed)
     bench.until(lambda: alices.closed)
     assert {each[0] for each in bench.worker.left} == {1, 2}
+    # Who was reset has not gone in order: his name is held for him.
+    assert CLOSED not in {each[2] for each in bench.worker.left if each[0] == 1}
     assert not bench.worker.rooms

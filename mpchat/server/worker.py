@@ -610,7 +610,11 @@ class Worker:
             self.end(connection, error.strerror or "read failed")
             return
         if not data:
-            self.end(connection, CLOSED if connection.session.receive_eof() else "closed inside a frame")
+            in_order = connection.session.receive_eof()
+            if connection not in connection.fanout:  # sending had failed: the end is that of a reset
+                self.end(connection, "lost")
+            else:
+                self.end(connection, CLOSED if in_order else "closed inside a frame")
             return
         allowance = connection.allowance + (self.reactor.now - connection.heard) * self.config.flood_rate
         connection.heard = self.reactor.now
