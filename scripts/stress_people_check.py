@@ -251,18 +251,26 @@ class Holders:
         self._here: dict[str, dict[int, str]] = {}
         # When a name was last somebody's.
         self._left: dict[str, float] = {}
+        # Those whose owner has closed the connection in order: they may be free.
+        self._freed: set[str] = set()
         self._to_end: dict[int, tuple[float, str]] = {}
 
     def welcomed(self, name: str, number: int, who: str, now: float, *, owner: bool) -> None:
         """A connection was let in under a name; those that had it before have to be ended."""
         here = self._here.setdefault(name, {})
+        if owner:
+            self._freed.discard(name)
         # A client learns later than the server that its worker was killed.
-        if not owner and self.held(name, now + self.hold / 2):
+        if not owner and self.held(name, now + self.hold / 2) and name not in self._freed:
             self.wrong.note("names", f"{who} was let in as {name}, who is somebody else")
         for other, which in here.items():
             if other != number:
                 self._to_end.setdefault(other, (now, f"{which}, after {who} had come as {name}"))
         here[number] = who
+
+    def freed(self, name: str) -> None:
+        """The owner has closed the connection in order."""
+        self._freed.add(name)
 
     def gone(self, name: str, number: int, now: float) -> None:
         """A connection has ended, whoever ended it."""
@@ -399,6 +407,8 @@ class Conversation:
         return asked
 
     def _on_error(self, error: Object) -> None:
+        if error["code"] == "taken_over" and self.former:
+            return
         asked = self.asked.popleft() if self.asked else None
         kind = asked.kind if asked else None
         expected = {Ask.TELL: "no_such_name", Ask.WHO: "bad_room"}

@@ -174,6 +174,8 @@ class Client:
         self.back_at = 0.0
         # When it surely had its name (seconds, monotonic).
         self.had_name = 0.0
+        # It may have got another token that it has never seen, or have given its name away.
+        self.unsure = False
         self.names = 0
 
 
@@ -309,7 +311,7 @@ class Crowd:
         if line.fate == "inside the join":
             line.out = line.out[: self.random.randrange(1, len(line.out))]
             line.talk.asked.clear()
-        elif not line.fate and client.token and self.random.random() < 0.3:
+        elif not line.fate and client.token and not client.unsure and self.random.random() < 0.3:
             self._say(line)  # right behind the join
         return True
 
@@ -432,15 +434,17 @@ class Crowd:
         if talk.welcomes == 1:
             self.counts["welcomes"] += 1
             self.holders.welcomed(client.name, line.number, talk.who, now, owner=True)
+            client.unsure = False
 
     def _own_refused(self, line: Line, client: Client, now: float) -> None:
         code, line.talk.refusal = line.talk.refusal, ""
-        own = now - client.had_name < self.plan.hold / 2
+        own = now - client.had_name < self.plan.hold / 2 and not client.unsure
         if code != "name_taken":
             self.wrong.note("strange", f"{line.talk.who} was refused: {code}")
         elif not client.token or not own:  # the server let it in and it never heard; or it came too late
             self.counts["renamed"] += 1
             client.names += 1
+            client.unsure = False
             client.name, client.token = self._name(self.clients.index(client), client.names), ""
         else:
             self.holders.refused(client.name, line.talk.who, now, owner=True, since=line.asked_at)
@@ -451,6 +455,8 @@ class Crowd:
         """The server has ended a connection."""
         client = line.client
         own = client is not None and client.line is line
+        if client is not None and own:
+            self._be_unsure(line, client)
         if own or line.role is not Role.OWN:  # else it was to be ended, or has ended itself
             self.died.append((line.address, f"{line.talk.who}: {why}"))
         self._close(line)
@@ -504,6 +510,7 @@ class Crowd:
             self._join(line, self._room())
         if line.closed:
             return
+        self._be_unsure(line, client)
         if how == "taken over":
             line.talk.give_up()
             # That it is still there is for the holders to find.
@@ -518,9 +525,17 @@ class Crowd:
                 line.sock.shutdown(socket.SHUT_WR)
             line.out = b""
             line.talk.give_up()
+            client.unsure = True
+            self.holders.freed(client.name)
             line.deadline = time.monotonic() + self.plan.patience
             self._watch(line)
         self._away(client, 0.0)
+
+    @staticmethod
+    def _be_unsure(line: Line, client: Client) -> None:
+        """Note that a join may be granted of which the client will never hear."""
+        if any(each.kind is Ask.JOIN for each in line.talk.asked):
+            client.unsure = True
 
     def _push(self, line: Line, data: bytes) -> None:
         line.out += data
@@ -642,7 +657,7 @@ class Crowd:
             heir.gone = heir.gone or not code
         talk.refusal = ""
         line.shown = talk.welcomes
-        self._close(line, reset=self.random.random() < 0.5)
+        self._close(line, reset=True)  # in order, it would give the name away
         if not code:
             self.holders.gone(line.name, line.number, now)
 

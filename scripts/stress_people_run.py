@@ -162,7 +162,8 @@ class Verdict:
         )
         table.add_row(
             "names",
-            f"{counts['name_taken']} refused to strangers, {counts['inherited']} inherited after their time",
+            f"{counts['name_taken']} refused to strangers, {counts['inherited']} inherited after their time, "
+            f"{counts['renamed']} lost by owners who had not heard of a new token or had left in order",
         )
         for name, facts in self.faults.items():
             table.add_row(name, ", ".join(f"{key} {value}" for key, value in facts.items()))
