@@ -17,7 +17,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from .connection import LIVE, Connection
-from .policy import is_brisk, must_hold
+from .policy import is_brisk
 from .reactor import WRITE, Reactor
 from .stream import Stream
 
@@ -79,7 +79,7 @@ class Fanout:
         self._blob_messages = 0
         self._replies: list[Connection] = []
         self._judged_at = 0.0
-        self._hold = False
+        self._struggling = 0
 
     def __len__(self) -> int:
         return len(self._live) + len(self._late) + len(self._early)
@@ -354,14 +354,13 @@ class Fanout:
             connection.cursor += connection.sock.sendmsg(views)
         return connection.cursor == self.stream.end
 
-    def must_hold(self, now: float) -> bool:
-        """Tell whether the hub should be kept waiting because most clients here are not able to keep up."""
+    def struggling(self, now: float) -> int:
+        """Return how many clients are far behind although they read fast; judged now and then."""
         if now - self._judged_at >= JUDGE_EVERY:
             self._judged_at = now
             far = self.stream.end - self.stream.limit // 2
-            struggling = sum(
+            self._struggling = sum(
                 each.cursor < far and is_brisk(each.cursor - each.late_from, now - each.late_since)
                 for each in self._late
             )
-            self._hold = must_hold(struggling, len(self)) if struggling else False
-        return self._hold
+        return self._struggling

@@ -47,7 +47,7 @@ from .handoff import (
     unpack,
 )
 from .people import CLOSED
-from .policy import beat_every, next_post
+from .policy import beat_every, must_hold, next_post
 from .reactor import READ, WRITE, Reactor
 from .room import BATCH_SIZE
 from .wire import Beat, Down, Up
@@ -191,10 +191,15 @@ class Worker:
                 self.busy.pop(room, None)
 
     def _must_hold(self, now: float) -> bool:
-        """Tell whether the hub is to be kept waiting because clients here are not able to keep up."""
-        if self.fanout.behind or self.fanout.must_hold(now):
+        """Tell whether the hub is to be kept waiting because most clients here are not able to keep up.
+
+        Most of all clients, not of a room's: a room of two must not hold everybody up.
+        """
+        fanouts = (self.fanout, *self.busy)
+        if any(each.behind for each in fanouts):
             return True
-        return any(room.behind or room.must_hold(now) for room in self.busy)
+        struggling = sum(each.struggling(now) for each in fanouts)
+        return struggling > 0 and must_hold(struggling, len(self.connections))
 
     def _timeout(self) -> float | None:
         """Return how long the loop may wait: until the first of what wants to be looked at again."""
@@ -455,9 +460,7 @@ class Worker:
         for connection in self.connections.values():
             if len(chosen) >= count or size > BAGGAGE_LIMIT:
                 break
-            if (
-                connection in connection.fanout
-            ):  # else it is gone, and only its last words are still to be read
+            if connection in connection.fanout:  # else it is gone, but for its last words
                 chosen.append(connection)
                 size += len(connection.outbox) + connection.session.held
         self.leaving = chosen
