@@ -262,7 +262,8 @@ def test_a_receiver_short_of_descriptors_gets_none_of_them_and_keeps_none(free: 
 
 BAGGAGE = st.builds(
     Baggage,
-    session=st.builds(SessionState, st.binary(max_size=80), st.integers(0, 65_535)),
+    session=st.builds(SessionState, st.binary(max_size=80), st.integers(0, 65_535), st.booleans()),
+    room=st.integers(-1, 1 << 40),
     cursor=st.integers(0, 1 << 62),
     messages=st.integers(0, 1 << 62),
     outbox=st.binary(max_size=80),
@@ -270,6 +271,7 @@ BAGGAGE = st.builds(
     heard=st.floats(0, 1e9),
     half_since=st.none() | st.floats(0, 1e9),
     left_at=st.floats(0, 1e9),
+    allowance=st.floats(-1e9, 1e9),
 )
 
 
