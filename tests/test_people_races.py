@@ -171,3 +171,20 @@ def test_what_a_replaced_connection_asks_does_not_make_it_a_plain_one(ends: Sequ
     slow.say(Up.LEFT, [(1, "127.0.0.1:1", "replaced")])
     slow.say(Up.ASK, ((1, "127.0.0.1:1"), b'{"who":{}}'))
     assert [each["error"]["code"] for each in slow.objects() if "error" in each][-1] == "not_joined"
+
+
+def test_a_join_that_a_worker_had_still_sent_when_it_died_leaves_nobody_behind(ends: Sequence[Far]) -> None:
+    dead, other = ends
+    other.join(2, name="bob", room="r")
+    # It has come, and waits for its place in the order, when the death is noticed.
+    join = b'{"join":{"name":"alice","room":"r"}}'
+    said = raw_frame(b'{"message":"last words"}')
+    dead.link.send(Up.ASK, ((1, "127.0.0.1:1"), join))
+    dead.link.send_frames(Up.POSTS, [(1, 1, len(said))], said)
+    dead.link.close()
+    dead.hub.detach(dead.port)
+    dead.hub.people.died_with(dead.port, set(), 1.0)
+    dead.hub.turn(1.0)
+    other.say(Up.ASK, ((2, "127.0.0.1:2"), b'{"who":{}}'))
+    assert [each["who"]["names"] for each in other.objects() if "who" in each] == [["bob"]]
+    assert [each["from"] for each in other.objects() if each.get("message") == "last words"] == ["alice"]

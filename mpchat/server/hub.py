@@ -134,6 +134,14 @@ class Hub:
         """Forget a dead worker, after everything that it had written was received and is in the order."""
         while not port.ended:
             self.receive(port, 0.0)
+        # What still waits is put into the order first: what comes from nobody's worker would be nobody's.
+        waiting, self._inbox = self._inbox, deque()
+        now = time.monotonic()
+        for each, item in waiting:
+            if each is port:
+                self._take(port, item, now)
+            else:
+                self._inbox.append((each, item))
         self.ports.remove(port)
 
     def receive(self, port: Port, now: float) -> None:
