@@ -311,8 +311,8 @@ class Crowd:
         if line.fate == "inside the join":
             line.out = line.out[: self.random.randrange(1, len(line.out))]
             line.talk.asked.clear()
-        elif not line.fate and client.token and not client.unsure and self.random.random() < 0.3:
-            self._say(line)  # right behind the join
+        elif not line.fate and self._owns(client, now) and self.random.random() < 0.3:
+            self._say(line)  # right behind the join: where that is refused, it is said to the lobby
         return True
 
     def _room(self) -> str:
@@ -436,12 +436,15 @@ class Crowd:
             self.holders.welcomed(client.name, line.number, talk.who, now, owner=True)
             client.unsure = False
 
+    def _owns(self, client: Client, now: float) -> bool:
+        """True for somebody whose name the server surely holds, and who knows the token."""
+        return bool(client.token) and now - client.had_name < self.plan.hold / 2 and not client.unsure
+
     def _own_refused(self, line: Line, client: Client, now: float) -> None:
         code, line.talk.refusal = line.talk.refusal, ""
-        own = now - client.had_name < self.plan.hold / 2 and not client.unsure
         if code != "name_taken":
             self.wrong.note("strange", f"{line.talk.who} was refused: {code}")
-        elif not client.token or not own:  # the server let it in and it never heard; or it came too late
+        elif not self._owns(client, now):  # the server let it in and it never heard; or it came too late
             self.counts["renamed"] += 1
             client.names += 1
             client.unsure = False

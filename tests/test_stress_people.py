@@ -500,7 +500,7 @@ def test_what_a_worker_does_wrong_is_found(
     source, kinds = BREAKS[fault]
     body = textwrap.indent(textwrap.dedent(source), "    ")
     broken(tmp_path_factory, monkeypatch, f"def install(worker, slot):\n{body}")
-    code, verdict = stress("--seconds", "3", "--cuts", "60", "--patience", "4", *SMALL)
+    code, verdict = stress("--seconds", "3", "--cuts", "200", "--patience", "4", *SMALL)
     assert code == 1
     found = {kind for kind, count in verdict["wrong"].items() if count}
     assert found & kinds, verdict
