@@ -154,10 +154,10 @@ class Desk:
         self.ended.append(person.identity)
 
     def ask(self, identity: int, request: Request, now: float = 1.0) -> dict[str, object]:
-        """Ask, and return the last thing that this one was sent for it."""
+        """Ask, and return the last thing that this one was sent for it; nothing when it was replaced."""
         before = len(self.sent)
         self.people.ask(identity, f"192.0.2.1:{identity}", "port", request, now, now)
-        return [each for who, each in self.sent[before:] if who == identity][-1]
+        return next((each for who, each in reversed(self.sent[before:]) if who == identity), {})
 
     def join(
         self,
@@ -201,6 +201,20 @@ def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
     desk.people.sweep(100.0)
     answer = desk.join(2, "b", room="x")
     assert answer["welcome"]["seq"] == 3  # type: ignore[index]
+
+
+def test_who_is_cut_off_in_a_takeover_comes_back_with_the_token_that_it_has() -> None:
+    desk = Desk()
+    first = desk.join(1, "alice")["welcome"]
+    assert isinstance(first, dict)
+    second = desk.join(2, "alice", token=first["token"])["welcome"]
+    assert isinstance(second, dict)
+    assert (desk.ended, second["token"] == first["token"]) == ([1], False)
+    # The one that was replaced does not take it back while the other is there.
+    assert code(desk.join(3, "alice", token=first["token"])) == "name_taken"
+    desk.people.gone(2, "lost", 1.0)
+    assert code(desk.join(4, "alice", token="")) == "name_taken"
+    assert "welcome" in desk.join(5, "alice", token=first["token"])
 
 
 def test_who_is_paged() -> None:

@@ -74,13 +74,22 @@ class Person:
 class Claim:
     """A name, whose it is, and until when it is held for somebody who is not there."""
 
-    __slots__ = ("name", "person", "token", "until")
+    __slots__ = ("before", "name", "person", "token", "until")
 
     def __init__(self, name: str, person: Person) -> None:
         self.name = name
         self.person: Person | None = person
         self.token = _token()
+        # The one before a takeover: good while nobody is here, for who was cut off before it got the new one.
+        self.before = ""
         self.until = 0.0
+
+    def is_shown(self, token: str | None) -> bool:
+        """Tell whether ``token`` proves that somebody owns the name."""
+        good = [self.token] if self.person is not None else [self.token, self.before]
+        return bool(token) and any(
+            secrets.compare_digest(str(token).encode(), each.encode()) for each in good
+        )
 
 
 def _token() -> str:
@@ -273,7 +282,7 @@ class People:
         claim = self._claims.get(key)
         if claim is None or (claim.person is None and claim.until <= now):
             claim = self._claims[key] = Claim(name, person)
-        elif token is None or not secrets.compare_digest(token.encode(), claim.token.encode()):
+        elif not claim.is_shown(token):
             left = f"held for {claim.until - now:.0f} s more" if claim.person is None else "in use"
             raise ProtocolError("name_taken", f"{claim.name} is {left}; its owner comes back with the token")
         elif claim.person is not None:  # it has come back before the server knew that it had gone
@@ -284,7 +293,7 @@ class People:
             self._leave(other, "replaced")
             self._post.tell(other, error_frame("taken_over", f"{claim.name} has come again, elsewhere"))
             self.end(other, "replaced")
-            claim.token = _token()  # the one before would take it back
+            claim.before, claim.token = claim.token, _token()  # the other one would take it back
         self._held.pop(key, None)
         claim.name, claim.person = name, person
         return claim
