@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Client, Server, clients, running
+from harness import Client, Server, clients, frame, running
 from members import Member, members
 from waiting import eventually
 
@@ -125,18 +125,27 @@ def test_a_client_that_floods_is_read_more_slowly_and_loses_nothing(folder: Path
         begun = time.monotonic()
         for number in range(250):
             loud.ask(message=f"{number}")
-        calm.hear_from_room("0")
-        loud.ask(message="the last")
-        calm.ask(message="in between")
-        assert "the last" not in _texts_until(calm, "in between")
-        calm.hear_from_room("the last")
+        # However many of them a read has taken: what comes after the last is read when they are paid for.
+        calm.hear_from_room("249")
+        loud.ask(message="the end")
+        calm.hear_from_room("the end")
         assert time.monotonic() - begun >= (250 - 50) / 100
         said = [each["message"] for each in calm.numbered if each["from"] == "loud"]
-        assert said == [*(f"{number}" for number in range(250)), "the last"]
+        assert said == [*(f"{number}" for number in range(250)), "the end"]
 
 
-def _texts_until(member: Member, text: str) -> list[str]:
-    """Return the texts that came before this one."""
-    before = len(member.got)
-    member.hear_from_room(text)
-    return [each["message"] for each in member.got[before:] if "message" in each]
+def test_others_are_read_while_one_that_floods_is_not(folder: Path) -> None:
+    flags = ("--flood-burst", "1", "--flood-rate", "1")
+    with running(folder, *flags) as server, Member(server.address) as loud:
+        loud.join("loud")
+        loud.send_raw(
+            b"".join(frame(f"{number}") for number in range(600))
+        )  # ten minutes' worth, in one read
+        loud.hear_from_room("599")
+        loud.ask(message="too soon")
+        with Member(server.address) as calm:
+            calm.join("calm")
+            calm.sync()
+            calm.ask(message="in between")
+            calm.hear_from_room("in between")
+            assert "too soon" not in [each.get("message") for each in calm.got]
