@@ -567,7 +567,14 @@ class Conversation:
         self.privates += 1
         sender, to, at = got["from"], got["to"], got["at"]
         test = read(self.run, got["message"])
-        if test is None or (test.room, test.name) != (f">{to}", sender) or self.name not in (sender, to):
+        # Somebody may have the name in other letters than it was asked for.
+        asked_for = test.room.casefold() if test is not None else ""
+        if (
+            test is None
+            or asked_for != f">{to}".casefold()
+            or test.name != sender
+            or self.name not in (sender, to)
+        ):
             self.wrong.note("private", f"{self.who}, who is {self.name!r}, got {got}")
             return
         self._end = at

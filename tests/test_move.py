@@ -453,8 +453,10 @@ def test_a_connection_with_megabytes_of_unread_answers_moves_too(server: Server)
         for each in crowd:
             data = each.read_to(encoded(END))
             frames = payloads_so_far(data)
-            assert sum(map(len, frames)) + 2 * len(frames) == len(data)
             assert {one[:9] for one in frames} == {b'{"error":', b'{"message'}
+            # What was sent before it moved may still be answered: then the last answer has begun.
+            rest = data[sum(map(len, frames)) + 2 * len(frames) :]
+            assert raw_frame(frames[0]).startswith(rest)
 
 
 def cpu(server: Server) -> float:
