@@ -161,7 +161,7 @@ class BlockingChat:
                 with self._changed:
                     self._conversation.withdraw(request)
                 if isinstance(error, TimedOutError):
-                    raise self._conversation.not_sent(self._send_timeout) from None
+                    raise self._conversation.not_taken(self._send_timeout) from None
                 raise
         finally:
             self._sending.release()
@@ -179,12 +179,17 @@ class BlockingChat:
             raise self._conversation.not_sent(self._send_timeout)
         try:
             # A frame that did not leave whole is no message to any server, so it may leave again.
-            while not self._writable_link(deadline).write(frame, deadline):
+            while not self._write(self._writable_link(deadline), frame, deadline):
                 pass
-        except TimedOutError:
-            raise self._conversation.not_sent(self._send_timeout) from None
         finally:
             self._sending.release()
+
+    def _write(self, link: "_Link", frame: bytes, deadline: float) -> bool:
+        try:
+            return link.write(frame, deadline)
+        except TimedOutError:
+            # Not what the state says: giving up half-way has ended the connection, and the reader may know.
+            raise self._conversation.not_taken(self._send_timeout) from None
 
     def recv(self, timeout: float | None = None) -> Message:
         """Return the next message, waiting up to ``timeout`` seconds.
