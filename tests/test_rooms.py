@@ -9,7 +9,7 @@ from hypothesis import given
 
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.names import name_key
-from mpchat.protocol.requests import Join, Request, Who, as_said_by, numbered_frames
+from mpchat.protocol.requests import Join, ListRooms, Request, Who, as_said_by, numbered_frames
 from mpchat.server.people import Limits, People, Person
 from mpchat.server.room import NOTICE_GATHER
 from mpchat.server.rooms import History, Kept, NamedRoom, OvertakenError, Replay, Run
@@ -233,6 +233,16 @@ def test_who_is_paged() -> None:
     assert (found, pages) == (names, 3)
 
 
+def test_a_page_begins_after_any_text_and_takes_no_time_for_it() -> None:
+    """To compose this text takes a second; a thousand times that is more than any test may take."""
+    desk = Desk()
+    desk.join(1, "alice", room="가")
+    after = "A" + "\u0300\u0316" * 10_000
+    for _ in range(1000):
+        assert desk.ask(1, Request(who=Who(after=after)))["who"]["names"] == ["alice"]  # type: ignore[index]
+        assert desk.ask(1, Request(rooms=ListRooms(after=after)))["rooms"]["count"] == 2  # type: ignore[index]
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["join", "gone", "lost", "later", "departs", "arrives"]),
@@ -282,5 +292,7 @@ def check(people: People) -> None:
     for room in people.rooms.values():
         inside = {person.identity: person.name for person in named if person.room is room}
         assert room.members == inside
+        assert room.names == sorted(inside.values())
         live = sum(person.live for person in named if person.room is room)
         assert sum(room.ports.values()) == live
+    assert people._room_names == sorted(room.name for room in people.rooms.values())

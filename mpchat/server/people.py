@@ -4,8 +4,7 @@ Pure: times are given, and what is to be sent is handed to :class:`Post`, which 
 """
 
 import secrets
-import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -156,6 +155,7 @@ class People:
         # Whose connection is about to be ended; until it has, it may still say and ask for something.
         self._ended: dict[int, Person] = {}
         self.rooms: dict[str, NamedRoom] = {}
+        self._room_names: list[str] = []
         # Rooms that have something to say.
         self.stirred: dict[NamedRoom, None] = {}
         self._post = post
@@ -401,6 +401,7 @@ class People:
         key = name_key(name)
         room = NamedRoom(self._numbers, name, self._last.get(key, self._floor))
         self.rooms[key] = room
+        insort(self._room_names, name)
         self._share_out()
         return room
 
@@ -423,6 +424,7 @@ class People:
                 room.history.trim(at, self.limits.kept)
                 if not room.history:
                     del self.rooms[key]
+                    del self._room_names[bisect_left(self._room_names, room.name)]
                     self._floor = max(self._floor, room.seq)
                     self._last.pop(key, None)
         self._share_out()
@@ -449,18 +451,20 @@ class People:
         room = person.room if name is None else self.rooms.get(name_key(checked_room(name)))
         if room is None:
             raise ProtocolError("bad_room", f"there is no room {name!r}")
-        names, following = _page(sorted(room.members.values()), after)
+        names, following = _page(room.names, after)
         self._post.tell(person, who_frame(room.name, names, len(room.members), following))
 
     def _rooms(self, person: Person, after: str | None) -> None:
-        members = {room.name: len(room.members) for room in self.rooms.values()}
-        names, following = _page(sorted(members), after)
-        rooms = [(name, members[name]) for name in names]
-        self._post.tell(person, rooms_frame(rooms, len(members), following))
+        names, following = _page(self._room_names, after)
+        rooms = [(name, len(self.rooms[name_key(name)].members)) for name in names]
+        self._post.tell(person, rooms_frame(rooms, len(self.rooms), following))
 
 
 def _page(names: list[str], after: str | None) -> tuple[list[str], str | None]:
-    """Return the names that come after ``after``, and what to ask for next."""
-    begin = bisect_right(names, unicodedata.normalize("NFC", after)) if after is not None else 0
+    """Return the names that come after ``after``, and what to ask for next.
+
+    ``after`` is compared as it is: to compose what somebody sends can take seconds.
+    """
+    begin = bisect_right(names, after) if after is not None else 0
     page = names[begin : begin + PAGE]
     return page, page[-1] if begin + PAGE < len(names) else None

@@ -5,6 +5,7 @@ bytes under the same offsets, as with the stream of plain clients. History is ke
 into frames only for somebody who asks for it.
 """
 
+from bisect import bisect_left, insort
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -123,8 +124,9 @@ class NamedRoom:
         self.seq = seq
         self.history = History()
         self.stream = Stream(0)
-        # Names by identity, in the order of coming.
+        # Names by identity; and sorted, for to sort thousands for whoever asks would hold everybody else up.
         self.members: dict[int, str] = {}
+        self.names: list[str] = []
         # How many members of this room each worker serves live; only those workers are told.
         self.ports: Counter[object] = Counter()
         self._pending: list[Run] = []
@@ -143,11 +145,13 @@ class NamedRoom:
 
     def enter(self, identity: int, name: str) -> None:
         self.members[identity] = name
+        insort(self.names, name)
         if self._left.pop(name, None) is None:
             self._joined[name] = None
 
     def leave(self, identity: int, reason: str) -> None:
         name = self.members.pop(identity)
+        del self.names[bisect_left(self.names, name)]
         if name in self._joined:
             del self._joined[name]
         else:
