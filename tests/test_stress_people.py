@@ -462,8 +462,7 @@ BREAKS = {
             enter(self, head, kept)
         worker.Worker._enter = broken
         """,
-        # A part of the past may begin inside a frame; then more than the message goes, notices too.
-        {"lost", "members"},
+        {"lost"},
     ),
     "what is for one alone is sent twice": (
         """
@@ -501,7 +500,8 @@ def test_what_a_worker_does_wrong_is_found(
     source, kinds = BREAKS[fault]
     body = textwrap.indent(textwrap.dedent(source), "    ")
     broken(tmp_path_factory, monkeypatch, f"def install(worker, slot):\n{body}")
-    code, verdict = stress("--seconds", "3", "--cuts", "200", "--patience", "4", *SMALL)
+    # Who is still on the way back when patience ends is missed by the count of who is there.
+    code, verdict = stress("--seconds", "3", "--cuts", "200", "--patience", "10", *SMALL)
     assert code == 1
     found = {kind for kind, count in verdict["wrong"].items() if count}
     assert found & kinds, verdict
