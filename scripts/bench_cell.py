@@ -34,8 +34,6 @@ PARSED_PER_S = 10_000
 NAP_S = 0.001
 # Seconds to let a server come to rest before its memory is read, or its members have been told who has come.
 REST_S = 1.0
-# Connections that publish to all rooms on a wire where members do not send.
-PUBLISHERS = 4
 # Messages of each room that may be on their way where there are many rooms; they talk at a steady rate.
 ROOM_WINDOW = 4
 # Seconds that the load may take for a step beside what the plan says: to start, connect, drain.
@@ -187,16 +185,14 @@ def run_cell(peer: Peer, row: Row, options: Options) -> Figures:
     return figures
 
 
-def _senders(peer: Peer, row: Row) -> int:
-    """How many connections send: one of each room, or some that are in no room."""
-    if row.rooms < 2:
-        return row.senders
-    return row.rooms if WIRES[peer.wire_for(row.rooms)].sender_receives else PUBLISHERS
+def _senders(row: Row) -> int:
+    """How many connections send: one member of each room, where there are many."""
+    return row.senders if row.rooms < 2 else row.rooms
 
 
 def _sending_clients(peer: Peer, row: Row) -> int:
     """How many clients send: on some wires a sender is a client like all others, on others none is."""
-    return _senders(peer, row) if WIRES[peer.wire_for(row.rooms)].sender_receives else 0
+    return _senders(row) if WIRES[peer.wire_for(row.rooms)].sender_receives else 0
 
 
 def _plans(
@@ -218,7 +214,7 @@ def _plans(
             host=server.host,
             port=server.port,
             source=f"127.0.0.{1 + index}",
-            connections=_senders(peer, row) if senders else share,
+            connections=_senders(row) if senders else share,
             witnesses=0 if senders else witnesses,
             in_flight=max(1, IN_FLIGHT // (processes + 1)),
             size=row.size,

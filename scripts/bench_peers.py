@@ -418,7 +418,7 @@ def all_peers() -> list[Peer]:
             lambda: _said("redis-server", "--version"),
             package="redis-server",
             most_clients=one_process,
-            rooms="redis",
+            rooms="redis-members",
         ),
         mpchat_peer("mpchat"),
         mpchat_peer("mpchat-w2"),

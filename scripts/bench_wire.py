@@ -181,6 +181,34 @@ class RedisWire(Wire):
         return b"*3\r\n$7\r\nmessage\r\n%s$%d\r\n" % (self._channel, size), b"\r\n"
 
 
+class RedisMemberWire(RedisWire):
+    """RESP3: a subscribed connection may publish, so that members of many channels talk as mpchat's do."""
+
+    name = "redis-members"
+    sender_receives = True
+
+    def __init__(self, channel: bytes = CHANNEL) -> None:
+        super().__init__(channel)
+        # And no answers to PUBLISH, only what is pushed, which is all that there is to count.
+        quiet = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$3\r\nOFF\r\n"
+        self.knock = b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n" + self.knock + quiet
+
+    def in_room(self, room: int) -> "RedisMemberWire":
+        """Return the wire of another channel."""
+        return RedisMemberWire(b"r%05d" % room)
+
+    def served(self, answer: bytes) -> bool:
+        """The push that confirms the subscription has come."""
+        return b"subscribe" in answer and answer.endswith(self.answer_end)
+
+    sender_served = served
+
+    def delivery(self, size: int) -> tuple[bytes, bytes]:
+        """The same push, which has a type of its own in RESP3."""
+        before, after = super().delivery(size)
+        return b">" + before[1:], after
+
+
 class NatsWire(Wire):
     """NATS core: text commands; the server pings each client once, two seconds after it came."""
 
@@ -229,5 +257,6 @@ def _mqtt_length(size: int) -> bytes:
 
 
 WIRES: dict[str, Wire] = {
-    wire.name: wire for wire in (FrameWire(), MemberWire(), RedisWire(), NatsWire(), MqttWire())
+    wire.name: wire
+    for wire in (FrameWire(), MemberWire(), RedisWire(), RedisMemberWire(), NatsWire(), MqttWire())
 }
