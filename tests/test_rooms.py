@@ -9,7 +9,7 @@ from hypothesis import given
 
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.names import name_key
-from mpchat.protocol.requests import Join, ListRooms, Request, Who, as_said_by, numbered_frames
+from mpchat.protocol.requests import Join, ListRooms, Request, Who, as_said_by, numbered_frames, room_field
 from mpchat.server.people import Limits, People, Person
 from mpchat.server.room import NOTICE_GATHER
 from mpchat.server.rooms import History, Kept, NamedRoom, OvertakenError, Replay, Run
@@ -33,7 +33,7 @@ def test_what_members_get_is_what_was_said_with_who_where_which_and_when(
     texts: list[str], sender: str, first: int
 ) -> None:
     frames = b"".join(map(message_frame, texts))
-    assert objects(numbered_frames(frames, sender, "방", first, 12.3456)) == [
+    assert objects(numbered_frames(frames, sender, room_field("방"), first, 12.3456)) == [
         {"message": text, "from": sender, "room": "방", "seq": first + place, "at": 12.346}
         for place, text in enumerate(texts)
     ]
@@ -41,7 +41,7 @@ def test_what_members_get_is_what_was_said_with_who_where_which_and_when(
 
 
 def test_what_the_server_says_has_no_sender() -> None:
-    assert objects(numbered_frames(message_frame("hi"), "", "r", 1, 1.0)) == [
+    assert objects(numbered_frames(message_frame("hi"), "", room_field("r"), 1, 1.0)) == [
         {"message": "hi", "room": "r", "seq": 1, "at": 1.0}
     ]
 

@@ -197,10 +197,11 @@ class Hub:
         """Send what stirred rooms say. O(those): not all whose notices wait, while thousands are entered."""
         stirred, self.people.stirred = self.people.stirred, {}
         told: dict[Port, None] = {}
+        share, waiting = self.people.share, self._waiting
         for room in stirred:
-            count, frames = room.flush(now, self.people.share)
-            if room not in self._waiting and (due := room.notice_due()) is not None:
-                self._waiting.add(room)
+            count, frames = room.flush(now, share)
+            if room not in waiting and (due := room.notice_due()) is not None:
+                waiting.add(room)
                 heappush(self._later, (due, room.number, room))
             if frames:
                 for port in room.ports:
@@ -327,25 +328,29 @@ class Hub:
         one_piece = not people.persons and all(isinstance(who, str) for who, _, _ in runs)
         if one_piece:  # everybody is plain
             self.room.post(sum(count for _, count, _ in runs), frames)
+        lobby, persons = people.lobby, people.persons
         position = 0
         for who, count, size in runs:
             said = frames[position : position + size]
             position += size
-            person = people.persons.get(who) if isinstance(who, int) else None
-            if person is None and isinstance(who, int):
+            person = persons.get(who) if isinstance(who, int) else None
+            if person is not None and person.room is not None:
+                if people.is_muted(person, at):
+                    self.tell(person, error_frame("muted", MUTED))
+                    continue
+                people.say(person.room, person.name, count, said, at)
+                if person.room is lobby:
+                    self.room.post(count, as_said_by(person.name, said))
+                continue
+            if isinstance(who, str):
+                address = who
+            elif person is not None:
+                address = person.address
+            else:
                 continue  # somebody was replaced, and his connection is about to be ended
-            if person is None or person.room is None:
-                address = who if isinstance(who, str) else person.address if person is not None else ""
-                if not one_piece:
-                    self.room.post(count, said)
-                people.say(people.lobby, address, count, said, at)
-                continue
-            if people.is_muted(person, at):
-                self.tell(person, error_frame("muted", MUTED))
-                continue
-            people.say(person.room, person.name, count, said, at)
-            if person.room is people.lobby:
-                self.room.post(count, as_said_by(person.name, said))
+            if not one_piece:
+                self.room.post(count, said)
+            people.say(lobby, address, count, said, at)
 
     def _left(self, who: str | tuple[int, str, str], now: float) -> None:
         if isinstance(who, str):

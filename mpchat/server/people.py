@@ -67,7 +67,7 @@ class Person:
 
     @property
     def name(self) -> str:
-        return self.claim.name if self.claim else ""
+        return self.claim.name if self.claim is not None else ""
 
 
 class Claim:

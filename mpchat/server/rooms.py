@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..protocol.requests import cut_frames, joined_frame, left_frame, numbered_frames
+from ..protocol.requests import cut_frames, joined_frame, left_frame, numbered_frames, room_field
 from .room import NOTICE_GATHER
 from .stream import Stream
 
@@ -48,10 +48,6 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         frames = self.frames[cut_frames(self.frames, skipped) :]
         return msgspec.structs.replace(self, seq=number, count=self.count - skipped, frames=frames)
 
-    def numbered(self) -> bytes:
-        """Return what members get."""
-        return numbered_frames(self.frames, self.sender, self.room, self.seq, self.at)
-
 
 class Kept(NamedTuple):
     """How much history a room keeps: messages, bytes, and seconds (0: however old)."""
@@ -75,7 +71,8 @@ class History:
         self._runs.append(run)
         self._count += run.count
         self._size += len(run.frames)
-        self.trim(run.at, kept)
+        if self._count > kept.messages or self._size > kept.size or kept.age:
+            self.trim(run.at, kept)
 
     def trim(self, at: float, kept: Kept) -> None:
         """Forget what is too old at ``at``, or too much. The last run stays while it is not too old."""
@@ -124,6 +121,7 @@ class NamedRoom:
         self.seq = seq
         self.history = History()
         self.stream = Stream(0)
+        self._field = room_field(name)
         # Names by identity; and sorted, for to sort thousands for whoever asks would hold everybody else up.
         self.members: dict[int, str] = {}
         self.names: list[str] = []
@@ -172,19 +170,23 @@ class NamedRoom:
         if not self.members:
             self._joined, self._left = {}, {}
             return 0, b""
-        count = 0
-        parts = []
-        for run in runs:
-            count += run.count
-            parts.append(run.numbered())
-        if (self._joined or self._left) and now >= self._next_notice:
-            parts += self._notices()
-            self._next_notice = now + NOTICE_GATHER
-        frames = parts[0] if len(parts) == 1 else b"".join(parts)
+        if len(runs) == 1 and not (self._joined or self._left):  # as nearly always
+            count, frames = runs[0].count, self.numbered(runs[0])
+        else:
+            count = sum(run.count for run in runs)
+            parts = [self.numbered(run) for run in runs]
+            if (self._joined or self._left) and now >= self._next_notice:
+                parts += self._notices()
+                self._next_notice = now + NOTICE_GATHER
+            frames = b"".join(parts)
         if frames:
             self.stream.limit = share
             self.stream.append(frames, count)
         return count, frames
+
+    def numbered(self, run: Run) -> bytes:
+        """Return what members get for a run of this room."""
+        return numbered_frames(run.frames, run.sender, self._field, run.seq, run.at)
 
     def _notices(self) -> list[bytes]:
         members = len(self.members)
@@ -223,7 +225,7 @@ class Replay:
             for run in self.room.history.since(self._next):
                 if size >= most or self._next > self._last:
                     break
-                parts.append((run.since(self._next) if run.seq < self._next else run).numbered())
+                parts.append(self.room.numbered(run.since(self._next) if run.seq < self._next else run))
                 size += len(parts[-1])
                 self._next = run.last + 1
         if self._next > self._last and size < most and self._offset < self.room.stream.end:
