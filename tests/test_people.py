@@ -114,6 +114,14 @@ def test_who_comes_back_gets_exactly_what_was_missed(server: Server, after: int)
             assert [each["seq"] for each in bob.numbered] == list(range(after + 1, 71))
 
 
+@pytest.mark.parametrize("after", ["9" * 4300, str(2**63), "-1"], ids=["4300 digits", "2**63", "-1"])
+def test_a_number_that_no_message_can_have_is_refused_and_harms_nobody(server: Server, after: str) -> None:
+    with members(server.address, "alice") as (alice,), Member(server.address) as bob:
+        bob.send_raw(raw_frame(b'{"join":{"name":"bob","epoch":"x","after":%b}}' % after.encode()))
+        assert bob.until("error")["code"] == "bad_request"
+        alice.sync()
+
+
 def test_what_is_not_kept_any_more_is_named(folder: Path) -> None:
     with (
         running(folder, "--history-messages", "10") as server,

@@ -6,7 +6,7 @@ JSON that this program has written itself, so that what stands where is known.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,6 +15,9 @@ from .frames import HEADER_SIZE, encode_frame
 from .messages import Welcome
 
 LOBBY = "lobby"
+# What a message's number may be. Nobody counts further, and Python refuses to write an integer of more than
+# 4300 digits, which a frame has room for.
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 # Names that one notice about comers or leavers holds; the rest is counted.
 NAMED_IN_NOTICE = 8
 
@@ -24,7 +27,7 @@ class Join(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     name: str | None = None
     room: str | None = None
-    after: int | None = None
+    after: Number | None = None
     epoch: str | None = None
     token: str | None = None
 
