@@ -13,7 +13,7 @@ from mpchat.server.connection import Connection
 from mpchat.server.handoff import ParcelSocket, Passenger
 from mpchat.server.people import CLOSED
 from mpchat.server.wire import Down
-from mpchat.server.worker import Worker
+from mpchat.server.worker import OUTBOX_LIMIT, Worker
 
 ROOM = 7
 # What Linux says of a connection that is no more (TCP_CLOSE).
@@ -31,10 +31,12 @@ class Bench:
         self.worker = Worker(resolve([])[0], Link(down, up, window), ParcelSocket(self.near))
         self.worker.reactor.watch(self.worker.parcels, 1, lambda mask: None)
         self.listener = socket.create_server(("127.0.0.1", 0))
+        self.clients: list[Client] = []
 
     def member(self, identity: int) -> tuple[Client, Connection]:
         """Return a client and its connection here, in the room."""
         client = Client(self.listener.getsockname())
+        self.clients.append(client)
         sock, (host, port) = self.listener.accept()
         self.worker._welcome(Passenger(identity, host, port), sock)
         client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
@@ -55,6 +57,8 @@ class Bench:
     def close(self) -> None:
         for connection in list(self.worker.connections.values()):
             connection.sock.close()
+        for client in self.clients:
+            client.close()
         for each in (self.near, self.far, self.listener, self.link, self.worker.link):
             each.close()
         self.worker.reactor.close()
@@ -86,3 +90,35 @@ def test_who_is_read_from_after_the_last_of_his_room_has_gone_leaves_like_everyb
     # Who was reset has not gone in order: his name is held for him.
     assert CLOSED not in {each[2] for each in bench.worker.left if each[0] == 1}
     assert not bench.worker.rooms
+
+
+def test_who_asks_for_the_past_again_and_again_and_does_not_read_it_is_cut_off(bench: Bench) -> None:
+    _, connection = bench.member(1)
+    most = bench.worker.config.lag_limit
+    past = frame("x" * (32 << 10))
+    for _ in range(2 * most // len(past)):
+        bench.order(Down.ENTER, ((1, ROOM, 0, 0, False), past))
+        assert len(connection.outbox) <= most + len(past)
+    assert connection.closed
+    assert bench.worker.ended["slow consumer"] == 1
+
+
+def test_small_answers_that_are_not_read_are_not_copied_for_each_further_one(bench: Bench) -> None:
+    _, connection = bench.member(1)
+    told = frame("x" * 50)
+    began = time.process_time()
+    while not connection.closed:
+        bench.order(Down.TELL, (1, told))
+    assert time.process_time() - began < 5.0  # 8 MiB, one answer after the other; it was half a minute
+
+
+def test_who_does_not_read_answers_is_not_read_from_when_he_has_been_quiet_long_enough(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    bench.worker._reply(connection, b"\0\0" * (4 << 20))
+    held = len(connection.outbox)
+    assert held >= OUTBOX_LIMIT
+    client.send_raw(b"\0\0" * 1000)
+    bench.worker._quiet_is_over(connection)
+    bench.worker._resume()
+    assert not connection.reading
+    assert len(connection.outbox) == held

@@ -68,7 +68,7 @@ class Connection:
         # left (seconds, monotonic).
         self.allowance = 0.0
         self.quiet_until = 0.0
-        self.outbox = b""
+        self.outbox: bytes | bytearray = b""
         self.outbox_open = False
         self.cursor = LIVE
         # Where, when and at which message count it fell behind; only meaning something while it is late.
@@ -98,6 +98,12 @@ class Connection:
 
     def no_longer(self, reactor: Reactor, event: int) -> None:
         self.listen(reactor, self.interest & ~event)
+
+    def put(self, frames: bytes) -> None:
+        """Append to the outbox. In place: one that is full of small answers was copied for each of them."""
+        if self.outbox and isinstance(self.outbox, bytes):
+            self.outbox = bytearray(self.outbox)
+        self.outbox += frames
 
     @property
     def reading(self) -> bool:

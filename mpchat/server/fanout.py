@@ -192,7 +192,7 @@ class Fanout:
 
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send something to one client, after what it is being sent and before what it is not yet sent."""
-        connection.outbox += frames
+        connection.put(frames)
         if connection.cursor != LIVE:
             return
         if self._todo is not None:

@@ -404,14 +404,13 @@ class Worker:
         connection.outbox, connection.outbox_open = baggage.outbox, baggage.outbox_open
         if baggage.half_since is not None:
             self.half[connection] = baggage.half_since
-        if len(connection.outbox) < OUTBOX_LIMIT:
-            self._read_again(connection)
+        self._read_again(connection)
         if baggage.room == PLAIN:
             connection.fanout = self.fanout
             self.fanout.resume(connection, Place(baggage.cursor, baggage.messages))
         else:
             connection.replaying = False
-            self._put_aside(connection, connection.outbox)
+            self._put_aside(connection)
         if connection.session.asked and not connection.closed:
             self._say(Up.FOLLOW, (connection.identity, baggage.room, baggage.cursor))
 
@@ -506,7 +505,7 @@ class Worker:
             number,
             place.cursor,
             place.messages,
-            connection.outbox,
+            bytes(connection.outbox),
             connection.outbox_open,
             connection.heard,
             self.half.pop(connection, None),
@@ -544,13 +543,17 @@ class Worker:
         before.complete(self.reactor.now, pending=True)
         if connection.closed or connection not in before:
             return
-        owed = before.owed(connection)
+        owed, box = before.owed(connection), connection.outbox
+        if len(owed) + len(box) > self.config.lag_limit:  # it has asked for the past again and again
+            self.end(connection, SLOW)
+            return
         before.take_out(connection)
         self._forget_if_empty(before)
-        box = connection.outbox
-        outbox = (box + owed if connection.outbox_open else owed + box) + frames
+        if owed:
+            connection.outbox = box + owed if connection.outbox_open else owed + box
+        connection.put(frames)
         if not live:
-            self._put_aside(connection, outbox)
+            self._put_aside(connection)
             connection.replaying = True
             return
         connection.replaying = False
@@ -558,16 +561,16 @@ class Worker:
         if room is None:
             room = self.rooms[number] = self._make_fanout()
             room.stream.begin(offset, messages)
-        self._go_to(connection, room, Place(offset, messages), outbox)
+        self._go_to(connection, room, Place(offset, messages))
 
-    def _put_aside(self, connection: Connection, outbox: bytes) -> None:
-        self._go_to(connection, self.aside, Place(0, 0), outbox)
+    def _put_aside(self, connection: Connection) -> None:
+        self._go_to(connection, self.aside, Place(0, 0))
 
     @staticmethod
-    def _go_to(connection: Connection, room: Fanout, place: Place, outbox: bytes) -> None:
-        """Let a client get ``outbox``, and go on in ``room`` from ``place``."""
+    def _go_to(connection: Connection, room: Fanout, place: Place) -> None:
+        """Let a client get what is in its outbox, and go on in ``room`` from ``place``."""
         connection.fanout = room
-        connection.outbox, connection.outbox_open = outbox, bool(outbox)
+        connection.outbox_open = bool(connection.outbox)
         room.resume(connection, place)
 
     def _number(self, room: Fanout) -> int:
@@ -594,7 +597,7 @@ class Worker:
             if connection.replaying and connection.fanout.is_live(connection):
                 connection.replaying = False
                 self._say(Up.MORE, connection.identity)
-            if not connection.closed and not connection.reading and len(connection.outbox) < OUTBOX_LIMIT:
+            if not connection.closed and not connection.reading:
                 self._read_again(connection)
         # Asked again: what was ready at the turn's beginning may have been told to leave in the middle of it.
         if mask & READ and connection.reading and not connection.closed:
@@ -676,7 +679,8 @@ class Worker:
 
     def _read_again(self, connection: Connection) -> None:
         quiet = connection.quiet_until > time.monotonic()
-        if not self.draining and not connection.leaving and not quiet:
+        full = len(connection.outbox) >= OUTBOX_LIMIT
+        if not (self.draining or connection.leaving or quiet or full):
             connection.also(self.reactor, READ)
 
     def _resume(self) -> None:
