@@ -122,3 +122,17 @@ def test_who_does_not_read_answers_is_not_read_from_when_he_has_been_quiet_long_
     bench.worker._resume()
     assert not connection.reading
     assert len(connection.outbox) == held
+
+
+def test_who_reads_a_long_answer_while_the_room_speaks_is_read_from_again(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    bench.worker._reply(connection, bytes(8 << 20))
+    gone = (8 << 20) - len(connection.outbox)
+    connection.outbox = connection.outbox[: 2 * OUTBOX_LIMIT]  # what one more send will take
+    while gone:
+        gone -= len(client.sock.recv(gone))
+    said = frame("hello")
+    bench.worker._publish_in_rooms([(ROOM, 1, len(said))], said)
+    bench.worker.rooms[ROOM].work(time.monotonic())
+    bench.until(lambda: not connection.outbox)
+    bench.until(lambda: connection.reading)

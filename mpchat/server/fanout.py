@@ -295,6 +295,9 @@ class Fanout:
             tried += 1
             if connection not in self._late:
                 continue
+            if connection.outbox:  # its worker wants to see it leave: until then it is not read from
+                connection.also(self._reactor, WRITE)
+                continue
             before = connection.cursor
             self.on_writable(connection)
             if connection not in self._late:
