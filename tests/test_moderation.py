@@ -68,6 +68,15 @@ def test_a_banned_address_gets_nowhere_and_others_do(server: Server) -> None:
         plain.hear_until("still here")
 
 
+def test_nobody_is_called_what_a_banned_address_is(server: Server) -> None:
+    """Else the ban would end the connection of who has that name, and leave those of the address."""
+    with Client(server.address, source="127.0.0.9") as bad, Member(server.address) as decoy:
+        for name in ("127.0.0.9", "１２７.0.0.9"):
+            assert decoy.refused(join={"name": name}) == "bad_name"
+        assert ok(server, "ban", "127.0.0.9").endswith("1 connection ended\n")
+        assert ended(bad)
+
+
 def test_a_ban_ends_by_itself(server: Server) -> None:
     ok(server, "ban", "alice", "--for", "1s")
     with Member(server.address) as alice:

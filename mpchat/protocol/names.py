@@ -43,14 +43,19 @@ _WHAT = {
     "Zs": "a space",
 }
 _DOTTED_I = re.compile("i\u0307+")
+_ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
 
 
 def checked_name(text: str) -> str:
     """Return a person's name in NFC. Raises :class:`ProtocolError` ``bad_name``, which says what is wrong.
 
-    1 to 20 code points: letters, marks and digits of any script, ``_``, and inside ``-`` and ``.``.
+    1 to 20 code points: letters, marks and digits of any script, ``_``, and inside ``-`` and ``.``. No IP
+    address: an operator who kicks or bans one means the address.
     """
-    return _checked(text, LONGEST_NAME, "bad_name", "a name")
+    name = _checked(text, LONGEST_NAME, "bad_name", "a name")
+    if _ADDRESS.fullmatch(name_key(name)):
+        raise ProtocolError("bad_name", "a name cannot be an IP address")
+    return name
 
 
 def checked_room(text: str) -> str:
