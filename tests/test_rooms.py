@@ -1,6 +1,7 @@
 """Rooms without processes: numbers, what is kept, what somebody is given of the past, who is told of whom."""
 
 import json
+import time
 
 import hypothesis.strategies as st
 import pytest
@@ -75,6 +76,17 @@ def test_history_is_bounded_in_bytes_and_in_time_and_begins_after_a_gap() -> Non
     history.add(run(200), KEPT)
     history.add(run(205), KEPT)
     assert (history.first, history.last) == (205, 205)
+
+
+def test_to_give_the_last_few_of_a_long_history_takes_no_time() -> None:
+    history, many = History(), 100_000
+    kept = KEPT._replace(messages=many, size=1 << 30)
+    for seq in range(1, many + 1):
+        history.add(Run("r", seq, 1, 0.0, "alice", b"\0\0"), kept)
+    began = time.process_time()
+    for _ in range(300):
+        assert [each.seq for each in history.since(many - 49)] == list(range(many - 49, many + 1))
+    assert time.process_time() - began < 1.0  # looking at all of it, it was five
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 200), st.integers(1, 500))
@@ -188,6 +200,15 @@ def test_limits_on_rooms_and_members() -> None:
     desk.people.sweep(1.0)
     assert [room.name for room in desk.people.rooms.values()] == ["lobby"]
     assert "welcome" in desk.join(4, room="y")
+
+
+def test_who_comes_back_to_a_full_room_finds_his_own_place() -> None:
+    desk = Desk(members=2)
+    token = desk.join(1, "alice", room="x")["welcome"]["token"]  # type: ignore[index]
+    desk.join(2, "bob", room="x")
+    assert code(desk.join(3, "alice", room="x", token="")) == "room_full"
+    assert "welcome" in desk.join(3, "alice", room="x", token=token)
+    assert (desk.ended, desk.people.rooms["x"].names) == ([1], ["alice", "bob"])
 
 
 def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:

@@ -249,7 +249,7 @@ class People:
         if self.moderation is not None and self.moderation.banned_name(wanted, at):
             raise ProtocolError("banned", f"{wanted} is banned here")
         before = person.room
-        room = self._room_to_enter(join.room, before)
+        room = self._room_to_enter(join.room, before, self._room_given_up(wanted, join.token))
         claim = person.claim or self._claim(person, wanted, join.token, now)
         if room is None:
             room = self._make_room(checked_room(join.room or LOBBY))
@@ -262,8 +262,18 @@ class People:
         person.claim, person.room = claim, room
         self._welcome(person, room, join)
 
-    def _room_to_enter(self, name: str | None, before: NamedRoom | None) -> NamedRoom | None:
-        """Return the room, or None for one that is to be made. Raises :class:`ProtocolError`."""
+    def _room_given_up(self, name: str, token: str | None) -> NamedRoom | None:
+        """Return where the connection is that a join with this token replaces."""
+        claim = self._claims.get(name_key(name))
+        return claim.person.room if claim and claim.person and claim.is_shown(token) else None
+
+    def _room_to_enter(
+        self, name: str | None, before: NamedRoom | None, given_up: NamedRoom | None
+    ) -> NamedRoom | None:
+        """Return the room, or None for one that is to be made. Raises :class:`ProtocolError`.
+
+        In ``before`` and in ``given_up`` somebody makes room for himself.
+        """
         if name is None and before is not None:
             return before
         name = checked_room(name if name is not None else LOBBY)
@@ -273,7 +283,7 @@ class People:
                 raise ProtocolError(
                     "too_many_rooms", f"there are {len(self.rooms)} rooms, no more are allowed"
                 )
-        elif self.limits.members and room is not before and len(room.members) >= self.limits.members:
+        elif room not in (before, given_up) and 0 < self.limits.members <= len(room.members):
             raise ProtocolError("room_full", f"{room.name} has {len(room.members)} members, no more fit")
         return room
 

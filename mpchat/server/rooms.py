@@ -103,8 +103,10 @@ class History:
         return self._runs[-1].last if self._runs else None
 
     def since(self, seq: int) -> Iterator[Run]:
-        """Yield the runs that hold messages numbered ``seq`` and above."""
-        return (run for run in self._runs if run.last >= seq)
+        """Yield the runs that hold messages numbered ``seq`` and above. To find the first is O(log n): who
+        enters is given the last few of what may be a million."""
+        first = bisect_left(self._runs, seq, key=lambda run: run.last)
+        return (self._runs[place] for place in range(first, len(self._runs)))
 
 
 class OvertakenError(Exception):
