@@ -188,3 +188,21 @@ def test_a_join_that_a_worker_had_still_sent_when_it_died_leaves_nobody_behind(e
     other.say(Up.ASK, ((2, "127.0.0.1:2"), b'{"who":{}}'))
     assert [each["who"]["names"] for each in other.objects() if "who" in each] == [["bob"]]
     assert [each["from"] for each in other.objects() if each.get("message") == "last words"] == ["alice"]
+
+
+def test_who_is_long_on_the_way_and_is_told_more_than_he_may_be_behind_is_cut_off(
+    ends: Sequence[Far],
+) -> None:
+    first, second = ends
+    first.join(1, name="alice")
+    second.join(2, name="bob")
+    alice = first.hub.people.persons[1]
+    first.say(Up.SYNC, (0, [1]))
+    told = json.dumps({"message": "x" * 50_000, "to": "alice"}).encode()
+    for _ in range(40):
+        second.say(Up.ASK, ((2, ""), told))
+        second.take(Down.TELL)
+        assert len(alice.waiting) <= 1 << 20
+    assert second.objects()[-1]["error"]["code"] == "no_such_name"
+    second.say(Up.FOLLOW, (1, -1, 0))
+    assert second.take(Down.END) == [(1, "replaced")]

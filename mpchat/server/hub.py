@@ -251,16 +251,18 @@ class Hub:
     # What people are sent: see people.Post.
 
     def tell(self, person: Person, frames: bytes) -> None:
-        if person.port is None:
-            person.waiting.append(frames)
-        else:
+        if person.port is not None:
             person.port.send_frames(Down.TELL, person.identity, frames)
+            return
+        person.waiting += frames
+        if len(person.waiting) > self.people.limits.lag:
+            self._cut_off(person)
 
     def begin(self, person: Person, frames: bytes) -> None:
         """Send ``frames`` and the next part of what a person is still to get; see people.Post."""
         assert person.replay is not None
         if person.port is None:  # broken while it was to be moved, it has still asked for something
-            person.waiting.append(frames)
+            self.tell(person, frames)
             return
         room = person.replay.room
         if room in self.people.stirred:
@@ -268,14 +270,18 @@ class Hub:
         try:
             frames += person.replay.chunk(REPLAY_SIZE)
         except OvertakenError:
-            self.people.gone(person.identity, "slow consumer", time.monotonic())
-            self.people.end(person, "slow consumer")
+            self._cut_off(person)
             return
         live = person.replay.done
         head = (person.identity, room.number, room.stream.end, room.stream.messages, live)
         if live:
             self.people.live(person)
         person.port.send_frames(Down.ENTER, head, frames, HEAD_COST)
+
+    def _cut_off(self, person: Person) -> None:
+        person.waiting.clear()
+        self.people.gone(person.identity, "slow consumer", time.monotonic())
+        self.people.end(person, "slow consumer")
 
     def end(self, person: Person, reason: str) -> None:
         if person.port is not None:

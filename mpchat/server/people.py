@@ -63,7 +63,7 @@ class Person:
         self.replay: Replay | None = None
         self.live = False
         # Frames for it alone that came while it was between two workers.
-        self.waiting: list[bytes] = []
+        self.waiting = bytearray()
 
     @property
     def name(self) -> str:
@@ -388,9 +388,9 @@ class People:
             if person.live:
                 self._not_live(person)
             person.port, person.came_from = port, None
-            waiting, person.waiting = person.waiting, []
+            waiting, person.waiting = person.waiting, bytearray()
             if waiting:
-                self._post.tell(person, b"".join(waiting))
+                self._post.tell(person, bytes(waiting))
         return person
 
     def died_with(self, port: Any, on_their_way: set[int], now: float) -> None:
