@@ -7,10 +7,12 @@ import hypothesis.strategies as st
 import pytest
 from crowd import payloads
 from hypothesis import given
+from msgspec.structs import replace
 
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import Join, ListRooms, Request, Who, as_said_by, numbered_frames, room_field
+from mpchat.server.archive import Loaded
 from mpchat.server.people import Limits, People, Person
 from mpchat.server.room import NOTICE_GATHER
 from mpchat.server.rooms import History, Kept, NamedRoom, OvertakenError, Replay, Run
@@ -222,6 +224,16 @@ def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
     desk.people.sweep(100.0)
     answer = desk.join(2, "b", room="x")
     assert answer["welcome"]["seq"] == 3  # type: ignore[index]
+
+
+def test_a_room_that_was_spelled_in_two_ways_goes_on_after_its_last_number() -> None:
+    desk = Desk()
+    past = Loaded("e", {"Game": 20, "game": 15}, 0, [], {})
+    desk.people.remember(past, [replace(run(15), room="game"), replace(run(16, 5), room="Game")])
+    desk.join(1, "alice", room="GAME")
+    room = desk.people.rooms["game"]
+    assert (room.seq, room.history.first) == (20, 15)
+    assert {each.room for each in room.history.since(0)} == {room.name}
 
 
 def test_who_is_cut_off_in_a_takeover_comes_back_with_the_token_that_it_has() -> None:

@@ -5,8 +5,10 @@ Pure: times are given, and what is to be sent is handed to :class:`Post`, which 
 
 import secrets
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from ..errors import ProtocolError
 from ..protocol.messages import Welcome, error_frame
@@ -106,9 +108,6 @@ class Past(Protocol):
 
     @property
     def floor(self) -> int: ...
-
-    @property
-    def runs(self) -> Sequence[Run]: ...
 
     def knows(self, epoch: str, room: str, number: int) -> bool: ...
 
@@ -415,13 +414,17 @@ class People:
         self._share_out()
         return room
 
-    def remember(self, past: Past) -> None:
-        """Go on where another server has stopped. Only before anybody has come."""
+    def remember(self, past: Past, runs: Iterable[Run]) -> None:
+        """Go on where another server has stopped, which kept ``runs``. Only before anybody has come."""
         self.epoch, self._past, self._floor = past.epoch, past, past.floor
-        self._last = {name_key(name): last for name, last in past.last.items()}
+        for name, last in past.last.items():  # one room may have been spelled in several ways, in its turn
+            key = name_key(name)
+            self._last[key] = max(last, self._last.get(key, 0))
         self.lobby.seq = self._last.get(name_key(LOBBY), past.floor)
-        for run in past.runs:
+        for run in runs:
             room = self.rooms.get(name_key(run.room)) or self._make_room(run.room)
+            if run.room != room.name:
+                run = msgspec.structs.replace(run, room=room.name)
             room.history.add(run, self._kept)
         for room in self.rooms.values():
             if room.history.last != room.seq:  # the last messages were lost, and with them what is before

@@ -162,7 +162,9 @@ class Supervisor:
             return
         kept = limits_of(self.config).kept
         self.archive = Archive(self.config.history, messages=kept.messages, age=kept.age)
-        self.hub.people.remember(self.archive.open())
+        past = self.archive.open()
+        # Only the numbers are wanted for as long as the server runs.
+        self.hub.people.remember(past._replace(runs=[]), past.runs)
         self.hub.people.on_run = self.archive.save
         stack.callback(self.archive.close, HISTORY_PATIENCE)
 
