@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import Join, ListRooms, Request, Who, as_said_by, numbered_frames, room_field
+from mpchat.server import people
 from mpchat.server.archive import Loaded
 from mpchat.server.people import Limits, People, Person
 from mpchat.server.room import NOTICE_GATHER
-from mpchat.server.rooms import History, Kept, NamedRoom, OvertakenError, Replay, Run
+from mpchat.server.rooms import History, Kept, NamedRoom, OvertakenError, Replay, Run, size_of
 
 SHARE = 1 << 20
 KEPT = Kept(messages=100, size=1 << 20, age=0.0)
@@ -67,7 +68,7 @@ def test_history_keeps_the_last_messages_and_hardly_more(counts: list[int], most
 def test_history_is_bounded_in_bytes_and_in_time_and_begins_after_a_gap() -> None:
     history = History()
     for seq in range(1, 100):
-        history.add(run(seq), KEPT._replace(size=10 * len(run(10).frames)))
+        history.add(run(seq), KEPT._replace(size=10 * size_of(run(10))))
     assert [each.seq for each in history.since(0)] == list(range(90, 100))
     history = History()
     for seq in range(1, 100):
@@ -224,6 +225,29 @@ def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
     desk.people.sweep(100.0)
     answer = desk.join(2, "b", room="x")
     assert answer["welcome"]["seq"] == 3  # type: ignore[index]
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_rooms_that_are_filled_one_after_the_other_share_their_memory(
+    monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    monkeypatch.setattr(people, "ROOMS_MEMORY", 1 << 20)
+    monkeypatch.setattr(people, "LEAST_SHARE", 1 << 10)
+    desk = Desk()
+    for number in range(50):
+        desk.join(number, f"n{number}", room=f"r{number}")
+        room = desk.people.rooms[f"r{number}"]
+        while len(room.stream.read_all(room.stream.start)) < 2 or room.history.first == 1:
+            desk.people.say(room, "a", 1, message_frame("x" * 4000), 1.0)
+            room.flush(1.0, desk.people.share)
+        if left:
+            desk.people.gone(number, "closed", 1.0)
+    desk.people.sweep(1.0)
+    rooms = desk.people.rooms.values()
+    histories = sum(size_of(run) for room in rooms for run in room.history.since(0))
+    streams = sum(room.stream.end - room.stream.start for room in rooms)
+    assert histories + streams <= people.ROOMS_MEMORY + 2 * 4000 * len(rooms)
+    assert not left or not streams
 
 
 def test_a_room_that_was_spelled_in_two_ways_goes_on_after_its_last_number() -> None:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from ..errors import StartError
 from .historyfile import EARLIER_KEPT, MOVE_AWAY, HistoryFile, Numbering, UnusableFile, token
-from .rooms import Run
+from .rooms import Run, size_of
 
 __all__ = ["Archive", "ArchiveStatus", "Loaded", "Run"]
 
@@ -38,8 +38,6 @@ GATHER = 0.05
 # Bytes that may wait to be written: minutes of a busy server, on a disk that is full or hangs. While a write
 # hangs, memory is twice that at most: it still holds what is dropped meanwhile.
 QUEUE_LIMIT = 32 << 20
-# What a waiting run takes in memory beside its frames, in bytes.
-RUN_OVERHEAD = 300
 # Seconds until the first further try after one that failed, doubled each time, up to the last.
 FIRST_RETRY = 1.0
 LAST_RETRY = 30.0
@@ -167,11 +165,11 @@ class Archive:
         with self._lock:
             self._marks[run.room] = (run.last, run.at)
             self._queue.append(run)
-            self._waiting += _size(run)
+            self._waiting += size_of(run)
             while self._waiting > QUEUE_LIMIT and self._queue:
                 dropped = self._queue.popleft()
                 self._gone += 1
-                self._waiting -= _size(dropped)
+                self._waiting -= size_of(dropped)
                 self._dropped += dropped.count
             if len(self._marks) > self._rooms:
                 del self._marks[next(iter(self._marks))]
@@ -284,13 +282,13 @@ class Archive:
 
     def _written(self, runs: list[Run], first: int) -> None:
         """Take out of the queue what is in the file now; ``first`` is how many had left it before."""
-        size, count = sum(map(_size, runs)), sum(run.count for run in runs)
+        size, count = sum(map(size_of, runs)), sum(run.count for run in runs)
         with self._lock:
             dropped = runs[: self._gone - first]  # while they were being written: so they were not lost
             left = len(runs) - len(dropped)
             self._queue = deque(islice(self._queue, left, None))
             self._gone += left
-            self._waiting -= size - sum(map(_size, dropped))
+            self._waiting -= size - sum(map(size_of, dropped))
             self._saved += count
             self._dropped -= sum(run.count for run in dropped)
 
@@ -370,10 +368,6 @@ class Archive:
         if self._state != "ok":
             self._state = "ok"
             _log.warning("history written again, %d messages dropped so far: %s", self._dropped, self.path)
-
-
-def _size(run: Run) -> int:
-    return len(run.frames) + RUN_OVERHEAD
 
 
 def _reason(error: Exception, path: Path) -> str:

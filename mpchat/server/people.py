@@ -431,15 +431,15 @@ class People:
                 room.history.clear()
 
     def sweep(self, at: float) -> None:
-        """Forget rooms that are empty and whose history has expired; call it now and then."""
+        """Forget rooms that are empty and whose history has expired, and in the others what is more than
+        their share by now; call it now and then."""
         for key, room in list(self.rooms.items()):
-            if not room.members and room is not self.lobby:
-                room.history.trim(at, self.limits.kept)
-                if not room.history:
-                    del self.rooms[key]
-                    del self._room_names[bisect_left(self._room_names, room.name)]
-                    self._floor = max(self._floor, room.seq)
-                    self._last.pop(key, None)
+            room.trim(at, self._kept)
+            if not room.members and room is not self.lobby and not room.history:
+                del self.rooms[key]
+                del self._room_names[bisect_left(self._room_names, room.name)]
+                self._floor = max(self._floor, room.seq)
+                self._last.pop(key, None)
         self._share_out()
 
     def _share_out(self) -> None:

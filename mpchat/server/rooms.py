@@ -16,6 +16,8 @@ from ..protocol.requests import cut_frames, joined_frame, left_frame, numbered_f
 from .room import NOTICE_GATHER
 from .stream import Stream
 
+# What a run takes in memory beside its frames, in bytes.
+RUN_OVERHEAD = 300
 # Messages that somebody gets who comes without saying what was seen before: a screen or two.
 HISTORY_AT_JOIN = 50
 
@@ -49,8 +51,13 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, seq=number, count=self.count - skipped, frames=frames)
 
 
+def size_of(run: Run) -> int:
+    """Return what a run takes in memory, in bytes: short messages take hardly less than longer ones."""
+    return len(run.frames) + RUN_OVERHEAD
+
+
 class Kept(NamedTuple):
-    """How much history a room keeps: messages, bytes, and seconds (0: however old)."""
+    """How much history a room keeps: messages, bytes of memory, and seconds (0: however old)."""
 
     messages: int
     size: int
@@ -70,7 +77,7 @@ class History:
             self.clear()
         self._runs.append(run)
         self._count += run.count
-        self._size += len(run.frames)
+        self._size += size_of(run)
         if self._count > kept.messages or self._size > kept.size or kept.age:
             self.trim(run.at, kept)
 
@@ -83,7 +90,7 @@ class History:
         ):
             run = runs.popleft()
             self._count -= run.count
-            self._size -= len(run.frames)
+            self._size -= size_of(run)
 
     def clear(self) -> None:
         self._runs.clear()
@@ -156,6 +163,15 @@ class NamedRoom:
             del self._joined[name]
         else:
             self._left[name] = reason
+        if not self.members:  # nobody is owed anything of it
+            self.stream.forget()
+
+    def trim(self, at: float, kept: Kept) -> None:
+        """Keep no more than this from now on: where nobody says anything, nothing else would see to it."""
+        self.history.trim(at, kept)
+        if self.stream.limit > kept.size:
+            self.stream.limit = kept.size
+            self.stream.append(b"", 0)  # which forgets what is too much
 
     def notice_due(self) -> float | None:
         """Return when the waiting notice is due, on the clock of :meth:`flush`; None: none waits."""
