@@ -28,6 +28,7 @@ from mpchat.protocol.frames import FrameDecoder
 from mpchat.server import archive
 from mpchat.server.archive import Archive, Loaded, Run
 from mpchat.server.historyfile import EARLIER_KEPT, HistoryFile
+from mpchat.server.rooms import size_of
 
 WRITER = Path(__file__).parent / "archive_writer.py"
 # More messages than any room has.
@@ -161,6 +162,18 @@ def test_of_each_room_the_last_messages_are_kept_to_the_number(path: Path) -> No
     assert numbers(loaded, "game-7") == [1, 2, 3]
     assert numbers(load(path, messages=1), "로비") == [105]
     assert numbers(load(path, messages=1000), "로비") == list(range(92, 106))
+
+
+def test_no_more_is_loaded_than_there_is_memory_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(path) as (store, _):
+        for seq in range(1, 101):
+            for room in ("a", "b"):
+                store.save(run(room, seq))
+    newest = [run(room, seq) for seq in range(96, 101) for room in ("a", "b")]
+    monkeypatch.setattr(archive, "LOADED", sum(map(size_of, newest)))
+    loaded = load(path)
+    assert (loaded.last, len(loaded.runs)) == ({"a": 100, "b": 100}, len(newest))
+    assert numbers(loaded, "b") == [96, 97, 98, 99, 100]
 
 
 def test_what_is_too_old_is_not_loaded_and_the_numbers_go_on(path: Path) -> None:

@@ -51,6 +51,9 @@ _POLL = 0.02
 # Bytes of the lock's file: a process number, and spaces.
 _PID_SIZE = 20
 
+# Bytes of memory that are loaded of it at most: what rooms may keep together (see people.ROOMS_MEMORY).
+LOADED = 128 << 20
+
 # What can be wrong with the file; everything else would be a bug.
 _FAULTS = (sqlite3.Error, OSError, UnusableFile, StartError)
 
@@ -209,7 +212,7 @@ class Archive:
         if file.new:
             return []
         found = file.numbering()
-        runs, damaged = file.runs(found.last, self._messages, self._oldest())
+        runs, damaged = file.runs(found.last, self._messages, self._oldest(), LOADED)
         self._owners.add(found.owner)
         self._had_file = True
         self._numbering = found._replace(owner=self._numbering.owner)

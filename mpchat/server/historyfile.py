@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from .rooms import Run
+from .rooms import RUN_OVERHEAD, Run
 
 # Says whose file it is, in SQLite's header: "mpch".
 APPLICATION_ID = 0x6D706368
@@ -133,8 +133,8 @@ class HistoryFile:
             )
         return False
 
-    def _value(self, query: str) -> int:
-        return int(self._db.execute(query).fetchone()[0])
+    def _value(self, query: str, *values: int) -> int:
+        return int(self._db.execute(query, values).fetchone()[0])
 
     def _files(self) -> list[tuple[int, int] | None]:
         """Identify what lies at the paths of the database and its log."""
@@ -164,16 +164,25 @@ class HistoryFile:
         except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
             raise UnusableFile(f"its numbers are damaged; {MOVE_AWAY}") from None
 
-    def runs(self, last: Mapping[str, int], messages: int, oldest: float) -> tuple[list[Run], int]:
+    def runs(self, last: Mapping[str, int], messages: int, oldest: float, most: int) -> tuple[list[Run], int]:
         """Return what is kept, oldest first, and how many runs were damaged and left out.
 
-        Kept are of each room the last ``messages`` numbers, where ``at`` is not before ``oldest``.
+        Kept are of each room the last ``messages`` numbers, where ``at`` is not before ``oldest``; and of all
+        rooms the newest, in about ``most`` bytes of memory: the file is on disk, and has room for more.
         """
         kept, damaged = [], 0
+        before = self._value(
+            "SELECT coalesce(max(id), 0) FROM"
+            " (SELECT id, sum(length(frames) + ?) OVER (ORDER BY id DESC) AS size FROM runs)"
+            " WHERE size > ?",
+            RUN_OVERHEAD,
+            most,
+        )
         seen: dict[str, int] = {}
         for checksum, *columns in self._db.execute(
             "SELECT runs.sum, rooms.name, seq, count, runs.at, sender, frames FROM runs"
-            " LEFT JOIN rooms ON rooms.id = runs.room ORDER BY runs.id"
+            " LEFT JOIN rooms ON rooms.id = runs.room WHERE runs.id > ? ORDER BY runs.id",
+            (before,),
         ):
             run = Run(*columns)
             if not isinstance(run.frames, bytes) or _checksum(run) != checksum:
