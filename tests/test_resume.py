@@ -291,6 +291,16 @@ def test_a_server_that_lets_one_in_elsewhere_has_lost_nothing_there() -> None:
     assert numbers(chat) == [5, 7, 8]
 
 
+def test_a_gap_in_a_room_that_is_spelled_otherwise_by_now_is_named() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(seq=3, room="game") + message(3, "game"))
+    chat.lost(1, None)
+    chat.opened(2)
+    chat.received(welcome(seq=9, room="Game", recovered=False, lost=(4, 7)) + message(8, "Game"))
+    assert numbers(chat) == [3, (4, 7), 8]
+
+
 def test_history_of_a_room_that_one_was_in_before_comes_once() -> None:
     chat = conversation()
     chat.opened(0)

@@ -388,6 +388,8 @@ class Conversation:
 
     def _welcome(self, welcome: Welcome) -> None:
         request = self._settle(welcome)
+        if request is not None and request.resumes and self.seat is not None:
+            self._tracks.respelled(self.seat.room, welcome.room)
         track, gap = self._tracks.entered(welcome.room), None
         if request is not None and request.resumes and track.epoch:
             gap = track.resume(welcome.epoch, welcome.seq, welcome.recovered, welcome.lost)

@@ -4,6 +4,8 @@ The rule: every number is taken once, in ascending order, or is part of a gap th
 before one came in, or while one was in another room on purpose, is no gap.
 """
 
+from ..protocol.names import name_key
+
 # Rooms that are remembered; one that was entered longer ago than so many others begins as if never seen.
 MAX_ROOMS = 256
 
@@ -80,6 +82,12 @@ class Tracks:
     def get(self, room: str) -> Track | None:
         """Return the track of ``room``, None for a room that was never entered, or too long ago."""
         return self._tracks.get(room)
+
+    def respelled(self, room: str, now: str) -> None:
+        """Note that ``room`` is called ``now`` by now, if that is the same name in another spelling: who came
+        first after it had been empty has spelled it so."""
+        if room != now and room in self._tracks and name_key(room) == name_key(now):
+            self._tracks[now] = self._tracks.pop(room)
 
     def entered(self, room: str) -> Track:
         """Return the track of ``room``, which becomes the one to be forgotten last."""
