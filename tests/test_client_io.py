@@ -410,6 +410,22 @@ def test_many_senders_at_once_do_not_mix(run: Run) -> None:
     run(scenario)
 
 
+def test_a_cancelled_close_leaves_no_task_behind() -> None:
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            chat = await connect("127.0.0.1", listener.getsockname()[1])
+            with listener.accept()[0]:  # who does not close when the client does
+                (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+                closing = asyncio.create_task(chat.close())
+                await asyncio.sleep(0)
+                closing.cancel()
+                await asyncio.wait({closing})
+                _, pending = await asyncio.wait({task}, timeout=PATIENCE)
+                assert not pending
+
+    asyncio.run(scenario())
+
+
 def test_a_cancelled_wait_loses_no_message() -> None:
     async def scenario() -> None:
         with Relay() as relay:

@@ -229,10 +229,12 @@ class Chat:
         self._notify()
         if self._task is None:
             return
-        if self._link is not None:
-            shut(self._link.sock, socket.SHUT_WR)
-            await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT)
-        self._task.cancel()
+        try:
+            if self._link is not None:
+                shut(self._link.sock, socket.SHUT_WR)
+                await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT)
+        finally:  # who gives up waiting leaves nobody behind who reads
+            self._task.cancel()
         await asyncio.wait({self._task})
 
     def __await__(self) -> Generator[object, None, Self]:
