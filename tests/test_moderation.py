@@ -4,9 +4,11 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Client, Server, clients, frame, running
+from harness import Client, Server, clients, frame, kill, running
 from members import Member, members
 from waiting import eventually
+
+from mpchat.control import Request, ask
 
 
 def ok(server: Server, *words: str) -> str:
@@ -75,6 +77,20 @@ def test_nobody_is_called_what_a_banned_address_is(server: Server) -> None:
             assert decoy.refused(join={"name": name}) == "bad_name"
         assert ok(server, "ban", "127.0.0.9").endswith("1 connection ended\n")
         assert ended(bad)
+
+
+def test_who_waits_for_a_worker_is_banned_too(folder: Path) -> None:
+    with running(folder, workers=1) as server:
+        address = server.address
+        kill(server.worker_pids[0])
+        with Client(address, source="127.0.0.9") as bad:
+            eventually(lambda: server.status()["connections"], "the client to come in")
+            ask(
+                server.instance_folder / "control.sock", Request("ban", {"target": "127.0.0.9"}), timeout=30.0
+            )
+            server.wait_until_running()
+            bad.say("let in after all?")
+            assert (bad.receive() or {})["error"]["code"] == "banned"
 
 
 def test_a_ban_ends_by_itself(server: Server) -> None:

@@ -115,13 +115,16 @@ class Reception:
         if self._homeless and handles and all(now < handle.full_until for handle in handles):
             self.refuse("the workers are out of descriptors; try again later")
 
-    def refuse(self, text: str, most: int | None = None) -> None:
-        """Send away everybody who has come in and is not on the way to a worker, or the last ``most``."""
-        here = [each for each in self._homeless if not each.moved]
+    def refuse(
+        self, text: str, most: int | None = None, *, host: str | None = None, code: str = "full"
+    ) -> None:
+        """Send away everybody, or everybody from ``host``, who has come in and is not on the way to a worker,
+        or the last ``most`` of them."""
+        here = [each for each in self._homeless if not each.moved and host in (None, each.host)]
         refused = here if most is None else here[-most:]
         for traveller in refused:
             self._forget_host(traveller.host)
-            self._door.refuse(traveller.sock, text)
+            self._door.refuse(traveller.sock, text, code=code)
         gone = {each.identity for each in refused}
         self._homeless = [each for each in self._homeless if each.identity not in gone]
 

@@ -49,6 +49,8 @@ HISTORY_PATIENCE = 5.0
 STOP_GRACE = 1.5
 # Seconds that a reload waits for what a name server has to say about a new host.
 LOOKUP_TIMEOUT = 5.0
+# What a client is told whose address is banned.
+BANNED = "your address is banned here"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # HUP reloads, TTIN and TTOU make it one worker more or fewer.
 CHANGE_SIGNALS = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
@@ -253,7 +255,7 @@ class Supervisor:
 
     def _on_client(self, sock: socket.socket, host: str, port: int) -> None:
         if self.moderation.banned_host(host, time.time()):
-            self.door.refuse(sock, "your address is banned here", code="banned")
+            self.door.refuse(sock, BANNED, code="banned")
         elif self.connections >= self.fits:
             self.door.refuse(sock, self._full())
         elif (most := self.config.max_per_address) and self.reception.from_host(host) >= most:
@@ -364,6 +366,7 @@ class Supervisor:
     def _command_ban(self, arguments: dict[str, Any], reply: Reply) -> None:
         target = self.moderation.ban(str(arguments["target"]), _until(arguments))
         log.info("banned: %s", target)
+        self.reception.refuse(BANNED, host=target, code="banned")
         self._kick_whom(target, reply)
 
     def _command_mute(self, arguments: dict[str, Any], reply: Reply) -> None:
