@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from harness import Client, frame, raw_frame
+from msgspec.structs import replace
 
 from mpchat.config import resolve
 from mpchat.server.channel import Link, make_queue
@@ -90,6 +91,15 @@ def test_who_is_read_from_after_the_last_of_his_room_has_gone_leaves_like_everyb
     # Who was reset has not gone in order: his name is held for him.
     assert CLOSED not in {each[2] for each in bench.worker.left if each[0] == 1}
     assert not bench.worker.rooms
+
+
+def test_who_has_been_silent_for_an_hour_may_not_say_at_once_what_an_hour_allows(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    bench.worker.config = replace(bench.worker.config, flood_burst=10, flood_rate=10)
+    connection.heard -= 3600.0
+    client.send_raw(frame("x") * 100)
+    bench.until(lambda: sum(count for _, count, _ in bench.worker.posts) > 10)
+    assert not connection.reading
 
 
 def test_who_asks_for_the_past_again_and_again_and_does_not_read_it_is_cut_off(bench: Bench) -> None:

@@ -622,7 +622,8 @@ class Worker:
             else:
                 self.end(connection, CLOSED if in_order else "closed inside a frame")
             return
-        allowance = connection.allowance + (self.reactor.now - connection.heard) * self.config.flood_rate
+        regained = (self.reactor.now - connection.heard) * self.config.flood_rate
+        allowance = min(connection.allowance + regained, self.config.flood_burst)
         connection.heard = self.reactor.now
         completed: list[tuple[int, bytes]] = []
         who: Who = connection.identity if connection.session.asked else connection.address
@@ -635,7 +636,7 @@ class Worker:
                 self.posts.append((who, count, frames))
             self.posts_size += len(frames)
             allowance -= count or 1
-        connection.allowance = min(allowance, self.config.flood_burst)
+        connection.allowance = allowance
         if allowance < 0:
             self._slow_down(connection)
         if connection.session.mid_frame:
