@@ -56,6 +56,17 @@ def test_a_private_message_reaches_two_and_nobody_else(server: Server) -> None:
         assert plain.hear() == "the first that it hears"
 
 
+def test_a_message_to_null_is_one_to_the_room_and_a_question_that_is_null_is_answered(server: Server) -> None:
+    with clients(server, 1) as (plain,), members(server.address, "alice") as (alice,):
+        alice.ask(message="hi", to=None)
+        assert alice.hear_from_room("hi")["seq"] == 1
+        plain.send_raw(raw_frame(b'{"message":"so do I","to":null}'))
+        assert alice.hear_from_room("so do I")["seq"] == 2
+        assert alice.refused(who=None) == "not_a_message"
+        alice.ask(ping=None)
+        assert alice.until("pong") is None
+
+
 def test_rooms_are_apart_and_changing_them_is_one_step(server: Server) -> None:
     with members(server.address, "alice", "bob") as (alice, bob):
         welcome = bob.join(room="게임-7")

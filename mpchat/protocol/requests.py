@@ -65,12 +65,16 @@ _decode_request = msgspec.json.Decoder(Request).decode
 
 
 def looks_like_request(payload: bytes) -> bool:
-    """Tell whether a payload that is no message may be a request: one that is wrong gets its own error."""
+    """Tell whether a payload that is no message may be a request: one that is wrong gets its own error.
+
+    A key that is null counts as missing: many write down all that they have. But null can be a ping.
+    """
     try:
         found = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return "to" in found if "message" in found else any(key in found for key in _REQUESTS)
+    given = {key for key, value in found.items() if key == "ping" or bytes(value) != b"null"}
+    return "to" in given if "message" in found else not given.isdisjoint(_REQUESTS)
 
 
 def decode_request(payload: bytes) -> Request:
