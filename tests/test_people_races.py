@@ -5,6 +5,7 @@ The hub is real, and so are its channels; the workers' ends are held by the test
 
 import json
 import select
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -15,7 +16,8 @@ from test_filling import limits
 
 from mpchat.server.channel import Link, make_queue
 from mpchat.server.hub import Hub, Port
-from mpchat.server.room import Room
+from mpchat.server.people import People
+from mpchat.server.room import NOTICE_GATHER, Room
 from mpchat.server.wire import Down, Up
 
 Object = dict[str, Any]
@@ -206,3 +208,27 @@ def test_who_is_long_on_the_way_and_is_told_more_than_he_may_be_behind_is_cut_of
     assert second.objects()[-1]["error"]["code"] == "no_such_name"
     second.say(Up.FOLLOW, (1, -1, 0))
     assert second.take(Down.END) == [(1, "replaced")]
+
+
+def test_a_request_over_which_the_server_stumbles_ends_one_connection_and_not_the_server(
+    ends: Sequence[Far], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = ends
+    first.join(1, name="alice", room="r")
+    second.join(2, name="bob", room="r")
+
+    def stumble(*_: object) -> None:
+        raise ValueError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(People, "_who", stumble)
+        first.say(Up.ASK, ((1, "127.0.0.1:1"), b'{"who":{}}'))
+    assert first.take(Down.END) == [(1, "internal error")]
+    assert "127.0.0.1:1" in caplog.text
+    assert "injected" in caplog.text
+    first.say(Up.ASK, ((1, "127.0.0.1:1"), b'{"who":{}}'))  # still on its way when it was ended
+    first.say(Up.LEFT, [(1, "127.0.0.1:1", "internal error")])
+    second.say(Up.ASK, ((2, "127.0.0.1:2"), b'{"who":{}}'))
+    assert [each["who"]["names"] for each in second.objects() if "who" in each] == [["bob"]]
+    second.hub.turn(time.monotonic() + NOTICE_GATHER)
+    assert [each["left"]["reason"] for each in second.objects() if "left" in each] == ["internal error"]

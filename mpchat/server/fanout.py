@@ -57,12 +57,14 @@ class Fanout:
         lag_limit: int,
         coalesce: float,
         on_gone: Callable[[Connection, OSError | None], None],
+        number: int = 0,
     ) -> None:
-        """Begin with nobody. ``lag_limit`` is in bytes, ``coalesce`` in seconds.
+        """Begin with nobody. ``lag_limit`` is in bytes, ``coalesce`` in seconds; ``number`` is the room's.
 
         ``on_gone(connection, error)`` is called when a send fails; with None for a slow consumer: a client
         that has fallen too far behind.
         """
+        self.number = number
         self.stream = Stream(lag_limit)
         self.coalesce = coalesce
         # Messages given to clients, each counted once per client that took it.

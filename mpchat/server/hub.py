@@ -8,6 +8,7 @@ The hub keeps the stream too. A worker that comes later is filled with it before
 clients which are behind can be moved to it.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from ..errors import ProtocolError
 from ..protocol.messages import error_frame, message_frame
 from ..protocol.requests import as_said_by, decode_request
 from .channel import ITEM_SIZE, Item, Link
-from .people import MUTED, Limits, People, Person
+from .people import INTERNAL_ERROR, MUTED, Limits, People, Person
 from .room import Room
 from .rooms import NamedRoom, OvertakenError, Replay
 from .stream import Stream
@@ -44,6 +45,8 @@ ANNOUNCEMENT_LIMIT = 65_000
 HEAD_COST = 40
 # What a worker says that does not wait for its place behind posts.
 NEWS = frozenset({Up.BEAT, Up.READY, Up.KICKED})
+
+log = logging.getLogger("mpchat.hub")
 
 
 class Port:
@@ -371,7 +374,14 @@ class Hub:
     def _ask(self, port: Port, who: tuple[int, str], payload: bytes, now: float) -> None:
         # What was said before comes first, to everybody: who enters is sent the rest alone.
         self._give_out(now)
-        self.people.ask(*who, port, decode_request(payload), now, time.time())
+        identity, address = who
+        try:
+            self.people.ask(identity, address, port, decode_request(payload), now, time.time())
+        except Exception:  # what one client asks for must not end everybody's server
+            log.exception("failed, its connection is ended: %s", address)
+            person = self.people.gone(identity, INTERNAL_ERROR, now)
+            if person is not None:
+                self.people.end(person, INTERNAL_ERROR)
 
     def _sync(self, port: Port, furthest: int, people: list[int]) -> None:
         """A worker is about to give connections away: they get nothing from here until they have come."""

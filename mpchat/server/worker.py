@@ -46,7 +46,7 @@ from .handoff import (
     read_message,
     unpack,
 )
-from .people import CLOSED
+from .people import CLOSED, INTERNAL_ERROR
 from .policy import beat_every, must_hold, next_post
 from .reactor import READ, WRITE, Reactor
 from .room import BATCH_SIZE
@@ -102,9 +102,9 @@ class Worker:
         self.parcels = parcels
         self.reactor = Reactor(config.multiplexer)
         self.gather = config.coalesce * GATHER_SHARE
-        self.fanout = self._make_fanout()
+        self.fanout = self._make_fanout(PLAIN)
         # Where members are who are not yet, or just not, live in a room: nothing is ever said here.
-        self.aside = self._make_fanout()
+        self.aside = self._make_fanout(ASIDE)
         # The rooms that members here are live in, and those of them that have something to send.
         self.rooms: dict[int, Fanout] = {}
         self.busy: dict[Fanout, None] = {}
@@ -139,9 +139,14 @@ class Worker:
         self.closing_until: float | None = None
         self.finished = False
 
-    def _make_fanout(self) -> Fanout:
-        coalesce = self.config.coalesce - self.gather
-        return Fanout(self.reactor, lag_limit=self.config.lag_limit, coalesce=coalesce, on_gone=self._on_gone)
+    def _make_fanout(self, number: int) -> Fanout:
+        return Fanout(
+            self.reactor,
+            lag_limit=self.config.lag_limit,
+            coalesce=self.config.coalesce - self.gather,
+            on_gone=self._on_gone,
+            number=number,
+        )
 
     def run(self) -> None:
         """Serve until told to close, or until the supervisor is gone."""
@@ -498,11 +503,10 @@ class Worker:
         room = connection.fanout
         room.complete(self.reactor.now)
         place = room.take_out(connection)
-        number = PLAIN if room is self.fanout else self._number(room)
         self._forget_if_empty(room)
         return Baggage(
             connection.session.export(),
-            number,
+            room.number,
             place.cursor,
             place.messages,
             bytes(connection.outbox),
@@ -559,7 +563,7 @@ class Worker:
         connection.replaying = False
         room = self.rooms.get(number)
         if room is None:
-            room = self.rooms[number] = self._make_fanout()
+            room = self.rooms[number] = self._make_fanout(number)
             room.stream.begin(offset, messages)
         self._go_to(connection, room, Place(offset, messages))
 
@@ -573,13 +577,10 @@ class Worker:
         connection.outbox_open = bool(connection.outbox)
         room.resume(connection, place)
 
-    def _number(self, room: Fanout) -> int:
-        return next((number for number, each in self.rooms.items() if each is room), ASIDE)
-
     def _forget_if_empty(self, room: Fanout) -> None:
-        if room is not self.fanout and room is not self.aside and not len(room):
-            # Somebody who cannot be sent anything any more may be read from longer than his room is here.
-            self.rooms.pop(self._number(room), None)
+        # Somebody who cannot be sent anything any more may be read from longer than his room is here.
+        if self.rooms.get(room.number) is room and not len(room):
+            del self.rooms[room.number]
             self.busy.pop(room, None)
 
     # Clients.
@@ -589,7 +590,7 @@ class Worker:
             self._serve(connection, mask)
         except Exception:  # what one client brought about must not end the others' process
             log.exception("failed, its connection is ended: %s", connection.address)
-            self.end(connection, "internal error")
+            self.end(connection, INTERNAL_ERROR)
 
     def _serve(self, connection: Connection, mask: int) -> None:
         if mask & WRITE and not connection.closed:
