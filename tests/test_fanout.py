@@ -1,5 +1,7 @@
 """Fan-out over real sockets: each client gets the stream's bytes exactly, its replies between two frames."""
 
+import errno
+import os
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from waiting import eventually
 from mpchat.protocol.session import Session
 from mpchat.server import fanout as module
 from mpchat.server.connection import LIVE, Connection, tune
-from mpchat.server.fanout import SLICE, TRY_AGAIN, Fanout
+from mpchat.server.fanout import SHARED_BY, SHARED_SIZE, SLICE, TRY_AGAIN, Fanout
 from mpchat.server.policy import must_hold
 from mpchat.server.reactor import WRITE, Reactor
 
@@ -195,9 +197,18 @@ def hall(*, lag_limit: int = LAG) -> Iterator[Hall]:
         room.close()
 
 
+@pytest.fixture(params=["copied", "shared"])
+def pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blobs are copied to each socket, or all go by way of pages that sockets share."""
+    shared = request.param == "shared"
+    monkeypatch.setattr(module, "SHARED_SIZE", 1 if shared else 1 << 30)
+    monkeypatch.setattr(module, "SHARED_BY", 1)
+
+
 PAIRS = pytest.mark.parametrize("make", [unix_pair, tcp_pair])
 
 
+@pytest.mark.usefixtures("pages")
 @PAIRS
 def test_a_late_client_catches_up_byte_by_byte(
     make: Callable[[], SocketPair],
@@ -263,6 +274,7 @@ def test_a_reply_during_a_flush_does_not_get_in_front_of_the_blob(monkeypatch: p
             assert [frame[2:3] for frame in cut(bytes(each.data))] == [b"s", b"r"]
 
 
+@pytest.mark.usefixtures("pages")
 @PAIRS
 def test_a_client_that_never_reads_is_cut_off_past_the_lag_limit_and_costs_no_memory(
     make: Callable[[], SocketPair],
@@ -309,6 +321,7 @@ def test_who_joins_in_the_middle_of_a_flush_gets_the_next_message_first(
             room.check(each)
 
 
+@pytest.mark.usefixtures("pages")
 @pytest.mark.parametrize("late", [False, True])
 def test_who_leaves_in_the_middle_of_a_flush_is_sent_nothing_more(
     monkeypatch: pytest.MonkeyPatch, late: bool
@@ -330,6 +343,65 @@ def test_who_leaves_in_the_middle_of_a_flush_is_sent_nothing_more(
         assert len(room.fanout) == 2
 
 
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def big_blobs(room: Hall, count: int) -> None:
+    """So much that it goes by way of pages, and more than a socket takes."""
+    for number in range(count):
+        room.publish(*[message(number * 100 + each, 1_000) for each in range(SHARED_SIZE // 1_000 + 1)])
+        room.flush()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux has pages that sockets share")
+@PAIRS
+def test_shared_pages_hold_what_was_sent_however_late_it_is_read(make: Callable[[], SocketPair]) -> None:
+    with hall(lag_limit=64 << 20) as room:
+        members = [room.join(make) for _ in range(SHARED_BY)]
+        before = descriptors()
+        big_blobs(room, 30)
+        assert room.fanout.late == len(members)  # nobody has read anything
+        assert descriptors() == before
+        room.deliver(*members)
+        for each in members:
+            room.check(each)
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EMFILE, "no descriptor"), AttributeError("not Linux")])
+def test_where_no_pages_can_be_had_everybody_gets_a_copy(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    asked = []
+
+    def refuse(*arguments: object) -> int:
+        asked.append(arguments)
+        raise fault
+
+    monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
+    with hall() as room:
+        members = [room.join() for _ in range(SHARED_BY)]
+        big_blobs(room, 2)
+        room.deliver(*members)
+        for each in members:
+            room.check(each)
+    assert asked
+
+
+def test_no_memory_for_pages_costs_no_descriptor_and_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    with hall() as room:
+        members = [room.join() for _ in range(SHARED_BY)]
+        before = descriptors()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", lambda descriptor, data, offset: len(data) // 2)
+            big_blobs(room, 1)
+        assert descriptors() == before
+        room.deliver(*members)
+        for each in members:
+            room.check(each)
+
+
+@pytest.mark.usefixtures("pages")
 @pytest.mark.parametrize("late", [False, True])
 def test_a_peer_that_has_closed_is_told_once_with_its_error(late: bool) -> None:
     with hall() as room:
@@ -406,6 +478,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.usefixtures("pages")
 @pytest.mark.parametrize("slice_size", [1, 3, SLICE])
 @settings(
     max_examples=40,
@@ -549,6 +622,7 @@ STEP = st.one_of(
 )
 
 
+@pytest.mark.usefixtures("pages")
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(st.lists(STEP, max_size=60), st.sampled_from([unix_pair, tcp_pair]))
 def test_wherever_and_whenever_a_client_is_moved_it_gets_the_same_bytes(

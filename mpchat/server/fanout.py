@@ -12,8 +12,11 @@ it is early, and is sent nothing until the stream has got there.
 What is for one client alone goes out between two blobs, never inside a frame.
 """
 
+import errno
+import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice, repeat
 from typing import NamedTuple
 
@@ -31,12 +34,34 @@ ENOUGH = 128 << 10
 # Seconds after a flush for which a client that could not take all of it waits for the next one: to ask for
 # its socket to become writable, and not to ask any more, costs more than to try once again.
 TRY_AGAIN = 0.002
+# A blob of so many bytes and more, for so many clients and more, is put into pages that all their sockets
+# share: a copy for each costs 0.23 ns a byte, to refer to pages half. Below that it saves nothing.
+SHARED_SIZE = 32 << 10
+SHARED_BY = 8
 # Instead of how much of a blob a client took: none, and it is gone.
 _FAILED = -1
 # The one call of them all: not each socket's own, which would be one more object for each client.
-_SEND = socket.socket.send
+_SEND, _FILENO = socket.socket.send, socket.socket.fileno
 # Seconds between two judgements of whether the room is faster than its members.
 JUDGE_EVERY = 0.01
+
+
+class Pages:
+    """A file in memory that holds a blob, closed with the last reference to it. Raises ``OSError`` where the
+    system has no descriptor or no memory for it; ``AttributeError`` where it has no such files.
+
+    What ``sendfile`` sends of it is not copied: sockets refer to its pages, which live until the last client
+    has read them, also after the file was closed. So nothing is ever written to them again.
+    """
+
+    def __init__(self, blob: bytes) -> None:
+        self.descriptor = os.memfd_create("blob", os.MFD_CLOEXEC)
+        if os.pwrite(self.descriptor, blob, 0) != len(blob):
+            raise OSError(errno.ENOMEM, "not all of it was written")
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
 class Place(NamedTuple):
@@ -89,6 +114,7 @@ class Fanout:
         self._tried = 0
         self._blob = b""
         self._blob_messages = 0
+        self._pages: Pages | None = None
         self._replies: list[Connection] = []
         self._judged_at = 0.0
         self._struggling = 0
@@ -237,10 +263,20 @@ class Fanout:
             self._lists = list(self._live), list(self._live.values())
         self._receivers, socks = self._lists
         self._tried = 0
-        self._todo = map(_SEND, socks, repeat(self._blob))
+        self._todo = self._sends(socks)
         if self._again:
             self._trying = iter(list(self._again))
             self._again.clear()
+
+    def _sends(self, socks: list[socket.socket]) -> Iterator[int]:
+        """Return what sends the blob to the next client at each step."""
+        size = len(self._blob)
+        if size >= SHARED_SIZE and len(socks) >= SHARED_BY:
+            with suppress(OSError, AttributeError):
+                self._pages = Pages(self._blob)
+                pages = repeat(self._pages.descriptor)
+                return map(os.sendfile, map(_FILENO, socks), pages, repeat(0), repeat(size))
+        return map(_SEND, socks, repeat(self._blob))
 
     def _send_slice(self, now: float) -> None:
         size = len(self._blob)
@@ -256,6 +292,7 @@ class Fanout:
             self._todo = None
             self._receivers = []
             self._blob = b""
+            self._pages = None
             # From the flush's last slice, not its first: a worker that is busy sending gathers meanwhile.
             self._flushed_at = now
             if self._replies:
