@@ -427,6 +427,8 @@ class Fanout:
 
     def struggling(self, now: float) -> int:
         """Return how many clients are far behind although they read fast; judged now and then."""
+        if not self._late:
+            return 0
         if now - self._judged_at >= JUDGE_EVERY:
             self._judged_at = now
             far = self.stream.end - self.stream.limit // 2

@@ -200,10 +200,13 @@ class Worker:
 
         Most of all clients, not of a room's: a room of two must not hold everybody up.
         """
-        fanouts = (self.fanout, *self.busy)
-        if any(each.behind for each in fanouts):
+        struggling = self.fanout.struggling(now)
+        if self.fanout.behind:
             return True
-        struggling = sum(each.struggling(now) for each in fanouts)
+        for room in self.busy:
+            struggling += room.struggling(now)
+            if room.behind:
+                return True
         return struggling > 0 and must_hold(struggling, len(self.connections))
 
     def _timeout(self) -> float | None:
