@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import pairwise
 
 import hypothesis.strategies as st
 import pytest
@@ -248,6 +249,23 @@ def test_rooms_that_are_filled_one_after_the_other_share_their_memory(
     streams = sum(room.stream.end - room.stream.start for room in rooms)
     assert histories + streams <= people.ROOMS_MEMORY + 2 * 4000 * len(rooms)
     assert not left or not streams
+
+
+def test_a_sweep_looks_at_some_rooms_and_all_are_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(people, "SWEPT", 3)
+    monkeypatch.setattr(people, "SWEEPS", 5)
+    desk = Desk()
+    for number in range(40):
+        desk.join(number, f"n{number}", room=f"r{number}")
+    for number in range(40):
+        desk.people.gone(number, "closed", 1.0)
+    left = []
+    for _ in range(20):
+        desk.people.sweep(1.0)
+        left.append(len(desk.people.rooms))
+    assert 41 - 8 <= left[0] < 41
+    assert left[-1] == 1
+    assert all(before - after <= 8 for before, after in pairwise(left))
 
 
 def test_a_room_that_was_spelled_in_two_ways_goes_on_after_its_last_number() -> None:

@@ -38,6 +38,9 @@ ROOMS_MEMORY = 256 << 20
 LEAST_SHARE = 16 << 10
 # Names that are held for people who may come back, at most; past it the longest held goes.
 MOST_HELD = 100_000
+# Rooms that are looked at in one sweep, at least, and sweeps until all have been: 1000 take a millisecond.
+SWEPT = 500
+SWEEPS = 10
 
 
 class Limits(NamedTuple):
@@ -157,6 +160,7 @@ class People:
         self._ended: dict[int, Person] = {}
         self.rooms: dict[str, NamedRoom] = {}
         self._room_names: list[str] = []
+        self._unswept: list[tuple[str, NamedRoom]] = []
         # Rooms that have something to say.
         self.stirred: dict[NamedRoom, None] = {}
         self._post = post
@@ -434,8 +438,12 @@ class People:
 
     def sweep(self, at: float) -> None:
         """Forget rooms that are empty and whose history has expired, and in the others what is more than
-        their share by now; call it now and then."""
-        for key, room in list(self.rooms.items()):
+        their share by now. Call it now and then; each call looks at some, for ten thousand take a while."""
+        if not self._unswept:
+            self._unswept = list(self.rooms.items())
+        part = max(SWEPT, len(self.rooms) // SWEEPS)
+        due, self._unswept = self._unswept[:part], self._unswept[part:]
+        for key, room in due:
             room.trim(at, self._kept)
             if not room.members and room is not self.lobby and not room.history:
                 del self.rooms[key]
