@@ -122,6 +122,11 @@ def _settings(config_file: str | None, flags: dict[str, Any]) -> tuple[Config, d
     return Sources.of_command(config_file, flags).read(os.environ)
 
 
+def _server(config_file: str | None, flags: dict[str, Any]) -> Config:
+    """Return where a running server is found: a mistake in its settings must not keep it from being asked."""
+    return Sources.of_command(config_file, flags).read_address(os.environ)
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -158,7 +163,7 @@ def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
 @click.option("--kill", is_flag=True, help="End what is still there after the timeout.")
 def stop(config_file: str | None, timeout: float | None, kill: bool, **flags: Any) -> None:
     """Stop a server; return when its processes are gone and its port is free."""
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     timeout = config.stop_timeout + STOP_MARGIN if timeout is None else timeout
     deadline = time.monotonic() + timeout
     processes = _begin_stop(config, timeout)
@@ -269,14 +274,9 @@ def reload(config_file: str | None, as_json: bool, **flags: Any) -> None:
     """
     from .display import reload_text
 
-    # The server says what is wrong with its settings: a mistake in them must not keep it from being asked.
-    config, wrong = Sources.of_command(config_file, flags).read_address(os.environ)
-    try:
-        answer = _change(config, Request("reload"))
-    except NotRunningError:
-        if wrong is not None:  # and so this may not be the address
-            raise wrong from None
-        raise
+    # The server says what is wrong with its settings.
+    config = _server(config_file, flags)
+    answer = _change(config, Request("reload"))
     text = reload_text(config.name, answer.result, done=not answer.exit)
     # One that nothing came of is one line: why.
     came_of_it = not answer.exit or any(answer.result.get(each) for each in ("renewed", "moved", "lost"))
@@ -291,7 +291,7 @@ def scale(number: int, config_file: str | None, as_json: bool, **flags: Any) -> 
     """Change the number of workers to N, 1 to 256; clients stay connected."""
     from .display import scale_text
 
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     answer = _change(config, Request("scale", {"workers": number}))
     _print_change(answer, as_json, scale_text(config.name, answer.result))
 
@@ -340,7 +340,7 @@ def _print_change(answer: Answer, as_json: bool, text: str) -> None:
 @click.option("--watch", is_flag=True, help="Go on, a new picture every second, until Ctrl-C.")
 def status(config_file: str | None, as_json: bool, watch: bool, **flags: Any) -> None:
     """Show a running server and its workers."""
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     if not watch:
         _print_status(config, as_json=as_json)
         return
@@ -409,7 +409,7 @@ def chat(host: str | None, port: int | None, name: str | None, room: str | None,
 @_addressed
 def say(text: str, config_file: str | None, **flags: Any) -> None:
     """Announce TEXT to everybody."""
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     answer = _ask(config, Request("say", {"text": text}))
     click.echo(f"said to {answer.result['connections']} clients")
 
@@ -419,7 +419,7 @@ def say(text: str, config_file: str | None, **flags: Any) -> None:
 @_addressed
 def kick(address: str, config_file: str | None, **flags: Any) -> None:
     """End the connection of ADDRESS: a person's name, host:port, or all from a host."""
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     ended = _ended(_ask(config, Request("kick", {"address": address})).result)
     if not ended:
         raise MpchatError(f"nobody is connected from {address}; addresses are host:port or host, or a name")
@@ -457,7 +457,7 @@ _for = click.option("--for", "seconds", type=_Duration(), help="For how long, li
 @_for
 def ban(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
     """Let a name or an address in no more, and end its connections."""
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     result = _ask(config, Request("ban", {"target": target, "seconds": seconds})).result
     how_long = f"for {_shown(seconds)} s" if seconds is not None else "for good"
     click.echo(f"{target} is banned {how_long}; {_connections(_ended(result))} ended")
@@ -469,7 +469,7 @@ def ban(target: str, config_file: str | None, seconds: float | None, **flags: An
 @_for
 def mute(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
     """Let nobody get what a person says."""
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     result = _ask(config, Request("mute", {"target": target, "seconds": seconds})).result
     how_long = f"for {_shown(seconds)} s" if seconds is not None else "for good"
     here = "" if result["here"] else ", and not here now"
@@ -481,7 +481,7 @@ def mute(target: str, config_file: str | None, seconds: float | None, **flags: A
 @_addressed
 def unban(target: str, config_file: str | None, **flags: Any) -> None:
     """End a ban."""
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     _ask(config, Request("lift", {"what": "bans", "target": target}))
     click.echo(f"{target} is banned no more")
 
@@ -491,7 +491,7 @@ def unban(target: str, config_file: str | None, **flags: Any) -> None:
 @_addressed
 def unmute(target: str, config_file: str | None, **flags: Any) -> None:
     """Let everybody hear a person again."""
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     _ask(config, Request("lift", {"what": "mutes", "target": target}))
     click.echo(f"{target} is muted no more")
 
@@ -501,7 +501,7 @@ def unmute(target: str, config_file: str | None, **flags: Any) -> None:
 @_as_json
 def bans(config_file: str | None, as_json: bool, **flags: Any) -> None:
     """Show who is banned or muted, and until when."""
-    config, _ = _settings(config_file, flags)
+    config = _server(config_file, flags)
     found = _ask(config, Request("bans")).result
     if as_json:
         click.echo(msgspec.json.encode(found).decode())

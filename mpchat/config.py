@@ -10,7 +10,7 @@ line in ``mpchat config`` and in the README follow from that.
 import ipaddress
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -416,8 +416,13 @@ def default_workers(cores: int) -> int:
     return max(1, cores - 1)
 
 
-def parse_file(text: str, path: str) -> dict[str, Origin]:
-    """Read ``mpchat.toml``; raises :class:`ConfigError` naming file and line for what is not a setting."""
+def parse_file(text: str, path: str, only: Collection[str] | None = None) -> dict[str, Origin]:
+    """Read ``mpchat.toml``; raises :class:`ConfigError` naming file and line for what is not a setting.
+
+    ``only`` these settings: all others may be wrong, and a text that does not mention one may be anything.
+    """
+    if only is not None and not any(_mentions(text, name) for name in only):
+        return {}
     try:
         table = tomllib.loads(text)
     except RecursionError:
@@ -428,12 +433,18 @@ def parse_file(text: str, path: str) -> dict[str, Origin]:
     for key, value in table.items():
         place = f"{path}, line {_line_of(key, text)}"
         name = key.replace("-", "_")
+        if only is not None and name not in only:
+            continue
         if name not in BY_NAME:
             raise ConfigError(f"{place}: unknown setting {key!r}; allowed are {', '.join(BY_NAME)}")
         if name in found:
             raise ConfigError(f"{place}: {name} is set twice, see {found[name].place}; allowed is once")
         found[name] = Origin(value, place)
     return found
+
+
+def _mentions(text: str, name: str) -> bool:
+    return re.search(rf"\b{name}\b", text.replace("-", "_")) is not None
 
 
 def _line_of(key: str, text: str) -> int:

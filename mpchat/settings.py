@@ -7,7 +7,7 @@ A running server stands in another folder than whoever started it, and must neve
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,25 +73,28 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         sources = [self._given(), self._read_file(again=True), parse_environment(environment)]
         return self.ready_to_run(resolve(sources)[0], running)
 
-    def read_address(self, environment: Mapping[str, str]) -> tuple[Config, ConfigError | None]:
-        """Return a Config of which only ``name`` and ``runtime_dir`` count, as good as a wrong file allows.
+    def read_address(self, environment: Mapping[str, str]) -> Config:
+        """Return a Config of which only ``name`` and ``runtime_dir`` count: where a running server is found.
 
-        For a command that must reach the server although its settings are wrong: the server tells why. With
-        it comes what is wrong with the settings here, if anything; a flag or a variable that is wrong for one
-        of these two is raised as ever.
+        For commands that must reach the server although its settings are wrong by now. Raises
+        :class:`ConfigError` where what is wrong may be just these two: a command that ends something must not
+        take another server for the one that is meant.
         """
-        wrong: ConfigError | None = None
-        given, variables = self._given(), parse_environment(environment)
-        file: dict[str, Origin] = {}
+        with suppress(ConfigError):
+            return self.read(environment)[0]
+        given = self._given()
+        resolve([given])
+        unsaid = [name for name in _ADDRESS if name not in given]
         try:
-            file = self._read_file()
-            return resolve([given, file, variables])[0], None
+            # Again: from a pipe all has been read, and what it said of these is gone.
+            file = self._read_file(again=True, only=unsaid) if unsaid else {}
+            variables = {
+                name: each for name, each in parse_environment(environment).items() if name in unsaid
+            }
+            return resolve([given, file, variables])[0]
         except ConfigError as error:
-            wrong = error
-        try:
-            return resolve([_address_of(each) for each in (given, file, variables)])[0], wrong
-        except ConfigError:
-            return resolve([_address_of(each) for each in (given, variables)])[0], wrong
+            flags = " and ".join(BY_NAME[name].flag for name in unsaid)
+            raise ConfigError(f"{error}; or say which server is meant with {flags}") from None
 
     def ready_to_run(self, config: Config, running: Config | None = None) -> Config:
         """Fill in what depends on the place: absolute paths, and the log of a server in the background,
@@ -116,22 +119,20 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     def _given(self) -> dict[str, Origin]:
         return {name: Origin(value, f"flag {BY_NAME[name].flag}") for name, value in self.flags.items()}
 
-    def _read_file(self, *, again: bool = False) -> dict[str, Origin]:
+    def _read_file(self, *, again: bool = False, only: Collection[str] | None = None) -> dict[str, Origin]:
         for path in self.files:
             if self.named:
-                return read_file(path, path if again else str(Path(self.named)), again=again)
+                return read_file(path, path if again else str(Path(self.named)), again=again, only=only)
             with suppress(OSError):  # a folder that may not be looked into
                 if stat.S_ISREG(os.stat(path).st_mode):
-                    return read_file(path, path, again=again)
+                    return read_file(path, path, again=again, only=only)
         return {}
 
 
-def _address_of(source: Mapping[str, Origin]) -> dict[str, Origin]:
-    return {name: source[name] for name in _ADDRESS if name in source}
-
-
-def read_file(path: str, called: str, *, again: bool = False) -> dict[str, Origin]:
-    """Return what a settings file sets; errors name it as ``called``.
+def read_file(
+    path: str, called: str, *, again: bool = False, only: Collection[str] | None = None
+) -> dict[str, Origin]:
+    """Return what a settings file sets, or what it says of the settings ``only``; errors name it ``called``.
 
     ``again``: plain files only, and without waiting. A pipe that a shell made for the start is gone, and its
     number in /dev/fd is another descriptor by now. Raises :class:`ConfigError`.
@@ -146,7 +147,7 @@ def read_file(path: str, called: str, *, again: bool = False) -> dict[str, Origi
     if len(data) > FILE_LIMIT:
         raise ConfigError(f"{called}: longer than {FILE_LIMIT} bytes, so it holds more than settings")
     try:
-        return parse_file(data.decode(), called)
+        return parse_file(data.decode(errors="strict" if only is None else "replace"), called, only)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{called}: not UTF-8 at byte {error.start}") from None
 

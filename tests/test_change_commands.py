@@ -252,16 +252,28 @@ def test_a_reload_reaches_the_server_although_the_settings_are_wrong(
         assert done(server.command("reload"), NOT_STARTED) == ("", "mpchat: what the server says\n")
 
 
-def test_with_wrong_settings_and_no_server_the_settings_are_told_they_may_name_another(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["stop"], ["scale", "2"], ["say", "hi"], ["kick", "a"], ["ban", "a"], ["bans"], ["reload"]],
+    ids=lambda words: words[0],
+)
+def test_a_wrong_file_keeps_nobody_from_a_server_that_it_says_nothing_of(
+    folder: Path, words: list[str]
+) -> None:
+    (folder / "mpchat.toml").write_text("this is no [toml\n")
+    with stub(folder, Answer(exit=FAILED, text="what the server says")) as server:
+        assert done(server.run(*words), FAILED) == ("", "mpchat: what the server says\n")
+    assert "is not running" in done(Server(folder).run(*words), NOT_RUNNING)[1]
+
+
+def test_where_a_wrong_file_may_name_another_server_no_server_is_asked(folder: Path) -> None:
     (folder / "mpchat.toml").write_text("name = lobby\n")
-    out, err = done(Server(folder).command("reload"), USAGE)
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith(f"mpchat: {folder / 'mpchat.toml'}: not TOML")
-    (folder / "mpchat.toml").unlink()
-    for words in (["reload"], ["scale", "2"]):
-        out, err = done(Server(folder).command(*words), NOT_RUNNING)
-        assert (out, err.count("\n")) == ("", 1)
-        assert "is not running" in err
+    with stub(folder, Answer(text="what nobody should hear")) as server:
+        for words in (["stop"], ["reload"], ["scale", "2"]):
+            out, err = done(server.run(*words), USAGE)
+            assert (out, err.count("\n")) == ("", 1)
+            assert err.startswith(f"mpchat: {folder / 'mpchat.toml'}: not TOML")
+            assert err.endswith("; or say which server is meant with --name and --runtime-dir\n")
 
 
 @pytest.mark.parametrize(
