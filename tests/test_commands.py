@@ -537,6 +537,7 @@ def test_in_the_foreground_ctrl_c_in_the_whole_group_is_one_clean_stop(instance:
             assert process.wait(PATIENCE) == OK
     out, err = written(instance)
     assert err.count("stopping: signal SIGINT") == 1
+    assert re.search(r" stopped after \d+\.\d s: default$", err.rstrip().splitlines()[-1])
     assert "Traceback" not in out + err
     assert "KeyboardInterrupt" not in out + err
     assert_nothing_left(instance.folder)

@@ -81,6 +81,9 @@ def test_new_slots_take_the_lowest_numbers_and_the_highest_go(server: Server) ->
     scale(server, 2)
     assert worker_pids(server) == kept
     assert [each["slot"] for each in facts(server)["workers"]] == [1, 2]
+    for number in (3, 4):
+        assert f"ended after it was no longer wanted: worker {number}, exit code 0" in server.log
+    assert "replaced" not in server.log
 
 
 @pytest.mark.parametrize("dies", ["ready", "before"])

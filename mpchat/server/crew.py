@@ -269,7 +269,8 @@ class Crew:
         elif handle is slot.old:
             slot.old = None
             level = logging.INFO if handle.drained else logging.WARNING
-            log.log(level, "ended after it was replaced: worker %d, %s", slot.number, handle.how)
+            why = "replaced" if slot.able else "no longer wanted"
+            log.log(level, "ended after it was %s: worker %d, %s", why, slot.number, handle.how)
         elif handle is not slot.handle:
             log.error("ended, and had no place: worker %d, %s", slot.number, handle.how)
         elif slot.old is not None and not slot.old.retiring:  # at the end too: those on their way go back

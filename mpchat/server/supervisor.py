@@ -103,6 +103,7 @@ class Supervisor:
             stack.callback(self.reactor.close)
             self.guard.acquire()
             stack.callback(self.guard.release)
+            stack.callback(self._log_stopped)
             self._open_log()
             self._write_record([], [])
             stack.callback(self._remove_record)
@@ -138,6 +139,11 @@ class Supervisor:
                 raise StartError(
                     f"cannot write the log {self.config.log_file}: {error.strerror}; see --log-file"
                 ) from None
+
+    def _log_stopped(self) -> None:
+        """The last line, while the lock still keeps the next server from writing its first."""
+        if self.state is State.STOPPING:
+            log.info("stopped after %.1f s: %s", time.time() - self.started, self.config.name)
 
     def _step(self) -> None:
         self.reactor.turn(self._timeout())
@@ -220,7 +226,8 @@ class Supervisor:
         if self.state is State.STARTING and len(self.crew.serving) == len(self.crew):
             self.state = State.RUNNING
             self.crew.starting = False
-            log.info("ready: %d workers at %s", len(self.crew), ", ".join(self.door.addresses))
+            workers = f"{len(self.crew)} worker{'s' if len(self.crew) != 1 else ''}"
+            log.info("ready: %s at %s", workers, ", ".join(self.door.addresses))
             self.door.open()
             self._on_ready(self._facts())
 
