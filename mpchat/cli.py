@@ -387,21 +387,35 @@ def _watch(config: Config) -> None:
                 live.update(first, refresh=True)
 
 
+_PORT = click.IntRange(1, 65_535)
+
+
+def _where(host: str, port: int | None) -> tuple[str, int]:
+    """Return the address that ``HOST``, ``HOST:PORT`` or ``[HOST]:PORT`` is, as the commands write it, and a
+    port in a word of its own. An IPv6 address without brackets has no port."""
+    before, colon, after = host.rpartition(":")
+    if colon and (":" not in before or (before.startswith("[") and before.endswith("]"))):
+        if port is not None:
+            raise click.UsageError(f"{host} has a port already; {port} is one more")
+        host, port = before, int(_PORT(after))
+    host = host.removeprefix("[").removesuffix("]")
+    return host or "127.0.0.1", port or BY_NAME["port"].default
+
+
 @main.command()
 @click.argument("host", required=False)
-@click.argument("port", required=False, type=click.IntRange(1, 65_535))
+@click.argument("port", required=False, type=_PORT)
 @click.option("--name", metavar="NAME", help="Who you are; else you have no name, and see none.")
 @click.option("--room", metavar="ROOM", help="The room to begin in, with --name; else lobby.")
 @click.option("--plain", is_flag=True, help="Lines from standard input, messages to standard output.")
 def chat(host: str | None, port: int | None, name: str | None, room: str | None, plain: bool) -> None:
-    """Chat in the terminal, with the server at HOST and PORT (127.0.0.1 4000)."""
+    """Chat in the terminal, with the server at HOST and PORT, or HOST:PORT (127.0.0.1:4000)."""
     from .client.conversation import DEFAULT_ROOM
     from .client.terminal import run_chat
 
     if room is not None and name is None:
         raise click.UsageError("--room needs --name: who has no name is in no room of that kind")
-    address = host or "127.0.0.1", port or BY_NAME["port"].default
-    sys.exit(run_chat(*address, plain=plain, name=name, room=room or DEFAULT_ROOM))
+    sys.exit(run_chat(*_where(host or "", port), plain=plain, name=name, room=room or DEFAULT_ROOM))
 
 
 @main.command()

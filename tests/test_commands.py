@@ -366,6 +366,9 @@ def test_kick_of_nobody_says_so(shared: Server, address: str) -> None:
         ["say"],
         ["kick"],
         ["chat", "127.0.0.1", "99999"],
+        ["chat", "127.0.0.1:99999"],
+        ["chat", "127.0.0.1:"],
+        ["chat", "127.0.0.1:4000", "4000"],
         ["restart"],
     ],
 )

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from click.testing import CliRunner
 from peers import Relay
 from screens import Screen
 from waiting import PATIENCE, eventually
 
+from mpchat.cli import main
 from mpchat.client.conversation import STEADY
 from mpchat.client.core import Connected, Disconnected, Message
 from mpchat.client.plain import RETURN_TIMEOUT, Patience
@@ -134,11 +136,9 @@ def test_a_terminal_without_a_server() -> None:
         pass
     with Screen(_chat(gone.port)) as screen:
         assert screen.exit_code() == 1
-        assert (
-            screen.lines[0]
-            == f"mpchat: no server answers at 127.0.0.1:{gone.port}; start one with: mpchat start"
-        )
-        assert len(screen.lines) == 2
+        told = f"mpchat: no server answers at 127.0.0.1:{gone.port}; "
+        told += f"start one with: mpchat start --port {gone.port}"
+        assert "".join(screen.lines[:-1]) == told
 
 
 # In a pipe
@@ -260,8 +260,33 @@ def test_ctrl_c_in_plain_mode(relay: Relay) -> None:
 def test_a_pipe_without_a_server() -> None:
     with Relay() as gone:
         pass
-    expected = f"mpchat: no server answers at 127.0.0.1:{gone.port}; start one with: mpchat start\n"
+    expected = f"mpchat: no server answers at 127.0.0.1:{gone.port}; start one with: mpchat start"
+    expected += f" --port {gone.port}\n"
     assert _plain(gone.port, b"hi\n") == (1, "", expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "address"),
+    [
+        ([], ("127.0.0.1", 4000)),
+        (["there"], ("there", 4000)),
+        (["there", "5"], ("there", 5)),
+        (["there:5"], ("there", 5)),
+        ([":5"], ("127.0.0.1", 5)),
+        (["::1"], ("::1", 4000)),
+        (["::1", "5"], ("::1", 5)),
+        (["[::1]"], ("::1", 4000)),
+        (["[::1]:5"], ("::1", 5)),
+        (["[::1]", "5"], ("::1", 5)),
+    ],
+)
+def test_an_address_may_be_one_word(
+    words: list[str], address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr("mpchat.client.terminal.run_chat", lambda *where, **more: asked.append(where))
+    assert CliRunner().invoke(main, ["chat", *words]).exit_code == 0
+    assert asked == [address]
 
 
 def test_a_full_server_in_plain_mode() -> None:

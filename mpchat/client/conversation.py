@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from ..config import format_address
+from ..config import BY_NAME, format_address
 from ..errors import (
     ConfigError,
     ConnectError,
@@ -45,6 +45,8 @@ from .core import (
 from .resume import Gap, Tracks
 
 MAX_PORT = 65_535
+# Where a server listens that nobody told another port.
+DEFAULT_PORT: int = BY_NAME["port"].default
 # Seconds for finding the address and connecting: over twice what a lost first SYN costs (1 s, then 2 s).
 OPEN_TIMEOUT = 10.0
 # Seconds for one message to leave for the kernel, a reconnect on the way included.
@@ -459,7 +461,8 @@ def connect_error(host: str, port: int, error: Exception) -> ConnectError:
     """Return what to tell the user when the first connection could not be made."""
     address = format_address(host, port)
     if isinstance(error, ConnectionRefusedError):
-        return ConnectError(f"no server answers at {address}; start one with: mpchat start")
+        option = "" if port == DEFAULT_PORT else f" --port {port}"
+        return ConnectError(f"no server answers at {address}; start one with: mpchat start{option}")
     if isinstance(error, TimeoutError):
         return ConnectError(f"no answer from {address} in time; is the address right?")
     return ConnectError(f"cannot connect to {address}: {getattr(error, 'strerror', None) or error}")
