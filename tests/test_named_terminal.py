@@ -431,6 +431,11 @@ def test_what_does_not_come_back_is_told_although_one_said_it_before(server: Nam
     assert (done.returncode, done.stdout.decode()) == (6, "앨리스: 안녕\n")
 
 
+def test_a_line_that_is_refused_is_a_failure_and_the_others_are_said(server: NamedServer) -> None:
+    refused = "mpchat: the server refused: there is no 없는사람 (no_such_name)\n"
+    assert _plain(server, "/msg 없는사람 누구?\n안녕\n") == (1, "앨리스: 안녕\n", refused)
+
+
 def test_rooms_in_a_pipe(server: NamedServer) -> None:
     code, out, err = _plain(server, "/join 방2\nhi\n/who\n/rooms\n/nick\n/join\n", "--room", "방1")
     assert (code, out) == (1, "앨리스: hi\n")

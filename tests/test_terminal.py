@@ -289,11 +289,12 @@ def test_an_address_may_be_one_word(
     assert asked == [address]
 
 
-def test_a_full_server_in_plain_mode() -> None:
-    with Relay(greeting=error_frame("full", "no place left"), closes=True) as relay:
-        code, out, err = _plain(relay.port, b"hi\n")
-        assert (code, out) == (1, "")
-        assert "mpchat: the server refused: no place left (full)\n" in err
+@pytest.mark.parametrize("code", ["full", "banned"])
+def test_a_server_that_lets_nobody_in_in_plain_mode(code: str) -> None:
+    with Relay(greeting=error_frame(code, "not you"), closes=True) as relay:
+        result, out, err = _plain(relay.port, b"hi\n")
+        assert (result, out) == (1, "")
+        assert f"mpchat: the server refused: not you ({code})\n" in err
 
 
 def test_a_pipe_outlives_a_restart_of_the_server(relay: Relay) -> None:

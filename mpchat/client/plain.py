@@ -35,6 +35,8 @@ from .lines import (
 ECHO_TIMEOUT = 5.0
 # Seconds without a server before a script is told that it failed: a restart takes less, a person would look.
 RETURN_TIMEOUT = 30.0
+# What a server says before it closes that lets nobody in: a script does not try until it does.
+NO_ENTRY = frozenset({"full", "banned"})
 # Bytes of one read from stdin, what a pipe holds.
 STDIN_READ = 65_536
 
@@ -81,12 +83,16 @@ class _Echoes:
                 del self._pending[text]
             self._changed.notify_all()
 
-    def settle_oldest(self) -> None:
-        """Note that the server refused one: it answers in order, and the oldest is what it answers."""
+    def settle_oldest(self) -> bool:
+        """Note that the server refused one: it answers in order, and the oldest is what it answers.
+
+        False when there was none, so that it answers something else.
+        """
         with self._changed:
             for text in self._pending:
                 self.settle(text)
-                return
+                return True
+        return False
 
     def wait(self, timeout: float) -> bool:
         with self._changed:
@@ -184,13 +190,14 @@ def _lines(stdin: int | None) -> Iterator[bytes]:
 
 
 def _listen(chat: BlockingChat, echoes: _Echoes) -> Exit:
-    """Write messages until the chat is over; returns ``Exit.OK`` when the speaker closed it."""
-    patience, own = Patience(), _Own(chat)
+    """Write messages until the chat is over; returns ``Exit.OK`` when the speaker closed it, and the server
+    had refused nothing that was said."""
+    patience, own, result = Patience(), _Own(chat), Exit.OK
     while True:
         try:
             event = chat.next_event(patience.left(time.monotonic()))
         except ConnectionLostError:
-            return Exit.OK if chat.state is State.CLOSED else Exit.FAILED
+            return result if chat.state is State.CLOSED else Exit.FAILED
         except TimedOutError:
             note(f"no server for {RETURN_TIMEOUT:g} s, giving up")
             return Exit.FAILED
@@ -207,9 +214,10 @@ def _listen(chat: BlockingChat, echoes: _Echoes) -> Exit:
         elif not isinstance(event, Joined | Left) and (not isinstance(event, Connected) or event.again):
             note(shown(event))
         if isinstance(event, Refused):
-            if event.code == "full":
+            if event.code in NO_ENTRY:
                 return Exit.FAILED
-            echoes.settle_oldest()
+            if echoes.settle_oldest():
+                result = Exit.FAILED
 
 
 class _Own:
