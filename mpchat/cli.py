@@ -425,18 +425,24 @@ def say(text: str, config_file: str | None, **flags: Any) -> None:
     """Announce TEXT to everybody."""
     config = _server(config_file, flags)
     answer = _ask(config, Request("say", {"text": text}))
-    click.echo(f"said to {answer.result['connections']} clients")
+    count = answer.result["connections"]
+    click.echo(f"said to {count} client{'s' if count != 1 else ''}")
 
 
 @main.command()
-@click.argument("address")
+@click.argument("target", metavar="NAME-or-ADDRESS")
 @_addressed
-def kick(address: str, config_file: str | None, **flags: Any) -> None:
-    """End the connection of ADDRESS: a person's name, host:port, or all from a host."""
+def kick(target: str, config_file: str | None, **flags: Any) -> None:
+    """End the connection of a person, of host:port, or all of a host.
+
+    Who was kicked may come back, and mpchat's own client does so by itself; see ban.
+    """
     config = _server(config_file, flags)
-    ended = _ended(_ask(config, Request("kick", {"address": address})).result)
+    ended = _ended(_ask(config, Request("kick", {"address": target})).result)
     if not ended:
-        raise MpchatError(f"nobody is connected from {address}; addresses are host:port or host, or a name")
+        raise MpchatError(
+            f"nobody is called {target} or connected from there; allowed: a name, host:port or host"
+        )
     click.echo(f"{_connections(ended)} ended")
 
 
@@ -470,11 +476,15 @@ _for = click.option("--for", "seconds", type=_Duration(), help="For how long, li
 @_addressed
 @_for
 def ban(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
-    """Let a name or an address in no more, and end its connections."""
+    """Let a name or an address in no more, and end its connections.
+
+    Of an address host:port all of the host is banned.
+    """
     config = _server(config_file, flags)
     result = _ask(config, Request("ban", {"target": target, "seconds": seconds})).result
     how_long = f"for {_shown(seconds)} s" if seconds is not None else "for good"
-    click.echo(f"{target} is banned {how_long}; {_connections(_ended(result))} ended")
+    # Of host:port all of the host is banned, and that is what it should say.
+    click.echo(f"{result.get('target', target)} is banned {how_long}; {_connections(_ended(result))} ended")
 
 
 @main.command()

@@ -61,8 +61,8 @@ def status_picture(facts: Mapping[str, Any], width: int) -> RenderableType:
     head.append(facts["state"], style=_STATE_STYLES.get(facts["state"], ""))
     head.append(f" at {', '.join(facts['addresses'])}, pid {facts['pid']}, version {facts['version']}\n")
     head.append(f"up {duration(facts['uptime'])}, since {since}\n")
-    head.append(f"{facts['connections']} of {facts['limits']['connections']} connections, ")
-    head.append(f"{facts['messages']} messages, {facts['refused']} refused")
+    head.append(f"{facts['connections']} of {_count(facts['limits']['connections'], 'connection')}, ")
+    head.append(f"{_count(facts['messages'], 'message')}, {facts['refused']} refused")
     if facts.get("people") or facts.get("history"):
         head.append(f"\n{_people_line(facts)}")
     if history := facts.get("history"):

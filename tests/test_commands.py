@@ -306,6 +306,10 @@ def test_say_reaches_everybody_and_counts_them(shared: Server) -> None:
         shared.wait_for_connections(3)
         assert said(shared.command("say", "서버 점검 10분 전")) == "said to 3 clients\n"
         assert [each.hear() for each in joined] == ["서버 점검 10분 전"] * 3
+    shared.wait_for_connections(0)
+    with clients(shared, 1):
+        shared.wait_for_connections(1)
+        assert said(shared.command("say", "hello")) == "said to 1 client\n"
 
 
 @pytest.mark.parametrize(
@@ -347,7 +351,7 @@ def ended(client: Client) -> bool:
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "192.0.2.1", "nobody", "", "\x1b[2J", "[::1]:1"])
 def test_kick_of_nobody_says_so(shared: Server, address: str) -> None:
     line = one_line(shared.command("kick", address), FAILED)
-    assert "nobody is connected from" in line
+    assert "nobody is called " in line
     assert "\x1b" not in line
 
 

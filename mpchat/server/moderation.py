@@ -64,11 +64,16 @@ class Moderation:
     def ban(self, target: str, until: float | None) -> str:
         """Keep somebody out; returns the name or address as it is kept. Raises :class:`MpchatError`."""
         host = as_host(target)
-        return self._add(self._kept.bans, host or name_key(target), host or _name(target), until)
+        return self._add(
+            self._kept.bans,
+            host or name_key(target),
+            host or _name(target, "neither an address nor a name"),
+            until,
+        )
 
     def mute(self, name: str, until: float | None) -> str:
         """Let nobody hear what this name says; returns the name. Raises :class:`MpchatError`."""
-        return self._add(self._kept.mutes, name_key(name), _name(name), until)
+        return self._add(self._kept.mutes, name_key(name), _name(name, "no name"), until)
 
     def _add(self, entries: dict[str, Entry], key: str, target: str, until: float | None) -> str:
         entries[key] = Entry(target, until)
@@ -118,8 +123,8 @@ def as_host(target: str) -> str | None:
     return None
 
 
-def _name(target: str) -> str:
+def _name(target: str, otherwise: str) -> str:
     try:
         return checked_name(target)
     except ProtocolError as error:
-        raise MpchatError(f"{target!r} is neither an address nor a name: {error.text}") from None
+        raise MpchatError(f"{target!r} is {otherwise}: {error.text}") from None

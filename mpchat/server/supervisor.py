@@ -374,7 +374,7 @@ class Supervisor:
         target = self.moderation.ban(str(arguments["target"]), _until(arguments))
         log.info("banned: %s", target)
         self.reception.refuse(BANNED, host=target, code="banned")
-        self._kick_whom(target, reply)
+        self._kick_whom(target, lambda answer: reply(Answer({"target": target, **answer.result})))
 
     def _command_mute(self, arguments: dict[str, Any], reply: Reply) -> None:
         name = self.moderation.mute(str(arguments["target"]), _until(arguments))
