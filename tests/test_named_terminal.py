@@ -208,6 +208,7 @@ def test_the_status_line_follows_what_happens() -> None:
         ("/j", "/j", ["/join "]),
         ("/w", "/w", ["/who"]),
         ("/join ", "", ["lobby", "게임방"]),
+        ("/join  ", "", ["lobby", "게임방"]),
         ("/join 게", "게", ["게임방"]),
         ("/msg 밥", "밥", ["밥 ", "밥돌이 "]),
         ("/msg b", "b", ["Bob "]),
@@ -228,6 +229,8 @@ def test_who_speaks_comes_or_goes_is_known() -> None:
     board.note(Message("hi", "127.0.0.1:5", "lobby", 3, 1.0))
     board.note(Left("lobby", ("Bob",), 1, 3))
     assert list(board.names) == ["밥", "밥돌이", "앨리스", "dave"]
+    board.note(Message("psst", "앨리스", to="erin", at=1.0))
+    assert board.completions("/msg e") == ("e", ["erin "])
     for number in range(2 * MOST):
         board.note(Message("hi", f"n{number}", "lobby", 4, 1.0))
     assert len(board.names) == MOST

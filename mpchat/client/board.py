@@ -44,8 +44,9 @@ class Board:
                 self.members = event.members
                 for name in event.names:
                     self.names.pop(name, None)
-            case Message(sender=str(sender)) if ":" not in sender:  # an address is nobody to write to
-                self._remember(self.names, sender)
+            case Message(sender=str(sender), to=to) if ":" not in sender:  # an address is nobody to write to
+                # Whom one has told something too: he may be in another room.
+                self._remember(self.names, *(each for each in (sender, to) if each is not None))
             case Who() if event.room == self.room:
                 self.members = event.members
                 self._remember(self.names, *event.names)
@@ -78,6 +79,7 @@ class Board:
         if before.startswith("/") and " " not in before:
             return before, [each for each in COMMANDS if each.startswith(before)]
         start, _, word = before.rpartition(" ")
+        start = start.rstrip()  # Tab has put a space behind a command, and one types another
         if start == "/join":
             return word, _beginning_with(word, self.rooms, "")
         if start == "/msg":
