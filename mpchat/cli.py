@@ -159,7 +159,12 @@ def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
 
 @main.command()
 @_addressed
-@click.option("--timeout", type=click.FloatRange(min=0.0), metavar="S", help="Seconds to wait for the end.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.0),
+    metavar="S",
+    help=f"Seconds to wait for the end; else stop_timeout and {STOP_MARGIN:g}.",
+)
 @click.option("--kill", is_flag=True, help="End what is still there after the timeout.")
 def stop(config_file: str | None, timeout: float | None, kill: bool, **flags: Any) -> None:
     """Stop a server; return when its processes are gone and its port is free."""
