@@ -69,7 +69,9 @@ def test_what_a_line_of_somebody_with_a_name_asks_for(line: str, meaning: object
 
 @pytest.mark.parametrize("line", ["/join x", "/msg x y", "/me x", "/who", "/rooms"])
 def test_without_a_name_there_is_none_of_that(line: str) -> None:
-    assert parse(line) == Unknown(line.split()[0])
+    word = line.split()[0]
+    assert parse(line) == Unknown(word)
+    assert str(Unknown(word)).startswith(f"{word} is for people with a name: mpchat chat --name NAME")
 
 
 @pytest.mark.parametrize(

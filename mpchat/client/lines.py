@@ -52,6 +52,8 @@ class Command(Enum):
 # What takes something behind it, and how that is written; only for people with a name.
 USAGES = {"/join": "/join ROOM", "/msg": "/msg NAME TEXT", "/me": "/me TEXT"}
 
+NAMED_ONLY = frozenset({*USAGES, Command.WHO.value, Command.ROOMS.value})
+
 
 @dataclass(frozen=True, slots=True)
 class Say:
@@ -77,11 +79,13 @@ class Enter:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A command that there is none of."""
+    """A command that there is none of, or none for somebody without a name."""
 
     word: str
 
     def __str__(self) -> str:
+        if self.word in NAMED_ONLY:
+            return f"{self.word} is for people with a name: mpchat chat --name NAME; or //text to say /text"
         return f"there is no {visible(self.word)}; try /help, or //text to say /text"
 
 
