@@ -407,6 +407,17 @@ def _where(host: str, port: int | None) -> tuple[str, int]:
     return host or "127.0.0.1", port or BY_NAME["port"].default
 
 
+def _own_server() -> tuple[str, int]:
+    """Return where the server listens that ``mpchat start`` starts from here, or has started."""
+    config = _server(None, {})
+    record = read_record(instance.paths(config.name, config.runtime_dir).record)
+    if record is not None and is_server(record.supervisor):
+        host, port = _where(record.addresses[0], None)
+    else:
+        host, port = config.host[0], config.port or BY_NAME["port"].default
+    return launch.LOOPBACK.get(host, host), port
+
+
 @main.command()
 @click.argument("host", required=False)
 @click.argument("port", required=False, type=_PORT)
@@ -414,13 +425,14 @@ def _where(host: str, port: int | None) -> tuple[str, int]:
 @click.option("--room", metavar="ROOM", help="The room to begin in, with --name; else lobby.")
 @click.option("--plain", is_flag=True, help="Lines from standard input, messages to standard output.")
 def chat(host: str | None, port: int | None, name: str | None, room: str | None, plain: bool) -> None:
-    """Chat in the terminal, with the server at HOST and PORT, or HOST:PORT (127.0.0.1:4000)."""
+    """Chat with the server at HOST PORT, or HOST:PORT; else the one started from here."""
     from .client.conversation import DEFAULT_ROOM
     from .client.terminal import run_chat
 
     if room is not None and name is None:
         raise click.UsageError("--room needs --name: who has no name is in no room of that kind")
-    sys.exit(run_chat(*_where(host or "", port), plain=plain, name=name, room=room or DEFAULT_ROOM))
+    address = _own_server() if host is None else _where(host, port)
+    sys.exit(run_chat(*address, plain=plain, name=name, room=room or DEFAULT_ROOM))
 
 
 @main.command()

@@ -27,6 +27,8 @@ from .settings import Sources
 _HOME = Path(__file__).resolve().parent.parent
 # Bytes of settings that fit a pipe before anybody reads it, on every system.
 _PIPE_SIZE = 64 << 10
+# Where to connect to a server that listens on every interface.
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -159,7 +161,8 @@ def start_text(config: Config, facts: Mapping[str, Any]) -> str:
 
 def _where_to_chat(address: str) -> str:
     host, _, port = address.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))
+    host = host.strip("[]")
+    host = LOOPBACK.get(host, host)
     return "" if (host, port) == ("127.0.0.1", "4000") else f" {host} {port}"
 
 

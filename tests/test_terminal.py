@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from harness import Server
 from peers import Relay
 from screens import Screen
 from waiting import PATIENCE, eventually
@@ -281,12 +283,25 @@ def test_a_pipe_without_a_server() -> None:
     ],
 )
 def test_an_address_may_be_one_word(
-    words: list[str], address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    words: list[str], address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("MPCHAT_RUNTIME_DIR", str(tmp_path))  # where no server is
     asked: list[tuple[str, int]] = []
     monkeypatch.setattr("mpchat.client.terminal.run_chat", lambda *where, **more: asked.append(where))
     assert CliRunner().invoke(main, ["chat", *words]).exit_code == 0
     assert asked == [address]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
+def test_without_an_address_it_is_the_server_that_was_started_from_here(folder: Path, host: str) -> None:
+    server = Server(folder).start("--host", host)
+    server.environment["MPCHAT_NAME"] = server.name
+    done = server.run("chat", "--plain", input="안녕\n", stdin=None)
+    assert (done.returncode, done.stdout) == (0, "안녕\n")
+    server.stop()
+    server.environment["MPCHAT_PORT"] = "1"
+    done = server.run("chat", "--plain")
+    assert (done.returncode, done.stderr.count("127.0.0.1:1;")) == (1, 1)
 
 
 @pytest.mark.parametrize("code", ["full", "banned"])
