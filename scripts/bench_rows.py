@@ -68,6 +68,30 @@ def all_rows(connects: int, idle: int, rooms: int) -> list[Row]:
             rooms=1,
             plain="max-1000",
         ),
+        Row(
+            "max-100-1k-named",
+            "100 named members of a room, 1 KB, as fast as it goes",
+            100,
+            size=1024,
+            rooms=1,
+            plain="max-100-1k",
+        ),
+        Row(
+            "steady-1000-named",
+            "1000 named members of a room, 5 messages a second",
+            1000,
+            rate=5,
+            rooms=1,
+            plain="steady-1000",
+        ),
+        Row(
+            "steady-100-named",
+            "100 named members of a room, 1000 messages a second",
+            100,
+            rate=1000,
+            rooms=1,
+            plain="steady-100",
+        ),
         *(
             Row(
                 name,
