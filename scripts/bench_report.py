@@ -222,7 +222,8 @@ def draw(path: Path, rows: Sequence[Row], servers: Sequence[str], results: Resul
         axis.set_ylabel(label)
         axis.grid(axis="y", alpha=0.3)
     middle = width * (len(servers) - 1) / 2
-    axes[-1].set_xticks([place + middle for place in range(len(drawn))], [row.name for row in drawn])
+    places = [place + middle for place in range(len(drawn))]
+    axes[-1].set_xticks(places, [row.name for row in drawn], rotation=20, horizontalalignment="right")
     axes[0].legend(ncols=5, fontsize="small")
     figure.suptitle(caption, fontsize="small")
     figure.tight_layout()

