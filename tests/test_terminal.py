@@ -19,6 +19,7 @@ from mpchat.cli import main
 from mpchat.client.conversation import STEADY
 from mpchat.client.core import Connected, Disconnected, Message
 from mpchat.client.plain import RETURN_TIMEOUT, Patience
+from mpchat.instance import Identity, Record
 from mpchat.protocol.messages import error_frame
 
 # The worst locale: Python's own repairs of it switched off.
@@ -292,7 +293,7 @@ def test_an_address_may_be_one_word(
     assert asked == [address]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_without_an_address_it_is_the_server_that_was_started_from_here(folder: Path, host: str) -> None:
     server = Server(folder).start("--host", host)
     server.environment["MPCHAT_NAME"] = server.name
@@ -302,6 +303,18 @@ def test_without_an_address_it_is_the_server_that_was_started_from_here(folder: 
     server.environment["MPCHAT_PORT"] = "1"
     done = server.run("chat", "--plain")
     assert (done.returncode, done.stderr.count("127.0.0.1:1;")) == (1, 1)
+
+
+def test_a_server_on_every_interface_is_reached_by_the_loopback_of_its_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = Record(Identity.of(os.getpid()), 0.0, ["[::]:5", "0.0.0.0:5"], "1")
+    monkeypatch.setattr("mpchat.cli.read_record", lambda path: record)
+    monkeypatch.setattr("mpchat.cli.is_server", lambda identity: True)
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr("mpchat.client.terminal.run_chat", lambda *where, **more: asked.append(where))
+    assert CliRunner().invoke(main, ["chat"]).exit_code == 0
+    assert asked == [("::1", 5)]
 
 
 @pytest.mark.parametrize("code", ["full", "banned"])
