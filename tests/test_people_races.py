@@ -205,9 +205,12 @@ def test_who_is_long_on_the_way_and_is_told_more_than_he_may_be_behind_is_cut_of
         second.say(Up.ASK, ((2, ""), told))
         second.take(Down.TELL)
         assert len(alice.waiting) <= 1 << 20
-    assert second.objects()[-1]["error"]["code"] == "no_such_name"
+    assert [each for each in second.objects() if "error" in each][-1]["error"]["code"] == "no_such_name"
     second.say(Up.FOLLOW, (1, -1, 0))
     assert second.take(Down.END) == [(1, "replaced")]
+    second.hub.turn(time.monotonic() + NOTICE_GATHER)
+    gone = [each for each in second.objects() if each.get("message") == " Disconnect : alice "]
+    assert len(gone) == 1  # plain clients are told too
 
 
 def test_a_request_over_which_the_server_stumbles_ends_one_connection_and_not_the_server(

@@ -20,7 +20,7 @@ from ..errors import ProtocolError
 from ..protocol.messages import error_frame, message_frame
 from ..protocol.requests import as_said_by, decode_request
 from .channel import ITEM_SIZE, Item, Link
-from .people import INTERNAL_ERROR, MUTED, Limits, People, Person
+from .people import INTERNAL_ERROR, MUTED, SLOW, Limits, People, Person
 from .room import Room
 from .rooms import NamedRoom, OvertakenError, Replay
 from .stream import Stream
@@ -283,8 +283,8 @@ class Hub:
 
     def _cut_off(self, person: Person) -> None:
         person.waiting.clear()
-        self.people.gone(person.identity, "slow consumer", time.monotonic())
-        self.people.end(person, "slow consumer")
+        self._gone(person.identity, person.address, SLOW, time.monotonic())
+        self.people.end(person, SLOW)
 
     def end(self, person: Person, reason: str) -> None:
         if person.port is not None:
@@ -365,11 +365,14 @@ class Hub:
         if isinstance(who, str):
             self.room.leave([who])
             return
-        identity, address, reason = who
+        self._gone(*who, now)
+
+    def _gone(self, identity: int, address: str, reason: str, now: float) -> Person | None:
+        """Forget a connection that asked to be somebody, and let plain clients know if they could hear it."""
         person = self.people.persons.get(identity)
         if person is not None and (person.room is None or person.room is self.people.lobby):
             self.room.leave([person.name or address])
-        self.people.gone(identity, reason, now)
+        return self.people.gone(identity, reason, now)
 
     def _ask(self, port: Port, who: tuple[int, str], payload: bytes, now: float) -> None:
         # What was said before comes first, to everybody: who enters is sent the rest alone.
@@ -379,7 +382,7 @@ class Hub:
             self.people.ask(identity, address, port, decode_request(payload), now, time.time())
         except Exception:  # what one client asks for must not end everybody's server
             log.exception("failed, its connection is ended: %s", address)
-            person = self.people.gone(identity, INTERNAL_ERROR, now)
+            person = self._gone(identity, address, INTERNAL_ERROR, now)
             if person is not None:
                 self.people.end(person, INTERNAL_ERROR)
 

@@ -32,6 +32,8 @@ MUTED = "you are muted: nobody gets what you say"
 CLOSED = "closed"
 # How one ends over which the server itself has stumbled; the log has the rest.
 INTERNAL_ERROR = "internal error"
+# How one ends that has fallen too far behind.
+SLOW = "slow consumer"
 # Bytes that the streams and histories of all rooms take here together, and the least of each for a room. A
 # member who is further behind than its room's share is cut off when it is moved.
 ROOMS_MEMORY = 256 << 20

@@ -46,7 +46,7 @@ from .handoff import (
     read_message,
     unpack,
 )
-from .people import CLOSED, INTERNAL_ERROR
+from .people import CLOSED, INTERNAL_ERROR, SLOW
 from .policy import beat_every, must_hold, next_post
 from .reactor import READ, WRITE, Reactor
 from .room import BATCH_SIZE
@@ -79,7 +79,7 @@ HEAD_COST = 40
 # Instead of a room's number: the stream of plain clients, and none.
 PLAIN, ASIDE = 0, -1
 # Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
-SLOW, IDLE, HALF_A_FRAME = "slow consumer", "idle", "half a frame"
+IDLE, HALF_A_FRAME = "idle", "half a frame"
 CUT_OFF = frozenset({SLOW, IDLE, HALF_A_FRAME})
 
 # How often to look whether the end has come once everything is on its way, in seconds.
