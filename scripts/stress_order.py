@@ -448,9 +448,10 @@ class OneOrder:
         truth = ours
         if not decided:
             truth = max(versions, key=lambda version: sum(reader.weight for reader in versions[version]))
-        for frame in set(ours).difference(truth):  # it belongs somewhere else, if anywhere
-            if start <= self._where.get(frame, end) < end:
-                del self._where[frame]
+        for frame in set(ours).difference(truth):  # it may belong to where it comes again
+            again = self._data.find(frame, end - self._base)
+            if again >= 0 and start <= self._where.get(frame, end) < end:
+                self._where[frame] = self._base + again
         known = partial(self._known, start, end, {test[:2] for test in map(self.talk.read, truth) if test})
         for version, readers in versions.items():
             for reader in readers if version != truth else ():
