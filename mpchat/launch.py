@@ -146,7 +146,8 @@ def _silent(config: Config, server: "subprocess.Popen[bytes]") -> Outcome:
 def start_text(config: Config, facts: Mapping[str, Any]) -> str:
     """Return what a person should know of a server that has just started."""
     options = option_text(config.name, config.runtime_dir)
-    where = _where_to_chat(str(facts["addresses"][0]))
+    # Without an address it is the server that this folder and environment mean, which may be another one.
+    where = _where_to_chat(str(facts["addresses"][0]), by_default=not options)
     lines = [
         f'mpchat "{facts["name"]}" serves at {", ".join(facts["addresses"])}',
         f"pid {facts['pid']}, workers: {facts['workers']}, connections that fit: {facts['fits']}",
@@ -159,11 +160,11 @@ def start_text(config: Config, facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _where_to_chat(address: str) -> str:
+def _where_to_chat(address: str, *, by_default: bool) -> str:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     host = LOOPBACK.get(host, host)
-    return "" if (host, port) == ("127.0.0.1", "4000") else f" {host} {port}"
+    return "" if by_default and (host, port) == ("127.0.0.1", "4000") else f" {host} {port}"
 
 
 def report(descriptor: int, outcome: Outcome) -> None:

@@ -19,7 +19,9 @@ from mpchat.cli import main
 from mpchat.client.conversation import STEADY
 from mpchat.client.core import Connected, Disconnected, Message
 from mpchat.client.plain import RETURN_TIMEOUT, Patience
+from mpchat.config import Origin, resolve
 from mpchat.instance import Identity, Record
+from mpchat.launch import start_text
 from mpchat.protocol.messages import error_frame
 
 # The worst locale: Python's own repairs of it switched off.
@@ -373,3 +375,12 @@ def test_patience_is_not_renewed_by_a_server_that_only_accepts() -> None:
     patience.note(Message("hello"), 10 + STEADY)
     patience.note(Disconnected("h:1", "closed", retrying=True), 10 + STEADY)
     assert patience.left(10 + STEADY) == RETURN_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("default", "mpchat chat"), ("other", "mpchat chat 127.0.0.1 4000")]
+)
+def test_a_start_says_how_to_chat_with_this_server_and_no_other(name: str, shown: str) -> None:
+    config, _ = resolve([{"name": Origin(name, "--name")}])
+    facts = {"name": name, "addresses": ["127.0.0.1:4000"], "pid": 1, "workers": 1, "fits": 1, "log": ""}
+    assert f"  chat:  {shown}\n" in start_text(config, facts)
