@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from operator import sub
 
 import hypothesis.strategies as st
 import pytest
@@ -17,7 +18,7 @@ from waiting import eventually
 from mpchat.protocol.session import Session
 from mpchat.server import fanout as module
 from mpchat.server.connection import LIVE, Connection, tune
-from mpchat.server.fanout import SHARED_BY, SHARED_SIZE, SLICE, TRY_AGAIN, Fanout
+from mpchat.server.fanout import ENOUGH, SHARED_BY, SHARED_SIZE, SLICE, TRY_AGAIN, Fanout
 from mpchat.server.policy import must_hold
 from mpchat.server.reactor import WRITE, Reactor
 
@@ -300,6 +301,29 @@ def test_clients_beyond_one_slice_get_the_same_and_the_loop_has_a_turn_in_betwee
         room.publish(message(1))
         room.work()
         assert [bool(each.read()) for each in members].count(True) == SLICE
+        room.deliver(*members)
+        for each in members:
+            room.check(each)
+
+
+@pytest.mark.usefixtures("pages")
+def test_much_at_once_goes_out_in_blobs_of_whole_frames_that_are_not_too_long() -> None:
+    with hall(lag_limit=4 << 20) as room:
+        members = [room.join(tcp_pair) for _ in range(3)]
+        sizes = random.Random(5).choices([0, 90, 1_000, 60_000], weights=[50, 50, 20, 1], k=4_000)
+        room.publish(*[message(number, size) for number, size in enumerate(sizes)])
+        before, ends = 0, [0]
+        while room.fanout.due() is not None:
+            room.work()
+            if room.fanout.stream.end != ends[-1]:
+                ends.append(room.fanout.stream.end)
+            assert room.fanout.stream.messages >= before
+            before = room.fanout.stream.messages
+        longest = max(map(len, room.published))
+        assert ends[-1] == len(b"".join(room.published))
+        assert before == len(sizes)
+        assert max(map(sub, ends[1:], ends)) <= ENOUGH
+        assert min(map(sub, ends[1:-1], ends)) > ENOUGH - longest
         room.deliver(*members)
         for each in members:
             room.check(each)

@@ -13,6 +13,7 @@ from mpchat.protocol.frames import (
     FrameDecoder,
     Oversized,
     encode_frame,
+    leading_frames,
 )
 
 Payloads = list[bytes | Oversized]
@@ -138,3 +139,11 @@ def test_what_two_bytes_cannot_say_is_not_encoded() -> None:
     assert len(encode_frame(bytes(MAX_PAYLOAD))) == HEADER_SIZE + MAX_PAYLOAD
     with pytest.raises(OverflowError):
         encode_frame(bytes(MAX_PAYLOAD + 1))
+
+
+@given(st.lists(st.binary(max_size=300)), st.integers(0, 3_000))
+def test_leading_frames_are_those_that_fit(payloads: list[bytes], most: int) -> None:
+    frames = list(map(encode_frame, payloads))
+    count, end = leading_frames(b"".join(frames), most)
+    assert end == sum(map(len, frames[:count])) <= most
+    assert count == len(frames) or end + len(frames[count]) > most

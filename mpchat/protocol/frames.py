@@ -27,6 +27,19 @@ def encode_frame(payload: bytes) -> bytes:
     return len(payload).to_bytes(HEADER_SIZE, "big") + payload
 
 
+def leading_frames(frames: bytes, most: int) -> tuple[int, int]:
+    """Return how many of the whole ``frames`` fit into ``most`` bytes together, and where the last of those
+    ends."""
+    count = end = 0
+    while end < len(frames):
+        after = end + HEADER_SIZE + (frames[end] << 8 | frames[end + 1])
+        if after > most:
+            break
+        count += 1
+        end = after
+    return count, end
+
+
 class FrameDecoder:
     """Cuts a byte stream into payloads.
 

@@ -20,6 +20,7 @@ from contextlib import suppress
 from itertools import islice, repeat
 from typing import NamedTuple
 
+from ..protocol.frames import leading_frames
 from .connection import LIVE, Connection
 from .policy import is_brisk
 from .reactor import WRITE, Reactor
@@ -29,8 +30,10 @@ from .stream import Stream
 SLICE = 512
 # Bytes a late client is sent in one go, about what its socket's buffer takes.
 CATCH_UP = 128 << 10
-# Bytes past which gathering longer does not make a send cheaper.
-ENOUGH = 128 << 10
+# Bytes past which gathering longer does not make a send cheaper; no blob has more. Two of the largest
+# segments that TCP makes: 65 483 bytes on loopback, 65 160 where a packet has 1500. What goes beyond is a
+# further segment for each client, however short; a third one is often kept back by pacing, with a timer.
+ENOUGH = 130_000
 # Seconds after a flush for which a client that could not take all of it waits for the next one: to ask for
 # its socket to become writable, and not to ask any more, costs more than to try once again.
 TRY_AGAIN = 0.002
@@ -249,10 +252,7 @@ class Fanout:
         self._send_slice(now)
 
     def _begin(self, now: float) -> None:
-        self._blob = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
-        self._blob_messages = self._pending_messages
-        self._pending.clear()
-        self._pending_size = self._pending_messages = 0
+        self._take_pending()
         oldest = self.stream.oldest if self._late else None
         self.stream.append(self._blob, self._blob_messages)
         if self._late and self.stream.oldest != oldest:
@@ -267,6 +267,19 @@ class Fanout:
         if self._again:
             self._trying = iter(list(self._again))
             self._again.clear()
+
+    def _take_pending(self) -> None:
+        """Make a blob of what is pending: all of it, or as many whole frames as fit into :data:`ENOUGH`."""
+        blob = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        count = self._pending_messages
+        self._pending.clear()
+        if len(blob) > ENOUGH:
+            count, end = leading_frames(blob, ENOUGH)
+            self._pending.append(blob[end:])
+            blob = blob[:end]
+        self._blob, self._blob_messages = blob, count
+        self._pending_size -= len(blob)
+        self._pending_messages -= count
 
     def _sends(self, socks: list[socket.socket]) -> Iterator[int]:
         """Return what sends the blob to the next client at each step."""
