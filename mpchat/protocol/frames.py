@@ -27,6 +27,14 @@ def encode_frame(payload: bytes) -> bytes:
     return len(payload).to_bytes(HEADER_SIZE, "big") + payload
 
 
+def cut_frames(frames: bytes, count: int) -> int:
+    """Return where the first ``count`` frames end."""
+    position = 0
+    for _ in range(count):
+        position += HEADER_SIZE + (frames[position] << 8 | frames[position + 1])
+    return position
+
+
 def leading_frames(frames: bytes, most: int) -> tuple[int, int]:
     """Return how many of the whole ``frames`` fit into ``most`` bytes together, and where the last of those
     ends."""

@@ -181,11 +181,3 @@ def numbered_frames(frames: bytes, sender: str, room: bytes, first: int, at: flo
         result.append(payload)
         number += 1
     return b"".join(result)
-
-
-def cut_frames(frames: bytes, count: int) -> int:
-    """Return where the first ``count`` frames end."""
-    position = 0
-    for _ in range(count):
-        position += HEADER_SIZE + (frames[position] << 8 | frames[position + 1])
-    return position

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..protocol.requests import cut_frames, joined_frame, left_frame, numbered_frames, room_field
+from ..protocol.frames import cut_frames
+from ..protocol.requests import joined_frame, left_frame, numbered_frames, room_field
 from .room import NOTICE_GATHER
 from .stream import Stream
 
