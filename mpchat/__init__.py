@@ -6,7 +6,7 @@ without an event loop. They load on first use, so that a server process never pa
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
+from mpchat.errors import (
     AlreadyRunningError,
     ConfigError,
     ConnectError,
@@ -20,8 +20,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .client.aio import connect
-    from .client.blocking import connect_blocking
+    from mpchat.client.aio import connect
+    from mpchat.client.blocking import connect_blocking
 
 __version__ = "0.1.0"
 
@@ -44,11 +44,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "connect":
-        from .client.aio import connect
+        from mpchat.client.aio import connect
 
         return connect
     if name == "connect_blocking":
-        from .client.blocking import connect_blocking
+        from mpchat.client.blocking import connect_blocking
 
         return connect_blocking
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ def main() -> None:
     loading = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if loading:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from .cli import main as command
+    from mpchat.cli.commands import main as command
 
     if loading:
         signal.signal(signal.SIGINT, signal.default_int_handler)

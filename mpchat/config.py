@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .errors import ConfigError
-from .protocol.frames import DEFAULT_PAYLOAD_LIMIT
+from mpchat.errors import ConfigError
+from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MULTIPLEXERS = ("auto", "epoll", "kqueue", "poll", "select")

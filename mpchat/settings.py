@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-from . import instance
-from .config import BY_NAME, Config, Origin, parse_environment, parse_file, resolve
-from .errors import ConfigError
-from .server.reactor import make_selector
+from mpchat.config import BY_NAME, Config, Origin, parse_environment, parse_file, resolve
+from mpchat.errors import ConfigError
+from mpchat.instance.paths import paths as instance_paths
+from mpchat.reactor import make_selector
 
 FILE_NAME = "mpchat.toml"
 # Bytes of a settings file; all settings at their longest take a fraction of it.
@@ -107,7 +107,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         log_file = absolute(config.log_file, self.folder)
         if not log_file and not self.foreground:
             name, folder = (running.name, running.runtime_dir) if running else (config.name, runtime_dir)
-            log_file = str(instance.paths(name, folder).log)
+            log_file = str(instance_paths(name, folder).log)
         return msgspec.structs.replace(
             config,
             runtime_dir=runtime_dir,

@@ -37,7 +37,8 @@ from stress_frames import is_error, split_frames
 from stress_latency import Latency
 from stress_server import Server
 
-from mpchat.control import Answer, Request, ask
+from mpchat.control.client import ask
+from mpchat.control.messages import Answer, Request
 
 Address = tuple[str, int]
 CONTEXT = get_context("spawn")

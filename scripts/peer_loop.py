@@ -12,7 +12,7 @@ import socket
 import sys
 
 from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
-from mpchat.server.reactor import READ, make_selector
+from mpchat.reactor import READ, make_selector
 
 # Bytes taken in one read: the lecture's buffer.
 READ_SIZE = 4096

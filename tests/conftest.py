@@ -5,9 +5,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import Server, leftovers, running
 from hypothesis import HealthCheck, settings
-from waiting import eventually
+from support.harness import Server, leftovers, running
+from support.waiting import eventually
 
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("mpchat", deadline=None, suppress_health_check=[HealthCheck.too_slow])

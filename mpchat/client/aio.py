@@ -14,9 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self
 
-from ..errors import ConnectionLostError, TimedOutError
-from ..protocol.messages import join_frame, ping_frame, rooms_frame, who_frame
-from .conversation import (
+from mpchat.client.conversation import (
     CLOSE_TIMEOUT,
     DEFAULT_ROOM,
     OPEN_TIMEOUT,
@@ -30,8 +28,10 @@ from .conversation import (
     connect_error,
     message_in,
 )
-from .core import Event, Message, Pong, Rooms, Welcome, Who
-from .sockets import CONNECT_ERRORS, prepare, shut, try_send
+from mpchat.client.core import Event, Message, Pong, Rooms, Welcome, Who
+from mpchat.client.sockets import CONNECT_ERRORS, prepare, shut, try_send
+from mpchat.errors import ConnectionLostError, TimedOutError
+from mpchat.protocol.messages import join_frame, ping_frame, rooms_frame, who_frame
 
 
 def connect(

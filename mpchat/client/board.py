@@ -3,9 +3,20 @@
 It knows what it was told: of a large room the first page of names, those who have spoken and those who came.
 """
 
-from ..text import visible
-from .core import Connected, Disconnected, Event, Joined, Left, Message, Rejected, Rooms, Welcome, Who
-from .lines import USAGES, Command
+from mpchat.client.core import (
+    Connected,
+    Disconnected,
+    Event,
+    Joined,
+    Left,
+    Message,
+    Rejected,
+    Rooms,
+    Welcome,
+    Who,
+)
+from mpchat.client.lines import USAGES, Command
+from mpchat.text import visible
 
 # Names and rooms that are remembered, the last seen of each; more than anybody completes by hand.
 MOST = 1000

@@ -13,18 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from ..config import BY_NAME, format_address
-from ..errors import (
-    ConfigError,
-    ConnectError,
-    ConnectionLostError,
-    MpchatError,
-    ProtocolError,
-    RefusedError,
-    TimedOutError,
-)
-from ..protocol.messages import join_frame, private_frame
-from .core import (
+from mpchat.client.core import (
     ClientProtocol,
     Connected,
     Disconnected,
@@ -42,7 +31,18 @@ from .core import (
     Welcome,
     Who,
 )
-from .resume import Gap, Tracks
+from mpchat.client.resume import Gap, Tracks
+from mpchat.config import BY_NAME, format_address
+from mpchat.errors import (
+    ConfigError,
+    ConnectError,
+    ConnectionLostError,
+    MpchatError,
+    ProtocolError,
+    RefusedError,
+    TimedOutError,
+)
+from mpchat.protocol.messages import join_frame, private_frame
 
 MAX_PORT = 65_535
 # Where a server listens that nobody told another port.

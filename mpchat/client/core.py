@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..errors import ProtocolError
-from ..protocol.frames import MAX_PAYLOAD, FrameDecoder, Oversized
-from ..protocol.messages import (
+from mpchat.errors import ProtocolError
+from mpchat.protocol.frames import MAX_PAYLOAD, FrameDecoder, Oversized
+from mpchat.protocol.messages import (
     Joined,
     Left,
     Rooms,

@@ -6,8 +6,7 @@ Whatever comes from the server leaves here only through ``visible``.
 from dataclasses import dataclass
 from enum import Enum
 
-from ..text import visible
-from .core import (
+from mpchat.client.core import (
     Connected,
     Disconnected,
     Event,
@@ -23,6 +22,7 @@ from .core import (
     Welcome,
     Who,
 )
+from mpchat.text import visible
 
 HELP = "a line and Enter: say it; /quit or Ctrl-D: leave; //text: say /text"
 NAMED_HELP = (

@@ -11,13 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from ..errors import ConnectionLostError, Exit, MpchatError, TimedOutError
-from ..protocol.frames import MAX_PAYLOAD
-from ..text import visible
-from .blocking import BlockingChat, connect_blocking
-from .conversation import DEFAULT_ROOM, STEADY, State
-from .core import Connected, Disconnected, Event, Joined, Left, Message, Refused, Welcome
-from .lines import (
+from mpchat.client.blocking import BlockingChat, connect_blocking
+from mpchat.client.conversation import DEFAULT_ROOM, STEADY, State
+from mpchat.client.core import Connected, Disconnected, Event, Joined, Left, Message, Refused, Welcome
+from mpchat.client.lines import (
     HELP,
     NAMED_HELP,
     Action,
@@ -30,6 +27,9 @@ from .lines import (
     parse,
     shown,
 )
+from mpchat.errors import ConnectionLostError, Exit, MpchatError, TimedOutError
+from mpchat.protocol.frames import MAX_PAYLOAD
+from mpchat.text import visible
 
 # Seconds that the end of stdin waits for one's own messages to come back.
 ECHO_TIMEOUT = 5.0

@@ -4,7 +4,7 @@ The rule: every number is taken once, in ascending order, or is part of a gap th
 before one came in, or while one was in another room on purpose, is no gap.
 """
 
-from ..protocol.names import name_key
+from mpchat.protocol.names import name_key
 
 # Rooms that are remembered; one that was entered longer ago than so many others begins as if never seen.
 MAX_ROOMS = 256

@@ -20,13 +20,11 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.utils import get_cwidth
 
-from ..errors import Exit, MpchatError
-from ..text import visible
-from .aio import Chat, connect
-from .board import Board
-from .conversation import DEFAULT_ROOM
-from .core import Message, Rooms, Welcome, Who
-from .lines import (
+from mpchat.client.aio import Chat, connect
+from mpchat.client.board import Board
+from mpchat.client.conversation import DEFAULT_ROOM
+from mpchat.client.core import Message, Rooms, Welcome, Who
+from mpchat.client.lines import (
     HELP,
     NAMED_HELP,
     Action,
@@ -40,6 +38,8 @@ from .lines import (
     said,
     shown,
 )
+from mpchat.errors import Exit, MpchatError
+from mpchat.text import visible
 
 # Lines typed or pasted that may wait while the server does not take any.
 OUTGOING_LINES = 1000

@@ -7,10 +7,10 @@ can cause ends in a traceback here.
 import asyncio
 import sys
 
-from ..errors import Exit, MpchatError, RefusedError
-from .conversation import DEFAULT_ROOM
-from .lines import refusal
-from .plain import note, run_plain
+from mpchat.client.conversation import DEFAULT_ROOM
+from mpchat.client.lines import refusal
+from mpchat.client.plain import note, run_plain
+from mpchat.errors import Exit, MpchatError, RefusedError
 
 
 def run_chat(host: str, port: int, *, plain: bool, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
@@ -22,7 +22,7 @@ def run_chat(host: str, port: int, *, plain: bool, name: str | None = None, room
         if plain or not _has_terminal():
             return run_plain(host, port, name=name, room=room)
         # Not before it is needed: importing prompt_toolkit takes longer than all the rest.
-        from .screen import run_screen
+        from mpchat.client.screen import run_screen
 
         return asyncio.run(run_screen(host, port, name=name, room=room))
     except KeyboardInterrupt:

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ProtocolError
-from .frames import HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
+from mpchat.errors import ProtocolError
+from mpchat.protocol.frames import HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -12,7 +12,7 @@ are different letters here: to tell them apart is for who shows them.
 import re
 import unicodedata
 
-from ..errors import ProtocolError
+from mpchat.errors import ProtocolError
 
 # Lengths in code points of the NFC form: a Korean syllable is one, and so are most letters with accents; in
 # scripts that write vowels as marks (Hindi, Thai) each mark is one more.

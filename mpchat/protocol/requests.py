@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ..errors import ProtocolError
-from .frames import HEADER_SIZE, encode_frame
-from .messages import Welcome
+from mpchat.errors import ProtocolError
+from mpchat.protocol.frames import HEADER_SIZE, encode_frame
+from mpchat.protocol.messages import Welcome
 
 LOBBY = "lobby"
 # What a message's number may be. Nobody counts further, and Python refuses to write an integer of more than

@@ -8,10 +8,10 @@ from enum import Enum
 
 import msgspec
 
-from ..errors import ProtocolError
-from .frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder, Oversized
-from .messages import error_frame, leading_run, relayed_frame
-from .requests import decode_request, encode_request, looks_like_request, pong_frame
+from mpchat.errors import ProtocolError
+from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder, Oversized
+from mpchat.protocol.messages import error_frame, leading_run, relayed_frame
+from mpchat.protocol.requests import decode_request, encode_request, looks_like_request, pong_frame
 
 # Bytes of one post at most where it holds many messages: what fits one queue item (see channel.ITEM_SIZE).
 RUN_SIZE = 64 << 10

@@ -1,0 +1,284 @@
+"""The file that keeps rooms' history: one SQLite database, and all the SQL there is.
+
+Not here: when to write and what to do when that fails (:mod:`.archive`). Everything here blocks, and raises
+``sqlite3.Error``, ``OSError`` or :class:`UnusableFile`. A file that is another program's, of another format
+or broken is left as it is, never changed and never removed.
+
+Write-ahead log, and synced at every commit (``synchronous=FULL``): a commit that returned survives a crash of
+the process and of the machine. With ``NORMAL`` a crash of the machine would take all that was written since
+the last checkpoint, a thousand pages, and not only the last batch.
+"""
+
+import os
+import secrets
+import sqlite3
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from mpchat.hub.rooms import RUN_OVERHEAD, Run
+
+# Says whose file it is, in SQLite's header: "mpch".
+APPLICATION_ID = 0x6D706368
+# Counts up when the tables change.
+FORMAT = 1
+# Seconds that somebody else's lock on the database is waited for (a backup, or a curious person's sqlite3).
+BUSY_PATIENCE = 1.0
+# Bytes that the write-ahead log may keep on disk after a checkpoint.
+LOG_KEPT = 4 << 20
+# Numberings that can still be told apart from others after crashes (see Numbering.earlier).
+EARLIER_KEPT = 8
+
+MOVE_AWAY = "move it away and a new one is begun"
+
+_TABLES = f"""
+CREATE TABLE numbering (
+    owner TEXT NOT NULL, clean INTEGER NOT NULL, epoch TEXT NOT NULL, floor INTEGER NOT NULL
+);
+CREATE TABLE earlier (id INTEGER PRIMARY KEY, epoch TEXT NOT NULL, last BLOB NOT NULL);
+CREATE TABLE rooms (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, last INTEGER NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY, room INTEGER NOT NULL, seq INTEGER NOT NULL, count INTEGER NOT NULL,
+    at REAL NOT NULL, sender TEXT NOT NULL, sum INTEGER NOT NULL, frames BLOB NOT NULL, UNIQUE (room, seq)
+);
+CREATE INDEX runs_by_time ON runs (at);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT};
+"""
+
+
+class UnusableFile(Exception):
+    """The file cannot be used and is left alone; ``str()`` says why, and what to do."""
+
+
+class Numbering(NamedTuple):
+    """Which numbers have been given to messages, and what they mean."""
+
+    # Who wrote the file last: random, another one for each run of a server.
+    owner: str
+    # Within an epoch a number of a room is given to one message only.
+    epoch: str
+    # Whether `last` has everything that was given: the file was closed in order.
+    clean: bool = False
+    # By room: its last message's number.
+    last: Mapping[str, int] = {}
+    # No room that is missing in `last` has ever had a number above this one.
+    floor: int = 0
+    # Epochs before a crash, and by room up to which number they had given what this epoch has too.
+    earlier: Mapping[str, Mapping[str, int]] = {}
+
+
+def token() -> str:
+    """Return 72 random bits that fit a URL."""
+    return secrets.token_urlsafe(9)
+
+
+def _checksum(run: Run) -> int:
+    """SQLite does not notice when a page's content is another one, as long as the page makes sense."""
+    return zlib.crc32(
+        run.frames, zlib.crc32(repr((run.room, run.seq, run.count, run.at, run.sender)).encode())
+    )
+
+
+class HistoryFile:
+    """One open database. Used by one thread at a time."""
+
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
+        """Open the file, or create it, for the user only. ``alone``: no shared memory beside it, so that it
+        can be read on a full disk, but nobody else may have it open."""
+        self.path = path
+        # Before SQLite does it, for the mode. Not while a connection is open: closing any descriptor of the
+        # file would give up SQLite's locks on it.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        self._db = sqlite3.connect(path, timeout=BUSY_PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            # Text that is broken fails its checksum, not the reading of everything.
+            self._db.text_factory = lambda raw: raw.decode(errors="replace")
+            if alone:
+                self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            # New: nobody has written anything to it yet.
+            self.new = self._is_new()
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute(f"PRAGMA journal_size_limit = {LOG_KEPT}")
+            self._identity = self._files()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _is_new(self) -> bool:
+        """Look before anything is written: whose file is it? Raises :class:`UnusableFile`."""
+        mine, version, tables = (
+            self._value(f"SELECT {what}")
+            for what in (
+                "application_id FROM pragma_application_id",
+                "user_version FROM pragma_user_version",
+                "count(*) FROM sqlite_schema",
+            )
+        )
+        if not (mine or version or tables):
+            return True
+        if mine != APPLICATION_ID:
+            raise UnusableFile("it is another program's database; choose another file")
+        if version != FORMAT:
+            raise UnusableFile(
+                f"its format is {version} and this mpchat writes {FORMAT}; choose another file"
+            )
+        return False
+
+    def _value(self, query: str, *values: int) -> int:
+        return int(self._db.execute(query, values).fetchone()[0])
+
+    def _files(self) -> list[tuple[int, int] | None]:
+        """Identify what lies at the paths of the database and its log."""
+        found: list[tuple[int, int] | None] = []
+        for path in (self.path, f"{self.path}-wal"):
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                found.append(None)
+            else:
+                found.append((status.st_dev, status.st_ino))
+        return found
+
+    @property
+    def in_place(self) -> bool:
+        """False when the files were removed or replaced: SQLite would write to what nobody finds again."""
+        return self._files() == self._identity
+
+    def numbering(self) -> Numbering:
+        """Read what the file says of the numbers; not of a new file. Raises :class:`UnusableFile`."""
+        ((owner, epoch, clean, floor),) = self._db.execute("SELECT owner, epoch, clean, floor FROM numbering")
+        last = dict(self._db.execute("SELECT name, last FROM rooms"))
+        earlier = self._db.execute("SELECT epoch, last FROM earlier ORDER BY id").fetchall()
+        try:
+            decoded = {each: msgspec.json.decode(rooms) for each, rooms in earlier}
+            return msgspec.convert((owner, epoch, clean == 1, last, floor, decoded), Numbering)
+        except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+            raise UnusableFile(f"its numbers are damaged; {MOVE_AWAY}") from None
+
+    def runs(self, last: Mapping[str, int], messages: int, oldest: float, most: int) -> tuple[list[Run], int]:
+        """Return what is kept, oldest first, and how many runs were damaged and left out.
+
+        Kept are of each room the last ``messages`` numbers, where ``at`` is not before ``oldest``; and of all
+        rooms the newest, in about ``most`` bytes of memory: the file is on disk, and has room for more.
+        """
+        kept, damaged = [], 0
+        before = self._value(
+            "SELECT coalesce(max(id), 0) FROM"
+            " (SELECT id, sum(length(frames) + ?) OVER (ORDER BY id DESC) AS size FROM runs)"
+            " WHERE size > ?",
+            RUN_OVERHEAD,
+            most,
+        )
+        seen: dict[str, int] = {}
+        for checksum, *columns in self._db.execute(
+            "SELECT runs.sum, rooms.name, seq, count, runs.at, sender, frames FROM runs"
+            " LEFT JOIN rooms ON rooms.id = runs.room WHERE runs.id > ? ORDER BY runs.id",
+            (before,),
+        ):
+            run = Run(*columns)
+            if not isinstance(run.frames, bytes) or _checksum(run) != checksum:
+                damaged += 1
+                continue
+            first = max(run.seq, last[run.room] - messages + 1, seen.get(run.room, 0) + 1)
+            if run.last >= first and run.at >= oldest:
+                kept.append(run.since(first))
+                seen[run.room] = run.last
+        return kept, damaged
+
+    def claim(self, numbering: Numbering) -> None:
+        """Make the file this run's: from now on it counts as not closed in order."""
+        with _Transaction(self._db):
+            if self.new:
+                for statement in _TABLES.strip().split(";\n"):
+                    self._db.execute(statement)
+            self._db.execute("DELETE FROM numbering")
+            self._db.execute(
+                "INSERT INTO numbering (owner, clean, epoch, floor) VALUES (?, 0, ?, ?)",
+                (numbering.owner, numbering.epoch, numbering.floor),
+            )
+            self._db.execute("DELETE FROM earlier")
+            self._db.executemany(
+                "INSERT INTO earlier (epoch, last) VALUES (?, ?)",
+                [(each, msgspec.json.encode(last)) for each, last in numbering.earlier.items()],
+            )
+        self.new = False
+        self._identity = self._files()
+
+    def write(self, runs: Iterable[Run], marks: Mapping[str, tuple[int, float]], messages: int) -> None:
+        """Append runs in one transaction, and forget all but the last ``messages`` numbers of their rooms.
+
+        ``marks``: for each run's room its last number and when that was given, and for other rooms too, where
+        the run itself is missing. A run that is there already is not written twice: a commit that failed may
+        have been one.
+        """
+        with _Transaction(self._db):
+            self._db.executemany(
+                "INSERT INTO rooms (name, last, at) VALUES (?, ?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET last = max(last, excluded.last), at = excluded.at",
+                [(room, last, at) for room, (last, at) in marks.items()],
+            )
+            rooms: dict[str, int] = {}
+            for room in marks:
+                ((rooms[room],),) = self._db.execute("SELECT id FROM rooms WHERE name = ?", (room,))
+            self._db.executemany(
+                "INSERT OR IGNORE INTO runs (room, seq, count, at, sender, sum, frames)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (rooms[run.room], run.seq, run.count, run.at, run.sender, _checksum(run), run.frames)
+                    for run in runs
+                ),
+            )
+            # By the index alone, and up to the run that the first kept number is in: it stays whole.
+            self._db.executemany(
+                "DELETE FROM runs WHERE room = ?"
+                " AND seq < (SELECT max(seq) FROM runs WHERE room = ? AND seq <= ?)",
+                [(rooms[room], rooms[room], last - messages + 1) for room, (last, _) in marks.items()],
+            )
+
+    def expire(self, oldest: float, rooms: int) -> None:
+        """Forget messages from before ``oldest`` (seconds since 1970), and all but the ``rooms`` rooms that
+        were used last, which raises the floor to their numbers."""
+        with _Transaction(self._db):
+            self._db.execute("DELETE FROM runs WHERE at < ?", (oldest,))
+            forgotten = self._db.execute(
+                "SELECT id, last FROM rooms ORDER BY at DESC, id DESC LIMIT -1 OFFSET ?", (rooms,)
+            ).fetchall()
+            if forgotten:
+                floor = max(last for _, last in forgotten)
+                self._db.execute("UPDATE numbering SET floor = max(floor, ?)", (floor,))
+                self._db.executemany("DELETE FROM runs WHERE room = ?", [(room,) for room, _ in forgotten])
+                self._db.executemany("DELETE FROM rooms WHERE id = ?", [(room,) for room, _ in forgotten])
+
+    def finish(self) -> None:
+        """Say that all numbers that were given are in the file: it is closed in order."""
+        self._db.execute("UPDATE numbering SET clean = 1")
+
+    def close(self) -> None:
+        """Close it, in whatever state: what was committed is in the file or in its log beside it."""
+        self._db.close()
+
+
+class _Transaction:
+    """All or nothing. Waits for a lock before it begins, not in the middle."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self._db.execute("COMMIT")
+        else:
+            with suppress(sqlite3.Error):  # a full disk has rolled back already
+                self._db.execute("ROLLBACK")

@@ -1,0 +1,195 @@
+"""Instance: what makes a server the only one of its name on this machine.
+
+The lock is the truth: a ``flock`` on a file that is never removed, held by the supervisor as long as it
+lives, released by the kernel however it dies. The record beside it is only information, for messages. On
+Linux a name in the kernel's own table (an abstract socket) stands behind the lock, for the case that
+somebody deletes or renames the file. Only ``start`` ever tries the lock: a probe from another command would
+make a concurrent start lose.
+
+The lock being free does not mean that nobody serves: workers can outlive a killed supervisor for a moment.
+Each holds a shared lock on a second file, and a new supervisor waits for it.
+"""
+
+import fcntl
+import hashlib
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from filelock import Timeout, UnixFileLock
+
+from mpchat.config import Config
+from mpchat.errors import AlreadyRunningError, StartError
+from mpchat.instance.paths import option_text, paths, prepare_folder
+from mpchat.instance.record import Record, is_server, read_record
+
+# Seconds that a start waits for a lock whose holder is not known to live: it may be on its way out.
+LOCK_PATIENCE = 0.5
+# The same when the holder looks alive: a process that was just killed does too, for some milliseconds.
+LIVING_PATIENCE = 0.15
+# Seconds that a start gives the workers of a killed supervisor to end by themselves, then after SIGKILL.
+SURVIVORS_PATIENCE = 2.0
+SURVIVORS_KILLED = 2.0
+# Seconds between two tries for the second lock.
+_POLL = 0.02
+
+
+def already_running(config: Config, record: Record | None) -> AlreadyRunningError:
+    """Return the error for a second start: name, pid, since when, where, and how to stop it."""
+    options = option_text(config.name, config.runtime_dir)
+    if record is None:
+        return AlreadyRunningError(
+            f'mpchat "{config.name}" is just being started by somebody else; see: mpchat status{options}'
+        )
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started))
+    where = ", ".join(record.addresses) or "no address yet"
+    return AlreadyRunningError(
+        f'mpchat "{config.name}" is already running: pid {record.supervisor.pid}, since {since}, '
+        f"at {where}; stop it with: mpchat stop{options}"
+    )
+
+
+class Guard:
+    """Holds the instance's name from :meth:`acquire` to the end of the process."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.paths = paths(config.name, config.runtime_dir)
+        self._lock = self._new_lock()
+        self._kernel_name: socket.socket | None = None
+        self._workers_lock: int | None = None
+
+    def _new_lock(self) -> UnixFileLock:
+        return UnixFileLock(
+            self.paths.lock,
+            mode=0o600,
+            fallback_to_soft=False,
+            preserve_lock_file=True,
+            thread_local=False,
+        )
+
+    def acquire(self) -> None:
+        """Become the only one, or raise :class:`AlreadyRunningError` or :class:`StartError`."""
+        prepare_folder(self.paths.folder)
+        self._acquire_lock()
+        self._acquire_kernel_name()
+        self._wait_for_survivors()
+
+    def _acquire_lock(self) -> None:
+        try:
+            if self._try_lock(0) or self._try_lock(self._patience()):
+                return
+        except OSError as error:
+            raise StartError(
+                f"cannot lock {self.paths.lock}: {error.strerror or error}; it must be a plain file that you "
+                "may write: remove it if nobody uses it, or choose another place with --runtime-dir"
+            ) from None
+        raise already_running(self.config, self._living_record())
+
+    def _living_record(self) -> Record | None:
+        record = read_record(self.paths.record)
+        return record if record is not None and is_server(record.supervisor) else None
+
+    def _patience(self) -> float:
+        return LIVING_PATIENCE if self._living_record() else LOCK_PATIENCE
+
+    def _try_lock(self, timeout: float) -> bool:
+        try:
+            self._lock.acquire(timeout=timeout)
+        except Timeout:
+            return False
+        return True
+
+    def _acquire_kernel_name(self) -> None:
+        """Take the name in the kernel's table too. It goes with the process, and nobody can delete it."""
+        if sys.platform != "linux":
+            return
+        place = f"{os.getuid()}:{self.paths.folder.resolve()}"
+        name = "\0mpchat-" + hashlib.sha256(place.encode()).hexdigest()[:32]
+        self._kernel_name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        deadline = time.monotonic() + self._patience()
+        while True:
+            try:
+                self._kernel_name.bind(name)
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    self.release()
+                    raise already_running(self.config, self._living_record()) from None
+                time.sleep(_POLL)
+
+    def _wait_for_survivors(self) -> None:
+        """Wait for workers of a supervisor that was killed; end by identity those that do not go."""
+        try:
+            self._workers_lock = os.open(self.paths.workers, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StartError(f"cannot open {self.paths.workers}: {error.strerror}; remove it") from None
+        if self._workers_gone(SURVIVORS_PATIENCE):
+            return
+        record = read_record(self.paths.record)
+        processes = [process for each in (record.workers if record else []) if (process := each.process())]
+        survivors = [each for each in processes if _holds(each, self.paths.workers)]
+        for process in survivors:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        if not self._workers_gone(SURVIVORS_KILLED):
+            pids = ", ".join(str(each.pid) for each in survivors) or "unknown"
+            raise StartError(
+                f"workers of the server before this one still run (pid {pids}) and hold {self.paths.workers}"
+            )
+
+    def _workers_gone(self, patience: float) -> bool:
+        assert self._workers_lock is not None
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(self._workers_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(_POLL)
+            else:
+                fcntl.flock(self._workers_lock, fcntl.LOCK_UN)
+                return True
+
+    def heal(self) -> bool:
+        """Take the lock again if somebody deleted or replaced its file; returns True if that was done."""
+        held = os.fstat(self._lock_descriptor)
+        with suppress(OSError):
+            status = self.paths.lock.lstat()
+            if (status.st_dev, status.st_ino) == (held.st_dev, held.st_ino):
+                return False
+        fresh = self._new_lock()
+        with suppress(OSError, StartError, Timeout):
+            prepare_folder(self.paths.folder)
+            fresh.acquire(timeout=0)
+            self._lock.release()
+            self._lock = fresh
+            return True
+        return False
+
+    @property
+    def _lock_descriptor(self) -> int:
+        descriptor = self._lock._context.lock_file_fd
+        assert descriptor is not None
+        return descriptor
+
+    def release(self) -> None:
+        """Give the name free, last of all."""
+        self._lock.release()
+        if self._kernel_name is not None:
+            self._kernel_name.close()
+        if self._workers_lock is not None:
+            os.close(self._workers_lock)
+
+
+def _holds(process: psutil.Process, path: Path) -> bool:
+    """Tell whether a process has a file open: only then a record's word for what it is counts."""
+    try:
+        return any(each.path == str(path.resolve()) for each in process.open_files())
+    except psutil.Error:
+        return False

@@ -1,0 +1,88 @@
+"""Paths: where an instance keeps its files, in one folder that only its user may enter."""
+
+import os
+import shlex
+import stat
+import tempfile
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import platformdirs
+
+from mpchat.errors import StartError
+
+
+class Paths(NamedTuple):
+    """Where an instance keeps its files, all in one folder of mode 0700."""
+
+    folder: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
+    @property
+    def workers(self) -> Path:
+        return self.folder / "workers.lock"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "record.json"
+
+    @property
+    def control(self) -> Path:
+        return self.folder / "control.sock"
+
+    @property
+    def bans(self) -> Path:
+        return self.folder / "bans.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+
+def paths(name: str, runtime_dir: str) -> Paths:
+    """Return an instance's paths; touches nothing."""
+    base = Path(runtime_dir).absolute() if runtime_dir else _user_runtime_folder()
+    return Paths(base / name)
+
+
+def _user_runtime_folder() -> Path:
+    with warnings.catch_warnings():  # that XDG_RUNTIME_DIR is not set is no news to anybody
+        warnings.simplefilter("ignore")
+        try:
+            return platformdirs.user_runtime_path("mpchat")
+        except OSError:
+            return Path(tempfile.gettempdir()) / f"mpchat-{os.getuid()}"
+
+
+def option_text(name: str, runtime_dir: str) -> str:
+    """Return the options that address this instance as they go behind a command; none for the default."""
+    options = "" if name == "default" else f" --name {name}"
+    return options + (f" --runtime-dir {shlex.quote(runtime_dir)}" if runtime_dir else "")
+
+
+def prepare_folder(folder: Path) -> None:
+    """Create the instance's folder, or check that it is ours alone. Raises :class:`StartError`."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status, parent = folder.lstat(), folder.parent.stat()
+    except OSError as error:
+        raise StartError(
+            f"cannot make the folder {folder}: {error.strerror}; choose another with --runtime-dir"
+        ) from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise StartError(f"{folder} is not a folder; remove it, or choose another with --runtime-dir")
+    if status.st_uid != os.geteuid():
+        raise StartError(f"{folder} belongs to another user; choose another with --runtime-dir")
+    if status.st_mode & 0o077:
+        raise StartError(f"others may enter {folder}; close it with: chmod 700 {folder}")
+    if parent.st_uid not in (os.geteuid(), 0) or (
+        parent.st_mode & 0o022 and not parent.st_mode & stat.S_ISVTX
+    ):
+        raise StartError(f"others may replace what is in {folder.parent}; choose another with --runtime-dir")

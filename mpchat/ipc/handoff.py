@@ -1,0 +1,223 @@
+"""Hand-off: live connections on their way between processes, over a Unix socket used for nothing else.
+
+A parcel is a message with the descriptors that it speaks of. The socket carries parcels only: bytes without
+descriptors in front of a parcel would be merged with it. Nothing here blocks, and what is received is close
+on exec. What the messages say stands at the top; who acts on them is the supervisor and the worker.
+"""
+
+import array
+import errno
+import os
+import socket
+import struct
+from collections import deque
+from typing import NamedTuple
+
+import msgspec
+
+from mpchat.protocol.session import SessionState
+
+# A fresh connection's baggage: msgpack's nil.
+NO_BAGGAGE = msgspec.Raw(b"\xc0")
+# The kernel's limit for one message (SCM_MAX_FD); one more is EINVAL.
+MAX_DESCRIPTORS = 253
+# What passes, and is not the other process's end: too many descriptors of this user in flight, no memory.
+_PASSING = frozenset({errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS})
+# Seconds until what could not be sent for such a reason is tried again: the socket stays writable meanwhile.
+REST = 0.1
+# Length of the message in bytes, number of descriptors.
+_HEADER = struct.Struct(">IH")
+# Bytes read at a time.
+_READ_SIZE = 64 << 10
+_ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+# Linux can mark received descriptors close-on-exec as they arrive; elsewhere it is done right after.
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+class Baggage(msgspec.Struct, frozen=True, array_like=True):
+    """All of a moved connection but its socket, as of a moment in which nobody touches it."""
+
+    session: SessionState
+    # Which stream it reads: that of plain clients, a room's, or none; see the worker.
+    room: int
+    # Its place in the stream; see ``fanout.Place``.
+    cursor: int
+    messages: int
+    # What is for this client alone, and whether a part of it has gone.
+    outbox: bytes
+    outbox_open: bool
+    # When the client was last heard, when the frame that it is in the middle of last made progress, and when
+    # it was last read from here: seconds on the monotonic clock, which all processes share.
+    heard: float
+    half_since: float | None
+    left_at: float
+    # How many messages it may send at once, as of when it was last heard; below nothing: it waits.
+    allowance: float
+
+
+class Passenger(msgspec.Struct, frozen=True, array_like=True):
+    """A connection on its way. A fresh one has no baggage; a moved one's is passed on unread.
+
+    The peer's address travels too, because ``getpeername`` fails after a reset.
+    """
+
+    identity: int
+    host: str
+    port: int
+    baggage: msgspec.Raw = NO_BAGGAGE
+
+
+class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
+    """Take these; one descriptor each, in the same order. From a worker it is the answer to being asked to
+    give some away, and may be empty."""
+
+    passengers: list[Passenger]
+
+
+class Receipt(msgspec.Struct, frozen=True, array_like=True, tag="receipt"):
+    """What became of connections. Only an ack makes a connection the receiver's."""
+
+    acks: list[int] = []
+    nacks: list[int] = []
+    # The hosts of connections that have ended, one entry each.
+    closed: list[str] = []
+    # For each moved connection among the acks, how long nobody served it, in seconds.
+    pauses: list[float] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.acks or self.nacks or self.closed)
+
+
+def read_message(message: bytes) -> Offer | Receipt:
+    """Decode what a parcel says."""
+    decoded: Offer | Receipt = _decoder.decode(message)
+    return decoded
+
+
+def pack(baggage: Baggage) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(baggage))
+
+
+def unpack(baggage: msgspec.Raw) -> Baggage | None:
+    return msgspec.msgpack.decode(baggage, type=Baggage | None)
+
+
+_decoder = msgspec.msgpack.Decoder(Offer | Receipt)
+
+
+class Parcel(NamedTuple):
+    """A message as it arrived; ``descriptors`` is None when not all of them could be received."""
+
+    message: bytes
+    descriptors: list[int] | None
+
+
+class ParcelSocket:
+    """One end of a hand-off socket pair."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        # Why what is to be sent waits for a moment to pass; then :meth:`pump` is to be called again.
+        self.resting: OSError | None = None
+        self._out: deque[tuple[bytes | memoryview, list[int]]] = deque()
+        self._in = bytearray()
+        self._groups: deque[list[int] | None] = deque()
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    @property
+    def unsent(self) -> bool:
+        """True while something waits for the socket to become writable."""
+        return bool(self._out) and self.resting is None
+
+    def send(self, message: bytes, descriptors: list[int]) -> None:
+        """Send a parcel as soon as it can go; the descriptors must stay open until it has gone.
+
+        Raises ``OSError`` when the other process is gone.
+        """
+        self._out.append((_HEADER.pack(len(message), len(descriptors)) + message, descriptors))
+        if self.resting is None:
+            self.pump()
+
+    def pump(self) -> None:
+        """Send what can be sent now. Raises ``OSError`` when the other process is gone."""
+        self.resting = None
+        while self._out:
+            data, descriptors = self._out[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+            try:
+                sent = self.sock.sendmsg([data], rights if descriptors else [])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+                self.resting = error
+                return
+            if sent == len(data):
+                self._out.popleft()
+            else:  # the descriptors went with the first byte
+                self._out[0] = (memoryview(data)[sent:], [])
+
+    def receive(self) -> list[Parcel]:
+        """Return the parcels that have arrived; ``EOFError`` when the other process is gone."""
+        try:
+            data, ancillary, flags, _ = self.sock.recvmsg(_READ_SIZE, _ANCILLARY_SIZE, _CLOEXEC)
+        except BlockingIOError:
+            return []
+        except ConnectionResetError:
+            raise EOFError from None
+        descriptors = _descriptors(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            close_all(descriptors)
+            self._groups.append(None)
+        elif descriptors:
+            self._groups.append(descriptors)
+        if not data:
+            raise EOFError
+        self._in += data
+        return self._parcels()
+
+    def _parcels(self) -> list[Parcel]:
+        parcels = []
+        while len(self._in) >= _HEADER.size:
+            length, count = _HEADER.unpack_from(self._in)
+            end = _HEADER.size + length
+            if len(self._in) < end:
+                break
+            message = bytes(self._in[_HEADER.size : end])
+            del self._in[:end]
+            parcels.append(Parcel(message, self._groups.popleft() if count else []))
+        return parcels
+
+    def close(self) -> None:
+        """Close the socket and every descriptor that arrived and was not taken."""
+        for group in self._groups:
+            close_all(group or [])
+        self._groups.clear()
+        self.sock.close()
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    received = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            received.frombytes(data[: len(data) - len(data) % received.itemsize])
+    if not _CLOEXEC:
+        for descriptor in received:
+            os.set_inheritable(descriptor, False)
+    return list(received)
+
+
+def own(descriptor: int, host: str) -> socket.socket:
+    """Make a received descriptor the socket that it is; the family is known, so the kernel is not asked."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.socket(family, socket.SOCK_STREAM, 0, fileno=descriptor)
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close plain descriptors that never became anybody's socket."""
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,69 @@
+"""What the hub and a worker say to each other over their channel: kinds of items, and what each carries.
+
+Up items come from a worker, down items from the hub. Payloads are plain tuples of numbers, bytes and
+addresses, so that unpickling them runs no code of anybody's.
+"""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import NamedTuple
+
+from mpchat.ipc.channel import FIRST_KIND
+
+
+class Up(IntEnum):
+    """Worker to hub."""
+
+    STARTED = FIRST_KIND  # None: its loop turns; it wants what the stream holds
+    READY = FIRST_KIND + 1  # None: it has the stream, and can serve
+    BEAT = FIRST_KIND + 2  # tuple(Beat): its loop turns
+    # ([(who, count, size), …], frames) from its clients; acknowledged when they are in the order. Who: the
+    # address, or the identity of one that has asked to be somebody.
+    POSTS = FIRST_KIND + 3
+    # [address or (identity, address, reason), …] of clients that have gone, after the last of their posts.
+    LEFT = FIRST_KIND + 4
+    # (offset that all who leave have got to, identities of those among them who have asked to be somebody);
+    # answered when all that was posted before is in the order.
+    SYNC = FIRST_KIND + 5
+    DRAINED = FIRST_KIND + 6  # None: no post will follow
+    KICKED = FIRST_KIND + 7  # (request, how many connections were ended)
+    ASK = FIRST_KIND + 8  # (identity, address, payload): what a client asks for, in order with its posts
+    MORE = FIRST_KIND + 9  # identity: it has read what it was sent of the past
+    FOLLOW = FIRST_KIND + 10  # (identity, room, offset): it was moved here, and has got so far
+
+
+class Down(IntEnum):
+    """Hub to worker."""
+
+    BEGIN = FIRST_KIND + 16  # (offset, messages): where the stream begins
+    FILL = FIRST_KIND + 17  # (count, frames) of the stream that are older than this worker
+    FILLED = FIRST_KIND + 18  # None: what follows is new
+    BATCH = FIRST_KIND + 19  # (count, frames) for everybody; acknowledged when clients can have them
+    MOVE = FIRST_KIND + 20  # how many connections to give away; answered with an offer
+    SYNCED = FIRST_KIND + 21  # None: the answer to SYNC
+    KICK = FIRST_KIND + 22  # (request, "host:port" or "host")
+    DRAIN = FIRST_KIND + 23  # None: read nothing more, post what you have, say DRAINED
+    CLOSE = FIRST_KIND + 24  # seconds that clients have to take what they are owed, then end
+    ROOMS = FIRST_KIND + 25  # ([(room, count, size), …], frames) for members; acknowledged like a batch
+    # ((identity, room, offset, messages, live), frames): leave the room you are in, you get these, and then
+    # what the room says from that place on, or, if not live, more of these.
+    ENTER = FIRST_KIND + 26
+    TELL = FIRST_KIND + 27  # (identity, frames) for one client alone
+    END = FIRST_KIND + 28  # (identity, reason): end a connection
+
+
+class Beat(NamedTuple):
+    """A worker's figures, counted from its start unless said otherwise."""
+
+    connections: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+    # The longest turn of its loop since the last beat, in seconds.
+    lag: float = 0.0
+    # Clients that are behind the stream now.
+    late: int = 0
+    # Connections ended by the worker, by reason.
+    ended: Mapping[str, int] = MappingProxyType({})
+    # CPU time of the process, in seconds.
+    cpu: float = 0.0

@@ -1,0 +1,109 @@
+"""The log: standard logging on standard error, which may be a file.
+
+A log file is standard error itself, pointed at the file: so tracebacks, stack dumps and whatever a library
+prints go the same way, and opening the file anew is one ``dup2``. A line starts with what happened and ends
+with who it happened to; characters that do not print are escaped; a line that would come again and again is
+counted instead.
+"""
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from mpchat.text import visible
+
+# So many lines of one kind go out in so many seconds; the rest is counted and told with the next one.
+BURST = 5
+BURST_SECONDS = 10.0
+
+
+class _Formatter(logging.Formatter):
+    default_msec_format = "%s.%03d"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One line, whatever is in it: only a stack, which follows, has several."""
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(visible, super().formatException(ei).split("\n")))
+
+
+class _Repeats(logging.Filter):
+    """Lets few lines of a kind through. Kinds are message templates, so there are few of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: dict[object, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.DEBUG:
+            return True
+        now = time.monotonic()
+        since, count = self._kinds.get(record.msg, (now, 0))
+        if now - since > BURST_SECONDS:
+            if count > BURST:
+                kind, record.msg = record.msg, f"{record.msg} ({count - BURST} more like it went unlogged)"
+                self._kinds[kind] = (now, 1)
+                return True
+            since, count = now, 0
+        self._kinds[record.msg] = (since, count + 1)
+        return count < BURST
+
+
+def set_up(level: str, who: str) -> None:
+    """Log what is at least ``level`` to standard error; ``who`` is in every line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)s {who}[{os.getpid()}]: %(message)s"))
+    handler.addFilter(_Repeats())
+    logger = logging.getLogger("mpchat")
+    logger.handlers = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    # A full disk must not turn into a traceback for each line.
+    logging.raiseExceptions = False
+
+
+def point_at(path: str) -> None:
+    """Make ``path`` this process's standard error, appending. Raises ``OSError``."""
+    descriptor = _open(path)
+    os.set_blocking(descriptor, True)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def check(path: str) -> None:
+    """Raise ``OSError`` if ``path`` cannot be a log file."""
+    os.close(_open(path))
+
+
+def _open(path: str) -> int:
+    # Not blocking while it opens: a FIFO that nobody reads is an error, not something to wait for.
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
+
+
+def reopen_on_signal(path: str) -> None:
+    """On SIGUSR1 open the log file anew, after somebody moved it away; without a file do nothing."""
+
+    def reopen(number: int, frame: FrameType | None) -> None:
+        try:
+            if path:
+                point_at(path)
+        except OSError as error:
+            # Where it was written before is still open.
+            logging.getLogger("mpchat").error("log not opened anew: %s: %s", error.strerror, path)
+
+    signal.signal(signal.SIGUSR1, reopen)
+
+
+def dump_on_signal(*, chain: bool = False) -> None:
+    """On SIGUSR2 write all threads' stacks to the log, also when the interpreter is stuck.
+
+    With ``chain`` the handler that was there before is called too.
+    """
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2, all_threads=True, chain=chain)

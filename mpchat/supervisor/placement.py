@@ -1,0 +1,197 @@
+"""Placement: where clients are between the acceptor and a worker, and between two workers.
+
+A connection is here from its accept until a worker has acked it: at home nowhere, or on its way. A worker
+that dies or nacks gives its own back, and they go to another one. One that a worker gives away because it was
+asked to comes in the same way and leaves in the same way, and is never refused. Nobody is lost in between.
+Decides nothing that :mod:`policy` can decide.
+"""
+
+import logging
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import count
+
+from mpchat.hub.hub import Hub
+from mpchat.ipc.handoff import REST
+from mpchat.reactor import READ, WRITE, Reactor
+from mpchat.supervisor import policy
+from mpchat.supervisor.acceptor import Acceptor
+from mpchat.supervisor.worker_handle import Arrivals, Traveller, WorkerHandle
+
+log = logging.getLogger("mpchat.supervisor")
+
+
+class Placement:
+    """Clients on their way to workers, and how many of them there are from each host."""
+
+    def __init__(self, reactor: Reactor, acceptor: Acceptor, hub: Hub, per_worker: int) -> None:
+        """``per_worker`` is how many connections fit one worker."""
+        self.per_worker = per_worker
+        self._reactor = reactor
+        self._acceptor = acceptor
+        self._unplaced: list[Traveller] = []
+        # Connections by host, wherever they are by now.
+        self._hosts: Counter[str] = Counter()
+        self._identities = count(1)
+        self._turn = 0
+        self._hub = hub
+        # Moved connections that no worker has taken yet, by their identity.
+        self._moving: set[int] = set()
+        # Workers to whom nothing can be sent for a moment.
+        self._resting: set[WorkerHandle] = set()
+        # Moves since the start, and how long each waited (seconds) since somebody last asked.
+        self.moves = 0
+        self._pauses: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._unplaced)
+
+    @property
+    def moving(self) -> int:
+        """How many connections are between two workers."""
+        return len(self._moving)
+
+    @property
+    def on_their_way(self) -> set[int]:
+        """The identities of those connections."""
+        return self._moving
+
+    def take_pauses(self) -> list[float]:
+        """Return how long each connection moved since the last call was served by nobody, in seconds."""
+        pauses, self._pauses = self._pauses, []
+        return pauses
+
+    def from_host(self, host: str) -> int:
+        """How many connections there are from ``host``."""
+        return self._hosts[host]
+
+    def enter(self, sock: socket.socket, host: str, port: int) -> None:
+        """Take a connection that may come in; the acceptor rests while too many wait."""
+        self._hosts[host] += 1
+        self._unplaced.append(Traveller(next(self._identities), sock, host, port))
+        if len(self._unplaced) >= policy.MAX_UNACKED:
+            self._acceptor.pause()
+
+    def watch(self, handle: WorkerHandle) -> None:
+        """Listen to a worker that was just started."""
+        self._reactor.watch(handle.parcels, READ, partial(self._on_parcels, handle))
+
+    def unwatch(self, handle: WorkerHandle) -> None:
+        """Take a dead worker's last receipts, and its connections back."""
+        while self._receive(handle):
+            pass
+        self._reactor.forget(handle.parcels)
+        self._hosts.subtract(handle.hosts)
+        self._hosts += Counter()  # drops those that none are left of
+        self._unplaced += handle.close()
+        self._hub.anchors.pop(handle.endpoint, None)
+
+    def place(self, handles: Sequence[WorkerHandle], now: float, expected: int) -> None:
+        """Send each connection to the one of ``handles`` that has the fewest, as far as they take them.
+
+        Moved ones first, for the room waits for them: fresh ones leave the places of those, and of so many as
+        are ``expected`` to be moved yet.
+        """
+        candidates = [handle.candidate(self.per_worker, now) for handle in handles]
+        free = sum(max(0, each.limit - each.connections - each.unacked) for each in candidates) - expected
+        self._unplaced.sort(key=lambda each: not each.moved)
+        by_slot = {handle.slot: handle for handle in handles}
+        placed = 0
+        for traveller in self._unplaced:
+            chosen = policy.place(candidates, self._turn)
+            if chosen is None or (placed >= free and not traveller.moved):
+                break
+            self._turn += 1
+            placed += 1
+            by_slot[chosen.slot].assign(traveller, now)
+            candidates[candidates.index(chosen)] = chosen.with_one_more()
+        del self._unplaced[:placed]
+        for handle in handles:
+            if handle.offering:
+                self._send_offers(handle)
+        if self._unplaced and handles and all(now < handle.full_until for handle in handles):
+            self.refuse("the workers are out of descriptors; try again later")
+
+    def refuse(
+        self, text: str, most: int | None = None, *, host: str | None = None, code: str = "full"
+    ) -> None:
+        """Send away everybody, or everybody from ``host``, who has come in and is not on the way to a worker,
+        or the last ``most`` of them."""
+        here = [each for each in self._unplaced if not each.moved and host in (None, each.host)]
+        refused = here if most is None else here[-most:]
+        for traveller in refused:
+            self._forget_host(traveller.host)
+            self._acceptor.refuse(traveller.sock, text, code=code)
+        gone = {each.identity for each in refused}
+        self._unplaced = [each for each in self._unplaced if each.identity not in gone]
+
+    def _send_offers(self, handle: WorkerHandle) -> None:
+        with suppress(OSError):  # it is gone: its death gives the connections back
+            handle.send_offers()
+        self._watch_again(handle)
+
+    def _watch_again(self, handle: WorkerHandle) -> None:
+        interest = READ | WRITE if handle.parcels.unsent else READ
+        self._reactor.change(handle.parcels, interest, partial(self._on_parcels, handle))
+        if handle.parcels.resting is not None and handle not in self._resting:
+            log.warning("clients wait, %s: worker %d", handle.parcels.resting.strerror, handle.slot)
+            self._resting.add(handle)
+            self._reactor.call_later(REST, partial(self._try_again, handle))
+
+    def _try_again(self, handle: WorkerHandle) -> None:
+        if not handle.closed:
+            with suppress(OSError):
+                handle.parcels.pump()
+            if handle.parcels.resting is not None:
+                self._reactor.call_later(REST, partial(self._try_again, handle))
+                return
+            self._watch_again(handle)
+        self._resting.discard(handle)
+
+    def _on_parcels(self, handle: WorkerHandle, mask: int) -> None:
+        if handle.closed:  # its death was dealt with earlier in this turn
+            return
+        if mask & WRITE:
+            with suppress(OSError):
+                handle.parcels.pump()
+            self._watch_again(handle)
+        if mask & READ and self._receive(handle) and (handle.parcels.unsent or handle.parcels.resting):
+            self._watch_again(handle)
+
+    def _receive(self, handle: WorkerHandle) -> bool:
+        """Read receipts; returns False when there is nothing more to read ever."""
+        try:
+            parcels = handle.parcels.receive()
+        except (EOFError, OSError):
+            return False
+        for parcel in parcels:
+            arrivals = handle.on_parcel(parcel)
+            self._unplaced += arrivals.unplaced
+            self._note_moves(handle, arrivals)
+            self._pauses += arrivals.pauses
+            self.moves += len(arrivals.pauses)
+            for host in arrivals.ended:
+                self._forget_host(host)
+        return True
+
+    def _note_moves(self, handle: WorkerHandle, arrivals: Arrivals) -> None:
+        anchors = self._hub.anchors
+        for each in arrivals.taken:
+            self._moving.discard(each.identity)
+            anchors.pop(each.identity, None)
+            self._hub.members.arrives(each.identity, handle.endpoint)
+        if handle.asked:
+            return
+        anchor = anchors.pop(handle.endpoint, self._hub.stream.end)
+        for each in arrivals.unplaced:
+            if each.moved and each.identity not in self._moving:  # a nack leaves it what it was
+                self._moving.add(each.identity)
+                anchors[each.identity] = anchor
+
+    def _forget_host(self, host: str) -> None:
+        self._hosts[host] -= 1
+        if self._hosts[host] <= 0:
+            del self._hosts[host]

@@ -1,0 +1,369 @@
+"""WorkerPool: the worker processes, from the start of each to its end, and what follows a death.
+
+Which worker serves in which slot is known here. Why one is replaced, and where its connections go, is not:
+that is a change's business (:mod:`mpchat.supervisor.changes`).
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from mpchat.config import Config, default_workers
+from mpchat.hub.hub import Endpoint, Hub
+from mpchat.instance.record import Identity
+from mpchat.ipc.items import Beat, Down, Up
+from mpchat.reactor import READ, Reactor
+from mpchat.supervisor import policy
+from mpchat.supervisor.ask_workers import WorkerQuestions
+from mpchat.supervisor.placement import Placement
+from mpchat.supervisor.policy import Deaths
+from mpchat.supervisor.slot import Slot, SlotState, how_it_ended
+from mpchat.supervisor.worker_handle import WorkerHandle
+
+# Seconds from a hung worker's stack dump to its end.
+DUMP_GRACE = 1.0
+# Seconds from one try to start a worker to the next when the system has no room for it.
+START_AGAIN = 1.0
+# Seconds that a new worker has to become ready.
+READY_TIMEOUT = 30.0
+# Seconds between workers when a signal is passed on to all; a stack dump takes a few milliseconds.
+SIGNALS_APART = 0.05
+
+log = logging.getLogger("mpchat.supervisor")
+
+
+class Watcher(NamedTuple):
+    """Who wants to know: that a worker has become ready, that processes have come or gone, that no worker
+    can be kept alive, and why."""
+
+    on_ready: Callable[[], None]
+    on_roster: Callable[[], None]
+    on_hopeless: Callable[[str], None]
+
+
+class WorkerPool:
+    """All slots and their processes."""
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Reactor,
+        hub: Hub,
+        placement: Placement,
+        questions: WorkerQuestions,
+        workers_lock: Path,
+        watcher: Watcher,
+    ) -> None:
+        """Begin with no slot. ``config`` is what workers are started with, unless a change says otherwise."""
+        self.config = config
+        # How many reloads there were, plus one; a worker has that of its start.
+        self.generation = 1
+        self.slots: dict[int, Slot] = {}
+        # Until every worker has been ready once, mistakes are told sooner; at the end nobody is replaced.
+        self.starting = True
+        self.ending = False
+        # Connections that ended because their worker did.
+        self.lost = 0
+        self._reactor = reactor
+        self._hub = hub
+        self._placement = placement
+        self._questions = questions
+        self._workers_lock = workers_lock
+        self._watcher = watcher
+        self._random = Random()
+
+    # Who is there.
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def handles(self) -> Iterator[WorkerHandle]:
+        """Every process, whatever it is doing."""
+        return (handle for slot in self.slots.values() for handle in slot.handles)
+
+    @property
+    def ready(self) -> list[WorkerHandle]:
+        """Processes that have been able to serve, whatever they are doing now."""
+        return [handle for handle in self.handles if handle.ready_at is not None]
+
+    @property
+    def serving(self) -> list[WorkerHandle]:
+        """Workers that may be given connections."""
+        running = (slot.handle for slot in self.slots.values() if slot.state is SlotState.RUNNING)
+        return [handle for handle in running if handle is not None]
+
+    @property
+    def able(self) -> int:
+        """How many slots serve, or will again: not those that were given up, are new, or are about to go."""
+        return sum(slot.able and slot.state is not SlotState.FATAL for slot in self.slots.values())
+
+    @property
+    def leaving(self) -> int:
+        """How many connections are with workers that are giving all of theirs away."""
+        return sum(slot.old.load for slot in self.slots.values() if slot.old is not None)
+
+    @property
+    def connections(self) -> int:
+        return sum(handle.load for handle in self.handles)
+
+    @property
+    def identities(self) -> list[Identity]:
+        return [handle.identity for handle in self.handles]
+
+    @staticmethod
+    def wanted(config: Config) -> int:
+        """How many workers a configuration asks for, on this machine."""
+        return config.workers or default_workers(os.cpu_count() or 1)
+
+    # Start.
+
+    def add(self, count: int) -> list[Slot]:
+        """Make ``count`` more slots, numbered from the lowest free number on; nothing is started."""
+        free = (number for number in range(1, len(self.slots) + count + 1) if number not in self.slots)
+        added = [Slot(number, self._random) for number in list(free)[:count]]
+        self.slots.update((slot.number, slot) for slot in added)
+        return added
+
+    def remove(self, slot: Slot) -> None:
+        """Forget a slot that has no process."""
+        assert not slot.handles
+        slot.cancel_restart()
+        del self.slots[slot.number]
+
+    def start(self, slot: Slot) -> None:
+        """Start the worker that is to serve in a slot, unless one does or is to; the one before it may still
+        be ending. Try again later if there is no room for it."""
+        if self.ending or slot.handle or slot.next or slot.number not in self.slots:
+            return
+        slot.cancel_restart()
+        try:
+            slot.handle = self._start(slot, self.config, self.generation)
+        except OSError as error:
+            self._cannot_start(slot, error)
+            return
+        slot.state = SlotState.STARTING
+        self._watcher.on_roster()
+
+    def start_next(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
+        """Start the worker that is to take the place of a slot's worker. Raises ``OSError``."""
+        assert slot.next is None
+        slot.cancel_restart()
+        slot.next = self._start(slot, config, generation)
+        self._watcher.on_roster()
+        return slot.next
+
+    def _start(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
+        handle = WorkerHandle(config, slot.number, generation, self._workers_lock)
+        self._hub.attach(handle.endpoint)
+        self._reactor.watch(handle.endpoint.link, READ, lambda mask: self._on_link(handle))
+        self._placement.watch(handle)
+        self._reactor.watch(handle.process.sentinel, READ, lambda mask: self._on_death(slot, handle))
+        return handle
+
+    def _cannot_start(self, slot: Slot, error: OSError) -> None:
+        """Out of processes, descriptors or memory: that is no worker's fault, and it passes."""
+        if self.starting:
+            self._decide_restart(slot, 0.0, f"it could not be started: {error.strerror}")
+            return
+        log.warning("not started, %s, next try in %g s: worker %d", error.strerror, START_AGAIN, slot.number)
+        self.start_later(slot, START_AGAIN)
+
+    def start_later(self, slot: Slot, pause: float) -> None:
+        """Start an empty slot's worker in ``pause`` seconds."""
+        slot.state = SlotState.BACKOFF
+        slot.restart = self._reactor.call_later(pause, partial(self.start, slot))
+
+    # Replacement.
+
+    def promote(self, slot: Slot) -> WorkerHandle | None:
+        """Let a slot's next worker serve; returns the one that served, which gets no connection any more."""
+        assert slot.next is not None
+        slot.handle, slot.next, slot.old = slot.next, None, slot.handle
+        slot.state, slot.able = SlotState.RUNNING, True
+        if slot.old is None:  # what was wrong before, it serves now
+            slot.deaths = Deaths(self._random)
+        return slot.old
+
+    def dismiss(self, slot: Slot) -> WorkerHandle | None:
+        """Give a slot's worker no connection any more, and nobody its place; returns the worker."""
+        slot.cancel_restart()
+        slot.handle, slot.old = None, slot.handle
+        slot.state, slot.able = SlotState.DRAINING, False
+        return slot.old
+
+    def recall(self, slot: Slot) -> None:
+        """Take a promotion or a dismissal back: the worker that served before serves again."""
+        slot.handle, slot.old = slot.old, slot.handle
+        slot.state, slot.able = SlotState.RUNNING, True
+        if slot.handle is None:
+            self.start_later(slot, policy.BACKOFF_FIRST)
+
+    @staticmethod
+    def retire(handle: WorkerHandle) -> None:
+        """Let a worker that has no connections post its last words and end; it need not hear, and cannot hold
+        up, what the others say meanwhile."""
+        handle.retiring = True
+        handle.endpoint.ready = False
+        handle.endpoint.send(Down.DRAIN)
+
+    # News.
+
+    def _on_link(self, handle: WorkerHandle) -> None:
+        if handle.closed:  # its death was dealt with earlier in this turn
+            return
+        self._hub.receive(handle.endpoint, self._reactor.now)
+        if handle.endpoint.ended:  # its death comes through the sentinel; the pipe's end would come for ever
+            self._reactor.forget(handle.endpoint.link)
+
+    def on_news(self, endpoint: Endpoint, kind: int, payload: Any) -> None:
+        """Take what the hub passes on from a worker."""
+        slot = self.slots.get(endpoint.slot)
+        handle = next((each for each in slot.handles if each.endpoint is endpoint), None) if slot else None
+        if slot is None or handle is None:  # the last words of a dead one, heard when the hub got to them
+            return
+        if kind == Up.BEAT:
+            handle.on_beat(Beat(*payload), self._reactor.now)
+        elif kind == Up.READY:
+            handle.ready_at = handle.last_beat = self._reactor.now
+            if handle is slot.handle and slot.state is SlotState.STARTING:
+                slot.state, slot.able = SlotState.RUNNING, True
+                self._watcher.on_ready()
+        elif kind == Up.KICKED:
+            number, ended = payload
+            self._questions.answer(number, handle.pid, ended)
+        elif kind == Up.DRAINED:
+            handle.drained = True
+            if handle.retiring and not self.ending:
+                handle.endpoint.send(Down.CLOSE, 0.0)
+
+    # Death and silence.
+
+    def _on_death(self, slot: Slot, handle: WorkerHandle) -> None:
+        """Take a dead worker's last words, give its unclaimed connections to others, decide what follows."""
+        self._reactor.forget(handle.process.sentinel)
+        handle.process.join()  # from here on its ends are closed, and reading them comes to an end
+        if not handle.endpoint.ended:
+            self._reactor.forget(handle.endpoint.link)
+        self._hub.detach(handle.endpoint)
+        self._questions.on_death(handle.pid)
+        handle.how = how_it_ended(handle.process.exitcode)
+        lived = self._reactor.now - handle.ready_at if handle.ready_at is not None else 0.0
+        self._placement.unwatch(handle)
+        self._hub.members.died_with(handle.endpoint, self._placement.on_their_way, self._reactor.now)
+        if handle.connections:
+            self.lost += handle.connections
+            self._hub.room.leave([], handle.connections)
+        self._leave_slot(slot, handle, lived)
+        self._watcher.on_roster()
+
+    def _leave_slot(self, slot: Slot, handle: WorkerHandle, lived: float) -> None:
+        if handle is slot.next:
+            slot.next = None
+            log.warning("died before it took over: worker %d, %s", slot.number, handle.how)
+        elif handle is slot.old:
+            slot.old = None
+            level = logging.INFO if handle.drained else logging.WARNING
+            why = "replaced" if slot.able else "no longer wanted"
+            log.log(level, "ended after it was %s: worker %d, %s", why, slot.number, handle.how)
+        elif handle is not slot.handle:
+            log.error("ended, and had no place: worker %d, %s", slot.number, handle.how)
+        elif slot.old is not None and not slot.old.retiring:  # at the end too: those on their way go back
+            slot.handle, slot.old = slot.old, None
+            log.warning("died, the one before it serves again: worker %d, %s", slot.number, handle.how)
+        elif self.ending:
+            slot.handle = None
+            log.info("ended: worker %d, %s", slot.number, handle.how)
+        else:
+            slot.handle = None
+            self._decide_restart(slot, lived, handle.how)
+
+    def _decide_restart(self, slot: Slot, lived: float, how: str) -> None:
+        most = policy.DEATHS_AT_START if self.starting else policy.DEATHS_TO_FATAL
+        pause = slot.deaths.after(lived, most)
+        if pause is not None:
+            slot.restarts += 1
+            log.warning("died: worker %d, %s; the next starts in %.2f s", slot.number, how, pause)
+            self.start_later(slot, pause)
+            return
+        slot.state = SlotState.FATAL
+        deaths = slot.deaths.in_a_row
+        log.error("given up: worker %d, dead %d times in a row, %s", slot.number, deaths, how)
+        if self.starting:
+            self._watcher.on_hopeless(
+                f"worker {slot.number} died {deaths} times before it could serve, {how}"
+            )
+        elif all(each.state is SlotState.FATAL and not each.handles for each in self.slots.values()):
+            why = f"no worker is left: each died {deaths} times in a row, the last {how}"
+            self._watcher.on_hopeless(why)
+
+    def check_beats(self, now: float, asleep: float) -> None:
+        """Dump and then kill workers whose loop does not turn. Nobody listened for ``asleep`` seconds."""
+        for handle in list(self.handles):
+            handle.forgive(asleep, now)
+            self._check_beat(handle, now)
+
+    def _check_beat(self, handle: WorkerHandle, now: float) -> None:
+        silence = now - handle.last_beat
+        if handle.ready_at is None:
+            if now - handle.started > READY_TIMEOUT:
+                log.error("not ready within %g s, killed: worker %d", READY_TIMEOUT, handle.slot)
+                handle.kill()
+        elif handle.dumped_at is not None:
+            if now - handle.dumped_at >= DUMP_GRACE:
+                log.error("hung for %.1f s, killed: worker %d", silence, handle.slot)
+                handle.kill()
+        elif silence > handle.hang_timeout:
+            log.error("hung for %.1f s, its stacks follow: worker %d", silence, handle.slot)
+            handle.dump(now)
+
+    def pass_on(self, number: int) -> None:
+        """Signal the workers, one after the other: stacks written at once would run into each other."""
+        log.info("passed on to the workers: signal %s", signal.Signals(number).name)
+        for turn, handle in enumerate(self.ready, 1):
+            self._reactor.call_later(turn * SIGNALS_APART, partial(_signal, handle, number))
+
+    # The end.
+
+    def drain(self) -> None:
+        """Let every worker post what it has read; those that are not ready have nothing."""
+        self.ending = True
+        for slot in self.slots.values():
+            slot.cancel_restart()
+            for handle in slot.handles:
+                if handle.ready_at is None:
+                    handle.kill()
+                else:
+                    slot.state = SlotState.DRAINING
+                    handle.endpoint.send(Down.DRAIN)
+
+    @property
+    def drained(self) -> bool:
+        return all(handle.drained for handle in self.handles)
+
+    def close(self, seconds: float) -> None:
+        """Tell the workers to give clients what they are owed, within ``seconds``, and to end."""
+        for slot in self.slots.values():
+            slot.state = SlotState.STOPPING
+        for handle in self.handles:
+            handle.endpoint.send(Down.CLOSE, seconds)
+
+    def kill(self) -> None:
+        """Leave no worker behind, whatever happened."""
+        for handle in self.handles:
+            handle.kill()
+            handle.process.join()
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return the rows of ``mpchat status --json``."""
+        return [self.slots[number].status() for number in sorted(self.slots)]
+
+
+def _signal(handle: WorkerHandle, number: int) -> None:
+    if not handle.closed:
+        os.kill(handle.pid, number)

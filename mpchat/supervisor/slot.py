@@ -1,0 +1,90 @@
+"""Slot: a place for a worker. Processes come and go in it; its number and its count of deaths stay.
+
+While its worker is being replaced a slot has two: first the one that serves and the one that is to become
+ready, then the one that serves and the one that gives its connections away.
+"""
+
+import signal
+import time
+from enum import Enum
+from random import Random
+from typing import Any
+
+from mpchat.ipc.items import Beat
+from mpchat.reactor import Timer
+from mpchat.supervisor.policy import Deaths
+from mpchat.supervisor.worker_handle import WorkerHandle
+
+
+class SlotState(Enum):
+    """What a slot's worker is doing."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    # Its connections go to other workers; or, at a stop, it posts what it has read, and reads no more.
+    DRAINING = "DRAINING"
+    # It has posted everything, and gives the clients that it has what they are owed.
+    STOPPING = "STOPPING"
+    # Dead; the next process is started after a pause.
+    BACKOFF = "BACKOFF"
+    # Dead too often in a row; given up.
+    FATAL = "FATAL"
+
+
+class Slot:
+    """One of the places that the setting ``workers`` or a scaling makes."""
+
+    def __init__(self, number: int, random: Random) -> None:
+        self.number = number
+        self.state = SlotState.BACKOFF
+        # The worker that serves, the one that is to take its place, and the one whose place was taken.
+        self.handle: WorkerHandle | None = None
+        self.next: WorkerHandle | None = None
+        self.old: WorkerHandle | None = None
+        # Clients may count on it: a worker has served here, and the slot is not about to go.
+        self.able = False
+        self.deaths = Deaths(random)
+        self.restarts = 0
+        # The start that is to come while it has no worker.
+        self.restart: Timer | None = None
+
+    def cancel_restart(self) -> None:
+        if self.restart is not None:
+            self.restart.cancel()
+            self.restart = None
+
+    @property
+    def handles(self) -> list[WorkerHandle]:
+        """All its processes."""
+        return [each for each in (self.handle, self.next, self.old) if each is not None]
+
+    def status(self) -> dict[str, Any]:
+        """Return this slot's row of ``mpchat status --json``."""
+        handle = self.handle or self.next or self.old
+        beat, before = (handle.beat, handle.beat_before) if handle else (Beat(), Beat())
+        span = max(handle.beat_at - handle.beat_before_at, 0.001) if handle else 1.0
+        return {
+            "slot": self.number,
+            "pid": handle.pid if handle else None,
+            "state": self.state.value,
+            "generation": handle.generation if handle else None,
+            "connections": sum(each.load for each in self.handles),
+            "messages_in": beat.messages_in,
+            "messages_out": beat.messages_out,
+            "in_per_second": (beat.messages_in - before.messages_in) / span,
+            "out_per_second": (beat.messages_out - before.messages_out) / span,
+            "lag_ms": round(beat.lag * 1000, 3),
+            "late": beat.late,
+            "silent": time.monotonic() - handle.last_beat if handle else 0.0,
+            "ended": dict(beat.ended),
+            "rss": handle.memory() if handle else 0,
+            "cpu": (beat.cpu - before.cpu) / span,
+            "restarts": self.restarts,
+        }
+
+
+def how_it_ended(code: int | None) -> str:
+    """Return what an exit code of ``multiprocessing`` says, for people."""
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"

@@ -1,0 +1,133 @@
+"""Connection: one client's socket and session, owned by exactly one worker at a time.
+
+A record, kept small because a worker holds thousands. Who reads is the worker, who writes is the fan-out;
+neither keeps bytes of a connection anywhere but here, so that the whole of it can be written down.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from mpchat.config import format_address
+from mpchat.protocol.session import Session
+from mpchat.reactor import READ, Reactor
+
+# Unsent bytes that the kernel holds for one client before it says "full": a lag must be seen here, where it
+# is one cursor, not there, where it is megabytes. Two slices of the fan-out.
+NOT_SENT_LOWAT = 256 << 10
+# Probes that must stay unanswered, and seconds between them, before TCP gives a silent peer up.
+KEEPALIVE_PROBES = 4
+KEEPALIVE_INTERVAL = 15
+
+# ``cursor`` of a connection that has got everything: it stands at the stream's end, wherever that is.
+LIVE = -1
+
+
+class Connection:
+    """One client. ``outbox`` is for this client alone; ``outbox_open`` means that a part of it has gone."""
+
+    __slots__ = (
+        "allowance",
+        "closed",
+        "cursor",
+        "fanout",
+        "heard",
+        "host",
+        "identity",
+        "interest",
+        "late_from",
+        "late_messages",
+        "late_since",
+        "leaving",
+        "on_event",
+        "outbox",
+        "outbox_open",
+        "port",
+        "quiet_until",
+        "replaying",
+        "session",
+        "sock",
+    )
+
+    def __init__(self, identity: int, sock: socket.socket, host: str, port: int, session: Session) -> None:
+        self.identity = identity
+        self.sock = sock
+        self.host = host
+        self.port = port
+        self.session = session
+        self.closed = False
+        # True from when it is not read any more because it is to be moved.
+        self.leaving = False
+        # Who writes to it (a ``fanout.Fanout``), and whether it is being sent the past of a room.
+        self.fanout: Any = None
+        self.replaying = False
+        self.interest = 0
+        # When the client last sent something (seconds, monotonic).
+        self.heard = 0.0
+        # Messages that it may send at once, as of ``heard``; and when it is read from again if it had none
+        # left (seconds, monotonic).
+        self.allowance = 0.0
+        self.quiet_until = 0.0
+        self.outbox: bytes | bytearray = b""
+        self.outbox_open = False
+        self.cursor = LIVE
+        # Where, when and at which message count it fell behind; only meaning something while it is late.
+        self.late_from = 0
+        self.late_since = 0.0
+        self.late_messages = 0
+        self.on_event: Callable[[int], None] = _unwatched
+
+    @property
+    def address(self) -> str:
+        return format_address(self.host, self.port)
+
+    def listen(self, reactor: Reactor, interest: int) -> None:
+        """Watch for READ, WRITE, both or nothing."""
+        if interest == self.interest:
+            return
+        if not self.interest:
+            reactor.watch(self.sock, interest, self.on_event)
+        elif not interest:
+            reactor.forget(self.sock)
+        else:
+            reactor.change(self.sock, interest, self.on_event)
+        self.interest = interest
+
+    def also(self, reactor: Reactor, event: int) -> None:
+        self.listen(reactor, self.interest | event)
+
+    def no_longer(self, reactor: Reactor, event: int) -> None:
+        self.listen(reactor, self.interest & ~event)
+
+    def put(self, frames: bytes) -> None:
+        """Append to the outbox. In place: one that is full of small answers was copied for each of them."""
+        if self.outbox and isinstance(self.outbox, bytes):
+            self.outbox = bytearray(self.outbox)
+        self.outbox += frames
+
+    @property
+    def reading(self) -> bool:
+        return bool(self.interest & READ)
+
+
+def _unwatched(mask: int) -> None:
+    raise AssertionError("a connection was watched before it had an owner")
+
+
+def tune(sock: socket.socket, keepalive: float) -> None:
+    """Set what a client's socket needs: no blocking, no gathering by TCP, bounded kernel memory, keepalive.
+
+    ``keepalive`` is in seconds of silence before the first probe; 0 leaves it off.
+    """
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOWAT)
+    if keepalive:
+        # macOS has its own name for it.
+        idle: int = getattr(socket, "TCP_KEEPIDLE", None) or socket.TCP_KEEPALIVE  # type: ignore[attr-defined]
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, idle, max(1, int(keepalive)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    else:  # a moved connection may have had it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)

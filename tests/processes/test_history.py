@@ -1,0 +1,97 @@
+"""History in a file: what somebody missed is there after a restart, and what is not is said."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+from support.harness import Server, running
+from support.members import Member, members
+from support.waiting import eventually
+
+ALL_SAVED = "everything to be in the file"
+
+
+def test_a_restart_goes_on_with_numbers_epoch_and_messages(folder: Path) -> None:
+    history = str(folder / "대화.db")
+    with running(folder, "--history", history) as server:
+        with members(server.address, "alice", "밥") as (alice, bob), Member(server.address) as third:
+            third.join("carol", room="게임")
+            for number in range(10):
+                alice.ask(message=f"{number} 안녕")
+                third.ask(message=f"game {number}")
+            bob.hear_from_room("9 안녕")
+            third.hear_from_room("game 9")
+            epoch = bob.welcome["epoch"]
+        assert server.status()["history"]["state"] == "ok"
+    with running(folder, "--history", history) as server, Member(server.address) as back:
+        welcome = back.join("밥", after=4, epoch=epoch)
+        assert (welcome["epoch"], welcome["recovered"], welcome["lost"]) == (epoch, True, None)
+        back.sync()
+        heard = [(each["seq"], each["message"], each["from"]) for each in back.numbered]
+        # The last one is the farewell of the server before.
+        assert heard[:5] == [(seq, f"{seq - 1} 안녕", "alice") for seq in range(6, 11)] or heard[0] == (
+            5,
+            "4 안녕",
+            "alice",
+        )
+        assert [seq for seq, _, _ in heard] == list(range(5, welcome["seq"] + 1))
+        back.join(room="게임", after=0, epoch=epoch)
+        back.sync()
+        assert [each["message"] for each in back.numbered if each["room"] == "게임"][:10] == [
+            f"game {number}" for number in range(10)
+        ]
+        back.ask(message="and on")
+        assert back.hear_from_room("and on")["seq"] > 10
+
+
+def test_after_a_crash_of_everything_numbers_are_not_given_twice(folder: Path) -> None:
+    history = str(folder / "history.db")
+    server = Server(folder)
+    server.start("--history", history)
+    try:
+        with members(server.address, "alice") as (alice,):
+            for number in range(20):
+                alice.ask(message=f"{number}")
+            alice.hear_from_room("19")
+            epoch = alice.welcome["epoch"]
+            eventually(lambda: server.status()["history"]["saved"] == 20, ALL_SAVED)
+        processes = server.processes()
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+        psutil.wait_procs(processes, timeout=10)
+        server.start("--history", history)
+        with Member(server.address) as back:
+            welcome = back.join("alice", after=15, epoch=epoch)
+            assert welcome["epoch"] != epoch
+            assert (welcome["recovered"], welcome["lost"]) == (True, None)
+            back.ask(message="next")
+            assert back.hear_from_room("next")["seq"] == 21
+            assert [each["seq"] for each in back.numbered] == list(range(16, 22))
+            # Somebody who has seen what did not get into the file is told so.
+            welcome = back.join(room="lobby", after=25, epoch=epoch)
+            assert (welcome["recovered"], welcome["lost"]) == (False, [26, None])
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+def test_two_servers_do_not_share_a_file(folder: Path) -> None:
+    history = str(folder / "history.db")
+    with running(folder, "--history", history) as server:
+        other = Server(folder, "other")
+        done = other.command("start", "--port", "0", "--history", history)
+        assert done.returncode == 5
+        assert f"pid {server.pid}" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_broken_file_is_left_alone_and_the_server_serves(folder: Path) -> None:
+    history = folder / "history.db"
+    history.write_bytes(b"this is no database " * 1000)
+    with running(folder, "--history", str(history)) as server, members(server.address, "a", "b") as (a, b):
+        a.ask(message="still here")
+        assert b.hear_from_room("still here")["seq"] == 1
+        assert server.status()["history"]["state"].startswith("failing: ")
+        assert "history not written" in server.log
+        assert "failing" in server.command("status").stdout
+    assert history.read_bytes() == b"this is no database " * 1000

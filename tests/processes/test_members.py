@@ -1,0 +1,298 @@
+"""Names, rooms, history and coming back, over real sockets and several workers."""
+
+import time
+from pathlib import Path
+
+import pytest
+from support.changing import Stalled, reload, scale
+from support.harness import Server, clients, frame, kill, raw_frame, running
+from support.members import Member, members
+from support.waiting import eventually
+
+
+def test_plain_and_named_clients_talk_to_each_other_in_one_room(server: Server) -> None:
+    with clients(server, 1) as (plain,), members(server.address, "앨리스", "bob") as (alice, bob):
+        alice.ask(message='안녕, "모두" \\ 😀')
+        heard = alice.hear_from_room('안녕, "모두" \\ 😀')
+        assert bob.hear_from_room('안녕, "모두" \\ 😀') == heard
+        assert plain.hear() == '앨리스: 안녕, "모두" \\ 😀'
+        assert (heard["from"], heard["room"], heard["seq"]) == ("앨리스", "lobby", 1)
+        assert abs(heard["at"] - time.time()) < 60
+        plain.say("from a plain one")
+        heard = bob.hear_from_room("from a plain one")
+        assert (heard["from"], heard["seq"]) == (plain.address, 2)
+        assert alice.hear_from_room("from a plain one") == heard
+        assert plain.hear() == "from a plain one"
+
+
+def test_messages_sent_right_behind_the_join_are_the_members_own(server: Server) -> None:
+    with clients(server, 1) as (plain,), Member(server.address) as alice:
+        plain.say("before")
+        plain.hear()
+        alice.send_raw(
+            frame("as nobody") + raw_frame(b'{"join":{"name":"alice","room":"r"}}') + frame("in r")
+        )
+        assert plain.hear() == "as nobody"
+        heard = alice.hear_from_room("in r")
+        assert (heard["from"], heard["room"], heard["seq"]) == ("alice", "r", 1)
+        assert [each.get("message") for each in alice.got if "welcome" not in each and "joined" not in each]
+        plain.say("after")
+        assert plain.hear() == "after"
+
+
+def test_a_private_message_reaches_two_and_nobody_else(server: Server) -> None:
+    with (
+        clients(server, 1) as (plain,),
+        members(server.address, "alice", "bob", "carol") as (alice, bob, carol),
+    ):
+        alice.ask(message="psst", to="BOB")
+        heard = bob.hear_from_room("psst")
+        assert alice.hear_from_room("psst") == heard
+        assert {**heard, "at": 0} == {"message": "psst", "from": "alice", "to": "bob", "at": 0}
+        assert alice.refused(message="psst", to="dave") == "no_such_name"
+        carol.sync()
+        assert not [each for each in carol.got if each.get("message") == "psst"]
+        plain.say("the first that it hears")
+        assert plain.hear() == "the first that it hears"
+
+
+def test_a_message_to_null_is_one_to_the_room_and_a_question_that_is_null_is_answered(server: Server) -> None:
+    with clients(server, 1) as (plain,), members(server.address, "alice") as (alice,):
+        alice.ask(message="hi", to=None)
+        assert alice.hear_from_room("hi")["seq"] == 1
+        plain.send_raw(raw_frame(b'{"message":"so do I","to":null}'))
+        assert alice.hear_from_room("so do I")["seq"] == 2
+        assert alice.refused(who=None) == "not_a_message"
+        alice.ask(ping=None)
+        assert alice.until("pong") is None
+
+
+def test_rooms_are_apart_and_changing_them_is_one_step(server: Server) -> None:
+    with members(server.address, "alice", "bob") as (alice, bob):
+        welcome = bob.join(room="게임-7")
+        assert (welcome["name"], welcome["room"], welcome["seq"], welcome["members"]) == (
+            "bob",
+            "게임-7",
+            0,
+            1,
+        )
+        left = alice.until("left")
+        assert left == {"room": "lobby", "names": ["bob"], "count": 1, "members": 1, "reason": "moved"}
+        bob.ask(message="in the game")
+        assert bob.hear_from_room("in the game")["room"] == "게임-7"
+        alice.ask(message="in the lobby")
+        assert alice.hear_from_room("in the lobby")["seq"] == 1
+        alice.sync()
+        bob.sync()
+        assert not [each for each in alice.got if each.get("message") == "in the game"]
+        assert not [each for each in bob.got if each.get("message") == "in the lobby"]
+        alice.ask(rooms={})
+        assert alice.until("rooms") == {
+            "rooms": [{"room": "lobby", "members": 1}, {"room": "게임-7", "members": 1}],
+            "count": 2,
+            "next": None,
+        }
+        alice.ask(who={"room": "게임-7"})
+        assert alice.until("who")["names"] == ["bob"]
+
+
+def test_who_comes_later_gets_the_last_messages_and_then_live_ones(server: Server) -> None:
+    with clients(server, 1) as (plain,), members(server.address, "alice") as (alice,):
+        for number in range(70):
+            if number % 2:
+                plain.say(f"{number}")
+            else:
+                alice.ask(message=f"{number}")
+            alice.hear_from_room(f"{number}")
+        with Member(server.address) as bob:
+            welcome = bob.join("bob")
+            assert (welcome["seq"], welcome["recovered"], welcome["lost"]) == (70, False, None)
+            bob.sync()
+            assert [each["seq"] for each in bob.numbered] == list(range(21, 71))
+            assert bob.numbered == alice.numbered[-50:]
+
+
+@pytest.mark.parametrize("after", [0, 1, 35, 69, 70, 1000])
+def test_who_comes_back_gets_exactly_what_was_missed(server: Server, after: int) -> None:
+    with members(server.address, "alice") as (alice,):
+        for number in range(70):
+            alice.ask(message=f"{number}")
+        alice.hear_from_room("69")
+        with Member(server.address) as bob:
+            welcome = bob.join("bob", after=after, epoch=alice.welcome["epoch"])
+            assert (welcome["recovered"], welcome["lost"]) == (True, None)
+            bob.sync()
+            assert [each["seq"] for each in bob.numbered] == list(range(after + 1, 71))
+
+
+@pytest.mark.parametrize("after", ["9" * 4300, str(2**63), "-1"], ids=["4300 digits", "2**63", "-1"])
+def test_a_number_that_no_message_can_have_is_refused_and_harms_nobody(server: Server, after: str) -> None:
+    with members(server.address, "alice") as (alice,), Member(server.address) as bob:
+        bob.send_raw(raw_frame(b'{"join":{"name":"bob","epoch":"x","after":%b}}' % after.encode()))
+        assert bob.until("error")["code"] == "bad_request"
+        alice.sync()
+
+
+def test_what_is_not_kept_any_more_is_named(folder: Path) -> None:
+    with (
+        running(folder, "--history-messages", "10") as server,
+        members(server.address, "alice") as (alice,),
+    ):
+        for number in range(40):
+            alice.ask(message=f"{number}")
+            alice.hear_from_room(f"{number}")
+        with Member(server.address) as bob:
+            welcome = bob.join("bob", after=7, epoch=alice.welcome["epoch"])
+            assert welcome["recovered"] is False
+            first, last = welcome["lost"]
+            assert first == 8
+            assert last >= 20
+            bob.sync()
+            assert [each["seq"] for each in bob.numbered] == list(range(last + 1, 41))
+            welcome = bob.join(room="lobby", after=7, epoch="of another server")
+            assert (welcome["recovered"], welcome["lost"]) == (False, [8, None])
+
+
+def test_a_name_is_one_persons_and_is_held_for_a_while(folder: Path) -> None:
+    with running(folder, "--name-hold", "2s") as server, Member(server.address) as alice:
+        token = alice.join("Ångström")["token"]
+        with Member(server.address) as other:
+            assert other.refused(join={"name": "ÅNGSTRÖM"}) == "name_taken"
+            assert other.refused(join={"name": "ångström", "token": "x" * 16}) == "name_taken"
+            assert other.refused(join={"name": "a b"}) == "bad_name"
+            assert other.refused(join={}) == "bad_request"
+            assert other.refused(join={"name": "bob", "room": "-"}) == "bad_room"
+            assert other.refused(who={}) == "not_joined"
+            # After a refused join it is what it was.
+            other.say("as a plain one")
+            assert other.take()["message"] == "as a plain one"
+            assert alice.hear_from_room("as a plain one")["from"] == other.address
+            alice.reset()
+            eventually(lambda: server.status()["connections"] == 1, "alice to be gone")
+            assert other.refused(join={"name": "Ångström"}) == "name_taken"
+            with Member(server.address) as back:
+                assert back.join("ångström", token=token)["token"] == token
+            eventually(lambda: _can_have(other, "Ångström"), "the name to be free", 10.0)
+
+
+def _can_have(client: Member, name: str) -> bool:
+    client.ask(join={"name": name})
+    while True:
+        received = client.take()
+        if "error" in received or "welcome" in received:
+            return "welcome" in received
+
+
+def test_who_comes_back_before_it_was_missed_takes_its_name_over(server: Server) -> None:
+    with Member(server.address) as ghost, Member(server.address) as back:
+        token = ghost.join("alice")["token"]
+        assert back.join("alice", token=token)["members"] == 1
+        while ghost.receive() is not None:
+            pass
+        back.ask(who={})
+        assert back.until("who")["names"] == ["alice"]
+
+
+def test_a_dead_workers_members_have_left_and_come_back_to_all_that_was_said(folder: Path) -> None:
+    with (
+        running(folder) as server,
+        members(server.address, *(f"m{number}" for number in range(8))) as crowd,
+    ):
+        victim = server.worker_pids[0]
+        kill(victim)
+        alive = [each for each in crowd if _alive(each)]
+        dead = [each for each in crowd if each not in alive]
+        assert alive
+        assert dead
+        alive[0].ask(message="while you were away")
+        alive[0].hear_from_room("while you were away")
+        server.wait_until_running()
+        for each in dead:
+            with Member(server.address) as back:
+                seen = each.numbered[-1]["seq"] if each.numbered else 0
+                welcome = back.join(
+                    each.welcome["name"],
+                    token=each.welcome["token"],
+                    after=seen,
+                    epoch=each.welcome["epoch"],
+                )
+                assert welcome["recovered"]
+                back.sync()
+                assert [message["message"] for message in back.numbered] == ["while you were away"]
+        lost = [each["left"] for each in alive[0].got if "left" in each]
+        assert {each["reason"] for each in lost} <= {"lost"}
+
+
+def _alive(member: Member) -> bool:
+    """Whether a member's connection has outlived its worker's death."""
+    try:
+        member.sync()
+    except (AssertionError, OSError):
+        return False
+    return True
+
+
+def test_a_reload_and_scalings_take_everything_along(server: Server) -> None:
+    with (
+        clients(server, 2) as plain,
+        members(server.address, "alice", "bob", "carol") as crowd,
+        members(server.address, "dave", "eve", room="r") as others,
+    ):
+        for turn, change in enumerate((reload, lambda s: scale(s, 1), lambda s: scale(s, 3), reload)):
+            crowd[turn % 3].ask(message=f"lobby {turn}")
+            others[turn % 2].ask(message=f"r {turn}")
+            half = b'\x00\x14{"message":"in half'
+            crowd[0].send_raw(half[:9])
+            change(server)
+            crowd[0].send_raw(half[9:].replace(b"in half", b"halves") + b'"}')
+            for each in crowd:
+                each.hear_from_room(f"lobby {turn}")
+                each.hear_from_room("halves")
+            for each in others:
+                each.hear_from_room(f"r {turn}")
+        for each in crowd[1:]:
+            assert each.numbered == crowd[0].numbered
+        assert [each["seq"] for each in crowd[0].numbered] == list(range(1, 9))
+        assert others[0].numbered == others[1].numbered
+        assert [each["seq"] for each in others[0].numbered] == [1, 2, 3, 4]
+        for client in plain:
+            client.hear_until("bob: lobby 1")
+        with Member(server.address) as other:
+            assert other.refused(join={"name": "alice"}) == "name_taken"
+        crowd[0].ask(who={})
+        assert crowd[0].until("who")["names"] == ["alice", "bob", "carol"]
+        assert not [each for each in crowd[0].got if "left" in each]
+
+
+class StalledMember(Member, Stalled):
+    """A member that has little room for what it does not read."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        Stalled.__init__(self, address)
+        self.got, self.welcome = [], {}
+
+
+def test_history_that_somebody_reads_slowly_goes_on_over_a_reload_and_is_no_lag(folder: Path) -> None:
+    """The past is as much as a socket takes many times over, and the room goes on meanwhile."""
+    with (
+        running(folder, "--lag-limit", "6M") as server,
+        members(server.address, "alice", "carol") as (alice, carol),
+    ):
+        for number in range(400):
+            alice.ask(message=f"{number} " + "가" * 4000)
+            carol.take()
+        epoch = alice.welcome["epoch"]
+        with StalledMember(server.address) as slow:
+            slow.ask(join={"name": "밥", "after": 0, "epoch": epoch})
+            carol.until("joined")
+            for number in range(400, 600):
+                alice.ask(message=f"{number} " + "나" * 1000)
+                carol.take()
+                if number in (450, 550):
+                    reload(server)
+            slow.until("welcome")
+            while not slow.numbered or slow.numbered[-1]["seq"] < 600:
+                slow.take()
+            assert [each["seq"] for each in slow.numbered] == list(range(1, 601))
+            assert [each["message"].split()[0] for each in slow.numbered] == [f"{n}" for n in range(600)]
+        assert "slow consumer" not in server.log

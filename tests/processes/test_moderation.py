@@ -1,0 +1,176 @@
+"""Kick, ban, mute: by name and by address, told to whom it concerns, and kept over restarts."""
+
+import time
+from pathlib import Path
+
+import pytest
+from support.harness import Client, Server, clients, frame, kill, running
+from support.members import Member, members
+from support.waiting import eventually
+
+from mpchat.control.client import ask
+from mpchat.control.messages import Request
+
+
+def ok(server: Server, *words: str) -> str:
+    done = server.command(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ended(client: Client) -> bool:
+    """Read to the end of the stream."""
+    while client.receive() is not None:
+        pass
+    return True
+
+
+def test_a_person_is_kicked_by_name_and_comes_back(server: Server) -> None:
+    with members(server.address, "앨리스", "bob") as (alice, bob):
+        assert ok(server, "kick", "앨리스") == "1 connection ended\n"
+        assert ended(alice)
+        assert bob.until("left")["reason"] == "kicked"
+        with Member(server.address) as back:
+            assert back.join("앨리스", token=alice.welcome["token"])["name"] == "앨리스"
+        done = server.command("kick", "nobody")
+        assert done.returncode == 1
+        assert "nobody is called nobody or connected from there" in done.stderr
+
+
+def test_a_banned_name_is_ended_and_let_in_no_more_also_after_a_restart(folder: Path) -> None:
+    with running(folder) as server:
+        with members(server.address, "Troll", "bob") as (troll, _):
+            assert ok(server, "ban", "TROLL") == "TROLL is banned for good; 1 connection ended\n"
+            assert ended(troll)
+        with Member(server.address) as again:
+            assert again.refused(join={"name": "troll", "token": troll.welcome["token"]}) == "banned"
+        assert "banned, for good" in ok(server, "bans")
+    with running(folder) as server, Member(server.address) as again:
+        assert again.refused(join={"name": "troll"}) == "banned"
+        ok(server, "unban", "troll")
+        assert again.join("troll")["name"] == "troll"
+        assert ok(server, "bans") == "nobody is banned or muted\n"
+        done = server.command("unban", "troll")
+        assert (done.returncode, done.stderr) == (1, "mpchat: troll is not banned\n")
+
+
+def test_a_banned_address_gets_nowhere_and_others_do(server: Server) -> None:
+    with clients(server, 1) as (plain,), Client(server.address, source="127.0.0.9") as other:
+        other.say("here")
+        plain.hear_until("here")
+        assert ok(server, "ban", "127.0.0.9:1", "--for", "1h").startswith("127.0.0.9 is banned for 3600 s; ")
+        assert ended(other)
+        with Client(server.address, source="127.0.0.9") as again:
+            answer = again.receive()
+            assert answer is not None
+            assert answer["error"]["code"] == "banned"
+            assert ended(again)
+        plain.say("still here")
+        plain.hear_until("still here")
+
+
+def test_nobody_is_called_what_a_banned_address_is(server: Server) -> None:
+    """Else the ban would end the connection of who has that name, and leave those of the address."""
+    with Client(server.address, source="127.0.0.9") as bad, Member(server.address) as decoy:
+        for name in ("127.0.0.9", "１２７.0.0.9"):
+            assert decoy.refused(join={"name": name}) == "bad_name"
+        assert ok(server, "ban", "127.0.0.9").endswith("1 connection ended\n")
+        assert ended(bad)
+
+
+def test_who_waits_for_a_worker_is_banned_too(folder: Path) -> None:
+    with running(folder, workers=1) as server:
+        address = server.address
+        kill(server.worker_pids[0])
+        with Client(address, source="127.0.0.9") as bad:
+            eventually(lambda: server.status()["connections"], "the client to come in")
+            ask(
+                server.instance_folder / "control.sock", Request("ban", {"target": "127.0.0.9"}), timeout=30.0
+            )
+            server.wait_until_running()
+            bad.say("let in after all?")
+            assert (bad.receive() or {})["error"]["code"] == "banned"
+
+
+def test_a_ban_ends_by_itself(server: Server) -> None:
+    ok(server, "ban", "alice", "--for", "1s")
+    with Member(server.address) as alice:
+
+        def let_in() -> bool:
+            alice.ask(join={"name": "alice"})
+            while not {"error", "welcome"} & set(received := alice.take()):
+                pass
+            return "welcome" in received
+
+        eventually(let_in, "the ban to end", 10.0)
+    assert ok(server, "bans") == "nobody is banned or muted\n"
+
+
+def test_nobody_hears_a_muted_person_who_is_told(server: Server) -> None:
+    with clients(server, 1) as (plain,), members(server.address, "alice", "bob") as (alice, bob):
+        alice.ask(message="before")
+        bob.hear_from_room("before")
+        assert ok(server, "mute", "Alice") == "Alice is muted for good\n"
+        assert alice.refused(message="in the room") == "muted"
+        assert alice.refused(message="alone", to="bob") == "muted"
+        assert ok(server, "unmute", "alice") == "alice is muted no more\n"
+        alice.ask(message="after")
+        assert bob.hear_from_room("after")["seq"] == 2
+        assert not [each for each in bob.got if each.get("message") in ("in the room", "alone")]
+        assert plain.hear_until("alice: after") == ["alice: before", "alice: after"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("ban", "a b"), 1, "neither an address nor a name"),
+        (("mute", "x" * 21), 1, "is no name: "),
+        (("mute", "127.0.0.1"), 1, "is no name: a name cannot be an IP address"),
+        (("ban", "a", "--for", "soon"), 2, "no duration"),
+        (("unmute", "a"), 1, "a is not muted"),
+    ],
+)
+def test_what_is_wrong_is_said(server: Server, words: tuple[str, ...], code: int, says: str) -> None:
+    done = server.command(*words)
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+
+
+def test_a_broken_file_of_bans_stops_the_start(folder: Path) -> None:
+    (folder / "bans.json").write_text("{")
+    server = Server(folder)
+    done = server.command("start", "--port", "0", "--bans", "bans.json")
+    assert done.returncode == 5
+    assert done.stderr.count("\n") == 1
+    assert "cannot read the bans" in done.stderr
+
+
+def test_a_client_that_floods_is_read_more_slowly_and_loses_nothing(folder: Path) -> None:
+    flags = ("--flood-burst", "50", "--flood-rate", "100")
+    with running(folder, *flags) as server, members(server.address, "loud", "calm") as (loud, calm):
+        begun = time.monotonic()
+        for number in range(250):
+            loud.ask(message=f"{number}")
+        # However many of them a read has taken: what comes after the last is read when they are paid for.
+        calm.hear_from_room("249")
+        loud.ask(message="the end")
+        calm.hear_from_room("the end")
+        assert time.monotonic() - begun >= (250 - 50) / 100
+        said = [each["message"] for each in calm.numbered if each["from"] == "loud"]
+        assert said == [*(f"{number}" for number in range(250)), "the end"]
+
+
+def test_others_are_read_while_one_that_floods_is_not(folder: Path) -> None:
+    flags = ("--flood-burst", "1", "--flood-rate", "1")
+    with running(folder, *flags) as server, Member(server.address) as loud:
+        loud.join("loud")
+        loud.send_raw(
+            b"".join(frame(f"{number}") for number in range(600))
+        )  # ten minutes' worth, in one read
+        loud.hear_from_room("599")
+        loud.ask(message="too soon")
+        with Member(server.address) as calm:
+            calm.join("calm")
+            calm.sync()
+            calm.ask(message="in between")
+            calm.hear_from_room("in between")
+            assert "too soon" not in [each.get("message") for each in calm.got]

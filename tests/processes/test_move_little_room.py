@@ -1,0 +1,277 @@
+"""Moves where there is little room: nobody takes the places of those who are moved, nobody waits in vain."""
+
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from support.changing import (
+    NOT_STARTED,
+    OK,
+    configured,
+    done,
+    generations,
+    reload,
+    scale,
+    served_by,
+    server_address,
+    under_way,
+    workers_of,
+    write_settings,
+)
+from support.crowd import connected, connections, facts, last_for, worker_pids
+from support.harness import Client, Server, kill, running, settle, stopped
+from support.injected import HELD, held, inject
+from support.waiting import eventually
+from test_limits import commands_served
+
+END = "= end ="
+# What each worker has room for, beside the descriptors that it needs itself.
+ROOM = 40
+RESERVED = 64
+
+
+@contextmanager
+def little_room(folder: Path, workers: int, fault: str = "") -> Iterator[Server]:
+    """A server with room for ``ROOM`` clients with each worker, and with ``fault`` injected."""
+    server = Server(folder)
+    if fault:
+        inject(server, fault)
+    write_settings(server, port=0, workers=workers)
+    try:
+        started = server.command("start", preexec_fn=_few_descriptors)
+        assert started.returncode == 0, started.stderr
+        assert facts(server)["limits"]["connections"] == workers * ROOM
+        yield server
+    finally:
+        server.command("stop", "--timeout", "5", "--kill")
+
+
+def _few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (RESERVED + ROOM, RESERVED + ROOM))
+
+
+def answers(crowd: Sequence[Client]) -> list[str]:
+    """What each is told about a frame that is no message: that it is none, or that the server is full."""
+    for each in crowd:
+        each.send_raw(b"\0\0")
+    return sorted(map(_answer, crowd))
+
+
+def _answer(client: Client) -> str:
+    while (said := client.receive()) is not None:
+        if "error" in said:
+            return str(said["error"]["code"])
+    return "the end"
+
+
+def all_hear(crowd: Sequence[Client], text: str) -> None:
+    crowd[0].say(text)
+    for each in crowd:
+        assert each.hear_until(text)
+
+
+# Else they took the places of those who are to be moved, and the room waited for these for ever.
+
+
+def test_who_comes_during_a_scaling_to_fewer_workers_is_told_full_beyond_their_room(folder: Path) -> None:
+    with little_room(folder, workers=2) as server, connected(server_address(server), ROOM - 4) as crowd:
+        settle(crowd)
+        with ExitStack() as fault:
+            fault.enter_context(stopped(worker_pids(server)[-1]))
+            with under_way(server, "scale", workers=1) as background:
+                with connected(server_address(server), 12) as more:
+                    assert answers(more) == ["full"] * 8 + ["not_json"] * 4
+                    fault.close()
+                    assert done(background.answer())["workers"] == 1
+                    assert connections(server) == [ROOM]
+                    all_hear(crowd, END)
+
+
+def test_who_comes_during_a_reload_with_fewer_workers_is_told_full_beyond_their_room(folder: Path) -> None:
+    with little_room(folder, 2, HELD) as server, connected(server_address(server), ROOM - 4) as crowd:
+        settle(crowd)
+        write_settings(server, port=0, workers=1)
+        with ExitStack() as fault:
+            fault.enter_context(held(server, 1))
+            with under_way(server, "reload") as background:
+                with connected(server_address(server), 12) as more:
+                    assert answers(more) == ["full"] * 8 + ["not_json"] * 4
+                    fault.close()
+                    assert done(background.answer())["workers"] == 1
+                    assert connections(server) == [ROOM]
+                    all_hear(crowd, END)
+
+
+def test_who_comes_leaves_the_places_of_those_who_are_to_be_moved(folder: Path) -> None:
+    """One of the workers that stay is away for a while, so that the other has to take all who are moved."""
+    with little_room(folder, 3, HELD) as server, connected(server_address(server), 60) as crowd:
+        settle(crowd)
+        first, _, third = worker_pids(server)
+        lost = served_by(first, crowd)
+        with ExitStack() as stuck, ExitStack() as away:
+            stuck.enter_context(stopped(third))
+            away.enter_context(held(server, 1))
+            with under_way(server, "scale", workers=2) as background:
+                kill(first)
+                left = [each for each, gone in zip(crowd, lost, strict=True) if not gone]
+                with connected(server_address(server), 20) as more:
+                    eventually(lambda: facts(server)["connections"] == 60, "all to have come in")
+                    stuck.close()
+                    answer = background.answer()
+                    assert (answer.exit, answer.result["workers"], answer.result["lost"]) == (OK, 2, 20)
+                    all_hear(left, END)
+                    away.close()
+                    assert answers(more) == ["not_json"] * 20
+
+
+def test_who_comes_during_a_growth_is_told_full_beyond_the_room_of_those_who_serve(folder: Path) -> None:
+    """The new one may never serve anybody."""
+    with little_room(folder, 1, HELD) as server, connected(server_address(server), ROOM - 4) as crowd:
+        settle(crowd)
+        with held(server, 2), under_way(server, "scale", workers=2) as background:
+            assert facts(server)["limits"]["connections"] == ROOM
+            with connected(server_address(server), 12) as more:
+                assert answers(more) == ["full"] * 8 + ["not_json"] * 4
+            kill(workers_of(server)[-1])
+            assert background.answer().exit == NOT_STARTED
+        assert scale(server, 2)["workers"] == 2
+        assert facts(server)["limits"]["connections"] == 2 * ROOM
+        all_hear(crowd, END)
+
+
+def test_those_who_find_no_room_when_a_worker_is_given_up_stay_where_they_were(folder: Path) -> None:
+    """A scaling under way counted on that worker."""
+    dies = 'def install(worker, slot):\n    if slot == 1 and flagged("faulty"):\n        os._exit(7)\n'
+    with little_room(folder, 3, dies) as server, connected(server_address(server), 70) as crowd:
+        settle(crowd)
+        first, _, third = worker_pids(server)
+        left = [each for each, gone in zip(crowd, served_by(first, crowd), strict=True) if not gone]
+        (folder / "site" / "faulty").touch()
+        with ExitStack() as stuck:
+            stuck.enter_context(stopped(third))
+            with under_way(server, "scale", workers=2) as background:
+                kill(first)
+                eventually(lambda: facts(server)["workers"][0]["state"] == "FATAL", "it to be given up", 60.0)
+                stuck.close()
+                answer = background.answer()
+        assert (answer.exit, answer.result["workers"]) == (NOT_STARTED, 3)
+        assert "those that would be left have no room" in answer.text
+        assert [each["state"] for each in facts(server)["workers"]] == ["FATAL", "RUNNING", "RUNNING"]
+        assert sum(connections(server)) == len(left)
+        all_hear(left, END)
+
+
+def test_a_worker_with_select_gets_no_more_than_it_takes_while_a_reload_changes_that(folder: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(configured(folder, fault=HELD, workers=1, multiplexer="select"))
+        crowd = stack.enter_context(connected(server_address(server), 955))
+        settle(crowd)
+        write_settings(server, port=0, workers=1, multiplexer="poll")
+        new_held = stack.enter_context(ExitStack())
+        new_held.enter_context(held(server, 1))
+        with under_way(server, "reload") as background:
+            with connected(server_address(server), 80) as more:
+                eventually(lambda: facts(server)["connections"] == 955 + 80, "all to have come in")
+                assert connections(server) == [960]
+                new_held.close()
+                assert done(background.answer())["moved"] == 960
+                assert answers(more) == ["not_json"] * 80
+        all_hear(crowd, END)
+
+
+# When the supervisor has hardly a descriptor free, through which connections have to go.
+
+
+@contextmanager
+def short_of_descriptors(server: Server, free: int) -> Iterator[None]:
+    """The supervisor may open so many descriptors more, and no others, for the length of the block."""
+    supervisor = psutil.Process(facts(server)["pid"])
+    # The change's own connection stays; that of the look at its status is just being closed.
+    eventually(lambda: commands_served(supervisor) <= 1, "the last command's connection to be closed")
+    before = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+    used = {int(each) for each in os.listdir(f"/proc/{supervisor.pid}/fd")}
+    unused = [number for number in range(max(used) + free + 2) if number not in used]
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, (unused[free], before[1]))
+    try:
+        yield
+    finally:
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, before)
+
+
+def test_connections_move_in_smaller_batches_when_they_do_not_fit(folder: Path) -> None:
+    with running(folder) as server, connected(server_address(server), 160) as crowd:
+        settle(crowd)
+        with short_of_descriptors(server, 50):
+            assert reload(server)["moved"] == 160
+        assert server.log.count("short of descriptors") == 1
+        all_hear(crowd, END)
+
+
+@pytest.mark.parametrize("command", ["reload", "scale"])
+def test_when_not_even_one_can_be_moved_the_change_is_given_up_and_nothing_has_changed(
+    folder: Path, command: str
+) -> None:
+    with configured(folder, fault=HELD) as server, connected(server_address(server), 20) as crowd:
+        settle(crowd)
+        before = worker_pids(server)
+        with ExitStack() as fault:
+            fault.enter_context(held(server, 1) if command == "reload" else stopped(before[1]))
+            with under_way(server, command, **({"workers": 1} if command == "scale" else {})) as background:
+                with short_of_descriptors(server, 0):
+                    fault.close()
+                    answer = background.answer()
+        assert (answer.exit, answer.result["moved"], answer.result["lost"]) == (NOT_STARTED, 0, 0)
+        assert "no descriptor is free" in answer.text
+        assert server.log.count("short of descriptors") == 1
+        assert workers_of(server) == worker_pids(server) == before
+        assert generations(server) == [1, 1]
+        all_hear(crowd, END)
+        assert reload(server)["moved"] == 20
+        assert scale(server, 1)["moved"] == 10
+        all_hear(crowd, END)
+
+
+# What the kernel says when processes of this user have too many descriptors in flight, in every process.
+_SCARCE = """
+    import errno, socket
+
+    sendmsg = socket.socket.sendmsg
+
+    def refuse(self, data, rights=(), *more):
+        if rights and flagged("scarce"):
+            raise OSError(errno.ETOOMANYREFS, "injected")
+        return sendmsg(self, data, rights, *more)
+
+    socket.socket.sendmsg = refuse
+
+    def install(worker, slot):
+        pass
+"""
+
+
+def test_while_no_descriptor_can_be_sent_nobody_ends_and_nobody_is_busy_with_trying(folder: Path) -> None:
+    with configured(folder, fault=_SCARCE) as server, connected(server_address(server), 20) as crowd:
+        settle(crowd)
+        scarce = folder / "site" / "scarce"
+        scarce.touch()
+        with under_way(server, "reload") as background:
+            eventually(lambda: "connections wait, injected" in server.log, "the old worker to offer")
+            with connected(server_address(server), 4) as more:
+                eventually(lambda: "clients wait, injected" in server.log, "the others to be offered")
+                before = [sum(psutil.Process(each).cpu_times()[:2]) for each in busy(server)]
+                last_for(1.0)
+                after = [sum(psutil.Process(each).cpu_times()[:2]) for each in busy(server)]
+                assert sum(after) - sum(before) < 0.4
+                scarce.unlink()
+                assert answers(more) == ["not_json"] * 4
+                assert done(background.answer())["renewed"] == [1, 2]
+        assert server.log.count("injected") < 10
+        all_hear(crowd, END)
+
+
+def busy(server: Server) -> list[int]:
+    return [facts(server)["pid"], *workers_of(server)]

@@ -1,0 +1,93 @@
+"""A reload brings new code to the workers: what is installed by then serves, on the same connections."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.changing import NOT_STARTED, change, reload, workers_of
+from support.crowd import descriptors, facts
+from support.harness import Client, Server, clients, settle
+from support.waiting import eventually
+
+import mpchat
+
+MESSAGES = "protocol/messages.py"
+
+
+@pytest.fixture
+def copied(folder: Path) -> Iterator[Server]:
+    """A server that runs from a copy of the package."""
+    home = folder / "home"
+    shutil.copytree(
+        Path(mpchat.__file__).parent, home / "mpchat", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    server = Server(folder)
+    server.environment["PYTHONPATH"] = os.pathsep.join(
+        [str(home), *filter(None, [server.environment.get("PYTHONPATH")])]
+    )
+    try:
+        yield server.start()
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+def edit(server: Server, module: str, old: str, new: str) -> None:
+    """Change the code, and how long it is, as a new version does."""
+    path = server.folder / "home" / "mpchat" / module
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def answer_to_an_empty_frame(client: Client) -> str:
+    client.send_raw(b"\0\0")
+    received = client.receive()
+    assert received is not None
+    return str(received["error"]["text"])
+
+
+def test_new_code_answers_on_the_same_connection(copied: Server) -> None:
+    with clients(copied, 2) as (one, other):
+        assert answer_to_an_empty_frame(one) == "the frame is empty"
+        edit(copied, MESSAGES, '"the frame is empty"', '"the frame is as empty as ever"')
+        assert answer_to_an_empty_frame(one) == "the frame is empty", "not before a reload"
+        assert reload(copied)["moved"] == 2
+        for each in (one, other):
+            assert answer_to_an_empty_frame(each) == "the frame is as empty as ever"
+        edit(copied, MESSAGES, '"the frame is as empty as ever"', '"nothing in it"')
+        assert reload(copied)["moved"] == 2
+        assert answer_to_an_empty_frame(other) == "nothing in it"
+        one.say("and on")
+        assert one.hear() == other.hear() == "and on"
+
+
+@pytest.mark.parametrize(
+    "broken", ["def wrong(:\n", "raise SystemExit(3)\n", "import no_such_module\n", "import os; os.abort()\n"]
+)
+def test_code_that_cannot_start_leaves_the_old_workers_and_mended_it_comes(
+    copied: Server, broken: str
+) -> None:
+    with clients(copied, 2) as (one, other):
+        before, used = workers_of(copied), descriptors(copied)
+        edit(copied, MESSAGES, '"the frame is empty"', '"the new text"')
+        edit(copied, MESSAGES, "_encode = ", f"{broken}\n_encode = ")
+        answer = change(copied, "reload")
+        assert (answer.exit, answer.result["moved"], answer.result["lost"]) == (NOT_STARTED, 0, 0)
+        assert "ended before it could serve" in answer.text
+        assert workers_of(copied) == before
+        found = facts(copied)
+        assert (found["generation"], found["last_reload"]["exit"], found["connections"]) == (
+            1,
+            NOT_STARTED,
+            2,
+        )
+        eventually(lambda: descriptors(copied) == used, "descriptors to be given back")
+        settle([one, other])
+        one.say("still here")
+        assert one.hear() == other.hear() == "still here"
+        assert answer_to_an_empty_frame(one) == "the frame is empty"
+        edit(copied, MESSAGES, f"{broken}\n_encode = ", "_encode = ")
+        assert reload(copied)["moved"] == 2
+        assert answer_to_an_empty_frame(one) == "the new text"

@@ -1,0 +1,238 @@
+"""More workers, fewer workers, and evening out by itself: nobody is lost, all have about as many."""
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.changing import (
+    NOT_STARTED,
+    change,
+    generations,
+    scale,
+    served_by,
+    server_address,
+    signalled,
+    under_way,
+    until_reloads_end,
+    workers_of,
+)
+from support.crowd import (
+    connected,
+    connections,
+    descriptors_given_back,
+    everybody_hears,
+    facts,
+    last_for,
+    listeners,
+    wait_until_running,
+    worker_pids,
+)
+from support.harness import Client, Server, kill, running, settle
+from support.injected import HELD, held, inject
+from support.waiting import eventually
+
+from mpchat.supervisor.changes import TOGETHER
+
+END = "= end ="
+
+
+def even(loads: Sequence[int]) -> bool:
+    return max(loads) - min(loads) <= max(2, max(loads) * 0.05)
+
+
+def all_hear(crowd: Sequence[Client], text: str) -> None:
+    crowd[0].say(text)
+    for each in crowd:
+        assert each.hear_until(text)
+
+
+def test_one_five_two_one_with_even_loads_each_time(folder: Path) -> None:
+    with running(folder, workers=1) as server, descriptors_given_back(server):
+        with connected(server_address(server), 300) as crowd:
+            settle(crowd)
+            for workers, least in ((5, 240), (2, 180), (3, 100), (1, 200)):
+                said = scale(server, workers)
+                assert said["workers"] == workers
+                loads = connections(server)
+                assert (len(loads), sum(loads)) == (workers, 300)
+                assert even(loads), loads
+                assert len(workers_of(server)) == workers
+                all_hear(crowd, f"with {workers}")
+                assert least - 10 <= said["moved"] <= least + 10, "as many as had to, and no more"
+        eventually(lambda: facts(server)["connections"] == 0, "all to be gone")
+
+
+def test_the_same_number_moves_nobody(server: Server) -> None:
+    with connected(server_address(server), 9) as crowd:
+        settle(crowd)
+        before = worker_pids(server)
+        assert scale(server, 2)["moved"] == 0
+        assert worker_pids(server) == before
+        assert server.command("scale", "2").stdout.startswith('mpchat "default" has 2 workers')
+
+
+def test_new_slots_take_the_lowest_numbers_and_the_highest_go(server: Server) -> None:
+    kept = worker_pids(server)
+    scale(server, 4)
+    assert worker_pids(server)[:2] == kept
+    scale(server, 2)
+    assert worker_pids(server) == kept
+    assert [each["slot"] for each in facts(server)["workers"]] == [1, 2]
+    for number in (3, 4):
+        assert f"ended after it was no longer wanted: worker {number}, exit code 0" in server.log
+    assert "replaced" not in server.log
+
+
+@pytest.mark.parametrize("dies", ["ready", "before"])
+def test_a_new_worker_that_dies_before_its_turn_to_serve_leaves_nothing_of_the_growth(
+    folder: Path, dies: str
+) -> None:
+    """Ready ones wait for those before them."""
+    server = Server(folder)
+    inject(server, HELD)
+    server.start(workers=1)
+    try:
+        with connected(server_address(server), 4) as crowd, ExitStack() as fault:
+            settle(crowd)
+            before = workers_of(server)
+            fault.enter_context(held(server, 2))
+            if dies == "before":
+                fault.enter_context(held(server, 3))
+            with under_way(server, "scale", workers=4) as background:
+                third = eventually(lambda: (worker_pids(server) + [0] * 4)[2], "the third worker")
+                if dies == "ready":
+                    eventually(lambda: f"ready: worker {third}" in server.log, "it to be ready")
+                kill(third)
+                eventually(lambda: "died before it took over: worker 3" in server.log, "that to be known")
+                fault.close()
+                answer = background.answer()
+            assert (answer.exit, answer.result["workers"]) == (NOT_STARTED, 2)
+            assert "the new worker 3 ended before it could serve, killed by SIGKILL" in answer.text
+            assert workers_of(server)[:1] == before
+            assert len(workers_of(server)) == 2
+            assert scale(server, 4)["workers"] == 4
+            assert sorted(workers_of(server)) == sorted(worker_pids(server))
+            all_hear(crowd, END)
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+def test_many_new_workers_are_started_a_few_at_a_time(folder: Path) -> None:
+    """Each has its own time to become ready; a hundred at once would share the cores for all of it."""
+    server = Server(folder)
+    inject(server, HELD)
+    server.start(workers=1)
+    try:
+        with ExitStack() as first_held:
+            first_held.enter_context(held(server, 2))
+            with under_way(server, "scale", workers=12) as background:
+                eventually(lambda: server.log.count("ready: worker") == 8, "all that were started but one")
+                assert len(workers_of(server)) == 1 + TOGETHER
+                first_held.close()
+                assert background.answer().result["workers"] == 12
+        assert worker_pids(server) == workers_of(server)
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+def test_fewer_than_the_connections_need_is_refused(folder: Path) -> None:
+    """With select a worker takes no more than 960."""
+    with running(folder, "--multiplexer", "select", workers=2) as server:
+        with connected(server_address(server), 965) as crowd:
+            settle(crowd)
+            before = worker_pids(server)
+            done = server.command("scale", "1")
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (NOT_STARTED, "", 1)
+            assert "room for 960 connections, there are 965" in done.stderr
+            signalled(server, signal.SIGTTOU)
+            eventually(lambda: "not scaled:" in server.log, "the signal to be refused")
+            assert worker_pids(server) == before
+            assert facts(server)["moves"] == 0
+            all_hear(crowd[:3], END)
+
+
+@pytest.mark.parametrize("number", ["0", "257", "-1", "many", "2.5"])
+def test_wrong_numbers_are_wrong_usage_also_for_the_server_itself(server: Server, number: str) -> None:
+    before = worker_pids(server)
+    assert server.command("scale", number).returncode == 2
+    answer = change(server, "scale", workers=number)
+    assert answer.exit == 2
+    assert "allowed: " in answer.text
+    assert worker_pids(server) == before
+
+
+def test_ttin_and_ttou_are_one_more_and_one_fewer_and_one_is_the_least(server: Server) -> None:
+    with listeners(server, 6) as crowd:
+        signalled(server, signal.SIGTTIN)
+        until_reloads_end(server, lambda found: len(found["workers"]) == 3)
+        assert even(connections(server))
+        for number in (signal.SIGTTOU, signal.SIGTTOU):
+            signalled(server, number)
+        until_reloads_end(server, lambda found: len(found["workers"]) == 1)
+        signalled(server, signal.SIGTTOU)
+        crowd[0].say(END)
+        everybody_hears(crowd, END)
+        until_reloads_end(server, lambda found: len(found["workers"]) == 1)
+        assert connections(server) == [6]
+        assert [each.ended for each in crowd] == [None] * 6
+
+
+def test_after_a_death_the_others_connections_are_evened_out_unasked(server: Server) -> None:
+    with connected(server_address(server), 120) as crowd:
+        settle(crowd)
+        kill(worker_pids(server)[0])
+        wait_until_running(server)
+        assert sum(connections(server)) == 60
+        begun = time.monotonic()
+        eventually(lambda: even(connections(server)), "the loads to be even", 15.0)
+        assert time.monotonic() - begun > 2.0, "not before it has lasted for a while"
+        until_reloads_end(server, lambda found: True)
+        assert facts(server)["moves"] == 30
+        alive = [each for each in crowd if still_there(each)]
+        assert len(alive) == 60
+        all_hear(alive, END)
+
+
+def still_there(client: Client) -> bool:
+    client.sock.setblocking(False)
+    try:
+        return client.sock.recv(1, 2) != b""  # MSG_PEEK: the notice of the others' end
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        client.sock.settimeout(20.0)
+
+
+def test_small_differences_move_nobody(server: Server) -> None:
+    with connected(server_address(server), 40) as crowd:
+        settle(crowd)
+        gone = [each for each, first in zip(crowd, by_first(server, crowd), strict=True) if first][:7]
+        for each in gone:
+            each.close()
+        eventually(lambda: sorted(connections(server)) == [13, 20], "seven fewer with one worker")
+        last_for(4.5)
+        assert facts(server)["moves"] == 0
+        assert sorted(connections(server)) == [13, 20]
+
+
+def by_first(server: Server, crowd: Sequence[Client]) -> list[bool]:
+    return served_by(worker_pids(server)[0], crowd)
+
+
+def test_a_scaling_interrupts_evening_out_and_both_come_to_their_end(server: Server) -> None:
+    with connected(server_address(server), 700) as crowd:
+        settle(crowd)
+        left = connections(server)[0]
+        kill(worker_pids(server)[1])
+        wait_until_running(server)
+        eventually(lambda: facts(server)["change"] == "rebalance", "evening out", 15.0)
+        scale(server, 3)
+        loads = connections(server)
+        assert (len(loads), sum(loads)) == (3, left)
+        assert even(loads)
+        assert generations(server) == [1, 1, 1]

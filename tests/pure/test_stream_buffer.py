@@ -1,0 +1,124 @@
+"""A room's stream: what was appended is read back byte by byte, and no more than the limit is kept."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpchat.ipc.stream_buffer import GATHER, StreamBuffer
+
+BLOBS = st.lists(st.binary(min_size=1, max_size=40), max_size=60)
+
+
+def filled(blobs: list[bytes], limit: int) -> StreamBuffer:
+    stream = StreamBuffer(limit)
+    for blob in blobs:
+        stream.append(blob, 1)
+    return stream
+
+
+def read_all(stream: StreamBuffer, cursor: int, most: int) -> bytes:
+    """Read on from ``cursor`` as a late client does, a piece at a time."""
+    got = b""
+    while views := stream.read(cursor + len(got), most):
+        got += b"".join(views)
+    return got
+
+
+@given(BLOBS, st.integers(1, 200), st.integers(1, 100), st.data())
+def test_from_any_cursor_that_is_still_kept_everything_is_read_in_order(
+    blobs: list[bytes], limit: int, most: int, data: st.DataObject
+) -> None:
+    stream = filled(blobs, limit)
+    whole = b"".join(blobs)
+    assert stream.end == len(whole)
+    cursor = data.draw(st.integers(stream.start, stream.end))
+    assert read_all(stream, cursor, most) == whole[cursor:]
+
+
+@given(BLOBS, st.integers(1, 200))
+def test_the_limit_is_kept_and_not_one_blob_more_than_that_takes(blobs: list[bytes], limit: int) -> None:
+    stream = filled(blobs, limit)
+    kept = stream.end - stream.start
+    assert kept >= min(limit, stream.end)
+    edges = [sum(map(len, blobs[:count])) for count in range(len(blobs) + 1)]
+    assert stream.start in edges
+    if blobs:
+        next_edge = edges[edges.index(stream.start) + 1]
+        assert stream.end - next_edge < limit
+
+
+@given(BLOBS, st.integers(1, 200))
+def test_how_far_back_a_cursor_may_be_does_not_depend_on_how_the_bytes_were_cut(
+    blobs: list[bytes], limit: int
+) -> None:
+    whole = b"".join(blobs)
+    in_one = filled([whole] if whole else [], limit)
+    assert filled(blobs, limit).oldest == in_one.oldest == max(0, len(whole) - limit)
+
+
+@given(BLOBS, st.integers(1, 200), st.integers(1, 100))
+def test_a_stream_filled_from_another_is_the_same_from_there_on(
+    blobs: list[bytes], limit: int, most: int
+) -> None:
+    stream = filled(blobs, limit)
+    copy = StreamBuffer(limit)
+    copy.begin(stream.start, stream.messages_before)
+    while (part := stream.copy(copy.end, most))[0]:
+        copy.append(part[1], part[0])
+    assert (copy.start, copy.end, copy.messages) == (stream.start, stream.end, stream.messages)
+    assert copy.oldest == stream.oldest
+    assert read_all(copy, copy.start, 7) == read_all(stream, stream.start, 7)
+
+
+def test_what_is_copied_counts_the_messages_of_its_blobs() -> None:
+    stream = StreamBuffer(1000)
+    for count, blob in ((2, b"aa"), (3, b"bbb"), (1, b"c")):
+        stream.append(blob, count)
+    assert stream.copy(0, 2) == (2, b"aa")
+    assert stream.copy(0, 3) == (5, b"aabbb")
+    assert stream.copy(2, 100) == (4, b"bbbc")
+    assert stream.copy(6, 100) == (0, b"")
+
+
+@given(BLOBS, st.integers(1, 200))
+def test_a_read_stops_at_the_first_blob_past_what_was_asked_for(blobs: list[bytes], most: int) -> None:
+    stream = filled(blobs, 1 << 20)
+    views = stream.read(0, most)
+    assert sum(map(len, views[:-1])) < most
+    assert len(views) <= GATHER
+
+
+def test_at_the_end_there_is_nothing() -> None:
+    stream = StreamBuffer(100)
+    assert stream.read(0, 100) == []
+    stream.append(b"abc", 2)
+    assert stream.read(3, 100) == []
+    assert stream.messages == 2
+
+
+def test_a_blob_longer_than_the_limit_is_kept_whole_as_long_as_a_part_of_it_counts() -> None:
+    stream = filled([b"a" * 50], 10)
+    assert (stream.start, stream.oldest, stream.end) == (0, 40, 50)
+    stream.append(b"b" * 9, 1)
+    assert (stream.start, stream.oldest, stream.end) == (0, 49, 59)
+    stream.append(b"c", 1)
+    assert (stream.start, stream.oldest, stream.end) == (50, 50, 60)
+    assert read_all(stream, 50, 100) == b"b" * 9 + b"c"
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_after_a_hundred_thousand_blobs_the_memory_is_still_the_limit(size: int) -> None:
+    stream = StreamBuffer(1000)
+    for number in range(100_000):
+        stream.append(number.to_bytes(size, "big") if size > 3 else bytes(size), 1)
+    assert stream.messages == 100_000
+    assert stream.end - stream.start <= 1000 + size
+    assert len(stream._blobs) <= 2 * (1000 // size + 1) + 1024
+    assert len(stream._blobs) == len(stream._offsets) == len(stream._numbers)
+    assert len(read_all(stream, stream.start, 100)) == stream.end - stream.start
+
+
+def test_views_are_of_the_blobs_themselves_and_copy_nothing() -> None:
+    blob = b"a" * 1000
+    (view,) = filled([blob], 10_000).read(10, 100)
+    assert view.obj is blob

@@ -1,0 +1,191 @@
+"""scripts/models.py: every way to serve really serves, select's refusal is quoted, a lost delivery is found.
+
+Small runs of real processes. What the figures come to is not looked at: the machine is shared.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from bench_cell import Figures as BenchFigures
+from bench_peers import SCRIPTS, python_peer
+from models import Results, worker_counts
+from models_cell import Figures, Model, Options, all_models, pace, run
+from models_report import growth_lines, refusal_lines, workers_lines
+
+OPTIONS = Options(seconds=0.2, asks_s=0.05, hold_s=0.3)
+MODELS = {model.name: model for model in all_models()}
+# More than select() takes descriptors.
+TOO_MANY = 1100
+SELECT_SAYS = "filedescriptor out of range in select()"
+
+# A server that relays one message after the other, but not the third one to the client that came second.
+FORGETFUL = """
+import select, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+clients, messages = [], 0
+while True:
+    for sock in select.select([listener, *clients], [], [])[0]:
+        if sock is listener:
+            clients.append(sock.accept()[0])
+            continue
+        data = sock.recv(4096)
+        if not data:
+            clients.remove(sock)
+        elif len(data) == 2:
+            sock.sendall(data)
+        else:
+            messages += 1
+            for place, client in enumerate(clients):
+                if (messages, place) != (3, 1):
+                    client.sendall(data)
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line of models.py, small."""
+    return [sys.executable, str(SCRIPTS / "models.py"), "--quick", "--seconds", "0.2", *arguments]
+
+
+@pytest.mark.parametrize("name", ["blocking", "epoll", "threads", "mpchat 2"])
+def test_a_model_serves_one_client_and_tells_ten(name: str) -> None:
+    model = MODELS[name]
+
+    alone, ten = run(model, 1, OPTIONS), run(model, 10, OPTIONS)
+
+    assert alone.faults == []
+    assert ten.faults == []
+    assert len(alone.waits_s) == 3
+    assert alone.us_per_answer > 0
+    assert (ten.us_per_message > 0) is not model.one_client
+    assert bool(ten.refusal) is model.one_client
+
+
+def test_one_at_a_time_means_that_the_second_waits_for_the_first() -> None:
+    first, second, third = run(MODELS["blocking"], 1, OPTIONS).waits_s
+
+    assert first < OPTIONS.hold_s <= second
+    assert second + OPTIONS.hold_s <= third + 0.01
+
+
+def test_select_refuses_past_its_limit_and_is_quoted() -> None:
+    figures = run(MODELS["select"], TOO_MANY, OPTIONS)
+
+    assert figures.faults == []
+    assert SELECT_SAYS in figures.refusal
+    assert SELECT_SAYS in refusal_lines([figures])[0]
+
+
+def test_a_server_that_does_not_start_is_a_fault(tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text("raise SystemExit('no such luck')")
+
+    figures = run(Model("broken", "", python_peer("broken", script)), 10, OPTIONS)
+
+    assert "no such luck" in figures.faults[0]
+    assert Results([figures]).faults == [f"broken, 10 clients: {figures.faults[0]}"]
+
+
+def test_a_lost_delivery_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models_cell.STALL_S", 1.0)
+    script = tmp_path / "forgetful.py"
+    script.write_text(FORGETFUL)
+
+    figures = run(Model("forgetful", "", python_peer("forgetful", script)), 10, OPTIONS)
+
+    assert figures.faults
+    assert figures.us_per_message == 0
+
+
+def test_nothing_is_left_running_and_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    before = psutil.Process().children(recursive=True)  # other tests' resource tracker
+
+    run(MODELS["mpchat epoll"], 10, OPTIONS)
+
+    assert list(tmp_path.iterdir()) == []
+    assert psutil.Process().children(recursive=True) == before
+
+
+def test_worker_counts_lie_around_the_cores() -> None:
+    assert worker_counts(2, quick=False) == [1, 2, 3, 4]
+    assert worker_counts(64, quick=False) == [1, 2, 4, 8, 16, 32, 63, 64, 66]
+    assert worker_counts(64, quick=True) == [1, 2]
+
+
+def test_the_pace_keeps_within_its_bounds() -> None:
+    assert [pace(clients) for clients in (1, 1000, 10_000)] == [50, 20, 5]
+
+
+def test_sentences_say_what_the_figures_say() -> None:
+    cells = [Figures("poll", clients, us_per_answer=cost) for clients, cost in ((1, 10.0), (1000, 150.0))]
+    runs = {
+        (count, "flood"): [BenchFigures("flood", "", deliveries_per_s=pace)]
+        for count, pace in ((1, 1e6), (2, 2e6), (3, 2.1e6))
+    }
+
+    assert growth_lines(cells) == ["poll: an answer with 1,000 watched costs 15.0 times what it costs with 1"]
+    assert workers_lines([1, 2, 3], runs, cores=8)[0].startswith("2 worker(s) pay off")
+
+
+# Every model with real processes, on a machine that may be busy.
+@pytest.mark.timeout(400)
+def test_the_command_writes_tables_and_json(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+
+    answer = subprocess.run(command("--json", str(figures)), capture_output=True, text=True, timeout=390)
+
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    written = json.loads(figures.read_text())
+    assert {cell["model"] for cell in written["cells"]} == set(MODELS)
+    assert {each["workers"] for each in written["workers"]} == {1, 2}
+    refusals = {cell["model"]: cell["refusal"] for cell in written["cells"] if cell["refusal"]}
+    assert SELECT_SAYS in refusals["select"]
+    assert "the server is full" in refusals["mpchat select"]
+    assert set(refusals) == {"blocking", "select", "mpchat select"}
+    assert SELECT_SAYS in " ".join(answer.stdout.split())
+
+
+def test_the_command_draws_a_picture_or_says_what_it_needs(tmp_path: Path) -> None:
+    picture = tmp_path / "models.png"
+    small = ("--models", "epoll", "--sizes", "10", "--workers", "1")
+
+    answer = subprocess.run(
+        command(*small, "--plot", str(picture)), capture_output=True, text=True, timeout=100
+    )
+
+    if find_spec("matplotlib"):
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    else:
+        assert answer.returncode == 2
+        assert "needs matplotlib" in answer.stderr
+
+
+def test_the_command_names_what_it_does_not_know() -> None:
+    answer = subprocess.run(command("--models", "fibers"), capture_output=True, text=True, timeout=60)
+
+    assert answer.returncode == 2
+    assert "fibers" in answer.stderr
+
+
+def test_ctrl_c_stops_what_was_started() -> None:
+    arguments = command("--models", "epoll", "--sizes", "10", "--seconds", "30")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        family = psutil.Process(process.pid)
+        while len(below := family.children(recursive=True)) < 4:  # the server, two of clients, one of talkers
+            assert process.poll() is None, "it ended before it had started all processes"
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 130, output
+    assert psutil.wait_procs(below, timeout=5)[1] == []

@@ -1,0 +1,52 @@
+"""scripts/sync_lab.py: the guards guard, what guards nothing shows it, the watchdog ends the deadlock."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import sync_lab
+
+RIGHT = [way for way in sync_lab.WAYS if way not in (sync_lab.nothing, sync_lab.thread_lock)]
+
+
+@pytest.mark.parametrize("way", RIGHT, ids=lambda way: way.__name__)
+def test_a_guarded_counter_comes_out_as_zero(way: sync_lab.Way) -> None:
+    outcome = sync_lab.measure(way, 500)
+
+    assert outcome.rest == 0
+    assert outcome.seconds > 0
+
+
+@pytest.mark.parametrize("way", [sync_lab.nothing, sync_lab.thread_lock], ids=lambda way: way.__name__)
+def test_an_unguarded_counter_loses_steps(way: sync_lab.Way) -> None:
+    # Chance may spare one run where the two processes hardly meet; not this many.
+    rests = (sync_lab.measure(way, 200_000).rest for _ in range(10))
+
+    assert any(rests)
+
+
+def test_the_watchdog_finds_the_deadlock_and_the_other_process_goes_on() -> None:
+    found = sync_lab.deadlock()
+
+    assert found.board == [0, 1, 1, 0]
+    assert "in philosopher" in found.stack
+    assert found.survivor_exit == 0
+
+
+@pytest.mark.parametrize("board", [[0, -1, 1, -1], [0, 1, 1, -1], [-1, -1, -1, -1], [0, 0, 1, 1]])
+def test_waiting_alone_is_no_circle(board: list[int]) -> None:
+    assert not sync_lab.in_a_circle(board)
+
+
+def test_the_command_shows_it_all() -> None:
+    command = [sys.executable, sync_lab.__file__, "--steps", "100"]
+
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert answer.returncode == 0, answer.stderr
+    assert "own_cells" in answer.stdout
+    assert "deadlock" in answer.stdout

@@ -1,0 +1,76 @@
+"""The log: one line for each thing, whatever is in it, and what comes again and again is counted."""
+
+import io
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mpchat.ipc import logs
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What goes to standard error."""
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    logger = logging.getLogger("mpchat")
+    before = logger.handlers, logger.level, logger.propagate, logging.raiseExceptions
+    logs.set_up("info", "tester")
+    yield stream
+    logger.handlers, logger.level, logger.propagate, logging.raiseExceptions = before
+
+
+def test_a_line_break_or_an_escape_in_a_name_forges_no_line_and_reaches_no_terminal(
+    written: io.StringIO,
+) -> None:
+    logging.getLogger("mpchat").info("kicked: %s", "evil\n2026-01-01 INFO all is well\x1b[2J\u202e")
+    assert written.getvalue().count("\n") == 1
+    assert "kicked: evil\\n2026-01-01 INFO all is well\\x1b[2J\\u202e" in written.getvalue()
+
+
+def test_a_stack_keeps_its_lines_and_hides_nothing(written: io.StringIO) -> None:
+    try:
+        raise ValueError("bad\x1b[2J")
+    except ValueError:
+        logging.getLogger("mpchat").exception("failed: somebody")
+    lines = written.getvalue().splitlines()
+    assert lines[0].endswith(": failed: somebody")
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: bad\\x1b[2J"
+
+
+def test_a_line_says_when_how_bad_who_and_what(written: io.StringIO) -> None:
+    logging.getLogger("mpchat.door").warning("full: %s", "me")
+    assert " WARNING tester[" in written.getvalue()
+    assert written.getvalue().endswith("]: full: me\n")
+    logging.getLogger("mpchat.door").debug("not said")
+    assert "not said" not in written.getvalue()
+
+
+def test_what_comes_again_and_again_is_counted_instead(
+    written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("mpchat.door")
+    now = [0.0]
+    monkeypatch.setattr("mpchat.ipc.logs.time.monotonic", lambda: now[0])
+    for number in range(1000):
+        logger.warning("full: client %d", number)
+    logger.warning("another kind")
+    assert written.getvalue().count("full: ") == logs.BURST
+    assert written.getvalue().count("another kind") == 1
+    now[0] = logs.BURST_SECONDS + 1
+    logger.warning("full: client %d", 1000)
+    last = written.getvalue().splitlines()[-1]
+    assert last.endswith(f"full: client 1000 ({1000 - logs.BURST} more like it went unlogged)")
+    for number in range(10):
+        logger.warning("full: client %d", number)
+    assert written.getvalue().count("full: ") == 2 * logs.BURST
+
+
+def test_a_log_that_is_a_fifo_without_a_reader_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(OSError, match="No such device"):
+        logs.point_at(str(tmp_path / "log"))

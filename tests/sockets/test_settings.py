@@ -1,0 +1,312 @@
+"""Sources of settings: read at the start, and again by a server that stands in another folder by then."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.harness import MPCHAT, Server
+
+from mpchat.config import Config
+from mpchat.errors import ConfigError
+from mpchat.settings import FILE_LIMIT, Sources, absolute, current_folder, read_file
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a start, with a home of its own beside it."""
+    folder, home = tmp_path / "here", tmp_path / "home"
+    folder.mkdir()
+    (home / ".config" / "mpchat").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.chdir(folder)
+    yield folder
+    os.chdir("/")
+
+
+def at_a_start(
+    config_file: str | None = None, *, foreground: bool = False, **flags: str | None
+) -> tuple[Sources, Config]:
+    sources = Sources.of_command(config_file, flags, foreground=foreground)
+    return sources, sources.ready_to_run(sources.read({})[0])
+
+
+def again(sources: Sources, environment: dict[str, str] | None = None) -> Config:
+    """What the server reads later: it has the sources from a pipe, and stands somewhere else."""
+    sources = msgspec.json.decode(msgspec.json.encode(sources), type=Sources)
+    os.chdir("/")
+    return sources.read_again(environment or {})
+
+
+def refused_again(sources: Sources) -> str:
+    with pytest.raises(ConfigError) as caught:
+        again(sources)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# The same from another folder.
+
+
+def test_read_again_without_a_change_gives_what_the_start_had(here: Path) -> None:
+    (here / "mpchat.toml").write_text("runtime-dir = 'run'\nport = 5\nnotices = false\n")
+    for flags in ({}, {"log_file": "log", "workers": "3"}, {"log_file": "~/log"}, {"runtime_dir": "../run"}):
+        os.chdir(here)
+        sources, config = at_a_start(foreground="workers" in flags, **flags)
+        assert again(sources) == config
+    assert config.runtime_dir == str(here / "../run")
+
+
+def test_relative_paths_lead_from_the_folder_of_the_start_whatever_says_them(here: Path) -> None:
+    (here / "mpchat.toml").write_text("log-file = 'file.log'\n")
+    sources, config = at_a_start()
+    assert config.log_file == again(sources).log_file == str(here / "file.log")
+    environment = {"MPCHAT_RUNTIME_DIR": "run", "MPCHAT_LOG_FILE": "other.log"}
+    config = again(sources, environment)
+    assert (config.runtime_dir, config.log_file) == (str(here / "run"), str(here / "file.log"))
+
+
+def test_flags_go_before_the_file_and_the_file_before_variables_at_a_later_reading_too(here: Path) -> None:
+    (here / "mpchat.toml").write_text("port = 2\nworkers = 2\n")
+    sources, _ = at_a_start(port="1")
+    (here / "mpchat.toml").write_text("port = 22\nworkers = 22\n")
+    config = again(sources, {"MPCHAT_PORT": "3", "MPCHAT_WORKERS": "3", "MPCHAT_FAREWELL": "bye"})
+    assert (config.port, config.workers, config.farewell) == (1, 22, "bye")
+
+
+def test_a_file_that_was_not_there_at_the_start_counts_and_one_that_has_gone_does_not(here: Path) -> None:
+    users = here.parent / "home" / ".config" / "mpchat" / "mpchat.toml"
+    sources, config = at_a_start()
+    assert config.port == 4000
+    users.write_text("port = 1\n")
+    assert again(sources).port == 1
+    (here / "mpchat.toml").write_text("port = 2\n")
+    assert again(sources).port == 2
+    (here / "mpchat.toml").unlink()
+    users.unlink()
+    assert again(sources).port == 4000
+
+
+def test_a_server_in_the_background_has_its_own_log_and_one_in_the_foreground_has_none(here: Path) -> None:
+    for foreground, log_file in ((False, str(here / "run" / "lobby" / "server.log")), (True, "")):
+        os.chdir(here)
+        sources, config = at_a_start(foreground=foreground, name="lobby", runtime_dir="run")
+        assert config.log_file == again(sources).log_file == log_file
+
+
+def test_a_named_file_must_be_there_and_the_default_places_do_not_count(here: Path) -> None:
+    (here / "mpchat.toml").write_text("port = 1\n")
+    (here / "my.toml").write_text("workers = 1\n")
+    sources, config = at_a_start("./my.toml")
+    assert (config.port, config.workers) == (4000, 1)
+    (here / "my.toml").unlink()
+    assert refused_again(sources) == f"cannot read {here / 'my.toml'}: No such file or directory"
+
+
+# What is wrong, and where.
+
+
+def test_the_start_names_a_file_as_it_was_typed_and_a_later_reading_by_its_whole_path(here: Path) -> None:
+    (here / "my.toml").write_text("port = 1\n")
+    sources, _ = at_a_start("my.toml")
+    (here / "my.toml").write_text("\nport = 'one'\n")
+    with pytest.raises(ConfigError, match=r"^my\.toml, line 2: port is 'one', allowed: "):
+        sources.read({})
+    assert refused_again(sources).startswith(f"{here / 'my.toml'}, line 2: port is 'one', allowed: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"port = ", "not TOML"),
+        (b"colour = 1", "unknown setting 'colour'"),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"#" * (FILE_LIMIT + 1), "longer than 65536 bytes"),
+        (b"runtime_dir = '~no-such-user/x'", "'~no-such-user/x' leads nowhere"),
+        (b"farewell = '" + b"x" * 1001 + b"'", "farewell is 'xxx"),
+    ],
+)
+def test_a_file_that_became_wrong_is_told(here: Path, data: bytes, why: str) -> None:
+    sources, _ = at_a_start()
+    (here / "mpchat.toml").write_bytes(data)
+    assert why in refused_again(sources)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kqueue is there on other systems")
+def test_a_multiplexer_that_this_system_lacks_is_told(here: Path) -> None:
+    sources, _ = at_a_start()
+    (here / "mpchat.toml").write_text("multiplexer = 'kqueue'\n")
+    assert "this system has no kqueue" in refused_again(sources)
+
+
+def test_a_server_does_not_wait_for_a_pipe_where_its_file_was(here: Path) -> None:
+    (here / "my.toml").write_text("port = 1\n")
+    sources, _ = at_a_start("my.toml")
+    (here / "my.toml").unlink()
+    os.mkfifo(here / "my.toml")
+    assert refused_again(sources) == f"{here / 'my.toml'}: not a plain file, so it cannot be read again"
+
+
+def test_settings_from_a_pipe_start_a_server_and_are_not_read_again_from_whatever_has_its_number(
+    here: Path,
+) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"port = 7\n")
+    os.close(writer)
+    sources, config = at_a_start(f"/dev/fd/{reader}")
+    assert config.port == 7
+    os.close(reader)
+    reader, writer = os.pipe()
+    assert str(reader) in sources.named
+    assert "not a plain file" in refused_again(sources)
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("place", [".", "../home/.config/mpchat"])
+def test_what_is_no_file_in_a_default_place_is_passed_over(here: Path, place: str) -> None:
+    os.mkfifo(here / place / "mpchat.toml")
+    sources, config = at_a_start()
+    assert again(sources) == config
+
+
+def test_an_endless_file_is_refused(here: Path) -> None:
+    with pytest.raises(ConfigError, match="longer than"):
+        read_file("/dev/zero", "/dev/zero")
+
+
+# Where there is nothing to lead from.
+
+
+def test_with_the_folder_of_the_start_removed_only_relative_paths_lead_nowhere(here: Path) -> None:
+    here.rmdir()
+    assert current_folder() == ""
+    sources, config = at_a_start(runtime_dir="/run/x")
+    assert again(sources) == config
+    with pytest.raises(ConfigError, match="'x' leads nowhere: the current folder was removed"):
+        absolute("x", "")
+
+
+def test_with_no_home_the_current_folder_is_the_only_place(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home(*words: str) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("platformdirs.user_config_path", no_home)
+    assert Sources.of_command(None, {}).files == (str(here / "mpchat.toml"),)
+
+
+# The address of a server whose settings are wrong.
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("name = 'lobby'\nport = 1", "lobby"),
+        ("name = 'lobby'\nport = 'one'", "lobby"),
+        ("colour = 1\nname = 'lobby'", "lobby"),
+        ("name = 'lobby'\ncolour = 1\nname-hold = 1", "lobby"),
+        ("port = ", "variable"),
+        ("port 5 # but no \xff", "variable"),
+        ("name-hold = ", "variable"),
+        ("[", "variable"),
+    ],
+)
+def test_the_address_is_found_in_spite_of_a_wrong_file(here: Path, text: str, name: str) -> None:
+    environment = {"MPCHAT_NAME": "variable", "MPCHAT_WORKERS": "none"}
+    (here / "mpchat.toml").write_bytes(text.encode("latin-1"))
+    for flags, expected in (({}, name), ({"name": "flag"}, "flag")):
+        assert Sources.of_command(None, flags).read_address(environment).name == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name = 'no/name'\nport = 1",
+        "name = lobby",
+        "port = \nname = 'lobby'",
+        "'name' = 1",
+        "name = 'a'\n" * 2,
+    ],
+)
+def test_a_file_that_may_name_another_server_is_not_guessed_at(here: Path, text: str) -> None:
+    (here / "mpchat.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"; or say which server is meant with --name and --runtime-dir$"):
+        Sources.of_command(None, {}).read_address({"MPCHAT_NAME": "variable"})
+    assert Sources.of_command(None, {"name": "flag"}).read_address({}).name == "flag"
+    (here / "mpchat.toml").write_text("runtime_dir = ")
+    with pytest.raises(ConfigError, match=r"; or say which server is meant with --runtime-dir$"):
+        Sources.of_command(None, {"name": "flag"}).read_address({})
+    flags = {"name": "flag", "runtime_dir": "run"}
+    assert Sources.of_command(None, flags).read_address({}).runtime_dir == "run"
+
+
+def test_what_a_pipe_said_of_the_address_is_not_guessed_at(here: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"name = 'lobby'\ncolour = 1\n")
+    os.close(write_end)
+    with pytest.raises(ConfigError, match=r"not a plain file"):
+        Sources.of_command(f"/dev/fd/{read_end}", {}).read_address({})
+    os.close(read_end)
+
+
+def test_an_address_that_is_itself_wrong_is_refused(here: Path) -> None:
+    (here / "mpchat.toml").write_text("port = ")
+    with pytest.raises(ConfigError, match=r"^flag --name: [^;]*$"):
+        Sources.of_command(None, {"name": "a/b"}).read_address({})
+    with pytest.raises(ConfigError, match=r"^variable MPCHAT_NAME: "):
+        Sources.of_command(None, {}).read_address({"MPCHAT_NAME": "a/b"})
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=60))
+def test_any_bytes_in_the_file_are_settings_or_a_config_error(here: Path, data: bytes) -> None:
+    os.chdir(here)
+    (here / "mpchat.toml").write_bytes(data)
+    sources = Sources.of_command(None, {"runtime_dir": "run"})
+    with contextlib.suppress(ConfigError):
+        sources.read_address({})
+    with contextlib.suppress(ConfigError):
+        assert again(sources) == sources.ready_to_run(sources.read({})[0])
+
+
+# On the way to the server.
+
+
+def test_a_server_starts_from_a_folder_whose_name_is_no_text(folder: Path) -> None:
+    server = Server(folder)
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/\xff"))
+    odd.mkdir()
+    (odd / "mpchat.toml").write_text("farewell = 'bye'\n")
+    try:
+        server.start(workers=1)
+        server.stop()
+        started = server.command("start", "--port", "0", "--workers", "1", cwd=odd)
+        assert (started.returncode, started.stderr) == (0, "")
+        assert server.status()["state"] == "RUNNING"
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+@pytest.mark.parametrize("flags", [[], ["--foreground"]], ids=["background", "foreground"])
+def test_more_settings_than_a_pipe_takes_are_refused_not_waited_for(folder: Path, flags: list[str]) -> None:
+    hosts = ",".join(["127.0.0.1"] * 5000)
+    done = subprocess.run(
+        [*MPCHAT, "start", "--host", hosts, *flags],
+        env=Server(folder).environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "all settings together take" in done.stderr
+    assert not (folder / "run").exists()

@@ -1,0 +1,148 @@
+"""A worker's members who cannot be sent anything any more, and are still read from; in one process."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from msgspec.structs import replace
+from support.harness import Client, frame, raw_frame
+
+from mpchat.config import resolve
+from mpchat.ipc.channel import Link, make_queue
+from mpchat.ipc.handoff import ParcelSocket, Passenger
+from mpchat.ipc.items import Down
+from mpchat.ipc.reasons import CLOSED
+from mpchat.worker.connection import Connection
+from mpchat.worker.worker import OUTBOX_LIMIT, Worker
+
+ROOM = 7
+# What Linux says of a connection that is no more (TCP_CLOSE).
+GONE = b"\x07"
+
+
+class Bench:
+    """A worker whose loop the test turns, and the hub's end of its channel."""
+
+    def __init__(self) -> None:
+        up, window = make_queue()
+        down, _ = make_queue()
+        self.near, self.far = socket.socketpair()
+        self.link = Link(up, down, window)
+        self.worker = Worker(resolve([])[0], Link(down, up, window), ParcelSocket(self.near))
+        self.worker.reactor.watch(self.worker.parcels, 1, lambda mask: None)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.clients: list[Client] = []
+
+    def member(self, identity: int) -> tuple[Client, Connection]:
+        """Return a client and its connection here, in the room."""
+        client = Client(self.listener.getsockname())
+        self.clients.append(client)
+        sock, (host, port) = self.listener.accept()
+        self.worker._welcome(Passenger(identity, host, port), sock)
+        client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+        connection = self.worker.connections[identity]
+        self.until(lambda: connection.session.asked)
+        self.order(Down.ENTER, ((identity, ROOM, 0, 0, True), b""))
+        return client, connection
+
+    def order(self, kind: Down, payload: object) -> None:
+        self.worker._on_order(kind, payload)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not done():
+            assert time.monotonic() < deadline, "waited 10 s for the worker"
+            self.worker.reactor.turn(0.01)
+
+    def close(self) -> None:
+        for connection in list(self.worker.connections.values()):
+            connection.sock.close()
+        for client in self.clients:
+            client.close()
+        for each in (self.near, self.far, self.listener, self.link, self.worker.link):
+            each.close()
+        self.worker.reactor.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells the state of a connection")
+def test_who_is_read_from_after_the_last_of_his_room_has_gone_leaves_like_everybody(bench: Bench) -> None:
+    alice, alices = bench.member(1)
+    bob, bobs = bench.member(2)
+    alice.reset()
+    # It learns of the reset by sending: the room speaks before it looks at its sockets.
+    said = frame("hello")
+    bench.until(lambda: alices.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == GONE)
+    bench.worker._publish_in_rooms([(ROOM, 1, len(said))], said)
+    bench.worker.rooms[ROOM].work(time.monotonic())
+    assert alices not in alices.fanout
+    assert not alices.closed
+    bob.close()
+    bench.until(lambda: bobs.closed)
+    bench.until(lambda: alices.closed)
+    assert {each[0] for each in bench.worker.left} == {1, 2}
+    # Who was reset has not gone in order: his name is held for him.
+    assert CLOSED not in {each[2] for each in bench.worker.left if each[0] == 1}
+    assert not bench.worker.rooms
+
+
+def test_who_has_been_silent_for_an_hour_may_not_say_at_once_what_an_hour_allows(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    bench.worker.config = replace(bench.worker.config, flood_burst=10, flood_rate=10)
+    connection.heard -= 3600.0
+    client.send_raw(frame("x") * 100)
+    bench.until(lambda: sum(count for _, count, _ in bench.worker.posts) > 10)
+    assert not connection.reading
+
+
+def test_who_asks_for_the_past_again_and_again_and_does_not_read_it_is_cut_off(bench: Bench) -> None:
+    _, connection = bench.member(1)
+    most = bench.worker.config.lag_limit
+    past = frame("x" * (32 << 10))
+    for _ in range(2 * most // len(past)):
+        bench.order(Down.ENTER, ((1, ROOM, 0, 0, False), past))
+        assert len(connection.outbox) <= most + len(past)
+    assert connection.closed
+    assert bench.worker.ended["slow consumer"] == 1
+
+
+def test_small_answers_that_are_not_read_are_not_copied_for_each_further_one(bench: Bench) -> None:
+    _, connection = bench.member(1)
+    told = frame("x" * 50)
+    began = time.process_time()
+    while not connection.closed:
+        bench.order(Down.TELL, (1, told))
+    assert time.process_time() - began < 5.0  # 8 MiB, one answer after the other; it was half a minute
+
+
+def test_who_does_not_read_answers_is_not_read_from_when_he_has_been_quiet_long_enough(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    bench.worker._reply(connection, b"\0\0" * (4 << 20))
+    held = len(connection.outbox)
+    assert held >= OUTBOX_LIMIT
+    client.send_raw(b"\0\0" * 1000)
+    bench.worker._quiet_is_over(connection)
+    bench.worker._resume()
+    assert not connection.reading
+    assert len(connection.outbox) == held
+
+
+def test_who_reads_a_long_answer_while_the_room_speaks_is_read_from_again(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    bench.worker._reply(connection, bytes(8 << 20))
+    gone = (8 << 20) - len(connection.outbox)
+    connection.outbox = connection.outbox[: 2 * OUTBOX_LIMIT]  # what one more send will take
+    while gone:
+        gone -= len(client.sock.recv(gone))
+    said = frame("hello")
+    bench.worker._publish_in_rooms([(ROOM, 1, len(said))], said)
+    bench.worker.rooms[ROOM].work(time.monotonic())
+    bench.until(lambda: not connection.outbox)
+    bench.until(lambda: connection.reading)

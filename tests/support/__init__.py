@@ -1,0 +1,1 @@
+"""What tests share: servers, clients, faults, and waiting with a deadline."""

@@ -1,0 +1,271 @@
+"""Real servers and real clients for tests: started by the command, spoken to over sockets, killed by faults.
+
+Nothing here is a mock. Every wait has a deadline and says what it waited for.
+"""
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from mpchat.control.client import ask
+from mpchat.control.messages import Request
+from support.waiting import PATIENCE, eventually
+
+# Commands run in this interpreter, from a folder of their own, so that nothing of the checkout helps them.
+MPCHAT = [sys.executable, "-m", "mpchat"]
+
+
+def frame(text: str) -> bytes:
+    """Encode a message as the lecture's clients do."""
+    payload = json.dumps({"message": text}, ensure_ascii=False).encode()
+    return raw_frame(payload)
+
+
+def raw_frame(payload: bytes) -> bytes:
+    return struct.pack(">H", len(payload)) + payload
+
+
+class Client:
+    """A plain client on a blocking socket: what it does not read, it does not read."""
+
+    def __init__(
+        self, address: tuple[str, int], *, timeout: float = PATIENCE, source: str = "127.0.0.1"
+    ) -> None:
+        self.sock = socket.create_connection(address, timeout=timeout, source_address=(source, 0))
+        self._received = bytearray()
+
+    @property
+    def address(self) -> str:
+        host, port = self.sock.getsockname()[:2]
+        return f"{host}:{port}"
+
+    def say(self, text: str) -> None:
+        self.sock.sendall(frame(text))
+
+    def send_raw(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next object, None at the end of the stream; the socket's timeout is the deadline."""
+        header = self._exactly(2)
+        if header is None:
+            return None
+        payload = self._exactly(struct.unpack(">H", header)[0])
+        assert payload is not None, "the stream ended inside a frame"
+        decoded: dict[str, Any] = json.loads(payload)
+        return decoded
+
+    def hear(self) -> str:
+        """Return the next message's text; anything else fails."""
+        received = self.receive()
+        assert received is not None, "the connection ended, a message was expected"
+        return str(received["message"])
+
+    def hear_until(self, text: str) -> list[str]:
+        """Return messages up to and including ``text``."""
+        heard = [self.hear()]
+        while heard[-1] != text:
+            heard.append(self.hear())
+        return heard
+
+    def _exactly(self, count: int) -> bytes | None:
+        while len(self._received) < count:
+            data = self.sock.recv(65536)
+            if not data:
+                assert not self._received or count != 2, "the stream ended inside a frame"
+                return None
+            self._received += data
+        taken = bytes(self._received[:count])
+        del self._received[:count]
+        return taken
+
+    def reset(self) -> None:
+        """Close with a reset instead of an orderly end."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Server:
+    """One instance in a runtime folder of its own, driven through the command."""
+
+    def __init__(self, folder: Path, name: str = "default") -> None:
+        self.folder = folder
+        self.name = name
+        self.environment = {**os.environ, "MPCHAT_RUNTIME_DIR": str(folder / "run")}
+        for variable in [each for each in self.environment if each.startswith("MPCHAT_")]:
+            if variable != "MPCHAT_RUNTIME_DIR":
+                del self.environment[variable]
+
+    @property
+    def instance_folder(self) -> Path:
+        return self.folder / "run" / self.name
+
+    @property
+    def log(self) -> str:
+        with suppress(FileNotFoundError):
+            return (self.instance_folder / "server.log").read_text()
+        return ""
+
+    def command(self, *words: str, timeout: float = 60.0, **more: Any) -> "subprocess.CompletedProcess[str]":
+        """Run ``mpchat WORDS`` for this instance and return what it said."""
+        names = [] if words[0] in ("chat", "config") else ["--name", self.name]
+        return self.run(words[0], *names, *words[1:], timeout=timeout, **more)
+
+    def run(self, *words: str, timeout: float = 60.0, **more: Any) -> "subprocess.CompletedProcess[str]":
+        """Run ``mpchat WORDS`` as they are, in this server's folder."""
+        return subprocess.run(
+            [*MPCHAT, *words],
+            **{
+                "capture_output": True,
+                "text": True,
+                "timeout": timeout,
+                "env": self.environment,
+                "cwd": self.folder,
+                "stdin": subprocess.DEVNULL,
+                **more,
+            },
+        )
+
+    def start(self, *flags: str, workers: int = 2, port: int = 0) -> "Server":
+        done = self.command("start", "--port", str(port), "--workers", str(workers), *flags)
+        assert done.returncode == 0, f"start failed: {done.stderr}\nlog:\n{self.log}"
+        return self
+
+    def status(self) -> dict[str, Any]:
+        """What ``mpchat status --json`` prints, asked for without the half second that a command takes."""
+        return ask(self.instance_folder / "control.sock", Request("status"), timeout=30.0).result
+
+    def stop(self, *flags: str) -> "subprocess.CompletedProcess[str]":
+        return self.command("stop", *flags)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.status()["addresses"][0].rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def pid(self) -> int:
+        return int(self.status()["pid"])
+
+    @property
+    def worker_pids(self) -> list[int]:
+        return [each["pid"] for each in self.status()["workers"] if each["pid"]]
+
+    def processes(self) -> list[psutil.Process]:
+        """The supervisor and everything below it."""
+        supervisor = psutil.Process(self.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def wait_until_running(self) -> dict[str, Any]:
+        """Wait until every slot's worker runs; returns the status."""
+
+        def running() -> dict[str, Any] | None:
+            facts = self.status()
+            return facts if all(each["state"] == "RUNNING" for each in facts["workers"]) else None
+
+        return eventually(running, "every worker to run again")
+
+    def wait_for_connections(self, count: int) -> None:
+        eventually(
+            lambda: sum(each["connections"] for each in self.status()["workers"]) == count,
+            f"{count} connections",
+        )
+
+
+def leftovers(folder: Path) -> list[psutil.Process]:
+    """Processes that belong to servers whose files are in ``folder``: they have its lock files open, or its
+    path in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get("MPCHAT_RUNTIME_DIR") == str(
+                folder / "run"
+            ):
+                found.append(process)
+    return found
+
+
+def assert_nothing_left(folder: Path) -> None:
+    """No process of the servers in ``folder`` is there: the tracker that Python starts for a supervisor sees
+    its end, and ends itself a moment later."""
+    eventually(lambda: not leftovers(folder), "no process of the servers to be left", 5.0)
+
+
+@contextmanager
+def running(folder: Path, *flags: str, workers: int = 2, name: str = "default") -> Iterator[Server]:
+    """A server for the length of a test; whatever happens, nothing of it is left."""
+    server = Server(folder, name)
+    try:
+        yield server.start(*flags, workers=workers)
+    finally:
+        server.stop("--timeout", "5", "--kill")
+
+
+@contextmanager
+def clients(server: Server, count: int) -> Iterator[list[Client]]:
+    """So many clients, all of them known to be in the room."""
+    address = server.address
+    joined = [Client(address) for _ in range(count)]
+    try:
+        settle(joined)
+        yield joined
+    finally:
+        for each in joined:
+            each.close()
+
+
+def settle(joined: Sequence[Client], mark: str = "= settled =") -> None:
+    """Have every client in the room: each is served once it gets an answer of its own."""
+    for each in joined:
+        each.send_raw(raw_frame(b""))
+    for each in joined:
+        received = each.receive()
+        while received is not None and "error" not in received:
+            received = each.receive()
+        assert received is not None, "the connection ended, an answer was expected"
+
+
+def kill(pid: int) -> None:
+    """``kill -9``, and wait until the process is gone."""
+    process = psutil.Process(pid)
+    process.kill()
+    eventually(lambda: _gone(process), f"{pid} to be gone")
+
+
+def _gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """SIGSTOP for the length of a block."""
+    process = psutil.Process(pid)
+    process.suspend()
+    try:
+        eventually(lambda: process.status() == psutil.STATUS_STOPPED, f"{pid} to be stopped")
+        yield
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGCONT)

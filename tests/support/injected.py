@@ -1,0 +1,86 @@
+"""Real faults inside worker processes: code that runs in them, put there through ``sitecustomize``.
+
+The server's PYTHONPATH gets a folder whose ``sitecustomize`` waits, in worker processes only, for the module
+``mpchat.worker.worker`` to be imported, and then hands it to a fault.
+"""
+
+import os
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.harness import Server
+
+_SITECUSTOMIZE = '''
+import importlib.util, os, sys, time
+
+class Finder:
+    """Lets the module be found as usual, and has the fault installed after it was run."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "mpchat.worker.worker":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+        def exec_module(module):
+            run(module)
+            install(module, _slot())
+        spec.loader.exec_module = exec_module
+        return spec
+
+def _slot():
+    from multiprocessing import current_process
+    return int(current_process().name.rpartition("-")[2])
+
+def before_each_turn(worker, act):
+    """Have ``act(turns)`` called before each turn of a worker's loop."""
+    turn, turns = worker.Worker.turn, [0]
+    def with_fault(self):
+        turns[0] += 1
+        act(turns[0])
+        turn(self)
+    worker.Worker.turn = with_fault
+
+def flagged(name):
+    return os.path.exists(os.path.join(FOLDER, name))
+
+if any("spawn_main" in each for each in sys.orig_argv):
+    sys.meta_path.insert(0, Finder())
+
+'''
+
+
+def inject(server: Server, fault: str) -> Path:
+    """Have ``fault`` in the workers that this server starts from now on.
+
+    ``fault`` is the source of ``install(worker, slot)``: it gets the module, and does what it wants with it.
+    Returns a folder: a file in it is what ``flagged(NAME)`` looks for.
+    """
+    site = server.folder / "site"
+    site.mkdir()
+    source = f"FOLDER = {str(site)!r}\n{_SITECUSTOMIZE}{textwrap.dedent(fault)}"
+    (site / "sitecustomize.py").write_text(source)
+    before = server.environment.get("PYTHONPATH")
+    server.environment["PYTHONPATH"] = os.pathsep.join([str(site), *([before] if before else [])])
+    return site
+
+
+# Workers of a slot that are started while it is :func:`held` wait for the end of that.
+HELD = """
+    def install(worker, slot):
+        while flagged(f"held {slot}"):
+            time.sleep(0.01)
+"""
+
+
+@contextmanager
+def held(server: Server, slot: int) -> Iterator[None]:
+    """No new worker of this slot becomes ready during the block; the server has the fault ``HELD``."""
+    flag = server.folder / "site" / f"held {slot}"
+    flag.touch()
+    try:
+        yield
+    finally:
+        flag.unlink()
