@@ -11,10 +11,9 @@ import psutil
 import pytest
 from support.changing import scale
 from support.crowd import connected, everybody_hears, facts, listeners
-from support.harness import Server, assert_nothing_left, leftovers
+from support.harness import Server, assert_nothing_left, in_foreground, leftovers
 from support.injected import inject
 from support.waiting import eventually
-from test_stop import in_foreground
 
 END = "= end ="
 # What a worker of slot 2 does once the flag is there, by name.

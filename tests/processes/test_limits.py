@@ -24,7 +24,7 @@ from support.crowd import (
     listeners,
     worker_pids,
 )
-from support.harness import Client, Server, clients, frame, running, settle, stopped
+from support.harness import Client, Server, clients, commands_served, frame, running, settle, stopped
 from support.waiting import eventually
 
 from mpchat.errors import MpchatError
@@ -187,11 +187,6 @@ def limit_that_leaves(pid: int, free: int) -> int:
     used = {int(each) for each in os.listdir(f"/proc/{pid}/fd")}
     unused = (number for number in count() if number not in used)
     return next(islice(unused, free, None))
-
-
-def commands_served(process: psutil.Process) -> int:
-    """Connections at the control socket, the listening one not counted."""
-    return max(0, sum("control.sock" in str(each.laddr) for each in process.net_connections("unix")) - 1)
 
 
 @contextmanager

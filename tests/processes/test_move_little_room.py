@@ -23,10 +23,9 @@ from support.changing import (
     write_settings,
 )
 from support.crowd import connected, connections, facts, last_for, worker_pids
-from support.harness import Client, Server, kill, running, settle, stopped
+from support.harness import Client, Server, commands_served, kill, running, settle, stopped
 from support.injected import HELD, held, inject
 from support.waiting import eventually
-from test_limits import commands_served
 
 END = "= end ="
 # What each worker has room for, beside the descriptors that it needs itself.

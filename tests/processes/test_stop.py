@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from support.crowd import (
     sending,
     worker_pids,
 )
-from support.harness import MPCHAT, Client, Server, frame, running, settle, stopped
+from support.harness import Client, Server, frame, in_foreground, running, settle, stopped
 from support.waiting import eventually
 
 BEGIN, END = "= begin =", "= end ="
@@ -138,27 +137,6 @@ def test_a_farewell_that_a_reload_brought(folder: Path) -> None:
         assert server.stop().returncode == 0
         eventually(lambda: all(each.ended is not None for each in crowd), "connections to end")
         assert [each.texts[-1] for each in crowd] == ["until tomorrow"] * 2
-
-
-@contextmanager
-def in_foreground(server: Server, *flags: str) -> Iterator["subprocess.Popen[str]"]:
-    """A server that is a child of the test, so that its exit code can be seen."""
-    command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "2", *flags]
-    process = subprocess.Popen(
-        command,
-        env=server.environment,
-        cwd=server.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert "serves at" in process.stdout.readline()
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

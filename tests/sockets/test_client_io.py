@@ -8,18 +8,18 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import pytest
 from support.peers import Relay
-from support.waiting import PATIENCE, eventually
+from support.threaded_chat import InThreads, soon
+from support.waiting import PATIENCE
 
 from mpchat import connect, connect_blocking
 from mpchat.client.aio import Chat
 from mpchat.client.conversation import INBOX_LIMIT, State
-from mpchat.client.core import Connected, Disconnected, Event, Message
+from mpchat.client.core import Connected, Disconnected, Message
 from mpchat.errors import (
     ConfigError,
     ConnectError,
@@ -32,51 +32,6 @@ from mpchat.protocol.frames import MAX_PAYLOAD, FrameDecoder, encode_frame
 from mpchat.protocol.messages import error_frame, message_frame
 
 FULL = error_frame("full", "no place left")
-
-
-class InThreads:
-    """The blocking client, each call in a thread."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._args, self._options = args, options
-
-    async def __aenter__(self) -> Self:
-        self.chat = await asyncio.to_thread(connect_blocking, *self._args, **self._options)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    @property
-    def state(self) -> State:
-        return self.chat.state
-
-    @property
-    def _conversation(self) -> Any:
-        return self.chat._conversation
-
-    async def send(self, text: str) -> None:
-        await asyncio.to_thread(self.chat.send, text)
-
-    async def recv(self, timeout: float | None = None) -> Message:
-        return await asyncio.to_thread(self.chat.recv, timeout)
-
-    async def next_event(self, timeout: float | None = None) -> Event:
-        return await asyncio.to_thread(self.chat.next_event, timeout)
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self.chat.close)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        message = await asyncio.to_thread(next, self.chat, None)
-        if message is None:
-            raise StopAsyncIteration
-        return message
 
 
 AnyChat = Chat | InThreads
@@ -101,10 +56,6 @@ def relay() -> Iterator[Relay]:
 
 Run = Callable[[Scenario], None]
 E = TypeVar("E", Connected, Disconnected)
-
-
-async def soon(predicate: Callable[[], object], what: str) -> None:
-    await asyncio.to_thread(eventually, predicate, what)
 
 
 async def text_of(chat: AnyChat) -> str:

@@ -8,10 +8,9 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from support.hub_limits import limits
 
 from mpchat.hub.hub import FILL_SIZE, Endpoint, Hub
-from mpchat.hub.members import Limits
-from mpchat.hub.rooms import Kept
 from mpchat.hub.sequencer import Sequencer
 from mpchat.ipc.channel import Link, make_queue
 from mpchat.ipc.items import Down, Up
@@ -53,11 +52,6 @@ class FarEnd:
             self.filled = True
         elif kind == Down.SYNCED:
             self.synced += 1
-
-
-def limits(lag: int) -> Limits:
-    """What a hub keeps to, with this lag limit."""
-    return Limits(rooms=100, members=0, name_hold=60.0, kept=Kept(1000, lag, 0.0), lag=lag)
 
 
 class Site:

@@ -9,8 +9,8 @@ import psutil
 import pytest
 from support.named_peer import BEGINNING, RECENT, Hall, NamedServer
 from support.peers import Relay
+from support.threaded_chat import InThreads, soon
 from support.waiting import PATIENCE
-from test_client_io import InThreads, soon
 
 from mpchat import connect
 from mpchat.client.conversation import State

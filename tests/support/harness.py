@@ -221,6 +221,27 @@ def running(folder: Path, *flags: str, workers: int = 2, name: str = "default") 
 
 
 @contextmanager
+def in_foreground(server: Server, *flags: str) -> Iterator["subprocess.Popen[str]"]:
+    """A server that is a child of the test, so that its exit code can be seen."""
+    command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "2", *flags]
+    process = subprocess.Popen(
+        command,
+        env=server.environment,
+        cwd=server.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert "serves at" in process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
 def clients(server: Server, count: int) -> Iterator[list[Client]]:
     """So many clients, all of them known to be in the room."""
     address = server.address
@@ -242,6 +263,11 @@ def settle(joined: Sequence[Client], mark: str = "= settled =") -> None:
         while received is not None and "error" not in received:
             received = each.receive()
         assert received is not None, "the connection ended, an answer was expected"
+
+
+def commands_served(process: psutil.Process) -> int:
+    """Connections at the control socket, the listening one not counted."""
+    return max(0, sum("control.sock" in str(each.laddr) for each in process.net_connections("unix")) - 1)
 
 
 def kill(pid: int) -> None:

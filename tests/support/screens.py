@@ -82,7 +82,9 @@ class Screen:
 
     def _tmux(self, *arguments: str) -> str:
         environment = os.environ | {"LC_ALL": "C.UTF-8", "TMUX_TMPDIR": self._directory.name}
-        environment.pop("TMUX", None)
+        # Some of them say how large another terminal is: pytest-xdist's processes have them.
+        for variable in ("TMUX", "COLUMNS", "LINES"):
+            environment.pop(variable, None)
         command = ["tmux", "-u", "-L", self._socket, "-f", "/dev/null", *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE, check=False)
         assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr.decode()}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.harness import raw_frame
-from test_filling import limits
+from support.hub_limits import limits
 
 from mpchat.hub.hub import Endpoint, Hub
 from mpchat.hub.members import Members

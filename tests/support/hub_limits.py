@@ -1,0 +1,9 @@
+"""What a hub under test keeps to."""
+
+from mpchat.hub.members import Limits
+from mpchat.hub.rooms import Kept
+
+
+def limits(lag: int) -> Limits:
+    """Return limits that no test comes near, but for the lag limit, in bytes."""
+    return Limits(rooms=100, members=0, name_hold=60.0, kept=Kept(1000, lag, 0.0), lag=lag)
