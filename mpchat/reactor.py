@@ -12,30 +12,12 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from mpchat.errors import ConfigError
+from mpchat.multiplexer import make_selector
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 # select() takes no descriptor number of this and above.
 FD_SETSIZE = 1024
-
-_SELECTORS = {
-    "auto": "DefaultSelector",
-    "epoll": "EpollSelector",
-    "kqueue": "KqueueSelector",
-    "poll": "PollSelector",
-    "select": "SelectSelector",
-}
-
-
-def make_selector(name: str) -> selectors.BaseSelector:
-    """Return a selector for the setting ``multiplexer``; :class:`ConfigError` where the system lacks it."""
-    kind = getattr(selectors, _SELECTORS[name], None)
-    if kind is None:
-        have = ", ".join(each for each, attribute in _SELECTORS.items() if hasattr(selectors, attribute))
-        raise ConfigError(f"this system has no {name}; multiplexer can be one of {have}")
-    selector: selectors.BaseSelector = kind()
-    return selector
 
 
 class Timer:

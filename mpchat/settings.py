@@ -17,7 +17,7 @@ import platformdirs
 from mpchat.config import BY_NAME, Config, Origin, parse_environment, parse_file, resolve
 from mpchat.errors import ConfigError
 from mpchat.instance.paths import paths as instance_paths
-from mpchat.reactor import make_selector
+from mpchat.multiplexer import make_selector
 
 FILE_NAME = "mpchat.toml"
 # Bytes of a settings file; all settings at their longest take a fraction of it.

@@ -37,8 +37,8 @@ from stress_frames import is_error, split_frames
 from stress_latency import Latency
 from stress_server import Server
 
-from mpchat.control.client import ask
-from mpchat.control.messages import Answer, Request
+from mpchat.control.client import ReceivedAnswer, ask
+from mpchat.control.requests import BY_COMMAND
 
 Address = tuple[str, int]
 CONTEXT = get_context("spawn")
@@ -269,8 +269,8 @@ def measure(
         stack.callback(server.end)
         server.start()
 
-        def command(name: str, **arguments: Any) -> Answer:
-            return ask(folder / "moves" / "control.sock", Request(name, arguments), SILENCE)
+        def command(name: str, **arguments: Any) -> ReceivedAnswer:
+            return ask(folder / "moves" / "control.sock", BY_COMMAND[name](**arguments), SILENCE)
 
         progress(f"opening {connections} connections")
         pipes = stack.enter_context(clients(server.address, connections, probes))

@@ -11,8 +11,9 @@ import selectors
 import socket
 import sys
 
+from mpchat.multiplexer import make_selector
 from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
-from mpchat.reactor import READ, make_selector
+from mpchat.reactor import READ
 
 # Bytes taken in one read: the lecture's buffer.
 READ_SIZE = 4096

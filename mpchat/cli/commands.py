@@ -20,8 +20,9 @@ import psutil
 from mpchat import __version__
 from mpchat.cli import launch
 from mpchat.config import BY_NAME, SETTINGS, Config, default_workers, parse_duration, resolve
-from mpchat.control.client import ask
-from mpchat.control.messages import Answer, Request
+from mpchat.control import requests
+from mpchat.control.client import ReceivedAnswer, ask
+from mpchat.control.requests import Request
 from mpchat.errors import (
     AlreadyRunningError,
     ConfigError,
@@ -205,7 +206,7 @@ def _not_running(config: Config) -> NotRunningError:
 def _begin_stop(config: Config, timeout: float) -> list[Identity]:
     """Ask the server to stop, by signal if it cannot be asked; returns its processes, supervisor first."""
     try:
-        answer = _ask(config, Request("stop"), min(ANSWER_TIMEOUT, max(timeout, 0.1)))
+        answer = _ask(config, requests.Stop(), min(ANSWER_TIMEOUT, max(timeout, 0.1)))
         return [Identity(*each) for each in answer.result["processes"]]
     except TimedOutError:
         record = _living_record(config)
@@ -235,7 +236,7 @@ def _paths(config: Config) -> Paths:
     return instance_paths(config.name, absolute(config.runtime_dir, current_folder()))
 
 
-def _ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> Answer:
+def _ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> ReceivedAnswer:
     """Ask the server; its refusal becomes an error with its exit code."""
     answer = _answer(config, request, timeout)
     if answer.exit:
@@ -243,13 +244,13 @@ def _ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> A
     return answer
 
 
-def _refusal(answer: Answer) -> MpchatError:
+def _refusal(answer: ReceivedAnswer) -> MpchatError:
     return _BY_EXIT.get(Exit(answer.exit), MpchatError)(answer.text)
 
 
 def _answer(
     config: Config, request: Request, timeout: float, on_progress: OnProgress | None = None
-) -> Answer:
+) -> ReceivedAnswer:
     """Ask the server and return what it says, be it a refusal."""
     try:
         return ask(_paths(config).control, request, timeout, on_progress)
@@ -286,7 +287,7 @@ def reload(config_file: str | None, as_json: bool, **flags: Any) -> None:
 
     # The server says what is wrong with its settings.
     config = _server(config_file, flags)
-    answer = _change(config, Request("reload"))
+    answer = _change(config, requests.Reload())
     text = reload_text(config.name, answer.result, done=not answer.exit)
     # One that nothing came of is one line: why.
     came_of_it = not answer.exit or any(answer.result.get(each) for each in ("renewed", "moved", "lost"))
@@ -302,11 +303,11 @@ def scale(number: int, config_file: str | None, as_json: bool, **flags: Any) -> 
     from mpchat.cli.display import scale_text
 
     config = _server(config_file, flags)
-    answer = _change(config, Request("scale", {"workers": number}))
+    answer = _change(config, requests.Scale(number))
     _print_change(answer, as_json, scale_text(config.name, answer.result))
 
 
-def _change(config: Config, request: Request) -> Answer:
+def _change(config: Config, request: Request) -> ReceivedAnswer:
     """Ask for something that takes long, and show people how far it is."""
     try:
         return _watch_change(config, request)
@@ -316,7 +317,7 @@ def _change(config: Config, request: Request) -> Answer:
         ) from None
 
 
-def _watch_change(config: Config, request: Request) -> Answer:
+def _watch_change(config: Config, request: Request) -> ReceivedAnswer:
     if sys.stderr is None or not sys.stderr.isatty():
         return _answer(config, request, CHANGE_SILENCE)
     from rich.console import Console
@@ -336,7 +337,7 @@ def _watch_change(config: Config, request: Request) -> Answer:
         return _answer(config, request, CHANGE_SILENCE, show)
 
 
-def _print_change(answer: Answer, as_json: bool, text: str) -> None:
+def _print_change(answer: ReceivedAnswer, as_json: bool, text: str) -> None:
     """Say what was done, also when that is not all; then the refusal."""
     if answer.result and (as_json or text):
         click.echo(msgspec.json.encode(answer.result).decode() if as_json else text)
@@ -363,7 +364,7 @@ def status(config_file: str | None, as_json: bool, watch: bool, **flags: Any) ->
 
 
 def _print_status(config: Config, *, as_json: bool) -> None:
-    facts = _ask(config, Request("status")).result
+    facts = _ask(config, requests.Status()).result
     if as_json:
         click.echo(msgspec.json.encode(facts).decode())
         return
@@ -384,7 +385,7 @@ def _watch(config: Config) -> None:
     console = Console(highlight=False)
 
     def picture() -> RenderableType:
-        return status_picture(_ask(config, Request("status")).result, console.width)
+        return status_picture(_ask(config, requests.Status()).result, console.width)
 
     first = picture()
     with Live(first, console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
@@ -446,7 +447,7 @@ def chat(host: str | None, port: int | None, name: str | None, room: str | None,
 def say(text: str, config_file: str | None, **flags: Any) -> None:
     """Announce TEXT to everybody."""
     config = _server(config_file, flags)
-    answer = _ask(config, Request("say", {"text": text}))
+    answer = _ask(config, requests.Say(text))
     count = answer.result["connections"]
     click.echo(f"said to {count} client{'s' if count != 1 else ''}")
 
@@ -460,7 +461,7 @@ def kick(target: str, config_file: str | None, **flags: Any) -> None:
     Who was kicked may come back, and mpchat's own client does so by itself; see ban.
     """
     config = _server(config_file, flags)
-    ended = _ended(_ask(config, Request("kick", {"address": target})).result)
+    ended = _ended(_ask(config, requests.Kick(target)).result)
     if not ended:
         raise MpchatError(
             f"nobody is called {target} or connected from there; allowed: a name, host:port or host"
@@ -503,7 +504,7 @@ def ban(target: str, config_file: str | None, seconds: float | None, **flags: An
     Of an address host:port all of the host is banned.
     """
     config = _server(config_file, flags)
-    result = _ask(config, Request("ban", {"target": target, "seconds": seconds})).result
+    result = _ask(config, requests.Ban(target, seconds)).result
     how_long = f"for {_shown(seconds)} s" if seconds is not None else "for good"
     # Of host:port all of the host is banned, and that is what it should say.
     click.echo(f"{result.get('target', target)} is banned {how_long}; {_connections(_ended(result))} ended")
@@ -516,7 +517,7 @@ def ban(target: str, config_file: str | None, seconds: float | None, **flags: An
 def mute(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
     """Let nobody get what a person says."""
     config = _server(config_file, flags)
-    result = _ask(config, Request("mute", {"target": target, "seconds": seconds})).result
+    result = _ask(config, requests.Mute(target, seconds)).result
     how_long = f"for {_shown(seconds)} s" if seconds is not None else "for good"
     here = "" if result["here"] else ", and not here now"
     click.echo(f"{result['name']} is muted {how_long}{here}")
@@ -528,7 +529,7 @@ def mute(target: str, config_file: str | None, seconds: float | None, **flags: A
 def unban(target: str, config_file: str | None, **flags: Any) -> None:
     """End a ban."""
     config = _server(config_file, flags)
-    _ask(config, Request("lift", {"what": "bans", "target": target}))
+    _ask(config, requests.Lift("bans", target))
     click.echo(f"{target} is banned no more")
 
 
@@ -538,7 +539,7 @@ def unban(target: str, config_file: str | None, **flags: Any) -> None:
 def unmute(target: str, config_file: str | None, **flags: Any) -> None:
     """Let everybody hear a person again."""
     config = _server(config_file, flags)
-    _ask(config, Request("lift", {"what": "mutes", "target": target}))
+    _ask(config, requests.Lift("mutes", target))
     click.echo(f"{target} is muted no more")
 
 
@@ -548,7 +549,7 @@ def unmute(target: str, config_file: str | None, **flags: Any) -> None:
 def bans(config_file: str | None, as_json: bool, **flags: Any) -> None:
     """Show who is banned or muted, and until when."""
     config = _server(config_file, flags)
-    found = _ask(config, Request("bans")).result
+    found = _ask(config, requests.Bans()).result
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
         return

@@ -1,1 +1,1 @@
-"""The control socket: how commands talk to a running server."""
+"""The control socket: how commands ask a running server."""

@@ -1,8 +1,8 @@
-"""Control socket: how commands talk to a running server. One JSON object a line each way.
+"""Control client: how a command asks a running server and waits for the answer.
 
-A Unix socket of mode 0600 in the instance's folder; the peer's user is checked too. Synchronous: an answer
-comes when what was asked for is done; what takes long says in lines before it how far it is. A path that is
-too long for a socket address is reached through its folder's descriptor.
+The socket is a Unix socket of mode 0600 in the instance's folder, and the server checks the peer's user too.
+The exchange is synchronous: the answer comes when the request is done. A long request reports progress in
+lines before its answer.
 """
 
 import socket
@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from mpchat.control.messages import _READ_SIZE, REQUEST_LIMIT, Answer, Request, _address
+from mpchat.control.messages import READ_SIZE, Answer, decode_answer, encode_request
+from mpchat.control.requests import Request
+from mpchat.control.socket_address import socket_address
 from mpchat.errors import MpchatError, NotRunningError, TimedOutError
+
+# What a command gets: the result as it came, also fields that this release does not know.
+ReceivedAnswer = Answer[dict[str, Any]]
 
 
 def ask(
@@ -23,25 +26,25 @@ def ask(
     request: Request,
     timeout: float,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
-) -> Answer:
-    """Send a request and wait for its final answer; ``on_progress`` is called with each line before it.
+) -> ReceivedAnswer:
+    """Send a request and wait for its final answer; ``on_progress`` is called with each report before it.
 
-    ``timeout`` is the longest silence, in seconds. Raises :class:`NotRunningError` when nobody listens,
-    :class:`TimedOutError` when no answer comes in time, and :class:`MpchatError` when it cannot be asked or
-    answers something else.
+    ``timeout`` is the longest silence, in seconds. Raise :class:`NotRunningError` if no server listens,
+    :class:`TimedOutError` if no answer comes in time, and :class:`MpchatError` if the request cannot be sent
+    or the answer cannot be read.
     """
-    asked = _encode(request)
+    line = encode_request(request)
     received = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
-        with _told(path, request, timeout), _address(path) as address:
+        with _translated_errors(path, request, timeout), socket_address(path) as address:
             sock.connect(address)
-            sock.sendall(asked)
+            sock.sendall(line)
         while True:
-            with _told(path, request, timeout):
+            with _translated_errors(path, request, timeout):
                 line = _read_line(sock, received, time.monotonic() + timeout)
             if not line:
-                raise NotRunningError(f"the server ended before it answered {request.command}")
+                raise NotRunningError(f"the server ended before it answered {request.command()}")
             answer = _decode(line, path)
             if answer.final:
                 return answer
@@ -50,40 +53,30 @@ def ask(
 
 
 @contextmanager
-def _told(path: Path, request: Request, timeout: float) -> Iterator[None]:
-    """Tell an error of the socket as one of ours."""
+def _translated_errors(path: Path, request: Request, timeout: float) -> Iterator[None]:
+    """Raise the socket's errors as this package's."""
     try:
         yield
     except (TimeoutError, BlockingIOError):
-        raise TimedOutError(f"no answer to {request.command} within {timeout:g} s") from None
+        raise TimedOutError(f"no answer to {request.command()} within {timeout:g} s") from None
     except PermissionError:
         raise MpchatError(f"no right to use {path}: only the server's own user may") from None
     except OSError as error:
-        raise NotRunningError(f"nobody listens at {path}: {error.strerror}") from None
+        raise NotRunningError(f"no server listens at {path}: {error.strerror}") from None
 
 
-def _decode(line: bytes, path: Path) -> Answer:
+def _decode(line: bytes, path: Path) -> ReceivedAnswer:
     try:
-        return msgspec.json.decode(line, type=Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_answer(line)
+    except ValueError as error:
         raise MpchatError(f"what listens at {path} is another version of mpchat: {error}") from None
 
 
-def _encode(request: Request) -> bytes:
-    try:
-        encoded = msgspec.json.encode(request) + b"\n"
-    except UnicodeEncodeError:
-        raise MpchatError(f"{request.command}: this is not text in the terminal's encoding") from None
-    if len(encoded) > REQUEST_LIMIT:
-        raise MpchatError(f"{request.command}: {len(encoded)} bytes are too long, {REQUEST_LIMIT} are taken")
-    return encoded
-
-
 def _read_line(sock: socket.socket, received: bytearray, deadline: float) -> bytes:
-    """Take the next line out of ``received``, which keeps what comes behind it; b"" at the end of all."""
+    """Take the next line out of ``received``, which keeps what follows it; b"" at the end of the stream."""
     while (end := received.find(b"\n")) < 0:
         sock.settimeout(max(0.001, deadline - time.monotonic()))
-        data = sock.recv(_READ_SIZE)
+        data = sock.recv(READ_SIZE)
         if not data:
             return b""
         received += data

@@ -1,4 +1,7 @@
-"""Control server: listens for commands in the supervisor's loop."""
+"""Control server: accepts commands' connections in the supervisor's loop and answers their requests.
+
+It never waits: an answer is sent as far as the peer reads, and what a peer does not read is bounded.
+"""
 
 import logging
 import os
@@ -8,40 +11,35 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
-from mpchat.control.messages import _READ_SIZE, REQUEST_LIMIT, VERSION, Answer, Reply, Request, _address
+from mpchat.control.messages import (
+    READ_SIZE,
+    REQUEST_LIMIT,
+    Answer,
+    Reply,
+    decode_request,
+    encode_answer,
+    refusal,
+)
+from mpchat.control.requests import Request
+from mpchat.control.socket_address import socket_address
 from mpchat.errors import Exit, MpchatError
 from mpchat.reactor import READ, WRITE, Reactor
-from mpchat.text import visible
+
+# Bytes of progress kept for a command that does not read; reports beyond that are left out.
+PROGRESS_LIMIT = 64 << 10
+# Connections at a time; a command has one each.
+CONNECTIONS = 64
+# Seconds without accepting when there is no descriptor for another command.
+REST = 0.1
 
 log = logging.getLogger("mpchat.control")
 
 
-# Bytes of progress that wait for a command that does not read; what is more is left out.
-PROGRESS_LIMIT = 64 << 10
-
-
-# Requests at a time; a command has one each.
-CONNECTIONS = 64
-
-
-# Seconds without accepting when there is no descriptor for another command.
-REST = 0.1
-
-
-def _peer_uid(sock: socket.socket) -> int:
-    if hasattr(socket, "SO_PEERCRED"):
-        packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", packed)[1])
-    return os.geteuid()  # the socket's mode and its folder's are the check there
-
-
 class _Peer:
-    """One command's connection: reads a line, gets lines up to a final one, and then reads the next.
+    """One command's connection: reads a request, sends its answers up to the final one, reads the next.
 
-    While it waits for its answer it is read from all the same: that is how its end is noticed, be it minutes
-    before the answer comes.
+    While a request is being served the connection is read from all the same: that is how the end of the
+    peer is noticed, even minutes before the answer comes.
     """
 
     def __init__(self, server: "Server", sock: socket.socket) -> None:
@@ -68,11 +66,11 @@ class _Peer:
             self._server.drop(self)
 
     def _receive(self) -> None:
-        data = self.sock.recv(_READ_SIZE)
+        data = self.sock.recv(READ_SIZE)
         self._received += data
         if not self._busy:
             self._serve_next()
-        # One that has sent all it wanted to and has gone is the same to a Unix socket.
+        # A Unix socket cannot tell a peer that has sent its last request from a peer that has gone.
         if not self._unsent and (not data or len(self._received) > REQUEST_LIMIT):
             self._server.drop(self)
 
@@ -83,11 +81,11 @@ class _Peer:
             self._busy = True
             self._server.serve(self, bytes(line))
 
-    def answer(self, answer: Answer) -> None:
-        """Send the answer or a line of progress, whenever it comes; the peer may have gone."""
+    def answer(self, answer: Answer[object]) -> None:
+        """Send an answer or a report of progress, whenever it comes; the peer may have gone."""
         if self.sock.fileno() < 0 or not self._busy:
             return
-        line = _encode_answer(answer)
+        line = encode_answer(answer)
         if answer.final:
             self._busy = False
         elif len(self._unsent) + len(line) > PROGRESS_LIMIT:
@@ -97,7 +95,7 @@ class _Peer:
         self._unsent += line
 
     def send_what_can_be_sent(self) -> None:
-        """Send the rest of the answers, as far as it goes at once: there is no later."""
+        """Send as much of the rest as the socket takes at once: there is no later."""
         with suppress(OSError):
             self._unsent = self._unsent[self.sock.send(self._unsent) :]
 
@@ -109,28 +107,20 @@ class _Peer:
                 self._serve_next()
 
 
-def _encode_answer(answer: Answer) -> bytes:
-    try:
-        return msgspec.json.encode(answer) + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair: a path of bytes that are no text
-        text = visible(answer.text) or "the answer holds what is no text"
-        code = answer.exit or (Exit.FAILED if answer.final else Exit.OK)
-        return _encode_answer(Answer(exit=code, text=text, final=answer.final))
-
-
 class Server:
     """Listens for commands in the supervisor's loop."""
 
     def __init__(self, reactor: Reactor, path: Path, handle: Callable[[Request, Reply], None]) -> None:
-        """``handle(request, reply)`` is called for each request and calls ``reply`` once, now or later.
+        """Listen at ``path``. Raise ``OSError`` if that is not possible.
 
-        Before that it may call ``reply`` with answers that are not final, as often as it likes: none of them
-        waits for anything, and a command that does not read them gets fewer.
+        ``handle(request, reply)`` is called for each request and calls ``reply`` with one final answer, at
+        once or later. Before that it may call ``reply`` with any number of answers that are not final. No
+        call waits; a command that does not read gets fewer of them.
         """
         self._reactor = reactor
         self._path = path
         self._handle = handle
-        # In the order in which they came.
+        # The oldest first.
         self._peers: dict[_Peer, None] = {}
         # True while there is no descriptor for another command, and the listener is not watched.
         self._resting = False
@@ -142,7 +132,7 @@ class Server:
             self._path.unlink()
         before = os.umask(0o177)
         try:
-            with _address(self._path) as address:
+            with socket_address(self._path) as address:
                 listener.bind(address)
         except BaseException:
             listener.close()
@@ -155,7 +145,7 @@ class Server:
         return listener
 
     def heal(self) -> None:
-        """Listen anew if somebody deleted the socket's file."""
+        """Listen anew if the socket's file was deleted."""
         if not self._path.is_socket():
             before, self._listener = self._listener, self._listen()
             if not self._resting:
@@ -168,10 +158,8 @@ class Server:
             sock, _ = self._listener.accept()
         except BlockingIOError:
             return
-        except OSError:  # no descriptor for it: it waits in the kernel's queue and would be reported for ever
-            self._resting = True
-            self._reactor.forget(self._listener)
-            self._reactor.call_later(REST, self._go_on)
+        except OSError:  # no descriptor: the connection stays in the kernel's queue, ready in every turn
+            self._rest()
             return
         if _peer_uid(sock) not in (os.geteuid(), 0):
             sock.close()
@@ -184,30 +172,31 @@ class Server:
         self._peers[peer] = None
         self._reactor.watch(sock, READ, peer.on_event)
 
-    def _go_on(self) -> None:
+    def _rest(self) -> None:
+        self._resting = True
+        self._reactor.forget(self._listener)
+        self._reactor.call_later(REST, self._resume)
+
+    def _resume(self) -> None:
         if self._resting:
             self._resting = False
             self._reactor.watch(self._listener, READ, self._accept)
 
     def serve(self, peer: _Peer, line: bytes) -> None:
+        """Answer the request in a line, now or later."""
         try:
-            request = msgspec.json.decode(line, type=Request)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            peer.answer(Answer(exit=Exit.FAILED, text=f"not a request: {error}"))
-            return
-        if request.version != VERSION:
-            text = f"the server speaks version {VERSION} of the control protocol, not {request.version}"
-            peer.answer(Answer(exit=Exit.FAILED, text=text))
+            request = decode_request(line)
+        except MpchatError as error:
+            peer.answer(refusal(error.exit_code, str(error)))
             return
         try:
             self._handle(request, peer.answer)
         except MpchatError as error:
-            peer.answer(Answer(exit=error.exit_code, text=str(error)))
-        except KeyError as error:
-            peer.answer(Answer(exit=Exit.FAILED, text=f"{request.command} needs the argument {error}"))
-        except Exception:  # one command must not end the server
-            log.exception("failed: command %s", request.command)
-            peer.answer(Answer(exit=Exit.FAILED, text=f"the server failed at {request.command}, see its log"))
+            peer.answer(refusal(error.exit_code, str(error)))
+        except Exception:  # a failing command must not end the server
+            command = request.command()
+            log.exception("failed: command %s", command)
+            peer.answer(refusal(Exit.FAILED, f"the server failed at {command}, see its log"))
 
     def wait_to_write(self, peer: _Peer) -> None:
         self._reactor.change(peer.sock, WRITE, peer.on_event)
@@ -216,12 +205,13 @@ class Server:
         self._reactor.change(peer.sock, READ, peer.on_event)
 
     def drop(self, peer: _Peer) -> None:
+        """Close a peer's connection."""
         self._peers.pop(peer, None)
         self._reactor.forget(peer.sock)
         peer.sock.close()
 
     def close(self) -> None:
-        """Take the socket's file away and close all connections, answers that were just given sent first."""
+        """Send the answers that were just given, close all connections and remove the socket's file."""
         for peer in list(self._peers):
             peer.send_what_can_be_sent()
             self.drop(peer)
@@ -231,3 +221,10 @@ class Server:
         self._listener.close()
         with suppress(OSError):
             self._path.unlink()
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    if hasattr(socket, "SO_PEERCRED"):
+        packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", packed)[1])
+    return os.geteuid()  # there the modes of the socket and its folder are the check

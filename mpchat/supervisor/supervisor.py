@@ -21,8 +21,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mpchat import __version__
-from mpchat.config import BY_NAME, FIXED, MOST_WORKERS, Config, differing
-from mpchat.control.messages import Answer, Reply, Request
+from mpchat.config import FIXED, MOST_WORKERS, Config, differing
+from mpchat.control import requests
+from mpchat.control.answers import Banned, Kicked, Lifted, Muted, Said, Stopping
+from mpchat.control.messages import Answer, Reply
+from mpchat.control.requests import Request
 from mpchat.control.server import Server
 from mpchat.errors import ConfigError, MpchatError, StartError
 from mpchat.hub.archive import Archive
@@ -338,66 +341,53 @@ class Supervisor:
     # Commands.
 
     def _on_request(self, request: Request, reply: Reply) -> None:
-        commands: dict[str, Callable[[dict[str, Any], Reply], None]] = {
-            "status": self._command_status,
-            "stop": self._command_stop,
-            "reload": self._command_reload,
-            "scale": self._command_scale,
-            "say": self._command_say,
-            "kick": self._command_kick,
-            "ban": self._command_ban,
-            "mute": self._command_mute,
-            "lift": self._command_lift,
-            "bans": self._command_bans,
-        }
-        command = commands.get(request.command)
-        if command is None:
-            raise MpchatError(f"this server knows no {request.command!r}; it knows {', '.join(commands)}")
-        command(request.arguments, reply)
-
-    def _command_status(self, arguments: dict[str, Any], reply: Reply) -> None:
-        reply(Answer(self.status()))
-
-    def _command_stop(self, arguments: dict[str, Any], reply: Reply) -> None:
-        processes = [self.identity, *self.pool.identities]
-        reply(Answer({"processes": [[each.pid, each.born] for each in processes]}))
-        self.stop("mpchat stop")
-
-    def _command_say(self, arguments: dict[str, Any], reply: Reply) -> None:
-        self.hub.say(str(arguments["text"]))
-        reply(Answer({"connections": self.connections}))
-
-    def _command_kick(self, arguments: dict[str, Any], reply: Reply) -> None:
-        self._kick_whom(str(arguments["address"]), reply)
+        match request:
+            case requests.Status():
+                reply(Answer(self.status()))
+            case requests.Stop():
+                reply(Answer(Stopping([self.identity, *self.pool.identities])))
+                self.stop("mpchat stop")
+            case requests.Reload():
+                self._must_be_running()
+                self.changes.reload(reply)
+            case requests.Scale(workers):
+                self._must_be_running()
+                if not 1 <= workers <= MOST_WORKERS:
+                    raise ConfigError(f"workers is {workers!r}, allowed: 1 to {MOST_WORKERS}")
+                self.changes.scale(workers, reply)
+            case requests.Say(text):
+                self.hub.say(text)
+                reply(Answer(Said(self.connections)))
+            case requests.Kick(address):
+                self._kick_whom(address, reply)
+            case requests.Ban(target, seconds):
+                self._ban(target, seconds, reply)
+            case requests.Mute(target, seconds):
+                name = self.moderation.mute(target, _until(seconds))
+                log.info("muted: %s", name)
+                reply(Answer(Muted(name, self.hub.members.named(name) is not None)))
+            case requests.Lift(what, target):
+                self.moderation.lift(what, target)
+                log.info("lifted from %s: %s", what, target)
+                reply(Answer(Lifted()))
+            case requests.Bans():
+                reply(Answer(self.moderation.listing(time.time())))
 
     def _kick_whom(self, target: str, reply: Reply) -> None:
         """End the connection of somebody with this name, or those of this address."""
-        member = self.hub.members.named(target)
-        self._kick(member.address if member else target, 0, time.monotonic() + PATIENCE, reply)
+        self._kick_named(target, lambda kicked: reply(Answer(kicked)))
 
-    def _command_ban(self, arguments: dict[str, Any], reply: Reply) -> None:
-        target = self.moderation.ban(str(arguments["target"]), _until(arguments))
+    def _ban(self, target: str, seconds: float | None, reply: Reply) -> None:
+        target = self.moderation.ban(target, _until(seconds))
         log.info("banned: %s", target)
         self.placement.refuse(BANNED, host=target, code="banned")
-        self._kick_whom(target, lambda answer: reply(Answer({"target": target, **answer.result})))
+        self._kick_named(target, lambda kicked: reply(Answer(Banned(target, kicked.ended, kicked.silent))))
 
-    def _command_mute(self, arguments: dict[str, Any], reply: Reply) -> None:
-        name = self.moderation.mute(str(arguments["target"]), _until(arguments))
-        log.info("muted: %s", name)
-        reply(Answer({"name": name, "here": self.hub.members.named(name) is not None}))
+    def _kick_named(self, target: str, on_kicked: Callable[[Kicked], None]) -> None:
+        member = self.hub.members.named(target)
+        self._kick(member.address if member else target, 0, time.monotonic() + PATIENCE, on_kicked)
 
-    def _command_lift(self, arguments: dict[str, Any], reply: Reply) -> None:
-        what, target = str(arguments["what"]), str(arguments["target"])
-        if what not in ("bans", "mutes"):
-            raise MpchatError(f"there are bans and mutes, no {what!r}")
-        self.moderation.lift(what, target)
-        log.info("lifted from %s: %s", what, target)
-        reply(Answer({}))
-
-    def _command_bans(self, arguments: dict[str, Any], reply: Reply) -> None:
-        reply(Answer(self.moderation.listing(time.time())))
-
-    def _kick(self, address: str, ended: int, deadline: float, reply: Reply) -> None:
+    def _kick(self, address: str, ended: int, deadline: float, on_kicked: Callable[[Kicked], None]) -> None:
         """Ask every worker; again if connections were between two workers and may have been missed."""
         asked = {handle.pid: handle for handle in self.pool.ready}
         moves = self.placement.moves
@@ -406,27 +396,13 @@ class Supervisor:
             total = ended + found
             moved = self._moving or self.placement.moves != moves
             if moved and not silent and time.monotonic() < deadline:
-                self._kick(address, total, deadline, reply)
+                self._kick(address, total, deadline, on_kicked)
             else:
-                slots = sorted({asked[each].slot for each in silent})
-                reply(Answer({"ended": total, "silent": slots}))
+                on_kicked(Kicked(total, sorted({asked[each].slot for each in silent})))
 
         number = self.questions.begin(set(asked), on_result)
         for handle in asked.values():
             handle.endpoint.send(Down.KICK, (number, address))
-
-    def _command_reload(self, arguments: dict[str, Any], reply: Reply) -> None:
-        self._must_be_running()
-        self.changes.reload(reply)
-
-    def _command_scale(self, arguments: dict[str, Any], reply: Reply) -> None:
-        self._must_be_running()
-        wanted, workers = arguments["workers"], 0
-        with suppress(ValueError):
-            workers = BY_NAME["workers"].parse(wanted)
-        if not workers:  # 0 stands for a number of the machine's own only in the settings
-            raise ConfigError(f"workers is {wanted!r}, allowed: 1 to {MOST_WORKERS}")
-        self.changes.scale(workers, reply)
 
     def _must_be_running(self) -> None:
         if self.state is not State.RUNNING:
@@ -543,10 +519,9 @@ class Supervisor:
         self.deadline = max(self.deadline, now) + STOP_GRACE
 
 
-def _until(arguments: dict[str, Any]) -> float | None:
+def _until(seconds: float | None) -> float | None:
     """Return when what is asked for ends (seconds since 1970); None: never."""
-    seconds = arguments.get("seconds")
-    return None if seconds is None else time.time() + float(seconds)
+    return None if seconds is None else time.time() + seconds
 
 
 def limits_of(config: Config) -> Limits:

@@ -18,7 +18,8 @@ from support.stubs import LoopThread, serving
 from support.waiting import PATIENCE, eventually
 
 from mpchat.cli.display import pause, reload_text, scale_text, status_picture
-from mpchat.control.messages import Answer, Reply, Request
+from mpchat.control.messages import Answer, Reply, refusal
+from mpchat.control.requests import Request, Scale
 
 OK, FAILED, USAGE, NOT_RUNNING, ALREADY, NOT_STARTED, TIMED_OUT = range(7)
 
@@ -62,7 +63,7 @@ def stub_loop(folder: Path, handle: Handle, name: str = "default") -> Iterator[t
 
 
 @contextmanager
-def stub(folder: Path, answer: Handle | Answer, name: str = "default") -> Iterator[Server]:
+def stub(folder: Path, answer: Handle | Answer[object], name: str = "default") -> Iterator[Server]:
     """The same for one answer, or for replies that come at once."""
     handle = answer if not isinstance(answer, Answer) else lambda request, reply: reply(answer)
     with stub_loop(folder, handle, name) as (server, _):
@@ -99,7 +100,7 @@ def test_scale_says_how_many_there_are_and_asks_for_as_many(folder: Path) -> Non
 
     with stub(folder, handle, "lobby") as server:
         out, err = done(server.command("scale", "6"), OK)
-    assert (asked[0].command, asked[0].arguments) == ("scale", {"workers": 6})
+    assert asked == [Scale(6)]
     assert err == ""
     assert out.splitlines() == [
         'mpchat "lobby" has 6 workers, after 1.20 s',
@@ -143,7 +144,7 @@ def test_a_reload_that_did_not_get_to_its_end_says_how_far_it_came_and_then_why(
 
 def test_a_refused_reload_is_one_line(folder: Path) -> None:
     why = "/etc/mpchat.toml, line 3: workers is 'many', allowed: 0 to 256"
-    with stub(folder, Answer(exit=NOT_STARTED, text=why)) as server:
+    with stub(folder, refusal(NOT_STARTED, why)) as server:
         for words in (["reload"], ["reload", "--json"], ["scale", "2"]):
             assert done(server.command(*words), NOT_STARTED) == ("", f"mpchat: {why}\n")
 
@@ -245,7 +246,7 @@ def test_a_reload_reaches_the_server_although_the_settings_are_wrong(
     folder: Path, text: str, name: str
 ) -> None:
     (folder / "mpchat.toml").write_text(text)
-    with stub(folder, Answer(exit=NOT_STARTED, text="what the server says"), name) as server:
+    with stub(folder, refusal(NOT_STARTED, "what the server says"), name) as server:
         words = [*MPCHAT, "reload"]
         found = subprocess.run(words, env=server.environment, cwd=folder, capture_output=True, text=True)
         assert done(found, NOT_STARTED) == ("", "mpchat: what the server says\n")
@@ -261,14 +262,14 @@ def test_a_wrong_file_keeps_nobody_from_a_server_that_it_says_nothing_of(
     folder: Path, words: list[str]
 ) -> None:
     (folder / "mpchat.toml").write_text("this is no [toml\n")
-    with stub(folder, Answer(exit=FAILED, text="what the server says")) as server:
+    with stub(folder, refusal(FAILED, "what the server says")) as server:
         assert done(server.run(*words), FAILED) == ("", "mpchat: what the server says\n")
     assert "is not running" in done(Server(folder).run(*words), NOT_RUNNING)[1]
 
 
 def test_where_a_wrong_file_may_name_another_server_no_server_is_asked(folder: Path) -> None:
     (folder / "mpchat.toml").write_text("name = lobby\n")
-    with stub(folder, Answer(text="what nobody should hear")) as server:
+    with stub(folder, refusal(FAILED, "what nobody should hear")) as server:
         for words in (["stop"], ["reload"], ["scale", "2"]):
             out, err = done(server.run(*words), USAGE)
             assert (out, err.count("\n")) == ("", 1)

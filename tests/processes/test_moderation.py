@@ -9,7 +9,7 @@ from support.members import Member, members
 from support.waiting import eventually
 
 from mpchat.control.client import ask
-from mpchat.control.messages import Request
+from mpchat.control.requests import Ban
 
 
 def ok(server: Server, *words: str) -> str:
@@ -84,9 +84,7 @@ def test_who_waits_for_a_worker_is_banned_too(folder: Path) -> None:
         kill(server.worker_pids[0])
         with Client(address, source="127.0.0.9") as bad:
             eventually(lambda: server.status()["connections"], "the client to come in")
-            ask(
-                server.instance_folder / "control.sock", Request("ban", {"target": "127.0.0.9"}), timeout=30.0
-            )
+            ask(server.instance_folder / "control.sock", Ban("127.0.0.9"), timeout=30.0)
             server.wait_until_running()
             bad.say("let in after all?")
             assert (bad.receive() or {})["error"]["code"] == "banned"

@@ -41,7 +41,7 @@ from support.harness import Server, kill, running, stopped
 from support.injected import HELD, held, inject
 from support.waiting import eventually
 
-from mpchat.control.messages import Answer
+from mpchat.control.client import ReceivedAnswer
 from mpchat.hub.sequencer import NOTICE_GATHER
 
 BEGIN, END = "= begin =", "= end ="
@@ -182,7 +182,7 @@ def test_killed_at_each_step_of_a_reload(folder: Path, group: str) -> None:
         assert reload(server)["renewed"] == [1, 2]
 
 
-def check_answer(group: str, step: str, answer: Answer) -> None:
+def check_answer(group: str, step: str, answer: ReceivedAnswer) -> None:
     lost = answer.result["lost"]
     assert lost <= COUNT // 2
     if group.startswith("the old one"):

@@ -46,7 +46,7 @@ from support.harness import MPCHAT, Server, kill, running, settle, stopped
 from support.injected import inject
 from support.waiting import eventually
 
-from mpchat.control.messages import Answer
+from mpchat.control.client import ReceivedAnswer
 
 END = "= end ="
 FAREWELL = "The server is stopping."
@@ -70,9 +70,9 @@ def slow_down(server: Server) -> None:
 
 
 @contextmanager
-def reloading_all_the_time(server: Server) -> Iterator[list[Answer]]:
+def reloading_all_the_time(server: Server) -> Iterator[list[ReceivedAnswer]]:
     """One reload after the other for the length of the block; what came of them."""
-    answers: list[Answer] = []
+    answers: list[ReceivedAnswer] = []
     enough = threading.Event()
 
     def go_on() -> None:

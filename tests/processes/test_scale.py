@@ -154,13 +154,23 @@ def test_fewer_than_the_connections_need_is_refused(folder: Path) -> None:
             all_hear(crowd[:3], END)
 
 
-@pytest.mark.parametrize("number", ["0", "257", "-1", "many", "2.5"])
-def test_wrong_numbers_are_wrong_usage_also_for_the_server_itself(server: Server, number: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (0, "workers is 0, allowed: 1 to 256"),
+        (257, "workers is 257, allowed: 1 to 256"),
+        (-1, "workers is -1, allowed: 1 to 256"),
+        ("many", "wrong arguments of scale: Expected `int`, got `str` - at `$.workers`"),
+        (2.5, "wrong arguments of scale: Expected `int`, got `float` - at `$.workers`"),
+    ],
+)
+def test_wrong_numbers_are_wrong_usage_also_for_the_server_itself(
+    server: Server, number: int | float | str, why: str
+) -> None:
     before = worker_pids(server)
-    assert server.command("scale", number).returncode == 2
+    assert server.command("scale", str(number)).returncode == 2
     answer = change(server, "scale", workers=number)
-    assert answer.exit == 2
-    assert "allowed: " in answer.text
+    assert (answer.exit, answer.text) == (2, why)
     assert worker_pids(server) == before
 
 

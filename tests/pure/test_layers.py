@@ -16,6 +16,7 @@ LADDER = """
 errors text
 protocol
 config
+multiplexer
 reactor
 instance
 settings
@@ -177,16 +178,31 @@ def test_a_pure_module_knows_no_clock_no_file_and_no_socket(name: str) -> None:
     assert [each for each in found if each.ours and not is_pure(each.module)] == []
 
 
-def test_a_worker_loads_no_library_of_the_guard() -> None:
-    """A worker holds its share of a lock with five lines of ``flock``; see ``ipc.worker_lock``."""
-    seen, todo = set(), ["worker.worker"]
+def reached(*names: str) -> set[str]:
+    """Return the modules of the package that importing ``names`` loads, themselves included."""
+    seen: set[str] = set()
+    todo = list(names)
     while todo:
         name = todo.pop()
         if name not in seen:
             seen.add(name)
             todo += [each.module for each in imports(MODULES[name]) if each.ours]
-    loaded = {each.part for name in seen for each in imports(MODULES[name]) if not each.ours}
+    return seen
+
+
+def test_a_worker_loads_no_library_of_the_guard() -> None:
+    """A worker holds its share of a lock with five lines of ``flock``; see ``ipc.worker_lock``."""
+    loaded = {
+        each.part for name in reached("worker.worker") for each in imports(MODULES[name]) if not each.ours
+    }
     assert loaded.isdisjoint({"filelock", "psutil", "platformdirs", "click", "rich", "prompt_toolkit"})
+
+
+def test_a_command_does_not_load_the_loop_of_a_server() -> None:
+    """Commands are started by hand, and in scripts many times: they load what they need to ask a server."""
+    server = {"reactor", "ipc", "hub", "worker", "control.server", "supervisor.supervisor"}
+    found = reached("__main__", "cli.commands", "control.client", "supervisor.startup")
+    assert {name for name in found if name in server or name.split(".")[0] in server} == set()
 
 
 def test_the_ladder_is_not_passed_by_an_import_in_a_function_or_for_types(tmp_path: Path) -> None:

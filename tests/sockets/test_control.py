@@ -10,15 +10,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from support.stubs import serving
 from support.waiting import PATIENCE, eventually
 
 from mpchat.control.client import ask
-from mpchat.control.messages import REQUEST_LIMIT, Answer, Reply, Request
+from mpchat.control.messages import (
+    REQUEST_LIMIT,
+    Answer,
+    Reply,
+    decode_answer,
+    decode_request,
+    encode_request,
+)
+from mpchat.control.requests import BY_COMMAND, Ban, Lift, Reload, Request, Scale, Status
 from mpchat.control.server import CONNECTIONS, PROGRESS_LIMIT, Server
-from mpchat.errors import Exit, MpchatError, NotRunningError, TimedOutError
+from mpchat.errors import ConfigError, Exit, MpchatError, NotRunningError, TimedOutError
 from mpchat.reactor import Reactor
 
 
@@ -70,10 +77,10 @@ class Loop:
 
 
 def lines(*commands: str) -> bytes:
-    return b"".join(msgspec.json.encode(Request(each)) + b"\n" for each in commands)
+    return b"".join(encode_request(BY_COMMAND[each]()) for each in commands)
 
 
-def progress(number: int, size: int = 0) -> Answer:
+def progress(number: int, size: int = 0) -> Answer[dict[str, Any]]:
     return Answer({"number": number, "filling": "x" * size}, final=False)
 
 
@@ -166,7 +173,7 @@ def test_an_answer_given_just_before_the_server_closes_is_sent(loop: Loop) -> No
 
 
 def test_the_next_request_is_looked_at_after_the_final_answer(loop: Loop) -> None:
-    with loop.peer("reload", "status", "say") as sock:
+    with loop.peer("reload", "status", "bans") as sock:
         loop.settle()
         assert len(loop.asked) == 1
         _, reply = loop.asked[0]
@@ -176,7 +183,7 @@ def test_the_next_request_is_looked_at_after_the_final_answer(loop: Loop) -> Non
         reply(Answer({"number": 2}))
         loop.until(2)
         loop.settle()
-        assert [request.command for request, _ in loop.asked] == ["reload", "status"]
+        assert [request.command() for request, _ in loop.asked] == ["reload", "status"]
         loop.asked[1][1](Answer({"number": 3}))
         loop.until(3)
         assert [each["result"]["number"] for each in heard(sock)] == [1, 2, 3]
@@ -191,7 +198,7 @@ def test_requests_without_end_behind_one_that_takes_long_end_the_connection(loop
                 sent += sock.send(lines("status") * 20)
             loop.reactor.turn(0)
         assert loop.peers == 0
-        loop.asked[0][1](Answer())
+        loop.asked[0][1](Answer({}))
 
 
 # Peers that go.
@@ -212,7 +219,7 @@ def test_a_peer_that_goes_while_it_waits_is_noticed_at_once_and_its_answer_costs
     loop.settle()
     assert loop.peers == 0
     reply(progress(2))
-    reply(Answer())
+    reply(Answer({}))
     assert loop.settle() == 0
 
 
@@ -260,8 +267,8 @@ def test_a_peer_that_is_dropped_in_the_turn_in_which_it_speaks_harms_nobody(loop
         each.close()
 
 
-@pytest.mark.parametrize("answer", [Answer({"path": "\udcff"}), Answer(exit=5, text="in \udcff: wrong")])
-def test_an_answer_that_is_no_text_is_sent_as_text(loop: Loop, answer: Answer) -> None:
+@pytest.mark.parametrize("answer", [Answer({"path": "\udcff"}), Answer({}, 5, "in \udcff: wrong")])
+def test_an_answer_that_is_no_text_is_sent_as_text(loop: Loop, answer: Answer[object]) -> None:
     with loop.peer("reload") as sock:
         _, reply = loop.asked[0]
         reply(Answer({"path": "\udcff"}, final=False))
@@ -270,7 +277,10 @@ def test_an_answer_that_is_no_text_is_sent_as_text(loop: Loop, answer: Answer) -
         first, last = heard(sock)
         assert (first["exit"], first["final"]) == (0, False)
         assert last["exit"] == (answer.exit or Exit.FAILED)
-        assert last["text"].replace("\\", "") in ("in udcff: wrong", "the answer holds what is no text")
+        assert last["text"].replace("\\", "") in (
+            "in udcff: wrong",
+            "the answer is not text: it holds bytes that are not UTF-8",
+        )
 
 
 # The side of the command.
@@ -280,11 +290,12 @@ def test_ask_passes_progress_on_and_returns_the_final_answer(tmp_path: Path) -> 
     def handle(request: Request, reply: Reply) -> None:
         for number in range(100):
             reply(progress(number))
-        reply(Answer({"asked": request.arguments["workers"]}))
+        assert isinstance(request, Scale)
+        reply(Answer({"asked": request.workers}))
 
     seen: list[int] = []
     with serving(tmp_path / "s", handle):
-        request = Request("scale", {"workers": 3})
+        request = Scale(3)
         answer = ask(tmp_path / "s", request, PATIENCE, lambda facts: seen.append(facts["number"]))
         assert answer.result == {"asked": 3}
         assert seen == list(range(100))
@@ -297,16 +308,16 @@ def test_the_timeout_is_the_longest_silence_not_the_whole_time(tmp_path: Path) -
     def handle(request: Request, reply: Reply) -> None:
         for number in range(8):
             reactors[0].call_later(0.2 * number, lambda: reply(progress(1)))
-        if request.command == "ends":
+        if isinstance(request, Reload):
             reactors[0].call_later(1.6, lambda: reply(Answer({"done": True})))
 
     with serving(tmp_path / "s", handle) as thread:
         reactors.append(thread.reactor)
         began = time.monotonic()
-        assert ask(tmp_path / "s", Request("ends"), 1.2).result == {"done": True}
+        assert ask(tmp_path / "s", Reload(), 1.2).result == {"done": True}
         assert time.monotonic() - began > 1.2
-        with pytest.raises(TimedOutError, match=r"no answer to hangs within 1\.2 s"):
-            ask(tmp_path / "s", Request("hangs"), 1.2)
+        with pytest.raises(TimedOutError, match=r"no answer to status within 1\.2 s"):
+            ask(tmp_path / "s", Status(), 1.2)
 
 
 def test_a_command_that_ends_by_ctrl_c_in_between_is_gone_for_the_server(tmp_path: Path) -> None:
@@ -321,7 +332,7 @@ def test_a_command_that_ends_by_ctrl_c_in_between_is_gone_for_the_server(tmp_pat
 
     with serving(tmp_path / "s", handle):
         with pytest.raises(KeyboardInterrupt):
-            ask(tmp_path / "s", Request("reload"), PATIENCE, interrupt)
+            ask(tmp_path / "s", Reload(), PATIENCE, interrupt)
         (reply,) = replies
         peer: Any = getattr(reply, "__self__")  # noqa: B009
         eventually(lambda: peer.sock.fileno() < 0, "the server to notice")
@@ -354,9 +365,79 @@ def test_what_ends_or_is_no_answer_after_progress_is_told(
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(error):
-            ask(tmp_path / "s", Request("reload"), PATIENCE)
+            ask(tmp_path / "s", Reload(), PATIENCE)
         thread.join()
 
 
 def test_an_answer_of_a_server_that_knows_no_progress_is_final() -> None:
-    assert msgspec.json.decode(b'{"result": {}, "version": 1}', type=Answer).final
+    assert decode_answer(b'{"result": {}, "version": 1}').final
+
+
+# What a request is.
+
+
+@pytest.mark.parametrize(
+    ("line", "request_"),
+    [
+        ('{"command": "status"}', Status()),
+        ('{"command": "scale", "arguments": {"workers": 3}, "version": 1}', Scale(3)),
+        ('{"command": "ban", "arguments": {"target": "a", "colour": 1}, "more": 1}', Ban("a")),
+        ('{"command": "ban", "arguments": {"target": "a", "seconds": 5}}', Ban("a", 5.0)),
+    ],
+)
+def test_a_line_of_the_wire_is_a_request_also_with_fields_of_a_later_release(
+    line: str, request_: Request
+) -> None:
+    assert decode_request(line.encode()) == request_
+
+
+@pytest.mark.parametrize("request_", [Status(), Scale(3), Ban("a", 5.0), Lift("mutes", "안녕")])
+def test_a_request_goes_over_the_wire(request_: Request) -> None:
+    line = encode_request(request_)
+    assert set(json.loads(line)) == {"command", "arguments", "version"}
+    assert decode_request(line) == request_
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"", "not a request: "),
+        (b"[]", "not a request: Expected `object`"),
+        (b"{}", "not a request: Object missing required field `command`"),
+        (b"\xff", "not a request: "),
+        (b'{"command": "status", "arguments": ' + b"[" * 5000, "not a request: "),
+        (b'{"command": "fly"}', "this server knows no 'fly'; it knows status, stop, reload, "),
+        (b'{"command": "scale"}', "wrong arguments of scale: Object missing required field `workers`"),
+        (b'{"command": "scale", "arguments": {"workers": "3"}}', "wrong arguments of scale: Expected `int`"),
+        (b'{"command": "lift", "arguments": {"target": "a", "what": "x"}}', "wrong arguments of lift: "),
+        (b'{"command": "say", "arguments": null}', "wrong arguments of say: "),
+        (b'{"command": "fly", "version": 7}', "the server speaks version 1 of the control protocol, not 7"),
+    ],
+)
+def test_what_is_no_request_is_answered_with_what_is_wrong(loop: Loop, line: bytes, why: str) -> None:
+    with loop.peer() as sock:
+        sock.sendall(line + b"\n")
+        loop.settle()
+        (answer,) = heard(sock)
+        code = Exit.USAGE if why.startswith("wrong arguments") else Exit.FAILED
+        assert (answer["exit"], answer["result"], answer["final"]) == (code, {}, True)
+        assert answer["text"].startswith(why)
+        sock.sendall(lines("status"))
+        loop.until(1)
+
+
+def test_a_handler_that_fails_is_told_and_the_next_request_is_served(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(request: Request, reply: Reply) -> None:
+        raise ConfigError("workers is wrong") if isinstance(request, Reload) else ZeroDivisionError
+
+    monkeypatch.setattr(loop.server, "_handle", fail)
+    with loop.peer() as sock:
+        sock.sendall(lines("reload", "status"))
+        loop.settle()
+        found = [(each["exit"], each["text"]) for each in heard(sock)]
+    assert found == [
+        (Exit.USAGE, "workers is wrong"),
+        (Exit.FAILED, "the server failed at status, see its log"),
+    ]

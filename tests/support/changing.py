@@ -12,8 +12,9 @@ from typing import Any
 
 import psutil
 
-from mpchat.control.client import ask
-from mpchat.control.messages import Answer, Request
+from mpchat.control.client import ReceivedAnswer, ask
+from mpchat.control.messages import Answer
+from mpchat.control.requests import BY_COMMAND
 from support.crowd import facts
 from support.harness import Client, Server
 from support.injected import inject
@@ -24,12 +25,12 @@ OK, NOT_STARTED = 0, 5
 TINY = 4096
 
 
-def change(server: Server, command: str, **arguments: Any) -> Answer:
+def change(server: Server, command: str, **arguments: Any) -> ReceivedAnswer:
     """Ask as the command would, without the half second that it takes; returns the answer."""
-    return ask(server.instance_folder / "control.sock", Request(command, arguments), timeout=60.0)
+    return ask(server.instance_folder / "control.sock", BY_COMMAND[command](**arguments), timeout=60.0)
 
 
-def done(answer: Answer) -> dict[str, Any]:
+def done(answer: ReceivedAnswer) -> dict[str, Any]:
     """The result of a change that must have gone well, with nobody lost."""
     assert answer.exit == OK, answer
     assert (answer.result["failed"], answer.result["lost"]) == (0, 0)
@@ -48,7 +49,7 @@ class InBackground:
     """A change that goes on while the test does something else; :meth:`answer` waits for its end."""
 
     def __init__(self, server: Server, command: str, **arguments: Any) -> None:
-        self._answer: Answer | Exception | None = None
+        self._answer: ReceivedAnswer | Exception | None = None
         self._thread = threading.Thread(target=self._ask, args=(server, command, arguments))
         self._thread.start()
 
@@ -62,7 +63,7 @@ class InBackground:
     def going(self) -> bool:
         return self._thread.is_alive()
 
-    def answer(self) -> Answer:
+    def answer(self) -> ReceivedAnswer:
         self._thread.join(60.0)
         assert isinstance(self._answer, Answer), self._answer
         return self._answer

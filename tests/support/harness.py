@@ -18,7 +18,7 @@ from typing import Any, Self
 import psutil
 
 from mpchat.control.client import ask
-from mpchat.control.messages import Request
+from mpchat.control.requests import Status
 from support.waiting import PATIENCE, eventually
 
 # Commands run in this interpreter, from a folder of their own, so that nothing of the checkout helps them.
@@ -152,7 +152,7 @@ class Server:
 
     def status(self) -> dict[str, Any]:
         """What ``mpchat status --json`` prints, asked for without the half second that a command takes."""
-        return ask(self.instance_folder / "control.sock", Request("status"), timeout=30.0).result
+        return ask(self.instance_folder / "control.sock", Status(), timeout=30.0).result
 
     def stop(self, *flags: str) -> "subprocess.CompletedProcess[str]":
         return self.command("stop", *flags)

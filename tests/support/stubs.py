@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
-from mpchat.control.messages import Reply, Request
+from mpchat.control.messages import Reply
+from mpchat.control.requests import Request
 from mpchat.control.server import Server
 from mpchat.reactor import READ, Reactor
 from support.waiting import PATIENCE

@@ -1,0 +1,227 @@
+"""Answers: what the server replies to each request, one struct per answer. Times are seconds, sizes bytes.
+
+``mpchat status --json`` prints :class:`ServerStatus` as the server sends it, so its names, types and order
+are a contract with programs; the README describes it. A field that an earlier server did not send has a
+default.
+"""
+
+import msgspec
+
+from mpchat.instance.record import Identity
+
+# Status.
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server allows."""
+
+    # Connections at a time, and from one address (0: no limit).
+    connections: int
+    per_address: int
+    # Bytes of a payload, and bytes that a client may be behind.
+    payload: int
+    lag: int
+    # Descriptors of one process.
+    descriptors: int
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """The history file."""
+
+    path: str
+    # "ok", or "failing: " and the reason.
+    state: str
+    # Bytes that wait to be written.
+    waiting: int
+    # Messages.
+    saved: int
+    dropped: int
+
+
+class Pauses(msgspec.Struct, frozen=True, kw_only=True):
+    """How long moved connections were without a worker."""
+
+    p50: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
+
+class LastReload(msgspec.Struct, frozen=True, kw_only=True):
+    """The last reload: when it ended (seconds since 1970), how, and what it did."""
+
+    at: float
+    # The exit code of ``mpchat reload``, and the reason when it is not 0.
+    exit: int
+    text: str
+    seconds: float
+    # Connections.
+    moved: int
+    failed: int
+    lost: int
+    pauses: Pauses
+    # Slots.
+    renewed: list[int]
+    # Settings that have changed; settings that need a restart, each with the reason.
+    changed: list[str]
+    kept: dict[str, str]
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One slot and the worker in it. Counters begin with the worker's process."""
+
+    slot: int
+    pid: int | None
+    state: str
+    # The generation in which the worker was started; None without a worker.
+    generation: int | None = None
+    connections: int
+    messages_in: int
+    messages_out: int
+    in_per_second: float
+    out_per_second: float
+    # The longest turn of the worker's loop in the last second, in milliseconds.
+    lag_ms: float
+    # Clients that are behind the stream now.
+    late: int
+    # Seconds since the last beat.
+    silent: float
+    # Connections that the worker has ended, by reason.
+    ended: dict[str, int]
+    # Resident memory.
+    rss: int
+    # CPU seconds per second.
+    cpu: float
+    restarts: int
+
+
+class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that ``mpchat status --json`` prints."""
+
+    name: str
+    pid: int
+    version: str
+    state: str
+    # Seconds since 1970.
+    started: float
+    uptime: float
+    # HOST:PORT or [HOST]:PORT.
+    addresses: list[str]
+    limits: Limits
+    connections: int
+    # Messages of the room of plain clients.
+    messages: int
+    # Connections that have asked for a name, and rooms.
+    people: int = 0
+    rooms: int = 0
+    history: History | None = None
+    refused: int
+    log: str
+    runtime_dir: str
+    # One more than there were reloads.
+    generation: int = 1
+    # Connections moved from worker to worker since the start.
+    moves: int = 0
+    # The change under way: reload, scale or rebalance.
+    change: str | None = None
+    last_reload: LastReload | None = None
+    workers: list[WorkerStatus]
+
+
+# Changes.
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a change is: what it does to which worker."""
+
+    # start, move or retire.
+    phase: str = ""
+    worker: int | None = None
+    # Workers that are done, of how many.
+    done: int = 0
+    workers: int | None = None
+    # Connections moved so far, and those that the worker still has.
+    moved: int = 0
+    connections: int = 0
+
+
+class ScaleResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change of the number of workers did."""
+
+    generation: int | None = None
+    workers: int | None = None
+    # Connections moved, left with workers that should have been replaced, and ended by a worker's death.
+    moved: int = 0
+    failed: int = 0
+    lost: int = 0
+    pauses: Pauses = Pauses()
+    seconds: float = 0.0
+
+
+class ReloadResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload did; see :class:`ScaleResult` and :class:`LastReload`."""
+
+    generation: int | None = None
+    workers: int | None = None
+    renewed: list[int] = []
+    changed: list[str] = []
+    kept: dict[str, str] = {}
+    moved: int = 0
+    failed: int = 0
+    lost: int = 0
+    pauses: Pauses = Pauses()
+    seconds: float = 0.0
+
+
+# Everything else.
+
+
+class Stopping(msgspec.Struct, frozen=True):
+    """The processes that will end, the supervisor first."""
+
+    processes: list[Identity]
+
+
+class Said(msgspec.Struct, frozen=True):
+    """How many clients an announcement went to."""
+
+    connections: int
+
+
+class Kicked(msgspec.Struct, frozen=True):
+    """How many connections were ended, and the slots of workers that did not answer in time."""
+
+    ended: int
+    silent: list[int]
+
+
+class Banned(msgspec.Struct, frozen=True):
+    """The name or host that is banned; see :class:`Kicked`. An earlier server did not send ``target``."""
+
+    target: str
+    ended: int
+    silent: list[int]
+
+
+class Muted(msgspec.Struct, frozen=True):
+    """The name that is muted, and whether a member has it now."""
+
+    name: str
+    here: bool
+
+
+class Lifted(msgspec.Struct, frozen=True):
+    """The ban or mute has ended."""
+
+
+class Sanction(msgspec.Struct, frozen=True):
+    """A ban or a mute, and its end (seconds since 1970; None: for good)."""
+
+    target: str
+    until: float | None
+
+
+class Sanctions(msgspec.Struct, frozen=True):
+    """The bans and mutes in force."""
+
+    bans: list[Sanction]
+    mutes: list[Sanction]

@@ -1,0 +1,82 @@
+"""Requests: what a command asks of a running server, one struct per command.
+
+On the wire the command's name is the tag::
+
+    {"command": "scale", "arguments": {"workers": 3}, "version": 1}
+
+A command and a server may be of different releases: a new field needs a default, and a request whose meaning
+changes needs another :data:`~mpchat.control.messages.VERSION`.
+"""
+
+from typing import Literal
+
+import msgspec
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Base of all requests."""
+
+    @classmethod
+    def command(cls) -> str:
+        """Return the command's name, as it is on the wire and in messages."""
+        return cls.__name__.lower()
+
+
+class Status(Request, frozen=True):
+    """Describe the server and its workers."""
+
+
+class Stop(Request, frozen=True):
+    """Stop the server; the answer comes at once and names the processes that will end."""
+
+
+class Reload(Request, frozen=True):
+    """Read the settings again and replace every worker; the answer comes when that is done."""
+
+
+class Scale(Request, frozen=True):
+    """Change the number of workers; the answer comes when that is done."""
+
+    workers: int
+
+
+class Say(Request, frozen=True):
+    """Send an announcement to every client."""
+
+    text: str
+
+
+class Kick(Request, frozen=True):
+    """Close the connections of a name, of ``host:port`` or of a host."""
+
+    address: str
+
+
+class Ban(Request, frozen=True):
+    """Ban a name or a host for ``seconds``, or for good, and close its connections."""
+
+    target: str
+    seconds: float | None = None
+
+
+class Mute(Request, frozen=True):
+    """Mute a name for ``seconds``, or for good."""
+
+    target: str
+    seconds: float | None = None
+
+
+class Lift(Request, frozen=True):
+    """End a ban or a mute."""
+
+    what: Literal["bans", "mutes"]
+    target: str
+
+
+class Bans(Request, frozen=True):
+    """List the bans and mutes in force."""
+
+
+BY_COMMAND: dict[str, type[Request]] = {
+    each.command(): each for each in (Status, Stop, Reload, Scale, Say, Kick, Ban, Mute, Lift, Bans)
+}
