@@ -557,26 +557,37 @@ def test_a_record_spoiled_while_the_server_runs_makes_no_command_lie(server: Ser
     eventually(lambda: not leftovers(server.folder), "the stop that was asked for to be done")
 
 
-def test_a_foreign_process_that_holds_the_second_lock_is_told_and_not_killed(instance: Server) -> None:
+@contextmanager
+def holder_of_the_second_lock(instance: Server) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that is no worker, and holds the lock that workers hold."""
     instance.instance_folder.mkdir(parents=True, mode=0o700)
     lock = instance.instance_folder / "workers.lock"
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import fcntl,sys,time; f=open(sys.argv[1],'a'); fcntl.flock(f,1); time.sleep(600)",
-            lock,
-        ]
-    )
+    program = "import fcntl,sys,time; f=open(sys.argv[1],'a'); fcntl.flock(f,1); time.sleep(600)"
+    holder = subprocess.Popen([sys.executable, "-c", program, lock])
     try:
         eventually(lambda: lock.exists() and psutil.Process(holder.pid).open_files(), "the lock to be held")
-        said = refused(instance.command("start", "--port", "0"), NOT_STARTED)
-        assert "workers.lock" in said
-        assert holder.poll() is None
+        yield holder
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_a_foreign_process_that_holds_the_second_lock_is_told_and_not_killed(instance: Server) -> None:
+    with holder_of_the_second_lock(instance) as holder:
+        said = refused(instance.command("start", "--port", "0"), NOT_STARTED)
+        assert "workers.lock" in said
+        assert holder.poll() is None
     instance.start(workers=1)
+
+
+def test_a_bystander_named_by_the_record_is_not_killed_for_another_process_lock(instance: Server) -> None:
+    with sleeper() as bystander, holder_of_the_second_lock(instance) as holder:
+        (instance.instance_folder / "record.json").write_bytes(record_of(bystander.pid))
+        said = refused(instance.command("start", "--port", "0"), NOT_STARTED)
+        assert bystander.poll() is None
+        assert holder.poll() is None
+        assert "workers.lock" in said
+        assert str(bystander.pid) not in said
 
 
 def test_a_record_is_replaced_whole_and_read_back(tmp_path: Path) -> None:

@@ -312,6 +312,28 @@ def test_a_run_is_not_doubled_by_a_commit_that_was_said_to_have_failed(
     assert loaded.epoch == first.epoch
 
 
+def test_a_number_given_while_a_write_fails_is_the_last_one_in_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = HistoryFile.write
+    later = [run("로비", 6, 4), run("로비", 4, 2)]
+
+    def fail_while_the_room_goes_on(self: HistoryFile, *given: object) -> None:
+        if later:
+            store.save(later.pop())
+            raise sqlite3.OperationalError("disk I/O error")
+        write(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HistoryFile, "write", fail_while_the_room_goes_on)
+    with opened(path) as (store, _):
+        store.save(run("로비", 1, 3))
+        eventually(lambda: not later, "both faults")
+        written(store)
+    loaded = load(path)
+    assert loaded.last == {"로비": 9}
+    assert numbers(loaded, "로비") == list(range(1, 10))
+
+
 # A full disk: no file may grow. SQLite's write fails as it does there, without a right to mount anything.
 
 

@@ -314,6 +314,36 @@ def test_history_of_a_room_that_one_was_in_before_comes_once() -> None:
     assert numbers(chat) == [1, 2, 3, 1, 8, 9, 10]
 
 
+@pytest.mark.parametrize("seq", [2, 10, 30])
+def test_a_room_entered_again_in_another_epoch_begins_with_its_new_numbers(seq: int) -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(8) + message(9) + message(10))
+    chat.ask(Welcome)
+    chat.received(welcome(0, room="game"))
+    chat.lost(1, None)
+    chat.opened(2)
+    chat.received(welcome(0, "two", room="game", recovered=True))
+    chat.ask(Welcome)
+    chat.received(welcome(seq, "two") + message(seq - 1) + message(seq) + message(seq + 1))
+    assert numbers(chat) == [9, 10, seq - 1, seq, seq + 1]
+
+
+def test_a_room_entered_again_after_two_epochs_goes_on_from_the_last_one() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(8) + message(9) + message(10))
+    for number, epoch in enumerate(("two", "three")):
+        chat.lost(number, None)
+        join = asked(chat.opened(number))[0]["join"]
+        chat.received(welcome(2, epoch, lost=(join["after"] + 1, None)) + message(2) + message(3))
+    chat.lost(5, None)
+    join = asked(chat.opened(6))[0]["join"]
+    assert (join["after"], join["epoch"]) == (3, "three")
+    chat.received(welcome(5, "three", recovered=True) + message(4) + message(5))
+    assert numbers(chat) == [9, 10, (11, None), 2, 3, (4, None), 2, 3, 4, 5]
+
+
 def test_what_comes_before_the_welcome_is_passed_over() -> None:
     chat = conversation()
     chat.opened(0)
