@@ -1,4 +1,4 @@
-"""scripts/bench.py: every server of it really relays, and a delivery that gets lost is found.
+"""``python -m scripts.bench``: every server of it really relays, and a delivery that gets lost is found.
 
 Small runs of real processes. What the figures come to is not looked at: the machine is shared.
 """
@@ -14,14 +14,12 @@ import psutil
 import pytest
 from support.programs import require
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-from bench_cell import Figures, Options, Row, run_cell
-from bench_load import Witness, witness_of
-from bench_peers import SCRIPTS, Peer, all_peers, python_peer
-from bench_report import row_table
-from bench_rows import all_rows, judge, medians
-from bench_wire import FILL, STAMP, STAMP_SIZE, WIRES, MemberWire, MqttWire, Wire
+from scripts.bench.cell import Figures, Options, Row, run_cell
+from scripts.bench.load import Witness, witness_of
+from scripts.bench.peers import Peer, all_peers, python_peer
+from scripts.bench.report import row_table
+from scripts.bench.rows import all_rows, judge, medians
+from scripts.bench.wire import FILL, STAMP, STAMP_SIZE, WIRES, MemberWire, MqttWire, Wire
 
 # Long enough for a burst or two of the slowest server.
 OPTIONS = Options(seconds=0.3, window_bytes=20_000, stall_s=2.0)
@@ -32,7 +30,7 @@ CROWD = Row("crowd", "a few more clients", clients=40, rate=100, messages=1)
 NAMED = Row("named", "a few members of a room", clients=6, senders=2, rooms=1, plain="flood")
 ROOMS = Row("rooms", "a few rooms", clients=20, rooms=5, rate=110)
 
-# A relay as peer_select.py, which does not send the 30th message to one client, or sends it twice.
+# A relay as peer_select, which does not send the 30th message to one client, or sends it twice.
 FAULTY_RELAY = """
 import select, socket, sys
 sent = 0
@@ -73,7 +71,7 @@ def faulty_relay(folder: Path, copies: int) -> Peer:
     """Return a peer that delivers one message ``copies`` times to one client."""
     script = folder / "faulty.py"
     script.write_text(FAULTY_RELAY.replace("COPIES", str(copies)))
-    return python_peer("faulty", script)
+    return python_peer("faulty", str(script))
 
 
 def text(number: int, sender: int = 0) -> bytes:
@@ -179,7 +177,7 @@ def test_a_server_that_does_not_start_is_a_fault(tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
     script.write_text("raise SystemExit('no such luck')")
 
-    figures = run_cell(python_peer("broken", script), FLOOD, OPTIONS)
+    figures = run_cell(python_peer("broken", str(script)), FLOOD, OPTIONS)
 
     assert "no such luck" in figures.faults[0]
 
@@ -275,7 +273,7 @@ def test_named_members_are_judged_by_the_plain_row() -> None:
 
 def bench(*arguments: str) -> list[str]:
     """Return the command line of a small bench."""
-    return [sys.executable, str(SCRIPTS / "bench.py"), "--rounds", "1", "--seconds", "0.2", *arguments]
+    return [sys.executable, "-m", "scripts.bench", "--rounds", "1", "--seconds", "0.2", *arguments]
 
 
 def test_the_command_writes_a_table_and_json(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""scripts/models.py: every way to serve really serves, select's refusal is quoted, a lost delivery is found.
+"""``python -m scripts.lecture``: every way serves, select's refusal is quoted, a lost delivery is found.
 
 Small runs of real processes. What the figures come to is not looked at: the machine is shared.
 """
@@ -13,13 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-from bench_cell import Figures as BenchFigures
-from bench_peers import SCRIPTS, python_peer
-from models import Results, worker_counts
-from models_cell import Figures, Model, Options, all_models, pace, run
-from models_report import growth_lines, refusal_lines, workers_lines
+from scripts.bench.cell import Figures as BenchFigures
+from scripts.bench.peers import python_peer
+from scripts.lecture.cell import Figures, Model, Options, all_models, pace, run
+from scripts.lecture.models import Results, worker_counts
+from scripts.lecture.report import growth_lines, refusal_lines, workers_lines
 
 OPTIONS = Options(seconds=0.2, asks_s=0.05, hold_s=0.3)
 MODELS = {model.name: model for model in all_models()}
@@ -52,7 +50,7 @@ while True:
 
 def command(*arguments: str) -> list[str]:
     """Return the command line of models.py, small."""
-    return [sys.executable, str(SCRIPTS / "models.py"), "--quick", "--seconds", "0.2", *arguments]
+    return [sys.executable, "-m", "scripts.lecture", "--quick", "--seconds", "0.2", *arguments]
 
 
 @pytest.mark.parametrize("name", ["blocking", "epoll", "threads", "mpchat 2"])
@@ -88,18 +86,18 @@ def test_a_server_that_does_not_start_is_a_fault(tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
     script.write_text("raise SystemExit('no such luck')")
 
-    figures = run(Model("broken", "", python_peer("broken", script)), 10, OPTIONS)
+    figures = run(Model("broken", "", python_peer("broken", str(script))), 10, OPTIONS)
 
     assert "no such luck" in figures.faults[0]
     assert Results([figures]).faults == [f"broken, 10 clients: {figures.faults[0]}"]
 
 
 def test_a_lost_delivery_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models_cell.STALL_S", 1.0)
+    monkeypatch.setattr("scripts.lecture.cell.STALL_S", 1.0)
     script = tmp_path / "forgetful.py"
     script.write_text(FORGETFUL)
 
-    figures = run(Model("forgetful", "", python_peer("forgetful", script)), 10, OPTIONS)
+    figures = run(Model("forgetful", "", python_peer("forgetful", str(script))), 10, OPTIONS)
 
     assert figures.faults
     assert figures.us_per_message == 0

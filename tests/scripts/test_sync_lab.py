@@ -1,14 +1,11 @@
-"""scripts/sync_lab.py: the guards guard, what guards nothing shows it, the watchdog ends the deadlock."""
+"""``scripts.lecture sync``: the guards guard, what guards nothing shows it, the watchdog ends the deadlock."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import sync_lab
+from scripts.lecture import sync_lab
 
 RIGHT = [way for way in sync_lab.WAYS if way not in (sync_lab.nothing, sync_lab.thread_lock)]
 
@@ -43,7 +40,7 @@ def test_waiting_alone_is_no_circle(board: list[int]) -> None:
 
 
 def test_the_command_shows_it_all() -> None:
-    command = [sys.executable, sync_lab.__file__, "--steps", "100"]
+    command = [sys.executable, "-m", "scripts.lecture", "sync", "--steps", "100"]
 
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
 

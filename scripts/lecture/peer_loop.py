@@ -4,7 +4,7 @@ Not what mpchat does: a client that does not read stops it for everybody. The ru
 ``poll`` and ``epoll`` run the same lines, so that what differs in their figures is the waiting alone. And it
 hides no limit: where ``select`` refuses a descriptor, its error is the last thing that this program says.
 
-Run as ``python -m scripts.peer_loop PORT select|poll|epoll``; it serves on 127.0.0.1 until it is killed.
+Run as ``python -m scripts.lecture.peer_loop PORT select|poll|epoll``; it serves on 127.0.0.1 until killed.
 """
 
 import selectors

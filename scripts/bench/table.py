@@ -1,4 +1,6 @@
-"""The README's table, from what ``bench.py --json FILE`` wrote: ``python scripts/bench_table.py FILE``.
+"""The table of the figures in Markdown: ``python -m scripts.bench.table FILE``.
+
+FILE is what ``python -m scripts.bench --json FILE`` wrote.
 
 Prints Markdown: CPU per delivery as ratios to Redis's in the same run, medians of the rounds, with Redis's
 own figure and the goal beside them; named members as ratios to plain clients; and a line with the machine and

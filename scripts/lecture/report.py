@@ -10,15 +10,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from bench_cell import Figures as BenchFigures
-from bench_report import machine
-from models_cell import Figures, Model, Options
 from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from mpchat.config import default_workers
+from scripts.bench.cell import Figures as BenchFigures
+from scripts.bench.report import machine
+from scripts.lecture.cell import Figures, Model, Options
 
 # Seconds from which a wait counts as waiting for others: far above an answer, below any --hold.
 NOTICED_S = 0.1

@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench_cell import Figures, Options, Row
-from bench_peers import Peer
-from bench_rows import BASE, FLOOR, MOST_OF_PLAIN, OURS, Verdict, medians, ratio
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
+
+from scripts.bench.cell import Figures, Options, Row
+from scripts.bench.peers import Peer
+from scripts.bench.rows import BASE, FLOOR, MOST_OF_PLAIN, OURS, Verdict, medians, ratio
 
 Results = Mapping[tuple[str, str], Sequence[Figures]]
 

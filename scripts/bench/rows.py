@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from statistics import median
 from types import MappingProxyType
 
-from bench_cell import Figures, Row
+from scripts.bench.cell import Figures, Row
 
 # What mpchat is compared with, and its own entries: as installed, and with two workers.
 BASE = "redis"

@@ -1,13 +1,13 @@
 """The lecture's question, measured: what does each way to serve many clients cost, and where does it end?
 
-``python scripts/models.py`` lets the same chat (2-byte length + JSON, everybody gets each message) be served
+``python -m scripts.lecture`` lets the same chat (2-byte length + JSON, everybody gets each message) be served
 one client at a time, by ``select``, ``poll``, ``epoll``, a thread per client, and by processes, mpchat's;
 mostly idle clients, a handful talks. It compares models, not products: that is bench.py. The rule it keeps:
 every delivery is counted, and one that is lost makes the exit code 1; a server that refuses a crowd is no
 failure, and is quoted.
 
-The modules beside it: models_cell (one run), models_report (tables, JSON, picture), peer_blocking, peer_loop
-and peer_threads (the servers); bench_load puts the load on.
+The modules beside it: cell (one run), report (tables, JSON, picture), peer_blocking, peer_loop
+and peer_threads (the servers); scripts.bench.load puts the load on.
 
 How to read the figures:
 
@@ -31,13 +31,17 @@ from itertools import chain
 from pathlib import Path
 
 import click
-from bench import FAILED, FILE_WIDTH, INTERRUPTED, REDRAWS_PER_S, interrupt
-from bench_cell import Options as BenchOptions
-from bench_cell import Row, run_cell
-from bench_peers import SPARE_CONNECTIONS, SPARE_DESCRIPTORS, mpchat_peer
-from bench_report import machine_line
-from models_cell import Figures, Model, Options, all_models, run
-from models_report import (
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mpchat import __version__
+from scripts.bench.__main__ import FAILED, FILE_WIDTH, INTERRUPTED, REDRAWS_PER_S, interrupt
+from scripts.bench.cell import Options as BenchOptions
+from scripts.bench.cell import Row, run_cell
+from scripts.bench.peers import SPARE_CONNECTIONS, SPARE_DESCRIPTORS, mpchat_peer
+from scripts.bench.report import machine_line
+from scripts.lecture.cell import Figures, Model, Options, all_models, run
+from scripts.lecture.report import (
     Runs,
     as_json,
     draw,
@@ -48,10 +52,6 @@ from models_report import (
     workers_lines,
     workers_table,
 )
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from mpchat import __version__
 
 # Clients of each run. One alone is always the first: more is nothing that the blocking server has.
 FULL_SIZES = "10,100,1000,5000,10000"
@@ -267,7 +267,3 @@ def show(console: Console, work: Work, cores: int, results: Results) -> None:
         console.print(line, highlight=False)
     for fault in results.faults:
         console.print(f"FAILED: {fault}", style="red", highlight=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@ Not what mpchat does: a client that does not read stops it for everybody, and ``
 up to 1023 only. The rule it keeps is the lecture's: a frame that came in goes out at once, one ``send`` for
 each client.
 
-Run as ``python scripts/peer_select.py PORT``; it serves on 127.0.0.1 until it is killed.
+Run as ``python -m scripts.lecture.peer_select PORT``; it serves on 127.0.0.1 until it is killed.
 """
 
 import select

@@ -3,7 +3,7 @@
 Not a chat: the room is whoever is being served, and all others wait in the kernel's accept queue until that
 one goes. The rule it keeps is the lecture's: every call blocks, and nothing watches more than one socket.
 
-Run as ``python -m scripts.peer_blocking PORT``; it serves on 127.0.0.1 until it is killed.
+Run as ``python -m scripts.lecture.peer_blocking PORT``; it serves on 127.0.0.1 until it is killed.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The load: one process of clients, or the one of senders, started by bench_cell.py.
+"""The load: one process of clients, or the one of senders, started by cell.py.
 
 Not a benchmark by itself: it does what its plan says and reports counts, times and what it cost. The plan
 comes as one line of JSON on standard input, further orders too; answers go out as lines of JSON. It ends when
@@ -23,7 +23,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from bench_wire import FILL, GO_SENDER, STAMP, STAMP_SIZE, WIRES, MemberWire, Wire
+from scripts.bench.wire import FILL, GO_SENDER, STAMP, STAMP_SIZE, WIRES, MemberWire, Wire
 
 # Bytes: what one read may take. Larger than what a socket usually holds, so one read empties it.
 READ_SIZE = 256 * 1024

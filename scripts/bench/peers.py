@@ -24,9 +24,8 @@ from typing import Any
 import psutil
 
 HOST = "127.0.0.1"
-SCRIPTS = Path(__file__).resolve().parent
 # Where `python -m mpchat` finds this checkout's mpchat, installed or not.
-CHECKOUT = SCRIPTS.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 # Seconds until a server must serve, and until it must have ended by itself before it is killed.
 START_S = 30.0
 STOP_S = 10.0
@@ -384,20 +383,23 @@ def _mosquitto(folder: Path, port: int, connections: int) -> list[str]:
 
 def _floor(folder: Path, port: int, connections: int) -> list[str]:
     program = folder / "floor"
-    compiler = ["cc", "-O2", "-o", str(program), str(SCRIPTS / "bench_floor.c")]
+    compiler = ["cc", "-O2", "-o", str(program), str(Path(__file__).with_name("floor.c"))]
     answer = subprocess.run(compiler, capture_output=True, text=True)
     if answer.returncode:
         raise PeerError(f"the C floor does not compile: {answer.stderr.strip()}")
     return [str(program), str(port)]
 
 
-def python_peer(name: str, script: Path, most_clients: int | None = None) -> Peer:
-    """Return a peer that is a Python program of this project's wire, with its port as the only argument."""
+def python_peer(
+    name: str, *program: str, arguments: Sequence[str] = (), most_clients: int | None = None
+) -> Peer:
+    """Return a peer that is a Python program of this project's wire; its first argument is the port.
+
+    ``program`` is a file, or ``-m`` and a module of this checkout.
+    """
 
     def command(_folder: Path, port: int, _connections: int) -> list[str]:
-        # The checkout is the working directory; -c puts it on the path, which running a file does not.
-        code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-        return [sys.executable, "-c", code, str(script), str(port)]
+        return [sys.executable, *program, str(port), *arguments]
 
     return ProgramPeer(name, "frames", command, lambda: sys.version.split()[0], most_clients=most_clients)
 
@@ -446,9 +448,9 @@ def all_peers() -> list[Peer]:
             package="mosquitto",
             most_clients=one_process,
         ),
-        python_peer("select", SCRIPTS / "peer_select.py", SELECT_CLIENTS),
-        python_peer("threads", SCRIPTS / "peer_threads.py", THREAD_CLIENTS),
-        python_peer("asyncio", SCRIPTS / "peer_asyncio.py", one_process),
+        python_peer("select", "-m", "scripts.lecture.peer_select", most_clients=SELECT_CLIENTS),
+        python_peer("threads", "-m", "scripts.lecture.peer_threads", most_clients=THREAD_CLIENTS),
+        python_peer("asyncio", "-m", "scripts.lecture.peer_asyncio", most_clients=one_process),
     ]
 
 

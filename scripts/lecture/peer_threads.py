@@ -3,7 +3,7 @@
 Not what mpchat does: every message takes the one lock, every client costs a stack, and whoever does not read
 holds the lock for as long. The rule it keeps is the lecture's: the list is touched under the lock only.
 
-Run as ``python scripts/peer_threads.py PORT``; it serves on 127.0.0.1 until it is killed.
+Run as ``python -m scripts.lecture.peer_threads PORT``; it serves on 127.0.0.1 until it is killed.
 """
 
 import socket

@@ -3,7 +3,7 @@
 Not what mpchat does: one core, one write per client and message, and a client that does not read grows a
 buffer without end. The rule it keeps: protocols, not streams, because those cost asyncio least.
 
-Run as ``python scripts/peer_asyncio.py PORT``; it serves on 127.0.0.1 until it is killed.
+Run as ``python -m scripts.lecture.peer_asyncio PORT``; it serves on 127.0.0.1 until it is killed.
 """
 
 import asyncio

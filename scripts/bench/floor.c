@@ -4,7 +4,7 @@
  * What it spends is what the kernel takes for the same fan-out. The rule it keeps: what one read completed
  * goes to every client as one send, whole frames only (2 bytes of length, big-endian, then the payload).
  *
- * cc -O2 -o floor bench_floor.c && ./floor PORT
+ * cc -O2 -o floor floor.c && ./floor PORT
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -1,6 +1,6 @@
 """One cell of bench.py's table: one server, one row of work, one run.
 
-Starts the server and the load (bench_load.py), has them ready, takes the server's figures before and after
+Starts the server and the load (load.py), has them ready, takes the server's figures before and after
 the work, and ends both. The rule it keeps: only a run in which every delivery arrived has figures; any other
 one has faults.
 """
@@ -19,9 +19,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
-from bench_load import Plan
-from bench_peers import SCRIPTS, Peer, PeerError, Server, last_line
-from bench_wire import WIRES
+
+from scripts.bench.load import Plan
+from scripts.bench.peers import CHECKOUT, Peer, PeerError, Server, last_line
+from scripts.bench.wire import WIRES
 
 # Connections of one load process, at most: below the 20 000 descriptors that a process may have here.
 CLIENTS_PER_PROCESS = 15_000
@@ -109,12 +110,13 @@ class CellError(Exception):
 
 
 class LoadProcess:
-    """The bench's end of one bench_load.py."""
+    """The bench's end of one load.py."""
 
     def __init__(self, log: Path) -> None:
         with open(log, "wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, str(SCRIPTS / "bench_load.py")],
+                [sys.executable, "-m", "scripts.bench.load"],
+                cwd=CHECKOUT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -1,11 +1,11 @@
 """mpchat beside the brokers people use: the same work on all of them, in the same run.
 
-``python scripts/bench.py`` starts every server itself on loopback, runs the rows of bench_rows.py on each in
+``python -m scripts.bench`` starts every server itself on loopback, runs the rows of rows.py on each in
 turn, several rounds interleaved, and prints medians and ratios to Redis. It is no load test of a server that
 runs already. The rule it keeps: every delivery is counted, and one that is lost makes the exit code 1.
 
-The modules beside it: bench_rows (the work, the goals), bench_peers (the servers), bench_cell (one run),
-bench_load (a load process), bench_wire (the protocols), bench_report (tables, JSON, picture).
+The modules beside it: rows (the work, the goals), peers (the servers), cell (one run),
+load (a load process), wire (the protocols), report (tables, JSON, picture).
 
 How the figures come about:
 
@@ -29,9 +29,12 @@ from pathlib import Path
 from types import FrameType
 
 import click
-from bench_cell import Figures, Options, Row, run_cell
-from bench_peers import Peer, PeerError, all_peers, mpchat_peer
-from bench_report import (
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from scripts.bench.cell import Figures, Options, Row, run_cell
+from scripts.bench.peers import Peer, PeerError, all_peers, mpchat_peer
+from scripts.bench.report import (
     absent_line,
     as_json,
     draw,
@@ -41,9 +44,7 @@ from bench_report import (
     row_table,
     versions_line,
 )
-from bench_rows import Verdict, all_rows, judge, medians
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from scripts.bench.rows import Verdict, all_rows, judge, medians
 
 # Exit codes: a delivery was lost or a goal missed; the bench was interrupted.
 FAILED = 1

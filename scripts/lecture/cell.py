@@ -1,6 +1,6 @@
 """One cell of models.py's tables: one way to serve, so many clients, one run.
 
-Starts the server (bench_peers.py) and the crowd (bench_load.py), takes the server's figures, and ends both.
+Starts the server and the crowd (peers.py and load.py of the bench), takes the server's figures, ends both.
 One more client, the *asker*, is this process itself: it asks questions that are answered to it alone, and
 counts what the crowd is told. The rule it keeps: only a run in which every delivery arrived has figures; any
 other has faults, or says what the server said when it refused so many.
@@ -21,12 +21,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
-from bench_cell import IN_FLIGHT, CellError, LoadProcess
-from bench_load import Plan
-from bench_peers import SCRIPTS, Peer, PeerError, ProgramPeer, Server, last_line, python_peer
-from bench_wire import FILL, WIRES
 
 from mpchat import __version__
+from scripts.bench.cell import IN_FLIGHT, CellError, LoadProcess
+from scripts.bench.load import Plan
+from scripts.bench.peers import Peer, PeerError, ProgramPeer, Server, last_line, python_peer
+from scripts.bench.wire import FILL, WIRES
 
 WIRE = WIRES["frames"]
 # Bytes of each text.
@@ -100,7 +100,10 @@ def all_models() -> list[Model]:
     """Return every model, in the order of the lecture."""
     loops = [
         Model(
-            name, f"one process, one {name} loop", _script(name, "peer_loop", name), limited=name == "select"
+            name,
+            f"one process, one {name} loop",
+            python_peer(name, "-m", "scripts.lecture.peer_loop", arguments=[name]),
+            limited=name == "select",
         )
         for name in ("select", "poll", "epoll")
     ]
@@ -108,12 +111,12 @@ def all_models() -> list[Model]:
         Model(f"mpchat {name}", f"mpchat, 1 worker, {name}", _mpchat(name, 1), limited=name == "select")
         for name in ("select", "poll", "epoll")
     ]
-    threads = python_peer("threads", SCRIPTS / "peer_threads.py")
+    threads = python_peer("threads", "-m", "scripts.lecture.peer_threads")
     return [
         Model(
             "blocking",
             "one client at a time",
-            _script("blocking", "peer_blocking"),
+            python_peer("blocking", "-m", "scripts.lecture.peer_blocking"),
             limited=True,
             one_client=True,
         ),
@@ -122,15 +125,6 @@ def all_models() -> list[Model]:
         *ours,
         *(Model(f"mpchat {n}", f"mpchat, {n} workers, epoll", _mpchat("epoll", n)) for n in (2, 4)),
     ]
-
-
-def _script(name: str, module: str, *arguments: str) -> Peer:
-    """Return the peer that is ``python -m scripts.MODULE PORT ARGUMENTS``, run from the checkout."""
-
-    def command(_folder: Path, port: int, _connections: int) -> list[str]:
-        return [sys.executable, "-m", f"scripts.{module}", str(port), *arguments]
-
-    return ProgramPeer(name, WIRE.name, command, lambda: sys.version.split()[0])
 
 
 def _mpchat(multiplexer: str, workers: int) -> Peer:

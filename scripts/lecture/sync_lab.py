@@ -1,7 +1,7 @@
 """The lecture's other half, across processes: a counter that should come out as zero, and a deadlock.
 
-``python scripts/sync_lab.py`` lets one process add 1 and another subtract 1, the same number of times, to one
-number in shared memory: first with nothing in between, then with every kind of guard, each with what it cost.
+``python -m scripts.lecture sync`` lets one process add 1 and another subtract 1, the same number of times,
+to one number in shared memory: first with nothing in between, then with every kind of guard, each with what it cost.
 Then two processes take two locks in opposite orders, and a watchdog finds out.
 
 No part of the server, and no benchmark of locks: it shows why mpchat's processes share nothing and why its
@@ -289,7 +289,3 @@ def main(steps: int) -> None:
     console.print("deadlock: they wait in a circle. Process 0 stood here, and was ended:", style="red")
     console.print(found.stack.rstrip(), highlight=False, markup=False)
     console.print(f"its lock was freed by the kernel; process 1 went on and ended with {found.survivor_exit}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""mpchat beside other servers: ``python -m scripts.bench``."""

@@ -1,0 +1,1 @@
+"""What bench, stress and lecture share. No module here imports from those three."""

@@ -1,0 +1,18 @@
+"""``python -m scripts.lecture``: the ways to serve many clients, and to share a number between processes."""
+
+import click
+
+from scripts.common.command import DefaultGroup
+from scripts.lecture import models, sync_lab
+
+
+@click.group(cls=DefaultGroup)
+def main() -> None:
+    """Measure what the lecture teaches. Without a command: models."""
+
+
+main.add_command(models.main, "models")
+main.add_command(sync_lab.main, "sync")
+
+if __name__ == "__main__":
+    main(prog_name="python -m scripts.lecture")
