@@ -1,7 +1,7 @@
 """The lecture's other half, across processes: a counter that should come out as zero, and a deadlock.
 
 ``python -m scripts.lecture sync`` lets one process add 1 and another subtract 1, the same number of times,
-to one number in shared memory: first with nothing in between, then with every kind of guard, each with what it cost.
+to one number in shared memory: first unguarded, then with each kind of guard, with the cost of each.
 Then two processes take two locks in opposite orders, and a watchdog finds out.
 
 No part of the server, and no benchmark of locks: it shows why mpchat's processes share nothing and why its

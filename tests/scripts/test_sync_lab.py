@@ -1,4 +1,4 @@
-"""``scripts.lecture sync``: the guards guard, what guards nothing shows it, the watchdog ends the deadlock."""
+"""``scripts.lecture sync``: the guards guard, missing guards show, the watchdog ends the deadlock."""
 
 import subprocess
 import sys
