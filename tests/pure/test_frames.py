@@ -12,6 +12,7 @@ from mpchat.protocol.frames import (
     MAX_PAYLOAD,
     FrameDecoder,
     Oversized,
+    cut_frames,
     encode_frame,
     leading_frames,
 )
@@ -133,6 +134,9 @@ def test_an_empty_piece_changes_nothing() -> None:
 def test_the_limit_itself_is_allowed_and_one_more_is_not() -> None:
     assert FrameDecoder(16).feed(encode_frame(bytes(16))) == [bytes(16)]
     assert FrameDecoder(16).feed(encode_frame(bytes(17))) == [Oversized(17)]
+    # What clients are told that they may send where nothing else is set.
+    assert FrameDecoder().feed(encode_frame(bytes(60_000))) == [bytes(60_000)]
+    assert FrameDecoder().feed(encode_frame(bytes(60_001))) == [Oversized(60_001)]
 
 
 def test_what_two_bytes_cannot_say_is_not_encoded() -> None:
@@ -141,9 +145,25 @@ def test_what_two_bytes_cannot_say_is_not_encoded() -> None:
         encode_frame(bytes(MAX_PAYLOAD + 1))
 
 
-@given(st.lists(st.binary(max_size=300)), st.integers(0, 3_000))
-def test_leading_frames_are_those_that_fit(payloads: list[bytes], most: int) -> None:
-    frames = list(map(encode_frame, payloads))
-    count, end = leading_frames(b"".join(frames), most)
-    assert end == sum(map(len, frames[:count])) <= most
-    assert count == len(frames) or end + len(frames[count]) > most
+# Payloads with lengths on both sides of what one byte of the header can say, too, and the longest.
+LENGTHS = st.sampled_from([0, 1, 2, 254, 255, 256, 257, 511, 512, DEFAULT_PAYLOAD_LIMIT, MAX_PAYLOAD])
+FRAMES = st.lists(
+    st.one_of(st.binary(max_size=300), LENGTHS.map(lambda length: b"x" * length)).map(encode_frame)
+)
+
+
+@given(FRAMES)
+def test_frames_are_cut_where_their_headers_say(frames: list[bytes]) -> None:
+    whole = b"".join(frames)
+    for count in range(len(frames) + 1):
+        assert cut_frames(whole, count) == sum(map(len, frames[:count]))
+
+
+@given(FRAMES, st.integers(0, 3_000) | st.integers(0, 200_000))
+def test_leading_frames_are_those_that_fit(frames: list[bytes], most: int) -> None:
+    whole = b"".join(frames)
+    edges = [len(b"".join(frames[:count])) for count in range(len(frames) + 1)]
+    for room in (most, *edges[:3], *(edge - 1 for edge in edges[1:3])):
+        count, end = leading_frames(whole, room)
+        assert end == edges[count] <= room
+        assert count == len(frames) or edges[count + 1] > room

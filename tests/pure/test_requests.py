@@ -1,0 +1,241 @@
+"""Requests and answers: the two ends understand each other, and what is wrong is rejected with a reason.
+
+Frames that the client's half makes are decoded by the server's half, and the other way round.
+"""
+
+import json
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpchat.errors import ProtocolError
+from mpchat.protocol import messages, requests
+from mpchat.protocol.frames import HEADER_SIZE, MAX_PAYLOAD, Oversized
+from mpchat.protocol.messages import (
+    FromNamedServer,
+    Joined,
+    Left,
+    Refusal,
+    Rooms,
+    RoomSize,
+    Welcome,
+    decode_from_named_server,
+    error_frame,
+)
+from mpchat.protocol.requests import (
+    NAMED_IN_NOTICE,
+    Join,
+    ListRooms,
+    Request,
+    Who,
+    decode_request,
+    encode_request,
+    looks_like_request,
+)
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+MAYBE = st.none() | TEXTS
+NUMBERS = st.integers(0, 2**63 - 1)
+
+
+def payload(frame: bytes) -> bytes:
+    """Return the payload of a frame, and see that its header says its length."""
+    assert int.from_bytes(frame[:HEADER_SIZE], "big") == len(frame) - HEADER_SIZE
+    return frame[HEADER_SIZE:]
+
+
+def understood(frame: bytes) -> Request:
+    """Decode a client's frame as a server does."""
+    assert looks_like_request(payload(frame))
+    return decode_request(payload(frame))
+
+
+def seen(frame: bytes) -> FromNamedServer:
+    """Decode a server's frame as a client does."""
+    return decode_from_named_server(payload(frame))
+
+
+def error_of(what: Callable[[], object]) -> tuple[str, str]:
+    """Return code and text of the error that is raised."""
+    with pytest.raises(ProtocolError) as caught:
+        what()
+    return caught.value.code, caught.value.text
+
+
+# From the client to the server.
+
+
+@given(MAYBE, TEXTS, MAYBE, st.none() | NUMBERS, MAYBE)
+def test_a_join_arrives_with_all_that_the_client_said(
+    name: str | None, room: str, token: str | None, after: int | None, epoch: str | None
+) -> None:
+    frame = messages.join_frame(name, room, token=token, after=after, epoch=epoch)
+    assert understood(frame) == Request(join=Join(name, room, after, epoch, token))
+
+
+def test_a_join_leaves_out_what_the_client_does_not_know() -> None:
+    """An older server rejects nothing that it was never sent."""
+    assert json.loads(payload(messages.join_frame("철수", "lobby"))) == {
+        "join": {"name": "철수", "room": "lobby"}
+    }
+    assert json.loads(payload(messages.join_frame(None, "방"))) == {"join": {"room": "방"}}
+
+
+@given(TEXTS, TEXTS, MAYBE, MAYBE)
+def test_questions_and_private_messages_arrive_as_they_were_asked(
+    text: str, to: str, room: str | None, after: str | None
+) -> None:
+    assert understood(messages.private_frame(text, to)) == Request(message=text, to=to)
+    assert understood(messages.who_frame(room, after)) == Request(who=Who(room, after))
+    assert understood(messages.rooms_frame(after)) == Request(rooms=ListRooms(after))
+    assert bytes(understood(messages.ping_frame(text)).ping) == msgspec.json.encode(text)
+
+
+@given(MAYBE, TEXTS, MAYBE, st.none() | NUMBERS)
+def test_a_request_reaches_the_hub_as_it_was_decoded(
+    name: str | None, text: str, room: str | None, after: int | None
+) -> None:
+    for request in (
+        Request(join=Join(name, room, after, text, name)),
+        Request(message=text, to=text),
+        Request(who=Who(room, name)),
+        Request(rooms=ListRooms(name)),
+    ):
+        assert decode_request(encode_request(request)) == request
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_request"),
+    [
+        (b'{"join":{}}', True),
+        (b'{"who":{}}', True),
+        (b'{"rooms":{}}', True),
+        (b'{"ping":1}', True),
+        (b'{"ping":null}', True),
+        (b'{"message":5,"to":"bob"}', True),
+        (b'{"join":null,"who":{}}', True),
+        (b'{"join":7}', True),  # wrong, but as a request
+        (b'{"join":null}', False),
+        (b'{"message":5,"to":null}', False),
+        (b'{"message":5,"join":{}}', False),
+        (b'{"message":5}', False),
+        (b'{"to":"bob"}', False),
+        (b'{"Join":{}}', False),
+        (b"{}", False),
+        (b'["join"]', False),
+        (b'{"join":{}', False),
+        (b'{"join":"\xff"}', True),
+        (b'{"\xff":1,"join":{}}', False),
+        (b"", False),
+        (b'{"join":' + b"[" * 5_000, False),
+    ],
+)
+def test_an_object_is_a_request_by_its_keys(sent: bytes, is_request: bool) -> None:
+    assert looks_like_request(sent) is is_request
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "why"),
+    [
+        (b'{"join":7}', "bad_request", "got `int` - at `$.join`"),
+        (b'{"join":{"after":-1}}', "bad_request", "`int` >= 0"),
+        (b'{"join":{"after":9223372036854775808}}', "bad_request", "`int` <= 9223372036854775807"),
+        (b'{"who":{"room":5}}', "bad_request", "$.who.room"),
+        (b'{"to":"bob","who":{}}', "bad_request", "a private message needs both message and to"),
+        (b'{"who":{"room":"\xff"}}', "not_utf8", "not UTF-8 at byte "),
+        (b'{"who":{},"x":"\xff"}', "not_utf8", "not UTF-8 at byte 15: invalid start byte"),
+        (b'{"join":' + b'{"x":' * 5_000, "bad_request", "not understood: "),
+    ],
+)
+def test_a_wrong_request_is_rejected_with_what_is_wrong(sent: bytes, code: str, why: str) -> None:
+    found, text = error_of(lambda: decode_request(sent))
+    assert found == code
+    assert why in text
+
+
+def test_the_smallest_and_the_largest_number_are_understood() -> None:
+    for after in (0, 2**63 - 1):
+        assert understood(messages.join_frame("a", "b", after=after)).join == Join("a", "b", after)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: messages.join_frame(text, "lobby"),
+        lambda text: messages.private_frame(text, "bob"),
+        messages.who_frame,
+        messages.rooms_frame,
+        messages.ping_frame,
+    ],
+)
+def test_a_request_that_no_frame_can_hold_is_not_made(make: Callable[[str], bytes]) -> None:
+    assert error_of(lambda: make("\ud800")) == ("bad_text", "the text holds half of a surrogate pair")
+    around = len(payload(make("")))
+    assert len(make("a" * (MAX_PAYLOAD - around))) == HEADER_SIZE + MAX_PAYLOAD
+    code, text = error_of(lambda: make("a" * (MAX_PAYLOAD - around + 1)))
+    assert (code, text) == ("too_long", "the message takes 65536 bytes, a frame 65535")
+
+
+# From the server to the client.
+
+
+@given(TEXTS, TEXTS, NUMBERS, TEXTS, st.integers(1, 10**6), TEXTS, st.booleans())
+def test_a_welcome_arrives_with_all_that_the_server_said(
+    name: str, room: str, seq: int, epoch: str, members: int, token: str, recovered: bool
+) -> None:
+    for lost in (None, (1, seq), (seq, None)):
+        welcome = Welcome(name, room, seq, epoch, members, token, recovered, lost)
+        assert seen(requests.welcome_frame(welcome)) == FromNamedServer(welcome=welcome)
+
+
+@given(TEXTS, st.lists(TEXTS, max_size=2 * NAMED_IN_NOTICE), st.integers(1, 10**6), TEXTS)
+def test_notices_name_the_first_and_count_them_all(
+    room: str, names: list[str], members: int, reason: str
+) -> None:
+    first, count = tuple(names[:8]), len(names)
+    assert seen(requests.joined_frame(room, names, members)).joined == Joined(room, first, count, members)
+    left = seen(requests.left_frame(room, names, members, reason)).left
+    assert left == Left(room, first, count, members, reason)
+
+
+@given(TEXTS, st.lists(TEXTS), st.integers(1, 10**6), MAYBE)
+def test_a_page_of_names_or_rooms_arrives_with_where_the_next_begins(
+    room: str, names: list[str], count: int, after: str | None
+) -> None:
+    who = seen(requests.who_frame(room, names, count, after)).who
+    assert who == messages.Who(room, tuple(names), count, after)
+    rooms = seen(requests.rooms_frame([(name, count) for name in names], count, after)).rooms
+    assert rooms == Rooms(tuple(RoomSize(name, count) for name in names), count, after)
+
+
+def test_a_private_message_arrives_with_its_sender_and_its_time_to_the_millisecond() -> None:
+    found = seen(requests.private_frame("쉿", "철수", "영희", 12.34567))
+    assert found == FromNamedServer(message="쉿", sender="철수", to="영희", at=12.346)
+
+
+@pytest.mark.parametrize("value", [b'"x"', b"7", b"null", b'{"a": [1, 2]}'])
+def test_a_ping_comes_back_as_it_was_sent(value: bytes) -> None:
+    assert payload(requests.pong_frame(msgspec.Raw(value))) == b'{"pong":' + value + b"}"
+    assert seen(requests.pong_frame(msgspec.Raw(value))).pong == json.loads(value)
+
+
+@given(TEXTS, TEXTS)
+def test_an_error_arrives_with_code_and_text(code: str, text: str) -> None:
+    assert seen(error_frame(code, text)) == FromNamedServer(error=Refusal(code, text))
+
+
+@pytest.mark.parametrize("decode", [messages.decode_from_server, decode_from_named_server])
+@pytest.mark.parametrize("sent", [b"", b"[]", b'{"message":7}', b'{"message":"\xff"}', b"[" * 5_000])
+def test_what_no_server_of_this_protocol_sends_is_told_as_that(
+    decode: Callable[[bytes | Oversized], object], sent: bytes
+) -> None:
+    code, text = error_of(lambda: decode(sent))
+    assert code == "not_a_message"
+    assert text.startswith("not an mpchat server: ")
+    assert error_of(lambda: decode(Oversized(70_000))) == (
+        "too_long",
+        "the server sent a payload of 70000 bytes",
+    )
