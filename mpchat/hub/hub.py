@@ -23,7 +23,7 @@ from mpchat.hub.sequencer import Sequencer
 from mpchat.ipc.channel import ITEM_SIZE, Item, Link
 from mpchat.ipc.items import Down, Up
 from mpchat.ipc.reasons import INTERNAL_ERROR, SLOW
-from mpchat.ipc.stream_buffer import StreamBuffer
+from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.protocol.messages import error_frame, message_frame
 from mpchat.protocol.requests import as_said_by, decode_request
 
@@ -279,7 +279,7 @@ class Hub:
             self._cut_off(member)
             return
         live = member.replay.done
-        head = (member.identity, room.number, room.stream.end, room.stream.messages, live)
+        head = (member.identity, room.number, room.stream.messages, live)
         if live:
             self.members.live(member)
         member.endpoint.send_frames(Down.ENTER, head, frames, HEAD_COST)
@@ -295,7 +295,7 @@ class Hub:
 
     def _fill_from_the_start(self, endpoint: Endpoint) -> None:
         endpoint.filled = self.stream.start
-        endpoint.send(Down.BEGIN, (self.stream.start, self.stream.messages_before))
+        endpoint.send(Down.BEGIN, self.stream.messages_before)
 
     def _fill(self, endpoint: Endpoint) -> None:
         """Send a new worker more of the stream, as it takes it; when it has all, it hears what is new."""
@@ -389,8 +389,11 @@ class Hub:
             if member is not None:
                 self.members.end(member, INTERNAL_ERROR)
 
-    def _sync(self, endpoint: Endpoint, furthest: int, members: list[int]) -> None:
+    def _sync(self, endpoint: Endpoint, number: int, members: list[int]) -> None:
         """A worker is about to give connections away: they get nothing from here until they have come."""
+        furthest = self.stream.cursor_of(Place(number))
+        if isinstance(furthest, Outside):
+            furthest = self.stream.start
         self.anchors[endpoint] = min(self.stream.end, furthest + self.stream.limit // 2)
         self._give_out(time.monotonic())
         for identity in members:
@@ -400,7 +403,7 @@ class Hub:
         else:
             endpoint.send_now(Down.SYNCED)
 
-    def _follow(self, endpoint: Endpoint, identity: int, room: int, offset: int) -> None:
+    def _follow(self, endpoint: Endpoint, identity: int, room: int, number: int) -> None:
         """Somebody was moved: go on from where it was."""
         self._give_out(time.monotonic())
         member = self.members.arrives(identity, endpoint)
@@ -408,7 +411,7 @@ class Hub:
             endpoint.send(Down.END, (identity, "replaced"))
         elif member.room is not None:
             if member.room.number == room:
-                member.replay = Replay(member.room, 1, 0, offset)
+                member.replay = Replay(member.room, 1, 0, number)
             if member.replay is not None:
                 self.begin(member, b"")
 

@@ -335,7 +335,7 @@ class Members:
             recovered=recovered,
             lost=lost,
         )
-        member.replay = Replay(room, first, room.seq, room.stream.end)
+        member.replay = Replay(room, first, room.seq, room.stream.messages)
         self._post.begin(member, welcome_frame(welcome))
 
     def _knows(self, epoch: str | None, room: Room, after: int) -> bool:

@@ -1,7 +1,7 @@
 """Rooms of named members: numbers, history, who is in, and what members get. Pure; the hub owns them.
 
-What members of a room get is one stream of frames, made once, here: the hub and all workers hold the same
-bytes under the same offsets, as with the stream of plain clients. History is kept as it was said, and made
+What members of a room get is one stream of frames, made once, here: the hub and all workers count the same
+frames under the same numbers, as with the stream of plain clients. History is kept as it was said, and made
 into frames only for somebody who asks for it.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from mpchat.hub.sequencer import NOTICE_GATHER
-from mpchat.ipc.stream_buffer import StreamBuffer
+from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.protocol.frames import cut_frames
 from mpchat.protocol.requests import joined_frame, left_frame, numbered_frames, room_field
 
@@ -179,7 +179,7 @@ class Room:
         return self._next_notice if self._joined or self._left else None
 
     def flush(self, now: float, share: int) -> tuple[int, bytes]:
-        """Return what members get since the last call: how many messages, and the frames of all.
+        """Return what members get since the last call: how many frames, notices included, and the frames.
 
         ``share`` is how many bytes of its stream the room may keep.
 
@@ -195,7 +195,9 @@ class Room:
             count = sum(run.count for run in runs)
             parts = [self.numbered(run) for run in runs]
             if (self._joined or self._left) and now >= self._next_notice:
-                parts += self._notices()
+                notices = self._notices()
+                count += len(notices)
+                parts += notices
                 self._next_notice = now + NOTICE_GATHER
             frames = b"".join(parts)
         if frames:
@@ -222,11 +224,13 @@ class Room:
 class Replay:
     """What somebody is still to be given before the room's stream: history, then the stream from a place."""
 
-    def __init__(self, room: Room, first: int, last: int, offset: int) -> None:
-        """Give the messages ``first`` to ``last``, and then what stands in the stream from ``offset`` on."""
+    def __init__(self, room: Room, first: int, last: int, number: int) -> None:
+        """Give the messages ``first`` to ``last``, and then the stream after its first ``number`` frames."""
         self.room = room
         self._next, self._last = first, last
-        self._offset = offset
+        offset = room.stream.cursor_of(Place(number))
+        # What the stream has forgotten is overtaken from the beginning.
+        self._offset = -1 if isinstance(offset, Outside) else offset
 
     @property
     def done(self) -> bool:

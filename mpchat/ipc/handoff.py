@@ -40,9 +40,9 @@ class Baggage(msgspec.Struct, frozen=True, array_like=True):
     session: SessionState
     # Which stream it reads: that of plain clients, a room's, or none; see the worker.
     room: int
-    # Its place in the stream; see ``fanout.Place``.
-    cursor: int
-    messages: int
+    # Its place in the stream; see ``stream_buffer.Place``.
+    number: int
+    byte: int
     # What is for this client alone, and whether a part of it has gone.
     outbox: bytes
     outbox_open: bool

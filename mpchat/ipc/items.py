@@ -2,6 +2,9 @@
 
 Up items come from a worker, down items from the hub. Payloads are plain tuples of numbers, bytes and
 addresses, so that unpickling them runs no code of anybody's.
+
+Every count that goes with frames is the number of frames, notices included. A number says how many whole
+frames of a stream come before a place; see ``stream_buffer.Place``.
 """
 
 from collections.abc import Mapping
@@ -23,20 +26,20 @@ class Up(IntEnum):
     POSTS = FIRST_KIND + 3
     # [address or (identity, address, reason), …] of clients that have gone, after the last of their posts.
     LEFT = FIRST_KIND + 4
-    # (offset that all who leave have got to, identities of those among them who have asked to be somebody);
-    # answered when all that was posted before is in the order.
+    # (number that all leaving clients of the plain stream have got to, identities of the leaving clients that
+    # have asked to be somebody); answered when all that was posted before is in the order.
     SYNC = FIRST_KIND + 5
     DRAINED = FIRST_KIND + 6  # None: no post will follow
     KICKED = FIRST_KIND + 7  # (request, how many connections were ended)
     ASK = FIRST_KIND + 8  # (identity, address, payload): what a client asks for, in order with its posts
     MORE = FIRST_KIND + 9  # identity: it has read what it was sent of the past
-    FOLLOW = FIRST_KIND + 10  # (identity, room, offset): it was moved here, and has got so far
+    FOLLOW = FIRST_KIND + 10  # (identity, room, number): it was moved here, and has got so far
 
 
 class Down(IntEnum):
     """Hub to worker."""
 
-    BEGIN = FIRST_KIND + 16  # (offset, messages): where the stream begins
+    BEGIN = FIRST_KIND + 16  # number before the stream's start, from where on the worker is filled
     FILL = FIRST_KIND + 17  # (count, frames) of the stream that are older than this worker
     FILLED = FIRST_KIND + 18  # None: what follows is new
     BATCH = FIRST_KIND + 19  # (count, frames) for everybody; acknowledged when clients can have them
@@ -46,8 +49,8 @@ class Down(IntEnum):
     DRAIN = FIRST_KIND + 23  # None: read nothing more, post what you have, say DRAINED
     CLOSE = FIRST_KIND + 24  # seconds that clients have to take what they are owed, then end
     ROOMS = FIRST_KIND + 25  # ([(room, count, size), …], frames) for members; acknowledged like a batch
-    # ((identity, room, offset, messages, live), frames): leave the room you are in, you get these, and then
-    # what the room says from that place on, or, if not live, more of these.
+    # ((identity, room, number, live), frames): the client leaves its room, gets these frames, and then the
+    # room's frames from that number on, or, if not live, more of the past.
     ENTER = FIRST_KIND + 26
     TELL = FIRST_KIND + 27  # (identity, frames) for one client alone
     END = FIRST_KIND + 28  # (identity, reason): end a connection

@@ -1,18 +1,40 @@
 """Stream buffer: the end of a stream, the encoded frames of one room in one dialect, in bounded memory.
 
-Pure. A stream knows offsets, not clients: whoever reads it keeps a cursor, an absolute offset, and asks for
-what stands there. The hub and all workers hold the same bytes under the same offsets, however they are cut
-into blobs, so a cursor that leaves one process means the same in another.
+Pure. A stream knows offsets, not clients: a reader keeps a cursor, which is an absolute offset, and asks for
+what stands there. Offsets are private to a process. What leaves a process is a :class:`Place`, which counts
+frames and means the same in every process, however the frames are cut into blobs there.
 
 Blobs are appended whole and end at a frame's end. Memory is ``limit`` bytes and one blob, however many
 cursors there are; a cursor that is more than ``limit`` behind the end belongs to a slow consumer.
 """
 
 from bisect import bisect_right
+from enum import Enum
+from typing import NamedTuple
+
+from mpchat.protocol.frames import HEADER_SIZE, cut_frames, leading_frames
 
 # How many blobs one read gathers at most. Far below the system's limit for one sendmsg (IOV_MAX, 1024),
 # and enough to fill a socket's buffer where blobs are small.
 GATHER = 64
+
+
+class Place(NamedTuple):
+    """Where in a stream a client is, the same in every process."""
+
+    # How many whole frames come before, counted from the first frame that the stream ever had.
+    number: int
+    # How many bytes of the next frame come before.
+    byte: int = 0
+
+
+class Outside(Enum):
+    """Why no cursor belongs to a place."""
+
+    # What stands there is not kept any more.
+    FORGOTTEN = "forgotten"
+    # What stands there has not been appended yet.
+    AHEAD = "ahead"
 
 
 class StreamBuffer:
@@ -23,16 +45,17 @@ class StreamBuffer:
     def __init__(self, limit: int) -> None:
         """Keep at least the last ``limit`` bytes, once there are that many."""
         self.limit = limit
-        self.begin(0, 0)
+        self.end = 0
+        self.begin(0)
 
-    def begin(self, start: int, messages: int) -> None:
-        """Forget everything and go on at the offset ``start``, before which there were ``messages``."""
-        self.start = self.end = start
-        # The number of the last message; a late client's difference to it is what it is owed.
+    def begin(self, messages: int) -> None:
+        """Forget everything and go on where ``messages`` frames have come before."""
+        self.start = self.end
+        # How many frames there have been; a late client's difference to it is what the client is owed.
         self.messages = messages
         self._blobs: list[bytes] = []
         self._offsets: list[int] = []
-        # For each blob, how many messages there were before it.
+        # For each blob, how many frames there were before it.
         self._numbers: list[int] = []
         # Blobs before this index are forgotten; they are cut off the lists now and then, not each time.
         self._first = 0
@@ -44,11 +67,11 @@ class StreamBuffer:
 
     @property
     def messages_before(self) -> int:
-        """How many messages there were before ``start``."""
+        """How many frames there were before ``start``."""
         return self._numbers[self._first] if self._first < len(self._numbers) else self.messages
 
     def append(self, blob: bytes, messages: int) -> None:
-        """Add ``blob``, ``messages`` whole frames, and forget what nobody may need. Amortised O(1)."""
+        """Add ``blob``, ``messages`` whole frames; forget what no cursor may need. Amortised O(1)."""
         self._offsets.append(self.end)
         self._numbers.append(self.messages)
         self._blobs.append(blob)
@@ -85,7 +108,41 @@ class StreamBuffer:
     def forget(self) -> None:
         """Keep nothing of what there is."""
         if self.start != self.end:
-            self.begin(self.end, self.messages)
+            self.begin(self.messages)
+
+    def place_of(self, cursor: int) -> Place:
+        """Return the place of a cursor between ``start`` and ``end``.
+
+        O(log n) to find the blob, and a walk over the blob's frames.
+        """
+        if cursor >= self.end:
+            return Place(self.messages)
+        index = bisect_right(self._offsets, cursor) - 1
+        inside = cursor - self._offsets[index]
+        count, begin = leading_frames(self._blobs[index], inside)
+        return Place(self._numbers[index] + count, inside - begin)
+
+    def cursor_of(self, place: Place) -> int | Outside:
+        """Return the cursor of a place, or why there is none. Costs what :meth:`place_of` costs."""
+        number, byte = place
+        if number >= self.messages:
+            return self.end if place == (self.messages, 0) else Outside.AHEAD
+        if number < self.messages_before:
+            return Outside.FORGOTTEN
+        index = bisect_right(self._numbers, number) - 1
+        begin = cut_frames(self._blobs[index], number - self._numbers[index])
+        return self._offsets[index] + begin + byte
+
+    def rest_of_frame(self, cursor: int) -> bytes:
+        """Return what is left of the frame that ``cursor`` is inside of; nothing where a frame begins."""
+        if cursor >= self.end:
+            return b""
+        index = bisect_right(self._offsets, cursor) - 1
+        blob, inside = self._blobs[index], cursor - self._offsets[index]
+        _, begin = leading_frames(blob, inside)
+        if begin == inside:
+            return b""
+        return blob[inside : begin + cut_frames(blob[begin : begin + HEADER_SIZE], 1)]
 
     def read_all(self, cursor: int) -> list[memoryview]:
         """Return everything from ``cursor`` on; see :meth:`read`."""
@@ -96,7 +153,7 @@ class StreamBuffer:
         return found
 
     def copy(self, cursor: int, most: int) -> tuple[int, bytes]:
-        """Return whole blobs from ``cursor`` on, joined: how many messages, and their bytes.
+        """Return whole blobs from ``cursor`` on, joined: how many frames, and their bytes.
 
         ``cursor`` must be where a blob begins. About ``most`` bytes, at least one blob; nothing at ``end``.
         """

@@ -21,6 +21,8 @@ KEEPALIVE_INTERVAL = 15
 
 # ``cursor`` of a connection that has got everything: it stands at the stream's end, wherever that is.
 LIVE = -1
+# The same of a connection that is ahead of this worker's stream: it waits for the stream to come there.
+EARLY = -2
 
 
 class Connection:

@@ -6,7 +6,7 @@ slices until it has caught up: with the next flush if there is one in a moment, 
 and readers empty them all the time; else when its socket becomes writable. One that falls too far behind is
 a slow consumer and is cut off. Nobody waits for anybody.
 
-A client that comes from another worker goes on at its cursor. It may be ahead of this worker's stream: then
+A client that comes from another worker goes on at its place. It may be ahead of this worker's stream: then
 it is early, and is sent nothing until the stream has got there.
 
 What is for one client alone goes out between two blobs, never inside a frame.
@@ -18,12 +18,11 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice, repeat
-from typing import NamedTuple
 
-from mpchat.ipc.stream_buffer import StreamBuffer
+from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.protocol.frames import leading_frames
 from mpchat.reactor import WRITE, Reactor
-from mpchat.worker.connection import LIVE, Connection
+from mpchat.worker.connection import EARLY, LIVE, Connection
 from mpchat.worker.pacing import is_brisk
 
 # Sends between two looks at the other descriptors: about a millisecond's worth.
@@ -67,14 +66,6 @@ class Pages:
             os.close(self.descriptor)
 
 
-class Place(NamedTuple):
-    """Where in the stream a client is: up to which offset it has got, and how many messages it has been
-    given, counted like :attr:`StreamBuffer.messages`. The same in every process."""
-
-    cursor: int
-    messages: int
-
-
 class Fanout:
     """The clients of one room on this worker, and the stream that they read."""
 
@@ -103,7 +94,7 @@ class Fanout:
         # The same in lists, made when they are needed next after somebody has come or gone.
         self._lists: tuple[list[Connection], list[socket.socket]] | None = None
         self._late: dict[Connection, None] = {}
-        self._early: dict[Connection, None] = {}
+        self._early: dict[Connection, Place] = {}
         # Late ones that are tried again with the next flush, and those of them whose turn it is in this one.
         self._again: dict[Connection, None] = {}
         self._trying: Iterator[Connection] = iter(())
@@ -160,20 +151,23 @@ class Fanout:
 
     def resume(self, connection: Connection, place: Place) -> None:
         """Let a client go on from its place in the stream, the outbox that it brought first where it must."""
-        cursor, messages = place
-        if cursor < self.stream.oldest:
+        cursor = self.stream.cursor_of(place)
+        if cursor is Outside.AHEAD:
+            connection.cursor = EARLY
+            self._early[connection] = place
+        elif cursor is Outside.FORGOTTEN or cursor < self.stream.oldest:
             self._on_gone(connection, None)
-            return
-        if cursor == self.stream.end and not connection.outbox:
+        elif cursor == self.stream.end and not connection.outbox:
             self.join(connection)
-            return
+        else:
+            self._go_on_late(connection, cursor, place.number)
+
+    def _go_on_late(self, connection: Connection, cursor: int, messages: int) -> None:
         connection.cursor = connection.late_from = cursor
         connection.late_since = self._reactor.now
         connection.late_messages = messages
-        if cursor > self.stream.end:
-            self._early[connection] = None
-        else:
-            self._be_late(connection)
+        self._late[connection] = None
+        connection.also(self._reactor, WRITE)
 
     def complete(self, now: float, *, pending: bool = False) -> None:
         """Go on with the flush that is under way to its end, without a look at anything else; with
@@ -185,23 +179,30 @@ class Fanout:
 
     def owed(self, connection: Connection) -> bytes:
         """Return what a client is still to get of the stream, but for what is not in it yet."""
-        if connection.cursor == LIVE:
+        if connection.cursor < 0:
             return b""
         return b"".join(self.stream.read_all(connection.cursor))
 
     def take_out(self, connection: Connection) -> Place:
         """Forget a client and return its place. Only between flushes."""
         assert self.between_flushes
-        place = Place(connection.cursor, connection.late_messages)
-        if connection.cursor == LIVE:
-            place = Place(self.stream.end, self.stream.messages)
+        place = self._early.get(connection)
+        if place is None:
+            place = Place(self.stream.messages)
+            if connection.cursor != LIVE:
+                place = self.stream.place_of(connection.cursor)
+                self.delivered += place.number - connection.late_messages
         self.leave(connection)
         return place
 
+    def rest_of_frame(self, connection: Connection) -> bytes:
+        """Return what is left of the frame that a client has been sent a part of, if it has."""
+        return self.stream.rest_of_frame(connection.cursor) if connection.cursor >= 0 else b""
+
     def furthest_behind(self, connections: Iterable[Connection]) -> int:
-        """Return up to which offset of the stream all of these have got."""
-        end = self.stream.end
-        return min((each.cursor for each in connections if each.cursor != LIVE), default=end)
+        """Return how many frames of the stream all of these have got."""
+        cursors = (each.cursor for each in connections if each.cursor >= 0)
+        return self.stream.place_of(min(cursors, default=self.stream.end)).number
 
     def leave(self, connection: Connection) -> None:
         """Forget a client; what was under way to it is dropped."""
@@ -210,10 +211,6 @@ class Fanout:
         self._late.pop(connection, None)
         self._early.pop(connection, None)
         self._again.pop(connection, None)
-
-    def _be_late(self, connection: Connection) -> None:
-        self._late[connection] = None
-        connection.also(self._reactor, WRITE)
 
     def publish(self, count: int, frames: bytes) -> None:
         """Take ``count`` messages for everybody; :meth:`work` sends them."""
@@ -376,10 +373,11 @@ class Fanout:
             self._on_gone(connection, None)
 
     def _admit_early(self) -> None:
-        end = self.stream.end
-        for connection in [each for each in self._early if each.cursor <= end]:
-            del self._early[connection]
-            self._be_late(connection)
+        for connection, place in list(self._early.items()):
+            cursor = self.stream.cursor_of(place)
+            if not isinstance(cursor, Outside):
+                del self._early[connection]
+                self._go_on_late(connection, cursor, place.number)
 
     def _send_replies(self) -> None:
         replies, self._replies = self._replies, []

@@ -46,12 +46,13 @@ from mpchat.ipc.handoff import (
 from mpchat.ipc.items import Beat, Down, Up
 from mpchat.ipc.limits import BATCH_SIZE
 from mpchat.ipc.reasons import CLOSED, INTERNAL_ERROR, SLOW
+from mpchat.ipc.stream_buffer import Place
 from mpchat.ipc.worker_lock import hold_as_worker
 from mpchat.protocol.messages import error_frame
 from mpchat.protocol.session import REQUEST, Session
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.connection import Connection, tune
-from mpchat.worker.fanout import JUDGE_EVERY, Fanout, Place
+from mpchat.worker.fanout import JUDGE_EVERY, Fanout
 from mpchat.worker.pacing import must_hold, next_post
 
 # Bytes read from a client in one turn: a client that sends as fast as it can gets its share, no more. What is
@@ -244,7 +245,7 @@ class Worker:
 
     def _on_order(self, kind: int, payload: Any) -> None:
         if kind == Down.BEGIN:
-            self.fanout.stream.begin(*payload)
+            self.fanout.stream.begin(payload)
         elif kind == Down.FILL:
             count, frames = payload
             self.fanout.stream.append(frames, count)
@@ -417,12 +418,12 @@ class Worker:
         self._read_again(connection)
         if baggage.room == PLAIN:
             connection.fanout = self.fanout
-            self.fanout.resume(connection, Place(baggage.cursor, baggage.messages))
+            self.fanout.resume(connection, Place(baggage.number, baggage.byte))
         else:
             connection.replaying = False
             self._put_aside(connection)
         if connection.session.asked and not connection.closed:
-            self._say(Up.FOLLOW, (connection.identity, baggage.room, baggage.cursor))
+            self._say(Up.FOLLOW, (connection.identity, baggage.room, baggage.number))
 
     def _send_receipt(self) -> None:
         receipt, self.receipt = self.receipt, Receipt([], [], [], [])
@@ -472,6 +473,8 @@ class Worker:
             if connection in connection.fanout:  # else it is gone, but for its last words
                 chosen.append(connection)
                 size += len(connection.outbox) + connection.session.held
+                if connection.fanout is not self.fanout:
+                    size += len(connection.fanout.rest_of_frame(connection))
         self.leaving = chosen
         self.left_at = time.monotonic()
         for connection in chosen:
@@ -507,13 +510,15 @@ class Worker:
         del self.connections[connection.identity]
         room = connection.fanout
         room.complete(self.reactor.now)
+        if room is not self.fanout:
+            self._finish_frame_first(connection, room)
         place = room.take_out(connection)
         self._forget_if_empty(room)
         return Baggage(
             connection.session.export(),
             room.number,
-            place.cursor,
-            place.messages,
+            place.number,
+            place.byte,
             bytes(connection.outbox),
             connection.outbox_open,
             connection.heard,
@@ -521,6 +526,19 @@ class Worker:
             self.left_at,
             connection.allowance,
         )
+
+    @staticmethod
+    def _finish_frame_first(connection: Connection, room: Fanout) -> None:
+        """Put the rest of a frame that a member has been sent a part of in front of its outbox.
+
+        The next worker hears of the room later than it is asked to send the member something for it alone,
+        and that must not get into the middle of a frame. A frame of a stream is never begun while a part of
+        the outbox has gone.
+        """
+        if rest := room.rest_of_frame(connection):
+            connection.cursor += len(rest)
+            connection.outbox = rest + connection.outbox
+            connection.outbox_open = True
 
     def _on_receipt(self, receipt: Receipt) -> None:
         """Let go of what was taken, and go on with what was not."""
@@ -542,9 +560,9 @@ class Worker:
                 self.busy[room] = None
             position += size
 
-    def _enter(self, head: tuple[int, int, int, int, bool], frames: bytes) -> None:
+    def _enter(self, head: tuple[int, int, int, bool], frames: bytes) -> None:
         """Let a client read another stream, after what it is owed of the one before and ``frames``."""
-        identity, number, offset, messages, live = head
+        identity, room_number, number, live = head
         connection = self.connections.get(identity)
         if connection is None or connection not in connection.fanout:  # it is gone
             return
@@ -566,14 +584,14 @@ class Worker:
             connection.replaying = True
             return
         connection.replaying = False
-        room = self.rooms.get(number)
+        room = self.rooms.get(room_number)
         if room is None:
-            room = self.rooms[number] = self._make_fanout(number)
-            room.stream.begin(offset, messages)
-        self._go_to(connection, room, Place(offset, messages))
+            room = self.rooms[room_number] = self._make_fanout(room_number)
+            room.stream.begin(number)
+        self._go_to(connection, room, Place(number))
 
     def _put_aside(self, connection: Connection) -> None:
-        self._go_to(connection, self.aside, Place(0, 0))
+        self._go_to(connection, self.aside, Place(0))
 
     @staticmethod
     def _go_to(connection: Connection, room: Fanout, place: Place) -> None:

@@ -15,6 +15,7 @@ from mpchat.hub.archive import Loaded
 from mpchat.hub.members import Limits, Member, Members
 from mpchat.hub.rooms import History, Kept, OvertakenError, Replay, Room, Run, size_of
 from mpchat.hub.sequencer import NOTICE_GATHER
+from mpchat.protocol.frames import cut_frames
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import Join, ListRooms, Request, Who, as_said_by, numbered_frames, room_field
@@ -105,7 +106,7 @@ def test_a_replay_gives_every_message_once_however_it_is_cut(
     last = room.seq
     first = 1 + first % last
     room.flush(1.0, SHARE)
-    replay = Replay(room, first, last, room.stream.end)
+    replay = Replay(room, first, last, room.stream.messages)
     got: list[dict[str, object]] = []
     later = 0
     while not replay.done:
@@ -122,7 +123,7 @@ def test_a_replay_that_is_overtaken_says_so() -> None:
     for _ in range(50):
         room.post("alice", 1, run(room.seq + 1).frames, 1.0, KEPT._replace(messages=5))
     with pytest.raises(OvertakenError):
-        Replay(room, 10, 50, room.stream.end).chunk(100)
+        Replay(room, 10, 50, room.stream.messages).chunk(100)
 
 
 # Comers and leavers.
@@ -138,13 +139,17 @@ def test_comers_and_leavers_are_told_at_once_and_then_together() -> None:
     for number in range(15):
         room.leave(10 + number, "closed")
     room.enter(50, "late")
-    _, frames = room.flush(NOTICE_GATHER * 2, SHARE)
+    count, frames = room.flush(NOTICE_GATHER * 2, SHARE)
+    assert (count, room.stream.messages) == (1, 2), "a notice is a frame, and all frames are counted"
     # Who came and went in between was never there; of many the first eight are named.
     names = [*(f"n{number}" for number in range(15, 20)), "late"]
     assert objects(frames) == [{"joined": {"room": "r", "names": names, "count": 6, "members": 7}}]
     for number in range(15, 20):
         room.leave(10 + number, "closed" if number % 2 else "lost")
-    _, frames = room.flush(NOTICE_GATHER * 4, SHARE)
+    room.post("late", 3, run(1, 3).frames, 1.0, KEPT)
+    count, frames = room.flush(NOTICE_GATHER * 4, SHARE)
+    assert (count, len(objects(frames))) == (5, 5)
+    frames = frames[cut_frames(frames, 3) :]
     assert [each["left"]["reason"] for each in objects(frames)] == ["closed", "lost"]  # type: ignore[index]
 
 

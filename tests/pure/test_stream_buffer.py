@@ -1,10 +1,13 @@
 """A room's stream: what was appended is read back byte by byte, and no more than the limit is kept."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpchat.ipc.stream_buffer import GATHER, StreamBuffer
+from mpchat.ipc.stream_buffer import GATHER, Outside, Place, StreamBuffer
+from mpchat.protocol.frames import encode_frame
 
 BLOBS = st.lists(st.binary(min_size=1, max_size=40), max_size=60)
 
@@ -62,11 +65,11 @@ def test_a_stream_filled_from_another_is_the_same_from_there_on(
 ) -> None:
     stream = filled(blobs, limit)
     copy = StreamBuffer(limit)
-    copy.begin(stream.start, stream.messages_before)
-    while (part := stream.copy(copy.end, most))[0]:
+    copy.begin(stream.messages_before)
+    while (part := stream.copy(stream.start + copy.end, most))[0]:
         copy.append(part[1], part[0])
-    assert (copy.start, copy.end, copy.messages) == (stream.start, stream.end, stream.messages)
-    assert copy.oldest == stream.oldest
+    assert (copy.start, copy.end, copy.messages) == (0, stream.end - stream.start, stream.messages)
+    assert copy.end - copy.oldest == stream.end - stream.oldest
     assert read_all(copy, copy.start, 7) == read_all(stream, stream.start, 7)
 
 
@@ -116,6 +119,69 @@ def test_after_a_hundred_thousand_blobs_the_memory_is_still_the_limit(size: int)
     assert len(stream._blobs) <= 2 * (1000 // size + 1) + 1024
     assert len(stream._blobs) == len(stream._offsets) == len(stream._numbers)
     assert len(read_all(stream, stream.start, 100)) == stream.end - stream.start
+
+
+# Places.
+
+FRAMES = st.lists(st.integers(0, 9).map(lambda size: encode_frame(b"x" * size)), max_size=30)
+
+
+def cut_into_blobs(frames: list[bytes], cuts: list[int]) -> list[list[bytes]]:
+    """Return the frames in groups that are cut before the frames whose indexes are in ``cuts``."""
+    edges = [0, *sorted({each for each in cuts if each < len(frames)} - {0}), len(frames)]
+    return [frames[begin:end] for begin, end in pairwise(edges) if begin < end]
+
+
+def stream_of(
+    groups: list[list[bytes]], *, before: int = 0, number: int = 0, limit: int = 1000
+) -> StreamBuffer:
+    """Return a stream whose offsets begin at ``before`` and whose frames are counted from ``number`` on."""
+    stream = StreamBuffer(limit)
+    stream.append(bytes(before), number)
+    stream.begin(number)
+    for group in groups:
+        stream.append(b"".join(group), len(group))
+        stream.append(b"", 0)
+    return stream
+
+
+@given(FRAMES, *[st.lists(st.integers(0, 29))] * 2, *[st.integers(0, 50)] * 2)
+def test_a_place_means_the_same_however_the_frames_are_cut_and_wherever_offsets_begin(
+    frames: list[bytes], cuts: list[int], other_cuts: list[int], before: int, number: int
+) -> None:
+    one = stream_of(cut_into_blobs(frames, cuts), number=number)
+    other = stream_of(cut_into_blobs(frames, other_cuts), before=before, number=number)
+    whole = b"".join(frames)
+    for cursor in range(len(whole) + 1):
+        place = one.place_of(cursor)
+        there = other.cursor_of(place)
+        assert there == before + cursor
+        assert isinstance(there, int)
+        assert other.place_of(there) == place
+        assert read_all(other, there, 7) == whole[cursor:]
+        rest = one.rest_of_frame(cursor)
+        assert rest == other.rest_of_frame(there)
+        assert rest == (b"" if not place.byte else frames[place.number - number][place.byte :])
+        assert one.place_of(cursor + len(rest)) == (place.number + (place.byte > 0), 0)
+
+
+def test_a_place_past_the_end_is_told_from_one_that_is_forgotten() -> None:
+    stream = stream_of([[encode_frame(b"xyz")]] * 4, number=10, limit=7)
+    assert (stream.messages_before, stream.messages) == (12, 14)
+    found = {number: stream.cursor_of(Place(number)) for number in range(10, 16)}
+    assert found == {
+        10: Outside.FORGOTTEN,
+        11: Outside.FORGOTTEN,
+        12: 10,
+        13: 15,
+        14: 20,
+        15: Outside.AHEAD,
+    }
+    assert stream.cursor_of(Place(13, 4)) == 19
+    assert stream.cursor_of(Place(14, 1)) == Outside.AHEAD
+    stream.forget()
+    assert stream.cursor_of(Place(13)) == Outside.FORGOTTEN
+    assert stream.cursor_of(Place(14)) == stream.start == stream.end
 
 
 def test_views_are_of_the_blobs_themselves_and_copy_nothing() -> None:

@@ -477,10 +477,10 @@ UNREAD = """
         return count[0]
 """
 BREAKS = {
-    "a message is lost": ("True", "baggage = replace(baggage, cursor=baggage.cursor + 122)"),
+    "a message is lost": ("True", "baggage = replace(baggage, number=baggage.number + 1)"),
     "a message is doubled": (
-        "baggage.cursor > 10_000",
-        "baggage = replace(baggage, cursor=baggage.cursor - 122)",
+        "baggage.number > 100",
+        "baggage = replace(baggage, number=baggage.number - 1)",
     ),
     "a byte of half a frame is lost": (
         "len(state.partial) > 5",

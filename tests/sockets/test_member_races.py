@@ -126,7 +126,7 @@ def test_a_worker_goes_on_hearing_a_room_until_it_has_given_its_members_away(end
     second.post(2, "meanwhile")
     first.join(3, name="carol", room="r")
     (begin, _), (place, _) = ((head[2], head) for head, _ in first.take(Down.ENTER))
-    heard = sum(size for head, _ in first.take(Down.ROOMS) for _, _, size in head)
+    heard = sum(count for head, _ in first.take(Down.ROOMS) for _, count, _ in head)
     assert begin + heard == place
     # Once she is elsewhere and nobody is left, it hears nothing more.
     second.say(Up.FOLLOW, (1, first.take(Down.ENTER)[0][0][1], place))

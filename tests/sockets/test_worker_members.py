@@ -3,14 +3,16 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from msgspec.structs import replace
+from support.crowd import payloads
 from support.harness import Client, frame, raw_frame
 
 from mpchat.config import resolve
 from mpchat.ipc.channel import Link, make_queue
-from mpchat.ipc.handoff import ParcelSocket, Passenger
+from mpchat.ipc.handoff import ParcelSocket, Passenger, pack
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import CLOSED
 from mpchat.worker.connection import Connection
@@ -43,7 +45,7 @@ class Bench:
         client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
         connection = self.worker.connections[identity]
         self.until(lambda: connection.session.asked)
-        self.order(Down.ENTER, ((identity, ROOM, 0, 0, True), b""))
+        self.order(Down.ENTER, ((identity, ROOM, 0, True), b""))
         return client, connection
 
     def order(self, kind: Down, payload: object) -> None:
@@ -107,10 +109,40 @@ def test_who_asks_for_the_past_again_and_again_and_does_not_read_it_is_cut_off(b
     most = bench.worker.config.lag_limit
     past = frame("x" * (32 << 10))
     for _ in range(2 * most // len(past)):
-        bench.order(Down.ENTER, ((1, ROOM, 0, 0, False), past))
+        bench.order(Down.ENTER, ((1, ROOM, 0, False), past))
         assert len(connection.outbox) <= most + len(past)
     assert connection.closed
     assert bench.worker.ended["slow consumer"] == 1
+
+
+def test_a_member_moved_in_the_middle_of_a_frame_gets_it_whole_before_anything_else(bench: Bench) -> None:
+    """Also before what others say to this member alone, which comes before the room does."""
+    client, connection = bench.member(1)
+    frames = [raw_frame(b"%d" % number + bytes(60_000)) for number in range(100)]
+    bench.worker._publish_in_rooms([(ROOM, len(frames), sum(map(len, frames)))], b"".join(frames))
+    bench.worker.rooms[ROOM].complete(time.monotonic(), pending=True)
+    assert connection.cursor > 0
+    others = [b"an answer", b"for you alone"]
+    bench.worker._reply(connection, raw_frame(others[0]))
+    baggage = bench.worker._pack(connection)
+    assert (baggage.byte, baggage.outbox_open) == (0, True)
+    assert 0 < len(baggage.outbox) < len(frames[0]) + 11
+    assert 0 < baggage.number < len(frames)
+    bench.worker._welcome(Passenger(1, connection.host, connection.port, pack(baggage)), connection.sock)
+    bench.order(Down.TELL, (1, raw_frame(others[1])))
+    bench.order(Down.ENTER, ((1, ROOM, len(frames), True), b"".join(frames[baggage.number :])))
+    data = bytearray()
+    client.sock.setblocking(False)
+
+    def has_all() -> bool:
+        with suppress(BlockingIOError):
+            data.extend(client.sock.recv(1 << 20))
+        return len(data) >= sum(map(len, [*frames, *others]))
+
+    bench.until(has_all)
+    got = list(payloads(bytes(data)))
+    assert [each for each in got if each in others] == others
+    assert [each for each in got if each not in others] == [each[2:] for each in frames]
 
 
 def test_small_answers_that_are_not_read_are_not_copied_for_each_further_one(bench: Bench) -> None:
