@@ -10,7 +10,7 @@ The rule it keeps: within an epoch no number of a room is given to two messages,
 has seen means to it for ever what it meant when it came. A file that was not closed in order may lack the
 last messages that clients have seen (those of the last :data:`GATHER` seconds, or all since the disk was
 full). So the next start begins a new epoch. Its numbers go on from what the file has, and up to there the
-epochs agree: the file remembers that, and :meth:`Loaded.knows` tells whether what a client has seen is still
+epochs agree: the file remembers that, and :meth:`Past.knows` tells whether what a client has seen is still
 so.
 """
 
@@ -21,17 +21,17 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from mpchat.errors import StartError
+from mpchat.hub.history import Run, size_of
 from mpchat.hub.history_file import EARLIER_KEPT, MOVE_AWAY, HistoryFile, Numbering, UnusableFile, token
-from mpchat.hub.rooms import Run, size_of
+from mpchat.hub.past import Past
 
-__all__ = ["Archive", "ArchiveStatus", "Loaded", "Run"]
+__all__ = ["Archive", "ArchiveStatus", "Past", "Run"]
 
 # Seconds in which messages gather for one transaction. A crash may take these and the time of one sync.
 GATHER = 0.05
@@ -51,35 +51,13 @@ _POLL = 0.02
 # Bytes of the lock's file: a process number, and spaces.
 _PID_SIZE = 20
 
-# Bytes of memory that are loaded of it at most: what rooms may keep together (see people.ROOMS_MEMORY).
+# Bytes of memory that are loaded of it at most: what rooms may keep together (see rooms.ROOMS_MEMORY).
 LOADED = 128 << 20
 
 # What can be wrong with the file; everything else would be a bug.
 _FAULTS = (sqlite3.Error, OSError, UnusableFile, StartError)
 
 _log = logging.getLogger("mpchat.archive")
-
-
-class Loaded(NamedTuple):
-    """What the file had when it was opened; nothing, and a new epoch, when it could not be read."""
-
-    # The epoch from now on.
-    epoch: str
-    # By room: the number of its last message. Those of a room go on from there, though it may be long gone.
-    last: Mapping[str, int]
-    # Rooms that are not in `last` begin after this number: nearly always 0.
-    floor: int
-    # What is kept, oldest first. In a room numbers rise, and those that are missing between two were lost.
-    runs: list[Run]
-    # Epochs before crashes: by room up to which number they agree with this one.
-    earlier: Mapping[str, Mapping[str, int]]
-
-    def knows(self, epoch: str, room: str, number: int) -> bool:
-        """Tell whether up to ``number`` of ``room`` a client that knew ``epoch`` has seen what this server
-        has too, so that it only needs what came after."""
-        if epoch == self.epoch:
-            return True
-        return epoch in self.earlier and number <= self.earlier[epoch].get(room, 0)
 
 
 class ArchiveStatus(NamedTuple):
@@ -141,7 +119,7 @@ class Archive:
         self._finished = False
         self._thread = threading.Thread(target=self._work, name="archive", daemon=True)
 
-    def open(self) -> Loaded:
+    def open(self) -> Past:
         """Read the file, or create it, and begin to write. Called once, before any message is numbered.
 
         Takes as long as reading takes, and up to three seconds when somebody else holds a lock. Never fails
@@ -161,7 +139,7 @@ class Archive:
                 self._begin_epoch()
         self._thread.start()
         now = self._numbering
-        return Loaded(now.epoch, now.last, now.floor, runs, now.earlier)
+        return Past(now.epoch, now.last, now.floor, runs, now.earlier)
 
     def save(self, run: Run) -> None:
         """Let ``run`` be written soon. Never blocks: a few µs; when too much waits, the oldest is dropped."""

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mpchat.hub.rooms import RUN_OVERHEAD, Run
+from mpchat.hub.history import RUN_OVERHEAD, Run
 
 # Says whose file it is, in SQLite's header: "mpch".
 APPLICATION_ID = 0x6D706368

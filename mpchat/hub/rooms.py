@@ -1,128 +1,30 @@
-"""Rooms of named members: numbers, history, who is in, and what members get. Pure; the hub owns them.
+"""Rooms of members: the numbers of messages, the history, who is in, and notices of comers and leavers. Pure.
 
-What members of a room get is one stream of frames, made once, here: the hub and all workers count the same
-frames under the same numbers, as with the stream of plain clients. History is kept as it was said, and made
-into frames only for somebody who asks for it.
+Not here: which worker serves a member, and how far a client has got; see :mod:`mpchat.hub.delivery`.
 """
 
 from bisect import bisect_left, insort
-from collections import Counter, deque
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from mpchat.hub.history import History, Run
+from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.sequencer import NOTICE_GATHER
-from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
-from mpchat.protocol.frames import cut_frames
-from mpchat.protocol.requests import joined_frame, left_frame, numbered_frames, room_field
+from mpchat.protocol.names import name_key
+from mpchat.protocol.requests import LOBBY, joined_frame, left_frame, numbered_frames, room_field
 
-# What a run takes in memory beside its frames, in bytes.
-RUN_OVERHEAD = 300
-# Messages that somebody gets who comes without saying what was seen before: a screen or two.
-HISTORY_AT_JOIN = 50
-
-
-class Run(msgspec.Struct, frozen=True, gc=False):
-    """``count`` messages, one after the other, of one sender in one room, taken at one moment.
-
-    Rooms keep millions: the collector need not look at them.
-    """
-
-    room: str
-    # The first one's number, from 1 on; the others follow without a gap.
-    seq: int
-    count: int
-    # Seconds since 1970.
-    at: float
-    # A name, or host:endpoint of a plain client; "" is the server itself.
-    sender: str
-    # What plain clients get: for each message two bytes of length and {"message": …}.
-    frames: bytes
-
-    @property
-    def last(self) -> int:
-        """The last message's number."""
-        return self.seq + self.count - 1
-
-    def since(self, number: int) -> "Run":
-        """Return the run without the messages before ``number``, one of its own."""
-        skipped = number - self.seq
-        frames = self.frames[cut_frames(self.frames, skipped) :]
-        return msgspec.structs.replace(self, seq=number, count=self.count - skipped, frames=frames)
-
-
-def size_of(run: Run) -> int:
-    """Return what a run takes in memory, in bytes: short messages take hardly less than longer ones."""
-    return len(run.frames) + RUN_OVERHEAD
-
-
-class Kept(NamedTuple):
-    """How much history a room keeps: messages, bytes of memory, and seconds (0: however old)."""
-
-    messages: int
-    size: int
-    age: float
-
-
-class History:
-    """The last messages of a room."""
-
-    def __init__(self) -> None:
-        self._runs: deque[Run] = deque()
-        self._count = self._size = 0
-
-    def add(self, run: Run, kept: Kept) -> None:
-        """Keep a run. What came before a gap in the numbers is forgotten: what is kept has none."""
-        if self._runs and run.seq != self._runs[-1].last + 1:
-            self.clear()
-        self._runs.append(run)
-        self._count += run.count
-        self._size += size_of(run)
-        if self._count > kept.messages or self._size > kept.size or kept.age:
-            self.trim(run.at, kept)
-
-    def trim(self, at: float, kept: Kept) -> None:
-        """Forget what is too old at ``at``, or too much. The last run stays while it is not too old."""
-        runs = self._runs
-        while runs and (
-            (kept.age and runs[0].at < at - kept.age)
-            or (len(runs) > 1 and (self._count - runs[0].count >= kept.messages or self._size > kept.size))
-        ):
-            run = runs.popleft()
-            self._count -= run.count
-            self._size -= size_of(run)
-
-    def clear(self) -> None:
-        self._runs.clear()
-        self._count = self._size = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._runs)
-
-    @property
-    def first(self) -> int | None:
-        """The number of the oldest message that is kept."""
-        return self._runs[0].seq if self._runs else None
-
-    @property
-    def last(self) -> int | None:
-        """The number of the newest message that is kept."""
-        return self._runs[-1].last if self._runs else None
-
-    def since(self, seq: int) -> Iterator[Run]:
-        """Yield the runs that hold messages numbered ``seq`` and above. To find the first is O(log n): who
-        enters is given the last few of what may be a million."""
-        first = bisect_left(self._runs, seq, key=lambda run: run.last)
-        return (self._runs[place] for place in range(first, len(self._runs)))
-
-
-class OvertakenError(Exception):
-    """Somebody was given a part of the past so slowly that the next part is not kept any more."""
+# Bytes that the streams and the histories of all rooms take together, and the least of each for a room. A
+# member that is further behind than its room's share is cut off when it is moved.
+ROOMS_MEMORY = 256 << 20
+LEAST_SHARE = 16 << 10
+# Rooms that one sweep looks at, at least, and sweeps until all were looked at: 1000 rooms take a millisecond.
+SWEPT = 500
+SWEEPS = 10
 
 
 class Room:
-    """One room. Members are known by their connection's identity, workers by their endpoint."""
+    """One room. It knows members by the identities of their connections."""
 
     def __init__(self, number: int, name: str, seq: int = 0) -> None:
         self.number = number
@@ -130,14 +32,10 @@ class Room:
         # The number of the last message.
         self.seq = seq
         self.history = History()
-        self.stream = StreamBuffer(0)
         self._field = room_field(name)
-        # Names by identity; and sorted, for to sort thousands for whoever asks would hold everybody else up.
+        # Names by identity; and sorted, because sorting thousands at each question would delay all others.
         self.members: dict[int, str] = {}
         self.names: list[str] = []
-        # How many members of this room each worker serves live; only those workers are told.
-        self.endpoints: Counter[object] = Counter()
-        self._pending: list[Run] = []
         self._joined: dict[str, None] = {}
         self._left: dict[str, str] = {}
         self._next_notice = 0.0
@@ -147,114 +45,140 @@ class Room:
         run = Run(self.name, self.seq + 1, count, at, sender, frames)
         self.seq += count
         self.history.add(run, kept)
-        if self.members:
-            self._pending.append(run)
         return run
 
+    def numbered(self, run: Run) -> bytes:
+        """Return the frames that members get for a run of this room."""
+        return numbered_frames(run.frames, run.sender, self._field, run.seq, run.at)
+
     def enter(self, identity: int, name: str) -> None:
+        """Let a member in."""
         self.members[identity] = name
         insort(self.names, name)
         if self._left.pop(name, None) is None:
             self._joined[name] = None
 
     def leave(self, identity: int, reason: str) -> None:
+        """Let a member out."""
         name = self.members.pop(identity)
         del self.names[bisect_left(self.names, name)]
         if name in self._joined:
             del self._joined[name]
         else:
             self._left[name] = reason
-        if not self.members:  # nobody is owed anything of it
-            self.stream.forget()
-
-    def trim(self, at: float, kept: Kept) -> None:
-        """Keep no more than this from now on: where nobody says anything, nothing else would see to it."""
-        self.history.trim(at, kept)
-        if self.stream.limit > kept.size:
-            self.stream.limit = kept.size
-            self.stream.append(b"", 0)  # which forgets what is too much
+        if not self.members:  # no notice has a reader
+            self._joined, self._left = {}, {}
 
     def notice_due(self) -> float | None:
-        """Return when the waiting notice is due, on the clock of :meth:`flush`; None: none waits."""
+        """Return when the waiting notices are due (monotonic clock, seconds); None: none wait."""
         return self._next_notice if self._joined or self._left else None
 
-    def flush(self, now: float, share: int) -> tuple[int, bytes]:
-        """Return what members get since the last call: how many frames, notices included, and the frames.
-
-        ``share`` is how many bytes of its stream the room may keep.
-
-        Comers and leavers are told at once, and those of the next :data:`NOTICE_GATHER` seconds together.
-        """
-        runs, self._pending = self._pending, []
-        if not self.members:
-            self._joined, self._left = {}, {}
-            return 0, b""
-        if len(runs) == 1 and not (self._joined or self._left):  # as nearly always
-            count, frames = runs[0].count, self.numbered(runs[0])
-        else:
-            count = sum(run.count for run in runs)
-            parts = [self.numbered(run) for run in runs]
-            if (self._joined or self._left) and now >= self._next_notice:
-                notices = self._notices()
-                count += len(notices)
-                parts += notices
-                self._next_notice = now + NOTICE_GATHER
-            frames = b"".join(parts)
-        if frames:
-            self.stream.limit = share
-            self.stream.append(frames, count)
-        return count, frames
-
-    def numbered(self, run: Run) -> bytes:
-        """Return what members get for a run of this room."""
-        return numbered_frames(run.frames, run.sender, self._field, run.seq, run.at)
-
-    def _notices(self) -> list[bytes]:
-        members = len(self.members)
-        frames = []
-        for reason in dict.fromkeys(self._left.values()):
-            names = [name for name, why in self._left.items() if why == reason]
-            frames.append(left_frame(self.name, names, members, reason))
-        if self._joined:
-            frames.append(joined_frame(self.name, list(self._joined), members))
+    def take_notices(self, now: float) -> list[bytes]:
+        """Return the frames of the notices that are due, and begin to gather the next."""
+        due = self.notice_due()
+        if due is None or now < due:
+            return []
+        joined, left = self._joined, self._left
         self._joined, self._left = {}, {}
+        self._next_notice = now + NOTICE_GATHER
+        count = len(self.members)
+        frames = []
+        for reason in dict.fromkeys(left.values()):
+            names = [name for name, why in left.items() if why == reason]
+            frames.append(left_frame(self.name, names, count, reason))
+        if joined:
+            frames.append(joined_frame(self.name, list(joined), count))
         return frames
 
 
-class Replay:
-    """What somebody is still to be given before the room's stream: history, then the stream from a place."""
+class Rooms:
+    """All rooms, by name and by number, and each one's share of the memory."""
 
-    def __init__(self, room: Room, first: int, last: int, number: int) -> None:
-        """Give the messages ``first`` to ``last``, and then the stream after its first ``number`` frames."""
-        self.room = room
-        self._next, self._last = first, last
-        offset = room.stream.cursor_of(Place(number))
-        # What the stream has forgotten is overtaken from the beginning.
-        self._offset = -1 if isinstance(offset, Outside) else offset
+    def __init__(self, limits: Limits) -> None:
+        """Begin with the lobby, which is always there."""
+        self._limits = limits
+        # The bytes that each room may keep of its stream, and how much of its history.
+        self.share = 0
+        self.kept = limits.kept
+        self.by_key: dict[str, Room] = {}
+        self.by_number: dict[int, Room] = {}
+        # Sorted, for pages.
+        self.names: list[str] = []
+        # The number after which the messages of a new room begin, unless `_last` has its own: no number of a
+        # forgotten room is given again.
+        self._floor = 0
+        self._last: dict[str, int] = {}
+        self._numbers = 0
+        self._unswept: list[tuple[str, Room]] = []
+        self.lobby = self.make(LOBBY)
 
-    @property
-    def done(self) -> bool:
-        """True when what follows is what the room says from now on."""
-        return self._next > self._last and self._offset == self.room.stream.end
+    def __len__(self) -> int:
+        return len(self.by_key)
 
-    def chunk(self, most: int) -> bytes:
-        """Return the next part, about ``most`` bytes. Raises :class:`OvertakenError`."""
-        parts: list[bytes] = []
-        size = 0
-        if self._next <= self._last:
-            first = self.room.history.first
-            if first is None or first > self._next:
-                raise OvertakenError
-            for run in self.room.history.since(self._next):
-                if size >= most or self._next > self._last:
-                    break
-                parts.append(self.room.numbered(run.since(self._next) if run.seq < self._next else run))
-                size += len(parts[-1])
-                self._next = run.last + 1
-        if self._next > self._last and size < most and self._offset < self.room.stream.end:
-            if self._offset < self.room.stream.start:
-                raise OvertakenError
-            views = self.room.stream.read(self._offset, most - size)
-            self._offset += sum(map(len, views))
-            parts += map(bytes, views)
-        return b"".join(parts)
+    def __iter__(self) -> Iterator[Room]:
+        return iter(self.by_key.values())
+
+    def get(self, name: str) -> Room | None:
+        """Return the room of this name, however it is spelled."""
+        return self.by_key.get(name_key(name))
+
+    def make(self, name: str) -> Room:
+        """Make the room of this name, which must not be there."""
+        self._numbers += 1
+        key = name_key(name)
+        room = Room(self._numbers, name, self._last.get(key, self._floor))
+        self.by_key[key] = self.by_number[room.number] = room
+        insort(self.names, name)
+        self._share_out()
+        return room
+
+    def change_limits(self, limits: Limits) -> None:
+        """Keep to other limits from now on."""
+        self._limits = limits
+        self._share_out()
+
+    def restore(self, last: Mapping[str, int], floor: int, runs: Sequence[Run]) -> None:
+        """Continue where an earlier server stopped: last numbers by room, and its history. Call it first."""
+        self._floor = floor
+        for name, number in last.items():  # a room may have been spelled in several ways, one after the other
+            key = name_key(name)
+            self._last[key] = max(number, self._last.get(key, 0))
+        self.lobby.seq = self._last.get(name_key(LOBBY), floor)
+        for run in runs:
+            room = self.get(run.room) or self.make(run.room)
+            if run.room != room.name:
+                run = msgspec.structs.replace(run, room=room.name)
+            room.history.add(run, self.kept)
+        for room in self:
+            if room.history.last != room.seq:  # the last messages were lost, and with them what is before
+                room.history.clear()
+
+    def sweep(self, at: float) -> list[Room]:
+        """Forget some of the rooms that are empty and have no history at ``at``; return them.
+
+        Trims the others to their share. Each call looks at a part of all rooms, because 10 000 take a while.
+        """
+        if not self._unswept:
+            self._unswept = list(self.by_key.items())
+        part = max(SWEPT, len(self) // SWEEPS)
+        looked_at, self._unswept = self._unswept[:part], self._unswept[part:]
+        forgotten = []
+        for key, room in looked_at:
+            room.history.trim(at, self.kept)
+            if not room.members and room is not self.lobby and not room.history:
+                self._forget(key, room)
+                forgotten.append(room)
+        self._share_out()
+        return forgotten
+
+    def _forget(self, key: str, room: Room) -> None:
+        del self.by_key[key], self.by_number[room.number]
+        del self.names[bisect_left(self.names, room.name)]
+        self._floor = max(self._floor, room.seq)
+        self._last.pop(key, None)
+
+    def _share_out(self) -> None:
+        """Divide the memory among the rooms: half of each share for the stream, half for the history."""
+        share = ROOMS_MEMORY // (2 * len(self.by_key))
+        self.share = max(LEAST_SHARE, min(self._limits.lag, share))
+        self.kept = self._limits.kept._replace(size=self.share)

@@ -1,12 +1,10 @@
 """Reasons: how a connection ends, in words that workers and hub share."""
 
-# How a connection ends whose client has left in order: its name is free at once.
+# The client has left in order; its name is free at once.
 CLOSED = "closed"
-
-
-# How one ends over which the server itself has stumbled; the log has the rest.
+# The server failed at something that the client sent; the log has the stack.
 INTERNAL_ERROR = "internal error"
-
-
-# How one ends that has fallen too far behind.
+# The client has fallen too far behind.
 SLOW = "slow consumer"
+# A later connection has taken the name.
+REPLACED = "replaced"

@@ -55,7 +55,7 @@ class Placement:
         return len(self._moving)
 
     @property
-    def on_their_way(self) -> set[int]:
+    def in_transit(self) -> set[int]:
         """The identities of those connections."""
         return self._moving
 
@@ -87,7 +87,6 @@ class Placement:
         self._hosts.subtract(handle.hosts)
         self._hosts += Counter()  # drops those that none are left of
         self._unplaced += handle.close()
-        self._hub.anchors.pop(handle.endpoint, None)
 
     def place(self, handles: Sequence[WorkerHandle], now: float, expected: int) -> None:
         """Send each connection to the one of ``handles`` that has the fewest, as far as they take them.
@@ -178,18 +177,17 @@ class Placement:
         return True
 
     def _note_moves(self, handle: WorkerHandle, arrivals: Arrivals) -> None:
-        anchors = self._hub.anchors
         for each in arrivals.taken:
             self._moving.discard(each.identity)
-            anchors.pop(each.identity, None)
-            self._hub.members.arrives(each.identity, handle.endpoint)
+            self._hub.transit_ended(each.identity, handle.endpoint)
         if handle.asked:
             return
-        anchor = anchors.pop(handle.endpoint, self._hub.stream.end)
-        for each in arrivals.unplaced:
-            if each.moved and each.identity not in self._moving:  # a nack leaves it what it was
-                self._moving.add(each.identity)
-                anchors[each.identity] = anchor
+        # A connection that another worker has refused is in transit already.
+        begun = [
+            each.identity for each in arrivals.unplaced if each.moved and each.identity not in self._moving
+        ]
+        self._moving.update(begun)
+        self._hub.transit_began(handle.endpoint, begun)
 
     def _forget_host(self, host: str) -> None:
         self._hosts[host] -= 1

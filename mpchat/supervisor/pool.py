@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from mpchat.config import Config, default_workers
-from mpchat.hub.hub import Endpoint, Hub
+from mpchat.hub.hub import Hub
 from mpchat.instance.record import Identity
 from mpchat.ipc.items import Beat, Down, Up
 from mpchat.reactor import READ, Reactor
@@ -76,6 +76,13 @@ class WorkerPool:
         self._workers_lock = workers_lock
         self._watcher = watcher
         self._random = Random()
+        # What a worker says of its process; everything else is for the hub.
+        self._on_news: dict[int, Callable[[Slot, WorkerHandle, Any], None]] = {
+            Up.BEAT: self._on_beat,
+            Up.READY: self._on_ready,
+            Up.KICKED: self._on_kicked,
+            Up.DRAINED: self._on_drained,
+        }
 
     # Who is there.
 
@@ -161,7 +168,7 @@ class WorkerPool:
     def _start(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
         handle = WorkerHandle(config, slot.number, generation, self._workers_lock)
         self._hub.attach(handle.endpoint)
-        self._reactor.watch(handle.endpoint.link, READ, lambda mask: self._on_link(handle))
+        self._reactor.watch(handle.endpoint.link, READ, lambda mask: self._on_link(slot, handle))
         self._placement.watch(handle)
         self._reactor.watch(handle.process.sentinel, READ, lambda mask: self._on_death(slot, handle))
         return handle
@@ -214,33 +221,40 @@ class WorkerPool:
 
     # News.
 
-    def _on_link(self, handle: WorkerHandle) -> None:
+    def _on_link(self, slot: Slot, handle: WorkerHandle) -> None:
         if handle.closed:  # its death was dealt with earlier in this turn
             return
-        self._hub.receive(handle.endpoint, self._reactor.now)
+        self._receive(slot, handle)
         if handle.endpoint.ended:  # its death comes through the sentinel; the pipe's end would come for ever
             self._reactor.forget(handle.endpoint.link)
 
-    def on_news(self, endpoint: Endpoint, kind: int, payload: Any) -> None:
-        """Take what the hub passes on from a worker."""
-        slot = self.slots.get(endpoint.slot)
-        handle = next((each for each in slot.handles if each.endpoint is endpoint), None) if slot else None
-        if slot is None or handle is None:  # the last words of a dead one, heard when the hub got to them
-            return
-        if kind == Up.BEAT:
-            handle.on_beat(Beat(*payload), self._reactor.now)
-        elif kind == Up.READY:
-            handle.ready_at = handle.last_beat = self._reactor.now
-            if handle is slot.handle and slot.state is SlotState.STARTING:
-                slot.state, slot.able = SlotState.RUNNING, True
-                self._watcher.on_ready()
-        elif kind == Up.KICKED:
-            number, ended = payload
-            self._questions.answer(number, handle.pid, ended)
-        elif kind == Up.DRAINED:
-            handle.drained = True
-            if handle.retiring and not self.ending:
-                handle.endpoint.send(Down.CLOSE, 0.0)
+    def _receive(self, slot: Slot, handle: WorkerHandle) -> None:
+        """Read what a worker has written: news of the process, and items for the hub."""
+        now = self._reactor.now
+        for item in handle.endpoint.receive(now):
+            on_news = self._on_news.get(item.kind)
+            if on_news is not None:
+                on_news(slot, handle, item.payload)
+            else:
+                self._hub.take(handle.endpoint, item, now)
+
+    def _on_beat(self, slot: Slot, handle: WorkerHandle, payload: Any) -> None:
+        handle.on_beat(Beat(*payload), self._reactor.now)
+
+    def _on_ready(self, slot: Slot, handle: WorkerHandle, payload: Any) -> None:
+        handle.ready_at = handle.last_beat = self._reactor.now
+        if handle is slot.handle and slot.state is SlotState.STARTING:
+            slot.state, slot.able = SlotState.RUNNING, True
+            self._watcher.on_ready()
+
+    def _on_kicked(self, slot: Slot, handle: WorkerHandle, payload: Any) -> None:
+        number, ended = payload
+        self._questions.answer(number, handle.pid, ended)
+
+    def _on_drained(self, slot: Slot, handle: WorkerHandle, payload: Any) -> None:
+        handle.drained = True
+        if handle.retiring and not self.ending:
+            handle.endpoint.send(Down.CLOSE, 0.0)
 
     # Death and silence.
 
@@ -250,15 +264,16 @@ class WorkerPool:
         handle.process.join()  # from here on its ends are closed, and reading them comes to an end
         if not handle.endpoint.ended:
             self._reactor.forget(handle.endpoint.link)
-        self._hub.detach(handle.endpoint)
+        while not handle.endpoint.ended:
+            self._receive(slot, handle)
+        self._hub.detach(handle.endpoint, self._reactor.now)
         self._questions.on_death(handle.pid)
         handle.how = how_it_ended(handle.process.exitcode)
         lived = self._reactor.now - handle.ready_at if handle.ready_at is not None else 0.0
         self._placement.unwatch(handle)
-        self._hub.members.died_with(handle.endpoint, self._placement.on_their_way, self._reactor.now)
-        if handle.connections:
-            self.lost += handle.connections
-            self._hub.room.leave([], handle.connections)
+        in_transit = self._placement.in_transit
+        self._hub.worker_died(handle.endpoint, handle.connections, in_transit, self._reactor.now)
+        self.lost += handle.connections
         self._leave_slot(slot, handle, lived)
         self._watcher.on_roster()
 

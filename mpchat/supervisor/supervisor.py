@@ -30,10 +30,9 @@ from mpchat.control.server import Server
 from mpchat.errors import ConfigError, MpchatError, StartError
 from mpchat.hub.archive import Archive
 from mpchat.hub.hub import Hub
-from mpchat.hub.members import Limits
-from mpchat.hub.moderation import Moderation
-from mpchat.hub.rooms import Kept
-from mpchat.hub.sequencer import Sequencer
+from mpchat.hub.limits import Kept, Limits
+from mpchat.hub.moderation_file import read_moderation
+from mpchat.hub.past import Past
 from mpchat.instance.lock import Guard
 from mpchat.instance.record import Identity, Record, write_record
 from mpchat.ipc import logs
@@ -87,9 +86,6 @@ class Supervisor:
         self.identity = Identity.of(os.getpid())
         self.reactor = Reactor()
         self.guard = Guard(config)
-        self.hub = Hub(
-            Sequencer(notices=config.notices), limits_of(config), lambda *news: self.pool.on_news(*news)
-        )
         self.archive: Archive | None = None
         self.deadline: float | None = None
         self.questions = WorkerQuestions(self.reactor)
@@ -121,9 +117,7 @@ class Supervisor:
             self.acceptor = Acceptor(self.reactor, listeners, self._on_client)
             stack.callback(self.acceptor.close)
             per_worker = policy.connections_per_worker(self.descriptors, self.config.multiplexer)
-            self.moderation = Moderation(Path(self.config.bans or self.guard.paths.bans))
-            self.hub.members.moderation = self.moderation
-            self._open_history(stack)
+            self.hub = self._make_hub(stack)
             self.placement = Placement(self.reactor, self.acceptor, self.hub, per_worker)
             self.pool = self._make_pool()
             self.changes = Changes(self.pool, self.placement, self.reactor, self)
@@ -173,16 +167,26 @@ class Supervisor:
         except OSError as error:
             raise StartError(f"cannot listen at {self.guard.paths.control}: {error.strerror}") from None
 
-    def _open_history(self, stack: ExitStack) -> None:
+    def _make_hub(self, stack: ExitStack) -> Hub:
+        bans = Path(self.config.bans or self.guard.paths.bans)
+        moderation, past = read_moderation(bans), self._open_history(stack)
+        return Hub(
+            limits_of(self.config),
+            notices=self.config.notices,
+            past=past,
+            moderation=moderation,
+            moderation_path=bans,
+            on_run=self.archive.save if self.archive else None,
+        )
+
+    def _open_history(self, stack: ExitStack) -> Past | None:
         if not self.config.history:
-            return
+            return None
         kept = limits_of(self.config).kept
         self.archive = Archive(self.config.history, messages=kept.messages, age=kept.age)
         past = self.archive.open()
-        # Only the numbers are wanted for as long as the server runs.
-        self.hub.members.remember(past._replace(runs=[]), past.runs)
-        self.hub.members.on_run = self.archive.save
         stack.callback(self.archive.close, HISTORY_PATIENCE)
+        return past
 
     def _make_pool(self) -> WorkerPool:
         lock = self.guard.paths.workers
@@ -258,7 +262,7 @@ class Supervisor:
         self.pool.check_beats(now, asleep)
         if self.state is State.RUNNING:
             self.changes.watch_balance(now)
-        self.hub.members.sweep(time.time())
+        self.hub.sweep(now)
         with suppress(OSError):
             if self.guard.heal():
                 log.warning("lock file was gone or replaced, taken again: %s", self.guard.paths.lock)
@@ -269,7 +273,7 @@ class Supervisor:
     # Clients.
 
     def _on_client(self, sock: socket.socket, host: str, port: int) -> None:
-        if self.moderation.banned_host(host, time.time()):
+        if self.hub.state.moderation.banned_host(host, time.time()):
             self.acceptor.refuse(sock, BANNED, code="banned")
         elif self.connections >= self.fits:
             self.acceptor.refuse(sock, self._full())
@@ -321,8 +325,7 @@ class Supervisor:
         """Let new settings hold; workers get theirs when they are replaced."""
         before, self.config = self.config, config
         self.acceptor.change(prepared.addresses)
-        self.hub.room.notices = config.notices
-        self.hub.change_limits(limits_of(config))
+        self.hub.change_limits(limits_of(config), notices=config.notices, now=self.reactor.now)
         logging.getLogger("mpchat").setLevel(config.log_level.upper())
         if config.log_file != before.log_file:
             with suppress(OSError):  # it could be written a moment ago; what is open stays open
@@ -356,36 +359,35 @@ class Supervisor:
                     raise ConfigError(f"workers is {workers!r}, allowed: 1 to {MOST_WORKERS}")
                 self.changes.scale(workers, reply)
             case requests.Say(text):
-                self.hub.say(text)
+                self.hub.announce(text, self.reactor.now)
                 reply(Answer(Said(self.connections)))
             case requests.Kick(address):
                 self._kick_whom(address, reply)
             case requests.Ban(target, seconds):
                 self._ban(target, seconds, reply)
             case requests.Mute(target, seconds):
-                name = self.moderation.mute(target, _until(seconds))
+                name = self.hub.mute(target, _until(seconds), self.reactor.now)
                 log.info("muted: %s", name)
-                reply(Answer(Muted(name, self.hub.members.named(name) is not None)))
+                reply(Answer(Muted(name, self.hub.address_of(name) is not None)))
             case requests.Lift(what, target):
-                self.moderation.lift(what, target)
+                self.hub.lift(what, target, self.reactor.now)
                 log.info("lifted from %s: %s", what, target)
                 reply(Answer(Lifted()))
             case requests.Bans():
-                reply(Answer(self.moderation.listing(time.time())))
+                reply(Answer(self.hub.state.moderation.listing(time.time())))
 
     def _kick_whom(self, target: str, reply: Reply) -> None:
         """End the connection of somebody with this name, or those of this address."""
         self._kick_named(target, lambda kicked: reply(Answer(kicked)))
 
     def _ban(self, target: str, seconds: float | None, reply: Reply) -> None:
-        target = self.moderation.ban(target, _until(seconds))
+        target = self.hub.ban(target, _until(seconds), self.reactor.now)
         log.info("banned: %s", target)
         self.placement.refuse(BANNED, host=target, code="banned")
         self._kick_named(target, lambda kicked: reply(Answer(Banned(target, kicked.ended, kicked.silent))))
 
     def _kick_named(self, target: str, on_kicked: Callable[[Kicked], None]) -> None:
-        member = self.hub.members.named(target)
-        self._kick(member.address if member else target, 0, time.monotonic() + PATIENCE, on_kicked)
+        self._kick(self.hub.address_of(target) or target, 0, time.monotonic() + PATIENCE, on_kicked)
 
     def _kick(self, address: str, ended: int, deadline: float, on_kicked: Callable[[Kicked], None]) -> None:
         """Ask every worker; again if connections were between two workers and may have been missed."""
@@ -438,9 +440,9 @@ class Supervisor:
                 "descriptors": self.descriptors,
             },
             "connections": self.connections,
-            "messages": self.hub.room.sequence,
-            "people": len(self.hub.members.by_identity),
-            "rooms": len(self.hub.members.rooms),
+            "messages": self.hub.messages,
+            "people": self.hub.members,
+            "rooms": self.hub.rooms,
             "history": self.archive.status()._asdict() if self.archive else None,
             "refused": self.acceptor.refused,
             "log": self.config.log_file,
@@ -511,10 +513,10 @@ class Supervisor:
         self._closing = True
         self.hub.turn(now)
         if self.config.farewell:
-            self.hub.say(self.config.farewell)
+            self.hub.announce(self.config.farewell, now)
             self.hub.turn(now)
         # Nothing comes after the last words: that the others have gone is no news now.
-        self.hub.room.notices = False
+        self.hub.silence_notices(now)
         self.pool.close(max(0.0, self.deadline - now))
         self.deadline = max(self.deadline, now) + STOP_GRACE
 

@@ -21,7 +21,7 @@ import msgspec
 import psutil
 
 from mpchat.config import Config
-from mpchat.hub.hub import Endpoint
+from mpchat.hub.endpoint import Endpoint
 from mpchat.instance.record import Identity
 from mpchat.ipc import os_process as process
 from mpchat.ipc.channel import Link, make_queue

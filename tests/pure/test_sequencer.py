@@ -1,6 +1,5 @@
-"""A room: the order in which it is told is the order in which it tells, and leaving never floods it."""
+"""The sequencer: it numbers without a gap, and leaving never floods the clients that stay."""
 
-import json
 import re
 from itertools import pairwise
 
@@ -8,89 +7,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpchat.errors import ProtocolError
 from mpchat.hub.sequencer import NAMED_LEAVERS, NOTICE_GATHER, Sequencer, leaving_text
-from mpchat.ipc.limits import BATCH_SIZE
-from mpchat.protocol.frames import HEADER_SIZE, FrameDecoder
+from mpchat.protocol.frames import HEADER_SIZE
 from mpchat.protocol.messages import message_frame
 
 # The longest address there is, as a notice writes it.
 LONGEST = "[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%interface-of-15]:65535"
 
 
-def told(batches: list[tuple[int, bytes]]) -> list[str]:
-    """Return the texts of batches, whose counts must be true."""
-    texts = []
-    for count, frames in batches:
-        payloads = FrameDecoder(65_535).feed(frames)
-        assert len(payloads) == count
-        texts += [json.loads(payload)["message"] for payload in payloads if isinstance(payload, bytes)]
-    return texts
-
-
 def addresses(count: int) -> list[str]:
+    """Return addresses of clients."""
     return [f"127.0.0.1:{50_000 + number}" for number in range(count)]
 
 
-@given(st.lists(st.lists(st.text(max_size=2000), min_size=1, max_size=5), max_size=30))
-def test_posts_come_out_once_in_the_order_in_which_they_went_in(posts: list[list[str]]) -> None:
-    room = Sequencer()
-    for texts in posts:
-        room.post(len(texts), b"".join(map(message_frame, texts)))
-    batches = room.batch(0.0)
-    assert told(batches) == [text for texts in posts for text in texts]
-    assert room.sequence == sum(map(len, posts))
-    assert room.batch(0.0) == []
-
-
-@given(st.lists(st.integers(1, 20_000), min_size=2, max_size=30))
-def test_small_posts_share_a_batch_and_no_batch_outgrows_an_item_but_a_post_that_does_so_alone(
-    sizes: list[int],
-) -> None:
-    room = Sequencer()
-    for size in sizes:
-        room.post(1, bytes(size))
-    batches = room.batch(0.0)
-    assert b"".join(frames for _, frames in batches) == bytes(sum(sizes))
-    assert all(len(frames) <= BATCH_SIZE or count == 1 for count, frames in batches)
-    for (_, one), (_, next_one) in pairwise(batches):
-        assert len(one) + len(next_one) > BATCH_SIZE
-
-
 def test_one_leaver_is_told_at_once_in_the_words_of_the_lecture() -> None:
-    room = Sequencer()
-    room.leave(["127.0.0.1:51234"])
-    assert room.notice_due() == 0.0
-    assert told(room.batch(5.0)) == [" Disconnect : 127.0.0.1:51234 "]
-    assert room.notice_due() is None
+    sequencer = Sequencer()
+    sequencer.leave(["127.0.0.1:51234"])
+    assert sequencer.notice_due() == 0.0
+    assert sequencer.take_notice(5.0) == (" Disconnect : 127.0.0.1:51234 ")
+    assert sequencer.notice_due() is None
 
 
 def test_leavers_right_after_a_notice_wait_and_share_the_next_one() -> None:
-    room = Sequencer()
-    room.leave(["a:1"])
-    room.batch(5.0)
-    room.leave(["b:2"])
-    room.leave(["c:3"])
-    assert room.notice_due() == pytest.approx(5.0 + NOTICE_GATHER)
-    assert room.batch(5.0 + NOTICE_GATHER / 2) == []
-    assert told(room.batch(5.0 + NOTICE_GATHER)) == [" Disconnect : b:2, c:3 (2 clients) "]
-
-
-def test_a_notice_comes_after_the_posts_of_those_who_left() -> None:
-    room = Sequencer()
-    room.post(1, message_frame("my last words"))
-    room.leave(["a:1"])
-    assert told(room.batch(1.0)) == ["my last words", " Disconnect : a:1 "]
-    assert room.sequence == 2
+    sequencer = Sequencer()
+    sequencer.leave(["a:1"])
+    sequencer.take_notice(5.0)
+    sequencer.leave(["b:2"])
+    sequencer.leave(["c:3"])
+    assert sequencer.notice_due() == pytest.approx(5.0 + NOTICE_GATHER)
+    assert sequencer.take_notice(5.0 + NOTICE_GATHER / 2) is None
+    assert sequencer.take_notice(5.0 + NOTICE_GATHER) == " Disconnect : b:2, c:3 (2 clients) "
 
 
 @pytest.mark.parametrize("count", [1, 2, NAMED_LEAVERS, NAMED_LEAVERS + 1, 1000, 100_000])
 def test_many_leaving_at_once_share_one_notice_that_counts_them_and_fits_a_frame(count: int) -> None:
-    room = Sequencer()
-    room.leave([LONGEST] * count)
-    batches = room.batch(1.0)
-    (text,) = told(batches)
-    assert len(batches[0][1]) < HEADER_SIZE + 1000
+    sequencer = Sequencer()
+    sequencer.leave([LONGEST] * count)
+    text = sequencer.take_notice(1.0)
+    assert text is not None
+    assert len(message_frame(text)) < HEADER_SIZE + 1000
     assert text.startswith(f" Disconnect : {LONGEST}")
     if count > 1:
         assert text.endswith(f"({count} clients) ")
@@ -117,11 +72,11 @@ def test_clients_of_a_killed_worker_are_counted_though_nobody_knows_their_names(
 def test_however_they_leave_everybody_is_counted_once_and_notices_keep_their_distance(
     steps: list[tuple[int, int, float]],
 ) -> None:
-    room, now, counted, moments = Sequencer(), 0.0, 0, []
+    sequencer, now, counted, moments = Sequencer(), 0.0, 0, []
     for named, unnamed, pause in [*steps, (0, 0, NOTICE_GATHER)]:
         now += pause
-        room.leave(addresses(named), unnamed)
-        for text in told(room.batch(now)):
+        sequencer.leave(addresses(named), unnamed)
+        if (text := sequencer.take_notice(now)) is not None:
             moments.append(now)
             clients = re.search(r"\b(\d+) client", text)
             counted += int(clients[1]) if clients else 1
@@ -130,20 +85,7 @@ def test_however_they_leave_everybody_is_counted_once_and_notices_keep_their_dis
 
 
 def test_without_notices_nobody_hears_of_leavers() -> None:
-    room = Sequencer(notices=False)
-    room.leave(addresses(5), 5)
-    assert room.notice_due() is None
-    assert room.batch(1.0) == []
-
-
-def test_an_announcement_is_a_message_like_any_other() -> None:
-    room = Sequencer()
-    room.say("서버 점검 10분 전 👋")
-    assert told(room.batch(0.0)) == ["서버 점검 10분 전 👋"]
-
-
-def test_an_announcement_that_fits_no_frame_is_refused_and_changes_nothing() -> None:
-    room = Sequencer()
-    with pytest.raises(ProtocolError, match="a frame 65535"):
-        room.say("a" * 70_000)
-    assert (room.sequence, room.batch(0.0)) == (0, [])
+    sequencer = Sequencer(notices=False)
+    sequencer.leave(addresses(5), 5)
+    assert sequencer.notice_due() is None
+    assert sequencer.take_notice(1.0) is None

@@ -25,9 +25,10 @@ from support.waiting import eventually
 
 from mpchat.errors import StartError
 from mpchat.hub import archive
-from mpchat.hub.archive import Archive, Loaded, Run
+from mpchat.hub.archive import Archive
+from mpchat.hub.history import Run, size_of
 from mpchat.hub.history_file import EARLIER_KEPT, HistoryFile
-from mpchat.hub.rooms import size_of
+from mpchat.hub.past import Past
 from mpchat.protocol.frames import FrameDecoder
 
 TESTS = Path(__file__).parents[1]
@@ -51,7 +52,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def opened(
     path: Path, *, messages: int = ALL, age: float = 0, rooms: int = 1000, ends_well: bool = True
-) -> Iterator[tuple[Archive, Loaded]]:
+) -> Iterator[tuple[Archive, Past]]:
     """An archive that serves; at the end it is closed in order, or, if told so, cannot be."""
     store = Archive(path, messages=messages, age=age, rooms=rooms)
     loaded = store.open()
@@ -62,7 +63,7 @@ def opened(
     assert closed == ends_well
 
 
-def load(path: Path, *, messages: int = ALL, age: float = 0) -> Loaded:
+def load(path: Path, *, messages: int = ALL, age: float = 0) -> Past:
     with opened(path, messages=messages, age=age) as (_, loaded):
         return loaded
 
@@ -78,7 +79,7 @@ def failing(store: Archive) -> str:
     return state.removeprefix("failing: ")
 
 
-def numbers(loaded: Loaded, room: str) -> list[int]:
+def numbers(loaded: Past, room: str) -> list[int]:
     """Return the numbers that are kept of a room, after a look at what each of those messages says."""
     found: list[int] = []
     for each in loaded.runs:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from support.hub_limits import limits
 
-from mpchat.hub.hub import FILL_SIZE, Endpoint, Hub
-from mpchat.hub.sequencer import Sequencer
+from mpchat.hub.endpoint import Endpoint
+from mpchat.hub.hub import Hub
+from mpchat.hub.plain_stream import FILL_SIZE
 from mpchat.ipc.channel import Link, make_queue
 from mpchat.ipc.items import Down, Up
 from mpchat.ipc.stream_buffer import StreamBuffer
@@ -58,10 +59,11 @@ class Site:
     """A hub with workers' far ends in this process."""
 
     def __init__(self, limit: int) -> None:
-        self.hub = Hub(Sequencer(), limits(limit), lambda port, kind, payload: None)
+        self.hub = Hub(limits(limit))
         self.ends: list[tuple[Endpoint, FarEnd]] = []
         self.said = b""
-        # The offset at which the frame of a number begins, where that is known.
+        # How many frames were said, and the offset at which the frame of a number begins, where it is known.
+        self.numbered = 0
         self.offsets = {0: 0}
         self.now = 1.0
 
@@ -76,18 +78,24 @@ class Site:
         return end
 
     def say(self, count: int, frames: bytes) -> None:
-        self.hub.room.post(count, frames)
+        self.hub.plain.post(count, frames)
+        self.numbered += count
         self.said += frames
-        self.offsets[self.hub.room.sequence] = len(self.said)
+        self.offsets[self.numbered] = len(self.said)
 
     def turn(self) -> int:
         """Let the hub and every worker do what can be done; returns how many items moved."""
         self.now += 0.01
         for port, _ in self.ends:
             if select.select([port.link], [], [], 0)[0]:
-                self.hub.receive(port, self.now)
+                self.receive(port)
         self.hub.turn(self.now)
         return sum(end.receive() for _, end in self.ends)
+
+    def receive(self, port: Endpoint) -> None:
+        """Let the hub have what a worker has written."""
+        for item in port.receive(self.now):
+            self.hub.take(port, item, self.now)
 
     def settle(self) -> None:
         for _ in range(10_000):
@@ -115,8 +123,8 @@ def check(made: Site, end: FarEnd) -> None:
     assert end.filled
     origin = made.offsets[end.origin]
     assert end.data == made.said[origin:]
-    assert end.stream.messages == made.hub.stream.messages
-    assert origin <= made.hub.stream.oldest, "who may be served by one may be served by the other"
+    assert end.stream.messages == made.hub.plain.buffer.messages
+    assert origin <= made.hub.plain.buffer.oldest, "a client that one may serve may be served by the other"
 
 
 BLOBS = st.lists(st.tuples(st.integers(1, 5), st.binary(min_size=1, max_size=400)), max_size=40)
@@ -156,7 +164,7 @@ def test_a_worker_that_is_overtaken_while_it_is_filled_begins_anew() -> None:
             made.say(1, b"a" * FILL_SIZE)
             made.turn()
         slow = made.worker(limit, window=FILL_SIZE)
-        made.hub.receive(made.ends[0][0], made.now)
+        made.receive(made.ends[0][0])
         made.hub.turn(made.now)
         for _ in range(20):  # it does not read while the others chat on
             made.say(1, b"b" * FILL_SIZE)
@@ -174,13 +182,15 @@ def test_a_worker_that_dies_while_it_is_filled_holds_nobody_up() -> None:
             made.turn()
         made.worker(1 << 20, window=FILL_SIZE)
         port, dead = made.ends[1]
-        made.hub.receive(port, made.now)
+        made.receive(port)
         made.hub.turn(made.now)
         dead.link.close()
         made.say(1, b"after its death")
         made.hub.turn(made.now)
         del made.ends[1]
-        made.hub.detach(port)
+        while not port.ended:
+            made.receive(port)
+        made.hub.detach(port, made.now)
         port.link.close()
         made.settle()
         check(made, other)
@@ -198,7 +208,7 @@ def test_a_sync_is_answered_after_all_posts_before_it_are_in_the_order() -> None
             made.turn()
             if one.synced:
                 break
-        assert made.hub.room.sequence == 50
+        assert made.hub.messages == 50
         assert (one.synced, other.synced) == (1, 0)
 
 
@@ -211,7 +221,7 @@ def test_the_room_waits_before_anybody_who_leaves_would_fall_out_of_the_stream(b
         for _ in range(40):
             made.say(1, b"x" * FILL_SIZE)
             made.turn()
-        end = made.hub.stream.end
+        end = made.hub.plain.buffer.end
         number = 40 - int(behind * limit) // FILL_SIZE
         got_to = number * FILL_SIZE
         one.link.send(Up.SYNC, (number, []))
@@ -222,9 +232,9 @@ def test_the_room_waits_before_anybody_who_leaves_would_fall_out_of_the_stream(b
             other.link.send_frames(Up.POSTS, [("a", 1, FILL_SIZE)], b"y" * FILL_SIZE)
             made.turn()
         assert made.hub.waits(made.now)
-        assert made.hub.stream.end - got_to < limit - 2 * FILL_SIZE
+        assert made.hub.plain.buffer.end - got_to < limit - 2 * FILL_SIZE
         # Those who were not far behind do not stop anybody in an instant.
-        assert behind > 0.5 or made.hub.stream.end - end > limit // 5
-        made.hub.anchors.pop(port)
+        assert behind > 0.5 or made.hub.plain.buffer.end - end > limit // 5
+        made.hub.transit_began(port, [])
         made.settle()
-        assert made.hub.stream.end == end + 40 * FILL_SIZE
+        assert made.hub.plain.buffer.end == end + 40 * FILL_SIZE

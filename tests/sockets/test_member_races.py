@@ -14,9 +14,10 @@ import pytest
 from support.harness import raw_frame
 from support.hub_limits import limits
 
-from mpchat.hub.hub import Endpoint, Hub
+from mpchat.hub.endpoint import Endpoint
+from mpchat.hub.hub import Hub
 from mpchat.hub.members import Members
-from mpchat.hub.sequencer import NOTICE_GATHER, Sequencer
+from mpchat.hub.sequencer import NOTICE_GATHER
 from mpchat.ipc.channel import Link, make_queue
 from mpchat.ipc.items import Down, Up
 
@@ -41,8 +42,13 @@ class Far:
     def say(self, kind: Up, payload: Any = None) -> None:
         self.link.send(kind, payload)
         assert select.select([self.port.link], [], [], 10)[0], "waited 10 s for the channel"
-        self.hub.receive(self.port, 1.0)
+        self.receive()
         self.hub.turn(1.0)
+
+    def receive(self) -> None:
+        """Let the hub have what the worker has written."""
+        for item in self.port.receive(1.0):
+            self.hub.take(self.port, item, 1.0)
 
     def join(self, identity: int, **join: Any) -> None:
         self.say(Up.ASK, ((identity, f"127.0.0.1:{identity}"), json.dumps({"join": join}).encode()))
@@ -85,7 +91,7 @@ def cut(frames: bytes) -> list[Object]:
 def ends() -> Iterator[Sequence[Far]]:
     """A hub's two workers."""
     with ExitStack() as stack:
-        hub = Hub(Sequencer(), limits(1 << 20), lambda port, kind, payload: None)
+        hub = Hub(limits(1 << 20))
         yield [Far(hub, slot, stack) for slot in (1, 2)]
 
 
@@ -184,8 +190,10 @@ def test_a_join_that_a_worker_had_still_sent_when_it_died_leaves_nobody_behind(e
     dead.link.send(Up.ASK, ((1, "127.0.0.1:1"), join))
     dead.link.send_frames(Up.POSTS, [(1, 1, len(said))], said)
     dead.link.close()
-    dead.hub.detach(dead.port)
-    dead.hub.members.died_with(dead.port, set(), 1.0)
+    while not dead.port.ended:
+        dead.receive()
+    dead.hub.detach(dead.port, 1.0)
+    dead.hub.worker_died(dead.port, 1, set(), 1.0)
     dead.hub.turn(1.0)
     other.say(Up.ASK, ((2, "127.0.0.1:2"), b'{"who":{}}'))
     assert [each["who"]["names"] for each in other.objects() if "who" in each] == [["bob"]]
@@ -198,7 +206,8 @@ def test_who_is_long_on_the_way_and_is_told_more_than_he_may_be_behind_is_cut_of
     first, second = ends
     first.join(1, name="alice")
     second.join(2, name="bob")
-    alice = first.hub.members.by_identity[1]
+    alice = first.hub.delivery.recipient(1)
+    assert alice is not None
     first.say(Up.SYNC, (0, [1]))
     told = json.dumps({"message": "x" * 50_000, "to": "alice"}).encode()
     for _ in range(40):

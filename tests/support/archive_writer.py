@@ -13,7 +13,9 @@ from itertools import count
 from pathlib import Path
 
 from mpchat.hub import archive
-from mpchat.hub.archive import Archive, Loaded, Run
+from mpchat.hub.archive import Archive
+from mpchat.hub.history import Run
+from mpchat.hub.past import Past
 from mpchat.protocol.messages import message_frame
 from support.waiting import eventually
 
@@ -60,7 +62,7 @@ def full(path: Path) -> None:
     if with_history:  # no write at all succeeds, from the start on
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     store = Archive(path, messages=10**9, age=0)
-    loaded: Loaded = store.open()
+    loaded: Past = store.open()
     number = loaded.last.get("로비", 0)
     print(loaded.epoch, number, sum(each.count for each in loaded.runs))
     if not with_history:

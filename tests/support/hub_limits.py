@@ -1,7 +1,6 @@
 """What a hub under test keeps to."""
 
-from mpchat.hub.members import Limits
-from mpchat.hub.rooms import Kept
+from mpchat.hub.limits import Kept, Limits
 
 
 def limits(lag: int) -> Limits:

@@ -1,0 +1,84 @@
+"""Claims: which member has which name, and which names are held for members that may come back. Pure."""
+
+import secrets
+
+from mpchat.errors import ProtocolError
+from mpchat.protocol.names import name_key
+
+# Names that are held at most; past it the name that has been held longest is free.
+MOST_HELD = 100_000
+
+
+class Claim:
+    """A name, the connection that has it, and until when it is held while no connection has it."""
+
+    __slots__ = ("before", "identity", "name", "token", "until")
+
+    def __init__(self, name: str, token: str) -> None:
+        self.name = name
+        self.identity: int | None = None
+        self.token = token
+        # The token before a takeover. It is good while no connection has the name: a client that was cut off
+        # before it got the new token comes back with the old one.
+        self.before = ""
+        self.until = 0.0
+
+    def is_shown(self, token: str | None) -> bool:
+        """Tell whether ``token`` proves that its sender owns the name."""
+        good = [self.token] if self.identity is not None else [self.token, self.before]
+        return bool(token) and any(
+            secrets.compare_digest(str(token).encode(), each.encode()) for each in good
+        )
+
+
+class Claims:
+    """All names in use, and all that are held."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Claim] = {}
+        # Held names, the longest held first.
+        self._held: dict[str, Claim] = {}
+
+    def get(self, name: str) -> Claim | None:
+        """Return the claim on a name, however it is spelled."""
+        return self._by_key.get(name_key(name))
+
+    def take(
+        self, name: str, identity: int, shown: str | None, fresh: str, now: float
+    ) -> tuple[Claim, int | None]:
+        """Give a name to a connection; return the claim, and the connection that had it before.
+
+        ``shown`` is the token that the client sent. ``fresh`` becomes the name's token, if the name is new or
+        taken over. Raises :class:`ProtocolError` ``name_taken``.
+        """
+        key = name_key(name)
+        claim, replaced = self._by_key.get(key), None
+        if claim is None or (claim.identity is None and claim.until <= now):
+            claim = self._by_key[key] = Claim(name, fresh)
+        elif not claim.is_shown(shown):
+            left = f"held for {claim.until - now:.0f} s more" if claim.identity is None else "in use"
+            raise ProtocolError("name_taken", f"{claim.name} is {left}; its owner comes back with the token")
+        elif claim.identity is not None:  # the client came back before the server knew that it had gone
+            replaced = claim.identity
+            if replaced > identity:  # this join was longer on its way, and its connection is gone
+                raise ProtocolError("name_taken", f"{claim.name} has come back by a later connection")
+            claim.before, claim.token = claim.token, fresh  # else the replaced one would take it back
+        self._held.pop(key, None)
+        claim.name, claim.identity = name, identity
+        return claim, replaced
+
+    def free(self, claim: Claim) -> None:
+        """Let any client have the name from now on."""
+        del self._by_key[name_key(claim.name)]
+
+    def hold(self, claim: Claim, now: float, seconds: float) -> None:
+        """Keep the name for its owner for ``seconds``; forget names that were held long enough."""
+        claim.identity = None
+        claim.until = now + seconds
+        key = name_key(claim.name)
+        self._held[key] = claim
+        while self._held:
+            oldest = next(iter(self._held))
+            if self._held[oldest].until > now and len(self._held) <= MOST_HELD:
+                return
+            del self._held[oldest], self._by_key[oldest]

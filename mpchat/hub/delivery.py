@@ -1,0 +1,332 @@
+"""Delivery: carries effects out: which worker gets what for which of its members, and when.
+
+The state decides who is sent what; here is how a member is reached: by which worker, live or with a part of
+the past still to come, or in transit between two workers.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mpchat.hub.effects import (
+    Effect,
+    End,
+    Enter,
+    Forget,
+    ForgetRoom,
+    Leave,
+    NoticeInRoom,
+    Say,
+    SayInRoom,
+    Tell,
+)
+from mpchat.hub.endpoint import HEAD_COST, Endpoint
+from mpchat.hub.history import Run
+from mpchat.hub.plain_stream import PlainStream
+from mpchat.hub.replay import OvertakenError, Replay
+from mpchat.hub.rooms import Rooms
+from mpchat.ipc.items import Down
+from mpchat.ipc.reasons import REPLACED
+from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
+
+# Bytes of the past that a member is sent at a time.
+REPLAY_SIZE = 32 << 10
+
+log = logging.getLogger("mpchat.hub")
+
+
+class Recipient:
+    """How a connection that has asked to join is reached."""
+
+    __slots__ = ("came_from", "ending", "endpoint", "identity", "live", "replay", "stream", "waiting")
+
+    def __init__(self, identity: int, endpoint: Endpoint) -> None:
+        self.identity = identity
+        # The worker that serves it, or None while it is in transit; then, the worker that it comes from.
+        self.endpoint: Endpoint | None = endpoint
+        self.came_from: Endpoint | None = None
+        self.stream: RoomStream | None = None
+        # The past that it is still to get before it is live.
+        self.replay: Replay | None = None
+        self.live = False
+        # Frames for it alone that came while it was in transit.
+        self.waiting = bytearray()
+        # True when the server is closing the connection.
+        self.ending = False
+
+
+class RoomStream:
+    """What members of one room get, for as long as the room is there."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.buffer = StreamBuffer(0)
+        # How many connections here are in the room, live or not.
+        self.recipients = 0
+        # How many live members each worker serves; only those workers are told.
+        self.endpoints: Counter[Endpoint] = Counter()
+        # Frames since the last flush.
+        self.count = 0
+        self.frames: list[bytes] = []
+
+
+class Delivery:
+    """Reaches members, and plain clients through the plain stream."""
+
+    def __init__(self, rooms: Rooms, plain: PlainStream, lag_limit: int) -> None:
+        """``lag_limit``: bytes that may wait for one connection in transit."""
+        self.lag_limit = lag_limit
+        self.endpoints: list[Endpoint] = []
+        # Gets every run of messages that is numbered.
+        self.on_run: Callable[[Run], None] | None = None
+        # Connections that were found to be too slow since the hub looked last.
+        self.too_slow: list[int] = []
+        self._rooms = rooms
+        self._plain = plain
+        self._recipients: dict[int, Recipient] = {}
+        self._streams: dict[int, RoomStream] = {}
+        # Streams with something to send.
+        self._stirred: dict[RoomStream, None] = {}
+        self._carriers: dict[type, Callable[[Any], None]] = {
+            Say: self._say,
+            SayInRoom: self._say_in_room,
+            NoticeInRoom: self._notice_in_room,
+            Tell: self._tell,
+            Enter: self._enter,
+            Leave: self._leave,
+            End: self._end,
+            Forget: self._forget,
+            ForgetRoom: self._forget_room,
+        }
+
+    def recipient(self, identity: int) -> Recipient | None:
+        """Return how a connection is reached, if it has asked to join."""
+        return self._recipients.get(identity)
+
+    def meet(self, identity: int, endpoint: Endpoint) -> None:
+        """Remember by which worker a connection asks, if it asks for the first time."""
+        if identity not in self._recipients:
+            self._recipients[identity] = Recipient(identity, endpoint)
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        """Send what the effects say. What many get together goes out with :meth:`flush`."""
+        carriers = self._carriers
+        for effect in effects:
+            carriers[type(effect)](effect)
+
+    def flush(self) -> None:
+        """Send what was said since the last flush. O(rooms in which something was said)."""
+        self._plain.flush(self.endpoints)
+        if not self._stirred:
+            return
+        stirred, self._stirred = self._stirred, {}
+        told: dict[Endpoint, None] = {}
+        share = self._rooms.share
+        for stream in stirred:
+            frames = stream.frames[0] if len(stream.frames) == 1 else b"".join(stream.frames)
+            count = stream.count
+            stream.count, stream.frames = 0, []
+            stream.buffer.limit = share
+            stream.buffer.append(frames, count)
+            for endpoint in stream.endpoints:
+                endpoint.add_room(stream.room, count, frames)
+                told[endpoint] = None
+        for endpoint in told:
+            endpoint.send_rooms()
+
+    # Effects.
+
+    def _say(self, effect: Say) -> None:
+        self._plain.post(effect.messages, effect.frames)
+
+    def _say_in_room(self, effect: SayInRoom) -> None:
+        number, run = effect
+        if self.on_run is not None:
+            self.on_run(run)
+        stream = self._streams.get(number)
+        if stream is not None and stream.recipients:
+            self._add(stream, run.count, self._rooms.by_number[number].numbered(run))
+
+    def _notice_in_room(self, effect: NoticeInRoom) -> None:
+        stream = self._streams.get(effect.room)
+        if stream is not None and stream.recipients:
+            self._add(stream, effect.notices, effect.frames)
+
+    def _add(self, stream: RoomStream, count: int, frames: bytes) -> None:
+        stream.count += count
+        stream.frames.append(frames)
+        self._stirred[stream] = None
+
+    def _tell(self, effect: Tell) -> None:
+        self.flush()
+        recipient = self._recipients.get(effect.identity)
+        if recipient is not None:
+            self._send(recipient, effect.frames)
+
+    def _send(self, recipient: Recipient, frames: bytes) -> None:
+        if recipient.endpoint is not None:
+            recipient.endpoint.send_frames(Down.TELL, recipient.identity, frames)
+            return
+        recipient.waiting += frames
+        if len(recipient.waiting) > self.lag_limit:
+            self._cut_off(recipient)
+
+    def _cut_off(self, recipient: Recipient) -> None:
+        recipient.waiting.clear()
+        recipient.replay = None
+        self.too_slow.append(recipient.identity)
+
+    def _enter(self, effect: Enter) -> None:
+        self.flush()
+        recipient = self._recipients[effect.identity]
+        stream = self._streams.get(effect.room)
+        if stream is None:
+            stream = self._streams[effect.room] = RoomStream(effect.room)
+        if recipient.stream is None:
+            recipient.stream = stream
+            stream.recipients += 1
+        elif recipient.live:  # it has asked for the past of its own room
+            self._not_live(recipient)
+        room, buffer = self._rooms.by_number[effect.room], stream.buffer
+        recipient.replay = Replay(room, buffer, effect.first, effect.last, buffer.end)
+        self._replay(recipient, effect.frames)
+
+    def _replay(self, recipient: Recipient, frames: bytes) -> None:
+        """Send ``frames`` and the next part of the past; after the last part the member is live."""
+        replay, stream = recipient.replay, recipient.stream
+        assert replay is not None
+        assert stream is not None
+        if recipient.endpoint is None:  # it broke while it was to be moved, and has still asked for something
+            self._send(recipient, frames)
+            return
+        if stream in self._stirred:
+            self.flush()
+        try:
+            frames += replay.chunk(REPLAY_SIZE)
+        except OvertakenError:
+            self._cut_off(recipient)
+            return
+        live = replay.done
+        head = (recipient.identity, stream.room, stream.buffer.messages, live)
+        if live:
+            recipient.live, recipient.replay = True, None
+            stream.endpoints[recipient.endpoint] += 1
+        recipient.endpoint.send_frames(Down.ENTER, head, frames, HEAD_COST)
+
+    def _not_live(self, recipient: Recipient) -> None:
+        recipient.live = False
+        stream = recipient.stream
+        endpoint = recipient.endpoint or recipient.came_from
+        assert stream is not None
+        assert endpoint is not None
+        stream.endpoints[endpoint] -= 1
+        if stream.endpoints[endpoint] <= 0:
+            del stream.endpoints[endpoint]
+
+    def _leave(self, effect: Leave) -> None:
+        recipient = self._recipients.get(effect.identity)
+        if recipient is None or recipient.stream is None:
+            return
+        stream = recipient.stream
+        if recipient.live:
+            self._not_live(recipient)
+        recipient.replay = recipient.stream = None
+        stream.recipients -= 1
+        if not stream.recipients:  # no connection is owed anything of it
+            self._stirred.pop(stream, None)
+            stream.count, stream.frames = 0, []
+            stream.buffer.forget()
+
+    def _end(self, effect: End) -> None:
+        self.flush()
+        recipient = self._recipients.get(effect.identity)
+        if recipient is not None:
+            recipient.ending = True
+            if recipient.endpoint is not None:
+                recipient.endpoint.send(Down.END, (effect.identity, effect.reason))
+
+    def _forget(self, effect: Forget) -> None:
+        self._recipients.pop(effect.identity, None)
+
+    def _forget_room(self, effect: ForgetRoom) -> None:
+        self._streams.pop(effect.room, None)
+
+    # What workers say about members.
+
+    def replay_more(self, identity: int, endpoint: Endpoint) -> None:
+        """Send a member the next part of the past: it has read the part before."""
+        recipient = self._recipients.get(identity)
+        if recipient is not None and recipient.replay is not None and recipient.endpoint is endpoint:
+            self._replay(recipient, b"")
+
+    def depart(self, identity: int) -> None:
+        """A worker is about to let a connection go, and has all that was sent until now.
+
+        The worker goes on hearing the room: until the connection has gone it holds the room's stream, which
+        members that enter there continue with.
+        """
+        recipient = self._recipients.get(identity)
+        if recipient is not None and recipient.endpoint is not None:
+            recipient.came_from, recipient.endpoint = recipient.endpoint, None
+
+    def arrive(self, identity: int, endpoint: Endpoint) -> None:
+        """A connection is at a worker, the next one or the same."""
+        recipient = self._recipients.get(identity)
+        if recipient is None:
+            return
+        if recipient.ending:
+            recipient.endpoint = endpoint
+        elif recipient.endpoint is None:
+            if recipient.live:
+                self._not_live(recipient)
+            recipient.endpoint, recipient.came_from = endpoint, None
+            waiting, recipient.waiting = recipient.waiting, bytearray()
+            if waiting:
+                self._send(recipient, bytes(waiting))
+
+    def follow(self, endpoint: Endpoint, identity: int, room: int, number: int) -> None:
+        """Continue with a connection that was moved, from message ``number`` of its room on."""
+        self.flush()
+        self.arrive(identity, endpoint)
+        recipient = self._recipients.get(identity)
+        if recipient is None or recipient.ending:
+            endpoint.send(Down.END, (identity, REPLACED))
+            return
+        stream = recipient.stream
+        if stream is None:
+            return
+        if stream.room == room:
+            recipient.replay = self._rest_of_stream(stream, number)
+        if recipient.replay is not None:
+            self._replay(recipient, b"")
+
+    def _rest_of_stream(self, stream: RoomStream, number: int) -> Replay:
+        cursor = stream.buffer.cursor_of(Place(number))
+        # A forgotten place counts as one before the start: the replay finds that it was overtaken.
+        begin = -1 if isinstance(cursor, Outside) else cursor
+        return Replay(self._rooms.by_number[stream.room], stream.buffer, 1, 0, begin)
+
+    def worker_died(self, endpoint: Endpoint, in_transit: set[int]) -> list[int]:
+        """Forget a worker; return the connections that have ended with it, not those ``in_transit``."""
+        lost = []
+        for recipient in self._recipients.values():
+            stayed = recipient.came_from is endpoint and recipient.identity not in in_transit
+            if recipient.endpoint is endpoint or stayed:
+                lost.append(recipient.identity)
+            elif recipient.came_from is endpoint and recipient.live:
+                self._not_live(recipient)
+        for identity in lost:
+            if (recipient := self._recipients[identity]).live:
+                self._not_live(recipient)
+        for stream in self._streams.values():
+            stream.endpoints.pop(endpoint, None)
+        return lost
+
+    def keep_to_share(self) -> None:
+        """Trim the streams in which nothing is said to the share that a room has by now."""
+        share = self._rooms.share
+        for stream in self._streams.values():
+            if stream.buffer.limit > share:
+                stream.buffer.limit = share
+                stream.buffer.append(b"", 0)  # which forgets what is too much

@@ -1,0 +1,73 @@
+"""Effects: what follows from an entry, as values: who is sent what, and what is kept. Pure."""
+
+from typing import NamedTuple
+
+from mpchat.hub.history import Run
+
+
+class Say(NamedTuple):
+    """Send frames to all plain clients, one for each of ``messages``."""
+
+    messages: int
+    frames: bytes
+
+
+class SayInRoom(NamedTuple):
+    """Send a run of numbered messages to all members of its room, and write it to the history file."""
+
+    room: int
+    run: Run
+
+
+class NoticeInRoom(NamedTuple):
+    """Send frames to all members of a room: ``notices`` of comers and leavers."""
+
+    room: int
+    notices: int
+    frames: bytes
+
+
+class Tell(NamedTuple):
+    """Send frames to one connection alone, after everything that was said before."""
+
+    identity: int
+    frames: bytes
+
+
+class Enter(NamedTuple):
+    """Send ``frames`` to one connection, then the messages ``first`` to ``last`` of the room's history, then
+    all that is said in the room from here on. It hears no other room any more."""
+
+    identity: int
+    room: int
+    first: int
+    last: int
+    frames: bytes
+
+
+class Leave(NamedTuple):
+    """Send a connection nothing more of the room that it has entered."""
+
+    identity: int
+
+
+class End(NamedTuple):
+    """Close a connection, and name the reason."""
+
+    identity: int
+    reason: str
+
+
+class Forget(NamedTuple):
+    """A connection has ended."""
+
+    identity: int
+
+
+class ForgetRoom(NamedTuple):
+    """A room is gone; its number is not given again."""
+
+    room: int
+
+
+Effect = Say | SayInRoom | NoticeInRoom | Tell | Enter | Leave | End | Forget | ForgetRoom

@@ -1,0 +1,125 @@
+"""Entries: everything that changes the hub's state, as values. Pure.
+
+An entry carries all that decides: which client, what it said or asked for, the time, and a random token where
+one may be needed. So the same entries in the same order give the same state and the same effects anywhere.
+"""
+
+import msgspec
+
+from mpchat.hub.limits import Limits
+from mpchat.protocol.requests import Request
+
+# The sender of a run of messages: the address of a plain client, or the identity of a connection that has
+# asked to join.
+Sender = int | str
+
+
+class Posted(msgspec.Struct, frozen=True, array_like=True, tag="posted", gc=False):
+    """Messages from a worker's clients, at the wall clock's ``at`` (seconds since 1970).
+
+    ``runs`` holds the sender, the number of messages and the bytes of each run; ``frames`` holds all of them,
+    one after the other, as plain clients get them.
+    """
+
+    at: float
+    runs: list[tuple[Sender, int, int]]
+    frames: bytes
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True, tag="asked"):
+    """A request of one connection.
+
+    ``now`` is the monotonic clock and ``at`` the wall clock, in seconds. ``token`` is random text that proves
+    the ownership of a name, should this request take one.
+    """
+
+    now: float
+    at: float
+    identity: int
+    address: str
+    request: Request
+    token: str
+
+
+class Left(msgspec.Struct, frozen=True, array_like=True, tag="left"):
+    """Connections that have ended, after the last of their posts: the address of a plain client, or identity,
+    address and reason of a connection that had asked to join."""
+
+    now: float
+    clients: list[str | tuple[int, str, str]]
+
+
+class CutOff(msgspec.Struct, frozen=True, array_like=True, tag="cut_off"):
+    """The server itself ends a connection that had asked to join."""
+
+    now: float
+    identity: int
+    reason: str
+
+
+class WorkerDied(msgspec.Struct, frozen=True, array_like=True, tag="worker_died"):
+    """The connections that a worker's death has ended: those that had asked to join, and the count of all."""
+
+    now: float
+    identities: list[int]
+    connections: int
+
+
+class Announced(msgspec.Struct, frozen=True, array_like=True, tag="announced"):
+    """One message of the server itself, for every room; ``frame`` is what plain clients get."""
+
+    at: float
+    frame: bytes
+
+
+class Moderated(msgspec.Struct, frozen=True, array_like=True, tag="moderated"):
+    """An operator's ban or mute (``table`` is ``bans`` or ``mutes``) of ``target``, a name or an address.
+
+    ``key`` is the text that targets are compared by. ``until`` is on the wall clock; None: for good.
+    """
+
+    table: str
+    key: str
+    target: str
+    until: float | None
+
+
+class Lifted(msgspec.Struct, frozen=True, array_like=True, tag="lifted"):
+    """The end of a ban or a mute."""
+
+    table: str
+    key: str
+
+
+class Configured(msgspec.Struct, frozen=True, array_like=True, tag="configured"):
+    """Other limits hold from here on; ``notices``: tell clients who has gone."""
+
+    limits: Limits
+    notices: bool
+
+
+class NoticesDue(msgspec.Struct, frozen=True, array_like=True, tag="notices_due"):
+    """Time has come to tell clients who has come and gone (``now``: monotonic clock)."""
+
+    now: float
+
+
+class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
+    """Time to forget rooms that are empty and history that is too old at ``at`` (wall clock)."""
+
+    at: float
+
+
+Entry = (
+    Posted
+    | Asked
+    | Left
+    | CutOff
+    | WorkerDied
+    | Announced
+    | Moderated
+    | Lifted
+    | Configured
+    | NoticesDue
+    | Swept
+)

@@ -1,0 +1,104 @@
+"""History: the last messages of a room, kept as they were said. Pure.
+
+Frames for members are made from it only when a member asks for them.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from mpchat.hub.limits import Kept
+from mpchat.protocol.frames import cut_frames
+
+# What a run takes in memory beside its frames, in bytes.
+RUN_OVERHEAD = 300
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """``count`` consecutive messages of one sender in one room, taken at one moment.
+
+    Rooms keep millions of runs, so the garbage collector is told not to look at them.
+    """
+
+    room: str
+    # The first one's number, from 1 on; the others follow without a gap.
+    seq: int
+    count: int
+    # Seconds since 1970.
+    at: float
+    # A name, or host:port of a plain client; "" is the server itself.
+    sender: str
+    # What plain clients get: for each message two bytes of length and {"message": …}.
+    frames: bytes
+
+    @property
+    def last(self) -> int:
+        """The last message's number."""
+        return self.seq + self.count - 1
+
+    def since(self, number: int) -> "Run":
+        """Return the run without the messages before ``number``, one of its own."""
+        skipped = number - self.seq
+        frames = self.frames[cut_frames(self.frames, skipped) :]
+        return msgspec.structs.replace(self, seq=number, count=self.count - skipped, frames=frames)
+
+
+def size_of(run: Run) -> int:
+    """Return the bytes of memory that a run takes; a short message takes hardly less than a long one."""
+    return len(run.frames) + RUN_OVERHEAD
+
+
+class History:
+    """The last messages of a room."""
+
+    def __init__(self) -> None:
+        self._runs: deque[Run] = deque()
+        self._count = self._size = 0
+
+    def add(self, run: Run, kept: Kept) -> None:
+        """Keep a run. A gap in the numbers empties the history first: kept numbers have no gaps."""
+        if self._runs and run.seq != self._runs[-1].last + 1:
+            self.clear()
+        self._runs.append(run)
+        self._count += run.count
+        self._size += size_of(run)
+        if self._count > kept.messages or self._size > kept.size or kept.age:
+            self.trim(run.at, kept)
+
+    def trim(self, at: float, kept: Kept) -> None:
+        """Forget runs that are too old at ``at`` or too many. The last run stays while it is not too old."""
+        runs = self._runs
+        while runs and (
+            (kept.age and runs[0].at < at - kept.age)
+            or (len(runs) > 1 and (self._count - runs[0].count >= kept.messages or self._size > kept.size))
+        ):
+            run = runs.popleft()
+            self._count -= run.count
+            self._size -= size_of(run)
+
+    def clear(self) -> None:
+        self._runs.clear()
+        self._count = self._size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    @property
+    def first(self) -> int | None:
+        """The number of the oldest message that is kept."""
+        return self._runs[0].seq if self._runs else None
+
+    @property
+    def last(self) -> int | None:
+        """The number of the newest message that is kept."""
+        return self._runs[-1].last if self._runs else None
+
+    def since(self, seq: int) -> Iterator[Run]:
+        """Yield the runs that hold messages numbered ``seq`` and above.
+
+        Finding the first is O(log n): a member that enters gets the last few of perhaps a million.
+        """
+        first = bisect_left(self._runs, seq, key=lambda run: run.last)
+        return (self._runs[place] for place in range(first, len(self._runs)))

@@ -1,0 +1,22 @@
+"""Limits: settings that the hub keeps to. Pure."""
+
+from typing import NamedTuple
+
+
+class Kept(NamedTuple):
+    """How much history a room keeps: messages, bytes of memory, and seconds (0: of any age)."""
+
+    messages: int
+    size: int
+    age: float
+
+
+class Limits(NamedTuple):
+    """How many rooms there may be, and members in one room (0: any number); for how many seconds a name is
+    held; how much history is kept; and how many bytes of a stream a client may be behind."""
+
+    rooms: int
+    members: int
+    name_hold: float
+    kept: Kept
+    lag: int

@@ -1,0 +1,78 @@
+"""Log: the one order in which the hub takes what changes its state.
+
+An entry comes out once, in its place in the order. Its origin is the worker's item that it came in, which is
+acknowledged when the entry was applied. Steps are local, and keep their places between entries.
+
+This log is in memory. Another one may keep the same promises and share its entries with other hosts.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from mpchat.hub.endpoint import Endpoint
+from mpchat.hub.entries import Entry
+
+
+class Sync(NamedTuple):
+    """A worker is about to let connections go that have all got to message ``number`` of the plain stream."""
+
+    number: int
+    identities: list[int]
+
+
+class More(NamedTuple):
+    """A member has read the part of the past that it was sent."""
+
+    identity: int
+
+
+class Follow(NamedTuple):
+    """A member was moved to a worker, and has got to message ``number`` of a room."""
+
+    identity: int
+    room: int
+    number: int
+
+
+Step = Sync | More | Follow
+
+
+class Origin(NamedTuple):
+    """Where an entry or step came from: a worker, and the bytes to acknowledge to it."""
+
+    endpoint: Endpoint
+    cost: int
+
+
+class Record(NamedTuple):
+    """What stands in one place of the log."""
+
+    content: Entry | Step
+    origin: Origin | None
+
+
+class MemoryLog:
+    """A log that lasts as long as the process."""
+
+    def __init__(self) -> None:
+        self._records: deque[Record] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._records)
+
+    def append(self, content: Entry | Step, origin: Origin | None = None) -> None:
+        """Add at the end."""
+        self._records.append(Record(content, origin))
+
+    def next(self) -> Record:
+        """Return the first record that has not come out yet. There must be one."""
+        return self._records.popleft()
+
+    def take_from(self, endpoint: Endpoint) -> list[Record]:
+        """Return, out of turn, all that came from one worker, which has died."""
+        taken = [each for each in self._records if each.origin and each.origin.endpoint is endpoint]
+        if taken:
+            self._records = deque(
+                each for each in self._records if not (each.origin and each.origin.endpoint is endpoint)
+            )
+        return taken

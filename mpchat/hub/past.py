@@ -1,0 +1,34 @@
+"""Past: what is known of the time before the server's start. Pure."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from mpchat.hub.history import Run
+
+_NOTHING: Mapping[str, int] = MappingProxyType({})
+_NO_EPOCHS: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+
+
+class Past(NamedTuple):
+    """What a history file had when it was opened; only an epoch when there is none or it was not readable."""
+
+    # The epoch from now on.
+    epoch: str
+    # The number of the last message by room, of rooms too whose messages are long gone.
+    last: Mapping[str, int] = _NOTHING
+    # The messages of rooms that are not in `last` begin after this number: nearly always 0.
+    floor: int = 0
+    # Messages that are kept, oldest first. In a room numbers rise; numbers that are missing were lost.
+    runs: Sequence[Run] = ()
+    # For epochs before a crash, by room: up to which number they agree with this epoch.
+    earlier: Mapping[str, Mapping[str, int]] = _NO_EPOCHS
+
+    def knows(self, epoch: str, room: str, number: int) -> bool:
+        """Tell whether the messages up to ``number`` that a client saw in ``epoch`` are those of this server.
+
+        Then the client needs only the messages after it.
+        """
+        if epoch == self.epoch:
+            return True
+        return epoch in self.earlier and number <= self.earlier[epoch].get(room, 0)

@@ -1,0 +1,202 @@
+"""State: all that the hub knows and decides, as a machine: ``apply(entry)`` returns the effects. Pure.
+
+It knows no clock, no randomness and no I/O: entries carry the time and what is random. The same entries in
+the same order give the same state and the same effects in every process, however they are read in batches.
+"""
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+from mpchat.hub.effects import Effect, Forget, ForgetRoom, NoticeInRoom, Say, SayInRoom, Tell
+from mpchat.hub.entries import (
+    Announced,
+    Asked,
+    Configured,
+    CutOff,
+    Entry,
+    Left,
+    Lifted,
+    Moderated,
+    NoticesDue,
+    Posted,
+    Swept,
+    WorkerDied,
+)
+from mpchat.hub.limits import Limits
+from mpchat.hub.members import MUTED, Member, Members
+from mpchat.hub.moderation import Moderation, Rule
+from mpchat.hub.past import Past
+from mpchat.hub.rooms import Room, Rooms
+from mpchat.hub.sequencer import Sequencer
+from mpchat.protocol.messages import error_frame, message_frame
+from mpchat.protocol.requests import as_said_by
+
+
+class HubState:
+    """Plain clients' order, members, rooms and moderation."""
+
+    def __init__(self, limits: Limits, past: Past, moderation: Moderation, *, notices: bool = True) -> None:
+        """Begin where ``past`` stopped; of ``moderation`` the state takes possession."""
+        # Messages that were put in order since the start, each counted once.
+        self.messages = 0
+        self.moderation = moderation
+        self.sequencer = Sequencer(notices=notices)
+        self.rooms = Rooms(limits)
+        self._effects: list[Effect] = []
+        numbers = past._replace(runs=())
+        self.members = Members(limits, self.rooms, moderation, numbers, self._effects.append)
+        self.rooms.restore(past.last, past.floor, past.runs)
+        # Rooms whose notices wait, by when they are due; and the same rooms, because each waits here once.
+        self._notices: list[tuple[float, int]] = []
+        self._waiting: set[int] = set()
+        self._appliers: dict[type, Callable[[Any], None]] = {
+            Posted: self._posted,
+            Asked: self._asked,
+            Left: self._left,
+            CutOff: self._cut_off,
+            WorkerDied: self._worker_died,
+            Announced: self._announced,
+            Moderated: self._moderated,
+            Lifted: self._lifted,
+            Configured: self._configured,
+            NoticesDue: self._notices_due,
+            Swept: self._swept,
+        }
+
+    def apply(self, entry: Entry) -> list[Effect]:
+        """Change the state; return what follows, in order."""
+        self._appliers[type(entry)](entry)
+        if self.members.stirred:
+            self._wait_for_notices()
+        effects = self._effects.copy()
+        self._effects.clear()
+        return effects
+
+    def notice_due(self) -> float | None:
+        """Return when :class:`NoticesDue` is to be applied (monotonic, seconds); None: nothing waits."""
+        due = self.sequencer.notice_due()
+        if self._notices and (due is None or self._notices[0][0] < due):
+            return self._notices[0][0]
+        return due
+
+    def _wait_for_notices(self) -> None:
+        stirred, self.members.stirred = self.members.stirred, {}
+        for room in stirred:
+            due = room.notice_due()
+            if due is not None and room.number not in self._waiting:
+                self._waiting.add(room.number)
+                heappush(self._notices, (due, room.number))
+
+    # Messages.
+
+    def _posted(self, entry: Posted) -> None:
+        """Number messages of plain clients and members; each run in the room of its sender."""
+        frames, emit, members = entry.frames, self._effects.append, self.members
+        all_plain = not members.by_identity and all(isinstance(sender, str) for sender, _, _ in entry.runs)
+        if all_plain:
+            self._say(sum(count for _, count, _ in entry.runs), frames)
+        position = 0
+        for sender, count, size in entry.runs:
+            said = frames[position : position + size]
+            position += size
+            member = members.by_identity.get(sender) if isinstance(sender, int) else None
+            if member is not None and member.room is not None:
+                if members.is_muted(member, entry.at):
+                    emit(Tell(member.identity, error_frame("muted", MUTED)))
+                    continue
+                self._say_in_room(member.room, member.name, count, said, entry.at)
+                if member.room is self.rooms.lobby:
+                    self._say(count, as_said_by(member.name, said))
+            elif isinstance(sender, str) or member is not None:
+                if not all_plain:
+                    self._say(count, said)
+                address = sender if isinstance(sender, str) else member.address if member else ""
+                self._say_in_room(self.rooms.lobby, address, count, said, entry.at)
+            else:
+                continue  # the connection was replaced and is being ended
+            self.messages += count
+
+    def _say(self, count: int, frames: bytes) -> None:
+        self.sequencer.number(count)
+        self._effects.append(Say(count, frames))
+
+    def _say_in_room(self, room: Room, sender: str, count: int, frames: bytes, at: float) -> None:
+        run = room.post(sender, count, frames, at, self.rooms.kept)
+        self._effects.append(SayInRoom(room.number, run))
+
+    def _announced(self, entry: Announced) -> None:
+        self.messages += 1
+        self._say(1, entry.frame)
+        for room in self.rooms:
+            if room.members:
+                self._say_in_room(room, "", 1, entry.frame, entry.at)
+
+    # Members.
+
+    def _asked(self, entry: Asked) -> None:
+        self.members.ask(entry)
+
+    def _left(self, entry: Left) -> None:
+        for client in entry.clients:
+            if isinstance(client, str):
+                self.sequencer.leave([client])
+            else:
+                identity, address, reason = client
+                self._gone(identity, address, reason, entry.now)
+                self._effects.append(Forget(identity))
+
+    def _gone(self, identity: int, address: str, reason: str, now: float) -> Member | None:
+        """Forget a connection that had asked to join; tell plain clients, if they could hear it."""
+        member = self.members.by_identity.get(identity)
+        if member is not None and (member.room is None or member.room is self.rooms.lobby):
+            self.sequencer.leave([member.name or address])
+        return self.members.gone(identity, reason, now)
+
+    def _cut_off(self, entry: CutOff) -> None:
+        member = self.members.by_identity.get(entry.identity)
+        if member is not None:
+            self._gone(member.identity, member.address, entry.reason, entry.now)
+            self.members.end(member, entry.reason)
+
+    def _worker_died(self, entry: WorkerDied) -> None:
+        for identity in entry.identities:
+            self.members.gone(identity, "lost", entry.now)
+            self._effects.append(Forget(identity))
+        if entry.connections:
+            self.sequencer.leave([], entry.connections)
+
+    # Operators and time.
+
+    def _moderated(self, entry: Moderated) -> None:
+        self.moderation.table(entry.table)[entry.key] = Rule(entry.target, entry.until)
+
+    def _lifted(self, entry: Lifted) -> None:
+        self.moderation.table(entry.table).pop(entry.key, None)
+
+    def _configured(self, entry: Configured) -> None:
+        self.members.limits = entry.limits
+        self.rooms.change_limits(entry.limits)
+        self.sequencer.notices = entry.notices
+
+    def _notices_due(self, entry: NoticesDue) -> None:
+        text = self.sequencer.take_notice(entry.now)
+        if text is not None:
+            self.messages += 1
+            self._say(1, message_frame(text))
+        while self._notices and self._notices[0][0] <= entry.now:
+            number = heappop(self._notices)[1]
+            self._waiting.remove(number)
+            room = self.rooms.by_number.get(number)
+            if room is None:
+                continue
+            frames = room.take_notices(entry.now)
+            if frames:
+                self._effects.append(NoticeInRoom(number, len(frames), b"".join(frames)))
+            elif room.notice_due() is not None:
+                self.members.stirred[room] = None
+
+    def _swept(self, entry: Swept) -> None:
+        self.moderation.forget_expired(entry.at)
+        for room in self.rooms.sweep(entry.at):
+            self._effects.append(ForgetRoom(room.number))

@@ -1,0 +1,151 @@
+"""Rooms: their numbers and limits, their share of the memory, and notices of comers and leavers."""
+
+from itertools import pairwise
+
+import pytest
+from msgspec.structs import replace
+from support.desk import KEPT, LIMITS, Desk, code, objects, run
+
+from mpchat.hub import rooms
+from mpchat.hub.effects import ForgetRoom
+from mpchat.hub.entries import Configured
+from mpchat.hub.history import size_of
+from mpchat.hub.past import Past
+from mpchat.hub.rooms import Room
+from mpchat.hub.sequencer import NOTICE_GATHER
+from mpchat.ipc.stream_buffer import StreamBuffer
+from mpchat.protocol.messages import message_frame
+
+
+def test_comers_and_leavers_are_told_at_once_and_then_together() -> None:
+    room = Room(1, "r")
+    room.enter(1, "watcher")
+    assert len(room.take_notices(0.0)) == 1
+    for number in range(20):
+        room.enter(10 + number, f"n{number}")
+    assert room.take_notices(NOTICE_GATHER / 2) == []
+    for number in range(15):
+        room.leave(10 + number, "closed")
+    room.enter(50, "late")
+    assert room.notice_due() == NOTICE_GATHER
+    frames = b"".join(room.take_notices(NOTICE_GATHER * 2))
+    # A member that came and went in between was never there; of many the first eight are named.
+    names = [*(f"n{number}" for number in range(15, 20)), "late"]
+    assert objects(frames) == [{"joined": {"room": "r", "names": names, "count": 6, "members": 7}}]
+    for number in range(15, 20):
+        room.leave(10 + number, "closed" if number % 2 else "lost")
+    frames = b"".join(room.take_notices(NOTICE_GATHER * 4))
+    assert [each["left"]["reason"] for each in objects(frames)] == ["closed", "lost"]
+
+
+def test_an_empty_room_has_no_notices() -> None:
+    room = Room(1, "r")
+    room.enter(1, "alice")
+    room.take_notices(0.0)
+    room.leave(1, "closed")
+    assert room.notice_due() is None
+    room.enter(2, "alice")
+    assert [each["joined"]["names"] for each in objects(b"".join(room.take_notices(1.0)))] == [["alice"]]
+
+
+def test_limits_on_rooms_and_members() -> None:
+    desk = Desk(LIMITS._replace(rooms=2, members=2))
+    assert "welcome" in desk.join(1, "a", room="x")
+    assert code(desk.join(2, "b", room="y")) == "too_many_rooms"
+    assert "welcome" in desk.join(2, "b", room="X")
+    assert code(desk.join(3, "c", room="x")) == "room_full"
+    # A refused join has not taken the name.
+    assert "welcome" in desk.join(4, "c")
+    desk.leave(1)
+    desk.leave(2)
+    desk.sweep()
+    assert [room.name for room in desk.state.rooms] == ["lobby"]
+    assert len([each for each in desk.effects if isinstance(each, ForgetRoom)]) == 1
+    assert "welcome" in desk.join(4, room="y")
+
+
+def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(age=10.0)))
+    desk.join(1, "a", room="x")
+    desk.post(1, "1", "2", "3")
+    desk.leave(1)
+    desk.sweep(100.0)
+    assert len(desk.state.rooms) == 1
+    assert desk.join(2, "b", room="x")["welcome"]["seq"] == 3
+
+
+def test_other_limits_hold_from_then_on() -> None:
+    desk = Desk()
+    desk.join(1, "a", room="x")
+    desk.post(1, *map(str, range(50)), at=1.0)
+    desk.apply(Configured(LIMITS._replace(rooms=2, kept=KEPT._replace(messages=3, age=5.0)), notices=False))
+    assert code(desk.join(2, "b", room="y")) == "too_many_rooms"
+    desk.post(1, *map(str, range(50, 60)), at=3.0)
+    room = desk.state.rooms.by_key["x"]
+    assert (room.history.first, room.history.last) == (51, 60)
+    desk.sweep(9.0)
+    assert not room.history
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_rooms_that_are_filled_one_after_the_other_share_their_memory(
+    monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    monkeypatch.setattr(rooms, "ROOMS_MEMORY", 1 << 20)
+    monkeypatch.setattr(rooms, "LEAST_SHARE", 1 << 10)
+    desk = Desk()
+    for number in range(50):
+        desk.join(number, f"n{number}", room=f"r{number}")
+        room = desk.state.rooms.by_key[f"r{number}"]
+        while room.history.first in (None, 1):
+            desk.post(number, "x" * 4000)
+        if left:
+            desk.leave(number)
+    desk.sweep()
+    histories = sum(size_of(each) for room in desk.state.rooms for each in room.history.since(0))
+    # A stream of each room may take as much again; see the delivery's tests.
+    assert histories <= rooms.ROOMS_MEMORY // 2 + 2 * 4000 * len(desk.state.rooms)
+    assert desk.state.rooms.share * 2 * len(desk.state.rooms) <= rooms.ROOMS_MEMORY
+
+
+def test_a_sweep_looks_at_some_rooms_and_all_are_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "SWEPT", 3)
+    monkeypatch.setattr(rooms, "SWEEPS", 5)
+    desk = Desk()
+    for number in range(40):
+        desk.join(number, f"n{number}", room=f"r{number}")
+    for number in range(40):
+        desk.leave(number)
+    left = []
+    for _ in range(20):
+        desk.sweep()
+        left.append(len(desk.state.rooms))
+    assert 41 - 8 <= left[0] < 41
+    assert left[-1] == 1
+    assert all(before - after <= 8 for before, after in pairwise(left))
+
+
+def test_a_room_that_was_spelled_in_two_ways_continues_after_its_last_number() -> None:
+    runs = [replace(run(15), room="game"), replace(run(16, 5), room="Game")]
+    desk = Desk(past=Past("e", {"Game": 20, "game": 15}, 0, runs, {}))
+    desk.join(1, "alice", room="GAME")
+    room = desk.state.rooms.by_key["game"]
+    assert (room.seq, room.history.first) == (20, 15)
+    assert {each.room for each in room.history.since(0)} == {room.name}
+
+
+def test_a_history_whose_end_was_lost_is_not_shown() -> None:
+    desk = Desk(past=Past("e", {"r": 20}, 0, [run(15, 3)], {}))
+    assert not desk.state.rooms.by_key["r"].history
+    assert desk.join(1, "alice", room="r")["welcome"]["seq"] == 20
+
+
+def test_what_members_get_of_a_run_is_numbered_and_fits_a_stream() -> None:
+    room, stream = Room(1, "r"), StreamBuffer(1 << 20)
+    posted = room.post("alice", 2, message_frame("a") + message_frame("b"), 1.0, KEPT)
+    stream.append(room.numbered(posted), posted.count)
+    got = objects(b"".join(map(bytes, stream.read_all(0))))
+    assert [(each["seq"], each["from"], each["message"]) for each in got] == [
+        (1, "alice", "a"),
+        (2, "alice", "b"),
+    ]

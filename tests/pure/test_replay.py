@@ -1,0 +1,55 @@
+"""The past that a member is sent: every message once, however it is cut, or word that it was overtaken."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from support.desk import KEPT, objects, run
+
+from mpchat.hub.replay import OvertakenError, Replay
+from mpchat.hub.rooms import Room
+from mpchat.ipc.stream_buffer import StreamBuffer
+
+PLENTY = KEPT._replace(messages=1000)
+
+
+def say(room: Room, stream: StreamBuffer, count: int = 1) -> None:
+    """Say something that goes into the history and the stream."""
+    posted = room.post("alice", count, run(room.seq + 1, count).frames, 1.0, PLENTY)
+    stream.append(room.numbered(posted), count)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 200), st.integers(1, 500))
+def test_a_replay_sends_every_message_once_however_it_is_cut(
+    counts: list[int], first: int, most: int
+) -> None:
+    room, stream = Room(1, "r"), StreamBuffer(1 << 20)
+    for count in counts:
+        say(room, stream, count)
+    last = room.seq
+    first = 1 + first % last
+    replay = Replay(room, stream, first, last, stream.end)
+    got: list[dict[str, object]] = []
+    later = 0
+    while not replay.done:
+        got += objects(replay.chunk(most))
+        if later < 5:  # meanwhile the room goes on
+            later += 1
+            say(room, stream)
+    assert [each["seq"] for each in got] == list(range(first, last + later + 1))
+
+
+def test_a_replay_whose_history_is_overtaken_says_so() -> None:
+    room = Room(1, "r")
+    for _ in range(50):
+        room.post("alice", 1, run(room.seq + 1).frames, 1.0, KEPT._replace(messages=5))
+    with pytest.raises(OvertakenError):
+        Replay(room, StreamBuffer(0), 10, 50, 0).chunk(100)
+
+
+def test_a_replay_whose_stream_is_overtaken_says_so() -> None:
+    room, stream = Room(1, "r"), StreamBuffer(100)
+    replay = Replay(room, stream, 1, 0, stream.end)
+    for _ in range(50):
+        say(room, stream)
+    with pytest.raises(OvertakenError):
+        replay.chunk(100)
