@@ -104,6 +104,11 @@ class Delivery:
         """Return how a connection is reached, if it has asked to join."""
         return self._recipients.get(identity)
 
+    def kept_bytes(self, room: int) -> int:
+        """Return the bytes that are kept of a room's stream."""
+        stream = self._streams.get(room)
+        return stream.buffer.end - stream.buffer.start if stream is not None else 0
+
     def meet(self, identity: int, endpoint: Endpoint) -> None:
         """Remember by which worker a connection asks, if it asks for the first time."""
         if identity not in self._recipients:
