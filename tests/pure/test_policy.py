@@ -92,6 +92,18 @@ def test_a_worker_that_owes_an_ack_for_long_gets_nothing_while_another_can_take_
     assert place([stopped], 0) == stopped
 
 
+def test_a_worker_gets_no_more_unacked_connections_than_the_kernel_queues_for_it() -> None:
+    worker, placed = idle(1), 0
+    while place([worker], placed) is not None:
+        worker, placed = worker.with_one_more(), placed + 1
+    assert (placed, worker) == (253, Candidate(1, 0, 253, 0.0, 1000))
+
+
+def test_connections_on_their_way_count_as_a_worker_s_own() -> None:
+    assert place([Candidate(1, 3, 4, 0.0, 1000), idle(2, 6)], 0) == idle(2, 6)
+    assert place([Candidate(1, 3, 2, 0.0, 5)], 0) is None
+
+
 def test_with_no_candidate_nobody_is_chosen() -> None:
     assert place([], 5) is None
 
@@ -120,6 +132,21 @@ def test_a_death_after_long_service_begins_the_count_anew() -> None:
         assert pause is not None
         assert pause <= BACKOFF_FIRST
         deaths = Deaths(Random(1))
+
+
+def test_a_death_after_less_than_long_service_counts_as_one_more() -> None:
+    deaths = Deaths(Random(1))
+    for number in range(1, DEATHS_TO_FATAL):
+        deaths.after(PROVEN - 0.01)
+        assert deaths.in_a_row == number
+    assert deaths.after(PROVEN - 0.01) is None
+
+
+def test_after_many_deaths_the_pause_stays_in_the_upper_half_of_the_ceiling() -> None:
+    deaths = Deaths(Random(1))
+    pauses = [deaths.after(0.0, most=10_000) or 0.0 for _ in range(200)]
+    assert all(BACKOFF_MOST / 2 <= pause <= BACKOFF_MOST for pause in pauses[20:])
+    assert max(pauses) - min(pauses[20:]) > BACKOFF_MOST / 4
 
 
 def test_while_the_server_starts_a_mistake_is_told_sooner() -> None:
@@ -214,6 +241,31 @@ def test_who_is_even_gives_nothing_and_who_is_told_uneven_has_something_to_give(
     if uneven(loads):
         assert any(surpluses(loads))
         assert not uneven(evened(loads))
+
+
+@pytest.mark.parametrize(
+    ("loads", "given"),
+    [
+        ([2, 0], [0, 0]),
+        ([3, 0], [1, 0]),
+        ([0, 4], [0, 2]),
+        ([105, 100], [0, 0]),
+        ([106, 100], [3, 0]),
+        ([10, 10, 0], [3, 3, 0]),
+    ],
+)
+def test_a_difference_of_more_than_two_and_a_twentieth_is_evened_out(
+    loads: list[int], given: list[int]
+) -> None:
+    assert surpluses(loads) == given
+
+
+@pytest.mark.parametrize(
+    ("loads", "unasked"),
+    [([8, 0], False), ([9, 0], True), ([100, 80], False), ([100, 79], True), ([0, 0], False)],
+)
+def test_only_more_than_eight_and_a_fifth_is_evened_out_unasked(loads: list[int], unasked: bool) -> None:
+    assert uneven(loads) is unasked
 
 
 @given(st.lists(st.integers(0, UNEVEN_LEAST), min_size=1, max_size=12), st.integers(0, 1_000))
