@@ -463,6 +463,83 @@ def test_a_name_that_no_json_can_hold() -> None:
         Conversation("h", 1, seat=Seat("\ud800"))
 
 
+# How far a room has been read.
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize(
+    ("welcome", "gap", "after"),
+    [
+        # The same epoch, or another one that agrees with it: it goes on.
+        (("one", 15, True, None), None, 10),
+        (("one", 10, True, None), None, 10),
+        (("two", 15, True, None), None, 10),
+        (("one", 15, False, None), None, 10),
+        # Some are lost, and the client may have had a part of those.
+        (("one", 15, False, (11, 12)), (11, 12), 12),
+        (("two", 15, False, (11, 12)), (11, 12), 12),
+        (("one", 15, False, (8, 11)), (11, 11), 11),
+        (("one", 15, False, (8, 10)), None, 10),
+        # The server numbers anew.
+        (("two", 15, False, None), (11, None), 15),
+        (("two", 15, False, (11, None)), (11, None), 15),
+        (("one", 15, False, (11, None)), (11, None), 15),
+        # The server knows fewer messages than the client, so it has forgotten some.
+        (("one", 9, True, None), (11, None), 9),
+        (("two", 9, True, None), (11, None), 9),
+    ],
+)
+def test_a_welcome_says_at_once_what_is_lost_and_where_the_room_goes_on(
+    begun: bool, welcome: tuple[str, int, bool, Any], gap: Any, after: int
+) -> None:
+    track = Track()
+    track.join("one", 10)
+    if begun:
+        track.take(10)
+    assert track.after == 10
+    assert track.resume(*welcome) == gap
+    assert (track.epoch, track.after) == (welcome[0], after)
+
+
+def test_after_a_first_join_history_may_begin_anywhere_up_to_the_next_message() -> None:
+    for first, gap in ((0, None), (7, None), (10, None), (11, None), (12, (11, 11)), (20, (11, 19))):
+        track = Track()
+        track.join("one", 10)
+        assert track.take(first) == (True, gap)
+        assert track.take(first) == (False, None)
+        assert track.take(first + 1) == (True, None)
+        assert track.take(first + 4) == (True, (first + 2, first + 3))
+
+
+def test_a_room_joined_again_in_the_same_epoch_gives_nothing_twice() -> None:
+    track = Track()
+    track.join("one", 10)
+    track.take(10)
+    track.join("one", 20)
+    assert [track.take(seq) for seq in (9, 10)] == [(False, None), (False, None)]
+    track.join("one", 20)
+    assert track.take(15) == (True, None)  # what was said meanwhile is no gap
+
+
+def test_a_room_joined_again_with_fewer_messages_than_were_read_begins_anew() -> None:
+    track = Track()
+    track.join("one", 10)
+    track.take(10)
+    track.join("one", 9)
+    assert track.take(3) == (True, None)
+
+
+def test_a_room_that_is_spelled_anew_is_the_same_room_and_another_room_is_not() -> None:
+    tracks = Tracks()
+    track = tracks.entered("Game")
+    tracks.respelled("Game", "other")
+    tracks.respelled("never entered", "NEVER ENTERED")
+    assert (tracks.get("Game"), tracks.get("other"), tracks.get("NEVER ENTERED")) == (track, None, None)
+    tracks.respelled("Game", "GAME")
+    assert (tracks.get("Game"), tracks.get("GAME")) == (None, track)
+    assert tracks.entered("GAME") is track
+
+
 def test_rooms_that_are_remembered_are_counted() -> None:
     tracks = Tracks()
     for number in range(MAX_ROOMS + 10):
