@@ -1,0 +1,222 @@
+"""Moderation: what a ban or mute is of, how long it holds, and what a restart or a fault leaves of it."""
+
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from support.desk import LIMITS
+
+from mpchat.errors import MpchatError, StartError
+from mpchat.hub.hub import Hub
+from mpchat.hub.moderation import Moderation, as_host
+from mpchat.hub.moderation_file import read_moderation
+
+NOW = 1000.0
+EVER = 1e12
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "moderation.json"
+
+
+class Operator:
+    """Commands of an operator, at a hub without workers, and what the hub's state makes of them."""
+
+    def __init__(self, path: Path) -> None:
+        """Start the server that keeps its moderation at ``path``."""
+        self._hub = Hub(LIMITS, moderation=read_moderation(path), moderation_path=path)
+
+    def ban(self, target: str, until: float | None = None) -> str:
+        return self._hub.ban(target, until, 0.0)
+
+    def mute(self, name: str, until: float | None = None) -> str:
+        return self._hub.mute(name, until, 0.0)
+
+    def lift(self, table: str, target: str) -> None:
+        self._hub.lift(table, target, 0.0)
+
+    def sweep(self) -> None:
+        self._hub.sweep(0.0)
+
+    @property
+    def kept(self) -> Moderation:
+        return self._hub.state.moderation
+
+
+# What it is of.
+
+
+def test_a_banned_name_is_banned_in_every_spelling_and_no_other_name_is(path: Path) -> None:
+    operator = Operator(path)
+    assert operator.ban("Trölł") == "Trölł"
+    assert [operator.kept.banned_name(name, NOW) for name in ("Trölł", "TRÖLŁ", "tro\u0308lł")] == [True] * 3
+    assert not operator.kept.banned_name("trol", NOW)
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7:4000", "192.0.2.7"),
+        ("2001:DB8::7", "2001:db8::7"),
+        ("[2001:db8::7]", "2001:db8::7"),
+        ("[2001:db8::7]:4000", "2001:db8::7"),
+    ],
+)
+def test_a_banned_address_is_banned_with_every_port(path: Path, target: str, host: str) -> None:
+    operator = Operator(path)
+    assert operator.ban(target) == as_host(target) == host
+    assert operator.kept.banned_host(host, NOW)
+    assert not operator.kept.banned_host("192.0.2.8", NOW)
+    operator.lift("bans", target)
+    assert not operator.kept.banned_host(host, NOW)
+
+
+@pytest.mark.parametrize("name", ["alice", "1.2.3", "a.b", "192.0.2.7.8", "alice:4000"])
+def test_what_is_no_address_is_a_name(name: str) -> None:
+    assert as_host(name) is None
+
+
+def test_a_ban_is_no_mute_and_a_mute_is_no_ban(path: Path) -> None:
+    operator = Operator(path)
+    operator.ban("troll")
+    assert operator.mute("Loud") == "Loud"
+    assert (operator.kept.banned_name("troll", NOW), operator.kept.muted("troll", NOW)) == (True, False)
+    assert (operator.kept.banned_name("loud", NOW), operator.kept.muted("loud", NOW)) == (False, True)
+    assert not operator.kept.banned_host("troll-host", NOW)
+
+
+def test_what_can_be_no_name_is_refused_and_nothing_is_kept(path: Path) -> None:
+    operator = Operator(path)
+    with pytest.raises(
+        MpchatError, match=r"'a b' is neither an address nor a name: a name cannot have a space"
+    ):
+        operator.ban("a b")
+    with pytest.raises(MpchatError, match=r"'' is no name: a name has at least one character"):
+        operator.mute("")
+    assert operator.kept.listing(NOW) == {"bans": [], "mutes": []}
+    assert not path.exists()
+
+
+# How long it holds.
+
+
+@pytest.mark.parametrize("until", [NOW, None])
+def test_a_ban_and_a_mute_hold_until_their_moment_or_for_good(path: Path, until: float | None) -> None:
+    operator = Operator(path)
+    operator.ban("troll", until)
+    operator.ban("192.0.2.7", until)
+    operator.mute("loud", until)
+    for at, holds in ((NOW - 0.001, True), (NOW, until is None), (EVER, until is None)):
+        assert operator.kept.banned_name("troll", at) is holds
+        assert operator.kept.banned_host("192.0.2.7", at) is holds
+        assert operator.kept.muted("loud", at) is holds
+
+
+def test_a_ban_that_is_said_again_holds_as_long_as_was_said_last(path: Path) -> None:
+    operator = Operator(path)
+    operator.ban("troll", NOW)
+    operator.ban("TROLL", NOW + 10)
+    assert operator.kept.listing(0.0)["bans"] == [{"target": "TROLL", "until": NOW + 10}]
+    operator.ban("troll", NOW - 10)
+    assert not operator.kept.banned_name("troll", NOW - 10)
+
+
+def test_what_has_ended_is_not_listed_and_what_holds_is(path: Path) -> None:
+    operator = Operator(path)
+    for name, until in (("over", NOW), ("still", NOW + 1), ("always", None)):
+        operator.ban(name, until)
+        operator.mute(name, until)
+    expected = [{"target": "still", "until": NOW + 1}, {"target": "always", "until": None}]
+    assert operator.kept.listing(NOW) == {"bans": expected, "mutes": expected}
+
+
+def test_a_rule_that_has_ended_is_forgotten_and_need_not_be_lifted(path: Path) -> None:
+    operator = Operator(path)
+    operator.ban("over", time.time() - 1)
+    operator.ban("still", time.time() + 3600)
+    operator.sweep()
+    with pytest.raises(MpchatError, match=r"^over is not banned$"):
+        operator.lift("bans", "over")
+    operator.lift("bans", "still")
+
+
+def test_lifting_ends_the_one_that_is_named_and_nothing_else(path: Path) -> None:
+    operator = Operator(path)
+    for name in ("alice", "bob"):
+        operator.ban(name)
+        operator.mute(name)
+    operator.lift("bans", "ALICE")
+    operator.lift("mutes", "Bob")
+    assert [operator.kept.banned_name(name, NOW) for name in ("alice", "bob")] == [False, True]
+    assert [operator.kept.muted(name, NOW) for name in ("alice", "bob")] == [True, False]
+    with pytest.raises(MpchatError, match=r"^alice is not banned$"):
+        operator.lift("bans", "alice")
+    with pytest.raises(MpchatError, match=r"^Bob is not muted$"):
+        operator.lift("mutes", "Bob")
+
+
+# Over restarts and faults.
+
+
+def test_a_restart_changes_nothing(path: Path) -> None:
+    operator = Operator(path)
+    operator.ban("troll")
+    operator.ban("192.0.2.7", NOW + 10)
+    operator.mute("loud", NOW + 20)
+    operator.mute("quiet")
+    operator.lift("mutes", "quiet")
+    again = Operator(path)
+    assert again.kept.listing(NOW) == operator.kept.listing(NOW)
+    assert again.kept.banned_name("TROLL", NOW)
+    assert again.kept.banned_host("192.0.2.7", NOW)
+    assert [again.kept.muted(name, NOW) for name in ("loud", "quiet")] == [True, False]
+
+
+def test_the_file_is_for_its_owner_only_and_for_people_to_read(path: Path) -> None:
+    Operator(path).ban("철수")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert json.loads(path.read_bytes()) == {"bans": {"철수": {"target": "철수"}}, "mutes": {}}
+    assert len(path.read_text().splitlines()) > 3
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_without_a_file_nobody_is_banned_and_with_a_broken_one_no_server_starts(path: Path) -> None:
+    assert read_moderation(path).listing(NOW) == {"bans": [], "mutes": []}
+    for content in (b"", b"{", b'{"bans": {"a": 5}}', b'{"bans": {"\xff": {"target": "a"}}}'):
+        path.write_bytes(content)
+        with pytest.raises(
+            StartError, match=r"cannot read the bans in .*moderation\.json: .*; mend the file"
+        ):
+            read_moderation(path)
+        assert path.read_bytes() == content
+
+
+def test_a_ban_that_cannot_be_written_holds_and_comes_into_the_file_with_the_next_one(path: Path) -> None:
+    operator = Operator(path)
+    operator.ban("first")
+    before = path.read_bytes()
+    blocker = path.with_name(f"{path.name}.new")
+    blocker.mkdir()  # no file can be written there
+    with pytest.raises(MpchatError, match="it holds until the server stops, but could not be written to"):
+        operator.ban("second")
+    assert operator.kept.banned_name("second", NOW)
+    with pytest.raises(MpchatError, match="it holds until the server stops"):
+        operator.lift("bans", "first")
+    assert not operator.kept.banned_name("first", NOW)
+    assert path.read_bytes() == before
+    blocker.rmdir()
+    operator.mute("third")
+    assert read_moderation(path).listing(NOW) == operator.kept.listing(NOW)
+
+
+def test_a_write_that_fails_at_the_last_step_leaves_nothing_beside_the_file(path: Path) -> None:
+    operator = Operator(path)
+    path.mkdir()  # a fresh file can be written, and not be put in this place
+    with pytest.raises(MpchatError, match="Is a directory"):
+        operator.ban("troll")
+    assert os.listdir(path.parent) == [path.name]
