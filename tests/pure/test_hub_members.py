@@ -1,11 +1,14 @@
 """Members: names, coming back, questions; what holds after every step."""
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
-from support.desk import LIMITS, Desk, code
+from support.desk import LIMITS, Desk, Object, code, run
 
-from mpchat.hub.effects import SayInRoom
-from mpchat.hub.entries import Moderated
+from mpchat.hub import claims
+from mpchat.hub.effects import End, Enter, Forget, Leave, SayInRoom, Tell
+from mpchat.hub.entries import CutOff, Moderated, NoticesDue
+from mpchat.hub.past import Past
 from mpchat.hub.state import HubState
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import ListRooms, Request, Who
@@ -30,6 +33,78 @@ def test_a_client_that_is_cut_off_in_a_takeover_comes_back_with_the_token_that_i
     desk.leave(2, "lost")
     assert code(desk.join(4, "alice", token="")) == "name_taken"
     assert "welcome" in desk.join(5, "alice", token=first["token"])
+
+
+def test_a_client_that_comes_back_by_an_earlier_connection_than_the_one_it_has_is_refused() -> None:
+    """Its join was longer on its way, and that connection is gone."""
+    desk = Desk()
+    token = desk.join(5, "alice")["welcome"]["token"]
+    assert code(desk.join(4, "alice", token=token)) == "name_taken"
+    assert desk.ended == []
+    assert "welcome" in desk.join(6, "alice", token=token)
+
+
+def test_a_replaced_connection_is_told_leaves_its_room_and_is_closed() -> None:
+    desk = Desk()
+    token = desk.join(1, "alice", room="x")["welcome"]["token"]
+    desk.effects.clear()
+    desk.join(2, "Alice", room="y", token=token)
+    found = [each for each in desk.effects if isinstance(each, Leave | Tell | End | Enter)]
+    assert [(type(each), each.identity) for each in found] == [(Leave, 1), (Tell, 1), (End, 1), (Enter, 2)]
+    assert [each["error"]["code"] for identity, each in desk.sent if identity == 1 and "error" in each] == [
+        "taken_over"
+    ]
+    assert desk.state.rooms.by_key["x"].names == []
+    assert desk.state.rooms.by_key["y"].names == ["Alice"]
+
+
+def test_the_end_of_a_replaced_connection_leaves_the_name_to_the_later_one() -> None:
+    desk = Desk()
+    token = desk.join(1, "alice")["welcome"]["token"]
+    desk.join(2, "alice", token=token)
+    desk.leave(1, "closed")
+    assert code(desk.join(3, "alice")) == "name_taken"
+    assert desk.state.members.named("ALICE") is desk.state.members.by_identity[2]
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", "토큰"])
+def test_a_held_name_is_given_back_for_its_token_only(token: str | None) -> None:
+    desk = Desk()
+    right = desk.join(1, "alice")["welcome"]["token"]
+    desk.leave(1, "lost", now=2.0)
+    refused = desk.join(2, "alice", now=12.0, token=token)
+    assert refused["error"] == {
+        "code": "name_taken",
+        "text": "alice is held for 50 s more; its owner comes back with the token",
+    }
+    assert desk.join(3, "ALICE", now=12.0, token=right)["welcome"]["name"] == "ALICE"
+    assert desk.state.rooms.lobby.names == ["ALICE"]
+
+
+def test_past_the_limit_the_name_that_was_lost_longest_ago_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "MOST_HELD", 2)
+    desk = Desk()
+    tokens = {}
+    for identity, name in enumerate("abc"):
+        tokens[name] = desk.join(identity, name)["welcome"]["token"]
+    desk.leave(0, "lost")
+    desk.leave(1, "lost")
+    desk.join(10, "a", token=tokens["a"])
+    desk.leave(10, "lost")
+    desk.leave(2, "lost")  # now b was lost first
+    assert [code(desk.join(20, name)) for name in "ac"] == ["name_taken"] * 2
+    assert "welcome" in desk.join(20, "b")
+
+
+def test_a_name_that_was_held_long_enough_is_new_to_its_former_owner() -> None:
+    desk = Desk()
+    first = desk.join(1, "alice", now=1.0)["welcome"]["token"]
+    desk.leave(1, "lost", now=2.0)
+    desk.join(2, "bob", now=100.0)
+    desk.leave(2, "lost", now=100.0)  # names that were held long enough are forgotten then
+    second = desk.join(3, "alice", now=100.0, token=first)["welcome"]["token"]
+    assert second != first
+    assert code(desk.join(4, "alice", now=100.0, token=first)) == "name_taken"
 
 
 def test_a_name_is_held_after_a_loss_for_as_long_as_the_setting_says() -> None:
@@ -74,6 +149,168 @@ def test_a_banned_name_is_refused_in_every_spelling_until_the_ban_ends() -> None
     desk.apply(Moderated("bans", name_key("Ａlice"), "Ａlice", 10.0))
     assert code(desk.join(1, "ALICE", now=9.0)) == "banned"
     assert "welcome" in desk.join(1, "ALICE", now=10.0)
+
+
+def test_a_muted_member_s_messages_are_not_counted_and_others_are_heard() -> None:
+    desk = Desk()
+    desk.join(1, "alice")
+    desk.join(2, "bob")
+    desk.apply(Moderated("mutes", name_key("alice"), "alice", None))
+    desk.post(1, "no")
+    assert [each.run.sender for each in desk.post(2, "yes") if isinstance(each, SayInRoom)] == ["bob"]
+    assert desk.state.messages == 1
+
+
+# Joining and questions.
+
+
+def test_a_client_without_a_name_can_ask_nothing() -> None:
+    desk = Desk()
+    for request in (Request(who=Who()), Request(rooms=ListRooms()), Request(message="psst", to="bob")):
+        assert code(desk.ask(1, request)) == "not_joined"
+    assert code(desk.join(1)) == "bad_request"
+    assert code(desk.join(1, "not a name")) == "bad_name"
+    assert code(desk.join(1, "alice", room="not a room")) == "bad_room"
+    assert "welcome" in desk.join(1, "alice")
+
+
+def test_a_member_keeps_its_name_and_may_spell_it_or_leave_it_out() -> None:
+    desk = Desk()
+    desk.join(1, "alice")
+    assert code(desk.join(1, "bob")) == "bad_request"
+    assert desk.join(1, "ALICE", room="x")["welcome"]["name"] == "alice"
+    assert desk.join(1, room="y")["welcome"]["name"] == "alice"
+    assert "welcome" in desk.join(2, "bob")
+
+
+def test_a_member_is_in_one_room_at_a_time() -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    desk.join(2, "bob", room="x")
+    desk.effects.clear()
+    welcome = desk.join(1, room="Y")["welcome"]
+    assert (welcome["room"], welcome["members"]) == ("Y", 1)
+    assert [type(each) for each in desk.effects] == [Leave, Enter]
+    assert [room.names for room in desk.state.rooms] == [[], ["bob"], ["alice"]]
+
+
+def test_a_member_that_asks_for_its_own_room_again_gets_its_past_and_stays() -> None:
+    desk = Desk(LIMITS._replace(members=1))
+    desk.join(1, "alice", room="x")
+    desk.post(1, "a", "b")
+    desk.apply(NoticesDue(1.0))
+    desk.effects.clear()
+    for room in ("x", "X", None):
+        assert desk.join(1, room=room, after=1, epoch="epoch")["welcome"]["recovered"] is True
+    assert [(type(each), each.first, each.last) for each in desk.effects if isinstance(each, Enter)] == [
+        (Enter, 2, 2)
+    ] * 3
+    assert not [each for each in desk.effects if isinstance(each, Leave)]
+    assert desk.state.notice_due() is None
+
+
+# What a join gets of the past: said are 100 messages, of which the last 90 are kept.
+KNOWN, UNKNOWN = "epoch", "another"
+
+
+@pytest.mark.parametrize(
+    ("after", "epoch", "first", "recovered", "lost"),
+    [
+        (None, None, 51, False, None),
+        (None, KNOWN, 51, False, None),
+        (100, KNOWN, 101, True, None),
+        (99, KNOWN, 100, True, None),
+        (10, KNOWN, 11, True, None),
+        (9, KNOWN, 11, False, [10, 10]),
+        (0, KNOWN, 11, False, [1, 10]),
+        (200, KNOWN, 101, True, None),  # more than there are; the number in the welcome tells
+        (20, UNKNOWN, 51, False, [21, None]),
+        (20, None, 51, False, [21, None]),
+        # What an epoch before a crash had in common with this one: 30 messages of the room.
+        (30, "earlier", 31, True, None),
+        (31, "earlier", 51, False, [32, None]),
+    ],
+)
+def test_a_join_gets_what_it_missed_as_far_as_it_is_kept(
+    after: int | None, epoch: str | None, first: int, recovered: bool, lost: list[int | None] | None
+) -> None:
+    past = Past("epoch", {"r": 100}, 0, [run(11, 90)], {"earlier": {"r": 30}})
+    desk = Desk(past=past)
+    welcome = desk.join(1, "alice", room="r", after=after, epoch=epoch)["welcome"]
+    assert (welcome["seq"], welcome["recovered"], welcome["lost"]) == (100, recovered, lost)
+    (enter,) = (each for each in desk.effects if isinstance(each, Enter))
+    assert (enter.first, enter.last) == (first, 100)
+
+
+def test_a_private_message_reaches_both_and_one_to_oneself_comes_once() -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    desk.join(2, "Bob", room="y")
+    desk.sent.clear()
+    desk.ask(1, Request(message="psst", to="BOB"), now=7.0)
+    said = {"message": "psst", "from": "alice", "to": "Bob", "at": 7.0}
+    assert desk.sent == [(2, said), (1, said)]
+    desk.sent.clear()
+    desk.ask(1, Request(message="note", to="alice"))
+    assert [(identity, each["message"]) for identity, each in desk.sent] == [(1, "note")]
+
+
+def test_a_private_message_to_nobody_is_refused() -> None:
+    desk = Desk()
+    desk.join(1, "alice")
+    desk.join(2, "bob")
+    desk.leave(2, "lost")
+    for name in ("carol", "bob"):
+        refused = desk.ask(1, Request(message="psst", to=name))
+        assert refused["error"] == {"code": "no_such_name", "text": f"nobody here is called '{name}'"}
+
+
+def test_names_and_rooms_are_told_of_any_room_in_any_spelling() -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    desk.join(2, "bob")
+    who: Object = {"room": "x", "names": ["alice"], "members": 1, "next": None}
+    assert desk.ask(1, Request(who=Who()))["who"] == who
+    assert desk.ask(2, Request(who=Who(room="X")))["who"] == who
+    assert desk.ask(2, Request(who=Who()))["who"]["names"] == ["bob"]
+    assert code(desk.ask(1, Request(who=Who(room="nowhere")))) == "bad_room"
+    assert desk.ask(1, Request(rooms=ListRooms()))["rooms"] == {
+        "rooms": [{"room": "lobby", "members": 1}, {"room": "x", "members": 1}],
+        "count": 2,
+        "next": None,
+    }
+
+
+def test_a_page_that_ends_with_the_last_name_is_the_last() -> None:
+    desk = Desk()
+    for number in range(100):
+        desk.join(number, f"n{number:03}")
+    page = desk.ask(0, Request(who=Who()))["who"]
+    assert (len(page["names"]), page["members"], page["next"]) == (100, 100, None)
+    desk.join(100, "n100")
+    page = desk.ask(0, Request(who=Who()))["who"]
+    assert (len(page["names"]), page["members"], page["next"]) == (100, 101, "n099")
+    assert desk.ask(0, Request(who=Who(after="n099")))["who"]["names"] == ["n100"]
+
+
+# Ends.
+
+
+def test_a_member_that_is_cut_off_is_out_at_once_and_its_name_is_held() -> None:
+    desk = Desk()
+    token = desk.join(1, "alice", room="x")["welcome"]["token"]
+    desk.join(2, "bob", room="x")
+    assert desk.apply(CutOff(1.0, 1, "slow consumer")) == [Leave(1), End(1, "slow consumer")]
+    assert desk.state.rooms.by_key["x"].names == ["bob"]
+    # What it has still on its way is dropped, and its end is told once.
+    assert desk.post(1, "late") == []
+    assert desk.ask(1, Request(who=Who())) == {}
+    assert desk.apply(CutOff(1.0, 1, "slow consumer")) == []
+    desk.effects.clear()
+    desk.leave(1, "slow consumer")
+    assert desk.effects == [Forget(1)]
+    assert code(desk.join(3, "alice")) == "name_taken"
+    assert "welcome" in desk.join(3, "alice", token=token)
 
 
 def test_names_are_paged() -> None:
