@@ -1,10 +1,10 @@
 """Settings: one table that flags, ``mpchat.toml`` and ``MPCHAT_…`` variables all come from.
 
 Pure: text comes in, a frozen :class:`Config` comes out, or a :class:`ConfigError` that names the place of
-the wrong setting and what is allowed. Reading files and the environment is the caller's.
+the wrong setting and what is allowed. The caller reads files and the environment.
 
-A setting is declared once, in :data:`SETTINGS`; its flag, its key in the file, its variable, its check, its
-line in ``mpchat config`` and in the README follow from that.
+A setting is declared once, in :data:`SETTINGS`. Its flag, its key in the file, its variable, its check, its
+line in ``mpchat config`` and its row in the manual follow from that.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MULTIPLEXERS = ("auto", "epoll", "kqueue", "poll", "select")
-# Worker processes; each costs the supervisor a few descriptors, and everybody's messages another copy.
+# Worker processes. Each costs the supervisor a few descriptors, and each message one more copy.
 MOST_WORKERS = 256
 # An instance name becomes a folder's name and a line in error messages.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
@@ -38,7 +38,7 @@ _DURATION_UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings one server runs with. Times are seconds, sizes are bytes; the table explains each."""
+    """The settings that one server runs with. Times are seconds, sizes are bytes; the table explains each."""
 
     name: str
     runtime_dir: str
@@ -82,15 +82,17 @@ class Setting(NamedTuple):
 
     @property
     def flag(self) -> str:
+        """The setting as a flag of a command."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def variable(self) -> str:
+        """The setting as an environment variable."""
         return "MPCHAT_" + self.name.upper()
 
 
 class Origin(NamedTuple):
-    """A value and where it stands, as an error message or ``mpchat config`` names the place."""
+    """A value and its place, as an error message or ``mpchat config`` names it."""
 
     value: Any
     place: str
@@ -170,7 +172,7 @@ def _path(value: Any) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Return seconds, 1 s to ten years, written like a setting. Raises ``ValueError``."""
+    """Return the seconds of a duration written like a setting: 1 s to ten years. Raises ``ValueError``."""
     seconds: float = _duration(1.0, 10 * 365 * 86_400.0)(text)
     return seconds
 
@@ -178,7 +180,7 @@ def parse_duration(text: str) -> float:
 def _farewell(value: Any) -> str:
     if not isinstance(value, str) or len(value) > FAREWELL_LENGTH:
         raise ValueError
-    value.encode()  # half of a surrogate pair cannot be sent
+    value.encode()  # raises for half of a surrogate pair, which cannot be sent
     return value
 
 
@@ -203,7 +205,7 @@ def _one_host(value: Any) -> str:
 
 # Characters of the farewell. Each takes at most 6 bytes, escaped: that fits a frame ten times over.
 FAREWELL_LENGTH = 1000
-# A duration that no test and no person waits out: past this a setting is a mistake.
+# The longest duration of a setting, in seconds: a longer one is a mistake.
 _WEEK = 7 * 86_400.0
 
 SETTINGS: tuple[Setting, ...] = (
@@ -219,21 +221,21 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         _path,
         "a folder's path; empty: the user's runtime folder",
-        "Where lock, record, control socket and, unless set otherwise, the log live.",
+        "The folder of lock, record, control socket and, unless set otherwise, the log.",
     ),
     Setting(
         "host",
         ("127.0.0.1",),
         _hosts,
         "IP addresses or host names, separated by commas",
-        "Addresses to listen on. 0.0.0.0 and :: are every interface; the default is this machine only.",
+        "Addresses to listen on. 0.0.0.0 and :: mean every interface; the default is this machine only.",
     ),
     Setting(
         "port",
         4000,
         _whole(0, 65_535),
         "0 to 65535; 0 lets the system choose",
-        "The TCP port. 4000 is the one that the lecture's clients know.",
+        "The TCP port. The lecture's clients use 4000.",
     ),
     Setting(
         "workers",
@@ -249,7 +251,9 @@ SETTINGS: tuple[Setting, ...] = (
         ", ".join(MULTIPLEXERS),
         "How workers wait for their clients. select takes no more than 1024 descriptors.",
     ),
-    Setting("log_level", "info", _choice(*LOG_LEVELS), ", ".join(LOG_LEVELS), "The least that is logged."),
+    Setting(
+        "log_level", "info", _choice(*LOG_LEVELS), ", ".join(LOG_LEVELS), "The lowest level that is logged."
+    ),
     Setting(
         "log_file",
         "",
@@ -257,7 +261,7 @@ SETTINGS: tuple[Setting, ...] = (
         "a file's path; empty: the instance's own folder, or standard error with --foreground",
         "Where the log goes. SIGUSR1 opens it anew after it was moved away.",
     ),
-    Setting("notices", True, _switch, "on or off", "Tell the room when somebody's connection ends."),
+    Setting("notices", True, _switch, "on or off", "Tell a room when a client's connection ends."),
     Setting(
         "max_connections",
         0,
@@ -291,7 +295,7 @@ SETTINGS: tuple[Setting, ...] = (
         0.005,
         _duration(0.0, 1.0),
         "0 to 1 s",
-        "A busy room gathers messages for this long at most, to share send calls. An idle one never waits.",
+        "A busy room gathers messages for this long at most, to share send calls. An idle room never waits.",
     ),
     Setting(
         "idle_timeout",
@@ -305,14 +309,14 @@ SETTINGS: tuple[Setting, ...] = (
         30.0,
         _duration(1.0, _WEEK, zero=True),
         "1 s to 7 days, or 0 for never",
-        "End a connection whose client began a frame and did not finish it for this long.",
+        "End a connection whose client has left a frame unfinished for this long.",
     ),
     Setting(
         "keepalive",
         60.0,
         _duration(1.0, 86_400.0, zero=True),
         "1 s to 24 h, or 0 for never",
-        "After this much silence TCP asks whether the client's machine is still there.",
+        "After this much silence TCP checks whether the client's machine is still there.",
     ),
     Setting(
         "hang_timeout",
@@ -326,7 +330,7 @@ SETTINGS: tuple[Setting, ...] = (
         10.0,
         _duration(0.1, 3600.0),
         "0.1 s to 1 h",
-        "How long a stop waits for clients to take what they are owed before it closes on them.",
+        "How long a stop waits for clients to read what they are owed before it closes their connections.",
     ),
     Setting(
         "farewell",
@@ -354,7 +358,7 @@ SETTINGS: tuple[Setting, ...] = (
         200_000,
         _whole(0, 10_000_000),
         "0 to 10000000; 0 means no limit",
-        "Messages a second that a client may send. One that sends more is read from more slowly.",
+        "Messages a second that a client may send. A client that sends more is read from more slowly.",
     ),
     Setting(
         "history",
@@ -368,58 +372,59 @@ SETTINGS: tuple[Setting, ...] = (
         1000,
         _whole(1, 1_000_000),
         "1 to 1000000",
-        "Messages of each room that are kept for those who come back, within lag_limit bytes.",
+        "Messages that each room keeps for clients that come back, within lag_limit bytes.",
     ),
     Setting(
         "history_age",
         86_400.0,
         _duration(1.0, _WEEK, zero=True),
         "1 s to 7 days, or 0 for any age",
-        "Messages older than this are forgotten. A room that is empty goes when its last one is.",
+        "Messages older than this are forgotten. An empty room ends when its last message is forgotten.",
     ),
     Setting(
         "name_hold",
         60.0,
         _duration(0.0, _WEEK),
         "0 to 7 days",
-        "A name is held for its owner for this long after the connection has ended.",
+        "A name is held for its owner for this long after the connection was lost.",
     ),
     Setting(
         "max_rooms",
         10_000,
         _whole(1, 1_000_000),
         "1 to 1000000",
-        "Rooms at a time. Who would enter one more gets the error too_many_rooms.",
+        "Rooms at a time. A join that would make one more gets the error too_many_rooms.",
     ),
     Setting(
         "max_members",
         0,
         _whole(0, 10_000_000),
         "0 to 10000000; 0 means no limit",
-        "Members of one room at a time. One more gets the error room_full.",
+        "Members of one room at a time. A join of one more gets the error room_full.",
     ),
 )
 
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
-# What a running server cannot change, and why: a reload leaves these as they are and says so.
+# Settings that a running server cannot change, and why. A reload keeps them and says so.
 FIXED: Mapping[str, str] = {
-    "name": "it is what the server's lock is on; stop and start",
+    "name": "the server's lock is on it; stop and start",
     "runtime_dir": "its lock and sockets lie there; stop and start",
     "bans": "it was read at the start; stop and start",
-    "history": "what was said before is in the other file; stop and start",
+    "history": "earlier messages are in the other file; stop and start",
 }
 
 
 def default_workers(cores: int) -> int:
-    """Return how many workers pay off on ``cores`` cores: one core is left free, one worker is the least."""
+    """Return the number of workers for ``cores`` cores: one core is left free, at least one worker."""
     return max(1, cores - 1)
 
 
 def parse_file(text: str, path: str, only: Collection[str] | None = None) -> dict[str, Origin]:
-    """Read ``mpchat.toml``; raises :class:`ConfigError` naming file and line for what is not a setting.
+    """Read the text of ``mpchat.toml``.
 
-    ``only`` these settings: all others may be wrong, and a text that does not mention one may be anything.
+    With ``only``, read only these settings: all others may be wrong, and a text that mentions none of them
+    may be anything. Raises :class:`ConfigError`, which names file and line, for a key that is not a setting.
     """
     if only is not None and not any(_mentions(text, name) for name in only):
         return {}
@@ -427,7 +432,7 @@ def parse_file(text: str, path: str, only: Collection[str] | None = None) -> dic
         table = tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from None
-    except ValueError as error:  # tomllib's own error is one, and so is a number too long to be read
+    except ValueError as error:  # tomllib's own error is one, and so is a number that is too long
         raise ConfigError(f"{path}: not TOML: {error}") from None
     found: dict[str, Origin] = {}
     for key, value in table.items():
@@ -448,7 +453,7 @@ def _mentions(text: str, name: str) -> bool:
 
 
 def _line_of(key: str, text: str) -> int:
-    """Return where ``key`` is set: what looks like it may stand inside a string of several lines."""
+    """Return the line that sets ``key``; a line that only looks like it may stand inside a long string."""
     pattern = re.compile(rf"\s*(\[\s*){{0,2}}[\"']?{re.escape(key)}[\"']?\s*[.=\]]")
     lines = text.replace("\r\n", "\n").split("\n")
     for number, line in enumerate(lines, 1):
@@ -475,10 +480,10 @@ def parse_environment(environment: Mapping[str, str]) -> dict[str, Origin]:
 
 
 def resolve(sources: Sequence[Mapping[str, Origin]]) -> tuple[Config, dict[str, str]]:
-    """Build a Config from ``sources``, the first that has a setting decides.
+    """Build a Config from ``sources``; the first source that has a setting decides.
 
-    Returns it with where each setting came from. Every value is checked, also one that another source
-    overrides: a mistake does not lie in wait. Raises :class:`ConfigError` for the first wrong one.
+    Return it with the place that each setting came from. Every value is checked, also one that another source
+    overrides: it might decide later. Raises :class:`ConfigError` for the first wrong value.
     """
     values: dict[str, Any] = {setting.name: setting.default for setting in SETTINGS}
     places = dict.fromkeys(values, "default")
@@ -490,7 +495,7 @@ def resolve(sources: Sequence[Mapping[str, Origin]]) -> tuple[Config, dict[str, 
 
 
 def differing(old: Config, new: Config) -> tuple[str, ...]:
-    """Return the names of the settings in which two configurations differ, in the table's order."""
+    """Return the names of the settings that differ, in the table's order."""
     return tuple(name for name in BY_NAME if getattr(old, name) != getattr(new, name))
 
 

@@ -1,28 +1,29 @@
 """Every error that mpchat raises on purpose, as one tree.
 
-Two questions place an error: whose fault is it, and does the connection (or the process) survive?
+Two questions place an error: whose fault is it, and does the connection (or the process) survive it?
 
 ::
 
     MpchatError                    exit code 1
-    ├── ConfigError                2  the user's: a setting; nothing was changed
-    ├── NotRunningError            3  no server of that name on this machine
-    ├── AlreadyRunningError        4  a server of that name serves, or is about to
-    ├── StartError                 5  the server did not start or reload; nothing is left behind
-    ├── TimedOutError              6  a deadline passed; what was waited for goes on
-    ├── ProtocolError              the peer's: what it sent is refused, the connection lives on
-    ├── ConnectError               nobody answers at that address
-    ├── ConnectionLostError        the connection is gone, and with it what was not yet answered
-    └── RefusedError               the server said no: ``code`` for programs, ``text`` for people
+    ├── ConfigError                2  the user's fault: a setting; nothing was changed
+    ├── NotRunningError            3  no server of that name runs on this machine
+    ├── AlreadyRunningError        4  a server of that name serves or is starting
+    ├── StartError                 5  the server did not start or reload; no process is left
+    ├── TimedOutError              6  a deadline passed; the awaited work goes on
+    ├── ProtocolError              the peer's fault: its frame is rejected, the connection survives
+    ├── ConnectError               no server answers at that address
+    ├── ConnectionLostError        the connection is gone, with everything not yet answered
+    └── RefusedError               the server rejected a request: ``code`` for programs, ``text`` for people
 
 Exit codes are part of the command line's contract and never change their meaning.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What a command's exit code says; the README has the same table."""
+    """A command's exit code; :data:`EXIT_MEANINGS` says what each means."""
 
     OK = 0
     FAILED = 1
@@ -33,20 +34,34 @@ class Exit(IntEnum):
     TIMED_OUT = 6
 
 
+EXIT_MEANINGS: Mapping[Exit, str] = {
+    Exit.OK: "done",
+    Exit.FAILED: "failed; the line on standard error says why",
+    Exit.USAGE: "wrong usage, or a wrong setting",
+    Exit.NOT_RUNNING: "not running",
+    Exit.ALREADY_RUNNING: "already running",
+    Exit.NOT_STARTED: (
+        "did not start (a taken port, a missing right, workers that die) "
+        "or did not reload (a wrong setting: nothing was changed)"
+    ),
+    Exit.TIMED_OUT: "timed out",
+}
+
+
 class MpchatError(Exception):
-    """Base of all errors here; ``str()`` of it is one line that a user can act on."""
+    """Base of all errors of mpchat; ``str()`` of it is one line that a user can act on."""
 
     exit_code = Exit.FAILED
 
 
 class ConfigError(MpchatError):
-    """A setting is unknown, malformed or out of range; names where it stands and what is allowed."""
+    """A setting is unknown, malformed or out of range; the text names its place and what is allowed."""
 
     exit_code = Exit.USAGE
 
 
 class NotRunningError(MpchatError):
-    """There is no running server with this instance name."""
+    """No running server has this instance name."""
 
     exit_code = Exit.NOT_RUNNING
 
@@ -70,26 +85,28 @@ class TimedOutError(MpchatError):
 
 
 class ProtocolError(MpchatError):
-    """A frame that is not a message. The peer gets ``code`` and ``text``; its connection lives on."""
+    """A frame that is not a message. The peer gets ``code`` and ``text``; its connection survives."""
 
     def __init__(self, code: str, text: str) -> None:
+        """Keep ``code``, which programs compare, and ``text``, one line for people."""
         super().__init__(text)
         self.code = code
         self.text = text
 
 
 class ConnectError(MpchatError):
-    """No connection could be made; names the address, the cause and what to try."""
+    """No connection could be made; the text names the address, the cause and the next step."""
 
 
 class ConnectionLostError(MpchatError):
-    """The connection ended before what was asked for was done."""
+    """The connection ended before the request was done."""
 
 
 class RefusedError(MpchatError):
     """The server answered ``{"error": …}``: ``code`` is stable, ``text`` is for people."""
 
     def __init__(self, code: str, text: str) -> None:
+        """Keep both; ``str()`` of the error shows both."""
         super().__init__(f"{text} ({code})")
         self.code = code
         self.text = text

@@ -28,7 +28,7 @@ from support.harness import (
 )
 from support.waiting import PATIENCE, eventually
 
-# The exit codes of the README's table.
+# The exit codes of the manual's table.
 OK, FAILED, USAGE, NOT_RUNNING, ALREADY, NOT_STARTED, TIMED_OUT = range(7)
 
 
@@ -361,7 +361,7 @@ def ended(client: Client) -> bool:
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "192.0.2.1", "nobody", "", "\x1b[2J", "[::1]:1"])
 def test_kick_of_nobody_says_so(shared: Server, address: str) -> None:
     line = one_line(shared.command("kick", address), FAILED)
-    assert "nobody is called " in line
+    assert "no member is called " in line
     assert "\x1b" not in line
 
 

@@ -34,7 +34,7 @@ def test_a_person_is_kicked_by_name_and_comes_back(server: Server) -> None:
             assert back.join("앨리스", token=alice.welcome["token"])["name"] == "앨리스"
         done = server.command("kick", "nobody")
         assert done.returncode == 1
-        assert "nobody is called nobody or connected from there" in done.stderr
+        assert "no member is called nobody and no client is connected from there" in done.stderr
 
 
 def test_a_banned_name_is_ended_and_let_in_no_more_also_after_a_restart(folder: Path) -> None:

@@ -311,8 +311,8 @@ def test_a_server_on_every_interface_is_reached_by_the_loopback_of_its_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     record = Record(Identity.of(os.getpid()), 0.0, ["[::]:5", "0.0.0.0:5"], "1")
-    monkeypatch.setattr("mpchat.cli.commands.read_record", lambda path: record)
-    monkeypatch.setattr("mpchat.cli.commands.is_server", lambda identity: True)
+    monkeypatch.setattr("mpchat.cli.running.read_record", lambda path: record)
+    monkeypatch.setattr("mpchat.cli.running.is_server", lambda identity: True)
     asked: list[tuple[str, int]] = []
     monkeypatch.setattr("mpchat.client.terminal.run_chat", lambda *where, **more: asked.append(where))
     assert CliRunner().invoke(main, ["chat"]).exit_code == 0

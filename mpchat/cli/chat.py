@@ -1,0 +1,53 @@
+"""``mpchat chat``: which server is meant, and then the chat of :mod:`mpchat.client.terminal`."""
+
+import sys
+
+import click
+
+from mpchat.cli.running import living_record, server_config
+from mpchat.config import BY_NAME
+from mpchat.supervisor.startup import LOOPBACK
+
+_PORT = click.IntRange(1, 65_535)
+
+
+@click.command()
+@click.argument("host", required=False)
+@click.argument("port", required=False, type=_PORT)
+@click.option("--name", metavar="NAME", help="Your name; without one you get texts only.")
+@click.option("--room", metavar="ROOM", help="The room to begin in, with --name; without it lobby.")
+@click.option("--plain", is_flag=True, help="Lines from standard input, messages to standard output.")
+def chat(host: str | None, port: int | None, name: str | None, room: str | None, plain: bool) -> None:
+    """Chat with the server at HOST PORT or HOST:PORT, or else with the one started from here."""
+    from mpchat.client.conversation import DEFAULT_ROOM
+    from mpchat.client.terminal import run_chat
+
+    if room is not None and name is None:
+        raise click.UsageError("--room needs --name: a client without a name is always in the lobby")
+    address = _own_server() if host is None else _address(host, port)
+    sys.exit(run_chat(*address, plain=plain, name=name, room=room or DEFAULT_ROOM))
+
+
+def _address(host: str, port: int | None) -> tuple[str, int]:
+    """Return the address that ``HOST``, ``HOST:PORT`` or ``[HOST]:PORT`` means, with ``port`` if it is given.
+
+    An IPv6 address without brackets has no port.
+    """
+    before, colon, after = host.rpartition(":")
+    if colon and (":" not in before or (before.startswith("[") and before.endswith("]"))):
+        if port is not None:
+            raise click.UsageError(f"{host} already has a port; {port} is a second one")
+        host, port = before, int(_PORT(after))
+    host = host.removeprefix("[").removesuffix("]")
+    return host or "127.0.0.1", port or BY_NAME["port"].default
+
+
+def _own_server() -> tuple[str, int]:
+    """Return the address of the server that ``mpchat start`` starts, or has started, from this folder."""
+    config = server_config(None, {})
+    record = living_record(config)
+    if record is not None:
+        host, port = _address(record.addresses[0], None)
+    else:
+        host, port = config.host[0], config.port or BY_NAME["port"].default
+    return LOOPBACK.get(host, host), port

@@ -1,0 +1,99 @@
+"""Start and stop: ``mpchat start``, ``mpchat stop``."""
+
+import os
+import time
+from contextlib import suppress
+from typing import Any
+
+import click
+import psutil
+
+from mpchat.cli import launch
+from mpchat.cli.options import addressed, all_settings
+from mpchat.cli.running import ANSWER_TIMEOUT, addressing, ask, living_record, server_config
+from mpchat.config import Config
+from mpchat.control import requests
+from mpchat.errors import TimedOutError
+from mpchat.instance.record import Identity
+from mpchat.settings import Sources
+from mpchat.supervisor.startup import start_text
+
+# Seconds beyond the server's own deadline that ``stop`` waits before it reports a timeout.
+STOP_MARGIN = 5.0
+# Seconds that killed processes get to end.
+KILL_TIMEOUT = 5.0
+# Seconds between two checks whether a server's processes have ended.
+END_POLL = 0.02
+
+
+@click.command()
+@all_settings
+@click.option("--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
+def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
+    """Start a server; return when every worker can serve."""
+    sources = Sources.of_command(config_file, flags, foreground=foreground)
+    config = sources.ready_to_run(sources.read(os.environ)[0])
+    if foreground:
+        launch.in_foreground(config, sources)
+    click.echo(start_text(config, launch.in_background(config, sources)))
+
+
+@click.command()
+@addressed
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.0),
+    metavar="S",
+    help=f"Seconds to wait for the end; without it stop_timeout and {STOP_MARGIN:g} more.",
+)
+@click.option("--kill", is_flag=True, help="Kill the processes that are left after the timeout.")
+def stop(config_file: str | None, timeout: float | None, kill: bool, **flags: Any) -> None:
+    """Stop a server; return when its processes are gone and its port is free."""
+    config = server_config(config_file, flags)
+    timeout = config.stop_timeout + STOP_MARGIN if timeout is None else timeout
+    deadline = time.monotonic() + timeout
+    processes = _begin_stop(config, timeout)
+    if not _wait_for_end(processes, deadline):
+        if not kill:
+            raise _not_ended(config, processes, timeout)
+        _kill(config, processes)
+    click.echo(f'mpchat "{config.name}" has stopped (pid {processes[0].pid})')
+
+
+def _begin_stop(config: Config, timeout: float) -> list[Identity]:
+    """Ask the server to stop, by a signal if it does not answer; return its processes, supervisor first."""
+    try:
+        answer = ask(config, requests.Stop(), min(ANSWER_TIMEOUT, max(timeout, 0.1)))
+        return [Identity(*each) for each in answer.result["processes"]]
+    except TimedOutError:
+        record = living_record(config)
+        if record is None:
+            raise
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(record.supervisor.pid).terminate()
+    return [record.supervisor, *record.workers]
+
+
+def _wait_for_end(processes: list[Identity], deadline: float) -> bool:
+    """Wait until the processes have ended. A zombie has ended: its parent may collect it late or never."""
+    while any(each.process() for each in processes):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(END_POLL)
+    return True
+
+
+def _not_ended(config: Config, processes: list[Identity], timeout: float) -> TimedOutError:
+    pids = ", ".join(str(each.pid) for each in processes if each.process())
+    return TimedOutError(
+        f'"{config.name}" has not ended within {timeout:g} s (pid {pids}); it goes on stopping; '
+        f"end it at once with: mpchat stop --kill --timeout 0{addressing(config)}"
+    )
+
+
+def _kill(config: Config, processes: list[Identity]) -> None:
+    for identity in processes:
+        if (process := identity.process()) is not None:
+            process.kill()
+    if not _wait_for_end(processes, time.monotonic() + KILL_TIMEOUT):
+        raise TimedOutError(f'"{config.name}" has not ended {KILL_TIMEOUT:g} s after it was killed')

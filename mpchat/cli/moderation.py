@@ -1,0 +1,123 @@
+"""What an operator says and does to clients: say, kick, ban, mute, unban, unmute, bans."""
+
+from typing import Any
+
+import click
+import msgspec
+
+from mpchat.cli.options import Duration, addressed, as_json, shown
+from mpchat.cli.running import ask, server_config
+from mpchat.control import requests
+from mpchat.errors import MpchatError, TimedOutError
+
+_for = click.option(
+    "--for", "seconds", type=Duration(), help="How long, such as 90s or 1h; without it for good."
+)
+
+
+@click.command()
+@click.argument("text")
+@addressed
+def say(text: str, config_file: str | None, **flags: Any) -> None:
+    """Announce TEXT to all clients."""
+    config = server_config(config_file, flags)
+    answer = ask(config, requests.Say(text))
+    count = answer.result["connections"]
+    click.echo(f"said to {count} client{'s' if count != 1 else ''}")
+
+
+@click.command()
+@click.argument("target", metavar="NAME-or-ADDRESS")
+@addressed
+def kick(target: str, config_file: str | None, **flags: Any) -> None:
+    """Close the connection of a member or of host:port, or all connections of a host.
+
+    A kicked client may come back, and mpchat's own client does so by itself; see ban.
+    """
+    config = server_config(config_file, flags)
+    ended = _ended(ask(config, requests.Kick(target)).result)
+    if not ended:
+        raise MpchatError(
+            f"no member is called {target} and no client is connected from there; "
+            "allowed: a name, host:port or host"
+        )
+    click.echo(f"{_connections(ended)} ended")
+
+
+@click.command()
+@click.argument("target", metavar="NAME-or-ADDRESS")
+@addressed
+@_for
+def ban(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
+    """Ban a name or an address and close its connections.
+
+    For an address host:port, the whole host is banned.
+    """
+    config = server_config(config_file, flags)
+    result = ask(config, requests.Ban(target, seconds)).result
+    # The server says the host for host:port, because that is what it has banned.
+    banned = result.get("target", target)
+    click.echo(f"{banned} is banned {_how_long(seconds)}; {_connections(_ended(result))} ended")
+
+
+@click.command()
+@click.argument("target", metavar="NAME")
+@addressed
+@_for
+def mute(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
+    """Stop delivering what a member says."""
+    config = server_config(config_file, flags)
+    result = ask(config, requests.Mute(target, seconds)).result
+    here = "" if result["here"] else ", and not here now"
+    click.echo(f"{result['name']} is muted {_how_long(seconds)}{here}")
+
+
+@click.command()
+@click.argument("target", metavar="NAME-or-ADDRESS")
+@addressed
+def unban(target: str, config_file: str | None, **flags: Any) -> None:
+    """Lift a ban."""
+    config = server_config(config_file, flags)
+    ask(config, requests.Lift("bans", target))
+    click.echo(f"{target} is banned no more")
+
+
+@click.command()
+@click.argument("target", metavar="NAME")
+@addressed
+def unmute(target: str, config_file: str | None, **flags: Any) -> None:
+    """Deliver a member's messages again."""
+    config = server_config(config_file, flags)
+    ask(config, requests.Lift("mutes", target))
+    click.echo(f"{target} is muted no more")
+
+
+@click.command()
+@addressed
+@as_json
+def bans(config_file: str | None, as_json: bool, **flags: Any) -> None:
+    """List bans and mutes, and when they end."""
+    config = server_config(config_file, flags)
+    found = ask(config, requests.Bans()).result
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+        return
+    from mpchat.cli.display import bans_text
+
+    click.echo(bans_text(found))
+
+
+def _ended(result: dict[str, Any]) -> int:
+    """Return how many connections were closed; raise when a worker has not answered."""
+    if result["silent"]:
+        slots = ", ".join(map(str, result["silent"]))
+        raise TimedOutError(f"{_connections(result['ended'])} ended; no answer from worker {slots}")
+    return int(result["ended"])
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'s' if count != 1 else ''}"
+
+
+def _how_long(seconds: float | None) -> str:
+    return f"for {shown(seconds)} s" if seconds is not None else "for good"
