@@ -124,7 +124,7 @@ def test_nobody_hears_a_muted_person_who_is_told(server: Server) -> None:
         (("ban", "a b"), 1, "neither an address nor a name"),
         (("mute", "x" * 21), 1, "is no name: "),
         (("mute", "127.0.0.1"), 1, "is no name: a name cannot be an IP address"),
-        (("ban", "a", "--for", "soon"), 2, "no duration"),
+        (("ban", "a", "--for", "soon"), 2, "not a duration"),
         (("unmute", "a"), 1, "a is not muted"),
     ],
 )
