@@ -1,20 +1,17 @@
-"""Archive: keeps rooms' history in a file, from the supervisor's loop and never in its way.
+"""Archive: writes the rooms' history to a file, without ever delaying the supervisor's loop.
 
-:meth:`Archive.save` appends to a queue; a thread of the archive's own writes what has gathered, one
-transaction for all of it. Whatever is wrong with the file or its disk, the server goes on: what cannot be
-written waits, up to a limit, and is tried again; past the limit the oldest of it is dropped, so that what
-comes into the file in the end is the newest, up to now. What was dropped is missing in the file as numbers
-are: between one run and the next.
+:meth:`Archive.save` appends to a queue. A thread of the archive writes the queue, all of it in one
+transaction. The server goes on whatever is wrong with the file or its disk. Messages that cannot be written
+wait, up to a limit, and are tried again. Past the limit the oldest are dropped, so that the file ends up with
+the newest. Dropped messages leave a gap in the numbers.
 
 The rule it keeps: within an epoch no number of a room is given to two messages, and a number that a client
-has seen means to it for ever what it meant when it came. A file that was not closed in order may lack the
-last messages that clients have seen (those of the last :data:`GATHER` seconds, or all since the disk was
-full). So the next start begins a new epoch. Its numbers go on from what the file has, and up to there the
-epochs agree: the file remembers that, and :meth:`Past.knows` tells whether what a client has seen is still
-so.
+has seen keeps its meaning. A file that was not closed in order may lack the last messages that clients have
+seen: those of the last :data:`GATHER` seconds, or all since the disk was full. So the next start begins a new
+epoch. Its numbers continue after the file's last one, and up to there the two epochs agree. The file keeps
+that; :meth:`Past.knows` tells whether the numbers that a client has seen still hold.
 """
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -29,64 +26,61 @@ from typing import NamedTuple
 from mpchat.errors import StartError
 from mpchat.hub.history import Run, size_of
 from mpchat.hub.history_file import EARLIER_KEPT, MOVE_AWAY, HistoryFile, Numbering, UnusableFile, token
+from mpchat.hub.history_lock import lock_history
 from mpchat.hub.past import Past
 
 __all__ = ["Archive", "ArchiveStatus", "Past", "Run"]
 
 # Seconds in which messages gather for one transaction. A crash may take these and the time of one sync.
 GATHER = 0.05
-# Bytes that may wait to be written: minutes of a busy server, on a disk that is full or hangs. While a write
-# hangs, memory is twice that at most: it still holds what is dropped meanwhile.
+# Bytes that may wait to be written: minutes of a busy server on a disk that is full or hangs. While a write
+# hangs, memory is at most twice that, because the write still holds messages that are dropped meanwhile.
 QUEUE_LIMIT = 32 << 20
-# Seconds until the first further try after one that failed, doubled each time, up to the last.
+# Seconds until the first retry after a failed write, doubled each time, up to the last.
 FIRST_RETRY = 1.0
 LAST_RETRY = 30.0
-# Seconds between two looks for what is too old.
+# Seconds between two sweeps for messages that are too old.
 SWEEP = 60.0
-# Rooms whose numbers are remembered. A client can make as many as it likes, one after the other.
+# Rooms whose numbers are remembered, because a client can make any number of rooms, one after the other.
 ROOMS = 10_000
-# Seconds that a start waits for a server that is just ending to give the file free.
+# Seconds that a start waits for a server that is just ending to release the file.
 LOCK_PATIENCE = 0.5
-_POLL = 0.02
-# Bytes of the lock's file: a process number, and spaces.
-_PID_SIZE = 20
-
-# Bytes of memory that are loaded of it at most: what rooms may keep together (see rooms.ROOMS_MEMORY).
+# Bytes of memory that are loaded from the file at most: what all rooms keep (see rooms.ROOMS_MEMORY).
 LOADED = 128 << 20
 
-# What can be wrong with the file; everything else would be a bug.
+# Errors of the file; every other one would be a bug.
 _FAULTS = (sqlite3.Error, OSError, UnusableFile, StartError)
 
 _log = logging.getLogger("mpchat.archive")
 
 
 class ArchiveStatus(NamedTuple):
-    """How the writing goes."""
+    """The state of the writing."""
 
     path: str
     # "ok", or "failing: " and the reason.
     state: str
-    # Bytes that are not written yet, with what they take in memory.
+    # Bytes that are not written yet, with their overhead in memory.
     waiting: int
-    # Messages written, and messages given up, since the start.
+    # Messages written, and messages dropped, since the start.
     saved: int
     dropped: int
 
 
 class Archive:
-    """History in one file. All methods are for one thread; another one, its own, does what may take long.
+    """History in one file. One thread calls all methods; the archive's own thread does the slow work.
 
-    Every number that is given to a message goes through :meth:`save`, and none is given after :meth:`close`.
+    Every run of numbered messages goes through :meth:`save`, and none follows after :meth:`close`.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, messages: int, age: float, rooms: int = ROOMS
     ) -> None:
-        """Touches nothing yet.
+        """Touch nothing yet.
 
         ``messages``: how many are kept of each room, at least 1. ``age``: for how many seconds, 0 for no
-        limit; what is older is not loaded, and leaves the file within :data:`SWEEP` seconds. ``rooms``: how
-        many rooms are remembered, those that were used last.
+        limit; older messages are not loaded, and leave the file within :data:`SWEEP` seconds. ``rooms``: how
+        many rooms are remembered, the most recently used.
         """
         self.path = Path(path).resolve()
         self._messages = messages
@@ -95,19 +89,19 @@ class Archive:
         self._file: HistoryFile | None = None
         self._lock_file: int | None = None
         self._numbering = Numbering(token(), token())
-        # Who may have written the file that this run goes on with: this run, and whose file it has read.
+        # The owners whose file this run may continue: this run, and the owner of the file that it has read.
         self._owners = {self._numbering.owner}
-        # Whether there was a file with this run's numbering. A new one has not all the numbers of the epoch,
-        # and so cannot be closed in order.
+        # Whether there was a file with this run's numbering. A new file lacks numbers of the epoch, and so
+        # cannot be closed in order.
         self._had_file = False
         self._whole = True
         self._next_sweep = 0.0
         self._state = "ok"
 
-        # Shared with the thread, under the lock, which nobody holds during I/O.
+        # Shared with the thread, under the lock, which neither thread holds during I/O.
         self._lock = threading.Lock()
         self._queue: deque[Run] = deque()
-        # By room: its last number that is not in the file yet, and when it was given. Of dropped runs too.
+        # By room: its last number that is not in the file yet, and when it was given; of dropped runs too.
         self._marks: dict[str, tuple[int, float]] = {}
         # How many runs have left the queue, written or dropped; and the bytes that are in it.
         self._gone = 0
@@ -120,29 +114,29 @@ class Archive:
         self._thread = threading.Thread(target=self._work, name="archive", daemon=True)
 
     def open(self) -> Past:
-        """Read the file, or create it, and begin to write. Called once, before any message is numbered.
+        """Read the file, or create it, and begin to write. Call it once, before any message is numbered.
 
-        Takes as long as reading takes, and up to three seconds when somebody else holds a lock. Never fails
-        for what is wrong with the file (see :meth:`status`): then there is no history, or all that could be
-        read, and a new epoch. Raises :class:`StartError` when another server uses the file.
+        It takes as long as reading takes, and up to three seconds when another program holds a lock. A file
+        with a fault does not make it fail (see :meth:`status`): then there is no history, or only the part
+        that could be read, and a new epoch. Raises :class:`StartError` when another server uses the file.
         """
         runs: list[Run] = []
         try:
-            self._take_lock(LOCK_PATIENCE)
+            self._lock_file = lock_history(self.path, LOCK_PATIENCE)
             runs = self._read()
             self._attach()
         except StartError:
             raise
         except _FAULTS as error:
             self._failed(error)
-            if self._had_file:  # it does not know that its epoch is in use, and may have it closed in order
+            if self._had_file:  # the file may say that its epoch was closed in order, and it is in use
                 self._begin_epoch()
         self._thread.start()
         now = self._numbering
         return Past(now.epoch, now.last, now.floor, runs, now.earlier)
 
     def save(self, run: Run) -> None:
-        """Let ``run`` be written soon. Never blocks: a few µs; when too much waits, the oldest is dropped."""
+        """Queue a run for writing, in a few µs. When too much waits, drop the oldest. Never blocks."""
         with self._lock:
             self._marks[run.room] = (run.last, run.at)
             self._queue.append(run)
@@ -159,14 +153,14 @@ class Archive:
             self._wake.set()
 
     def status(self) -> ArchiveStatus:
-        """Tell how the writing goes."""
+        """Return the state of the writing."""
         with self._lock:
             return ArchiveStatus(str(self.path), self._state, self._waiting, self._saved, self._dropped)
 
     def close(self, timeout: float) -> bool:
-        """Write what waits, for at most ``timeout`` seconds; False when that was not enough, or failed.
+        """Write all that waits, for at most ``timeout`` seconds; return False when that failed.
 
-        What is not written then is lost, and the next start begins a new epoch.
+        Messages that are not written then are lost, and the next start begins a new epoch.
         """
         self._closing.set()
         self._wake.set()
@@ -176,13 +170,13 @@ class Archive:
     # At start, in the caller's thread.
 
     def _read(self) -> list[Run]:
-        """Take from the file how the numbering goes on, and what is kept."""
+        """Take the numbering from the file; return the messages that it keeps."""
         try:
             self._file = HistoryFile(self.path)
             return self._load(self._file)
         except sqlite3.OperationalError:
-            # A full disk has no room for the memory that connections share.
-            self._let_go()
+            # A full disk has no room for the memory that SQLite's connections share.
+            self._close_file()
             with closing(HistoryFile(self.path, alone=True)) as file:
                 return self._load(file)
 
@@ -196,7 +190,7 @@ class Archive:
         self._numbering = found._replace(owner=self._numbering.owner)
         if not found.clean:
             self._begin_epoch()
-        if damaged:  # so may be what it says of its numbers
+        if damaged:  # its numbers may be damaged too
             _log.error("history damaged, %d runs of messages are left out: %s", damaged, self.path)
             self._numbering = self._numbering._replace(epoch=token(), earlier={})
         return runs
@@ -209,7 +203,7 @@ class Archive:
     def _oldest(self) -> float:
         return time.time() - self._age if self._age else 0.0
 
-    # In the archive's thread; :meth:`_attach`, :meth:`_take_lock` and :meth:`_failed` at start too.
+    # In the archive's thread; at the start :meth:`_attach` and :meth:`_failed` are called too.
 
     def _work(self) -> None:
         pause = GATHER
@@ -230,18 +224,18 @@ class Archive:
                     pause = min(max(FIRST_RETRY, 2 * pause), LAST_RETRY)
                     self._wake.set()
             self._finish()
-        except Exception:  # noqa: BLE001 - a bug here must not pass for a history that is written
+        except Exception:  # noqa: BLE001 - status must not say that history is written when a bug stopped it
             self._state = "failing: a bug, see the log; nothing more is written"
             _log.exception("history not written any more: %s", self.path)
         finally:
-            self._let_go()
+            self._close_file()
             if self._lock_file is not None:
                 os.close(self._lock_file)
 
     def _write(self) -> None:
-        """Write all that waits. Raises one of the faults, and then it still waits."""
+        """Write all that waits. Raises one of the faults; then all of it still waits."""
         if self._file is not None and not self._file.in_place:
-            self._let_go()
+            self._close_file()
         if self._file is None:
             self._attach()
         assert self._file is not None
@@ -262,10 +256,10 @@ class Archive:
         self._works()
 
     def _written(self, runs: list[Run], first: int) -> None:
-        """Take out of the queue what is in the file now; ``first`` is how many had left it before."""
+        """Remove written runs from the queue; ``first`` is how many runs had left it before the write."""
         size, count = sum(map(size_of, runs)), sum(run.count for run in runs)
         with self._lock:
-            dropped = runs[: self._gone - first]  # while they were being written: so they were not lost
+            dropped = runs[: self._gone - first]  # dropped during the write, so they were not lost
             left = len(runs) - len(dropped)
             self._queue = deque(islice(self._queue, left, None))
             self._gone += left
@@ -274,8 +268,9 @@ class Archive:
             self._dropped -= sum(run.count for run in dropped)
 
     def _attach(self) -> None:
-        """Make the file that lies there this run's. Only the one it has read, or a new one."""
-        self._take_lock(0.0)
+        """Take possession of the file at the path: the file that this run has read, or a new one."""
+        if self._lock_file is None:
+            self._lock_file = lock_history(self.path, 0.0)
         file = self._file = self._file or HistoryFile(self.path)
         numbering = self._numbering
         if not file.new:
@@ -291,39 +286,8 @@ class Archive:
         file.claim(numbering)
         self._had_file = True
 
-    def _take_lock(self, patience: float) -> None:
-        """Keep other servers off. Raises :class:`StartError` when there is one, ``OSError``.
-
-        The lock is on a file of its own: SQLite's own lock says nothing of who holds it, and on some systems
-        a second kind of lock on the same file is in its way.
-        """
-        if self._lock_file is not None:
-            return
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(f"{self.path}-lock", flags, 0o600)
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if isinstance(error, BlockingIOError) and time.monotonic() < deadline:
-                    time.sleep(_POLL)
-                    continue
-                holder = os.pread(descriptor, _PID_SIZE, 0).decode(errors="replace").strip()
-                os.close(descriptor)
-                if not isinstance(error, BlockingIOError):
-                    raise
-                raise StartError(
-                    f"the history file {self.path} is used by another server, pid {holder or 'unknown'}; "
-                    "stop that one, or choose another file"
-                ) from None
-        with suppress(OSError):  # a full disk
-            os.pwrite(descriptor, f"{os.getpid()}".ljust(_PID_SIZE).encode(), 0)
-        self._lock_file = descriptor
-
     def _finish(self) -> None:
-        """Say that the file is closed in order, if everything is in it."""
+        """Mark the file as closed in order, if all messages are in it."""
         try:
             if self._file is not None and not self._waiting:
                 if self._whole:
@@ -332,14 +296,14 @@ class Archive:
         except _FAULTS as error:
             self._failed(error)
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         if self._file is not None:
             with suppress(sqlite3.Error):
                 self._file.close()
             self._file = None
 
     def _failed(self, error: Exception) -> None:
-        self._let_go()
+        self._close_file()
         state = f"failing: {_reason(error, self.path)}"
         if state != self._state:
             _log.error("history not written, %s: %s", state, self.path)
@@ -352,7 +316,7 @@ class Archive:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    """Say in a few words what is wrong; SQLite does not always tell a full disk from a broken one."""
+    """Return the fault in a few words; SQLite does not always tell a full disk from a broken one."""
     with suppress(OSError):
         if not os.statvfs(path.parent).f_bavail:
             return "the disk is full"

@@ -79,6 +79,7 @@ class History:
             self._size -= size_of(run)
 
     def clear(self) -> None:
+        """Forget everything."""
         self._runs.clear()
         self._count = self._size = 0
 

@@ -1,12 +1,12 @@
-"""The file that keeps rooms' history: one SQLite database, and all the SQL there is.
+"""History file: one SQLite database with the rooms' history, and all of mpchat's SQL.
 
-Not here: when to write and what to do when that fails (:mod:`.archive`). Everything here blocks, and raises
-``sqlite3.Error``, ``OSError`` or :class:`UnusableFile`. A file that is another program's, of another format
-or broken is left as it is, never changed and never removed.
+Not here: when to write, and what to do when that fails (:mod:`mpchat.hub.archive`). Everything here blocks,
+and raises ``sqlite3.Error``, ``OSError`` or :class:`UnusableFile`. A file of another program or format, or a
+broken one, is left as it is: never changed, never removed.
 
-Write-ahead log, and synced at every commit (``synchronous=FULL``): a commit that returned survives a crash of
-the process and of the machine. With ``NORMAL`` a crash of the machine would take all that was written since
-the last checkpoint, a thousand pages, and not only the last batch.
+It uses a write-ahead log that is synced at every commit (``synchronous=FULL``): a commit that returned
+survives a crash of the process and of the machine. With ``NORMAL`` a crash of the machine would lose pages
+written since the last checkpoint, up to a thousand, and not only the last batch.
 """
 
 import os
@@ -22,15 +22,15 @@ import msgspec
 
 from mpchat.hub.history import RUN_OVERHEAD, Run
 
-# Says whose file it is, in SQLite's header: "mpch".
+# The application in SQLite's header: "mpch".
 APPLICATION_ID = 0x6D706368
-# Counts up when the tables change.
+# Raised when the tables change.
 FORMAT = 1
-# Seconds that somebody else's lock on the database is waited for (a backup, or a curious person's sqlite3).
+# Seconds to wait for another program's lock on the database: a backup, or a user's sqlite3.
 BUSY_PATIENCE = 1.0
 # Bytes that the write-ahead log may keep on disk after a checkpoint.
 LOG_KEPT = 4 << 20
-# Numberings that can still be told apart from others after crashes (see Numbering.earlier).
+# Epochs before a crash that are remembered (see Numbering.earlier).
 EARLIER_KEPT = 8
 
 MOVE_AWAY = "move it away and a new one is begun"
@@ -54,23 +54,23 @@ PRAGMA user_version = {FORMAT};
 
 
 class UnusableFile(Exception):
-    """The file cannot be used and is left alone; ``str()`` says why, and what to do."""
+    """The file cannot be used and is left alone; ``str()`` names the cause and the next step."""
 
 
 class Numbering(NamedTuple):
     """Which numbers have been given to messages, and what they mean."""
 
-    # Who wrote the file last: random, another one for each run of a server.
+    # The run of a server that wrote the file last, as random text.
     owner: str
     # Within an epoch a number of a room is given to one message only.
     epoch: str
-    # Whether `last` has everything that was given: the file was closed in order.
+    # Whether `last` has every number that was given: the file was closed in order.
     clean: bool = False
-    # By room: its last message's number.
+    # The number of the last message, by room.
     last: Mapping[str, int] = {}
     # No room that is missing in `last` has ever had a number above this one.
     floor: int = 0
-    # Epochs before a crash, and by room up to which number they had given what this epoch has too.
+    # For epochs before a crash, by room: up to which number they agree with this epoch.
     earlier: Mapping[str, Mapping[str, int]] = {}
 
 
@@ -80,7 +80,7 @@ def token() -> str:
 
 
 def _checksum(run: Run) -> int:
-    """SQLite does not notice when a page's content is another one, as long as the page makes sense."""
+    """Return a checksum: SQLite does not notice changed content while the page is well-formed."""
     return zlib.crc32(
         run.frames, zlib.crc32(repr((run.room, run.seq, run.count, run.at, run.sender)).encode())
     )
@@ -90,20 +90,23 @@ class HistoryFile:
     """One open database. Used by one thread at a time."""
 
     def __init__(self, path: Path, *, alone: bool = False) -> None:
-        """Open the file, or create it, for the user only. ``alone``: no shared memory beside it, so that it
-        can be read on a full disk, but nobody else may have it open."""
+        """Open the file, or create it for its user only.
+
+        ``alone``: use no shared memory beside it, so that it can be read on a full disk; then no other
+        process may have it open.
+        """
         self.path = path
-        # Before SQLite does it, for the mode. Not while a connection is open: closing any descriptor of the
-        # file would give up SQLite's locks on it.
+        # Created here and not by SQLite, for the mode. Not while a connection is open: closing any descriptor
+        # of the file would release SQLite's locks on it.
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._db = sqlite3.connect(path, timeout=BUSY_PATIENCE, isolation_level=None, check_same_thread=False)
         try:
-            # Text that is broken fails its checksum, not the reading of everything.
+            # Broken text fails its checksum, and not the reading of the whole file.
             self._db.text_factory = lambda raw: raw.decode(errors="replace")
             if alone:
                 self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # New: nobody has written anything to it yet.
+            # New: the file has no tables yet.
             self.new = self._is_new()
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
@@ -114,7 +117,7 @@ class HistoryFile:
             raise
 
     def _is_new(self) -> bool:
-        """Look before anything is written: whose file is it? Raises :class:`UnusableFile`."""
+        """Tell whether the file is empty. Raises :class:`UnusableFile` for a file of another kind."""
         mine, version, tables = (
             self._value(f"SELECT {what}")
             for what in (
@@ -137,7 +140,7 @@ class HistoryFile:
         return int(self._db.execute(query, values).fetchone()[0])
 
     def _files(self) -> list[tuple[int, int] | None]:
-        """Identify what lies at the paths of the database and its log."""
+        """Identify the files at the paths of the database and its log."""
         found: list[tuple[int, int] | None] = []
         for path in (self.path, f"{self.path}-wal"):
             try:
@@ -150,11 +153,11 @@ class HistoryFile:
 
     @property
     def in_place(self) -> bool:
-        """False when the files were removed or replaced: SQLite would write to what nobody finds again."""
+        """False when the files were removed or replaced: SQLite would write to files without a path."""
         return self._files() == self._identity
 
     def numbering(self) -> Numbering:
-        """Read what the file says of the numbers; not of a new file. Raises :class:`UnusableFile`."""
+        """Return the numbering of a file that is not new. Raises :class:`UnusableFile`."""
         ((owner, epoch, clean, floor),) = self._db.execute("SELECT owner, epoch, clean, floor FROM numbering")
         last = dict(self._db.execute("SELECT name, last FROM rooms"))
         earlier = self._db.execute("SELECT epoch, last FROM earlier ORDER BY id").fetchall()
@@ -165,10 +168,10 @@ class HistoryFile:
             raise UnusableFile(f"its numbers are damaged; {MOVE_AWAY}") from None
 
     def runs(self, last: Mapping[str, int], messages: int, oldest: float, most: int) -> tuple[list[Run], int]:
-        """Return what is kept, oldest first, and how many runs were damaged and left out.
+        """Return the kept runs, oldest first, and how many damaged runs were left out.
 
-        Kept are of each room the last ``messages`` numbers, where ``at`` is not before ``oldest``; and of all
-        rooms the newest, in about ``most`` bytes of memory: the file is on disk, and has room for more.
+        Of each room the last ``messages`` numbers are kept, where ``at`` is not before ``oldest``; and of all
+        rooms the newest, in about ``most`` bytes of memory: the file on disk has room for more.
         """
         kept, damaged = [], 0
         before = self._value(
@@ -195,7 +198,7 @@ class HistoryFile:
         return kept, damaged
 
     def claim(self, numbering: Numbering) -> None:
-        """Make the file this run's: from now on it counts as not closed in order."""
+        """Take possession of the file: from now on it counts as not closed in order."""
         with _Transaction(self._db):
             if self.new:
                 for statement in _TABLES.strip().split(";\n"):
@@ -216,9 +219,9 @@ class HistoryFile:
     def write(self, runs: Iterable[Run], marks: Mapping[str, tuple[int, float]], messages: int) -> None:
         """Append runs in one transaction, and forget all but the last ``messages`` numbers of their rooms.
 
-        ``marks``: for each run's room its last number and when that was given, and for other rooms too, where
-        the run itself is missing. A run that is there already is not written twice: a commit that failed may
-        have been one.
+        ``marks`` holds the last number of each run's room and when it was given, and of rooms whose runs are
+        missing. A run that is there already is not written twice: a commit that seemed to fail may have
+        succeeded.
         """
         with _Transaction(self._db):
             self._db.executemany(
@@ -237,7 +240,7 @@ class HistoryFile:
                     for run in runs
                 ),
             )
-            # By the index alone, and up to the run that the first kept number is in: it stays whole.
+            # By the index alone, and up to the run that holds the first kept number: that run stays whole.
             self._db.executemany(
                 "DELETE FROM runs WHERE room = ?"
                 " AND seq < (SELECT max(seq) FROM runs WHERE room = ? AND seq <= ?)",
@@ -245,8 +248,10 @@ class HistoryFile:
             )
 
     def expire(self, oldest: float, rooms: int) -> None:
-        """Forget messages from before ``oldest`` (seconds since 1970), and all but the ``rooms`` rooms that
-        were used last, which raises the floor to their numbers."""
+        """Forget messages from before ``oldest`` (seconds since 1970), and rooms that were not used lately.
+
+        ``rooms`` rooms are remembered; the floor rises to the numbers of the forgotten ones.
+        """
         with _Transaction(self._db):
             self._db.execute("DELETE FROM runs WHERE at < ?", (oldest,))
             forgotten = self._db.execute(
@@ -259,16 +264,16 @@ class HistoryFile:
                 self._db.executemany("DELETE FROM rooms WHERE id = ?", [(room,) for room, _ in forgotten])
 
     def finish(self) -> None:
-        """Say that all numbers that were given are in the file: it is closed in order."""
+        """Mark the file as closed in order: all numbers that were given are in it."""
         self._db.execute("UPDATE numbering SET clean = 1")
 
     def close(self) -> None:
-        """Close it, in whatever state: what was committed is in the file or in its log beside it."""
+        """Close the file in any state: committed transactions are in it or in its log beside it."""
         self._db.close()
 
 
 class _Transaction:
-    """All or nothing. Waits for a lock before it begins, not in the middle."""
+    """One transaction. It waits for a lock before it begins, not in the middle."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
