@@ -1,5 +1,6 @@
 """What every test gets: a folder for its servers, and a look afterwards at what it left behind."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.harness import Server, leftovers, running
 from support.waiting import eventually
+
+# Hundreds of interpreters start here, and none of them should compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("mpchat", deadline=None, suppress_health_check=[HealthCheck.too_slow])

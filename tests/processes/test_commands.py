@@ -60,7 +60,7 @@ def instance(folder: Path) -> Iterator[Server]:
     """An instance that is not started yet; ended when the test is over."""
     server = Server(folder)
     yield server
-    server.stop("--timeout", "5", "--kill")
+    server.end()
 
 
 # No server.

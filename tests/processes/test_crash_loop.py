@@ -52,7 +52,7 @@ def faulty(folder: Path, fault: str, *flags: str, workers: int = 2) -> Iterator[
     try:
         yield server.start(*flags, workers=workers)
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def raise_flag(server: Server) -> None:
@@ -129,7 +129,7 @@ def test_nobody_waits_for_a_worker_that_was_given_up_and_scaling_brings_it_back(
         assert [each["state"] for each in facts(server)["workers"]] == ["RUNNING", "RUNNING"]
         assert facts(server)["limits"]["connections"] == fits
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def _few_descriptors() -> None:

@@ -79,17 +79,12 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
 
 
-def end(server: Server) -> None:
-    """Whatever state it is in, leave nothing of it."""
-    server.stop("--timeout", "5", "--kill")
-
-
 @pytest.fixture
 def instance(folder: Path) -> Iterator[Server]:
     """An instance that is not started yet; ended when the test is over."""
     server = Server(folder)
     yield server
-    end(server)
+    server.end()
 
 
 # A second start.
@@ -630,7 +625,7 @@ def test_a_runtime_folder_longer_than_a_socket_address_works(folder: Path) -> No
         assert server.stop().returncode == 0
         assert not (server.instance_folder / "control.sock").exists()
     finally:
-        end(server)
+        server.end()
     assert_nothing_left(server.folder)
 
 

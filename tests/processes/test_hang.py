@@ -42,7 +42,7 @@ def hanging(folder: Path, what: str, *flags: str) -> Iterator[Server]:
     try:
         yield server.start(*flags)
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def hang(server: Server) -> None:

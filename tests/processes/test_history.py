@@ -72,7 +72,7 @@ def test_after_a_crash_of_everything_numbers_are_not_given_twice(folder: Path) -
             welcome = back.join(room="lobby", after=25, epoch=epoch)
             assert (welcome["recovered"], welcome["lost"]) == (False, [26, None])
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def test_two_servers_do_not_share_a_file(folder: Path) -> None:

@@ -127,7 +127,7 @@ def faulty(folder: Path, *flags: str) -> Iterator[Server]:
     try:
         yield server.start(*flags)
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def flag(server: Server, fault: signal.Signals, step: str) -> Path:
@@ -406,7 +406,7 @@ def test_a_new_version_that_cannot_start_changes_nothing(folder: Path) -> None:
             (folder / "site" / "broken").unlink()
             assert reload(server)["moved"] == 6
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 @pytest.mark.parametrize("workers", [1, 3])

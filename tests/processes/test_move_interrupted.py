@@ -62,7 +62,7 @@ def slow(folder: Path, *flags: str, workers: int = 2) -> Iterator[Server]:
     try:
         yield server.start(*flags, workers=workers)
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def slow_down(server: Server) -> None:

@@ -46,7 +46,7 @@ def little_room(folder: Path, workers: int, fault: str = "") -> Iterator[Server]
         assert facts(server)["limits"]["connections"] == workers * ROOM
         yield server
     finally:
-        server.command("stop", "--timeout", "5", "--kill")
+        server.end()
 
 
 def _few_descriptors() -> None:

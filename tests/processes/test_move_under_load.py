@@ -140,7 +140,7 @@ def test_who_waits_between_two_workers_is_not_taken_for_slow(folder: Path) -> No
             assert "slow consumer" not in server.log
             assert_same_stream(crowd, BEGIN, END)
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def _six_megabytes_a_second(crowd: list[Listener], done: threading.Event) -> None:

@@ -28,9 +28,12 @@ def copied(folder: Path) -> Iterator[Server]:
         [str(home), *filter(None, [server.environment.get("PYTHONPATH")])]
     )
     try:
-        yield server.start()
+        # The command of the copy: this process has loaded another one.
+        started = server.command("start", "--port", "0", "--workers", "2")
+        assert started.returncode == 0, started.stderr
+        yield server
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def edit(server: Server, module: str, old: str, new: str) -> None:

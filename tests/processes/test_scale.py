@@ -117,7 +117,7 @@ def test_a_new_worker_that_dies_before_its_turn_to_serve_leaves_nothing_of_the_g
             assert sorted(workers_of(server)) == sorted(worker_pids(server))
             all_hear(crowd, END)
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def test_many_new_workers_are_started_a_few_at_a_time(folder: Path) -> None:
@@ -135,7 +135,7 @@ def test_many_new_workers_are_started_a_few_at_a_time(folder: Path) -> None:
                 assert background.answer().result["workers"] == 12
         assert worker_pids(server) == workers_of(server)
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 def test_fewer_than_the_connections_need_is_refused(folder: Path) -> None:

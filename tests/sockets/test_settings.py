@@ -293,7 +293,7 @@ def test_a_server_starts_from_a_folder_whose_name_is_no_text(folder: Path) -> No
         assert (started.returncode, started.stderr) == (0, "")
         assert server.status()["state"] == "RUNNING"
     finally:
-        server.stop("--timeout", "5", "--kill")
+        server.end()
 
 
 @pytest.mark.parametrize("flags", [[], ["--foreground"]], ids=["background", "foreground"])

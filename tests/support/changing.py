@@ -149,12 +149,9 @@ def configured(
         inject(server, fault)
     write_settings(server, **{"port": 0, "workers": 2, **settings})
     try:
-        # Not with the name as a flag, which goes before the file.
-        started = server.run("start", *flags)
-        assert started.returncode == 0, started.stderr
-        yield server
+        yield server.start_as_configured(*flags)
     finally:
-        server.command("stop", "--timeout", "5", "--kill", cwd="/")  # the file may be wrong by now
+        server.end()
 
 
 def until_reloads_end(server: Server, ended: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
