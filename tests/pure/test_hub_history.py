@@ -10,7 +10,9 @@ from mpchat.hub.history import History, Run, size_of
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import as_said_by, numbered_frames, room_field
 
-TEXTS = st.lists(st.text(max_size=20).filter(lambda text: text.isprintable()), min_size=1, max_size=5)
+# Texts on both sides of what one byte of a frame's length can say, too.
+LONG = st.sampled_from([100, 200, 240, 260, 500, 5000]).map(lambda length: "x" * length)
+TEXTS = st.lists(st.text(max_size=20).filter(str.isprintable) | LONG, min_size=1, max_size=5)
 
 
 @given(TEXTS, st.text(min_size=1, max_size=10).filter(str.isprintable), st.integers(1, 1 << 40))
@@ -44,6 +46,61 @@ def test_history_keeps_the_last_messages_and_hardly_more(counts: list[int], most
     assert kept == list(range(history.first or 0, seq + 1))
     assert len(kept) >= min(most, seq)
     assert len(kept) < most + max(counts)
+
+
+def kept_numbers(history: History) -> list[int]:
+    """Return the numbers of the messages that are kept, as their frames have them."""
+    runs = list(history.since(0))
+    assert [each.count for each in runs] == [len(objects(each.frames)) for each in runs]
+    return [int(each["message"]) for run in runs for each in objects(run.frames)]
+
+
+def test_of_single_messages_as_many_are_kept_as_allowed_and_no_more() -> None:
+    history, kept = History(), KEPT._replace(messages=5)
+    for seq in range(1, 30):
+        history.add(run(seq), kept)
+        assert kept_numbers(history) == list(range(max(1, seq - 4), seq + 1))
+        assert (history.first, history.last) == (max(1, seq - 4), seq)
+    for seq in range(40, 60):  # after a gap it is the same
+        history.add(run(seq), kept)
+        assert kept_numbers(history) == list(range(max(40, seq - 4), seq + 1))
+
+
+def test_of_messages_of_one_size_as_many_are_kept_as_fit_and_no_more() -> None:
+    history, size = History(), size_of(run(10))
+    kept = KEPT._replace(size=5 * size)
+    for begin in (10, 50):  # the second time after a gap
+        for seq in range(begin, begin + 20):
+            history.add(run(seq), kept)
+            assert kept_numbers(history) == list(range(max(begin, seq - 4), seq + 1))
+    history.trim(0.0, KEPT._replace(size=5 * size - 1))
+    assert kept_numbers(history) == [66, 67, 68, 69]
+
+
+def test_the_last_run_is_kept_however_large_it_is_until_it_is_too_old() -> None:
+    history, kept = History(), KEPT._replace(messages=3, size=1, age=10.0)
+    history.add(run(1, 100, at=5.0), kept)
+    history.trim(15.0, kept)
+    assert kept_numbers(history) == list(range(1, 101))
+    history.trim(15.1, kept)
+    assert (kept_numbers(history), history.first, history.last) == ([], None, None)
+    history.add(run(101, 2, at=16.0), kept)
+    history.add(run(103, 3, at=16.0), kept)
+    assert kept_numbers(history) == [103, 104, 105]
+
+
+def test_a_run_from_one_of_its_messages_on_has_the_others_and_their_count() -> None:
+    whole = run(7, 4, at=2.5)
+    for first in range(7, 11):
+        rest = whole.since(first)
+        assert (rest.seq, rest.count, rest.last, rest.at, rest.sender) == (
+            first,
+            11 - first,
+            10,
+            2.5,
+            "alice",
+        )
+        assert [each["message"] for each in objects(rest.frames)] == [f"{seq}" for seq in range(first, 11)]
 
 
 def test_history_is_bounded_in_bytes_and_in_time_and_begins_after_a_gap() -> None:

@@ -63,7 +63,10 @@ def test_the_end_of_a_replaced_connection_leaves_the_name_to_the_later_one() -> 
     token = desk.join(1, "alice")["welcome"]["token"]
     desk.join(2, "alice", token=token)
     desk.leave(1, "closed")
-    assert code(desk.join(3, "alice")) == "name_taken"
+    assert desk.join(3, "Alice")["error"] == {
+        "code": "name_taken",
+        "text": "alice is in use; its owner comes back with the token",
+    }
     assert desk.state.members.named("ALICE") is desk.state.members.by_identity[2]
 
 

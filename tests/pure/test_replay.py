@@ -53,3 +53,33 @@ def test_a_replay_whose_stream_is_overtaken_says_so() -> None:
         say(room, stream)
     with pytest.raises(OvertakenError):
         replay.chunk(100)
+
+
+def test_a_member_that_has_missed_nothing_needs_no_history() -> None:
+    room, stream = Room(1, "r", seq=7), StreamBuffer(1 << 20)
+    replay = Replay(room, stream, 8, 7, stream.end)
+    assert replay.done
+    assert replay.chunk(100) == b""
+
+
+def test_a_replay_continues_from_the_oldest_byte_that_is_kept() -> None:
+    room, stream = Room(1, "r"), StreamBuffer(1 << 20)
+    replay = Replay(room, stream, 1, 0, stream.end)
+    say(room, stream, 3)
+    assert replay.chunk(1 << 20) == b"".join(map(bytes, stream.read_all(0)))
+    assert replay.done
+
+
+@given(st.integers(1, 3000))
+def test_a_part_of_a_replay_is_longer_than_asked_for_by_less_than_a_message(most: int) -> None:
+    room, stream = Room(1, "r"), StreamBuffer(1 << 20)
+    for _ in range(20):
+        say(room, stream)
+    replay = Replay(room, stream, 1, 20, stream.end)
+    for _ in range(20):
+        say(room, stream)
+    longest = len(room.numbered(run(40)))
+    while not replay.done:
+        part = replay.chunk(most)
+        assert 0 < len(part) < most + longest
+        assert replay.done or len(part) >= most
