@@ -104,9 +104,11 @@ def test_a_name_that_was_held_long_enough_is_new_to_its_former_owner() -> None:
     first = desk.join(1, "alice", now=1.0)["welcome"]["token"]
     desk.leave(1, "lost", now=2.0)
     desk.join(2, "bob", now=100.0)
-    desk.leave(2, "lost", now=100.0)  # names that were held long enough are forgotten then
+    desk.leave(2, "lost", now=100.0)
+    assert desk.state.members.claims.get("alice") is None
     second = desk.join(3, "alice", now=100.0, token=first)["welcome"]["token"]
     assert second != first
+    assert desk.state.members.claims.get("bob") is not None
     assert code(desk.join(4, "alice", now=100.0, token=first)) == "name_taken"
 
 
@@ -245,6 +247,19 @@ def test_a_join_gets_what_it_missed_as_far_as_it_is_kept(
     assert (enter.first, enter.last) == (first, 100)
 
 
+@pytest.mark.parametrize(
+    ("after", "recovered", "lost"), [(None, False, None), (20, True, None), (18, False, [19, 20])]
+)
+def test_a_join_to_a_room_whose_history_is_gone_begins_with_the_next_message(
+    after: int | None, recovered: bool, lost: list[int] | None
+) -> None:
+    desk = Desk(past=Past("epoch", {"r": 20}))
+    welcome = desk.join(1, "alice", room="r", after=after, epoch="epoch")["welcome"]
+    assert (welcome["seq"], welcome["recovered"], welcome["lost"]) == (20, recovered, lost)
+    (enter,) = (each for each in desk.effects if isinstance(each, Enter))
+    assert (enter.first, enter.last) == (21, 20)
+
+
 def test_a_private_message_reaches_both_and_one_to_oneself_comes_once() -> None:
     desk = Desk()
     desk.join(1, "alice", room="x")
@@ -266,6 +281,8 @@ def test_a_private_message_to_nobody_is_refused() -> None:
     for name in ("carol", "bob"):
         refused = desk.ask(1, Request(message="psst", to=name))
         assert refused["error"] == {"code": "no_such_name", "text": f"nobody here is called '{name}'"}
+    refused = desk.ask(1, Request(message="psst", to="c" * 50_000))
+    assert len(refused["error"]["text"]) < 100
 
 
 def test_names_and_rooms_are_told_of_any_room_in_any_spelling() -> None:
@@ -312,6 +329,7 @@ def test_a_member_that_is_cut_off_is_out_at_once_and_its_name_is_held() -> None:
     desk.effects.clear()
     desk.leave(1, "slow consumer")
     assert desk.effects == [Forget(1)]
+    assert not desk.state.members.ending
     assert code(desk.join(3, "alice")) == "name_taken"
     assert "welcome" in desk.join(3, "alice", token=token)
 

@@ -38,6 +38,20 @@ def test_comers_and_leavers_are_told_at_once_and_then_together() -> None:
     assert [each["left"]["reason"] for each in objects(frames)] == ["closed", "lost"]
 
 
+def test_a_member_that_is_back_before_its_leaving_was_told_has_never_left() -> None:
+    room = Room(1, "r")
+    room.enter(1, "watcher")
+    room.enter(2, "alice")
+    room.take_notices(0.0)
+    room.leave(2, "lost")
+    room.enter(3, "alice")
+    assert room.notice_due() is None
+    assert room.take_notices(10.0) == []
+    room.leave(3, "lost")
+    (left,) = objects(b"".join(room.take_notices(20.0)))
+    assert left == {"left": {"room": "r", "names": ["alice"], "count": 1, "members": 1, "reason": "lost"}}
+
+
 def test_an_empty_room_has_no_notices() -> None:
     room = Room(1, "r")
     room.enter(1, "alice")
@@ -72,6 +86,61 @@ def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
     desk.sweep(100.0)
     assert len(desk.state.rooms) == 1
     assert desk.join(2, "b", room="x")["welcome"]["seq"] == 3
+
+
+def test_a_room_of_an_earlier_server_that_is_forgotten_does_not_use_its_numbers_again() -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(age=10.0)), past=Past("e", {"x": 20}))
+    for number in (20, 23):
+        assert desk.join(1, "a", room="x")["welcome"]["seq"] == number
+        desk.post(1, "1", "2", "3")
+        desk.leave(1)
+        desk.sweep(100.0)
+        assert desk.state.rooms.get("x") is None
+
+
+def test_a_room_without_a_history_is_kept_while_it_has_members() -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(age=10.0)))
+    desk.join(1, "a", room="x")
+    desk.post(1, "hello", at=1.0)
+    desk.sweep(100.0)
+    room = desk.state.rooms.get("x")
+    assert room is not None
+    assert not room.history
+    assert room.names == ["a"]
+
+
+def test_an_empty_room_is_kept_while_it_has_a_history_and_the_lobby_always() -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(age=10.0)))
+    desk.join(1, "a", room="x")
+    desk.post(1, "hello", at=1.0)
+    desk.leave(1)
+    desk.sweep(11.0)
+    assert [room.name for room in desk.state.rooms] == ["lobby", "x"]
+    desk.sweep(11.1)
+    assert [room.name for room in desk.state.rooms] == ["lobby"]
+
+
+def test_rooms_that_are_left_share_the_memory_of_those_that_are_forgotten() -> None:
+    desk = Desk(LIMITS._replace(lag=1 << 40, rooms=1000))
+    shares = [desk.state.rooms.share]
+    for number in range(9):
+        desk.join(number, f"n{number}", room=f"r{number}")
+        shares.append(desk.state.rooms.share)
+    # Streams and histories of all rooms take the whole.
+    assert [2 * share * (1 + number) for number, share in enumerate(shares)] == pytest.approx(
+        [rooms.ROOMS_MEMORY] * 10, rel=1e-6
+    )
+    for number in range(9):
+        desk.leave(number)
+    desk.sweep()
+    assert desk.state.rooms.share == desk.state.rooms.kept.size == shares[0]
+
+
+def test_no_room_gets_less_than_a_working_share_or_more_than_a_client_may_be_behind() -> None:
+    desk = Desk(LIMITS._replace(lag=1 << 20))
+    assert desk.state.rooms.share == 1 << 20
+    desk.apply(Configured(LIMITS._replace(lag=1 << 10), notices=True))
+    assert desk.state.rooms.share == rooms.LEAST_SHARE
 
 
 def test_other_limits_hold_from_then_on() -> None:
@@ -142,10 +211,10 @@ def test_a_history_whose_end_was_lost_is_not_shown() -> None:
 
 def test_what_members_get_of_a_run_is_numbered_and_fits_a_stream() -> None:
     room, stream = Room(1, "r"), StreamBuffer(1 << 20)
-    posted = room.post("alice", 2, message_frame("a") + message_frame("b"), 1.0, KEPT)
+    posted = room.post("alice", 2, message_frame("a") + message_frame("b"), 7.25, KEPT)
     stream.append(room.numbered(posted), posted.count)
     got = objects(b"".join(map(bytes, stream.read_all(0))))
-    assert [(each["seq"], each["from"], each["message"]) for each in got] == [
-        (1, "alice", "a"),
-        (2, "alice", "b"),
+    assert [(each["seq"], each["from"], each["message"], each["at"]) for each in got] == [
+        (1, "alice", "a", 7.25),
+        (2, "alice", "b", 7.25),
     ]

@@ -5,6 +5,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
+import pytest
 from hypothesis import given
 from support.desk import KEPT, LIMITS, Desk, objects
 
@@ -229,6 +230,71 @@ def test_a_post_goes_to_plain_clients_and_to_the_lobby_under_the_sender_s_name()
     ]
 
 
+def test_messages_of_many_senders_in_one_entry_each_go_to_the_room_of_their_sender() -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    desk.join(2, "bob")
+    said: list[tuple[int | str, list[str]]] = [
+        (1, ["a", "b"]),
+        ("1.1.1.1:1", ["c"]),
+        (2, ["d"]),
+        (1, ["e" * 300]),
+    ]
+    parts = [b"".join(map(message_frame, texts)) for _, texts in said]
+    runs = [(sender, len(texts), len(part)) for (sender, texts), part in zip(said, parts, strict=True)]
+    effects = desk.apply(Posted(1.0, runs, b"".join(parts)))
+    found = [
+        (effect.run.room, effect.run.sender, [each["message"] for each in objects(effect.run.frames)])
+        for effect in effects
+        if isinstance(effect, SayInRoom)
+    ]
+    assert found == [
+        ("x", "alice", ["a", "b"]),
+        ("lobby", "1.1.1.1:1", ["c"]),
+        ("lobby", "bob", ["d"]),
+        ("x", "alice", ["e" * 300]),
+    ]
+    assert _said(effects) == ["c", "bob: d"]
+    assert desk.state.messages == 5
+
+
+def test_without_members_plain_clients_hear_all_senders_in_order() -> None:
+    desk = Desk()
+    parts = [message_frame("a") + message_frame("b"), message_frame("c")]
+    runs = [("1.1.1.1:1", 2, len(parts[0])), ("2.2.2.2:2", 1, len(parts[1]))]
+    effects = desk.apply(Posted(1.0, list(runs), b"".join(parts)))
+    assert _said(effects) == ["a", "b", "c"]
+    assert [effect.messages for effect in effects if isinstance(effect, Say)] == [3]
+    assert [effect.run.sender for effect in effects if isinstance(effect, SayInRoom)] == [
+        "1.1.1.1:1",
+        "2.2.2.2:2",
+    ]
+    assert (desk.state.messages, desk.state.sequencer.sequence) == (3, 3)
+
+
+def test_a_client_whose_join_was_refused_speaks_and_goes_as_a_plain_client() -> None:
+    desk = Desk()
+    desk.join(1, "not a name")
+    effects = desk.post(1, "hello")
+    assert _said(effects) == ["hello"]
+    assert [(effect.run.room, effect.run.sender) for effect in effects if isinstance(effect, SayInRoom)] == [
+        ("lobby", "192.0.2.1:1")
+    ]
+    desk.leave(1)
+    assert _said(desk.apply(NoticesDue(1.0))) == [" Disconnect : 192.0.2.1:1 "]
+
+
+def _said(effects: list[Effect]) -> list[str]:
+    """Return what plain clients hear, and check its count."""
+    found = []
+    for effect in effects:
+        if isinstance(effect, Say):
+            said = objects(effect.frames)
+            assert effect.messages == len(said)
+            found += [str(each["message"]) for each in said]
+    return found
+
+
 def test_every_message_counts_once_in_whatever_room_it_is_said() -> None:
     desk = Desk()
     desk.join(1, "alice")
@@ -264,6 +330,70 @@ def test_notices_wait_until_they_are_due() -> None:
     assert [each["joined"]["names"] for each in _notices(desk.apply(NoticesDue(due)))] == [["bob"]]
 
 
+def test_a_notice_in_the_order_of_plain_clients_is_a_message() -> None:
+    desk = Desk()
+    desk.apply(Left(1.0, ["1.1.1.1:1"]))
+    assert _said(desk.apply(NoticesDue(1.0))) == [" Disconnect : 1.1.1.1:1 "]
+    assert (desk.state.messages, desk.state.sequencer.sequence) == (1, 1)
+    assert desk.apply(NoticesDue(9.0)) == []
+
+
+def test_of_the_notices_that_wait_the_earliest_is_due_first() -> None:
+    desk = Desk()
+    desk.apply(Left(1.0, ["1.1.1.1:1"]))
+    desk.apply(NoticesDue(5.0))
+    desk.join(1, "alice", room="x")
+    desk.apply(NoticesDue(6.0))
+    desk.join(2, "bob", room="x")
+    assert desk.state.notice_due() == 6.0 + NOTICE_GATHER
+    desk.apply(Left(1.0, ["1.1.1.1:2"]))
+    assert desk.state.notice_due() == 5.0 + NOTICE_GATHER
+    desk.join(3, "carol", room="y")
+    assert desk.state.notice_due() == 0.0
+    desk.apply(NoticesDue(5.5))
+    assert desk.state.notice_due() == 6.0 + NOTICE_GATHER
+
+
+def test_where_leaving_is_told_to_no_plain_client_members_still_hear_of_each_other() -> None:
+    desk = Desk()
+    desk.apply(Configured(LIMITS, notices=False))
+    desk.apply(Left(1.0, ["1.1.1.1:1"]))
+    desk.kill_worker(7)
+    assert desk.state.notice_due() is None
+    desk.join(1, "alice", room="x")
+    desk.join(2, "bob", room="x")
+    desk.leave(2)
+    assert [list(each) for each in _notices(desk.apply(NoticesDue(1.0)))] == [["joined"]]
+    desk.apply(Configured(LIMITS, notices=True))
+    desk.apply(Left(1.0, ["1.1.1.1:1"]))
+    assert _said(desk.apply(NoticesDue(2.0))) == [" Disconnect : 1.1.1.1:1 "]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("moves", "moved"), ("closes", "closed"), ("dies", "lost"), ("is cut off", "slow")]
+)
+def test_a_room_is_told_why_a_member_has_left(how: str, reason: str) -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    desk.join(2, "bob", room="x")
+    desk.apply(NoticesDue(1.0))
+    if how == "moves":
+        desk.join(1, room="y")
+    elif how == "closes":
+        desk.leave(1)
+    elif how == "dies":
+        desk.kill_worker(1)
+    else:
+        desk.apply(CutOff(1.0, 1, "slow"))
+    effects = desk.apply(NoticesDue(2.0))
+    assert [each["left"] for each in _notices(effects) if "left" in each] == [
+        {"room": "x", "names": ["alice"], "count": 1, "members": 1, "reason": reason}
+    ]
+    assert {effect.room for effect in effects if isinstance(effect, NoticeInRoom)} >= {
+        desk.state.rooms.by_key["x"].number
+    }
+
+
 def _notices(effects: list[Effect]) -> list[dict[str, Any]]:
     return [each for effect in effects if isinstance(effect, NoticeInRoom) for each in objects(effect.frames)]
 
@@ -284,4 +414,5 @@ def test_posts_of_a_connection_that_was_replaced_are_dropped() -> None:
     token = desk.join(1, "alice")["welcome"]["token"]
     desk.join(2, "alice", token=token)
     assert desk.post(1, "too late") == []
+    assert desk.state.messages == 0
     assert not [each for each in desk.effects if isinstance(each, Tell) and each.identity == 3]

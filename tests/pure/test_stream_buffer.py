@@ -91,6 +91,13 @@ def test_a_read_stops_at_the_first_blob_past_what_was_asked_for(blobs: list[byte
     assert len(views) <= GATHER
 
 
+def test_a_read_gathers_blobs_until_it_has_what_was_asked_for() -> None:
+    stream = filled([b"x" * 10] * 100, 1 << 20)
+    for most, views in ((1, 1), (10, 1), (11, 2), (25, 3), (10_000, GATHER)):
+        assert len(stream.read(0, most)) == views
+        assert len(stream.read(5, most)) == min(GATHER, (most + 5 + 9) // 10)
+
+
 def test_at_the_end_there_is_nothing() -> None:
     stream = StreamBuffer(100)
     assert stream.read(0, 100) == []
@@ -117,6 +124,7 @@ def test_after_a_hundred_thousand_blobs_the_memory_is_still_the_limit(size: int)
     assert stream.messages == 100_000
     assert stream.end - stream.start <= 1000 + size
     assert len(stream._blobs) <= 2 * (1000 // size + 1) + 1024
+    assert sum(map(len, stream._blobs)) <= 1000 + size
     assert len(stream._blobs) == len(stream._offsets) == len(stream._numbers)
     assert len(read_all(stream, stream.start, 100)) == stream.end - stream.start
 
