@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,15 +15,24 @@ from mpchat.client.core import (
     Disconnected,
     Event,
     Garbled,
+    Joined,
+    Left,
     Message,
+    Pong,
     Received,
     Refused,
+    Rooms,
+    RoomSize,
+    Welcome,
+    Who,
 )
 from mpchat.client.lines import Command, Say, Unknown, parse, shown
 from mpchat.config import format_address
 from mpchat.errors import ConnectionLostError, ProtocolError, RefusedError
+from mpchat.protocol import requests
 from mpchat.protocol.frames import MAX_PAYLOAD, encode_frame
 from mpchat.protocol.messages import error_frame, message_frame
+from mpchat.protocol.requests import numbered_frames, room_field
 from mpchat.protocol.session import Session
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -94,6 +104,49 @@ def test_what_a_server_may_send(payload: bytes, event: Received | type[Garbled] 
         assert [type(one) for one in first] == [Garbled]
     else:
         assert first == ([] if event is None else [event])
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_is_nothing_of_this_protocol_is_told_with_the_reason(named: bool) -> None:
+    protocol = ClientProtocol(named=named)
+    protocol.receive_data(encode_frame(b"[]") + message_frame("next"))
+    garbled, message = protocol.events()
+    assert isinstance(garbled, Garbled)
+    assert garbled.code == "not_a_message"
+    assert garbled.text.startswith("not an mpchat server: ")
+    assert message == Message("next")
+
+
+def test_a_client_with_a_name_gets_each_kind_of_event_with_all_that_it_says() -> None:
+    protocol = ClientProtocol(named=True)
+    welcome = Welcome("앨리스", "lobby", 7, "epoch", 3, "token", True, (2, 5))
+    frames = [
+        requests.welcome_frame(welcome),
+        numbered_frames(message_frame("안녕"), "bob", room_field("lobby"), 8, 1.5),
+        numbered_frames(message_frame("공지"), "", room_field("lobby"), 9, 2.5),
+        requests.private_frame("psst", "bob", "앨리스", 3.5),
+        requests.joined_frame("lobby", ["carol"], 4),
+        requests.left_frame("lobby", ["carol"], 3, "closed"),
+        requests.who_frame("lobby", ["bob"], 3, "bob"),
+        requests.rooms_frame([("lobby", 3)], 2, "lobby"),
+        requests.pong_frame(msgspec.Raw(b"null")),
+        error_frame("bad_room", "no"),
+        encode_frame(b'{"of a later version":1}'),
+    ]
+    protocol.receive_data(b"".join(frames))
+    assert protocol.events() == [
+        welcome,
+        Message("안녕", "bob", "lobby", 8, 1.5),
+        Message("공지", None, "lobby", 9, 2.5),
+        Message("psst", "bob", None, None, 3.5, "앨리스"),
+        Joined("lobby", ("carol",), 1, 4),
+        Left("lobby", ("carol",), 1, 3, "closed"),
+        Who("lobby", ("bob",), 3, "bob"),
+        Rooms((RoomSize("lobby", 3),), 2, "lobby"),
+        Pong(None),
+        Refused("bad_room", "no"),
+    ]
+    assert protocol.events() == []
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5])
