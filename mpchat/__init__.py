@@ -1,7 +1,7 @@
 """mpchat: a multi-process TCP chat server, and its client library.
 
 ``from mpchat import connect`` is the asyncio client, ``from mpchat import connect_blocking`` its twin
-without an event loop. They load on first use, so that a server process never pays for asyncio.
+without an event loop. They load on first use, so a server process never loads asyncio.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -4,7 +4,7 @@ import signal
 
 
 def main() -> None:
-    """Load the command and run it. Ctrl-C while it loads ends it at once, with no traceback."""
+    """Load the command and run it. Ctrl-C during loading ends the process at once, without a traceback."""
     loading = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if loading:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,14 +1,14 @@
-"""Text from strangers, made safe to show. Pure; nothing here changes what travels on the wire.
+"""Text from clients and other programs, made safe to show. Pure; text on the wire is never changed.
 
 Chat text is hostile: an escape sequence can repaint a terminal or type into it, a line break can forge a
-log line, and a bidirectional override can make one name look like another. :func:`visible` is the only way
-such text reaches a terminal or a log.
+log line, and a bidirectional override can make one name look like another. Such text reaches a terminal or a
+log only through :func:`visible`.
 """
 
 import unicodedata
 
 # Format characters that real text needs: the two joiners (Indic scripts, Persian, emoji families) and the
-# soft hyphen. All others of the category are invisible or reorder what stands around them.
+# soft hyphen. All others of the category are invisible or reorder the text around them.
 _HARMLESS_FORMATS = frozenset("\u200c\u200d\u00ad")
 # Cc control, Cf format, Cs lone surrogate, Co private use, Zl and Zp line and paragraph separators.
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -28,9 +28,9 @@ def _shown(char: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return ``text`` on one line, with every character that does not print as a backslash escape.
+    """Return ``text`` on one line, with a backslash escape for every character that does not print.
 
-    Emoji tag sequences (U+E0020 to U+E007F, the flag of Scotland, say) come out escaped: they are invisible
-    outside those flags and can carry hidden text.
+    Emoji tag sequences (U+E0020 to U+E007F, as in the flag of Scotland) are escaped too: outside such flags
+    they are invisible and can carry hidden text.
     """
     return text if text.isprintable() else "".join(map(_shown, text))

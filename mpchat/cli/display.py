@@ -1,4 +1,4 @@
-"""Tables and lines for people: what a server says of itself. Pure: facts in, a picture or a text out."""
+"""Tables and lines for people, made of a server's answers. Pure: facts in, a picture or a text out."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _STATE_STYLES = {
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as people say it, in its two largest units."""
+    """Return a duration in its two largest units."""
     whole = int(seconds)
     days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
     if days:
@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes with the unit that makes it short."""
+    """Return a number of bytes with the unit that keeps it short."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"
@@ -43,7 +43,7 @@ def size(count: float) -> str:
 
 
 def pause(seconds: float) -> str:
-    """Return a short time with the unit that people compare such times in."""
+    """Return a short time in milliseconds, or in seconds from 1 s on."""
     if seconds >= 1:
         return f"{seconds:.2f} s"
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.2g} ms"
@@ -78,7 +78,7 @@ def status_picture(facts: Mapping[str, Any], width: int) -> RenderableType:
 
 
 def bans_text(found: Mapping[str, Any]) -> str:
-    """Return what ``mpchat bans`` says: a line each."""
+    """Return the output of ``mpchat bans``: one line for each ban and mute."""
     lines = [
         f"{visible(each['target'])} {what}, {_until(each['until'])}"
         for kind, what in (("bans", "banned"), ("mutes", "muted"))
@@ -127,7 +127,7 @@ def _losses(result: Mapping[str, Any]) -> list[str]:
 
 
 def reload_text(name: str, result: Mapping[str, Any], *, done: bool) -> str:
-    """Return what a person should know of a reload; ``done`` is False for one that ended before its end."""
+    """Return the lines about a reload; ``done`` is False when it stopped before its end."""
     renewed, changed, kept = (result.get(each, ()) for each in ("renewed", "changed", "kept"))
     how = "reloaded" if done else "reloaded in part" if renewed else "not reloaded"
     lines = [
@@ -143,14 +143,14 @@ def reload_text(name: str, result: Mapping[str, Any], *, done: bool) -> str:
 
 
 def scale_text(name: str, result: Mapping[str, Any]) -> str:
-    """Return what a person should know of a change of the number of workers, be it done or not."""
+    """Return the lines about a change of the number of workers, done or not."""
     workers = _count(result["workers"], "worker") if "workers" in result else "an unknown number of workers"
     line = f'mpchat "{name}" has {workers}, after {result.get("seconds", 0.0):.2f} s'
     return "\n".join([line, *_moves(result)])
 
 
 def _moves(result: Mapping[str, Any]) -> list[str]:
-    """Say what became of the connections: one line, and one more if any of them came to harm."""
+    """Return a line about the moved connections, and one more if any move failed or a connection was lost."""
     moved, pauses = result.get("moved", 0), result.get("pauses", {})
     line = f"{_count(moved, 'connection') if moved else 'no connections'} moved"
     if moved and pauses:
@@ -164,14 +164,14 @@ _PHASES = {"start": "starting worker", "move": "moving connections of worker", "
 
 
 def progress_text(facts: Mapping[str, Any]) -> str:
-    """Return what a line of progress says: what is done to which worker, how many connections have moved."""
+    """Return a line of progress: the phase, the worker, and how many connections have moved."""
     phase = str(facts.get("phase", ""))
     line = f"{_PHASES.get(phase, visible(phase))} {facts.get('worker', '')}"
     return f"{line}, {facts['moved']} of {facts['connections']}" if facts.get("connections") else line
 
 
 def _worker_lines(each: Mapping[str, Any]) -> Text:
-    """A worker in words, for a terminal too narrow for the table: nothing is cut off."""
+    """Return a worker's figures as text, for a terminal too narrow for the table: nothing is cut off."""
     line = Text(f"worker {each['slot']} ")
     line.append(each["state"], style=_STATE_STYLES.get(each["state"], ""))
     line.append(
@@ -189,7 +189,7 @@ def _workers_table(workers: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("slot", justify="right")
     table.add_column("pid", justify="right")
     table.add_column("state")
-    # A server of an earlier version has none.
+    # A server of an earlier version has no generations.
     generations = any("generation" in each for each in workers)
     if generations:
         table.add_column("gen", justify="right")

@@ -1,4 +1,4 @@
-"""The client: one core without I/O, and around it asyncio, a blocking twin, and two ways to chat by hand.
+"""The client: a core without I/O, an asyncio client, its blocking twin, and two ways to chat by hand.
 
-Nothing is imported here: who only wants the blocking client does not pay for asyncio.
+Nothing is imported here: a program with the blocking client does not load asyncio.
 """

@@ -1,9 +1,9 @@
 """The asyncio client: ``async with connect() as chat``, then ``send``, ``recv`` and ``async for``.
 
 One task per chat owns the socket: it connects, reads until the connection ends, and connects again. It works
-on the socket itself and not through a transport, for two reasons: it must stop reading when the application
-does, and a transport whose write fails throws away what the server said before it closed ("full", say).
-It needs a loop with ``add_writer``: every one but the proactor of Windows.
+on the socket itself and not through a transport, for two reasons. It must stop reading when the application
+does. And a transport whose write fails discards the server's last bytes, such as the error ``full``.
+It needs a loop with ``add_writer``: every loop but the proactor of Windows.
 """
 
 import asyncio
@@ -49,13 +49,15 @@ def connect(
     ``await`` together with :meth:`Chat.close`.
 
     Opening raises ``ConnectError`` when no connection is there within ``open_timeout`` seconds; the first
-    connection is tried once. Later losses are made good with back-off, unless ``reconnect`` is false.
+    connection is tried once. After a later loss the client reconnects with back-off, unless ``reconnect`` is
+    false.
 
-    With a ``name`` (1 to 20 characters) one is in ``room`` (1 to 32) under that name once the chat is open,
-    and again after each loss, with all that was said meanwhile: each message once, or a ``Lost`` event.
-    Opening then raises ``RefusedError`` too: with the code ``name_taken`` somebody has the name, or an
-    earlier connection of one's own had it less than a minute ago, which ``token``, its :attr:`Chat.token`,
-    proves.
+    With a ``name`` (1 to 20 characters) the client joins ``room`` (1 to 32) under that name before the chat
+    is open. After each loss it joins again and gets the missed messages: each message once, or a ``Lost``
+    event.
+    Opening then also raises ``RefusedError``. Its code is ``name_taken`` when another client has the name, or
+    when an earlier connection of the same client had it less than a minute ago. In that case the token of the
+    earlier chat, its :attr:`Chat.token`, gets the name back.
     """
     seat = None if name is None else Seat(name, room, token)
     conversation = Conversation(host, port, reconnect=reconnect, seat=seat)
@@ -63,7 +65,7 @@ def connect(
 
 
 class Chat:
-    """One chat. Messages come once each, to whichever of ``recv``, iteration and ``events`` asks first."""
+    """One chat. Each message comes once: to ``recv``, an iteration or ``events``, whichever is first."""
 
     def __init__(
         self, conversation: Conversation, host: str, port: int, *, open_timeout: float, send_timeout: float
@@ -80,49 +82,49 @@ class Chat:
 
     @property
     def state(self) -> State:
-        """Where the chat stands."""
+        """The state of the chat."""
         return self._conversation.state
 
     @property
     def name(self) -> str | None:
-        """One's own name as the server spells it; None without one."""
+        """This client's name as the server spells it; None for a plain client."""
         seat = self._conversation.seat
         return None if seat is None else seat.name
 
     @property
     def room(self) -> str | None:
-        """The room that one is in, or goes back to, as the server spells it; None without a name."""
+        """The client's room, also while it reconnects, as the server spells it; None for a plain client."""
         seat = self._conversation.seat
         return None if seat is None else seat.room
 
     @property
     def token(self) -> str | None:
-        """What proves to the server that the name is one's own, for a later ``connect``."""
+        """The proof that the name belongs to this client, for a later ``connect``."""
         seat = self._conversation.seat
         return None if seat is None else seat.token
 
     async def send(self, text: str) -> None:
-        """Say ``text``. Returns when all of it has left for the kernel, waiting for a reconnect if need be.
+        """Say ``text``. Return when the kernel has all of it; wait for a reconnect if there is no connection.
 
-        At most once: what had left before a loss is not sent again, and whoever must know waits for the
-        message to come back. Raises ``ProtocolError``, before anything is sent, for text that no message can
-        hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
+        At most once: a message that was sent before a loss is not sent again. An application that must know
+        waits for the message to come back. Raises ``ProtocolError``, before sending, for text that no message
+        can hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
         """
         await self._send(self._conversation.encode(text))
 
     async def tell(self, name: str, text: str) -> None:
-        """Say ``text`` to ``name`` alone, who may be in any room; it comes back to oneself too.
+        """Say ``text`` to the member ``name`` alone, in any room; it comes back to this client too.
 
-        As :meth:`send`. When there is nobody of that name, the event ``Refused`` says ``no_such_name``.
+        As :meth:`send`. When no member has that name, the event ``Refused`` says ``no_such_name``.
         """
         await self._send(self._conversation.encode_private(text, name))
 
     async def join(self, name: str, room: str = DEFAULT_ROOM, *, token: str | None = None) -> Welcome:
-        """Take a name, in a chat that was opened without one, and return the server's welcome.
+        """Join under a name, in a chat that was opened without one, and return the server's welcome.
 
-        History and what others say come after the event ``Welcome``, as they do for :meth:`enter`. Raises
-        ``RefusedError``, after which one is who and where one was; ``TimedOutError`` when no answer came
-        within ``send_timeout`` seconds, as in a chat whose events nobody reads; ``ConnectionLostError``.
+        History and new messages follow the event ``Welcome``, as they do for :meth:`enter`. Raises
+        ``RefusedError``, which leaves name and room as they were; ``TimedOutError`` when no answer came
+        within ``send_timeout`` seconds, as in a chat whose events are not read; ``ConnectionLostError``.
         """
         return await self._ask(Welcome, join_frame(name, room, token=token))
 
@@ -131,7 +133,7 @@ class Chat:
         return await self._ask(Welcome, join_frame(None, room))
 
     async def who(self, room: str | None = None, *, after: str | None = None) -> Who:
-        """Return up to 100 names in ``room`` (None: one's own) that follow ``after``. As :meth:`join`."""
+        """Return up to 100 names in ``room`` (None: this client's) that follow ``after``. As :meth:`join`."""
         return await self._ask(Who, who_frame(room, after))
 
     async def rooms(self, *, after: str | None = None) -> Rooms:
@@ -153,7 +155,7 @@ class Chat:
                     try:
                         await link.write(frame)
                     except BaseException:
-                        # A half one has ended the connection, and with it all its questions.
+                        # A half-sent frame has ended the connection, and all its requests.
                         self._conversation.withdraw(request)
                         raise
                 return await self._answer_to(request)
@@ -169,7 +171,7 @@ class Chat:
         try:
             async with asyncio.timeout(self._send_timeout):
                 async with self._sending:
-                    # A frame that did not leave whole is no message to any server, so it may leave again.
+                    # A frame that was not sent whole is no message to any server, so it may be sent again.
                     while not await (await self._writable_link()).write(frame):
                         pass
         except TimeoutError:
@@ -180,9 +182,9 @@ class Chat:
     async def recv(self, timeout: float | None = None) -> Message:
         """Return the next message, waiting up to ``timeout`` seconds.
 
-        Raises ``RefusedError`` for an error of the server and ``ProtocolError`` for what is none of this
+        Raises ``RefusedError`` for an error of the server and ``ProtocolError`` for a frame of another
         protocol, and can be called again after either; ``TimedOutError``; ``ConnectionLostError`` when
-        the chat is closed, or lost without ``reconnect``. Passes over connects and disconnects.
+        the chat is closed, or lost without ``reconnect``. Skips connects and disconnects.
         """
         async with _deadline(timeout):
             while (message := message_in(await self._next_event())) is None:
@@ -201,9 +203,11 @@ class Chat:
                 yield await self._next_event()
 
     def __aiter__(self) -> Self:
+        """Iterate over the messages."""
         return self
 
     async def __anext__(self) -> Message:
+        """Return the next message; end when the chat is closed. Raises as :meth:`recv`."""
         try:
             return await self.recv()
         except ConnectionLostError:
@@ -233,19 +237,22 @@ class Chat:
             if self._link is not None:
                 shut(self._link.sock, socket.SHUT_WR)
                 await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT)
-        finally:  # who gives up waiting leaves nobody behind who reads
+        finally:  # a cancelled close must not leave the reading task behind
             self._task.cancel()
         await asyncio.wait({self._task})
 
     def __await__(self) -> Generator[object, None, Self]:
+        """Open the chat, as :meth:`open`."""
         return self.open().__await__()
 
     async def __aenter__(self) -> Self:
+        """Open the chat."""
         return await self.open()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close the chat."""
         await self.close()
 
     async def _let_in(self, entrance: Request[Welcome]) -> None:
@@ -260,7 +267,7 @@ class Chat:
             raise
 
     async def _stay_connected(self, link: "_Link") -> None:
-        """Read, and reconnect, until the chat ends. The task that owns every socket of the chat."""
+        """Read, and reconnect, until the chat ends. This task owns every socket of the chat."""
         while True:
             try:
                 failure = await self._read(link)
@@ -275,10 +282,10 @@ class Chat:
             self._opened(link)
 
     async def _read(self, link: "_Link") -> OSError | None:
-        """Read until the connection ends, and return why; None when the server just closed it."""
+        """Read until the connection ends; return the error, None when the server closed it."""
         loop = asyncio.get_running_loop()
         while True:
-            # Nobody reads and the connection is broken: waiting for either would be for ever.
+            # Paused and broken at once would mean to wait for ever.
             while self._conversation.paused and link.failure is None:
                 await self._changed()
             if self._conversation.paused:
@@ -289,8 +296,8 @@ class Chat:
                 return error
             if not data:
                 return link.failure
-            # Reading goes on after our close: bytes that nobody read would make the kernel reset what was
-            # just sent.
+            # Reading continues after close(): with unread bytes the kernel would reset the connection, and
+            # the last message could be lost.
             self._conversation.received(data)
             self._notify()
             if self._conversation.rejected is not None:
@@ -348,7 +355,7 @@ class Chat:
         return event
 
     async def _changed(self) -> None:
-        """Wait until anything has changed; the caller looks whether it is what it waits for."""
+        """Wait until anything has changed; the caller then checks its own condition."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         try:
@@ -363,7 +370,7 @@ class Chat:
 
 
 class _Link:
-    """One connection's socket, for writing; ``failure`` is set once no byte may follow."""
+    """One connection's socket, for writing; ``failure`` is set when no byte may follow."""
 
     def __init__(self, sock: socket.socket, on_failure: Callable[[], None]) -> None:
         self.sock = sock
@@ -372,7 +379,7 @@ class _Link:
         self._room: asyncio.Future[None] | None = None
 
     def begin(self, frame: bytes) -> None:
-        """Write the first bytes, which a fresh socket takes whole."""
+        """Write the first bytes; a fresh socket takes them whole."""
         try:
             if try_send(self.sock, frame) < len(frame):
                 raise ConnectionAbortedError("no room in a fresh socket")
@@ -383,8 +390,8 @@ class _Link:
     async def write(self, frame: bytes) -> bool:
         """Write all of ``frame`` and return True, or False when the connection ended before that.
 
-        A frame that was given up half-way (a deadline, a cancelled task) takes the connection with it: the
-        server would read the next frame as the rest of this one.
+        A frame that was given up half-way (a deadline, a cancelled task) ends the connection: the server
+        would read the next frame as the rest of this one.
         """
         rest = memoryview(frame)
         try:
@@ -403,7 +410,7 @@ class _Link:
         return False
 
     def close(self) -> None:
-        """Close the socket, which a writer may be waiting on."""
+        """Close the socket, also while a writer waits on it."""
         if self._room is not None:
             asyncio.get_running_loop().remove_writer(self.sock)
         self._fail(ConnectionAbortedError("closed"))
@@ -417,7 +424,7 @@ class _Link:
             await self._room
         finally:
             self._room = None
-            # After close() the number may be another socket's already.
+            # After close() the descriptor may already be another socket's.
             if self.sock.fileno() >= 0:
                 loop.remove_writer(self.sock)
 

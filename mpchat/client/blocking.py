@@ -1,8 +1,8 @@
 """The client without an event loop: the same names as ``aio``, for programs that may wait.
 
-One thread per chat owns the socket: it connects, reads until the connection ends, and connects again, so that
-all of that goes on while the program does something else. ``send`` writes from the thread that calls it.
-Every method may be called from any thread; a reader here and a writer there is the usual case.
+One thread per chat owns the socket: it connects, reads until the connection ends, and connects again, while
+the program does something else. ``send`` writes from the thread that calls it. Every method may be called
+from any thread; usually one thread reads and another writes.
 """
 
 import selectors
@@ -48,12 +48,13 @@ def connect_blocking(
     """Connect to the server at ``host``, ``port`` and return the chat, which ``with`` or ``close`` ends.
 
     Raises ``ConnectError`` when no connection is there within ``open_timeout`` seconds; the first connection
-    is tried once. Later losses are made good with back-off, unless ``reconnect`` is false.
+    is tried once. After a later loss the client reconnects with back-off, unless ``reconnect`` is false.
 
-    With a ``name`` (1 to 20 characters) one is in ``room`` (1 to 32) under that name once this returns, and
-    again after each loss, with all that was said meanwhile: each message once, or a ``Lost`` event. It raises
-    ``RefusedError`` too, then: with the code ``name_taken`` somebody has the name, or an earlier connection
-    of one's own had it less than a minute ago, which ``token``, its :attr:`BlockingChat.token`, proves.
+    With a ``name`` (1 to 20 characters) the client joins ``room`` (1 to 32) under that name before this
+    returns. After each loss it joins again and gets the missed messages: each message once, or a ``Lost``
+    event. It then also raises ``RefusedError``. Its code is ``name_taken`` when another client has the name,
+    or when an earlier connection of the same client had it less than a minute ago. In that case the token of
+    the earlier chat, its :attr:`BlockingChat.token`, gets the name back.
     """
     seat = None if name is None else Seat(name, room, token)
     conversation = Conversation(host, port, reconnect=reconnect, seat=seat)
@@ -62,7 +63,7 @@ def connect_blocking(
 
 
 class BlockingChat:
-    """One chat. Messages come once each, to whichever of ``recv``, iteration and ``events`` asks first."""
+    """One chat. Each message comes once: to ``recv``, an iteration or ``events``, whichever is first."""
 
     def __init__(
         self, conversation: Conversation, host: str, port: int, *, open_timeout: float, send_timeout: float
@@ -74,56 +75,56 @@ class BlockingChat:
         self._send_timeout = send_timeout
         self._link: _Link | None = None
         self._thread: threading.Thread | None = None
-        # Held while a message is being written, so that no two mix; taken before _changed, never inside it.
+        # Held while a message is written, so that no two mix; acquired before _changed, never inside it.
         self._sending = threading.Lock()
-        # Guards the conversation and the link; notified whenever one of them has changed.
+        # Guards the conversation and the link; notified when one of them has changed.
         self._changed = threading.Condition()
 
     @property
     def state(self) -> State:
-        """Where the chat stands."""
+        """The state of the chat."""
         return self._conversation.state
 
     @property
     def name(self) -> str | None:
-        """One's own name as the server spells it; None without one."""
+        """This client's name as the server spells it; None for a plain client."""
         seat = self._conversation.seat
         return None if seat is None else seat.name
 
     @property
     def room(self) -> str | None:
-        """The room that one is in, or goes back to, as the server spells it; None without a name."""
+        """The client's room, also while it reconnects, as the server spells it; None for a plain client."""
         seat = self._conversation.seat
         return None if seat is None else seat.room
 
     @property
     def token(self) -> str | None:
-        """What proves to the server that the name is one's own, for a later ``connect``."""
+        """The proof that the name belongs to this client, for a later ``connect``."""
         seat = self._conversation.seat
         return None if seat is None else seat.token
 
     def send(self, text: str) -> None:
-        """Say ``text``. Returns when all of it has left for the kernel, waiting for a reconnect if need be.
+        """Say ``text``. Return when the kernel has all of it; wait for a reconnect if there is no connection.
 
-        At most once: what had left before a loss is not sent again, and whoever must know waits for the
-        message to come back. Raises ``ProtocolError``, before anything is sent, for text that no message can
-        hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
+        At most once: a message that was sent before a loss is not sent again. An application that must know
+        waits for the message to come back. Raises ``ProtocolError``, before sending, for text that no message
+        can hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
         """
         self._send(self._conversation.encode(text))
 
     def tell(self, name: str, text: str) -> None:
-        """Say ``text`` to ``name`` alone, who may be in any room; it comes back to oneself too.
+        """Say ``text`` to the member ``name`` alone, in any room; it comes back to this client too.
 
-        As :meth:`send`. When there is nobody of that name, the event ``Refused`` says ``no_such_name``.
+        As :meth:`send`. When no member has that name, the event ``Refused`` says ``no_such_name``.
         """
         self._send(self._conversation.encode_private(text, name))
 
     def join(self, name: str, room: str = DEFAULT_ROOM, *, token: str | None = None) -> Welcome:
-        """Take a name, in a chat that was opened without one, and return the server's welcome.
+        """Join under a name, in a chat that was opened without one, and return the server's welcome.
 
-        History and what others say come after the event ``Welcome``, as they do for :meth:`enter`. Raises
-        ``RefusedError``, after which one is who and where one was; ``TimedOutError`` when no answer came
-        within ``send_timeout`` seconds, as in a chat whose events nobody reads; ``ConnectionLostError``.
+        History and new messages follow the event ``Welcome``, as they do for :meth:`enter`. Raises
+        ``RefusedError``, which leaves name and room as they were; ``TimedOutError`` when no answer came
+        within ``send_timeout`` seconds, as in a chat whose events are not read; ``ConnectionLostError``.
         """
         return self._ask(Welcome, join_frame(name, room, token=token))
 
@@ -132,7 +133,7 @@ class BlockingChat:
         return self._ask(Welcome, join_frame(None, room))
 
     def who(self, room: str | None = None, *, after: str | None = None) -> Who:
-        """Return up to 100 names in ``room`` (None: one's own) that follow ``after``. As :meth:`join`."""
+        """Return up to 100 names in ``room`` (None: this client's) that follow ``after``. As :meth:`join`."""
         return self._ask(Who, who_frame(room, after))
 
     def rooms(self, *, after: str | None = None) -> Rooms:
@@ -150,14 +151,14 @@ class BlockingChat:
         if not self._sending.acquire(timeout=self._send_timeout):
             raise self._conversation.not_answered(self._send_timeout)
         try:
-            # In one go, or the question could be noted for the connection after the one it is sent on.
+            # Under one lock, or the request could be noted for a later connection than it is sent on.
             with self._changed:
                 link = self._writable_link(deadline)
                 request = self._conversation.ask(kind)
             try:
                 link.write(frame, deadline)
             except BaseException as error:
-                # A half one has ended the connection, and with it all its questions.
+                # A half-sent frame has ended the connection, and all its requests.
                 with self._changed:
                     self._conversation.withdraw(request)
                 if isinstance(error, TimedOutError):
@@ -178,7 +179,7 @@ class BlockingChat:
         if not self._sending.acquire(timeout=self._send_timeout):
             raise self._conversation.not_sent(self._send_timeout)
         try:
-            # A frame that did not leave whole is no message to any server, so it may leave again.
+            # A frame that was not sent whole is no message to any server, so it may be sent again.
             while not self._write(self._writable_link(deadline), frame, deadline):
                 pass
         finally:
@@ -188,15 +189,16 @@ class BlockingChat:
         try:
             return link.write(frame, deadline)
         except TimedOutError:
-            # Not what the state says: giving up half-way has ended the connection, and the reader may know.
+            # The state does not say it: giving up half-way has ended the connection, and the reader may have
+            # noted that.
             raise self._conversation.not_taken(self._send_timeout) from None
 
     def recv(self, timeout: float | None = None) -> Message:
         """Return the next message, waiting up to ``timeout`` seconds.
 
-        Raises ``RefusedError`` for an error of the server and ``ProtocolError`` for what is none of this
+        Raises ``RefusedError`` for an error of the server and ``ProtocolError`` for a frame of another
         protocol, and can be called again after either; ``TimedOutError``; ``ConnectionLostError`` when
-        the chat is closed, or lost without ``reconnect``. Passes over connects and disconnects.
+        the chat is closed, or lost without ``reconnect``. Skips connects and disconnects.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -220,9 +222,11 @@ class BlockingChat:
                 yield self.next_event()
 
     def __iter__(self) -> Self:
+        """Iterate over the messages."""
         return self
 
     def __next__(self) -> Message:
+        """Return the next message; end when the chat is closed. Raises as :meth:`recv`."""
         try:
             return self.recv()
         except ConnectionLostError:
@@ -259,15 +263,17 @@ class BlockingChat:
         with self._changed:
             if self._link is not None:
                 shut(self._link.sock, socket.SHUT_RDWR)
-        # Only an attempt to connect can still be under way, which nothing interrupts but its own deadline.
+        # The thread can now only be in an attempt to connect, which ends at its own deadline.
         self._thread.join(CLOSE_TIMEOUT)
 
     def __enter__(self) -> Self:
+        """Return the chat, which is open already."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close the chat."""
         self.close()
 
     def _let_in(self, entrance: Request[Welcome]) -> None:
@@ -289,11 +295,11 @@ class BlockingChat:
             link = self._redial()
 
     def _read(self, link: "_Link") -> OSError | None:
-        """Read until the connection ends, and return why; None when the server just closed it."""
+        """Read until the connection ends; return the error, None when the server closed it."""
         with link.readiness(selectors.EVENT_READ) as readable:
             while True:
                 with self._changed:
-                    # Nobody reads and the connection is broken: waiting for either would be for ever.
+                    # Paused and broken at once would mean to wait for ever.
                     self._changed.wait_for(lambda: not self._conversation.paused or link.failure is not None)
                     if self._conversation.paused:
                         return link.failure
@@ -312,8 +318,8 @@ class BlockingChat:
 
     def _received(self, data: bytes) -> None:
         with self._changed:
-            # Reading goes on after our close: bytes that nobody read would make the kernel reset what was
-            # just sent.
+            # Reading continues after close(): with unread bytes the kernel would reset the connection, and
+            # the last message could be lost.
             self._conversation.received(data)
             self._changed.notify_all()
 
@@ -343,7 +349,7 @@ class BlockingChat:
         return _Link(sock, self._notify)
 
     def _opened(self, link: "_Link") -> bool:
-        """Take ``link`` into use; False when the chat was closed meanwhile."""
+        """Start to use ``link``; return False when the chat was closed meanwhile."""
         with self._changed:
             if self.state.final:
                 return False
@@ -380,10 +386,10 @@ class BlockingChat:
 
 
 class _Link:
-    """One connection's socket; ``failure`` is set once no byte may follow.
+    """One connection's socket; ``failure`` is set when no byte may follow.
 
-    The reading thread closes it, under the lock that a writer holds, so no writer ever meets a number that is
-    another socket's by now.
+    The reading thread closes it under the lock that a writer holds: a writer never uses a descriptor that has
+    become another socket's.
     """
 
     def __init__(self, sock: socket.socket, on_failure: Callable[[], None]) -> None:
@@ -399,7 +405,7 @@ class _Link:
         return selector
 
     def begin(self, frame: bytes) -> None:
-        """Write the first bytes, which a fresh socket takes whole."""
+        """Write the first bytes; a fresh socket takes them whole."""
         try:
             if try_send(self.sock, frame) < len(frame):
                 raise ConnectionAbortedError("no room in a fresh socket")
@@ -410,8 +416,8 @@ class _Link:
     def write(self, frame: bytes, deadline: float) -> bool:
         """Write all of ``frame`` and return True, or False when the connection ended before that.
 
-        A frame that was given up half-way (a deadline, Ctrl-C) takes the connection with it: the server would
-        read the next frame as the rest of this one.
+        A frame that was given up half-way (a deadline, Ctrl-C) ends the connection: the server would read the
+        next frame as the rest of this one.
         """
         rest = memoryview(frame)
         with self._writing:
@@ -429,7 +435,7 @@ class _Link:
         return False
 
     def close(self) -> None:
-        """Close the socket, once a writer that may be waiting on it has let go."""
+        """Close the socket after a writer that waits on it has stopped."""
         shut(self.sock, socket.SHUT_RDWR)
         with self._writing:
             self._fail(ConnectionAbortedError("closed"))

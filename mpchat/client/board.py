@@ -1,6 +1,7 @@
-"""What the status line says and what Tab completes, from the events of a chat with a name. Pure.
+"""The status line, and the names and rooms that Tab completes, from the events of a member's chat. Pure.
 
-It knows what it was told: of a large room the first page of names, those who have spoken and those who came.
+A board knows only names from events: in a large room the first page of ``/who``, members that have spoken,
+and members that have entered since.
 """
 
 from mpchat.client.core import (
@@ -18,17 +19,17 @@ from mpchat.client.core import (
 from mpchat.client.lines import USAGES, Command
 from mpchat.text import visible
 
-# Names and rooms that are remembered, the last seen of each; more than anybody completes by hand.
+# Names, and rooms, that are remembered: the last ones seen. A user completes far fewer by hand.
 MOST = 1000
 
 COMMANDS = sorted([*(f"{word} " for word in USAGES), *(command.value for command in Command)])
 
 
 class Board:
-    """Where one is, with whom, and whether there is a connection."""
+    """The member's room and its other members, and the state of the connection."""
 
     def __init__(self) -> None:
-        """Begin not knowing anything."""
+        """Begin without a connection, a name and a room."""
         self.connection = "connecting"
         self.name = ""
         self.room = ""
@@ -38,7 +39,7 @@ class Board:
         self.rooms: dict[str, None] = {}
 
     def note(self, event: Event) -> None:
-        """Take notice of ``event``."""
+        """Learn from ``event``."""
         match event:
             case Connected():
                 self.connection = "joining"
@@ -48,21 +49,23 @@ class Board:
                 self.connection = f"not let in ({event.code})"
             case Welcome():
                 self._welcome(event)
-            case Joined() if event.room == self.room:
-                self.members = event.members
-                self._remember(self.names, *event.names)
-            case Left() if event.room == self.room:
-                self.members = event.members
-                for name in event.names:
-                    self.names.pop(name, None)
-            case Message(sender=str(sender), to=to) if ":" not in sender:  # an address is nobody to write to
-                # Whom one has told something too: he may be in another room.
+            case Joined() | Left() | Who() if event.room == self.room:
+                self._members_changed(event)
+            case Message(sender=str(sender), to=to) if (
+                ":" not in sender
+            ):  # not an address: no name to complete
+                # The receiver of a private message may be in another room.
                 self._remember(self.names, *(each for each in (sender, to) if each is not None))
-            case Who() if event.room == self.room:
-                self.members = event.members
-                self._remember(self.names, *event.names)
             case Rooms():
                 self._remember(self.rooms, *(each.room for each in event.rooms))
+
+    def _members_changed(self, event: Joined | Left | Who) -> None:
+        self.members = event.members
+        if isinstance(event, Left):
+            for name in event.names:
+                self.names.pop(name, None)
+        else:
+            self._remember(self.names, *event.names)
 
     def _welcome(self, welcome: Welcome) -> None:
         if welcome.room != self.room:
@@ -80,17 +83,17 @@ class Board:
             del known[next(iter(known))]
 
     def status(self) -> str:
-        """Return the status line, what matters most first: a narrow window shows its beginning."""
+        """Return the status line, the most important part first: a narrow window shows its beginning."""
         if not self.room:
             return visible(self.connection)
         return visible(f"{self.connection} · {self.room} · {self.members} here · {self.name}")
 
     def completions(self, before: str) -> tuple[str, list[str]]:
-        """Return the last word of ``before``, what stands left of the cursor, and what it can become."""
+        """Return the last word of ``before``, the text left of the cursor, and what it can become."""
         if before.startswith("/") and " " not in before:
             return before, [each for each in COMMANDS if each.startswith(before)]
         start, _, word = before.rpartition(" ")
-        start = start.rstrip()  # Tab has put a space behind a command, and one types another
+        start = start.rstrip()  # Tab has put a space behind a command, and users type another one
         if start == "/join":
             return word, _beginning_with(word, self.rooms, "")
         if start == "/msg":
@@ -104,6 +107,6 @@ class Board:
 
 
 def _beginning_with(word: str, known: "dict[str, None] | list[str]", end: str) -> list[str]:
-    """Return those of ``known`` that begin with ``word``, in any case, sorted, with ``end`` behind each."""
+    """Return the words of ``known`` that begin with ``word``, in any case, sorted, ``end`` after each."""
     folded = word.casefold()
     return sorted(f"{each}{end}" for each in known if each.casefold().startswith(folded))

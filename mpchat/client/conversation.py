@@ -1,7 +1,7 @@
-"""What outlives one connection: its state, what the application has not read yet, when to try again.
+"""The part of a chat that outlives one connection: its state, its unread events, when to try again.
 
-Does no I/O, never waits, and is given the time: the asyncio and the blocking client are this class with two
-ways of waiting around it. One thread at a time may be inside.
+Does no I/O, never waits, and is given the time. The asyncio and the blocking client are this class with two
+ways of waiting around it. Only one thread at a time may call it.
 """
 
 import math
@@ -45,77 +45,80 @@ from mpchat.errors import (
 from mpchat.protocol.messages import join_frame, private_frame
 
 MAX_PORT = 65_535
-# Where a server listens that nobody told another port.
+# The port of a server with default settings.
 DEFAULT_PORT: int = BY_NAME["port"].default
-# Seconds for finding the address and connecting: over twice what a lost first SYN costs (1 s, then 2 s).
+# Seconds to resolve the address and connect: over twice the cost of a lost first SYN (1 s, then 2 s).
 OPEN_TIMEOUT = 10.0
-# Seconds for one message to leave for the kernel, a reconnect on the way included.
+# Seconds for one message to reach the kernel, a reconnect included.
 SEND_TIMEOUT = 10.0
-# Seconds that closing waits for the server to close too, so that what was just sent is not reset away.
+# Seconds that closing waits for the server to close too: a reset could destroy the last message.
 CLOSE_TIMEOUT = 1.0
-# Bytes of one read: what a socket's receive buffer typically has ready under load.
+# Bytes of one read: the usual content of a socket's receive buffer under load.
 READ_SIZE = 65_536
-# Bytes of memory for what the application has not read; past it the socket is not read either, so that
-# TCP slows the server down. One more read may still land on top.
+# Bytes of memory for unread events. Past this limit the socket is not read, so TCP slows the server down. One
+# more read may still be added.
 INBOX_LIMIT = 1_048_576
-# Bytes that an event costs besides its text: the object and its place in the queue.
+# Bytes that an event costs beside its text: the object and its place in the queue.
 EVENT_SIZE = 96
-# The room that one is in who names none.
+# The room of a join that names none.
 DEFAULT_ROOM = "lobby"
-# A join that was refused for one of these may be granted later: the name is free again a minute after its
-# connection was lost, and people leave rooms.
+# A join that was rejected for one of these may be granted later: a name is free again a minute after its
+# connection was lost, and members leave rooms.
 PASSING = frozenset({"name_taken", "room_full", "too_many_rooms", "full"})
-# What one is told whose name somebody with the token has come back under: to come back too would never end.
+# Error code sent when a newer connection took the name. To take it back would never end.
 TAKEN_OVER = "taken_over"
-# What can be wrong with a join, and with any other question; a server of old calls both not_a_message.
+# Error codes of a join, and of every other request. A server of an earlier version answers both with
+# not_a_message.
 _WRONG_JOIN = PASSING | {"bad_name", "bad_room", "bad_request", "banned", "not_a_message"}
 _WRONG_QUESTION = frozenset({"bad_request", "bad_room", "not_joined", "not_a_message"})
-# Seconds that a connection must have lasted for the next loss to count as the first: a full server accepts,
-# says no and closes, and must not be asked again as fast as one that was only restarted.
+# Seconds that a connection must last for the next loss to count as the first. A full server accepts, rejects
+# and closes: the client must not come back to it as fast as to one that was only restarted.
 STEADY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait before each attempt to reconnect: exponential, with full jitter.
+    """The wait before each attempt to reconnect: exponential, with full jitter.
 
-    ``delay(n)`` is a random time up to ``first * 2**n``, never under ``floor`` nor over ``cap``; all in
-    seconds. Full jitter, because a thousand clients lose a restarted server in the same moment.
+    ``delay(n)`` is a random time up to ``first * 2**n``, never below ``floor`` nor above ``cap``; all in
+    seconds. Full jitter, because a thousand clients lose a restarted server at the same moment.
     """
 
     # A server that only restarts is back within a second or two.
     first: float = 0.5
-    # Keeps an unlucky draw from becoming a busy loop.
+    # An unlucky draw must not become a busy loop.
     floor: float = 0.1
-    # Somebody looking at a terminal gives up on more.
+    # A user at a terminal does not wait longer.
     cap: float = 20.0
+    # Gives numbers in [0, 1).
+    draw: Callable[[], float] = random.random
 
-    def delay(self, attempt: int, draw: Callable[[], float]) -> float:
-        """Return the seconds before attempt number ``attempt`` (from 0); ``draw`` gives numbers in [0, 1)."""
+    def delay(self, attempt: int) -> float:
+        """Return the seconds before attempt number ``attempt``, from 0 on."""
         # ldexp, and not **: a float that is too large for attempt 2000 must not end the client.
         ceiling = min(self.cap, math.ldexp(self.first, min(attempt, 64)))
-        return max(self.floor, ceiling * draw())
+        return max(self.floor, ceiling * self.draw())
 
 
 class State(Enum):
-    """Where a chat stands. It begins ``DISCONNECTED``; ``LOST`` and ``CLOSED`` are final."""
+    """The state of a chat. It begins ``DISCONNECTED``; ``LOST`` and ``CLOSED`` are final."""
 
     CONNECTED = "connected"
-    # Another attempt to connect is on its way.
+    # Another attempt to connect will follow.
     DISCONNECTED = "disconnected"
-    # The connection is gone, and nobody asked for another.
+    # The connection was lost, and the chat does not reconnect.
     LOST = "lost"
     # The application closed it.
     CLOSED = "closed"
 
     @property
     def final(self) -> bool:
-        """True when no connection will come any more."""
+        """True when no other connection will follow."""
         return self in (State.LOST, State.CLOSED)
 
 
 class Inbox:
-    """What has arrived and was not read, in order, with a limit in bytes that the reader must respect."""
+    """Events that arrived and were not read, in order, with a limit in bytes that the reader must respect."""
 
     __slots__ = ("_events", "_limit", "size")
 
@@ -126,6 +129,7 @@ class Inbox:
         self.size = 0
 
     def __len__(self) -> int:
+        """Return the number of events."""
         return len(self._events)
 
     @property
@@ -134,7 +138,7 @@ class Inbox:
         return self.size >= self._limit
 
     def put(self, event: Event) -> None:
-        """Append ``event``. Losses that nobody has looked at become one, so they cannot pile up."""
+        """Append ``event``. Unread losses in a row become one, so they cannot pile up."""
         if isinstance(event, Disconnected):
             for _ in range(self._reconnects_at_the_end()):
                 self.take_last()
@@ -154,7 +158,7 @@ class Inbox:
         self.size -= _weight(self._events.pop())
 
     def _reconnects_at_the_end(self) -> int:
-        """Return how many of the last events a new loss makes void: a loss, a connect, a rejection."""
+        """Return how many of the last events a new loss replaces: a loss, a connect, a rejection."""
         events = self._events
         count = 2 + (len(events) > 0 and isinstance(events[-1], Rejected))
         if len(events) < count or not isinstance(events[-count], Disconnected):
@@ -166,12 +170,12 @@ A = TypeVar("A", Welcome, Who, Rooms, Pong)
 
 
 class Request(Generic[A]):
-    """A question to the server, from when it is sent until ``answer`` or ``error`` is set."""
+    """A request to the server, from its sending until ``answer`` or ``error`` is set."""
 
     __slots__ = ("answer", "error", "kind", "resumes")
 
     def __init__(self, kind: type[A], *, resumes: bool = False) -> None:
-        """Ask for a ``kind``; a join that ``resumes`` goes on where the last connection ended."""
+        """Expect an answer of this ``kind``; a join that ``resumes`` continues the last connection."""
         self.kind: type[A] = kind
         self.resumes = resumes
         self.answer: A | None = None
@@ -183,7 +187,7 @@ class Request(Generic[A]):
         return self.answer is not None or self.error is not None
 
     def result(self) -> A:
-        """Return the answer of a request that is done, or raise why there is none."""
+        """Return the answer of a request that is done, or raise its error."""
         if self.error is not None:
             raise self.error
         assert self.answer is not None
@@ -192,7 +196,7 @@ class Request(Generic[A]):
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Who one is and where: what each connection begins with. ``token`` proves that the name is one's own."""
+    """The name and room that each connection begins with. ``token`` proves that the name is the member's."""
 
     name: str
     room: str = DEFAULT_ROOM
@@ -202,9 +206,9 @@ class Seat:
 class Conversation:
     """A chat with one server over as many connections as it takes.
 
-    With a ``seat`` each connection begins with a join, and nothing is said before that is granted. What the
-    server sends before it is passed over: a connection is one without a name until then, and gets the same
-    again, numbered.
+    With a ``seat`` each connection begins with a join, and no message is sent before the welcome. Messages
+    from the server before the welcome are ignored: until then the connection is a plain client's, and the
+    same messages come again with numbers.
     """
 
     def __init__(
@@ -215,22 +219,20 @@ class Conversation:
         reconnect: bool = True,
         seat: Seat | None = None,
         backoff: Backoff | None = None,
-        draw: Callable[[], float] = random.random,
         inbox_limit: int = INBOX_LIMIT,
     ) -> None:
-        """Begin disconnected from ``host``, ``port``; ``draw`` is the random source of the back-off.
+        """Begin disconnected from ``host``, ``port``; ``inbox_limit`` is in bytes.
 
-        Raises ``ConfigError`` for a port that is none, ``ProtocolError`` for a name that no JSON can hold.
+        Raises ``ConfigError`` for a port out of range, ``ProtocolError`` for a name that JSON cannot hold.
         """
         if not 0 < port <= MAX_PORT:
-            # The resolver would take the port modulo 65536, and so find somebody else's server.
+            # The resolver would take the port modulo 65536, and so find another server.
             raise ConfigError(f"the port is {port}; it must be 1 to {MAX_PORT}")
         self.address = format_address(host, port)
         self.state = State.DISCONNECTED
         self.inbox = Inbox(inbox_limit)
         self._reconnect = reconnect
         self._backoff = backoff or Backoff()
-        self._draw = draw
         self._attempt = 0
         self._opened_at = -math.inf
         self._last_reason = ""
@@ -238,33 +240,33 @@ class Conversation:
         self._greeted = False
         self.seat = seat
         if seat is not None:
-            join_frame(seat.name, seat.room, token=seat.token)  # raises what no connection would mend
-        # Whether this connection has been given its seat, or need not.
+            join_frame(seat.name, seat.room, token=seat.token)  # raises what no connection can repair
+        # True when this connection has got its welcome, or needs none.
         self.seated = seat is None
-        # Set when one has come back and is not let in: whoever owns the connection ends it.
+        # Set when the join of a later connection was rejected: the connection's owner then closes it.
         self.rejected: Rejected | None = None
-        # The join that this connection began with; the first one's is answered to whoever opens the chat.
+        # The join that this connection began with; opening the chat waits for the first one.
         self.entrance: Request[Welcome] | None = None
         self._was_seated = False
         self._tracks = Tracks()
-        # Questions on this connection, in the order they were sent, which is the order of their answers.
+        # Requests on this connection, in the order of sending, which is the order of their answers.
         self._requests: deque[Request[Any]] = deque()
 
     @property
     def paused(self) -> bool:
-        """True while nothing should be read from the connection: the application is behind."""
+        """True while the connection should not be read: the application is behind."""
         return self.inbox.full and self.state is not State.CLOSED
 
     def encode(self, text: str) -> bytes:
-        """Return the frame of ``text``; :class:`ProtocolError` when there is none. Needs no connection."""
+        """Return the frame of ``text``. Raises :class:`ProtocolError` when no frame can hold it."""
         return self._protocol.send(text)
 
     def encode_private(self, text: str, to: str) -> bytes:
-        """Return the frame of ``text`` for ``to`` alone; :class:`ProtocolError` when there is none."""
+        """Return the frame of ``text`` for ``to`` alone. Raises as :meth:`encode`."""
         return private_frame(text, to)
 
     def opened(self, now: float) -> bytes:
-        """Note that a connection was made; returns what to send on it before anything else, maybe nothing."""
+        """Note that a connection was made; return the bytes to send first, maybe none."""
         self._protocol = ClientProtocol(named=self.seat is not None)
         self._opened_at = now
         self.state = State.CONNECTED
@@ -275,7 +277,7 @@ class Conversation:
         return self._hello(self.seat) if self.seat is not None else b""
 
     def received(self, data: bytes) -> None:
-        """Take bytes from the connection; what comes after :meth:`close` is of no use to anybody."""
+        """Take bytes from the connection; after :meth:`close` ignore them."""
         if self.state is State.CLOSED:
             return
         self._protocol.receive_data(data)
@@ -297,10 +299,10 @@ class Conversation:
         self._give_up_requests(f"the connection to {self.address} was lost before the answer came")
 
     def ask(self, kind: type[A]) -> Request[A]:
-        """Note a question that is being sent now; one at a time, in the order of sending."""
+        """Note a request that is being sent now; one at a time, in the order of sending."""
         request = Request(kind)
         self._requests.append(request)
-        # Answers are for clients that know of names, even where the first join is refused.
+        # The answer must be decoded, even when it rejects the first join.
         self._protocol.named = True
         return request
 
@@ -311,37 +313,37 @@ class Conversation:
 
     def next_delay(self) -> float:
         """Return the seconds to wait before the next attempt to connect."""
-        delay = self._backoff.delay(self._attempt, self._draw)
+        delay = self._backoff.delay(self._attempt)
         self._attempt += 1
         return delay
 
     def close(self) -> None:
-        """Note that the application wants no more."""
+        """Note that the application has closed the chat."""
         self.state = State.CLOSED
         self._give_up_requests(f"the chat with {self.address} is closed")
 
     def not_open(self) -> ConnectionLostError:
-        """Return the error that says why there is no connection."""
+        """Return the error for a chat without a connection."""
         if self.state is State.CLOSED:
             return ConnectionLostError(f"the chat with {self.address} is closed")
         return ConnectionLostError(f"the connection to {self.address} is lost: {self._last_reason}")
 
     def not_sent(self, timeout: float) -> TimedOutError | ConnectionLostError:
-        """Return the error for a message that could not leave within ``timeout`` seconds."""
+        """Return the error for a message that was not sent within ``timeout`` seconds."""
         if self.state is State.CONNECTED:
             return self.not_taken(timeout) if self.seated else self.not_answered(timeout)
         return ConnectionLostError(f"not sent within {timeout:g} s: {self.not_open()}")
 
     def not_taken(self, timeout: float) -> TimedOutError:
-        """Return the error for a message that the server left standing for ``timeout`` seconds."""
+        """Return the error for a message that the server did not read for ``timeout`` seconds."""
         return TimedOutError(f"not sent within {timeout:g} s: {self.address} does not read")
 
     def not_answered(self, timeout: float) -> TimedOutError:
-        """Return the error for a question that has no answer after ``timeout`` seconds."""
+        """Return the error for a request without an answer after ``timeout`` seconds."""
         return TimedOutError(f"no answer from {self.address} within {timeout:g} s")
 
     def next_event(self) -> Event | None:
-        """Take the next event, or None when it has yet to come; raises when none will."""
+        """Take the next event; None when there is none yet, ``ConnectionLostError`` when none will come."""
         if self.state is not State.CLOSED and self.inbox:
             return self.inbox.take()
         if self.state.final:
@@ -384,7 +386,7 @@ class Conversation:
             case Joined() | Left() if (
                 event.count == 1 and self.seat is not None and event.names == (self.seat.name,)
             ):
-                pass  # it knows
+                pass  # the client's own joining or leaving
             case _:
                 self.inbox.put(event)
 
@@ -407,7 +409,7 @@ class Conversation:
             self.inbox.put(Lost(room, *gap))
 
     def _settle(self, answer: Welcome | Who | Rooms | Pong) -> Request[Any] | None:
-        """Give ``answer`` to the oldest question of its kind, and return that; None when nobody asked."""
+        """Give ``answer`` to the oldest request of its kind and return that; None without such a request."""
         for request in self._requests:
             if request.kind is type(answer):
                 self._requests.remove(request)
@@ -416,7 +418,7 @@ class Conversation:
         return None
 
     def _refused(self, refused: Refused) -> None:
-        """Find the question that was refused; without one, it was something that was said."""
+        """Find the request that was rejected; without one, the server rejected a message."""
         request = next((each for each in self._requests if self._may_mean(refused, each)), None)
         if request is None and refused.code == TAKEN_OVER and self.seat is not None:
             self.rejected = Rejected(self.seat.name, self.seat.room, refused.code, refused.text, False)
@@ -433,7 +435,7 @@ class Conversation:
             self.inbox.put(self.rejected)
 
     def _may_mean(self, refused: Refused, request: Request[Any]) -> bool:
-        # Before one is let in nothing else is sent.
+        # Before the welcome nothing else is sent.
         if request is self.entrance:
             return True
         return refused.code in (_WRONG_JOIN if request.kind is Welcome else _WRONG_QUESTION)
@@ -445,7 +447,7 @@ class Conversation:
 
 
 def message_in(event: Event) -> Message | None:
-    """Return the message that ``event`` is, None for a notice; an error of the server is raised."""
+    """Return ``event`` if it is a message, None for a notice; raise an error of the server."""
     match event:
         case Message():
             return event
@@ -458,7 +460,7 @@ def message_in(event: Event) -> Message | None:
 
 
 def connect_error(host: str, port: int, error: Exception) -> ConnectError:
-    """Return what to tell the user when the first connection could not be made."""
+    """Return the error for a first connection that could not be made."""
     address = format_address(host, port)
     if isinstance(error, ConnectionRefusedError):
         option = "" if port == DEFAULT_PORT else f" --port {port}"

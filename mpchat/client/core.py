@@ -1,7 +1,7 @@
 """One client's side of the wire, without I/O: bytes from a server go in, typed events come out.
 
-Knows nothing of sockets, time or threads; what outlives a connection stands in ``conversation``. What a
-server wrote reaches a program only as the text of an event, and never a log.
+Knows nothing of sockets, time or threads; :mod:`mpchat.client.conversation` has the state that outlives a
+connection. A server's text reaches a program only as the text of an event, and never a log.
 """
 
 from dataclasses import dataclass
@@ -47,10 +47,10 @@ __all__ = [
 class Message:
     """One line of the conversation; ``str(message)`` is its text. Later versions may add fields.
 
-    Without a name of one's own there is only the text. With one, ``seq`` is its number in ``room``, ``at``
-    the time it was said, in seconds since 1970, and ``sender`` a name, or the ``host:port`` of somebody
-    without one; an announcement of the operator has none. A private message has ``to``, and neither room nor
-    number.
+    A client without a name gets only the text. For a member, ``seq`` is the number of the message in
+    ``room``, ``at`` its time in seconds since 1970, and ``sender`` a member's name or a plain client's
+    ``host:port``. An announcement of the operator has no sender. A private message has ``to``, and neither
+    room nor number.
     """
 
     text: str
@@ -61,12 +61,13 @@ class Message:
     to: str | None = None
 
     def __str__(self) -> str:
+        """Return the text alone."""
         return self.text
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The server said no: ``code`` is stable and for programs, ``text`` is for people."""
+    """The server rejected something: ``code`` is stable and for programs, ``text`` is for people."""
 
     code: str
     text: str
@@ -74,7 +75,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Garbled:
-    """A frame that is nothing of this protocol, so likely another kind of server; ``text`` says why."""
+    """A frame that does not belong to this protocol, so likely another kind of server; ``text`` says why."""
 
     code: str
     text: str
@@ -82,7 +83,7 @@ class Garbled:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """There is a connection to ``address``; ``again`` is false for the first one."""
+    """A connection to ``address`` was made; ``again`` is false for the first one."""
 
     address: str
     again: bool
@@ -90,7 +91,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection to ``address`` is gone; ``retrying`` says whether the client tries again by itself."""
+    """The connection to ``address`` was lost; ``retrying`` says whether the client tries again by itself."""
 
     address: str
     reason: str
@@ -99,7 +100,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to a ping, with what was sent."""
+    """The answer to a ping, with the value that was sent."""
 
     value: object
 
@@ -108,7 +109,7 @@ class Pong:
 class Lost:
     """Messages of ``room`` that will not come: numbers ``first`` to ``last``, both included.
 
-    ``last`` is None when the server numbers anew: how many there were, if any, nobody can tell.
+    ``last`` is None when the server numbers anew: the number of lost messages is then unknown, maybe none.
     """
 
     room: str
@@ -118,9 +119,9 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """There is a connection again, but not for ``name`` in ``room``; ``code`` says why, as ``name_taken``.
+    """The client reconnected, but its join as ``name`` to ``room`` was rejected; ``code`` says why.
 
-    With ``retrying`` the client leaves and comes back with back-off; else the chat has ended.
+    With ``retrying`` the client disconnects and tries again with back-off; else the chat has ended.
     """
 
     name: str
@@ -135,14 +136,14 @@ Event = Received | Connected | Disconnected | Lost | Rejected
 
 
 class ClientProtocol:
-    """One connection: feed it what arrives, take the events, write what ``send`` returns."""
+    """One connection: feed it the bytes that arrive, take the events, write the bytes of ``send``."""
 
     __slots__ = ("_decoder", "_events", "named")
 
     def __init__(self, *, named: bool = False) -> None:
-        """Begin between two frames. A server's frames may be as long as two bytes of length can say.
+        """Begin between two frames. A server's payloads may have all 65 535 bytes.
 
-        ``named`` clients look at more than texts and errors; it may be set later, too.
+        A ``named`` client decodes more than texts and errors; the flag may also be set later.
         """
         self.named = named
         self._decoder = FrameDecoder(MAX_PAYLOAD)
@@ -160,12 +161,12 @@ class ClientProtocol:
         return not self._decoder.mid_frame
 
     def events(self) -> list[Received]:
-        """Return what arrived since the last call, in order."""
+        """Return the events since the last call, in order."""
         events, self._events = self._events, []
         return events
 
     def send(self, text: str) -> bytes:
-        """Return the bytes that say ``text``; :class:`ProtocolError` when no frame can hold it."""
+        """Return the frame of ``text``. Raises :class:`ProtocolError` when no frame can hold it."""
         return message_frame(text)
 
 
@@ -176,7 +177,7 @@ def _event(payload: bytes | Oversized) -> Received | None:
         return Garbled(error.code, error.text)
     if content.error is not None:
         return Refused(content.error.code, content.error.text)
-    # An object with neither key is a notice of a later version: nothing that this one could show.
+    # An object with neither key is a notice of a later version, which this version cannot show.
     return None if content.message is None else Message(content.message)
 
 

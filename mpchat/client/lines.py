@@ -1,6 +1,6 @@
-"""What a person's line means, and what an event looks like as a line. Pure; both terminal modes use it.
+"""The meaning of a typed line, and each event as a line. Pure; both terminal modes use it.
 
-Whatever comes from the server leaves here only through ``visible``.
+Text from the server leaves this module only through ``visible``.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ NAMED_HELP = (
     "/join ROOM: go there; /who: the names in this room; /rooms: the rooms; Tab: complete; "
     "/quit or Ctrl-D: leave; //text: say /text"
 )
-# What a text begins with that says what somebody does; it travels like any other text.
+# The beginning of a text that says what its sender does; it travels like any other text.
 ACTION = "/me "
-# What to say to people about a refused name, beside what the server says, by its code.
+# Advice about a rejected name, beside the server's text, by error code.
 HINTS = {
     "name_taken": "if it was you: it is free a minute after that connection was lost",
     "not_a_message": "this server knows no names, try without --name",
@@ -40,16 +40,16 @@ HINTS = {
 
 
 class Command(Enum):
-    """What a line beginning with a slash can ask for, with nothing behind it."""
+    """A command without an argument."""
 
     QUIT = "/quit"
     HELP = "/help"
-    # Only for people with a name.
+    # Only for members.
     WHO = "/who"
     ROOMS = "/rooms"
 
 
-# What takes something behind it, and how that is written; only for people with a name.
+# Commands with arguments, and how they are written; only for members.
 USAGES = {"/join": "/join ROOM", "/msg": "/msg NAME TEXT", "/me": "/me TEXT"}
 
 NAMED_ONLY = frozenset({*USAGES, Command.WHO.value, Command.ROOMS.value})
@@ -64,7 +64,7 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """A text for one person alone."""
+    """A text for one member alone."""
 
     name: str
     text: str
@@ -72,30 +72,32 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Enter:
-    """A room to go to."""
+    """A room to enter."""
 
     room: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A command that there is none of, or none for somebody without a name."""
+    """A command that does not exist, or that needs a name."""
 
     word: str
 
     def __str__(self) -> str:
+        """Return the line that tells the user."""
         if self.word in NAMED_ONLY:
-            return f"{self.word} is for people with a name: mpchat chat --name NAME; or //text to say /text"
+            return f"{self.word} needs a name: mpchat chat --name NAME; or //text to say /text"
         return f"there is no {visible(self.word)}; try /help, or //text to say /text"
 
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
-    """A command without what belongs behind it."""
+    """A command without its arguments."""
 
     word: str
 
     def __str__(self) -> str:
+        """Return the line that tells the user."""
         return f"it is: {USAGES[self.word]}"
 
 
@@ -103,7 +105,10 @@ Action = Say | Tell | Enter | Command
 
 
 def parse(line: str, *, named: bool = False) -> Action | Unknown | Incomplete | None:
-    """Return what ``line``, without its end, asks for; None for a blank one. ``named``: there is more."""
+    """Return the action of ``line``, given without its end; None for a blank line.
+
+    A ``named`` user, a member, has more commands.
+    """
     if not line.strip():
         return None
     if line.startswith("//"):
@@ -136,8 +141,8 @@ def _with_argument(word: str, argument: str) -> Action | Incomplete:
 def said(message: Message) -> tuple[str, str, str]:
     """Return ``message`` as a line in three parts, safe for a terminal: the middle one is the sender's name.
 
-    What other people write cannot look like an announcement of the operator: those begin with ``***``, where
-    theirs have a name.
+    A member's message cannot look like an announcement of the operator: an announcement begins with ``***``,
+    and a member's message with a name.
     """
     text = visible(message.text)
     if message.sender is None:
@@ -151,7 +156,7 @@ def said(message: Message) -> tuple[str, str, str]:
 
 
 def shown(event: Event) -> str:
-    """Return the one line that says ``event``, safe for a terminal."""
+    """Return ``event`` as one line, safe for a terminal."""
     match event:
         case Message():
             return "".join(said(event))
@@ -159,10 +164,31 @@ def shown(event: Event) -> str:
             return f"the server refused: {visible(event.text)} ({visible(event.code)})"
         case Garbled():
             return visible(event.text)
+        case Pong():
+            return "pong"
+        case Connected() | Disconnected() | Lost() | Rejected():
+            return _connection_line(event)
+        case _:
+            return _room_line(event)
+
+
+def _connection_line(event: Connected | Disconnected | Lost | Rejected) -> str:
+    match event:
         case Connected():
             return "connected again" if event.again else f"connected to {event.address} (/help)"
         case Disconnected():
             return f"connection to {event.address} lost" + (", trying again" if event.retrying else "")
+        case Lost(first=first, last=None):
+            return f"the server has begun anew: what was said after message {first - 1} may be lost"
+        case Lost():
+            return f"lost: messages {event.first} to {event.last}"
+        case Rejected():
+            text = f"not let in as {visible(event.name)}: {refusal(event.code, event.text)}"
+            return text + ("; trying again" if event.retrying else "")
+
+
+def _room_line(event: Welcome | Joined | Left | Who | Rooms) -> str:
+    match event:
         case Welcome():
             return f"you are {visible(event.name)} in {visible(event.room)}, {_people(event.members)} here"
         case Joined():
@@ -176,19 +202,10 @@ def shown(event: Event) -> str:
         case Rooms():
             more = ", …" if event.next is not None else ""
             return ", ".join(f"{visible(each.room)} ({each.members})" for each in event.rooms) + more
-        case Lost(first=first, last=None):
-            return f"the server has begun anew: what was said after message {first - 1} may be lost"
-        case Lost():
-            return f"lost: messages {event.first} to {event.last}"
-        case Rejected():
-            text = f"not let in as {visible(event.name)}: {refusal(event.code, event.text)}"
-            return text + ("; trying again" if event.retrying else "")
-        case Pong():
-            return "pong"
 
 
 def refusal(code: str, text: str) -> str:
-    """Return the line that says why a name was refused, and what to do about it."""
+    """Return the line that says why a name was rejected, with advice."""
     hint = HINTS.get(code)
     return f"{visible(text)} ({visible(code)})" + (f"; {hint}" if hint else "")
 

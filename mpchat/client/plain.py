@@ -1,4 +1,4 @@
-"""Chat in lines: each line of stdin is said, each message is a line of stdout, notices go to stderr.
+"""Chat in lines: each line of stdin is sent, each message is a line of stdout, notices go to stderr.
 
 For pipes and scripts, so both streams are UTF-8 whatever the locale says. The program ends after the end of
 stdin, but not before its own last message came back: ``echo hi | mpchat chat --plain`` shows ``hi``.
@@ -31,40 +31,40 @@ from mpchat.errors import ConnectionLostError, Exit, MpchatError, TimedOutError
 from mpchat.protocol.frames import MAX_PAYLOAD
 from mpchat.text import visible
 
-# Seconds that the end of stdin waits for one's own messages to come back.
+# Seconds that the end of stdin waits for the own messages to come back.
 ECHO_TIMEOUT = 5.0
-# Seconds without a server before a script is told that it failed: a restart takes less, a person would look.
+# Seconds without a server before the program fails: a restart takes less.
 RETURN_TIMEOUT = 30.0
-# What a server says before it closes that lets nobody in: a script does not try until it does.
+# Error codes of a server that rejects the client and closes: a script fails and does not try again.
 NO_ENTRY = frozenset({"full", "banned"})
-# Bytes of one read from stdin, what a pipe holds.
+# Bytes of one read from stdin: the size of a pipe.
 STDIN_READ = 65_536
 
 
 def note(text: str) -> None:
-    """Say ``text`` to the user, as one line on stderr."""
+    """Print ``text`` for the user, as one line on stderr."""
     if sys.stderr is not None:
         print(f"mpchat: {text}", file=sys.stderr, flush=True)
 
 
 def run_plain(host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
-    """Chat until stdin ends, and return the exit code: 1 when any line could not be said."""
+    """Chat until stdin ends, and return the exit code: 1 when any line could not be sent."""
     if sys.stdout is None:
         note("stdout is closed, there is nowhere to write messages to")
         return Exit.FAILED
-    # Closed at the start: nothing to say, then; its number may be the socket's by now.
+    # None: stdin was closed at the start, and its descriptor may be the socket's by now.
     stdin = None if sys.stdin is None else sys.stdin.fileno()
     with connect_blocking(host, port, name=name, room=room) as chat:
         echoes = _Echoes()
         speaker = _Speaker(chat, echoes)
-        # A daemon, because nothing interrupts a read from stdin.
+        # A daemon thread, because a read from stdin cannot be interrupted.
         threading.Thread(target=speaker.run, args=(stdin,), name="mpchat-stdin", daemon=True).start()
-        listened = _listen(chat, echoes)
+        listened = _Listener(chat, echoes).run()
         return listened or speaker.result
 
 
 class _Echoes:
-    """Which of one's own messages have yet to come back: the only way to learn that the server has them."""
+    """The own messages that have not come back yet: only that proves that the server has them."""
 
     def __init__(self) -> None:
         self._pending: Counter[str] = Counter()
@@ -84,9 +84,9 @@ class _Echoes:
             self._changed.notify_all()
 
     def settle_oldest(self) -> bool:
-        """Note that the server refused one: it answers in order, and the oldest is what it answers.
+        """Note that the server rejected the oldest message: it answers in order.
 
-        False when there was none, so that it answers something else.
+        Return False when no message is pending, so the error answers something else.
         """
         with self._changed:
             for text in self._pending:
@@ -100,7 +100,7 @@ class _Echoes:
 
 
 class _Speaker:
-    """Says what stdin says; runs in a thread of its own and closes the chat when it is done."""
+    """Sends the lines of stdin; runs in a thread of its own and closes the chat at the end."""
 
     def __init__(self, chat: BlockingChat, echoes: _Echoes) -> None:
         self.result = Exit.OK
@@ -120,7 +120,7 @@ class _Speaker:
             self._chat.close()
 
     def _handle(self, raw: bytes) -> bool:
-        """Do what a line asks for; false when it asks to leave."""
+        """Act on a line; return False when it asks to leave."""
         if len(raw) > MAX_PAYLOAD:
             self._fail("a line is too long for a message, it is not sent")
             return True
@@ -175,10 +175,10 @@ class _Speaker:
 
 
 def _lines(stdin: int | None) -> Iterator[bytes]:
-    """Yield the lines of descriptor ``stdin`` without their ends; of one too long only as much as shows it.
+    """Yield the lines of descriptor ``stdin`` without their ends; a line that is too long is cut.
 
     Reads the descriptor itself: a thread inside ``sys.stdin`` would hold its lock when the program ends, and
-    the interpreter aborts over that.
+    then the interpreter aborts.
     """
     rest = b""
     while stdin is not None and (data := os.read(stdin, STDIN_READ)):
@@ -189,44 +189,63 @@ def _lines(stdin: int | None) -> Iterator[bytes]:
         yield rest
 
 
-def _listen(chat: BlockingChat, echoes: _Echoes) -> Exit:
-    """Write messages until the chat is over; returns ``Exit.OK`` when the speaker closed it, and the server
-    had refused nothing that was said."""
-    patience, own, result = Patience(), _Own(chat), Exit.OK
-    while True:
-        try:
-            event = chat.next_event(patience.left(time.monotonic()))
-        except ConnectionLostError:
-            return result if chat.state is State.CLOSED else Exit.FAILED
-        except TimedOutError:
-            note(f"no server for {RETURN_TIMEOUT:g} s, giving up")
-            return Exit.FAILED
-        patience.note(event, time.monotonic())
-        if isinstance(event, Message):
+class _Listener:
+    """Writes messages to stdout and notices to stderr until the chat is over."""
+
+    def __init__(self, chat: BlockingChat, echoes: _Echoes) -> None:
+        self._chat = chat
+        self._echoes = echoes
+        self._patience = Patience()
+        self._own = _Own(chat)
+        self._result = Exit.OK
+
+    def run(self) -> Exit:
+        """Return ``Exit.OK`` when the speaker closed the chat and the server rejected no message."""
+        while True:
             try:
-                _write_line(shown(event))
-            except OSError as error:
-                return _stdout_gone(error)
-            if own.said_now(event):
-                echoes.settle(event.text)
-        elif isinstance(event, Welcome):
-            own.note(event)
-        elif not isinstance(event, Joined | Left) and (not isinstance(event, Connected) or event.again):
-            note(shown(event))
-        if isinstance(event, Refused):
-            if event.code in NO_ENTRY:
+                event = self._chat.next_event(self._patience.left(time.monotonic()))
+            except ConnectionLostError:
+                return self._result if self._chat.state is State.CLOSED else Exit.FAILED
+            except TimedOutError:
+                note(f"no server for {RETURN_TIMEOUT:g} s, giving up")
                 return Exit.FAILED
-            if echoes.settle_oldest():
-                result = Exit.FAILED
+            self._patience.note(event, time.monotonic())
+            if isinstance(event, Message):
+                try:
+                    self._message(event)
+                except OSError as error:
+                    return _stdout_gone(error)
+            else:
+                self._notice(event)
+            if isinstance(event, Refused):
+                if event.code in NO_ENTRY:
+                    return Exit.FAILED
+                if self._echoes.settle_oldest():
+                    self._result = Exit.FAILED
+
+    def _message(self, message: Message) -> None:
+        """Write a message to stdout; raises ``OSError`` when that is broken."""
+        _write_line(shown(message))
+        if self._own.said_now(message):
+            self._echoes.settle(message.text)
+
+    def _notice(self, event: Event) -> None:
+        match event:
+            case Welcome():
+                self._own.note(event)
+            case Joined() | Left() | Connected(again=False):
+                pass
+            case _:
+                note(shown(event))
 
 
 class _Own:
-    """Tells what one has said in this chat from what somebody else said, or oneself in an earlier one."""
+    """Tells messages of this chat's user from messages of other clients and of earlier chats."""
 
     def __init__(self, chat: BlockingChat) -> None:
         self._chat = chat
         self._epoch = ""
-        # How many messages a room had, by its numbering, when one first came in.
+        # The last number of each room, by epoch, when the user first entered it.
         self._before: dict[tuple[str, str], int] = {}
 
     def note(self, welcome: Welcome) -> None:
@@ -234,7 +253,7 @@ class _Own:
         self._before.setdefault((welcome.epoch, welcome.room), welcome.seq)
 
     def said_now(self, message: Message) -> bool:
-        """Without a name nobody can tell, and every message with the right text will do."""
+        """Tell whether the message may be the user's; for a plain client every message may be."""
         if message.room is None or message.seq is None:
             return message.sender == self._chat.name
         begun = message.seq > self._before.get((self._epoch, message.room), -1)
@@ -242,14 +261,16 @@ class _Own:
 
 
 class Patience:
-    """When to give up on a server that is gone. One that only accepts and closes does not count as back."""
+    """Decides when to give up on a lost server. One that only accepts and closes does not count as back."""
 
     def __init__(self) -> None:
+        """Begin with no connection lost."""
         self._connected_at = 0.0
         self._deadline: float | None = None
         self._connected = False
 
     def note(self, event: Event, now: float) -> None:
+        """Note a connect or a loss at ``now``, in monotonic seconds."""
         if isinstance(event, Connected):
             self._connected = True
             self._connected_at = now
@@ -271,8 +292,8 @@ def _write_line(line: str) -> None:
 
 
 def _stdout_gone(error: OSError) -> Exit:
-    """Return the exit code for a stdout that takes no more; a reader that left (``| head``) is no failure."""
-    # What is still in the buffer must go somewhere when the interpreter flushes it at its end.
+    """Return the exit code for a broken stdout; a reader that left (``| head``) is no failure."""
+    # The interpreter flushes the rest of the buffer at its end, so it needs a descriptor that takes it.
     with open(os.devnull, "wb") as devnull:
         os.dup2(devnull.fileno(), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):

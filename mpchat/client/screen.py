@@ -1,8 +1,8 @@
-"""Chat in a terminal: what others say appears above the line that one is typing.
+"""Chat in a terminal: messages appear above the line that the user is typing.
 
-Prints nothing of the server's but through ``lines``. Typing never waits for the network: what lines ask for
-stands in a short queue, which a task of its own does in order. Who has a name gets more: a time and a colour
-for each message, a status line, and Tab.
+Prints text from the server only through ``lines``. Typing never waits for the network: actions stand in a
+short queue, and a task does them in order. A member gets more than a plain client: a time and a colour for
+each message, a status line, and Tab.
 """
 
 import asyncio
@@ -41,30 +41,30 @@ from mpchat.client.lines import (
 from mpchat.errors import Exit, MpchatError
 from mpchat.text import visible
 
-# Lines typed or pasted that may wait while the server does not take any.
+# Typed or pasted lines that may wait while the server does not read.
 OUTGOING_LINES = 1000
-# Seconds that leaving waits for lines typed before it; long enough for any server that takes them at all.
+# Seconds that leaving waits for earlier lines; long enough for every server that still reads.
 LEAVE_TIMEOUT = 2.0
-# Dim, then normal. Nobody else's text can look like this, since their escapes are made visible.
+# Dim, then normal. A message cannot look like this, because its escapes are made visible.
 NOTICE = "\x1b[2m{}\x1b[0m"
-# Colours of the 256 that can be read on black and on white.
+# The colours, of 256, that are readable on black and on white.
 COLOURS = (25, 29, 31, 61, 64, 66, 91, 94, 97, 100, 125, 127, 130, 131, 133, 136, 160, 166, 168, 172)
 
 
 async def run_screen(host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
-    """Chat until the user leaves, or the server does not let ``name`` in again.
+    """Chat until the user leaves, or until the server rejects ``name`` after a loss.
 
-    Raises ``ConnectError`` when there is no server at the beginning, ``RefusedError`` for a name refused.
+    Raises ``ConnectError`` when no server answers at the beginning, ``RefusedError`` for a rejected name.
     """
     async with connect(host, port, name=name, room=room) as chat:
         screen = _Screen(chat, None if name is None else Board())
-        # Raw, or the dimming of notices would be shown and not done.
+        # Raw, or the escapes that dim notices would be printed as text.
         with patch_stdout(raw=True):
             return await screen.run()
 
 
 class _Screen:
-    """One person's chat; with a name there is a ``board``."""
+    """One user's chat; a member has a ``board``."""
 
     def __init__(self, chat: Chat, board: Board | None) -> None:
         self._chat = chat
@@ -74,7 +74,7 @@ class _Screen:
         self._prompt = _new_prompt(board)
 
     async def run(self) -> Exit:
-        """Show, send and prompt until one of both sides ends it."""
+        """Show, send and prompt until the user or the server ends the chat."""
         async with asyncio.TaskGroup() as tasks:
             showing = tasks.create_task(self._show())
             workers = [showing, tasks.create_task(self._deliver()), tasks.create_task(self._learn())]
@@ -97,17 +97,17 @@ class _Screen:
 
     async def _read_lines(self) -> None:
         """Prompt until the user wants to leave."""
-        # Raw between two prompts too: what is typed there, Ctrl-C as well, is for the next one, unechoed.
+        # Raw between two prompts too: keys typed there, Ctrl-C included, go to the next prompt, without echo.
         with suppress(KeyboardInterrupt, EOFError), self._prompt.input.raw_mode():
             while True:
                 typed = await self._prompt.prompt_async()
-                # More than one line when they were pasted.
+                # Pasted text can have more than one line.
                 for line in typed.split("\n"):
                     if not self._handle(line):
                         return
 
     def _handle(self, line: str) -> bool:
-        """Do what ``line`` asks for; false when it asks to leave."""
+        """Act on ``line``; return False when the user wants to leave."""
         match parse(line, named=self._board is not None):
             case Unknown() | Incomplete() as wrong:
                 _notice(str(wrong))
@@ -171,7 +171,7 @@ class _Screen:
                 print(coloured(event))
 
     async def _learn(self) -> None:
-        """Learn who and what there is to complete, after each welcome; without it Tab knows less."""
+        """Ask for names and rooms after each welcome, for Tab to complete."""
         while self._board is not None:
             await self._moved.wait()
             self._moved.clear()
@@ -181,7 +181,7 @@ class _Screen:
 
 
 def _new_prompt(board: Board | None) -> PromptSession[str]:
-    # Erased, because a line that was said comes back from the server, in its place in the conversation.
+    # Erased, because each message comes back from the server, in its place in the conversation.
     if board is None:
         return PromptSession("> ", erase_when_done=True)
     return PromptSession(
@@ -196,12 +196,13 @@ def _new_prompt(board: Board | None) -> PromptSession[str]:
 
 
 class _BoardCompleter(Completer):
-    """Asks the board what the word before the cursor can become."""
+    """Completes the word before the cursor with words of the board."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """Return the words that the one before the cursor can become."""
         word, completions = self._board.completions(document.text_before_cursor)
         return [Completion(each, start_position=-len(word)) for each in completions]
 
@@ -216,12 +217,12 @@ def coloured(message: Message) -> str:
 
 
 def colour(name: str) -> int:
-    """Return the colour of ``name``, one of 256: the same in every run, and in any case."""
+    """Return the colour of ``name``, one of 256: the same in every run, and for any case of letters."""
     return COLOURS[zlib.crc32(name.casefold().encode()) % len(COLOURS)]
 
 
 def _clock(at: float) -> str:
-    """Return the local time of day; what is no time for this machine is dashes."""
+    """Return the local time of day; dashes for a time that this machine cannot express."""
     try:
         return time.strftime("%H:%M", time.localtime(at))
     except (OverflowError, ValueError, OSError):
@@ -238,7 +239,7 @@ def clipped(text: str, columns: int) -> str:
 
 
 def wrapped(text: str, columns: int, indent: str = "  ") -> list[str]:
-    """Return ``text`` in lines broken between words; a word longer than a line is left to the terminal."""
+    """Return ``text`` in lines broken between words; the terminal breaks a word longer than a line."""
     lines, line = list[str](), ""
     for word in text.split(" "):
         longer = f"{line} {word}" if line else word
@@ -250,8 +251,8 @@ def wrapped(text: str, columns: int, indent: str = "  ") -> list[str]:
 
 
 def _notice(text: str) -> None:
-    """Print a line of our own, broken between words where the terminal would break it anywhere."""
-    # One less than there is: a few terminals break after the last column, not before the next.
+    """Print a notice, broken between words; the terminal would break it anywhere."""
+    # One column less than the terminal has: a few terminals break a line that fills the last column.
     columns = max(20, shutil.get_terminal_size().columns - 1)
     for line in wrapped(f"* {text}", columns):
         print(NOTICE.format(line))

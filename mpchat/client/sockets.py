@@ -1,18 +1,18 @@
-"""What both clients want of a fresh socket. Knows nothing of frames; nothing here waits."""
+"""Socket options and calls that both clients share. Knows nothing of frames; nothing here waits."""
 
 import errno
 import os
 import socket
 
-# What connecting raises: the network's errors, and those of a host name that cannot be encoded.
+# Errors of connecting: the network's, and those of a host name that cannot be encoded.
 CONNECT_ERRORS = (OSError, UnicodeError)
 
 
 def prepare(sock: socket.socket) -> None:
-    """Make ``sock``, just connected, fit for a chat: non-blocking, small messages at once, death noticed.
+    """Prepare a newly connected ``sock``: non-blocking, small messages sent at once, a dead peer noticed.
 
-    Raises ``ConnectionRefusedError`` when it is connected to itself: TCP allows that on loopback, when nobody
-    listens and the kernel happens to pick the very port that is dialled as the own one.
+    Raises ``ConnectionRefusedError`` when the socket is connected to itself. TCP allows that on loopback: no
+    server listens, and the kernel happens to pick the dialled port as the socket's own.
     """
     sock.setblocking(False)
     if sock.getsockname() == sock.getpeername():
@@ -22,7 +22,7 @@ def prepare(sock: socket.socket) -> None:
 
 
 def try_send(sock: socket.socket, data: bytes | memoryview) -> int:
-    """Return how many bytes the kernel took at once, maybe none."""
+    """Send what the kernel takes at once; return the number of bytes, maybe 0."""
     try:
         return sock.send(data)
     except (BlockingIOError, InterruptedError):
@@ -30,7 +30,7 @@ def try_send(sock: socket.socket, data: bytes | memoryview) -> int:
 
 
 def shut(sock: socket.socket, how: int) -> None:
-    """Shut ``sock`` down, which wakes whoever waits on it; a connection that is gone is shut already."""
+    """Shut ``sock`` down, which wakes every thread that waits on it; ignore a connection that is gone."""
     try:
         sock.shutdown(how)
     except OSError:

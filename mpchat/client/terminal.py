@@ -1,7 +1,7 @@
-"""``run_chat``: chat by hand, or from a script. Chooses between a screen and plain lines, and ends in a code.
+"""``run_chat``: chat by hand or from a script, on a screen or in plain lines; returns an exit code.
 
-The screen needs a terminal on both sides; everything else gets plain lines in and out. No error that a user
-can cause ends in a traceback here.
+The screen needs a terminal for input and for output; otherwise lines go in and out. No error that a user can
+cause ends in a traceback.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from mpchat.errors import Exit, MpchatError, RefusedError
 def run_chat(host: str, port: int, *, plain: bool, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
     """Chat with the server at ``host``, ``port`` until the user leaves, and return the exit code.
 
-    With a ``name`` one is in ``room``; without, one is nobody in particular, as the lecture's clients are.
+    With a ``name`` the user is a member of ``room``; without one a plain client, like the lecture's clients.
     """
     try:
         if plain or not _has_terminal():

@@ -169,26 +169,24 @@ def test_text_that_no_message_can_hold() -> None:
 
 @given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
 def test_backoff_stays_between_floor_and_cap(attempt: int, drawn: float) -> None:
-    backoff = Backoff()
-    delay = backoff.delay(attempt, lambda: drawn)
+    backoff = Backoff(draw=lambda: drawn)
+    delay = backoff.delay(attempt)
     assert backoff.floor <= delay <= backoff.cap
     assert delay <= max(backoff.floor, backoff.first * 2.0 ** min(attempt, 64))
 
 
 def test_backoff_doubles_and_is_jittered_over_the_whole_width() -> None:
-    backoff = Backoff(first=1.0, floor=0.0, cap=8.0)
-    assert [backoff.delay(attempt, lambda: 0.5) for attempt in range(6)] == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
-    draw = random.Random(4000).random
-    delays = [backoff.delay(3, draw) for _ in range(1000)]
+    backoff = Backoff(first=1.0, floor=0.0, cap=8.0, draw=lambda: 0.5)
+    assert [backoff.delay(attempt) for attempt in range(6)] == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
+    backoff = Backoff(first=1.0, floor=0.0, cap=8.0, draw=random.Random(4000).random)
+    delays = [backoff.delay(3) for _ in range(1000)]
     assert min(delays) < 0.2
     assert max(delays) > 7.8
 
 
 def _conversation(*, reconnect: bool = True, inbox_limit: int = 10_000) -> Conversation:
-    backoff = Backoff(first=1.0, floor=0.0, cap=64.0)
-    return Conversation(
-        "h", 1, reconnect=reconnect, backoff=backoff, draw=lambda: 0.5, inbox_limit=inbox_limit
-    )
+    backoff = Backoff(first=1.0, floor=0.0, cap=64.0, draw=lambda: 0.5)
+    return Conversation("h", 1, reconnect=reconnect, backoff=backoff, inbox_limit=inbox_limit)
 
 
 def _all(conversation: Conversation) -> list[Event]:

@@ -71,7 +71,7 @@ def test_what_a_line_of_somebody_with_a_name_asks_for(line: str, meaning: object
 def test_without_a_name_there_is_none_of_that(line: str) -> None:
     word = line.split()[0]
     assert parse(line) == Unknown(word)
-    assert str(Unknown(word)).startswith(f"{word} is for people with a name: mpchat chat --name NAME")
+    assert str(Unknown(word)).startswith(f"{word} needs a name: mpchat chat --name NAME")
 
 
 @pytest.mark.parametrize(
