@@ -18,6 +18,18 @@ settings.register_profile("mpchat", deadline=None, suppress_health_check=[Health
 settings.load_profile("mpchat")
 
 
+# Folders of tests, those first whose files take longest: when files run side by side, short ones come last,
+# and no process is left alone with a long one.
+FOLDERS = ("scripts", "processes", "terminal", "sockets", "pure")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first: by folder, and within a folder those first that run on one Python alone."""
+    items.sort(
+        key=lambda item: (FOLDERS.index(item.path.parent.name), item.get_closest_marker("one_python") is None)
+    )
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder for runtime files; a server process that outlives the test fails it."""

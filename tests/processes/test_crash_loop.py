@@ -15,6 +15,8 @@ from support.harness import Server, assert_nothing_left, in_foreground, leftover
 from support.injected import inject
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_python
+
 END = "= end ="
 # What a worker of slot 2 does once the flag is there, by name.
 FAULTS = {

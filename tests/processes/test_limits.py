@@ -29,6 +29,8 @@ from support.waiting import eventually
 
 from mpchat.errors import MpchatError
 
+pytestmark = pytest.mark.one_python
+
 END = "= end ="
 
 

@@ -44,6 +44,8 @@ from support.waiting import eventually
 from mpchat.control.client import ReceivedAnswer
 from mpchat.hub.sequencer import NOTICE_GATHER
 
+pytestmark = pytest.mark.one_python
+
 BEGIN, END = "= begin =", "= end ="
 COUNT = 24
 

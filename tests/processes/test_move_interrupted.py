@@ -48,6 +48,8 @@ from support.waiting import eventually
 
 from mpchat.control.client import ReceivedAnswer
 
+pytestmark = pytest.mark.one_python
+
 END = "= end ="
 FAREWELL = "The server is stopping."
 # What a worker does at its start while the flag stands: a reload then takes so much longer, in seconds.

@@ -22,6 +22,8 @@ from support.crowd import (
 from support.harness import Client, Server, frame, running, settle, stopped
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_python
+
 BEGIN, END = "= begin =", "= end ="
 # Spaces that make a frame nearly as long as a payload may be.
 BIG = 59_000
