@@ -251,6 +251,7 @@ def test_who_is_even_gives_nothing_and_who_is_told_uneven_has_something_to_give(
         ([0, 4], [0, 2]),
         ([105, 100], [0, 0]),
         ([106, 100], [3, 0]),
+        ([120, 114], [0, 0]),
         ([10, 10, 0], [3, 3, 0]),
     ],
 )

@@ -1,0 +1,284 @@
+"""The lock of an instance, in this process: one guard at a time, and what it does about survivors.
+
+The survivors are small processes that hold the workers' lock. The guard's own tests use whole servers.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from support.waiting import eventually
+
+from mpchat.config import Config, Origin, resolve
+from mpchat.errors import AlreadyRunningError, StartError
+from mpchat.instance import lock
+from mpchat.instance.lock import Guard
+from mpchat.instance.paths import Paths
+from mpchat.instance.record import Identity, Record, read_record, write_record
+
+# Holds the lock that workers hold, and says so; ends after some seconds.
+HOLDER = """
+import fcntl, os, sys, time
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+fcntl.flock(descriptor, fcntl.LOCK_SH)
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holders that will not go are not waited for long, and those that were killed long enough."""
+    monkeypatch.setattr(lock, "LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr(lock, "LIVING_PATIENCE", 0.05)
+    monkeypatch.setattr(lock, "SURVIVORS_PATIENCE", 0.1)
+    monkeypatch.setattr(lock, "SURVIVORS_KILLED", 20.0)
+
+
+def named(name: str, folder: Path) -> Config:
+    """Return the settings of an instance that keeps its files there."""
+    settings = {"name": name, "runtime_dir": str(folder)}
+    return resolve([{key: Origin(value, key) for key, value in settings.items()}])[0]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return named("one", tmp_path)
+
+
+@contextmanager
+def held(config: Config) -> Iterator[Guard]:
+    """A guard that has the instance's name."""
+    guard = Guard(config)
+    try:
+        guard.acquire()
+        yield guard
+    finally:
+        guard.release()
+
+
+def refused(config: Config) -> None:
+    """A second guard of this name gets nowhere, and leaves nothing behind."""
+    before = open_files()
+    with pytest.raises(AlreadyRunningError):
+        Guard(config).acquire()
+    assert open_files() == before
+
+
+def open_files() -> int:
+    return psutil.Process().num_fds()
+
+
+@contextmanager
+def survivor(paths: Paths, seconds: float = 600.0) -> Iterator["subprocess.Popen[str]"]:
+    """A process that holds the workers' lock."""
+    paths.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    program = [sys.executable, "-c", HOLDER, str(paths.workers), str(seconds)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+
+
+def remember(paths: Paths, *workers: Identity, **more: str) -> None:
+    """Leave the record of a server that is gone and had these workers."""
+    write_record(paths.record, Record(Identity(1, 0.0), 1.0, [], "0", list(workers), **more))
+
+
+# One at a time.
+
+
+def test_while_one_guard_has_the_name_no_other_gets_it(config: Config) -> None:
+    with held(config):
+        refused(config)
+        refused(config)
+    with held(config):
+        pass
+
+
+def test_other_names_and_other_folders_are_free(config: Config, tmp_path: Path) -> None:
+    other = named("two", tmp_path)
+    elsewhere = named("one", tmp_path / "elsewhere")
+    with held(config), held(other), held(elsewhere):
+        refused(config)
+
+
+def test_a_release_gives_back_every_descriptor(config: Config) -> None:
+    before = open_files()
+    for _ in range(3):
+        with held(config):
+            assert open_files() == before + 3  # the lock, the kernel's name, the workers' lock
+        assert open_files() == before
+
+
+def test_with_its_lock_file_gone_the_name_is_still_taken(config: Config) -> None:
+    with held(config) as guard:
+        guard.paths.lock.unlink()
+        refused(config)
+
+
+def test_the_same_folder_by_another_path_is_the_same_name(config: Config, tmp_path: Path) -> None:
+    link = tmp_path.with_name(f"{tmp_path.name}-link")
+    link.symlink_to(tmp_path)
+    try:
+        with held(config) as guard:
+            guard.paths.lock.unlink()
+            refused(named("one", link))
+    finally:
+        link.unlink()
+
+
+def test_a_name_that_is_released_meanwhile_is_waited_for(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "LOCK_PATIENCE", 20.0)
+    paths = Guard(config).paths
+    paths.folder.mkdir(mode=0o700)
+    program = HOLDER.replace("LOCK_SH", "LOCK_EX")
+    command = [sys.executable, "-c", program, str(paths.lock), "0.3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with held(config):
+            pass
+
+
+# Files that go away while it is held.
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "folder removed"])
+def test_a_lock_file_that_is_gone_is_taken_again(config: Config, how: str) -> None:
+    with held(config) as guard:
+        assert not guard.heal()
+        if how == "removed":
+            guard.paths.lock.unlink()
+        elif how == "replaced":
+            guard.paths.lock.rename(guard.paths.lock.with_name("away"))
+            guard.paths.lock.touch(mode=0o600)
+        else:
+            for each in guard.paths.folder.iterdir():
+                each.unlink()
+            guard.paths.folder.rmdir()
+        before = open_files()
+        assert guard.heal()
+        assert not guard.heal()
+        assert open_files() == before
+        refused(config)
+
+
+def test_a_lock_file_that_another_process_has_locked_is_not_taken_again(config: Config) -> None:
+    with held(config) as guard:
+        guard.paths.lock.unlink()
+        program = HOLDER.replace("LOCK_SH", "LOCK_EX")
+        command = [sys.executable, "-c", program, str(guard.paths.lock), "600"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            assert not guard.heal()
+            process.kill()
+            process.wait(10.0)
+        assert guard.heal()
+
+
+# Workers of a killed supervisor.
+
+
+def test_a_survivor_that_the_record_names_is_ended(config: Config) -> None:
+    paths = Guard(config).paths
+    with survivor(paths) as process:
+        remember(paths, Identity.of(process.pid))
+        with held(config):
+            assert process.wait(10.0) == -9
+
+
+def test_a_survivor_that_ends_by_itself_is_waited_for(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "SURVIVORS_PATIENCE", 20.0)
+    paths = Guard(config).paths
+    with survivor(paths, 0.3) as process:
+        remember(paths, Identity.of(process.pid))
+        with held(config):
+            assert process.wait(10.0) == 0
+
+
+@pytest.mark.parametrize("record", ["none", "another start", "another boot"])
+def test_a_process_that_the_record_does_not_name_is_told_and_not_ended(config: Config, record: str) -> None:
+    paths = Guard(config).paths
+    with survivor(paths) as process:
+        identity = Identity.of(process.pid)
+        if record == "another start":
+            remember(paths, Identity(identity.pid, identity.born - 100))
+        elif record == "another boot":
+            remember(paths, identity, boot="another")
+        not_acquired(config)
+        assert process.poll() is None
+
+
+def test_a_process_that_the_record_names_and_that_holds_another_lock_is_not_ended(
+    config: Config, tmp_path: Path
+) -> None:
+    paths, others = Guard(config).paths, Guard(named("two", tmp_path)).paths
+    with survivor(paths) as process, survivor(others) as bystander:
+        remember(paths, Identity.of(bystander.pid))
+        not_acquired(config)
+        assert (process.poll(), bystander.poll()) == (None, None)
+
+
+def not_acquired(config: Config) -> None:
+    """The start fails, because a process that it must not end still holds the workers' lock."""
+    guard = Guard(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "SURVIVORS_KILLED", 0.1)
+        with pytest.raises(StartError, match=r"still run \(pid unknown\) and hold .*workers\.lock"):
+            guard.acquire()
+    guard.release()
+
+
+def test_of_many_survivors_all_are_ended(config: Config) -> None:
+    paths = Guard(config).paths
+    with survivor(paths) as one, survivor(paths) as other:
+        remember(paths, Identity.of(one.pid), Identity.of(other.pid))
+        with held(config):
+            assert (one.wait(10.0), other.wait(10.0)) == (-9, -9)
+
+
+def test_a_worker_may_hold_its_lock_as_soon_as_the_name_is_taken(config: Config) -> None:
+    with held(config) as guard, survivor(guard.paths) as process:
+        assert process.poll() is None
+
+
+# Records.
+
+
+def test_a_record_says_what_was_written_until_the_next_boot(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    record = Record(Identity.of(os.getpid()), 12.5, ["127.0.0.1:4000"], "1.0", [Identity(2, 3.0)])
+    write_record(path, record)
+    assert read_record(path) == record
+    assert os.listdir(tmp_path) == ["record.json"]
+    write_record(path, Record(Identity(1, 2.0), 1.0, [], "1.0", boot="another"))
+    assert read_record(path) is None
+
+
+def test_a_process_that_has_ended_and_is_not_waited_for_yet_is_not_alive() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        identity = Identity.of(process.pid)
+        alive = identity.process()
+        assert alive is not None
+        assert Identity(process.pid, identity.born + 1.4).process() is not None
+        assert Identity(process.pid, identity.born + 1.6).process() is None
+        assert process.stdin is not None
+        process.stdin.close()
+        eventually(lambda: alive.status() == psutil.STATUS_ZOMBIE, "the process to end")
+        assert identity.process() is None
+    assert identity.process() is None
