@@ -57,6 +57,10 @@ def refusal(checked: Callable[[str], str], text: str) -> str:
         "محمد",
         "٣٤",
         "Ⅷ",
+        "佐々木",  # 々 is a letter that modifies another
+        "Xyz",
+        "1.2.3",
+        "1.2.3.4.5",
         "가" * 20,
     ],
 )
@@ -79,6 +83,21 @@ def test_the_length_is_that_of_the_composed_form() -> None:
     assert refusal(checked_room, "x" * 33) == "a room's name has at most 32 characters, this one 33"
 
 
+def test_the_longest_spelling_of_the_longest_names_is_allowed_and_has_their_key() -> None:
+    for checked, longest in ((checked_name, LONGEST_NAME), (checked_room, LONGEST_ROOM)):
+        name = "ᾂ" * longest
+        spelled = unicodedata.normalize("NFD", name)
+        assert len(spelled) == 4 * longest
+        assert checked(spelled) == name
+        assert name_key(spelled) == name_key(name) != spelled
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "１２７.0.0.1", "999.1.1.1", "0.0.0.0"])
+def test_an_address_is_no_name_and_may_be_a_room(address: str) -> None:
+    assert refusal(checked_name, address) == "a name cannot be an IP address"
+    assert checked_room(address) == address
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -98,6 +117,7 @@ def test_the_length_is_that_of_the_composed_form() -> None:
         ("\x1b[2J", "a name cannot have a control character (U+001B) in it: "),
         ("a\0", "a name cannot have a control character (U+0000) in it: "),
         ("a\u2028b", "a name cannot have a line break (U+2028 LINE SEPARATOR) in it: "),
+        ("a\u2029b", "a name cannot have a line break (U+2029 PARAGRAPH SEPARATOR) in it: "),
         ("\ue000", "a name cannot have a private character (U+E000) in it: "),
         ("a\ufffe", "a name cannot have a character that does not exist (U+FFFE) in it: "),
         ("a\U000e0fff", "a name cannot have a character that does not exist (U+E0FFF) in it: "),
