@@ -1,6 +1,6 @@
 """What moving live connections costs: reloads of a server with many idle clients, and what clients notice.
 
-``python scripts/moves.py`` starts a server of its own, opens 20 000 connections that say nothing and some
+``python -m scripts.moves`` starts a server of its own, opens 20 000 connections that say nothing and some
 hundred probes, reloads it a few times, and prints how long each reload took, how long the server says that
 connections were served by nobody, and what the probes saw. At the end one message is said to all, and whoever
 did not get exactly that one is counted. Exit code 1: a reload failed, a connection was lost, a message too;
@@ -33,12 +33,12 @@ import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from stress_frames import is_error, split_frames
-from stress_latency import Latency
-from stress_server import Server
 
 from mpchat.control.client import ReceivedAnswer, ask
 from mpchat.control.requests import BY_COMMAND
+from scripts.common.frames import is_error, split_frames
+from scripts.common.latency import Latency
+from scripts.common.server import Server
 
 Address = tuple[str, int]
 CONTEXT = get_context("spawn")

@@ -1,14 +1,13 @@
-"""``scripts/moves.py``: every connection is moved and counted, and what goes wrong is told."""
+"""``scripts.moves``: every connection is moved and counted, and what goes wrong is told."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+from scripts import moves
 
-import moves  # noqa: E402  (scripts is no package: its folder must be on the path first)
+ROOT = Path(__file__).resolve().parents[2]
 
 RELOADED = {
     "seconds": 1.0,
@@ -20,9 +19,10 @@ RELOADED = {
 
 
 def test_two_hundred_connections_are_moved_and_hear_one_message() -> None:
-    command = [sys.executable, str(SCRIPTS / "moves.py"), "--json", "--connections", "200", "--probes", "20"]
+    command = [sys.executable, "-m", "scripts.moves", "--json", "--connections", "200", "--probes", "20"]
     done = subprocess.run(
         [*command, "--workers", "2", "--rounds", "2"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=100,

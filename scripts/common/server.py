@@ -1,4 +1,4 @@
-"""The server under test, seen from outside: its commands, its processes, what it uses, and how to hurt it.
+"""An mpchat server under test, seen from outside: its commands, its processes and what they use.
 
 Everything goes through ``python -m mpchat`` and psutil; nothing of mpchat is imported. The rule: only
 processes of the server that was started here are touched, each by its identity (pid and time of creation).
@@ -10,16 +10,13 @@ import random
 import socket
 import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from stress_clients import Address
-from stress_crew import StressError
+
+Address = tuple[str, int]
 
 # Seconds for one command; starts of many at once on few cores take longest.
 COMMAND_TIMEOUT = 60.0
@@ -30,12 +27,29 @@ GONE_TIMEOUT = 10.0
 OK, NOT_RUNNING, ALREADY_RUNNING = 0, 3, 4
 
 
+class HarnessError(Exception):
+    """A run cannot go on; the text says why. Whatever was found until then still counts."""
+
+
 class Snapshot(NamedTuple):
     """What the server uses at one moment."""
 
     processes: int
     rss: int  # bytes, all processes
-    descriptors: dict[str, int]  # of the supervisor, and of each worker's slot
+    descriptors: dict[str, int]  # by process: the supervisor, and each worker's slot; -1: not running
+    connections: int = 0  # that the workers report
+
+    def growth(self, before: "Snapshot") -> list[str]:
+        """Say in words where the server uses more than ``before``: processes, descriptors, connections."""
+        found = []
+        if self.processes > before.processes:
+            found.append(f"{self.processes} processes, {before.processes} before")
+        for name, count in self.descriptors.items():
+            if count > before.descriptors.get(name, 0):
+                found.append(f"{name} has {count} descriptors, {before.descriptors.get(name, 0)} before")
+        if self.connections:
+            found.append(f"{self.connections} connections are left after all clients have left")
+        return found
 
 
 @dataclass
@@ -46,23 +60,29 @@ class Server:
     name: str
     workers: int
     log: Path
+    options: tuple[str, ...] = ()  # more flags of ``mpchat start``
     pid: int = 0
     address: Address = ("", 0)
-    seen: set[psutil.Process] = field(default_factory=set)  # every process it ever had, as far as looked
+    seen: set[psutil.Process] = field(default_factory=set)  # all processes that it was seen to have
+
+    @property
+    def alive(self) -> bool:
+        """Say whether the supervisor runs."""
+        return psutil.pid_exists(self.pid)
 
     def start(self) -> None:
         """Start it and find out where it listens."""
         done = self.command("start", *self.start_options(), timeout=START_TIMEOUT)
         if done.returncode != OK:
-            raise StressError(f"the server did not start (exit {done.returncode}): {done.stderr.strip()}")
+            raise HarnessError(f"the server did not start (exit {done.returncode}): {done.stderr.strip()}")
         self.look()
 
     def start_options(self) -> tuple[str, ...]:
-        """Return the flags that this instance is started with."""
-        return ("--port", "0", "--workers", str(self.workers), "--log-file", str(self.log))
+        """Return the flags of its ``mpchat start``."""
+        return ("--port", "0", "--workers", str(self.workers), "--log-file", str(self.log), *self.options)
 
     def look(self) -> dict[str, Any]:
-        """Ask for the status, and remember the processes that it has now."""
+        """Return the status, and note pid, address and processes."""
         status = self.status()
         self.pid = status["pid"]
         host, _, port = status["addresses"][0].rpartition(":")
@@ -71,11 +91,11 @@ class Server:
         return status
 
     def remember(self) -> None:
-        """Remember the processes that it has now: at the end none of them may be left."""
+        """Note the processes that it has now: none of them may be left at the end."""
         self.seen.update(self._processes())
 
     def argv(self, verb: str, *options: str) -> list[str]:
-        """Return the command line of one of its commands."""
+        """Return the command line of ``mpchat verb`` for this instance."""
         where = ("--name", self.name, "--runtime-dir", str(self.folder))
         return [sys.executable, "-m", "mpchat", verb, *where, *options]
 
@@ -93,25 +113,25 @@ class Server:
                 env=clean_environment(),
             )
         except subprocess.TimeoutExpired:
-            raise StressError(f"mpchat {verb} took more than {timeout:.0f} s") from None
+            raise HarnessError(f"mpchat {verb} took more than {timeout:.0f} s") from None
 
     def begin(self, verb: str, *options: str) -> "subprocess.Popen[str]":
-        """Begin a command; whoever asked for it waits for its end."""
+        """Start a command without waiting for its end."""
         pipe = subprocess.PIPE
         return subprocess.Popen(
             self.argv(verb, *options), stdout=pipe, stderr=pipe, text=True, env=clean_environment()
         )
 
     def status(self) -> dict[str, Any]:
-        """Return what ``mpchat status --json`` says."""
+        """Return the answer of ``mpchat status --json``."""
         done = self.command("status", "--json")
         if done.returncode != OK:
-            raise StressError(f"mpchat status: exit {done.returncode}: {done.stderr.strip()}")
+            raise HarnessError(f"mpchat status: exit {done.returncode}: {done.stderr.strip()}")
         status: dict[str, Any] = json.loads(done.stdout)
         return status
 
     def snapshot(self) -> Snapshot:
-        """Measure what it uses now."""
+        """Measure processes, memory and descriptors now."""
         status = self.look()
         named = {"supervisor": self.pid} | {f"worker {w['slot']}": w["pid"] for w in status["workers"]}
         descriptors = {}
@@ -119,24 +139,21 @@ class Server:
             try:
                 descriptors[name] = psutil.Process(pid).num_fds()
             except (psutil.Error, ValueError, TypeError):
-                descriptors[name] = -1  # between two workers
+                descriptors[name] = -1  # a new worker is on its way
         processes = self._processes()
-        return Snapshot(len(processes), sum(map(_rss, processes)), descriptors)
+        connections = sum(worker["connections"] for worker in status["workers"])
+        return Snapshot(len(processes), sum(map(_rss, processes)), descriptors, connections)
 
     def all_running(self) -> bool:
-        """Say whether every worker serves."""
+        """Say whether all workers serve."""
         workers = self.look()["workers"]
         return len(workers) == self.workers and all(worker["state"] == "RUNNING" for worker in workers)
-
-    def connections(self) -> int:
-        """Return how many connections its workers say they have."""
-        return sum(worker["connections"] for worker in self.look()["workers"])
 
     def kill_worker(self, chooser: random.Random, spared: set[int]) -> tuple[int, set[Address]] | None:
         """Kill one worker whose slot is not ``spared``; return its slot and the peers that it served.
 
-        It is stopped first, so that the list of its peers is exact: whoever else loses a connection was
-        harmed. None when no worker can be killed without leaving nobody.
+        The worker is stopped first, so that the list of its peers is exact: every other client that loses
+        its connection was harmed. Return None when the kill would leave no worker that serves.
         """
         running = [worker for worker in self.look()["workers"] if worker["state"] == "RUNNING"]
         able = [worker for worker in running if worker["slot"] not in spared]
@@ -154,7 +171,7 @@ class Server:
         return worker["slot"], peers
 
     def stop(self) -> list[str]:
-        """Stop it; return what is left of it, in words."""
+        """Stop the server; return what is left of it, in words."""
         done = self.command("stop", "--timeout", "30")
         left = [] if done.returncode == OK else [f"stop: exit {done.returncode}: {done.stderr.strip()}"]
         alive = psutil.wait_procs(self.seen, timeout=GONE_TIMEOUT)[1]
@@ -166,14 +183,14 @@ class Server:
         return left
 
     def end(self) -> None:
-        """Make sure that nothing is left, whatever happened."""
+        """Kill all that is left; call last, whatever happened."""
         try:
             self.command("stop", "--kill", "--timeout", "5")
-        except StressError as error:
-            print(f"stress: {error}", file=sys.stderr)
+        except HarnessError as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
         for process in self.seen:
             if process.is_running() and not _is_zombie(process):
-                process.kill()  # psutil looks at the time of creation first
+                process.kill()  # psutil compares the time of creation first
 
     def _processes(self) -> list[psutil.Process]:
         try:
@@ -184,7 +201,7 @@ class Server:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without settings that would reach the server."""
+    """Return the environment without mpchat's settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MPCHAT_")}
 
 
@@ -200,56 +217,3 @@ def _is_zombie(process: psutil.Process) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
-
-
-@dataclass
-class StartStorm:
-    """Many starts of one name at once: exactly one may serve."""
-
-    folder: Path
-    starts: int
-    rounds: int
-    done: int = 0
-    wrong: list[str] = field(default_factory=list)
-
-    def run(self, progress: Callable[[], None]) -> None:
-        """Run all rounds."""
-        for number in range(self.rounds):
-            self.wrong += [f"round {number + 1}: {text}" for text in self._round(number)]
-            self.done += 1
-            progress()
-
-    def _round(self, number: int) -> list[str]:
-        server = Server(self.folder, f"storm{number}", 1, self.folder / f"storm{number}.log")
-        argv = server.argv("start", *server.start_options())
-        quiet = subprocess.DEVNULL
-        starts = []
-        try:
-            for _ in range(self.starts):
-                starts.append(
-                    subprocess.Popen(argv, stdin=quiet, stdout=quiet, stderr=quiet, env=clean_environment())
-                )
-            deadline = time.monotonic() + START_TIMEOUT
-            codes = Counter(start.wait(max(0.1, deadline - time.monotonic())) for start in starts)
-        except subprocess.TimeoutExpired:
-            return [f"not all starts ended within {START_TIMEOUT:.0f} s"]
-        finally:
-            for start in starts:
-                if start.poll() is None:
-                    start.kill()
-                    start.wait()
-            wrong = self._end_round(server)
-        if codes != Counter({OK: 1, ALREADY_RUNNING: self.starts - 1}):
-            wrong.append(f"exit codes {dict(codes)}, not one 0 and {self.starts - 1} times 4")
-        return wrong
-
-    def _end_round(self, server: Server) -> list[str]:
-        try:
-            server.look()
-            wrong = server.stop()
-            after = server.command("status").returncode
-            return wrong if after == NOT_RUNNING else [*wrong, f"status after the stop: exit {after}"]
-        except StressError as error:
-            return [str(error)]
-        finally:
-            server.end()

@@ -1,8 +1,8 @@
-"""Reloads and scalings under load: a fault that must harm nobody, for connections move with their state.
+"""Reloads and scalings under load: a fault that must harm no client, as connections move with their state.
 
-Each is a real ``mpchat reload`` or ``mpchat scale``, one after the other: the server refuses a second one
-while one is under way. At the end there are as many workers as at the start, so that what the server uses can
-be compared.
+Each change is a real ``mpchat reload`` or ``mpchat scale``, one after the other: the server rejects a second
+change while one is under way. At the end there are as many workers as at the start, so that the server's
+memory and descriptors can be compared.
 """
 
 import json
@@ -14,46 +14,47 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from stress_crew import StressError
-from stress_server import OK, Server
+from scripts.common.server import OK, HarnessError, Server
+from scripts.stress.faults import Fault
+from scripts.stress.options import Options
 
 RELOAD, SCALE = "reload", "scale"
-# Seconds for one reload or scaling; on few cores and under load a worker takes a second or two to start.
+# Seconds for one change; on few cores and under load a worker takes a second or two to start.
 CHANGE_TIMEOUT = 120.0
-# Seconds until there are as many workers again as at the start, worker deaths in between included.
+# Seconds until there are as many workers as at the start, deaths of workers in between included.
 RESTORE_TIMEOUT = 60.0
-# Failures that are told in words; all are counted.
-MAX_TOLD = 10
+# Failures that are reported in words; all are counted.
+MAX_WRONG = 10
 
 
 @dataclass
-class Changes:
-    """Reloads and scalings in turns, mixed at random."""
+class Changes(Fault):
+    """Reloads and scalings, mixed at random."""
 
     server: Server
     chooser: random.Random
-    wanted: dict[str, int]  # by command, how many; 0: as many as the time gives
+    wanted: dict[str, int]  # by command, how many; 0: as many as the time allows
     most: int  # workers
     asked: Counter[str] = field(default_factory=Counter)
     did: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
-    _workers: int = 0  # that were asked for last
+    _workers: int = 0  # asked for by the last scaling
     _verb: str = ""
     _process: "subprocess.Popen[str] | None" = None
     _begun: float = 0.0
 
     def step(self, now: float) -> None:
-        """Ask for the next one once the last one is done."""
+        """Start the next change once the last one is done."""
         if self._process is not None and self._process.poll() is None:
             if now - self._begun > CHANGE_TIMEOUT:
                 self._process.kill()
         elif self._process is not None:
-            self._hear(self._process)
+            self._take_answer(self._process)
         else:
-            self._ask(now)
+            self._begin(now)
 
-    def _ask(self, now: float) -> None:
+    def _begin(self, now: float) -> None:
         left = {
             verb: wanted - self.asked[verb] if wanted else 1
             for verb, wanted in self.wanted.items()
@@ -73,7 +74,7 @@ class Changes:
         self._workers = self.chooser.choice([n for n in range(1, self.most + 1) if n != before] or [1])
         return [str(self._workers)]
 
-    def _hear(self, process: "subprocess.Popen[str]") -> None:
+    def _take_answer(self, process: "subprocess.Popen[str]") -> None:
         self._process = None
         said, error = process.communicate()
         if said:
@@ -85,34 +86,36 @@ class Changes:
         self.server.remember()
 
     def end(self) -> None:
-        """Wait for the one under way, and have as many workers again as at the start."""
+        """Wait for the change under way, and scale back to as many workers as at the start."""
         deadline = time.monotonic() + RESTORE_TIMEOUT
         if self._process is not None:
             try:
                 self._process.wait(CHANGE_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-            self._hear(self._process)
+            self._take_answer(self._process)
         while (done := self.server.command(SCALE, str(self.server.workers))).returncode != OK:
             if time.monotonic() > deadline:
-                raise StressError(f"scaling back: exit {done.returncode}: {done.stderr.strip()}")
+                raise HarnessError(f"scaling back: exit {done.returncode}: {done.stderr.strip()}")
         self.server.remember()
 
     def close(self) -> None:
-        """Leave no command behind, whatever happened."""
+        """End a command that is still under way."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
 
     def done(self) -> bool:
-        """As many as wanted were asked for, at least one of each, and the last one has come to its end."""
+        """Say whether all wanted changes were started, at least one of each kind, and the last has ended."""
         enough = all(self.asked[verb] >= max(1, wanted) for verb, wanted in self.wanted.items())
         return enough and (self._process is None or not all(self.wanted.values()))
 
     def facts(self) -> dict[str, Any]:
-        """Return what was done and what it did to connections. Pauses, in seconds: how long half of a
-        change's connections were served by nobody, in the middle one of all changes; the longest that 99 %
-        of them were, in the worst change; the longest of all."""
+        """Return what was done and what it did to connections.
+
+        ``pauses``: seconds in which no worker served a connection that moved. ``p50``: the median of all
+        changes' medians; ``p99``: that of the worst change; ``max``: the longest of all.
+        """
         pauses = [each["pauses"] for each in self.answers if each["moved"]]
         return {
             "reloads": self.did[RELOAD],
@@ -131,8 +134,31 @@ class Changes:
                 "max": round(max([each["seconds"] for each in self.answers], default=0.0), 3),
             },
             "unsuccessful": len(self.wrong),
-            "wrong": self.wrong[:MAX_TOLD],
+            "wrong": self.wrong[:MAX_WRONG],
         }
+
+    def reasons(self, killing: bool) -> list[str]:
+        """Return what speaks against a clean verdict."""
+        return reasons_against(self.facts(), killing)
 
     def _short(self) -> dict[str, int]:
         return {verb: wanted for verb, wanted in self.wanted.items() if self.did[verb] < max(1, wanted)}
+
+
+def wanted_changes(options: Options) -> dict[str, int]:
+    """Return how many changes of each kind are wanted; 0: as many as the time allows."""
+    wanted = {RELOAD: options.reloads} if options.reload else {}
+    return wanted | ({SCALE: options.scalings} if options.scale else {})
+
+
+def reasons_against(facts: dict[str, Any], killing: bool) -> list[str]:
+    """Return what speaks against a clean verdict; a killed worker (``killing``) may fail a change."""
+    found: list[str] = []
+    if facts["missing"]:
+        found.append(f"{facts['missing']} of the wanted reloads and scalings were not done")
+    if killing:
+        return found
+    for name in ("failed", "lost"):
+        if facts[name]:
+            found.append(f"{facts[name]} connections {name} at reloads and scalings")
+    return found + list(facts["wrong"])

@@ -1,31 +1,35 @@
-"""Clients that send garbage and watch what comes of it.
+"""Plain clients that send garbage and check how it is answered.
 
-Each sends batches of framed inputs: random, mutated, empty, oversized, cut into pieces at random places.
-After each batch it sends a message of its own; when that comes back, all before it has been dealt with,
-and the number of refusals must be right. What is right is decided here with the standard library's ``json``,
-not with the server's code. Beside them, wild connections send bytes without frames, or half a frame, and go.
+Each client sends batches of framed inputs: random, mutated, empty, oversized, cut into pieces at random
+places. After a batch it sends a message of its own, the proof. When the proof comes back, all before it has
+been answered, and the number of rejections must be right. The standard library's ``json`` decides what is
+right, not the server's code. Beside them, wild connections send bytes without frames, or half a frame, and
+leave.
 
-The rule: garbage costs its sender an error reply and nothing else; the connection lives on.
+The rule: garbage costs its sender an error reply and nothing else; the connection stays.
 """
 
 import contextlib
 import json
 import random
 import socket
-import struct
+from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from stress_clients import Connection, Crowd, Plan
-from stress_frames import HEADER, split_frames
+from scripts.common.frames import framed, split_frames
+from scripts.stress.clients import reset_at_close
+from scripts.stress.faults import Fault
+from scripts.stress.fleet import ClientProcess
+from scripts.stress.plain.clients import PlainConnection, PlainLoop, PlainPlan
 
-# Inputs between two messages that prove that the connection is alive: each proof goes to everybody.
+# Inputs between two proofs: each proof goes to all clients.
 BATCH = 10
 # Every so many inputs are a wild connection of their own.
 WILD_EVERY = 25
-# The largest payload that the server takes, in bytes; its default.
+# The largest payload that the server accepts, in bytes; its default.
 PAYLOAD_LIMIT = 60_000
-# Batches that are kept when the answers to them were wrong.
-MAX_WRONG = 5
+# Part of the phase with faults in which the garbage is sent; the rest is for the answers.
+SENDING_PART = 0.7
 # Seconds for a wild connection to be accepted.
 WILD_TIMEOUT = 5.0
 
@@ -54,9 +58,9 @@ TEMPLATES = (
 
 
 def expected(payload: bytes) -> tuple[int, int]:
-    """Return the least and the most refusals of ``payload``: (1, 1), (0, 0) or, undecided, (0, 1).
+    """Return the least and the most rejections of ``payload``: (1, 1), (0, 0) or, undecided, (0, 1).
 
-    Undecided is what parsers of JSON may differ in: keys twice, what stands beside the message, huge numbers.
+    Parsers of JSON may differ in repeated keys, values beside the message, and huge numbers.
     """
     if len(payload) > PAYLOAD_LIMIT:
         return 1, 1
@@ -67,7 +71,7 @@ def expected(payload: bytes) -> tuple[int, int]:
     except ValueError:
         return 1, 1
     if not isinstance(value, dict) or not isinstance(value.get("message"), str):
-        # A second key of the same name may have hidden a message that was one.
+        # A second key of the same name may have hidden a valid message.
         return (0, 1) if payload.count(b'"message"') > 1 else (1, 1)
     if len(value) > 1 or payload.count(b"message") > 1:
         return 0, 1
@@ -103,12 +107,12 @@ def garbage(chooser: random.Random) -> bytes:
 
 
 class _Batch:
-    """What one connection has under way."""
+    """The inputs that one connection has under way."""
 
-    def __init__(self) -> None:
-        self.inputs: list[bytes] = []
-        self.pieces: list[bytes] = []  # still to be sent, one in each sweep
-        self.refused = 0
+    def __init__(self, inputs: list[bytes]) -> None:
+        self.inputs = inputs
+        self.pieces: list[bytes] = []  # still to be sent, one in each turn
+        self.rejections = 0
         self.proof = -1  # number of the own message that ends the batch
         self.proved = False
 
@@ -116,57 +120,51 @@ class _Batch:
         """Return what is wrong with the answers, or nothing."""
         least = sum(expected(payload)[0] for payload in self.inputs)
         most = sum(expected(payload)[1] for payload in self.inputs)
-        if least <= self.refused <= most:
+        if least <= self.rejections <= most:
             return ""
         inputs = " ".join(payload[:80].hex() or "-" for payload in self.inputs)
-        return f"{self.refused} refusals, not {least} to {most}, for {inputs}"
+        return f"{self.rejections} rejections, not {least} to {most}, for {inputs}"
 
 
-class Garbage(Crowd):
+class GarbageSenders(PlainLoop):
     """Sends its inputs over its connections until all are answered."""
 
     by_frame = True
 
-    def __init__(self, plan: Plan, pipe: Any) -> None:
+    def __init__(self, plan: PlainPlan, pipe: "Pipe[Any, Any]") -> None:
+        """Prepare; ``pipe`` leads to the parent."""
         super().__init__(plan, pipe)
-        self._batches: dict[Connection, _Batch] = {}
+        self._batches: dict[PlainConnection, _Batch] = {}
         self._begun = 0
-        self._answered = 0
-        self._refused = 0
-        self._wild = 0
-        self._wrong: list[str] = []
-        self._wrong_count = 0
         self._started = 0.0
 
-    def tick(self, now: float) -> None:
-        """Begin batches as fast as planned, go on with those under way, end those that are proved."""
-        if not self.sending:
+    def act(self, now: float) -> None:
+        """Begin batches as fast as planned, continue those under way, end those that are proved."""
+        if not self.acting or self.complete():
             return
         self._started = self._started or now
-        due = self.plan.inputs * min(1.0, (now - self._started) / self.plan.over)
+        over = max(0.1, self.plan.seconds * SENDING_PART)
+        due = self.plan.inputs * min(1.0, (now - self._started) / over)
         for connection in [c for c in self.connections if c.joined]:
             batch = self._batches.get(connection)
             if batch is not None:
-                self._go_on(connection, batch)
+                self._continue(connection, batch)
             elif self._begun < due:
                 self._begin(connection)
-        self.sending = self._answered < self.plan.inputs
 
-    def _begin(self, connection: Connection) -> None:
-        batch = self._batches[connection] = _Batch()
+    def _begin(self, connection: PlainConnection) -> None:
         count = min(BATCH, self.plan.inputs - self._begun)
-        if self._begun // WILD_EVERY != (self._begun + count) // WILD_EVERY:
+        wild = self._begun // WILD_EVERY != (self._begun + count) // WILD_EVERY
+        if wild:
             self._run_wild()
-            count -= 1
-            self._begun += 1
-            self._answered += 1
-        batch.inputs = [garbage(self.random) for _ in range(count)]
         self._begun += count
-        data = b"".join(len(payload).to_bytes(HEADER, "big") + payload for payload in batch.inputs)
+        self.counts["inputs"] += wild
+        batch = self._batches[connection] = _Batch([garbage(self.random) for _ in range(count - wild)])
+        data = b"".join(map(framed, batch.inputs))
         cuts = sorted(self.random.randrange(len(data) + 1) for _ in range(3))
         batch.pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
-    def _go_on(self, connection: Connection, batch: _Batch) -> None:
+    def _continue(self, connection: PlainConnection, batch: _Batch) -> None:
         if connection.out:
             return
         if batch.pieces:
@@ -177,61 +175,66 @@ class Garbage(Crowd):
         elif batch.proved:
             self._end(connection, batch)
 
-    def _end(self, connection: Connection, batch: _Batch) -> None:
-        """The proof has come back on this connection, so the refusals have too."""
+    def _end(self, connection: PlainConnection, batch: _Batch) -> None:
+        """Count a batch: its proof has come back on this connection, so the rejections have too."""
         del self._batches[connection]
-        self._answered += len(batch.inputs)
-        self._refused += batch.refused
+        self.counts["inputs"] += len(batch.inputs)
+        self.counts["rejections"] += batch.rejections
         wrong = batch.verdict()
         if wrong:
-            self._wrong_count += 1
-            self._wrong = [*self._wrong, wrong][:MAX_WRONG]
+            self.findings.note("answers", wrong)
 
-    def look(self, connection: Connection, data: bytes) -> bytes:
+    def look(self, connection: PlainConnection, data: bytes) -> bytes:
         """Notice the proof in what comes."""
         data = super().look(connection, data)
         batch = self._batches.get(connection)
-        for test in filter(None, map(self.talk.read, split_frames(data)[0] if batch else [])):
-            if batch and (test.sender, test.number) == (connection.sender, batch.proof):
+        for stamp in filter(None, map(self.tests.read, split_frames(data)[0] if batch else [])):
+            if batch and stamp[:2] == (connection.sender, batch.proof):
                 batch.proved = True
         return data
 
     def complete(self) -> bool:
         """Say whether all inputs were answered."""
-        return self._answered >= self.plan.inputs
+        return self.counts["inputs"] >= self.plan.inputs
 
-    def refused(self, connection: Connection, frame: bytes) -> None:
-        """Count a refusal for the batch under way."""
+    def rejected(self, connection: PlainConnection, frame: bytes) -> None:
+        """Count a rejection for the batch under way."""
         batch = self._batches.get(connection)
         if batch is None:
-            super().refused(connection, frame)
+            super().rejected(connection, frame)
         else:
-            batch.refused += 1
+            batch.rejections += 1
 
-    def leave(self, connection: Connection, reset: bool = False) -> None:
-        """Take back what a connection had under way when it died, so that another one sends as much."""
+    def forget(self, connection: PlainConnection) -> None:
+        """Let another connection send as much as this one had under way."""
         batch = self._batches.pop(connection, None)
         if batch is not None:
             self._begun -= len(batch.inputs)
-        super().leave(connection, reset)
+        super().forget(connection)
 
     def _run_wild(self) -> None:
-        """Connect, send bytes that are no frames or half of one, and go, now and then with a reset."""
-        self._wild += 1
+        """Connect, send bytes that are no frames or half a frame, and leave, now and then with a reset."""
+        self.counts["wild"] += 1
         data = self.random.choice(
             [self.random.randbytes(self.random.randrange(1, 4000)), b"\0", b"\0\x20" + VALID[:10]]
         )
         with contextlib.suppress(OSError), socket.create_connection(self.plan.address, WILD_TIMEOUT) as sock:
             if self.random.random() < 0.5:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                reset_at_close(sock)
             sock.sendall(data)
 
-    def extra(self) -> dict[str, Any]:
+
+class Garbage(Fault):
+    """The process of :class:`GarbageSenders`, which pace themselves."""
+
+    def __init__(self, process: ClientProcess) -> None:
+        """Wait for the inputs of ``process``."""
+        self.processes = (process,)
+
+    def done(self) -> bool:
+        """Say whether all inputs were sent and answered."""
+        return self.processes[0].tick.complete
+
+    def facts(self) -> dict[str, Any]:
         """Return what was sent and how it was answered."""
-        return {
-            "inputs": self._answered,
-            "refused": self._refused,
-            "wild": self._wild,
-            "wrong": self._wrong_count,
-            "wrong_examples": self._wrong,
-        }
+        return {name: self.processes[0].count(name) for name in ("inputs", "rejections", "wild")}

@@ -1,10 +1,10 @@
-"""Latencies as a histogram: bounded memory however long a run is, 2 % precision, the maximum exact. Pure."""
+"""A histogram of latencies: bounded memory, percentiles within 2 %, an exact maximum. Pure."""
 
 import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-# Width of a bucket: each is this much above the one before, so a percentile is at most 2 % off.
+# Ratio of a bucket's bound to the bound below it: a percentile is at most 2 % off.
 _GROWTH = 1.02
 _STEP = math.log(_GROWTH)
 
@@ -18,19 +18,19 @@ class Latency:
     longest: int = 0  # ns
 
     def record(self, nanoseconds: int) -> None:
-        """Take one latency; below a microsecond counts as one."""
+        """Record one latency; everything below a microsecond counts as a microsecond."""
         self.buckets[int(math.log(max(nanoseconds, 1000)) / _STEP)] += 1
         self.count += 1
         self.longest = max(self.longest, nanoseconds)
 
     def add(self, other: "Latency") -> None:
-        """Take over what another process measured."""
+        """Add the latencies that another process measured."""
         self.buckets += other.buckets
         self.count += other.count
         self.longest = max(self.longest, other.longest)
 
     def percentile(self, part: float) -> float:
-        """Return the latency in seconds that ``part`` (0 to 1) of all stay below; 0 when there are none."""
+        """Return the latency, in seconds, below which ``part`` (0 to 1) of all lie; 0 without latencies."""
         rest = self.count * part
         for bucket in sorted(self.buckets):
             rest -= self.buckets[bucket]

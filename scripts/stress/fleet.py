@@ -1,0 +1,151 @@
+"""The client processes of a run, seen from the parent process.
+
+Starts them, tells them what to do, receives what they report, and ends them. A thread empties all pipes into
+a queue, so that no client process ever waits for the parent. The rule: every process that was started here
+is gone when the fleet closes.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait as wait_readable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from scripts.common.server import Address, HarnessError
+from scripts.stress.clients import ClientLoop, Plan, Report, Tick, serve
+
+# Seconds that a client process has to end by itself once its pipe is closed.
+END_TIMEOUT = 5.0
+# Seconds between two looks at the queue.
+LOOK_EVERY = 0.1
+
+
+@dataclass(eq=False)
+class ClientProcess:
+    """One client process."""
+
+    plan: Plan
+    process: BaseProcess
+    pipe: "Pipe[Any, Any]"
+    tick: Tick = Tick()  # noqa: RUF009  (immutable)
+    report: Report | None = None
+
+    def stop(self) -> None:
+        """Stop the process (SIGSTOP): none of its connections reads."""
+        if self.report is None and self.process.pid:
+            os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continue the process."""
+        if self.process.exitcode is None and self.process.pid:
+            os.kill(self.process.pid, signal.SIGCONT)
+
+    def count(self, name: str) -> int:
+        """Return one of the process's counts, the last one known."""
+        return (self.report or self.tick).counts[name]
+
+
+class Fleet:
+    """All client processes of a run."""
+
+    def __init__(self, hear: Callable[[ClientProcess, object], None]) -> None:
+        """Call ``hear`` in this thread with all that a process reports, from :meth:`wait`."""
+        self.processes: list[ClientProcess] = []
+        self.died: list[tuple[Address, str]] = []  # connections that ended: own address, and why
+        self._hear = hear
+        self._said: queue.SimpleQueue[tuple[ClientProcess, object]] = queue.SimpleQueue()
+        self._context = multiprocessing.get_context("spawn")
+        self._closing = False
+        self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
+        self._listener.start()
+
+    def start(self, loop: type[ClientLoop[Any]], plan: Plan) -> ClientProcess:
+        """Start one client process that runs ``loop``."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(loop, plan, theirs), name=plan.name, daemon=True)
+        # Ctrl-C reaches the whole group. The child inherits the mask from its first moment; here the signal
+        # is held back until the child is known.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            process.start()
+            theirs.close()
+            started = ClientProcess(plan, process, ours)
+            self.processes.append(started)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        return started
+
+    def tell(self, processes: Iterable[ClientProcess], *command: Any) -> None:
+        """Send a command to those of ``processes`` that have not reported yet."""
+        for process in processes:
+            if process.report is None:
+                with contextlib.suppress(OSError):
+                    process.pipe.send(command)
+
+    def wait(self, what: str, until: Callable[[], bool], seconds: float, idle: Callable[[], None]) -> None:
+        """Wait until ``until`` is true, and call ``idle`` meanwhile.
+
+        Raises HarnessError after ``seconds``: the text names ``what`` was waited for.
+        """
+        deadline = time.monotonic() + seconds
+        self._take()
+        while not until():
+            if time.monotonic() > deadline:
+                raise HarnessError(f"waited {seconds:.0f} s for {what}")
+            idle()
+            threading.Event().wait(LOOK_EVERY)
+            self._take()
+
+    def close(self) -> None:
+        """End every client process, by force where it does not end by itself."""
+        self._closing = True
+        self._listener.join(END_TIMEOUT)
+        for process in self.processes:
+            process.resume()
+            process.pipe.close()
+        deadline = time.monotonic() + END_TIMEOUT
+        for each in self.processes:
+            each.process.join(max(0.1, deadline - time.monotonic()))
+            if each.process.exitcode is None:
+                each.process.kill()
+                each.process.join()
+            each.process.close()
+
+    def _listen(self) -> None:
+        ended: set[ClientProcess] = set()
+        while not self._closing:
+            by_pipe = {each.pipe: each for each in list(self.processes) if each not in ended}
+            if not by_pipe:
+                threading.Event().wait(LOOK_EVERY)
+                continue
+            for pipe in wait_readable(list(by_pipe), LOOK_EVERY):
+                process = by_pipe[pipe]  # type: ignore[index]  # one of those that were passed in
+                try:
+                    said = process.pipe.recv()
+                except (EOFError, OSError):
+                    said = None
+                    ended.add(process)
+                self._said.put((process, said))
+
+    def _take(self) -> None:
+        """Handle all that the thread has received."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                process, said = self._said.get_nowait()
+                if said is None and process.report is None:
+                    raise HarnessError(f"the client process {process.plan.name} ended without a report")
+                if isinstance(said, Tick):
+                    process.tick = said
+                    self.died += said.died
+                elif isinstance(said, Report):
+                    process.report = said
+                if said is not None:
+                    self._hear(process, said)

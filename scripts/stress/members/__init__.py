@@ -1,0 +1,1 @@
+"""The scenario of members: clients with a name, rooms, private messages, and coming back."""

@@ -1,0 +1,65 @@
+"""Which member has which name, as the members of a process know it. Pure: times are given."""
+
+from scripts.stress.findings import Findings
+
+
+class Names:
+    """Finds two connections with one name, and names refused that are free."""
+
+    def __init__(self, findings: Findings, hold: float, patience: float) -> None:
+        """Report to ``findings``.
+
+        ``hold``: seconds that the server keeps a name for its owner; ``patience``: seconds that the server
+        may take for what it owes.
+        """
+        self.findings = findings
+        self.hold = hold
+        self.patience = patience
+        self._here: dict[str, dict[int, str]] = {}  # name → number of each connection → what findings call it
+        self._left: dict[str, float] = {}  # when a name last had a connection
+        self._freed: set[str] = set()  # names whose owner has closed its connection in order
+        self._to_end: dict[int, tuple[float, str]] = {}
+
+    def welcomed(self, name: str, number: int, who: str, now: float, *, owner: bool) -> None:
+        """Note that a connection was let in under a name; earlier ones with this name have to be ended."""
+        here = self._here.setdefault(name, {})
+        if owner:
+            self._freed.discard(name)
+        # A client learns later than the server that its worker was killed.
+        if not owner and self.held(name, now + self.hold / 2) and name not in self._freed:
+            self.findings.note("names", f"{who} was let in as {name}, who is another member")
+        for other, which in here.items():
+            if other != number:
+                self._to_end.setdefault(other, (now, f"{which}, after {who} had come as {name}"))
+        here[number] = who
+
+    def freed(self, name: str) -> None:
+        """Note that the owner has closed its connection in order: the name may be free."""
+        self._freed.add(name)
+
+    def gone(self, name: str, number: int, now: float) -> None:
+        """Note that a connection has ended, whichever side ended it."""
+        here = self._here.get(name, {})
+        if here.pop(number, None) is not None:
+            self._left[name] = now
+        self._to_end.pop(number, None)
+
+    def held(self, name: str, now: float) -> bool:
+        """Say whether a name has a connection, or had one up to ``hold`` seconds ago."""
+        return bool(self._here.get(name)) or now < self._left.get(name, float("-inf")) + self.hold
+
+    def refused_to_owner(self, name: str, who: str) -> None:
+        """Note ``name_taken`` for a client that proved that the name is its own."""
+        self.findings.note("names", f"{who} was refused its own name {name}")
+
+    def refused(self, name: str, who: str, since: float) -> None:
+        """Note ``name_taken`` for a stranger that asked at ``since``: a member must have the name."""
+        if not self.held(name, since - self.patience):
+            self.findings.note("names", f"{who} was refused {name}, which nobody has")
+
+    def overdue(self, now: float) -> None:
+        """Report connections whose name was taken over and that are still there."""
+        for number, (since, which) in list(self._to_end.items()):
+            if now - since > self.patience:
+                del self._to_end[number]
+                self.findings.note("names", f"still there: {which}")

@@ -1,0 +1,1 @@
+"""The scenario of plain clients: one order for all, each message exactly once."""

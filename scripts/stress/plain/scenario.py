@@ -1,0 +1,203 @@
+"""The scenario of plain clients: how they are started, and their orders compared with each other."""
+
+import socket
+import time
+from dataclasses import dataclass
+
+import click
+
+from scripts.common.frames import split_frames
+from scripts.common.server import Address, HarnessError
+from scripts.stress.engine import Run, Scenario
+from scripts.stress.faults import Fault, Storms
+from scripts.stress.fleet import ClientProcess
+from scripts.stress.options import Options, option
+from scripts.stress.plain.clients import OrderPart, PlainLoop, PlainPlan, PlainReport, Probes
+from scripts.stress.plain.garbage import Garbage, GarbageSenders
+from scripts.stress.plain.messages import MARK_SENDER, TestMessages
+from scripts.stress.plain.misbehaving import Leavers, Stalled, Stalls, Stopped
+from scripts.stress.plain.numbers import Numbers
+from scripts.stress.plain.order import NEVER, OneOrder, Reader
+
+# Seconds for a mark to come back to the parent that sent it, and for all connections to read up to it.
+MARK_TIMEOUT = 30.0
+READ_TIMEOUT = 60.0
+# Seconds between two settlings of the order.
+SETTLE_EVERY = 1.0
+# Connections of the client process that sends garbage, and of the process that is stopped.
+GARBAGE_CONNECTIONS = 20
+STOPPED_CONNECTIONS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainOptions(Options):
+    """The options of plain clients."""
+
+    messages: int = option(0, "Messages of each connection; 0: no limit.", click.IntRange(0))
+    size: int = option(120, "Bytes of a message's payload.", click.IntRange(0, 50000))
+    probes: int = option(20, "Connections that measure latency.", click.IntRange(1, 1000))
+    max_p99_ratio: float | None = option(
+        None, "Not clean when faults make p99 this many times longer.", click.FLOAT
+    )
+    stall: bool = option(False, "Clients that never read, read a byte a second, are stopped.")
+    stalled: int = option(50, "How many clients never read or hardly.", click.IntRange(1))
+    garbage: bool = option(False, "Clients that send random and mutated input.")
+    garbage_inputs: int = option(1000, "How many inputs.", click.IntRange(1))
+
+    @property
+    def any_fault(self) -> bool:
+        """Say whether there is a phase with faults."""
+        return super().any_fault or self.stall or self.garbage
+
+
+@dataclass
+class _Stream:
+    """The order as one client process sees it: a reader of the parent's order."""
+
+    reader: Reader
+    segment: int = 0
+
+
+class PlainScenario(Scenario):
+    """Clients without a name: each receives every message exactly once, all in the same order.
+
+    Every byte that every client receives is compared with one order, and that order with the counts of its
+    senders.
+    """
+
+    options_type = PlainOptions
+    kinds = ("lost", "doubled", "reordered", "differing", "strange", "unchecked", "answers")
+
+    def __init__(self, run: Run) -> None:
+        """Prepare for ``run``."""
+        super().__init__(run)
+        assert isinstance(run.options, PlainOptions)
+        self.options = run.options
+        self.tests = TestMessages(run.name)
+        self.numbers = Numbers(self.tests, run.findings)
+        self._order = OneOrder(self.tests, run.findings)
+        self._streams: dict[ClientProcess, _Stream] = {}
+        self._next_settle = 0.0
+        self._mark = -1
+
+    # Client processes.
+
+    def start(self) -> list[ClientProcess]:
+        """Start clients that send, and clients that measure latency."""
+        options = self.options
+        rate = options.rate / options.processes
+        chats = [self._start(PlainLoop, options.connections, rate) for _ in range(options.processes)]
+        return [*chats, self._start(Probes, options.probes)]
+
+    def _start(self, loop: type[PlainLoop], connections: int, rate: float = 0.0) -> ClientProcess:
+        options = self.options
+        plan = PlainPlan(
+            **self.run.plan(loop.__name__.lower(), connections, rate),
+            messages=options.messages,
+            size=options.size,
+            halves=options.any_change,
+            inputs=options.garbage_inputs,
+        )
+        process = self.run.start(loop, plan)
+        reader = self._order.add(Reader(plan.name, weight=connections))
+        self._streams[process] = _Stream(reader)
+        return process
+
+    def faults(self) -> dict[str, Fault]:
+        """Start clients that do not read, that send garbage, that leave all at once."""
+        options, fleet = self.options, self.run.fleet
+        faults: dict[str, Fault] = {}
+        if options.stall:
+            stalled = self._start(Stalled, options.stalled + 1)
+            faults["stall"] = Stalls(fleet, stalled, self._start(Stopped, STOPPED_CONNECTIONS))
+        if options.garbage:
+            faults["garbage"] = Garbage(self._start(GarbageSenders, GARBAGE_CONNECTIONS))
+        if options.disconnect_storm:
+            faults["disconnect_storm"] = Storms(fleet, self._start(Leavers, options.storm_clients + 1))
+        return faults
+
+    # The order that all processes agree on.
+
+    def hear(self, process: ClientProcess, said: object) -> None:
+        """Compare a process's order with that of the others."""
+        stream = self._streams[process]
+        if isinstance(said, OrderPart):
+            self._compare(stream, said)
+        elif isinstance(said, PlainReport) and not (
+            said.lived and not self._order.complete(stream.reader, self._mark)
+        ):  # else it stays in the order, so that the end names what it lacks
+            self._order.close(stream.reader)
+
+    def _compare(self, stream: _Stream, part: OrderPart) -> None:
+        if part.segment != stream.segment:
+            # All its connections had died. What it reports now begins later than where it was.
+            old = stream.reader
+            self._order.close(old)
+            stream.segment = part.segment
+            stream.reader = self._order.add(Reader(old.name, weight=old.weight), floor=old.position)
+        if stream.reader.joined == NEVER:
+            stream.reader.joined = part.joined
+        self._order.feed(stream.reader, part.data)
+
+    def step(self, now: float) -> None:
+        """Settle the order now and then, so that its memory stays bounded."""
+        if now >= self._next_settle:
+            self._next_settle = now + SETTLE_EVERY
+            self._order.settle()
+            self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for segment, data in self._order.take():
+            self.numbers.feed(segment, data)
+
+    def before_leaving(self, processes: list[ClientProcess]) -> tuple[int, float]:
+        """Send a mark: the clients leave once they have read up to it."""
+        self._mark += 1
+        _send_mark(self.tests, self.run.address, self._mark)
+        return self._mark, READ_TIMEOUT
+
+    def judge(self, whole: bool) -> None:
+        """Compare all that is left with the order, and the order with the senders' counts."""
+        verdict = self.run.verdict
+        if whole:
+            self._order.finish(self._mark)
+            self._check_numbers()
+            reports = [process.report for process in self._streams]
+            senders = [report.senders for report in reports if isinstance(report, PlainReport)]
+            self.numbers.finish({name: count for each in senders for name, count in each.items()})
+        verdict.counts.update(in_order=self.numbers.messages, others=self.numbers.others)
+        limit = self.options.max_p99_ratio
+        if limit is not None and verdict.ratio() > limit:
+            verdict.reasons.append(f"p99 with faults is {verdict.ratio():.2f} times as long as without")
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the scenario's own rows of the table."""
+        counts = self.run.verdict.counts
+        return [
+            (
+                "messages",
+                f"{counts['sent']} sent, {counts['halves']} in two pieces; {counts['in_order']} in the one "
+                f"order, {counts['others']} others",
+            ),
+            ("deliveries", f"{counts['deliveries']} checked"),
+        ]
+
+
+def _send_mark(tests: TestMessages, address: Address, number: int) -> None:
+    """Send a mark from a connection of its own and wait until it comes back, so that it has its place."""
+    deadline = time.monotonic() + MARK_TIMEOUT
+    try:
+        with socket.create_connection(address, MARK_TIMEOUT) as sock:
+            sock.sendall(tests.frame(MARK_SENDER, number))
+            rest = b""
+            while time.monotonic() < deadline:
+                data = sock.recv(65536)
+                if not data:
+                    raise HarnessError("the server closed the connection that sent a mark")
+                frames, rest = split_frames(rest + data)
+                for stamp in filter(None, map(tests.read, frames)):
+                    if stamp[:2] == (MARK_SENDER, number):
+                        return
+    except OSError as error:
+        raise HarnessError(f"the mark did not come back: {error}") from None
+    raise HarnessError(f"the mark did not come back within {MARK_TIMEOUT:.0f} s")

@@ -1,0 +1,161 @@
+"""The verdict of a run: the reasons why it is not clean, a dict for programs and a table for people.
+
+``--json`` prints the dict:
+
+``scenario``     its name
+``clean``        bool: there is no reason against it
+``reasons``      list of sentences, one for each thing that is wrong; empty when clean
+``run``          the options, seed included
+``findings``     the count of each kind of finding that the scenario's checker can report
+``examples``     the first findings in words
+``counts``       what clients did and checked, by name: ``sent``, ``deliveries`` and the scenario's own
+``connections``  ``planned``; ``died`` with a killed worker; ``dropped`` without one (list of str);
+                 ``refused``: those that the server did not accept
+``latency``      for each phase (``calm``, ``faults``, ``after``) ``count``, and ``p50``, ``p99``, ``max`` in
+                 seconds; and ``ratio``: p99 with faults to p99 without
+``server``       snapshots ``before`` (idle), ``calm``, ``after_faults``, ``last`` (clients still there) and
+                 ``end`` (idle again), each ``processes``, ``rss`` in bytes, ``descriptors`` by process,
+                 ``connections``; and ``left``: what the stop left behind
+``faults``       what each fault did, by name
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from scripts.common.latency import Latency
+from scripts.common.server import Snapshot
+from scripts.stress.findings import Findings
+
+# Growth of memory after the faults have stopped that is no leak: a part, and bytes.
+MEMORY_SLACK = 0.10
+MEMORY_SLACK_BYTES = 16 * 1024 * 1024
+PHASES = ("calm", "faults", "after")
+# Connections that ended without cause and are written out; all are counted.
+MAX_DROPPED = 10
+
+
+@dataclass
+class Verdict:
+    """Everything that a run found out."""
+
+    scenario: str
+    kinds: tuple[str, ...]  # of findings, as the table shows them
+    options: dict[str, Any]
+    findings: Findings = field(default_factory=Findings)
+    reasons: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    planned: int = 0
+    died: int = 0
+    dropped: list[str] = field(default_factory=list)
+    refused: int = 0
+    latency: dict[str, Latency] = field(default_factory=dict)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    faults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: list[tuple[str, str]] = field(default_factory=list)  # the scenario's own, for the table
+
+    def add_latency(self, measured: dict[str, Latency]) -> None:
+        """Add the latencies that a process measured, by phase."""
+        for phase, latency in measured.items():
+            self.latency.setdefault(phase, Latency()).add(latency)
+
+    def conclude(self) -> None:
+        """Collect the reasons against a clean verdict."""
+        counts = self.findings.counts
+        self.reasons += [f"{counts[kind]} {kind}" for kind in self.kinds if counts[kind]]
+        if self.planned and not self.counts["deliveries"]:
+            self.reasons.append("nothing was delivered, so nothing was shown")
+        if self.dropped:
+            self.reasons.append(f"{len(self.dropped)} connections ended without cause")
+        if self.refused:
+            self.reasons.append(f"{self.refused} connections were refused")
+        self.reasons += self.left + self._growth()
+
+    def _growth(self) -> list[str]:
+        before, end = self.snapshots.get("before"), self.snapshots.get("end")
+        found = end.growth(before) if before and end else []
+        first, last = self.snapshots.get("after_faults"), self.snapshots.get("last")
+        if first and last:
+            growth = last.rss - first.rss
+            if growth > max(MEMORY_SLACK_BYTES, first.rss * MEMORY_SLACK):
+                found.append(f"memory grew by {growth / 1e6:.0f} MB after the faults had stopped")
+        return found
+
+    def ratio(self) -> float:
+        """Return p99 with faults divided by p99 without; 0 when one of them is missing."""
+        p99 = [self.latency.get(phase, Latency()).percentile(0.99) for phase in ("calm", "faults")]
+        return p99[1] / p99[0] if all(p99) else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the documented dict."""
+        latency: dict[str, Any] = {phase: each.summary() for phase, each in self.latency.items()}
+        server: dict[str, Any] = {name: each._asdict() for name, each in self.snapshots.items()}
+        return {
+            "scenario": self.scenario,
+            "clean": not self.reasons,
+            "reasons": self.reasons,
+            "run": self.options,
+            "findings": {kind: self.findings.counts[kind] for kind in self.kinds},
+            "examples": self._examples(),
+            "counts": dict(sorted(self.counts.items())),
+            "connections": {
+                "planned": self.planned,
+                "died": self.died,
+                "dropped": self.dropped,
+                "refused": self.refused,
+            },
+            "latency": {**latency, "ratio": round(self.ratio(), 3)},
+            "server": {**server, "left": self.left},
+            "faults": self.faults,
+        }
+
+    def show(self, console: Console) -> None:
+        """Print the table, examples and reasons."""
+        table = Table(title=f"stress, {self.scenario}: the verdict", show_header=False, title_justify="left")
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for kind in self.kinds:
+            count = self.findings.counts[kind]
+            table.add_row(kind, f"[{'red' if count else 'green'}]{count}")
+        table.add_section()
+        for title, text in [*self.rows, *self._rows()]:
+            table.add_row(title, text)
+        console.print(table)
+        for example in self._examples():
+            console.print(f"  {example}", markup=False, highlight=False)
+        for reason in self.reasons:
+            console.print(f"[red]not clean:[/] {reason}", highlight=False)
+        if not self.reasons:
+            console.print("[green]clean[/]")
+
+    def _examples(self) -> list[str]:
+        return self.findings.examples + self.dropped[:MAX_DROPPED]
+
+    def _rows(self) -> list[tuple[str, str]]:
+        ended = f"{self.died} died with a worker, {len(self.dropped)} ended without cause"
+        latency = [(phase, self.latency[phase]) for phase in PHASES if phase in self.latency]
+        return [
+            ("connections", f"{self.planned} planned, {ended}, {self.refused} refused"),
+            *((f"latency, {phase}", _latency_text(each)) for phase, each in latency),
+            *((f"server, {name}", _snapshot_text(each)) for name, each in self.snapshots.items()),
+            *(
+                (name, ", ".join(f"{key} {value}" for key, value in facts.items()))
+                for name, facts in self.faults.items()
+            ),
+        ]
+
+
+def _latency_text(latency: Latency) -> str:
+    each = latency.summary()
+    return (
+        f"p50 {each['p50'] * 1000:.1f} ms, p99 {each['p99'] * 1000:.1f} ms, max {each['max'] * 1000:.1f} ms"
+    )
+
+
+def _snapshot_text(snapshot: Snapshot) -> str:
+    descriptors = ", ".join(f"{name} {count}" for name, count in snapshot.descriptors.items())
+    return f"{snapshot.processes} processes, {snapshot.rss / 1e6:.1f} MB; descriptors: {descriptors}"
