@@ -1,1 +1,1 @@
-"""The wire, without I/O: frames, messages, and one client's session."""
+"""The clients' wire, without I/O: frames, messages, requests, names, and one client's session."""

@@ -1,7 +1,7 @@
 """Frames: two bytes of length, unsigned and big-endian, then that many bytes of payload.
 
-Knows nothing of what a payload says, and does no I/O. Not enough bytes yet is a value (an empty list), a
-payload over the limit is a value too (:class:`Oversized`): neither ends a connection.
+Does not look into payloads, and does no I/O. "Not enough bytes yet" is a value (an empty list), and a payload
+over the limit is one too (:class:`Oversized`): neither ends a connection.
 """
 
 from collections.abc import Callable
@@ -9,21 +9,21 @@ from typing import NamedTuple
 
 # Bytes of the length field.
 HEADER_SIZE = 2
-# What two bytes can say.
+# The largest length that two bytes can hold, in bytes.
 MAX_PAYLOAD = 0xFFFF
-# The default limit for what a client may send, in bytes: what the server adds to a message (a name, a room,
-# a number, a time) must still fit into MAX_PAYLOAD.
+# The default limit of a client's payload, in bytes: the server's additions to a message (a name, a room, a
+# number, a time) must still fit into MAX_PAYLOAD.
 DEFAULT_PAYLOAD_LIMIT = 60_000
 
 
 class Oversized(NamedTuple):
-    """Stands where a payload over the limit would have stood; its bytes are skipped."""
+    """Stands in the place of a payload over the limit, whose bytes are skipped."""
 
     size: int
 
 
 def encode_frame(payload: bytes) -> bytes:
-    """Return ``payload`` with its length in front; ``OverflowError`` past :data:`MAX_PAYLOAD` bytes."""
+    """Return ``payload`` with its length in front; ``OverflowError`` above :data:`MAX_PAYLOAD` bytes."""
     return len(payload).to_bytes(HEADER_SIZE, "big") + payload
 
 
@@ -51,15 +51,15 @@ def leading_frames(frames: bytes, most: int) -> tuple[int, int]:
 class FrameDecoder:
     """Cuts a byte stream into payloads.
 
-    In every moment it is in one of three states: *between* frames, *inside* one (``_partial`` holds its first
-    bytes, ``_need`` says how many make the next decision possible), or *skipping* the rest of an oversized
-    one (``_skip`` bytes of it are still to come). It never holds more than one payload of ``limit`` bytes.
+    It is always in one of three states: *between* frames, *inside* one (``_partial`` holds its first bytes,
+    ``_need`` is the number of bytes that the next decision needs), or *skipping* the rest of an oversized one
+    (``_skip`` bytes of it are still to come). It never holds more than one payload of ``limit`` bytes.
     """
 
     __slots__ = ("_need", "_partial", "_skip", "limit")
 
     def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, partial: bytes = b"", skip: int = 0) -> None:
-        """Start with ``limit`` in bytes; ``partial`` and ``skip`` continue where another decoder stopped."""
+        """Start with ``limit`` in bytes; ``partial`` and ``skip`` continue another decoder's work."""
         self.limit = limit
         self._partial: bytearray | None = bytearray(partial) if partial else None
         self._need = HEADER_SIZE
@@ -67,23 +67,23 @@ class FrameDecoder:
 
     @property
     def mid_frame(self) -> bool:
-        """True while a frame has begun and not ended."""
+        """True inside a frame."""
         return self._partial is not None or self._skip > 0
 
     @property
     def held(self) -> int:
-        """How many bytes of a payload that has begun are kept."""
+        """The number of bytes that are kept of an unfinished frame."""
         return len(self._partial or b"")
 
     def export(self) -> tuple[bytes, int]:
-        """Return ``(partial, skip)``, all that another decoder needs to go on from here."""
+        """Return ``(partial, skip)``: all that another decoder needs to continue."""
         return bytes(self._partial or b""), self._skip
 
     def feed(self, data: bytes, take: Callable[[bytes, int], int] | None = None) -> list[bytes | Oversized]:
-        """Take the next bytes of the stream, in pieces of any size, and return what they completed.
+        """Take the next bytes of the stream, in pieces of any size, and return the payloads they complete.
 
-        ``take(data, start)`` may take whole frames first, as they stand in ``data`` from ``start`` on; it
-        returns where the rest begins.
+        ``take(data, start)`` may first take whole frames, as they stand in ``data`` from ``start`` on; it
+        returns the position of the rest.
         """
         if self._partial is not None:
             self._partial += data

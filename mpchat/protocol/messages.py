@@ -1,9 +1,9 @@
-"""What payloads say, as typed structs. The only module that knows the JSON of the wire.
+"""Payloads as typed structs: the JSON of messages and errors, and what a client decodes.
 
-A plain client sends ``{"message": "…"}`` and gets objects with ``message`` or ``error`` and nothing else. One
-that has sent ``{"join": {…}}`` is named and gets more: the requests and their answers stand in
-:mod:`mpchat.protocol.requests`.
-Text goes in and comes out equal, or is refused: it is decoded and encoded again, never patched as bytes.
+A plain client sends ``{"message": "…"}`` and gets only objects with ``message`` or ``error``. A client that
+has sent ``{"join": {…}}`` is a member and gets more: :mod:`mpchat.protocol.requests` has the requests and
+their answers. A text comes out as it went in, or is rejected: it is decoded and encoded again, never patched
+as bytes.
 """
 
 import re
@@ -22,20 +22,20 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
-    """Why something was refused: ``code`` is stable and for programs, ``text`` is for people."""
+    """The reason of a rejection: ``code`` is stable and for programs, ``text`` is for people."""
 
     code: str
     text: str
 
 
 class ErrorReply(msgspec.Struct, frozen=True, gc=False):
-    """The answer to something refused, for the one client that sent it."""
+    """The answer to a rejected payload, for the client that sent it."""
 
     error: Refusal
 
 
 class FromServer(msgspec.Struct, frozen=True, gc=False):
-    """Whatever a server sends to a plain client: one of the two is set."""
+    """Any payload that a server sends to a plain client: one of the two fields is set."""
 
     message: str | None = None
     error: Refusal | None = None
@@ -69,10 +69,10 @@ def error_frame(code: str, text: str) -> bytes:
 
 
 def leading_run(data: bytes, start: int, most: int, limit: int) -> tuple[int, int]:
-    """Return how many frames from ``start`` on can go to everybody as they stand there, and where they end.
+    """Return how many frames from ``start`` on can be relayed as they stand, and where they end.
 
-    Those are the messages that would be encoded again to the same bytes. The run ends before the first other
-    frame, before one that is not whole or has a payload over ``limit``, and within ``most`` bytes.
+    These are the messages that would be encoded again to the same bytes. The run ends before the first other
+    frame, before a frame that is not whole or has a payload over ``limit``, and within ``most`` bytes.
     """
     count, position, stop = 0, start, min(len(data), start + most)
     try:
@@ -87,22 +87,22 @@ def leading_run(data: bytes, start: int, most: int, limit: int) -> tuple[int, in
             position = end
             count += 1
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass  # no message: relayed_frame says why
+        pass  # not a message: relayed_frame says why
     return count, position
 
 
 def relayed_frame(payload: bytes | Oversized, limit: int) -> bytes:
-    """Return the frame that everybody gets for what one client sent.
+    """Return the frame that the room gets for a client's ``payload``.
 
-    Raises :class:`ProtocolError`, with a text that says what was wrong, when ``payload`` is not a message.
-    The result is never longer than the frame that came in: only escapes that JSON does not need get lost.
+    Raises :class:`ProtocolError`, whose text says why, when ``payload`` is not a message. The result is never
+    longer than the frame that came in: it only loses escapes that JSON does not need.
     """
     if isinstance(payload, Oversized):
         raise ProtocolError("too_long", f"the payload has {payload.size} bytes, {limit} are allowed")
     try:
         encoded = _encode(_decode_message(payload))
-        # The decoder does not look into the values of unknown keys. Where it had nothing to leave out, the
-        # sizes agree, and the text itself has been checked.
+        # The decoder does not look into the values of unknown keys. With equal sizes there are none, and the
+        # text itself has been checked.
         if len(encoded) != len(payload):
             payload.decode()
     except msgspec.ValidationError as error:
@@ -125,9 +125,9 @@ def _why_not_json(payload: bytes, reason: str) -> str:
 
 
 def decode_from_server(payload: bytes | Oversized) -> FromServer:
-    """Decode what a server sent. Raises :class:`ProtocolError` when it is not an object of this protocol.
+    """Decode a server's payload. Raises :class:`ProtocolError` when it is not an object of this protocol.
 
-    Keys that this version does not know are ignored.
+    Unknown keys are ignored.
     """
     if isinstance(payload, Oversized):
         raise ProtocolError("too_long", f"the server sent a payload of {payload.size} bytes")
@@ -137,15 +137,15 @@ def decode_from_server(payload: bytes | Oversized) -> FromServer:
         raise ProtocolError("not_a_message", f"not an mpchat server: {error}") from None
 
 
-# Named clients, as the client sees them: what it sends, and what it decodes. Keys that it does not know are
+# The member's side: the requests that a client sends, and the payloads that it decodes. Unknown keys are
 # ignored, as everywhere.
 
 
 class Welcome(msgspec.Struct, frozen=True, gc=False):
-    """A join was granted: history follows (numbers up to ``seq``), then what is said (from ``seq`` + 1 on).
+    """A granted join: history follows (numbers up to ``seq``), then new messages (from ``seq`` + 1 on).
 
-    ``name`` and ``room`` are as the server spells them, ``members`` counts the named ones, this one too.
-    ``lost`` is the first and the last number (None: nobody can tell) that will not come after all.
+    ``name`` and ``room`` are as the server spells them; ``members`` counts the members, this one included.
+    ``lost`` is the first and the last number that will not come; the last is None when it is unknown.
     """
 
     name: str
@@ -159,7 +159,7 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Joined(msgspec.Struct, frozen=True, gc=False):
-    """Others came into the room: ``count``, at most 8 of them by name; ``members`` are there now."""
+    """Members entered the room: ``count`` of them, at most 8 by name; ``members`` are there now."""
 
     room: str
     names: tuple[str, ...]
@@ -168,7 +168,7 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
 
 
 class Left(msgspec.Struct, frozen=True, gc=False):
-    """Others left the room, as :class:`Joined`; ``reason`` is one word or two, as ``closed``."""
+    """Members left the room, as :class:`Joined`; ``reason`` is a word or two, such as ``closed``."""
 
     room: str
     names: tuple[str, ...]
@@ -178,7 +178,7 @@ class Left(msgspec.Struct, frozen=True, gc=False):
 
 
 class Who(msgspec.Struct, frozen=True, gc=False):
-    """One page of a room's names, sorted, of ``members``; ``next`` is what to ask for more with, or None."""
+    """One page of a room's names, sorted, of ``members``; ``next`` asks for the next page, None: the last."""
 
     room: str
     names: tuple[str, ...]
@@ -187,14 +187,14 @@ class Who(msgspec.Struct, frozen=True, gc=False):
 
 
 class RoomSize(msgspec.Struct, frozen=True, gc=False):
-    """A room and how many named members it has."""
+    """A room and the number of its members."""
 
     room: str
     members: int
 
 
 class Rooms(msgspec.Struct, frozen=True, gc=False):
-    """One page of the rooms, of ``count``; ``next`` is what to ask for more with, or None."""
+    """One page of the rooms, of ``count``; ``next`` asks for the next page, None: the last."""
 
     rooms: tuple[RoomSize, ...]
     count: int
@@ -202,7 +202,7 @@ class Rooms(msgspec.Struct, frozen=True, gc=False):
 
 
 class FromNamedServer(msgspec.Struct, frozen=True):
-    """Whatever a server sends to a named client: one of these is set, with ``message`` the first six."""
+    """Any payload that a server sends to a member: one field is set, with ``message`` the first six."""
 
     message: str | None = None
     sender: str | None = msgspec.field(default=None, name="from")
@@ -230,9 +230,9 @@ def join_frame(
     after: int | None = None,
     epoch: str | None = None,
 ) -> bytes:
-    """Return the frame that asks for ``room``, and first of all for ``name``; None where one has it already.
+    """Return the frame of a join to ``room`` under ``name``; None for a member, which has a name.
 
-    ``after`` and ``epoch`` ask for what was said after that number. Raises as :func:`message_frame`.
+    ``after`` and ``epoch`` ask for the messages after that number. Raises as :func:`message_frame`.
     """
     join = {"name": name, "room": room, "token": token, "after": after, "epoch": epoch}
     return _request_frame({"join": {key: value for key, value in join.items() if value is not None}})
@@ -244,7 +244,7 @@ def private_frame(text: str, to: str) -> bytes:
 
 
 def who_frame(room: str | None = None, after: str | None = None) -> bytes:
-    """Return the frame that asks for the names in ``room`` (None: one's own) that follow ``after``."""
+    """Return the frame that asks for the names in ``room`` (None: the member's) that follow ``after``."""
     who = {"room": room, "after": after}
     return _request_frame({"who": {key: value for key, value in who.items() if value is not None}})
 
@@ -255,7 +255,7 @@ def rooms_frame(after: str | None = None) -> bytes:
 
 
 def ping_frame(value: str | int) -> bytes:
-    """Return the frame that asks for ``value`` back."""
+    """Return the frame of a ping, which is answered with ``value``."""
     return _request_frame({"ping": value})
 
 
@@ -270,7 +270,7 @@ def _request_frame(request: dict[str, object]) -> bytes:
 
 
 def decode_from_named_server(payload: bytes | Oversized) -> FromNamedServer:
-    """Decode what a server sent to a client with a name. Raises as :func:`decode_from_server`."""
+    """Decode a server's payload for a member. Raises as :func:`decode_from_server`."""
     if isinstance(payload, Oversized):
         raise ProtocolError("too_long", f"the server sent a payload of {payload.size} bytes")
     try:

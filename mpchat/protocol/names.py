@@ -1,12 +1,12 @@
-"""Names of people and rooms: which are allowed, and when two are the same. Pure.
+"""Names of members and rooms: which are allowed, and when two are the same. Pure.
 
-A name goes to everybody's screen, so nothing in it may be invisible, reorder what stands beside it, or
-mean something to a terminal. It is kept and shown as it was chosen, in Unicode's composed form (NFC): what
-one system sends as Korean letters (jamo) and another as syllables is one name. Names are *compared* by
-:func:`name_key`, which nobody ever sees.
+A name appears on every screen, so no character in it may be invisible, reorder the text beside it, or
+control a terminal. It is kept and shown as it was chosen, in Unicode's composed form (NFC): Korean letters
+(jamo) from one system and syllables from another make one name. Names are *compared* by :func:`name_key`,
+which is never shown.
 
-Not here: whether a name is taken. And letters of different scripts that look alike (Latin a, Cyrillic а)
-are different letters here: to tell them apart is for who shows them.
+Not here: whether a name is taken. Letters of different scripts that look alike (Latin a, Cyrillic а) are
+different letters here; a program that shows names may mark them.
 """
 
 import re
@@ -14,21 +14,21 @@ import unicodedata
 
 from mpchat.errors import ProtocolError
 
-# Lengths in code points of the NFC form: a Korean syllable is one, and so are most letters with accents; in
+# Lengths in code points of the NFC form. A Korean syllable is one, and so are most letters with accents. In
 # scripts that write vowels as marks (Hindi, Thai) each mark is one more.
 LONGEST_NAME = 20
 LONGEST_ROOM = 32
-# No code point has a longer canonical decomposition, so a text of more than this many times the limit is too
-# long however it is composed. That is looked at first: composing 40 000 hostile marks takes two seconds.
+# The longest canonical decomposition of a code point. A text longer than this many times the limit is too
+# long however it is composed. This is checked first: to compose 40 000 hostile marks takes two seconds.
 _LONGEST_DECOMPOSITION = 4
-# Code points past which no text is a name of anything.
+# Code points of the longest spelling of any name.
 _LONGEST_SPELLING = LONGEST_ROOM * _LONGEST_DECOMPOSITION
 
 _SIGNS = frozenset("_-.")
 # Letters and letter-like numbers (the 〇 of Chinese dates, Roman numerals), marks, and digits.
 _CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Nl", "Mn", "Mc", "Me", "Nd"})
-# Letters and marks that show nothing: those that Unicode calls default ignorable (DerivedCoreProperties.txt).
-# The Hangul fillers are what "empty" names in games are made of.
+# Letters and marks that are invisible: Unicode's default ignorable ones (DerivedCoreProperties.txt). In
+# games, "empty" names are made of the Hangul fillers.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0").union(
     map(chr, range(0xFE00, 0xFE10)), map(chr, range(0xE0100, 0xE01F0))
 )
@@ -47,10 +47,10 @@ _ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
 
 
 def checked_name(text: str) -> str:
-    """Return a person's name in NFC. Raises :class:`ProtocolError` ``bad_name``, which says what is wrong.
+    """Return a member's name in NFC. Raises :class:`ProtocolError` ``bad_name``, whose text says why.
 
-    1 to 20 code points: letters, marks and digits of any script, ``_``, and inside ``-`` and ``.``. No IP
-    address: an operator who kicks or bans one means the address.
+    1 to 20 code points: letters, marks and digits of any script, ``_``, and inside ``-`` and ``.``. An IP
+    address is not a name: an operator who kicks or bans one means the address.
     """
     name = _checked(text, LONGEST_NAME, "bad_name", "a name")
     if _ADDRESS.fullmatch(name_key(name)):
@@ -59,8 +59,10 @@ def checked_name(text: str) -> str:
 
 
 def checked_room(text: str) -> str:
-    """Return a room's name in NFC. Raises :class:`ProtocolError` ``bad_room``; the rules are those of
-    :func:`checked_name`, with up to 32 code points."""
+    """Return a room's name in NFC. Raises :class:`ProtocolError` ``bad_room``.
+
+    The rules are those of :func:`checked_name`, with up to 32 code points, and an IP address is allowed.
+    """
     return _checked(text, LONGEST_ROOM, "bad_room", "a room's name")
 
 
@@ -88,23 +90,23 @@ def _checked(text: str, longest: int, code: str, what: str) -> str:
 
 
 def _described(char: str) -> str:
-    """Name a character without using it: it may be one that does something to a screen."""
+    """Describe a character without using it: it may control a screen."""
     category = "Cf" if char in _INVISIBLE else unicodedata.category(char)
     known = " ".join(filter(None, [f"U+{ord(char):04X}", unicodedata.name(char, "")]))
     return f"{_WHAT[category]} ({known})" if category in _WHAT else known
 
 
 def name_key(text: str) -> str:
-    """Return what names are compared by: two names are the same when their keys are equal.
+    """Return the key of a name: two names are the same when their keys are equal.
 
-    Equal are spellings that differ in composition (jamo and syllables), in case, also where it changes the
-    length (ß and SS, the two small sigmas), in width (half-width Katakana and jamo, full-width Latin), and
-    in other forms of a letter that Unicode has for compatibility (ﬁ, ℌ). Case is ignored in Turkish as well
-    as in English, so I, İ, i and ı are all the same. A key's key is the key. It may be longer than the name,
-    up to 18 times (ﷺ): that does not matter, it is only compared.
+    Spellings have one key when they differ only in composition (jamo and syllables), in case, also where case
+    changes the length (ß and SS, the two small sigmas), in width (half-width Katakana and jamo, full-width
+    Latin), or in Unicode's compatibility forms of a letter (ﬁ, ℌ). Case is ignored in Turkish as well as in
+    English, so I, İ, i and ı are all the same. A key's key is the key. A key is only compared, so it may be
+    longer than the name, up to 18 times (ﷺ).
 
-    Meant for what :func:`checked_name` or :func:`checked_room` has returned, but any text has a key, and it
-    is cheap: what is longer than 128 code points, more than any spelling of a name takes, is its own.
+    Meant for a result of :func:`checked_name` or :func:`checked_room`. Every other text has a key too, at low
+    cost: a text longer than 128 code points, longer than any spelling of a name, is its own key.
     """
     if len(text) > _LONGEST_SPELLING:
         return text
@@ -113,6 +115,6 @@ def name_key(text: str) -> str:
     folded = unicodedata.normalize("NFD", text).casefold()
     folded = unicodedata.normalize("NFKD", folded).casefold()
     folded = unicodedata.normalize("NFKD", folded)
-    # A dot above an i cannot be seen, and is what is left of İ in small letters.
+    # A dot above an i is invisible, and a small İ leaves one.
     folded = _DOTTED_I.sub("i", folded.replace("ı", "i"))
     return unicodedata.normalize("NFKC", folded)

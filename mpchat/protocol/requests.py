@@ -1,7 +1,7 @@
-"""What named clients ask for, and what they get: who is in which room, and messages with sender and number.
+"""Requests of members, their answers, and the numbered messages that members get.
 
-Frames for members are made from the frames that plain clients get, by cutting and joining bytes: both are
-JSON that this program has written itself, so that what stands where is known.
+A member's frame is made of a plain client's frame by cutting and joining bytes: this program has written the
+JSON of both, so the position of each part is known.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from mpchat.protocol.frames import HEADER_SIZE, encode_frame
 from mpchat.protocol.messages import Welcome
 
 LOBBY = "lobby"
-# What a message's number may be. Nobody counts further, and Python refuses to write an integer of more than
-# 4300 digits, which a frame has room for.
+# The range of a message's number. Without it a frame could hold an integer of more than 4300 digits, which
+# Python refuses to print.
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-# Names that one notice about comers or leavers holds; the rest is counted.
+# Names that a notice about entering or leaving members holds; the others are only counted.
 NAMED_IN_NOTICE = 8
 
 
 class Join(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Who somebody wants to be, and where; ``after`` and ``epoch`` say what it has seen of that room."""
+    """A join: the wanted name and room; ``after`` and ``epoch`` name the last message seen in that room."""
 
     name: str | None = None
     room: str | None = None
@@ -33,20 +33,20 @@ class Join(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Who(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The members of a room, from the name ``after`` on."""
+    """A question for the members of a room whose names follow ``after``."""
 
     room: str | None = None
     after: str | None = None
 
 
 class ListRooms(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """All rooms, from the one called ``after`` on."""
+    """A question for the rooms whose names follow ``after``."""
 
     after: str | None = None
 
 
 class Request(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What a client may send beside a message to its room: one of these is set."""
+    """Any payload of a client but a message to its room: one field is set."""
 
     join: Join | None = None
     message: str | None = None
@@ -56,7 +56,7 @@ class Request(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     ping: msgspec.Raw = msgspec.Raw()
 
 
-# Keys that make an object a request. A message to the room is none, whatever else it holds but "to".
+# Keys that make an object a request. An object with "message" is a message, unless it also has "to".
 _REQUESTS = ("join", "who", "rooms", "ping")
 
 
@@ -65,9 +65,9 @@ _decode_request = msgspec.json.Decoder(Request).decode
 
 
 def looks_like_request(payload: bytes) -> bool:
-    """Tell whether a payload that is no message may be a request: one that is wrong gets its own error.
+    """Tell whether a payload that is not a message may be a request: a wrong request gets its own error.
 
-    A key that is null counts as missing: many write down all that they have. But null can be a ping.
+    A key that is null counts as missing: many JSON libraries write all fields. But a ping may be null.
     """
     try:
         found = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
@@ -78,7 +78,7 @@ def looks_like_request(payload: bytes) -> bool:
 
 
 def decode_request(payload: bytes) -> Request:
-    """Decode a payload that looks like a request. Raises :class:`ProtocolError` that says what is wrong."""
+    """Decode a payload that looks like a request. Raises :class:`ProtocolError`, whose text says why."""
     try:
         request = _decode_request(payload)
         payload.decode()
@@ -101,33 +101,40 @@ def _frame(key: str, value: Any) -> bytes:
 
 
 def pong_frame(value: msgspec.Raw) -> bytes:
+    """Return the frame of a pong with the value of the ping."""
     return encode_frame(b'{"pong":' + bytes(value) + b"}")
 
 
 def welcome_frame(welcome: Welcome) -> bytes:
+    """Return the frame of a welcome."""
     return _frame("welcome", welcome)
 
 
 def private_frame(text: str, sender: str, to: str, at: float) -> bytes:
+    """Return the frame of a private message; ``at`` is in seconds since 1970."""
     return encode_frame(_encode({"message": text, "from": sender, "to": to, "at": round(at, 3)}))
 
 
 def joined_frame(room: str, names: Sequence[str], members: int) -> bytes:
+    """Return the frame that says which members entered; at most :data:`NAMED_IN_NOTICE` by name."""
     named = list(names[:NAMED_IN_NOTICE])
     return _frame("joined", {"room": room, "names": named, "count": len(names), "members": members})
 
 
 def left_frame(room: str, names: Sequence[str], members: int, reason: str) -> bytes:
+    """Return the frame that says which members left, as :func:`joined_frame`."""
     named = list(names[:NAMED_IN_NOTICE])
     about = {"room": room, "names": named, "count": len(names), "members": members, "reason": reason}
     return _frame("left", about)
 
 
 def who_frame(room: str, names: Sequence[str], members: int, after: str | None) -> bytes:
+    """Return the frame with a page of names; ``after`` asks for the next page, None: the last."""
     return _frame("who", {"room": room, "names": list(names), "members": members, "next": after})
 
 
 def rooms_frame(rooms: Sequence[tuple[str, int]], count: int, after: str | None) -> bytes:
+    """Return the frame with a page of rooms and their members, as :func:`who_frame`."""
     found = [{"room": room, "members": members} for room, members in rooms]
     return _frame("rooms", {"rooms": found, "count": count, "next": after})
 
@@ -137,7 +144,7 @@ _BEFORE_TEXT = len('{"message":"')
 
 
 def as_said_by(name: str, frames: bytes) -> bytes:
-    """Return what plain clients get of what a member said: ``name: text``."""
+    """Return plain clients' frames of a member's messages: the text becomes ``name: text``."""
     before = b'{"message":"' + _encode(name)[1:-1] + b": "
     result = []
     position, end = 0, len(frames)
@@ -149,26 +156,26 @@ def as_said_by(name: str, frames: bytes) -> bytes:
 
 
 def room_field(room: str) -> bytes:
-    """Return what stands between sender and number in what members of a room get: made once for each room."""
+    """Return the bytes between sender and number in a member's frame: made once for each room."""
     return b',"room":' + _encode(room) + b',"seq":'
 
 
 @lru_cache(maxsize=16)
 def _time_field(at: float) -> bytes:
-    """Return how a message ends. Thousands are taken at one moment, and the digits take longest of all."""
+    """Return the end of a member's frame. Cached: thousands share one time, and its digits cost the most."""
     return b',"at":%.3f}' % at
 
 
 def numbered_frames(frames: bytes, sender: str, room: bytes, first: int, at: float) -> bytes:
-    """Return what members get for plain ``frames``: with who said it (if not the server), room, number, time.
+    """Return members' frames for plain ``frames``: with sender, room, number and time.
 
-    ``room`` is from :func:`room_field`. Messages are numbered from ``first`` on; ``at`` is in seconds since
-    1970.
+    An empty ``sender`` is the server, and is left out. ``room`` is from :func:`room_field`. Messages are
+    numbered from ``first`` on; ``at`` is in seconds since 1970.
     """
     middle = b',"from":' + _encode(sender) + room if sender else room
     tail = _time_field(at)
     end = len(frames)
-    if end and HEADER_SIZE + (frames[0] << 8 | frames[1]) == end:  # one alone: no list to join
+    if end and HEADER_SIZE + (frames[0] << 8 | frames[1]) == end:  # a single frame: no list to join
         payload = b"%b%b%d%b" % (frames[HEADER_SIZE:-1], middle, first, tail)
         return len(payload).to_bytes(HEADER_SIZE, "big") + payload
     position, number = 0, first
