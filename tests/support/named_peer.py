@@ -157,30 +157,31 @@ class NamedServer:
                     self._announce_left(guest, "closed")
 
     def _handle(self, guest: Guest, request: dict[str, Any]) -> None:
-        match request:
-            case {"join": join}:
-                self.joins.append(join)
-                if not self.ignore(request):
-                    self._join(guest, join)
-                return
+        if "join" in request:
+            self.joins.append(request["join"])
+            if not self.ignore(request):
+                self._join(guest, request["join"])
+            return
         self.received.append(request)
         if self.ignore(request):
             return
         match request:
             case {"message": text, "to": to}:
                 self._tell(guest, text, to)
-            case {"message": text} if guest.name:
-                self._publish(self.hall.add(guest.room, text, guest.name))
             case {"message": text}:
-                self._publish(self.hall.add("lobby", text, "127.0.0.1:5"))
+                speaker = (guest.room, text, guest.name) if guest.name else ("lobby", text, "127.0.0.1:5")
+                self._publish(self.hall.add(*speaker))
             case {"ping": value}:
                 self._send(guest, {"pong": value})
-            case _ if not guest.name:
+            case _ if guest.name:
+                self._answer_about_rooms(guest, request)
+            case _:
                 self._refuse(guest, "not_joined", "join a room first")
-            case {"who": {"room": room}}:
-                self._who(guest, room)
-            case {"who": _}:
-                self._who(guest, guest.room)
+
+    def _answer_about_rooms(self, guest: Guest, request: dict[str, Any]) -> None:
+        match request:
+            case {"who": who}:
+                self._who(guest, who.get("room", guest.room))
             case {"rooms": _}:
                 rooms = sorted({each.room for each in self._guests if each.name})
                 sizes = [{"room": room, "members": len(self.members(room))} for room in rooms]
