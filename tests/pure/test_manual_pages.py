@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.manual import MANUAL, README, ROOT, blocks, page
+from test_layers import LADDER
 
 from mpchat.cli.commands import main
 from mpchat.cli.manual import SUBJECTS, summary
@@ -137,6 +138,25 @@ def test_a_table_in_a_narrow_terminal_is_a_paragraph_for_each_row() -> None:
 
 def test_a_link_to_a_page_is_shown_as_its_subject() -> None:
     assert plain(rendered("see [how it is read](settings.md).\n", 40)).strip() == "see settings."
+
+
+def test_the_map_of_the_code_has_every_part_in_the_order_of_the_ladder() -> None:
+    table = page("internals").split("## How to read the code")[1].split("\n\nA good way")[0]
+    mapped = [each for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for each in row.split(", ")]
+    parts = [each.strip("`") for each in mapped]
+    package = ROOT / "mpchat"
+    folders = {path.name for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    modules = {path.stem for path in package.glob("*.py") if not path.name.startswith("__")}
+    assert sorted(parts) == sorted(folders | modules)
+    ladder = [part for line in LADDER.split("\n") for part in line.split()]
+    assert [each for each in parts if each != "manual"] == [each for each in ladder if each in parts]
+
+
+def test_every_module_that_the_manual_names_is_there() -> None:
+    named = {each for text in TEXTS.values() for each in re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)`", text)}
+    assert "hub/state.py" in named
+    missing = [each for each in named if not (ROOT / "mpchat" / each).exists() and not (ROOT / each).exists()]
+    assert missing == []
 
 
 def test_the_paths_of_the_manual_are_package_data() -> None:
