@@ -3,16 +3,21 @@
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.desk import LIMITS, Desk, Object, objects
 
-from mpchat.hub import rooms
+from mpchat.hub import delivery, rooms
 from mpchat.hub.delivery import Delivery
 from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.entries import Announced, NoticesDue
+from mpchat.hub.history import Run
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.ipc.channel import Link
 from mpchat.ipc.items import Down
+from mpchat.ipc.reasons import REPLACED
 from mpchat.protocol.messages import message_frame
+from mpchat.protocol.requests import Request
 
 
 class RecordingEndpoint(Endpoint):
@@ -204,3 +209,250 @@ def test_streams_keep_to_their_rooms_share_and_an_empty_room_keeps_none(
         site.desk.leave(number)
     site.settle()
     assert sum(site.delivery.kept_bytes(room.number) for room in site.desk.state.rooms) == 0
+
+
+def test_what_was_said_before_goes_out_before_what_one_member_is_told(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.one.sent.clear()
+    site.desk.post("1.1.1.1:1", "to plain clients")
+    site.desk.post(1, "in the room")
+    site.desk.ask(1, Request(message="alone", to="alice"))
+    site.settle()
+    assert [kind for kind, _ in site.one.sent] == [Down.BATCH, Down.ROOMS, Down.TELL]
+
+
+def test_every_run_is_handed_on_to_be_kept_whether_or_not_a_member_hears_it(site: Site) -> None:
+    kept: list[Run] = []
+    site.delivery.on_run = kept.append
+    site.desk.post("1.1.1.1:1", "a")
+    site.join(1, "alice", site.one, room="r")
+    site.post(1, "b", "c")
+    assert [(each.room, each.seq, each.count) for each in kept] == [("lobby", 1, 1), ("r", 1, 2)]
+
+
+def test_a_member_that_asks_for_its_own_room_again_hears_it_once_and_leaves_it_once(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.join(2, "bob", site.other, room="r")
+    for _ in range(3):
+        site.join(1, "alice", site.one, room="r")
+    site.one.sent.clear()
+    site.post(2, "hello")
+    assert texts(site.one.take_all(Down.ROOMS)) == ["hello"]
+    site.desk.leave(1)
+    site.post(2, "gone")
+    assert site.one.take_all(Down.ROOMS) == []
+    assert texts(site.other.take_all(Down.ROOMS)) == ["hello", "gone"]
+
+
+def test_a_worker_hears_a_room_until_its_last_member_has_left(site: Site) -> None:
+    for identity, endpoint in ((1, site.one), (2, site.one), (3, site.other)):
+        site.join(identity, f"n{identity}", endpoint, room="r")
+    site.desk.leave(1)
+    site.settle()
+    site.one.sent.clear()
+    site.post(3, "one is left")
+    assert texts(site.one.take_all(Down.ROOMS)) == ["one is left"]
+    site.join(2, "n2", site.one, room="x")
+    site.one.sent.clear()
+    site.post(3, "none")
+    assert site.one.take_all(Down.ROOMS) == []
+
+
+def test_a_member_in_transit_that_is_told_too_much_is_cut_off(site: Site) -> None:
+    site.join(1, "alice", site.one)
+    site.join(2, "bob", site.other)
+    recipient = site.delivery.recipient(1)
+    assert recipient is not None
+    site.delivery.depart(1)
+    site.delivery.lag_limit = 1000
+    while not site.delivery.too_slow:
+        assert len(recipient.waiting) <= 1000
+        site.desk.ask(2, Request(message="x" * 100, to="alice"))
+        site.settle()
+    assert site.delivery.too_slow == [1]
+    assert not recipient.waiting
+
+
+def test_a_member_whose_place_in_the_room_is_forgotten_is_cut_off(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.join(2, "bob", site.other, room="r")
+    site.desk.state.rooms.share = 1000
+    site.delivery.depart(1)
+    for _ in range(30):
+        site.post(2, "x" * 100)
+    site.delivery.follow(site.other, 1, _room_number(site), 2)
+    assert site.delivery.too_slow == [1]
+    assert site.other.take_all(Down.ENTER)[1:] == []
+
+
+def test_a_member_that_was_replaced_in_transit_is_closed_by_its_next_worker(site: Site) -> None:
+    token = site.join(1, "alice", site.one, room="r")["welcome"]["token"]
+    site.delivery.depart(1)
+    site.one.sent.clear()
+    site.join(2, "alice", site.other, room="r", token=token)
+    assert site.one.take_all(Down.END) == []
+    site.other.sent.clear()
+    site.delivery.follow(site.other, 1, _room_number(site), 1)
+    assert site.other.sent == [(Down.END, (1, REPLACED))]
+
+
+def test_a_member_that_went_to_another_room_in_transit_continues_there(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.join(2, "bob", site.one, room="x")
+    site.post(2, "a")
+    number = _room_number(site)
+    site.delivery.depart(1)
+    site.desk.join(1, room="x")
+    site.settle()
+    site.post(2, "b")
+    site.other.sent.clear()
+    site.delivery.follow(site.other, 1, number, 1)
+    ((_, told),) = [payload for kind, payload in site.other.sent if kind == Down.TELL]
+    assert objects(told)[0]["welcome"]["room"] == "x"
+    ((head, frames),) = site.other.take_all(Down.ENTER)
+    assert [each["message"] for each in objects(frames) if "message" in each] == ["a", "b"]
+    assert (head[1], head[3]) == (site.desk.state.rooms.by_key["x"].number, True)
+
+
+def test_only_the_worker_that_has_a_member_gets_more_of_the_past_for_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "REPLAY_SIZE", 1)
+    site.join(1, "alice", site.one, room="r")
+    site.post(1, "a")
+    site.post(1, "b")
+    site.other.sent.clear()
+    site.join(2, "bob", site.other, room="r")
+    ((head, frames),) = site.other.take_all(Down.ENTER)
+    assert ([each.get("seq") for each in objects(frames)][1:], head[3]) == ([1], False)
+    site.delivery.replay_more(2, site.one)
+    site.delivery.replay_more(99, site.other)
+    assert site.one.take_all(Down.ENTER)[1:] == []
+    site.delivery.replay_more(2, site.other)
+    ((head, frames),) = site.other.take_all(Down.ENTER)
+    assert ([each["seq"] for each in objects(frames)], head[3]) == ([2], True)
+    site.delivery.replay_more(2, site.other)
+    assert site.other.sent == []
+
+
+# Members that move, workers that die: what each client has got in the end.
+
+
+class Client:
+    """A member's connection, as its worker serves it."""
+
+    def __init__(self, identity: int) -> None:
+        self.identity = identity
+        self.worker: RecordingEndpoint | None = None
+        self.room = 0
+        self.live = False
+        # How many frames of its room came before.
+        self.place = 0
+        self.numbers: list[int] = []
+
+    def take(self, frames: bytes) -> None:
+        """Read frames: the numbers of messages."""
+        for each in objects(frames):
+            if "welcome" in each:
+                self.numbers = []
+            elif "seq" in each:
+                self.numbers.append(each["seq"])
+
+
+class Crowd:
+    """Three clients at two workers, which are read in full after each step."""
+
+    def __init__(self) -> None:
+        self.site = Site()
+        self.workers = [self.site.one, self.site.other]
+        self.clients = {identity: Client(identity) for identity in (1, 2, 3)}
+
+    def step(self, what: str, identity: int, number: int) -> None:
+        """Do something with a client, if it can be done."""
+        client, worker = self.clients[identity], self.workers[number % 2]
+        if what == "join" and client.worker is not None:
+            client.live = False
+            self.site.join(identity, f"n{identity}", client.worker, room="xy"[number % 2])
+        elif what == "connect" and client.worker is None and not self.site.delivery.recipient(identity):
+            client.worker = worker
+        elif what == "post" and client.room and self.site.delivery.recipient(identity):
+            self.site.post(identity, *map(str, range(number)))
+        elif what == "move" and client.live:
+            self.site.delivery.depart(identity)
+            client.worker, client.live = None, False
+        elif what == "arrive" and client.worker is None and self.site.delivery.recipient(identity):
+            client.worker = worker
+            self.site.delivery.follow(worker, identity, client.room, client.place)
+        elif what == "die":
+            self._die(worker)
+        self.read()
+
+    def _die(self, worker: RecordingEndpoint) -> None:
+        in_transit = {each.identity for each in self.clients.values() if each.worker is None}
+        lost = self.site.delivery.worker_died(worker, in_transit)
+        here = [each.identity for each in self.clients.values() if each.worker is worker]
+        assert not set(lost) & in_transit
+        assert set(lost) <= set(here)
+        self.site.desk.kill_worker(*lost)
+        self.site.settle()
+        for identity in here:
+            self.clients[identity] = Client(identity)
+
+    def read(self) -> None:
+        """Let the workers do what they were sent."""
+        while any(worker.sent for worker in self.workers):
+            for worker in self.workers:
+                sent, worker.sent = worker.sent, []
+                for kind, payload in sent:
+                    self._item(worker, kind, payload)
+
+    def _item(self, worker: RecordingEndpoint, kind: int, payload: Any) -> None:
+        if kind == Down.ROOMS:
+            head, frames = payload
+            for room, count, size in head:
+                for client in self.clients.values():
+                    if client.worker is worker and client.live and client.room == room:
+                        client.take(frames[:size])
+                        client.place += count
+                frames = frames[size:]
+        elif kind == Down.ENTER:
+            (identity, room, place, live), frames = payload
+            client = self.clients[identity]
+            assert client.worker is worker
+            client.take(frames)
+            client.room, client.place, client.live = room, place, live
+            if not live:
+                self.site.delivery.replay_more(identity, worker)
+        elif kind == Down.TELL:
+            identity, frames = payload
+            self.clients[identity].take(frames)
+
+
+@given(
+    st.sampled_from([1, 200, 32 << 10]),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["connect", "join", "join", "post", "post", "move", "arrive", "die"]),
+            st.integers(1, 3),
+            st.integers(1, 4),
+        ),
+        max_size=60,
+    ),
+)
+def test_every_member_hears_its_room_without_a_gap_wherever_it_is_moved(
+    size: int, steps: list[tuple[str, int, int]]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delivery, "REPLAY_SIZE", size)
+        crowd = Crowd()
+        for step in steps:
+            crowd.step(*step)
+        for identity in crowd.clients:
+            crowd.step("arrive", identity, identity)
+    for client in crowd.clients.values():
+        if client.worker is not None and client.room:
+            (room,) = (each for each in crowd.site.desk.state.rooms if each.number == client.room)
+            assert client.live
+            first = client.numbers[0] if client.numbers else room.seq + 1
+            assert client.numbers == list(range(first, room.seq + 1))
+            assert room.members[client.identity] == f"n{client.identity}"
