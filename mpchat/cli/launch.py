@@ -1,11 +1,10 @@
-"""Launch: how a command becomes a server, in the background or in its own place.
+"""Launch: the command's half of a start: it starts the server's process and waits for what that reports.
 
-The server runs as ``python -m mpchat.supervisor`` in a fresh interpreter, so that it and its workers carry
-none of what the command line needs. Settings reach it through a pipe; in the background a second pipe brings
-back what became of the start.
+The server's half is :mod:`mpchat.supervisor.startup`. The server runs as ``python -m mpchat.supervisor`` in a
+fresh interpreter, so that it and its workers carry none of what the command line needs. Settings reach it
+through a pipe; in the background a second pipe brings back the outcome of the start.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -13,67 +12,39 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
 from mpchat.config import Config
 from mpchat.errors import AlreadyRunningError, ConfigError, StartError
 from mpchat.settings import Sources
-from mpchat.supervisor.startup import Order, Outcome
+from mpchat.supervisor.startup import Order, Outcome, StartFacts, encode_order
 
-# The folder that the package lies in: the server's first working directory, so that ``-m`` finds the same
-# package whether it is installed or not, and nothing in the folder of whoever started it.
-_HOME = Path(__file__).resolve().parents[2]
-# Bytes of settings that fit a pipe before anybody reads it, on every system.
+# The folder that the package lies in. The server starts there, so that ``-m`` finds this package, installed
+# or not, and nothing in the folder of the user who starts it.
+_PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
+# Bytes that fit a pipe before the server reads it, on every system.
 _PIPE_SIZE = 64 << 10
 
 
-def _settings_pipe(order: Order) -> int:
-    """Return the reading end of a pipe that holds the order."""
-    # Not msgspec's own JSON: a path may hold bytes that are no text, which Python carries as half pairs.
-    data = json.dumps(msgspec.to_builtins(order)).encode()
-    if len(data) > _PIPE_SIZE:
-        raise ConfigError(f"all settings together take {len(data)} bytes, allowed: {_PIPE_SIZE}")
-    reader, writer = os.pipe()
-    os.write(writer, data)
-    os.close(writer)
-    os.set_inheritable(reader, True)
-    return reader
-
-
-def _command(config: Config, settings: int, outcome: int) -> list[str]:
-    # The name is there for people who read a list of processes.
-    return [sys.executable, "-m", "mpchat.supervisor", config.name, str(settings), str(outcome)]
-
-
 def in_foreground(config: Config, sources: Sources) -> NoReturn:
-    """Become the server. Ctrl-C waits until the server can end in order: see :func:`take_interrupts`."""
+    """Become the server. Ctrl-C waits until the new program can handle it.
+
+    Raise :class:`ConfigError` if the settings are too long.
+    """
     settings = _settings_pipe(Order(config, sources))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     sys.stdout.flush()
-    os.chdir(_HOME)
+    os.chdir(_PACKAGE_FOLDER)
     os.execv(sys.executable, _command(config, settings, -1))
 
 
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C for the end of the block: a child that is just being started would be left alone."""
-    held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt
+def in_background(config: Config, sources: Sources) -> StartFacts:
+    """Start the server in a session of its own; return its facts once every worker can serve.
 
-
-def in_background(config: Config, sources: Sources) -> dict[str, Any]:
-    """Start the server in a session of its own; returns its facts once every worker can serve.
-
-    Raises :class:`StartError` or :class:`AlreadyRunningError`; then nothing is left running. Ctrl-C while it
-    starts ends it again.
+    Raise :class:`ConfigError`, :class:`StartError` or :class:`AlreadyRunningError`; then no process is left.
+    Ctrl-C while the server starts ends it again.
     """
     settings = _settings_pipe(Order(config, sources))
     reader, writer = os.pipe()
@@ -82,7 +53,7 @@ def in_background(config: Config, sources: Sources) -> dict[str, Any]:
         with _interrupts_held():
             server = subprocess.Popen(
                 _command(config, settings, writer),
-                cwd=_HOME,
+                cwd=_PACKAGE_FOLDER,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -98,8 +69,8 @@ def in_background(config: Config, sources: Sources) -> dict[str, Any]:
             server.terminate()
             server.wait()
         raise
-    outcome = msgspec.json.decode(line, type=Outcome) if line else _silent(config, server)
-    if outcome.exit:
+    outcome = msgspec.json.decode(line, type=Outcome) if line else _silent_outcome(config, server)
+    if outcome.facts is None:
         server.wait()
         error = AlreadyRunningError if outcome.exit == AlreadyRunningError.exit_code else StartError
         raise error(outcome.text)
@@ -107,7 +78,38 @@ def in_background(config: Config, sources: Sources) -> dict[str, Any]:
     return outcome.facts
 
 
-def _silent(config: Config, server: "subprocess.Popen[bytes]") -> Outcome:
+def _settings_pipe(order: Order) -> int:
+    """Return the reading end of a pipe that holds the order."""
+    data = encode_order(order)
+    if len(data) > _PIPE_SIZE:
+        raise ConfigError(f"all settings together take {len(data)} bytes, allowed: {_PIPE_SIZE}")
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    os.set_inheritable(reader, True)
+    return reader
+
+
+def _command(config: Config, settings: int, outcome: int) -> list[str]:
+    # The name is there for people who read a list of processes.
+    return [sys.executable, "-m", "mpchat.supervisor", config.name, str(settings), str(outcome)]
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C for the end of the block: in between it would leave a child that is just being started."""
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
+
+
+def _silent_outcome(config: Config, server: "subprocess.Popen[bytes]") -> Outcome:
+    """Return the outcome of a server that ended without a report."""
     code = server.wait()
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     text = f"the server ended before it could serve ({how}); see {config.log_file}"

@@ -1,46 +1,44 @@
 """The server's process: ``python -m mpchat.supervisor NAME SETTINGS OUTCOME``.
 
-:mod:`mpchat.cli.launch` starts it.
-
-SETTINGS is the descriptor of a pipe with the settings and their sources, OUTCOME the one of a pipe for what
-became of the start, or -1 when the server runs in the foreground and says so itself.
+:mod:`mpchat.cli.launch` starts it. NAME is there for people who read a list of processes. SETTINGS is the
+descriptor of a pipe with the settings and their sources. OUTCOME is the descriptor of a pipe for what
+became of the start, or -1 when the server runs in the foreground and tells the user itself.
 """
 
 import os
 import sys
-from typing import Any
 
 from mpchat.errors import Exit, MpchatError
 from mpchat.ipc import logs
-from mpchat.supervisor.startup import Outcome, failed, report, start_text, take_interrupts, take_order
+from mpchat.supervisor.startup import Outcome, StartFacts, allow_interrupts, read_order, report, start_text
 from mpchat.supervisor.supervisor import Supervisor
 
 
 def main() -> int:
-    take_interrupts()
+    """Run the server; return the exit code."""
+    allow_interrupts()
     settings, outcome = int(sys.argv[2]), int(sys.argv[3])
-    order = take_order(settings)
-    config = order.config
+    order = read_order(settings)
     if outcome >= 0:
         os.set_inheritable(outcome, False)
     os.chdir("/")
-    # Standard error becomes the log; what a start has to say goes to whoever started it.
+    # Standard error becomes the log; the start's own errors go to the terminal that it was started from.
     terminal = os.fdopen(os.dup(2), "w")
 
-    def on_ready(facts: dict[str, Any]) -> None:
+    def on_ready(facts: StartFacts) -> None:
         nonlocal outcome
         if outcome >= 0:
             report(outcome, Outcome(facts))
-            outcome = -1  # told, and closed
+            outcome = -1  # reported, and closed
         else:
-            print(start_text(config, facts), flush=True)
+            print(start_text(order.config, facts), flush=True)
 
-    logs.set_up(config.log_level, "supervisor")
+    logs.set_up(order.config.log_level, "supervisor")
     try:
-        Supervisor(config, on_ready, order.sources).run()
+        Supervisor(order, on_ready).run()
     except MpchatError as error:
         if outcome >= 0:
-            report(outcome, failed(error))
+            report(outcome, Outcome.failed(error))
         print(f"mpchat: {error}", file=terminal, flush=True)
         return error.exit_code
     return Exit.OK

@@ -19,7 +19,10 @@ from mpchat.ipc.handoff import REST
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.supervisor import policy
 from mpchat.supervisor.acceptor import Acceptor
+from mpchat.supervisor.refusals import Refusal
 from mpchat.supervisor.worker_handle import Arrivals, Traveller, WorkerHandle
+
+WORKERS_FULL = Refusal("the workers are out of descriptors; try again later")
 
 log = logging.getLogger("mpchat.supervisor")
 
@@ -112,18 +115,16 @@ class Placement:
             if handle.offering:
                 self._send_offers(handle)
         if self._unplaced and handles and all(now < handle.full_until for handle in handles):
-            self.refuse("the workers are out of descriptors; try again later")
+            self.refuse(WORKERS_FULL)
 
-    def refuse(
-        self, text: str, most: int | None = None, *, host: str | None = None, code: str = "full"
-    ) -> None:
+    def refuse(self, refusal: Refusal, most: int | None = None, *, host: str | None = None) -> None:
         """Send away everybody, or everybody from ``host``, who has come in and is not on the way to a worker,
         or the last ``most`` of them."""
         here = [each for each in self._unplaced if not each.moved and host in (None, each.host)]
         refused = here if most is None else here[-most:]
         for traveller in refused:
             self._forget_host(traveller.host)
-            self._acceptor.refuse(traveller.sock, text, code=code)
+            self._acceptor.refuse(traveller.sock, refusal)
         gone = {each.identity for each in refused}
         self._unplaced = [each for each in self._unplaced if each.identity not in gone]
 

@@ -42,7 +42,7 @@ class Watcher(NamedTuple):
     can be kept alive, and why."""
 
     on_ready: Callable[[], None]
-    on_roster: Callable[[], None]
+    on_roster: Callable[[list[Identity]], None]
     on_hopeless: Callable[[str], None]
 
 
@@ -61,6 +61,8 @@ class WorkerPool:
     ) -> None:
         """Begin with no slot. ``config`` is what workers are started with, unless a change says otherwise."""
         self.config = config
+        # The setting ``workers`` as it was last carried out, or overridden by a scaling.
+        self.workers_setting = config.workers
         # How many reloads there were, plus one; a worker has that of its start.
         self.generation = 1
         self.slots: dict[int, Slot] = {}
@@ -120,6 +122,11 @@ class WorkerPool:
         return sum(handle.load for handle in self.handles)
 
     @property
+    def moving(self) -> bool:
+        """True while a connection is in transit between two workers, or is about to be."""
+        return bool(self._placement.moving) or any(handle.asked for handle in self.handles)
+
+    @property
     def identities(self) -> list[Identity]:
         return [handle.identity for handle in self.handles]
 
@@ -155,14 +162,14 @@ class WorkerPool:
             self._cannot_start(slot, error)
             return
         slot.state = SlotState.STARTING
-        self._watcher.on_roster()
+        self._watcher.on_roster(self.identities)
 
     def start_next(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
         """Start the worker that is to take the place of a slot's worker. Raises ``OSError``."""
         assert slot.next is None
         slot.cancel_restart()
         slot.next = self._start(slot, config, generation)
-        self._watcher.on_roster()
+        self._watcher.on_roster(self.identities)
         return slot.next
 
     def _start(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
@@ -275,7 +282,7 @@ class WorkerPool:
         self._hub.worker_died(handle.endpoint, handle.connections, in_transit, self._reactor.now)
         self.lost += handle.connections
         self._leave_slot(slot, handle, lived)
-        self._watcher.on_roster()
+        self._watcher.on_roster(self.identities)
 
     def _leave_slot(self, slot: Slot, handle: WorkerHandle, lived: float) -> None:
         if handle is slot.next:
@@ -373,10 +380,6 @@ class WorkerPool:
         for handle in self.handles:
             handle.kill()
             handle.process.join()
-
-    def status(self) -> list[dict[str, Any]]:
-        """Return the rows of ``mpchat status --json``."""
-        return [self.slots[number].status() for number in sorted(self.slots)]
 
 
 def _signal(handle: WorkerHandle, number: int) -> None:

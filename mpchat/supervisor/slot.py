@@ -5,12 +5,9 @@ ready, then the one that serves and the one that gives its connections away.
 """
 
 import signal
-import time
 from enum import Enum
 from random import Random
-from typing import Any
 
-from mpchat.ipc.items import Beat
 from mpchat.reactor import Timer
 from mpchat.supervisor.policy import Deaths
 from mpchat.supervisor.worker_handle import WorkerHandle
@@ -57,30 +54,6 @@ class Slot:
     def handles(self) -> list[WorkerHandle]:
         """All its processes."""
         return [each for each in (self.handle, self.next, self.old) if each is not None]
-
-    def status(self) -> dict[str, Any]:
-        """Return this slot's row of ``mpchat status --json``."""
-        handle = self.handle or self.next or self.old
-        beat, before = (handle.beat, handle.beat_before) if handle else (Beat(), Beat())
-        span = max(handle.beat_at - handle.beat_before_at, 0.001) if handle else 1.0
-        return {
-            "slot": self.number,
-            "pid": handle.pid if handle else None,
-            "state": self.state.value,
-            "generation": handle.generation if handle else None,
-            "connections": sum(each.load for each in self.handles),
-            "messages_in": beat.messages_in,
-            "messages_out": beat.messages_out,
-            "in_per_second": (beat.messages_in - before.messages_in) / span,
-            "out_per_second": (beat.messages_out - before.messages_out) / span,
-            "lag_ms": round(beat.lag * 1000, 3),
-            "late": beat.late,
-            "silent": time.monotonic() - handle.last_beat if handle else 0.0,
-            "ended": dict(beat.ended),
-            "rss": handle.memory() if handle else 0,
-            "cpu": (beat.cpu - before.cpu) / span,
-            "restarts": self.restarts,
-        }
 
 
 def how_it_ended(code: int | None) -> str:

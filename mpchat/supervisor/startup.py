@@ -1,11 +1,12 @@
-"""Startup: what a server is started with, and what it reports to the command that started it."""
+"""Startup: the server's half of a start: what its process is told, and what it reports back.
+
+The command's half is :mod:`mpchat.cli.launch`. What goes between the two is described here, once for both.
+"""
 
 import json
 import os
 import signal
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 
@@ -25,40 +26,70 @@ class Order(msgspec.Struct, frozen=True):
     sources: Sources
 
 
-class Outcome(msgspec.Struct):
-    """What a server in the background tells its starter: ``facts`` when it serves, else why it does not."""
+class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user sees of a server that has just started."""
 
-    facts: dict[str, Any] = {}
+    name: str
+    pid: int
+    addresses: list[str]
+    workers: int
+    # Connections that fit, and the log's path (empty: standard error).
+    fits: int
+    log: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a server in the background reports: ``facts`` when it serves, else exit code and reason."""
+
+    facts: StartFacts | None = None
     exit: int = 0
     text: str = ""
 
+    @classmethod
+    def failed(cls, error: MpchatError) -> "Outcome":
+        """Return the outcome of a start that an error has ended."""
+        return cls(exit=error.exit_code, text=str(error))
 
-def take_order(descriptor: int) -> Order:
-    """Return what the starter put into the pipe."""
+
+def encode_order(order: Order) -> bytes:
+    """Return an order as bytes for a pipe."""
+    # Not msgspec's own JSON: a path may hold bytes that are not text, which Python carries as half pairs.
+    return json.dumps(msgspec.to_builtins(order)).encode()
+
+
+def read_order(descriptor: int) -> Order:
+    """Return the order that the command has put into a pipe."""
     with open(descriptor, "rb") as stream:
         return msgspec.convert(json.loads(stream.read()), type=Order)
 
 
-def take_interrupts() -> None:
-    """Let Ctrl-C through again, in the new program: until the server has its handlers it ends at once."""
+def report(descriptor: int, outcome: Outcome) -> None:
+    """Send the outcome to the command, which may have gone, and close the pipe."""
+    with suppress(OSError):
+        os.write(descriptor, msgspec.json.encode(outcome))
+    os.close(descriptor)
+
+
+def allow_interrupts() -> None:
+    """Let Ctrl-C through again in the new program; until the server has its handlers, it ends at once."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
-def start_text(config: Config, facts: Mapping[str, Any]) -> str:
-    """Return what a person should know of a server that has just started."""
+def start_text(config: Config, facts: StartFacts) -> str:
+    """Return what the user should know of a server that has just started."""
     options = option_text(config.name, config.runtime_dir)
     # Without an address it is the server that this folder and environment mean, which may be another one.
-    where = _where_to_chat(str(facts["addresses"][0]), by_default=not options)
+    where = _where_to_chat(facts.addresses[0], by_default=not options)
     lines = [
-        f'mpchat "{facts["name"]}" serves at {", ".join(facts["addresses"])}',
-        f"pid {facts['pid']}, workers: {facts['workers']}, connections that fit: {facts['fits']}",
+        f'mpchat "{facts.name}" serves at {", ".join(facts.addresses)}',
+        f"pid {facts.pid}, workers: {facts.workers}, connections that fit: {facts.fits}",
         f"  chat:  mpchat chat{where}",
         f"  watch: mpchat status --watch{options}",
         f"  stop:  mpchat stop{options}",
     ]
-    if facts["log"]:
-        lines.insert(2, f"log: {facts['log']}")
+    if facts.log:
+        lines.insert(2, f"log: {facts.log}")
     return "\n".join(lines)
 
 
@@ -67,14 +98,3 @@ def _where_to_chat(address: str, *, by_default: bool) -> str:
     host = host.strip("[]")
     host = LOOPBACK.get(host, host)
     return "" if by_default and (host, port) == ("127.0.0.1", "4000") else f" {host} {port}"
-
-
-def report(descriptor: int, outcome: Outcome) -> None:
-    """Tell the starter; it may have gone."""
-    with suppress(OSError):
-        os.write(descriptor, msgspec.json.encode(outcome))
-    os.close(descriptor)
-
-
-def failed(error: MpchatError) -> Outcome:
-    return Outcome(exit=error.exit_code, text=str(error))

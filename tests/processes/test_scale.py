@@ -34,7 +34,7 @@ from support.harness import Client, Server, kill, running, settle
 from support.injected import HELD, held, inject
 from support.waiting import eventually
 
-from mpchat.supervisor.changes import TOGETHER
+from mpchat.supervisor.scale import TOGETHER
 
 END = "= end ="
 

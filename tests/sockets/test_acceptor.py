@@ -1,30 +1,57 @@
-"""The door by itself, in a loop of the test's: who has knocked in time comes in."""
+"""Acceptor and listeners in a loop of the test's: which clients come in, and what those outside are told."""
 
+import errno
+import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 from support.waiting import eventually
 
+from mpchat.errors import StartError
 from mpchat.reactor import Reactor
-from mpchat.supervisor.acceptor import Acceptor, open_listeners
+from mpchat.supervisor import refusals
+from mpchat.supervisor.acceptor import OUT_OF_DESCRIPTORS, Acceptor
+from mpchat.supervisor.listeners import (
+    Lookup,
+    addresses_of,
+    close_all,
+    open_listeners,
+    port_of,
+    prepare_change,
+)
+from mpchat.supervisor.refusals import LINGERING, Refusal
 
 
 @contextmanager
-def door() -> Iterator[tuple[Acceptor, Reactor, list[socket.socket]]]:
-    """A door at a free port, its loop, and the clients that have come in."""
-    reactor, came_in = Reactor(), list[socket.socket]()
-    opened = Acceptor(
-        reactor, open_listeners(("127.0.0.1",), 0), lambda sock, host, port: came_in.append(sock)
+def accepting() -> Iterator[tuple[Acceptor, Reactor, list[socket.socket]]]:
+    """An acceptor at a free port, its loop, and the connections that it has accepted."""
+    reactor, accepted = Reactor(), list[socket.socket]()
+    acceptor = Acceptor(
+        reactor, open_listeners(("127.0.0.1",), 0), lambda sock, host, port: accepted.append(sock)
     )
     try:
-        yield opened, reactor, came_in
+        yield acceptor, reactor, accepted
     finally:
-        opened.close()
+        acceptor.close()
         reactor.close()
-        for each in came_in:
+        for each in accepted:
             each.close()
+
+
+def turn_until(reactor: Reactor, reached: Callable[[], object], what: str) -> None:
+    """Turn the loop until something is so."""
+
+    def turned() -> object:
+        reactor.turn(0.01)
+        return reached()
+
+    eventually(turned, what)
+
+
+def connect(acceptor: Acceptor) -> socket.socket:
+    return socket.create_connection(acceptor.listeners[0].getsockname(), timeout=5.0)
 
 
 def has_ended(client: socket.socket) -> bool:
@@ -37,20 +64,128 @@ def has_ended(client: socket.socket) -> bool:
         return True
 
 
+def told(client: socket.socket) -> tuple[str, str]:
+    """Read an error to the end of the stream."""
+    with client.makefile("rb") as stream:
+        data = stream.read()
+    error = json.loads(data[2:])["error"]
+    return error["code"], error["text"]
+
+
+# Listeners.
+
+
+def test_two_addresses_of_one_host_share_the_port_that_the_system_gives() -> None:
+    listeners = open_listeners(("127.0.0.1", "127.0.0.2"), 0)
+    try:
+        assert len({port_of(each) for each in listeners}) == 1
+        assert [each.rpartition(":")[0] for each in addresses_of(listeners)] == ["127.0.0.1", "127.0.0.2"]
+    finally:
+        close_all(listeners)
+
+
+def test_a_taken_port_is_an_error_that_leaves_nothing_open() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=rf"127\.0\.0\.2:{port} "):
+            open_listeners(("127.0.0.1", "127.0.0.2"), port)
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
+def test_a_change_that_cannot_listen_leaves_the_listeners_as_they_were() -> None:
+    with accepting() as (acceptor, _, _), socket.create_server(("127.0.0.3", 0)) as taken:
+        lookup = Lookup(("127.0.0.2", "127.0.0.3"), taken.getsockname()[1])
+        with pytest.raises(StartError):
+            prepare_change(acceptor.listeners, lookup.result())
+        with socket.create_server(("127.0.0.2", taken.getsockname()[1])):
+            pass
+        assert addresses_of(acceptor.listeners) == acceptor.addresses
+
+
+def test_an_unknown_host_is_an_error_where_its_result_is_asked_for() -> None:
+    lookup = Lookup(("no-such-host.invalid",), 1)
+    eventually(lambda: lookup.done, "the lookup")
+    with pytest.raises(StartError, match=r"no-such-host\.invalid is no address of this machine"):
+        lookup.result()
+
+
+# Accepting.
+
+
 @pytest.mark.parametrize(("count", "paused"), [(300, False), (10, True)])
-def test_who_is_in_the_queue_of_an_address_that_goes_comes_in(count: int, paused: bool) -> None:
-    """More than are accepted in one turn, and also when the door is closed for the moment."""
-    with door() as (opened, reactor, came_in), ExitStack() as clients:
-        opened.open()
+def test_a_client_in_the_queue_of_an_address_that_goes_comes_in(count: int, paused: bool) -> None:
+    """More than are accepted in one turn, and also while the acceptor is paused."""
+    with accepting() as (acceptor, reactor, accepted), ExitStack() as clients:
+        acceptor.open()
         if paused:
-            opened.pause()
-        knocking = [
-            clients.enter_context(socket.create_connection(opened.listeners[0].getsockname()))
-            for _ in range(count)
-        ]
-        lookup = opened.look_up(("127.0.0.2",), 0)
+            acceptor.pause()
+        waiting = [clients.enter_context(connect(acceptor)) for _ in range(count)]
+        lookup = Lookup(("127.0.0.2",), port_of(acceptor.listeners[0]))
         eventually(lambda: lookup.done, "the addresses")
-        opened.change(opened.prepare(lookup))
-        assert opened.addresses[0].startswith("127.0.0.2:")
+        acceptor.change(prepare_change(acceptor.listeners, lookup.result()))
+        assert acceptor.addresses[0].startswith("127.0.0.2:")
         reactor.turn(0.0)
-        assert (len(came_in), sum(map(has_ended, knocking))) == (count, 0)
+        assert (len(accepted), sum(map(has_ended, waiting))) == (count, 0)
+
+
+def test_without_a_descriptor_the_first_in_the_queue_is_told_and_the_others_wait() -> None:
+    class Exhausted:
+        """A listener that finds no descriptor, but for the spare one, until there are some again."""
+
+        exhausted = True
+
+        def __init__(self, listener: socket.socket) -> None:
+            self.listener = listener
+            self.failed = False
+
+        def accept(self) -> object:
+            if self.exhausted and not self.failed:
+                self.failed = True
+                raise OSError(errno.EMFILE, "Too many open files")
+            self.failed = False
+            return self.listener.accept()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.listener, name)
+
+    with accepting() as (acceptor, reactor, accepted), ExitStack() as clients:
+        acceptor.listeners[0] = exhausted = Exhausted(acceptor.listeners[0])  # type: ignore[call-overload]
+        acceptor.open()
+        first, second = (clients.enter_context(connect(acceptor)) for _ in range(2))
+        reactor.turn(0.0)
+        assert told(first) == (OUT_OF_DESCRIPTORS.code, OUT_OF_DESCRIPTORS.text)
+        assert (acceptor.refusals.count, accepted) == (1, [])
+        assert not has_ended(second)
+        exhausted.exhausted = False
+
+        turn_until(reactor, lambda: len(accepted) == 1, "the second client to come in")
+
+
+# Refusing.
+
+
+def test_a_refused_client_that_has_sent_something_reads_why_and_then_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(refusals, "LINGER", 0.01)
+    with accepting() as (acceptor, reactor, accepted), connect(acceptor) as client:
+        client.sendall(b"\0\x02{}")
+        acceptor.open()
+        reactor.turn(0.1)
+        acceptor.refuse(accepted.pop(), Refusal("not today", "banned"))
+        assert told(client) == ("banned", "not today")
+        client.sendall(b"\0\x02{}")  # it lingers: no reset yet
+        turn_until(reactor, lambda: not acceptor.refusals._lingering, "the connection to be closed")
+
+
+def test_no_more_refused_clients_linger_than_are_allowed() -> None:
+    with accepting() as (acceptor, reactor, accepted), ExitStack() as clients:
+        acceptor.open()
+        refused = [clients.enter_context(connect(acceptor)) for _ in range(LINGERING + 3)]
+        turn_until(reactor, lambda: len(accepted) == len(refused), "the clients to come in")
+        sockets, accepted[:] = list(accepted), []
+        for sock in sockets:
+            acceptor.refuse(sock, Refusal("full"))
+        assert [each.fileno() < 0 for each in sockets] == [True] * 3 + [False] * LINGERING
+        assert acceptor.refusals.count == len(refused)

@@ -22,7 +22,7 @@ from mpchat.client.plain import RETURN_TIMEOUT, Patience
 from mpchat.config import Origin, resolve
 from mpchat.instance.record import Identity, Record
 from mpchat.protocol.messages import error_frame
-from mpchat.supervisor.startup import start_text
+from mpchat.supervisor.startup import StartFacts, start_text
 
 # The worst locale: Python's own repairs of it switched off.
 POSIX = {"LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -382,5 +382,5 @@ def test_patience_is_not_renewed_by_a_server_that_only_accepts() -> None:
 )
 def test_a_start_says_how_to_chat_with_this_server_and_no_other(name: str, shown: str) -> None:
     config, _ = resolve([{"name": Origin(name, "--name")}])
-    facts = {"name": name, "addresses": ["127.0.0.1:4000"], "pid": 1, "workers": 1, "fits": 1, "log": ""}
+    facts = StartFacts(name=name, addresses=["127.0.0.1:4000"], pid=1, workers=1, fits=1, log="")
     assert f"  chat:  {shown}\n" in start_text(config, facts)

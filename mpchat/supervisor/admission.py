@@ -1,0 +1,66 @@
+"""Admission: who may connect: bans, how many connections fit, and how many may come from one address."""
+
+import time
+
+from mpchat.hub.hub import Hub
+from mpchat.supervisor.changes import Changes
+from mpchat.supervisor.live_settings import LiveSettings
+from mpchat.supervisor.placement import Placement
+from mpchat.supervisor.pool import WorkerPool
+from mpchat.supervisor.refusals import Refusal
+
+BANNED = Refusal("your address is banned here", "banned")
+
+
+class Admission:
+    """Decides whether a client may come in, from the settings and from what is connected."""
+
+    def __init__(
+        self,
+        settings: LiveSettings,
+        hub: Hub,
+        pool: WorkerPool,
+        placement: Placement,
+        changes: Changes,
+    ) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._pool = pool
+        self._placement = placement
+        self._changes = changes
+
+    @property
+    def limit(self) -> int:
+        """How many connections the server takes at a time.
+
+        Workers that a change will remove do not count, nor do slots that were given up.
+        """
+        able = min(self._pool.able, self._changes.aim or self._pool.able)
+        fits, most = self._placement.per_worker * able, self._settings.config.max_connections
+        return min(fits, most) if most else fits
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, those in transit included."""
+        return self._pool.connections + len(self._placement)
+
+    def check(self, host: str) -> Refusal | None:
+        """Return why a client from ``host`` may not come in, or None if it may."""
+        if self._hub.state.moderation.banned_host(host, time.time()):
+            return BANNED
+        if self.connections >= self.limit:
+            return self.full
+        most = self._settings.config.max_per_address
+        if most and self._placement.from_host(host) >= most:
+            return Refusal(f"{most} clients are connected from your address already")
+        return None
+
+    @property
+    def full(self) -> Refusal:
+        """What clients are told that do not fit."""
+        return Refusal(f"the server is full: {self.limit} clients; try again later")
+
+    @property
+    def surplus(self) -> int:
+        """How many connections there are beyond the limit: a worker was given up after they had come in."""
+        return max(0, self.connections - self.limit)

@@ -1,0 +1,202 @@
+"""Listeners: the listening sockets, from the setting ``host`` to what an error says.
+
+Opening a listener never accepts a client; that is :mod:`mpchat.supervisor.acceptor`'s part. An error
+names the address, the cause and the next step.
+"""
+
+import errno
+import socket
+import threading
+from typing import NamedTuple
+
+import psutil
+
+from mpchat.config import format_address
+from mpchat.errors import StartError
+
+# Connections that the kernel completes before they are accepted; it caps this at net.core.somaxconn.
+BACKLOG = 4096
+# What the kernel keeps of a client's unread input, in bytes; it doubles the number for its own accounting.
+RECEIVE_BUFFER = 256 << 10
+
+
+class ListenAddress(NamedTuple):
+    """Where a socket listens."""
+
+    family: int
+    address: tuple[str, int]
+
+
+def open_listeners(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
+    """Listen on every address of ``hosts``. Raise :class:`StartError` with nothing left open.
+
+    With port 0 all addresses share the port that the system gives the first one.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        for host in hosts:
+            for family, address in _resolve(host, port):
+                listeners.append(_listen(ListenAddress(family, address)))
+                port = port or listeners[0].getsockname()[1]
+    except BaseException:
+        close_all(listeners)
+        raise
+    return listeners
+
+
+def close_all(listeners: list[socket.socket]) -> None:
+    """Close listeners that nothing watches."""
+    for listener in listeners:
+        listener.close()
+
+
+def addresses_of(listeners: list[socket.socket]) -> list[str]:
+    """Return addresses as people write them: HOST:PORT or [HOST]:PORT."""
+    return [format_address(*listener.getsockname()[:2]) for listener in listeners]
+
+
+def port_of(listener: socket.socket) -> int:
+    """Return the port that a listener has, also where the setting is 0."""
+    port: int = listener.getsockname()[1]
+    return port
+
+
+class ListenerChange(NamedTuple):
+    """Listeners that are open and will be added, and listeners that will go."""
+
+    added: list[socket.socket]
+    gone: list[socket.socket]
+
+    def give_up(self) -> None:
+        """Close those that would have been added."""
+        close_all(self.added)
+
+
+NO_CHANGE = ListenerChange([], [])
+
+
+def prepare_change(listeners: list[socket.socket], wanted: list[ListenAddress]) -> ListenerChange:
+    """Listen on those of ``wanted`` that are new. Raise :class:`StartError` with nothing changed."""
+    have = {_address_of(listener): listener for listener in listeners}
+    added: list[socket.socket] = []
+    try:
+        for where in dict.fromkeys(wanted):
+            if where not in have:
+                added.append(_listen(where))
+    except StartError:
+        close_all(added)
+        raise
+    return ListenerChange(added, [listener for where, listener in have.items() if where not in wanted])
+
+
+class Lookup:
+    """Resolves hosts for a loop that must not wait for a name server.
+
+    Host names are resolved in a thread, IP addresses at once. The thread starts no process and ends with
+    its answer, also if nobody asks for the result.
+    """
+
+    def __init__(self, hosts: tuple[str, ...], port: int) -> None:
+        self._hosts, self._port = hosts, port
+        self._found: list[ListenAddress] = []
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._resolve, daemon=True)
+        if all(map(_is_numeric, hosts)):
+            self._resolve()
+        else:
+            self._thread.start()
+
+    def _resolve(self) -> None:
+        try:
+            self._found = [each for host in self._hosts for each in _resolve(host, self._port)]
+        except Exception as error:  # noqa: BLE001 (result() raises it, in the loop's thread)
+            self._error = error
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> list[ListenAddress]:
+        """Return what the hosts stand for; call when done. Raise :class:`StartError` for an unknown host."""
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+
+def _resolve(host: str, port: int) -> list[ListenAddress]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise StartError(f"{host} is no address of this machine: {error.strerror}; see --host") from None
+    return list(
+        dict.fromkeys(ListenAddress(int(family), (str(where[0]), port)) for family, _, _, _, where in found)
+    )
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):
+        return False
+    return True
+
+
+def _listen(where: ListenAddress) -> socket.socket:
+    listener = socket.socket(where.family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        if where.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(where.address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(where.address, error) from None
+    return listener
+
+
+def _address_of(listener: socket.socket) -> ListenAddress:
+    host, port = listener.getsockname()[:2]
+    return ListenAddress(int(listener.family), (host, port))
+
+
+# What an error says.
+
+
+def _cannot_listen(address: tuple[str, int], error: OSError) -> StartError:
+    where = format_address(*address)
+    if error.errno == errno.EADDRINUSE and _is_own(address[1]):
+        return StartError(
+            f"cannot listen at {where} beside another address of that port; "
+            "to change between one address and all of them, stop and start"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return StartError(f"{where} is taken by {_holder(address[1])}; stop it or choose another --port")
+    if error.errno == errno.EACCES:
+        return StartError(f"no right to listen at {where}; choose a --port of 1024 or above")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return StartError(f"{address[0]} is no address of this machine; see --host")
+    return StartError(f"cannot listen at {where}: {error.strerror}")
+
+
+def _is_own(port: int) -> bool:
+    """Tell whether this process listens on a port."""
+    try:
+        mine = psutil.Process().net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in mine)
+
+
+def _holder(port: int) -> str:
+    """Name the program that listens on a port."""
+    try:
+        for each in psutil.net_connections("tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid:
+                return f"{psutil.Process(each.pid).name()} (pid {each.pid})"
+    except psutil.Error:
+        pass
+    return "another program (whose, only an administrator can see)"

@@ -1,0 +1,124 @@
+"""Live settings: the settings that hold now, and how a reload checks, adopts or gives up new ones.
+
+Workers get new settings when they are replaced; this is about everything outside them. Checking changes
+nothing that a client could notice, and what it has prepared is given up when the reload fails.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from typing import NamedTuple
+
+import msgspec
+
+from mpchat.config import FIXED, Config, differing
+from mpchat.errors import StartError
+from mpchat.hub.hub import Hub
+from mpchat.hub.limits import Kept, Limits
+from mpchat.ipc import logs
+from mpchat.supervisor import policy
+from mpchat.supervisor.acceptor import Acceptor
+from mpchat.supervisor.listeners import NO_CHANGE, ListenerChange, Lookup, port_of, prepare_change
+from mpchat.supervisor.placement import Placement
+from mpchat.supervisor.record_keeper import RecordKeeper
+from mpchat.supervisor.startup import Order
+
+# Seconds that a reload waits for the name server's answer about a new host.
+LOOKUP_TIMEOUT = 5.0
+
+
+class Prepared(NamedTuple):
+    """What a check has made ready; ``kept`` are settings that need a restart, each with the reason."""
+
+    config: Config
+    listeners: ListenerChange
+    kept: dict[str, str]
+    per_worker_before: int
+
+
+class LiveSettings:
+    """The settings that hold, where they came from, and the parts of the server that follow them."""
+
+    def __init__(
+        self,
+        order: Order,
+        descriptors: int,
+        acceptor: Acceptor,
+        hub: Hub,
+        placement: Placement,
+        record: RecordKeeper,
+    ) -> None:
+        """Begin with the settings of the start; ``descriptors`` is the limit of each process."""
+        self.config = order.config
+        self.descriptors = descriptors
+        self._sources = order.sources
+        self._acceptor = acceptor
+        self._hub = hub
+        self._placement = placement
+        self._record = record
+
+    def check(self, pause: Callable[[], Generator[None]]) -> Generator[None, None, Prepared]:
+        """Read the settings again and prepare what they need; goes through ``pause`` while it has to wait.
+
+        Raise :class:`ConfigError` or :class:`StartError` with nothing changed. On success :meth:`adopt` or
+        :meth:`give_up` must follow.
+        """
+        wanted = self._sources.read_again(os.environ, self.config)
+        kept = {name: FIXED[name] for name in differing(self.config, wanted) if name in FIXED}
+        config = msgspec.structs.replace(wanted, **{name: getattr(self.config, name) for name in kept})
+        if config.log_file and config.log_file != self.config.log_file:
+            _check_log(config.log_file)
+        listeners = NO_CHANGE
+        if (config.host, config.port) != (self.config.host, self.config.port):
+            listeners = yield from self._prepare_listeners(config, pause)
+        prepared = Prepared(config, listeners, kept, self._placement.per_worker)
+        # New workers take connections before the settings are adopted.
+        self._placement.per_worker = policy.connections_per_worker(self.descriptors, config.multiplexer)
+        return prepared
+
+    def _prepare_listeners(
+        self, config: Config, pause: Callable[[], Generator[None]]
+    ) -> Generator[None, None, ListenerChange]:
+        """Listen at new addresses. Port 0 stands for the port that the server has."""
+        lookup = Lookup(config.host, config.port or port_of(self._acceptor.listeners[0]))
+        deadline = time.monotonic() + LOOKUP_TIMEOUT
+        while not lookup.done:
+            if time.monotonic() > deadline:
+                hosts, within = ", ".join(config.host), f"within {LOOKUP_TIMEOUT:g} s"
+                raise StartError(f"no answer {within} about an address of {hosts}; nothing has changed")
+            yield from pause()
+        return prepare_change(self._acceptor.listeners, lookup.result())
+
+    def give_up(self, prepared: Prepared) -> None:
+        """Leave everything as it was before the check."""
+        prepared.listeners.give_up()
+        self._placement.per_worker = prepared.per_worker_before
+
+    def adopt(self, prepared: Prepared) -> None:
+        """Let new settings hold; workers get theirs when they are replaced."""
+        before, self.config = self.config, prepared.config
+        self._acceptor.change(prepared.listeners)
+        self._hub.change_limits(
+            limits_of(self.config), notices=self.config.notices, now=time.monotonic()
+        )
+        logging.getLogger("mpchat").setLevel(self.config.log_level.upper())
+        if self.config.log_file != before.log_file:
+            with suppress(OSError):  # it could be written a moment ago; the old log stays open
+                logs.point_at(self.config.log_file)
+            logs.reopen_on_signal(self.config.log_file)
+        self._record.set_addresses(self._acceptor.addresses)
+
+
+def _check_log(path: str) -> None:
+    try:
+        logs.check(path)
+    except OSError as error:
+        raise StartError(f"cannot write the log {path}: {error.strerror}; nothing has changed") from None
+
+
+def limits_of(config: Config) -> Limits:
+    """Return the limits that the hub keeps to."""
+    kept = Kept(config.history_messages, config.lag_limit, config.history_age)
+    return Limits(config.max_rooms, config.max_members, config.name_hold, kept, config.lag_limit)

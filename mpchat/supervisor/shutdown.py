@@ -1,0 +1,103 @@
+"""Shutdown: the steps of an orderly stop, each with the same deadline.
+
+First connections in transit arrive. Then the workers post what they have read, and the hub delivers it.
+Then clients get the farewell and what they are owed, and the workers end. A worker that is late is killed.
+"""
+
+import logging
+import time
+from enum import Enum
+
+from mpchat.hub.hub import Hub
+from mpchat.supervisor.live_settings import LiveSettings
+from mpchat.supervisor.placement import Placement
+from mpchat.supervisor.pool import WorkerPool
+from mpchat.supervisor.refusals import Refusal
+
+# Seconds that a second request to stop leaves of the deadline.
+QUICK = 0.5
+# Seconds that workers get beyond the deadline that they were told, before they are killed.
+STOP_GRACE = 1.5
+STOPPING = Refusal("the server is stopping")
+
+log = logging.getLogger("mpchat.supervisor")
+
+
+class Step(Enum):
+    """What the shutdown waits for, in order."""
+
+    ARRIVALS = 1
+    LAST_POSTS = 2
+    WORKERS = 3
+    KILLED_WORKERS = 4
+
+
+class Shutdown:
+    """An orderly stop, from :meth:`begin` until no worker is left."""
+
+    def __init__(self, settings: LiveSettings, hub: Hub, pool: WorkerPool, placement: Placement) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._pool = pool
+        self._placement = placement
+        self._step = Step.ARRIVALS
+        # When the present step must have come to its end (seconds, monotonic); None: it is not limited.
+        self.deadline: float | None = None
+
+    def begin(self) -> None:
+        """Start no worker any more and refuse clients that wait for one."""
+        self.deadline = time.monotonic() + self._settings.config.stop_timeout
+        self._pool.ending = True
+        self._placement.refuse(STOPPING)
+
+    def hurry(self) -> None:
+        """Skip to the farewell, and leave clients little time for it."""
+        now = time.monotonic()
+        self.deadline = min(self.deadline or now, now + QUICK)
+        if self._step is Step.ARRIVALS:
+            self._drain_workers()
+        self._close_workers(now)
+
+    def proceed(self, now: float) -> None:
+        """Go on as far as possible; call it in every turn of the loop."""
+        self._placement.refuse(STOPPING)
+        if self.deadline is None:
+            return
+        late = now >= self.deadline
+        if self._step is Step.ARRIVALS and (late or not self._pool.moving):
+            self._drain_workers()
+        elif self._step is Step.LAST_POSTS and (late or self._delivered):
+            self._close_workers(now)
+        elif late:
+            self._kill_workers()
+
+    def _drain_workers(self) -> None:
+        self._step = Step.LAST_POSTS
+        self._pool.drain()
+
+    @property
+    def _delivered(self) -> bool:
+        """True when the workers have posted everything and the hub has put it in order."""
+        return self._pool.drained and self._hub.empty
+
+    def _close_workers(self, now: float) -> None:
+        """Send the farewell; tell the workers to give clients what they are owed and to end."""
+        assert self.deadline is not None
+        if self._step in (Step.WORKERS, Step.KILLED_WORKERS):
+            return
+        self._step = Step.WORKERS
+        self._hub.turn(now)
+        if farewell := self._settings.config.farewell:
+            self._hub.announce(farewell, now)
+            self._hub.turn(now)
+        # The farewell is the last message: that other clients have gone is no news now.
+        self._hub.silence_notices(now)
+        self._pool.close(max(0.0, self.deadline - now))
+        self.deadline = max(self.deadline, now) + STOP_GRACE
+
+    def _kill_workers(self) -> None:
+        self._step = Step.KILLED_WORKERS
+        slots = sorted({handle.slot for handle in self._pool.handles})
+        log.warning("not ended in time, killed: workers %s", slots)
+        self.deadline = None
+        self._pool.kill()

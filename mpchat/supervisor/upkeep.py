@@ -1,0 +1,65 @@
+"""Upkeep: what the supervisor looks after at every beat: hung workers, balance, idle rooms, its own files."""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from mpchat.control.server import Server
+from mpchat.hub.hub import Hub
+from mpchat.instance.lock import Guard
+from mpchat.ipc.beat import beat_every
+from mpchat.reactor import Reactor
+from mpchat.supervisor.changes import Changes
+from mpchat.supervisor.lifecycle import Lifecycle
+from mpchat.supervisor.pool import WorkerPool
+from mpchat.supervisor.record_keeper import RecordKeeper
+
+log = logging.getLogger("mpchat.supervisor")
+
+
+class Upkeep:
+    """Does its round again and again, by a timer of its own."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        lifecycle: Lifecycle,
+        pool: WorkerPool,
+        changes: Changes,
+        hub: Hub,
+        heal_files: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._lifecycle = lifecycle
+        self._pool = pool
+        self._changes = changes
+        self._hub = hub
+        self._heal_files = heal_files
+        self._last_round = time.monotonic()
+
+    def begin(self) -> None:
+        """Do the first round, and the others in time."""
+        self._round()
+
+    def _round(self) -> None:
+        every = beat_every(self._pool.config.hang_timeout)
+        self._reactor.call_later(every, self._round)
+        now = time.monotonic()
+        # A late round means that this process was asleep: no worker is to blame for that time.
+        asleep = max(0.0, now - self._last_round - every)
+        self._last_round = now
+        self._pool.check_beats(now, asleep)
+        if self._lifecycle.running:
+            self._changes.watch_balance(now)
+        self._hub.sweep(now)
+        self._heal_files()
+
+
+def heal_files(guard: Guard, record: RecordKeeper, control: Server) -> None:
+    """Restore the lock, the record and the control socket if their files were deleted or replaced."""
+    with suppress(OSError):
+        if guard.heal():
+            log.warning("lock file was gone or replaced, taken again: %s", guard.paths.lock)
+        record.heal()
+        control.heal()
