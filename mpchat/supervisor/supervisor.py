@@ -20,6 +20,7 @@ from mpchat.errors import StartError
 from mpchat.hub.archive import Archive
 from mpchat.hub.hub import Hub
 from mpchat.hub.moderation_file import read_moderation
+from mpchat.hub.past import Past
 from mpchat.instance.lock import Guard
 from mpchat.instance.record import Identity
 from mpchat.ipc import logs, os_process
@@ -120,8 +121,8 @@ class Supervisor:
         self.acceptor = Acceptor(self.reactor, open_listeners(config.host, config.port), self._on_client)
         stack.callback(self.acceptor.close)
         record.set_addresses(self.acceptor.addresses)
-        archive = _open_history(config, stack)
-        self.hub = _make_hub(config, Path(config.bans or guard.paths.bans), archive)
+        archive, past = _open_history(config, stack)
+        self.hub = _make_hub(config, Path(config.bans or guard.paths.bans), archive, past)
         per_worker = policy.connections_per_worker(descriptors, config.multiplexer)
         self.placement = Placement(self.reactor, self.acceptor, self.hub, per_worker)
         questions = WorkerQuestions(self.reactor)
@@ -211,22 +212,23 @@ def _open_log(path: str) -> None:
             raise StartError(f"cannot write the log {path}: {error.strerror}; see --log-file") from None
 
 
-def _open_history(config: Config, stack: ExitStack) -> Archive | None:
-    """Return the history file's keeper, if a file is set; ``stack`` closes it."""
+def _open_history(config: Config, stack: ExitStack) -> tuple[Archive | None, Past | None]:
+    """Open the history file, if one is set, and return its keeper and what it holds; ``stack`` closes it."""
     if not config.history:
-        return None
+        return None, None
     kept = limits_of(config).kept
     archive = Archive(config.history, messages=kept.messages, age=kept.age)
+    past = archive.open()
     stack.callback(archive.close, HISTORY_PATIENCE)
-    return archive
+    return archive, past
 
 
-def _make_hub(config: Config, bans: Path, archive: Archive | None) -> Hub:
-    """Return a hub that goes on from the history file and from the bans kept in a file."""
+def _make_hub(config: Config, bans: Path, archive: Archive | None, past: Past | None) -> Hub:
+    """Return a hub that goes on from the history and from the bans kept in a file."""
     return Hub(
         limits_of(config),
         notices=config.notices,
-        past=archive.open() if archive else None,
+        past=past,
         moderation=read_moderation(bans),
         moderation_path=bans,
         on_run=archive.save if archive else None,
