@@ -13,10 +13,10 @@ from mpchat.control.answers import Pauses, Progress, ReloadResult, ScaleResult
 from mpchat.control.messages import Answer, Reply
 from mpchat.errors import StartError
 from mpchat.reactor import Reactor
-from mpchat.supervisor import policy
 from mpchat.supervisor.move_out import Mover, Steps, nap, wake
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
+from mpchat.supervisor.restart_policy import BACKOFF_FIRST
 from mpchat.supervisor.slot import Slot
 from mpchat.supervisor.worker_handle import WorkerHandle
 
@@ -141,7 +141,7 @@ class Change:
             if new.closed:
                 slot = self.pool.slots.get(new.slot)
                 if slot is not None and not slot.handles:
-                    self.pool.start_later(slot, policy.BACKOFF_FIRST)
+                    self.pool.start_later(slot, BACKOFF_FIRST)
                 raise StartError(
                     f"the new worker {new.slot} ended before it could serve, {new.how}; the worker that "
                     "served before serves on; the log says why"

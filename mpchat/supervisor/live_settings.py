@@ -18,8 +18,8 @@ from mpchat.errors import StartError
 from mpchat.hub.hub import Hub
 from mpchat.hub.limits import Kept, Limits
 from mpchat.ipc import logs
-from mpchat.supervisor import policy
 from mpchat.supervisor.acceptor import Acceptor
+from mpchat.supervisor.capacity import connections_per_worker
 from mpchat.supervisor.listeners import NO_CHANGE, ListenerChange, Lookup, port_of, prepare_change
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.record_keeper import RecordKeeper
@@ -75,7 +75,7 @@ class LiveSettings:
             listeners = yield from self._prepare_listeners(config, pause)
         prepared = Prepared(config, listeners, kept, self._placement.per_worker)
         # New workers take connections before the settings are adopted.
-        self._placement.per_worker = policy.connections_per_worker(self.descriptors, config.multiplexer)
+        self._placement.per_worker = connections_per_worker(self.descriptors, config.multiplexer)
         return prepared
 
     def _prepare_listeners(

@@ -3,7 +3,7 @@
 A connection is here from its accept until a worker has acked it: at home nowhere, or on its way. A worker
 that dies or nacks gives its own back, and they go to another one. One that a worker gives away because it was
 asked to comes in the same way and leaves in the same way, and is never refused. Nobody is lost in between.
-Decides nothing that :mod:`policy` can decide.
+Which worker a connection goes to is decided in :mod:`mpchat.supervisor.placement_policy`.
 """
 
 import logging
@@ -17,8 +17,8 @@ from itertools import count
 from mpchat.hub.hub import Hub
 from mpchat.ipc.handoff import REST
 from mpchat.reactor import READ, WRITE, Reactor
-from mpchat.supervisor import policy
 from mpchat.supervisor.acceptor import Acceptor
+from mpchat.supervisor.placement_policy import MAX_UNACKED, choose_worker
 from mpchat.supervisor.refusals import Refusal
 from mpchat.supervisor.worker_handle import Arrivals, Traveller, WorkerHandle
 
@@ -75,7 +75,7 @@ class Placement:
         """Take a connection that may come in; the acceptor rests while too many wait."""
         self._hosts[host] += 1
         self._unplaced.append(Traveller(next(self._identities), sock, host, port))
-        if len(self._unplaced) >= policy.MAX_UNACKED:
+        if len(self._unplaced) >= MAX_UNACKED:
             self._acceptor.pause()
 
     def watch(self, handle: WorkerHandle) -> None:
@@ -98,12 +98,12 @@ class Placement:
         are ``expected`` to be moved yet.
         """
         candidates = [handle.candidate(self.per_worker, now) for handle in handles]
-        free = sum(max(0, each.limit - each.connections - each.unacked) for each in candidates) - expected
+        free = sum(each.free for each in candidates) - expected
         self._unplaced.sort(key=lambda each: not each.moved)
         by_slot = {handle.slot: handle for handle in handles}
         placed = 0
         for traveller in self._unplaced:
-            chosen = policy.place(candidates, self._turn)
+            chosen = choose_worker(candidates, self._turn)
             if chosen is None or (placed >= free and not traveller.moved):
                 break
             self._turn += 1

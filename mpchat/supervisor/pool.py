@@ -18,10 +18,9 @@ from mpchat.hub.hub import Hub
 from mpchat.instance.record import Identity
 from mpchat.ipc.items import Beat, Down, Up
 from mpchat.reactor import READ, Reactor
-from mpchat.supervisor import policy
 from mpchat.supervisor.ask_workers import WorkerQuestions
 from mpchat.supervisor.placement import Placement
-from mpchat.supervisor.policy import Deaths
+from mpchat.supervisor.restart_policy import BACKOFF_FIRST, DEATHS_AT_START, DEATHS_TO_FATAL, BackOff
 from mpchat.supervisor.slot import Slot, SlotState, how_it_ended
 from mpchat.supervisor.worker_handle import WorkerHandle
 
@@ -201,7 +200,7 @@ class WorkerPool:
         slot.handle, slot.next, slot.old = slot.next, None, slot.handle
         slot.state, slot.able = SlotState.RUNNING, True
         if slot.old is None:  # what was wrong before, it serves now
-            slot.deaths = Deaths(self._random)
+            slot.back_off = BackOff(self._random)
         return slot.old
 
     def dismiss(self, slot: Slot) -> WorkerHandle | None:
@@ -216,7 +215,7 @@ class WorkerPool:
         slot.handle, slot.old = slot.old, slot.handle
         slot.state, slot.able = SlotState.RUNNING, True
         if slot.handle is None:
-            self.start_later(slot, policy.BACKOFF_FIRST)
+            self.start_later(slot, BACKOFF_FIRST)
 
     @staticmethod
     def retire(handle: WorkerHandle) -> None:
@@ -306,15 +305,15 @@ class WorkerPool:
             self._decide_restart(slot, lived, handle.how)
 
     def _decide_restart(self, slot: Slot, lived: float, how: str) -> None:
-        most = policy.DEATHS_AT_START if self.starting else policy.DEATHS_TO_FATAL
-        pause = slot.deaths.after(lived, most)
+        most = DEATHS_AT_START if self.starting else DEATHS_TO_FATAL
+        pause = slot.back_off.after_death(lived, most)
         if pause is not None:
             slot.restarts += 1
             log.warning("died: worker %d, %s; the next starts in %.2f s", slot.number, how, pause)
             self.start_later(slot, pause)
             return
         slot.state = SlotState.FATAL
-        deaths = slot.deaths.in_a_row
+        deaths = slot.back_off.deaths
         log.error("given up: worker %d, dead %d times in a row, %s", slot.number, deaths, how)
         if self.starting:
             self._watcher.on_hopeless(

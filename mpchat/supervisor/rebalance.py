@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mpchat.supervisor import policy
+from mpchat.supervisor.balance_policy import UNEVEN_FOR, surpluses, uneven
 from mpchat.supervisor.change import Change
 from mpchat.supervisor.move_out import Steps
 
@@ -22,10 +22,10 @@ def even_out(change: Change, batch: int, pause: float) -> Steps:
     """Move connections until the fullest and the emptiest worker have about as many."""
     for _ in range(ROUNDS):
         serving = change.pool.serving
-        surpluses = policy.surpluses([each.load for each in serving])
-        if not any(surpluses):
+        excess = surpluses([each.load for each in serving])
+        if not any(excess):
             return
-        for handle, surplus in zip(serving, surpluses, strict=True):
+        for handle, surplus in zip(serving, excess, strict=True):
             while surplus > 0 and not handle.closed:
                 change.report("move", handle.slot, 0, len(serving), surplus)
                 before = handle.given
@@ -50,9 +50,9 @@ class BalanceWatch:
 
     def is_due(self, loads: Sequence[int], now: float) -> bool:
         """Tell whether to move connections; ``loads`` counts them by worker at ``now`` (seconds)."""
-        if not policy.uneven(loads):
+        if not uneven(loads):
             self.reset()
             return False
         if self._uneven_since is None:
             self._uneven_since = now
-        return now - self._uneven_since >= policy.UNEVEN_FOR
+        return now - self._uneven_since >= UNEVEN_FOR

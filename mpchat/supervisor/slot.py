@@ -9,7 +9,7 @@ from enum import Enum
 from random import Random
 
 from mpchat.reactor import Timer
-from mpchat.supervisor.policy import Deaths
+from mpchat.supervisor.restart_policy import BackOff
 from mpchat.supervisor.worker_handle import WorkerHandle
 
 
@@ -40,7 +40,7 @@ class Slot:
         self.old: WorkerHandle | None = None
         # Clients may count on it: a worker has served here, and the slot is not about to go.
         self.able = False
-        self.deaths = Deaths(random)
+        self.back_off = BackOff(random)
         self.restarts = 0
         # The start that is to come while it has no worker.
         self.restart: Timer | None = None

@@ -25,10 +25,11 @@ from mpchat.instance.lock import Guard
 from mpchat.instance.record import Identity
 from mpchat.ipc import logs, os_process
 from mpchat.reactor import Reactor
-from mpchat.supervisor import policy, signals
+from mpchat.supervisor import signals
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.admission import Admission
 from mpchat.supervisor.ask_workers import WorkerQuestions
+from mpchat.supervisor.capacity import connections_per_worker
 from mpchat.supervisor.changes import Changes
 from mpchat.supervisor.client_commands import ClientCommands
 from mpchat.supervisor.commands import Commands
@@ -123,7 +124,7 @@ class Supervisor:
         record.set_addresses(self.acceptor.addresses)
         archive, past = _open_history(config, stack)
         self.hub = _make_hub(config, Path(config.bans or guard.paths.bans), archive, past)
-        per_worker = policy.connections_per_worker(descriptors, config.multiplexer)
+        per_worker = connections_per_worker(descriptors, config.multiplexer)
         self.placement = Placement(self.reactor, self.acceptor, self.hub, per_worker)
         questions = WorkerQuestions(self.reactor)
         watcher = Watcher(self._on_worker_ready, record.set_workers, self._on_hopeless)

@@ -37,7 +37,8 @@ from mpchat.ipc.handoff import (
     read_message,
 )
 from mpchat.ipc.items import Beat, Down
-from mpchat.supervisor.policy import SELECT_LIMIT, Candidate, connections_per_worker
+from mpchat.supervisor.capacity import SELECT_LIMIT, connections_per_worker
+from mpchat.supervisor.placement_policy import Candidate
 from mpchat.worker import worker
 
 # Seconds for which a worker that had no descriptor left for a connection gets no further one.
