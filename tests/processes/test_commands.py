@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from support.harness import (
@@ -27,6 +28,8 @@ from support.harness import (
     stopped,
 )
 from support.waiting import PATIENCE, eventually
+
+from mpchat.control.answers import ServerStatus
 
 # The exit codes of the manual's table.
 OK, FAILED, USAGE, NOT_RUNNING, ALREADY, NOT_STARTED, TIMED_OUT = range(7)
@@ -222,54 +225,21 @@ def test_korean_is_announced_as_it_is_without_a_language(shared: Server) -> None
 
 # What they say.
 
-NUMBER = (int, float)
-STATUS: dict[str, Any] = {
-    "name": str,
-    "pid": int,
-    "version": str,
-    "state": str,
-    "started": NUMBER,
-    "uptime": NUMBER,
-    "addresses": list,
-    "limits": dict,
-    "workers": list,
-}
-WORKER: dict[str, Any] = {
-    "slot": int,
-    "pid": int,
-    "state": str,
-    "connections": int,
-    "messages_in": int,
-    "messages_out": int,
-    "lag_ms": NUMBER,
-    "rss": int,
-    "cpu": NUMBER,
-    "restarts": int,
-}
-
-
-def conforms(found: dict[str, Any], contract: dict[str, Any]) -> None:
-    for key, kind in contract.items():
-        assert isinstance(found[key], kind), (key, found[key])
-        assert not isinstance(found[key], bool)
-
 
 def test_status_json_is_the_contract(shared: Server) -> None:
-    done = shared.command("status", "--json")
-    facts = json.loads(said(done))
-    assert done.stdout.count("\n") == 1
-    conforms(facts, STATUS)
-    assert facts["name"] == "default"
-    assert facts["state"] == "RUNNING"
-    assert re.fullmatch(r"127\.0\.0\.1:\d+", facts["addresses"][0])
-    assert all(isinstance(each, int) and each >= 0 for each in facts["limits"].values())
-    assert abs(psutil.Process(facts["pid"]).create_time() - facts["started"]) < 30
-    assert [each["slot"] for each in facts["workers"]] == [1, 2]
-    for worker in facts["workers"]:
-        conforms(worker, WORKER)
-        assert worker["state"] == "RUNNING"
-        assert 1 << 20 < worker["rss"] < 1 << 30
-        assert psutil.Process(worker["pid"]).ppid() == facts["pid"]
+    """Every key has its type, and none is missing, one too many or out of order."""
+    out = said(shared.command("status", "--json"))
+    facts = msgspec.json.decode(out, type=ServerStatus)
+    assert msgspec.json.encode(facts).decode() + "\n" == out
+    assert (facts.name, facts.state, facts.runtime_dir) == ("default", "RUNNING", str(shared.instance_folder))
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", facts.addresses[0])
+    assert min(msgspec.structs.astuple(facts.limits)) >= 0
+    assert abs(psutil.Process(facts.pid).create_time() - facts.started) < 30
+    assert [each.slot for each in facts.workers] == [1, 2]
+    for worker in facts.workers:
+        assert (worker.state, worker.generation) == ("RUNNING", 1)
+        assert 1 << 20 < worker.rss < 1 << 30
+        assert psutil.Process(worker.pid).ppid() == facts.pid
 
 
 def test_status_counts_messages_in_bytes_and_seconds_that_are_true(instance: Server) -> None:
