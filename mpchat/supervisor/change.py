@@ -137,7 +137,7 @@ class Change:
 
     def until_ready(self, new: WorkerHandle) -> Steps:
         """Yield until a new worker is ready. Raise :class:`StartError` if it dies before its turn comes."""
-        while new.ready_at is None or new.closed:
+        while not new.ready or new.closed:
             if new.closed:
                 slot = self.pool.slots.get(new.slot)
                 if slot is not None and not slot.handles:

@@ -11,37 +11,32 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mpchat.config import Config, default_workers
-from mpchat.hub.hub import Hub
 from mpchat.instance.record import Identity
-from mpchat.ipc.items import Beat, Down, Up
-from mpchat.reactor import READ, Reactor
-from mpchat.supervisor.ask_workers import WorkerQuestions
+from mpchat.ipc.items import Down
+from mpchat.reactor import Reactor
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.restart_policy import BACKOFF_FIRST, DEATHS_AT_START, DEATHS_TO_FATAL, BackOff
-from mpchat.supervisor.slot import Slot, SlotState, how_it_ended
+from mpchat.supervisor.slot import Slot, SlotState
 from mpchat.supervisor.worker_handle import WorkerHandle
+from mpchat.supervisor.worker_watch import WorkerEvents, WorkerWatch
 
-# Seconds from a hung worker's stack dump to its end.
-DUMP_GRACE = 1.0
 # Seconds from one try to start a worker to the next when the system has no room for it.
 START_AGAIN = 1.0
-# Seconds that a new worker has to become ready.
-READY_TIMEOUT = 30.0
 # Seconds between workers when a signal is passed on to all; a stack dump takes a few milliseconds.
 SIGNALS_APART = 0.05
 
 log = logging.getLogger("mpchat.supervisor")
 
 
-class Watcher(NamedTuple):
-    """Who wants to know: that a worker has become ready, that processes have come or gone, that no worker
-    can be kept alive, and why."""
+class PoolObserver(NamedTuple):
+    """What to call: when a worker has become ready; when processes have come or gone, with all that there are
+    now; when no worker can be kept alive, with the reason."""
 
     on_ready: Callable[[], None]
-    on_roster: Callable[[list[Identity]], None]
+    on_processes: Callable[[list[Identity]], None]
     on_hopeless: Callable[[str], None]
 
 
@@ -52,11 +47,10 @@ class WorkerPool:
         self,
         config: Config,
         reactor: Reactor,
-        hub: Hub,
         placement: Placement,
-        questions: WorkerQuestions,
+        watch: WorkerWatch,
         workers_lock: Path,
-        watcher: Watcher,
+        observer: PoolObserver,
     ) -> None:
         """Begin with no slot. ``config`` is what workers are started with, unless a change says otherwise."""
         self.config = config
@@ -71,19 +65,11 @@ class WorkerPool:
         # Connections that ended because their worker did.
         self.lost = 0
         self._reactor = reactor
-        self._hub = hub
         self._placement = placement
-        self._questions = questions
+        self._watch = watch
         self._workers_lock = workers_lock
-        self._watcher = watcher
+        self._observer = observer
         self._random = Random()
-        # What a worker says of its process; everything else is for the hub.
-        self._on_news: dict[int, Callable[[Slot, WorkerHandle, Any], None]] = {
-            Up.BEAT: self._on_beat,
-            Up.READY: self._on_ready,
-            Up.KICKED: self._on_kicked,
-            Up.DRAINED: self._on_drained,
-        }
 
     # Who is there.
 
@@ -98,7 +84,7 @@ class WorkerPool:
     @property
     def ready(self) -> list[WorkerHandle]:
         """Processes that have been able to serve, whatever they are doing now."""
-        return [handle for handle in self.handles if handle.ready_at is not None]
+        return [handle for handle in self.handles if handle.ready]
 
     @property
     def serving(self) -> list[WorkerHandle]:
@@ -161,22 +147,20 @@ class WorkerPool:
             self._cannot_start(slot, error)
             return
         slot.state = SlotState.STARTING
-        self._watcher.on_roster(self.identities)
+        self._observer.on_processes(self.identities)
 
     def start_next(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
         """Start the worker that is to take the place of a slot's worker. Raises ``OSError``."""
         assert slot.next is None
         slot.cancel_restart()
         slot.next = self._start(slot, config, generation)
-        self._watcher.on_roster(self.identities)
+        self._observer.on_processes(self.identities)
         return slot.next
 
     def _start(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
         handle = WorkerHandle(config, slot.number, generation, self._workers_lock)
-        self._hub.attach(handle.endpoint)
-        self._reactor.watch(handle.endpoint.link, READ, lambda mask: self._on_link(slot, handle))
-        self._placement.watch(handle)
-        self._reactor.watch(handle.process.sentinel, READ, lambda mask: self._on_death(slot, handle))
+        events = WorkerEvents(partial(self._on_ready, slot), self._on_drained, partial(self._on_death, slot))
+        self._watch.begin(handle, events)
         return handle
 
     def _cannot_start(self, slot: Slot, error: OSError) -> None:
@@ -225,63 +209,23 @@ class WorkerPool:
         handle.endpoint.ready = False
         handle.endpoint.send(Down.DRAIN)
 
-    # News.
+    # What follows from news and deaths.
 
-    def _on_link(self, slot: Slot, handle: WorkerHandle) -> None:
-        if handle.closed:  # its death was dealt with earlier in this turn
-            return
-        self._receive(slot, handle)
-        if handle.endpoint.ended:  # its death comes through the sentinel; the pipe's end would come for ever
-            self._reactor.forget(handle.endpoint.link)
-
-    def _receive(self, slot: Slot, handle: WorkerHandle) -> None:
-        """Read what a worker has written: news of the process, and items for the hub."""
-        now = self._reactor.now
-        for item in handle.endpoint.receive(now):
-            on_news = self._on_news.get(item.kind)
-            if on_news is not None:
-                on_news(slot, handle, item.payload)
-            else:
-                self._hub.take(handle.endpoint, item, now)
-
-    def _on_beat(self, slot: Slot, handle: WorkerHandle, payload: Any) -> None:
-        handle.on_beat(Beat(*payload), self._reactor.now)
-
-    def _on_ready(self, slot: Slot, handle: WorkerHandle, payload: Any) -> None:
-        handle.ready_at = handle.last_beat = self._reactor.now
+    def _on_ready(self, slot: Slot, handle: WorkerHandle) -> None:
         if handle is slot.handle and slot.state is SlotState.STARTING:
             slot.state, slot.able = SlotState.RUNNING, True
-            self._watcher.on_ready()
+            self._observer.on_ready()
 
-    def _on_kicked(self, slot: Slot, handle: WorkerHandle, payload: Any) -> None:
-        number, ended = payload
-        self._questions.answer(number, handle.pid, ended)
-
-    def _on_drained(self, slot: Slot, handle: WorkerHandle, payload: Any) -> None:
-        handle.drained = True
+    def _on_drained(self, handle: WorkerHandle) -> None:
         if handle.retiring and not self.ending:
             handle.endpoint.send(Down.CLOSE, 0.0)
 
-    # Death and silence.
-
     def _on_death(self, slot: Slot, handle: WorkerHandle) -> None:
-        """Take a dead worker's last words, give its unclaimed connections to others, decide what follows."""
-        self._reactor.forget(handle.process.sentinel)
-        handle.process.join()  # from here on its ends are closed, and reading them comes to an end
-        if not handle.endpoint.ended:
-            self._reactor.forget(handle.endpoint.link)
-        while not handle.endpoint.ended:
-            self._receive(slot, handle)
-        self._hub.detach(handle.endpoint, self._reactor.now)
-        self._questions.on_death(handle.pid)
-        handle.how = how_it_ended(handle.process.exitcode)
-        lived = self._reactor.now - handle.ready_at if handle.ready_at is not None else 0.0
-        self._placement.unwatch(handle)
-        in_transit = self._placement.in_transit
-        self._hub.worker_died(handle.endpoint, handle.connections, in_transit, self._reactor.now)
+        ready_at = handle.heartbeat.ready_at
+        lived = self._reactor.now - ready_at if ready_at is not None else 0.0
         self.lost += handle.connections
         self._leave_slot(slot, handle, lived)
-        self._watcher.on_roster(self.identities)
+        self._observer.on_processes(self.identities)
 
     def _leave_slot(self, slot: Slot, handle: WorkerHandle, lived: float) -> None:
         if handle is slot.next:
@@ -316,32 +260,12 @@ class WorkerPool:
         deaths = slot.back_off.deaths
         log.error("given up: worker %d, dead %d times in a row, %s", slot.number, deaths, how)
         if self.starting:
-            self._watcher.on_hopeless(
+            self._observer.on_hopeless(
                 f"worker {slot.number} died {deaths} times before it could serve, {how}"
             )
         elif all(each.state is SlotState.FATAL and not each.handles for each in self.slots.values()):
             why = f"no worker is left: each died {deaths} times in a row, the last {how}"
-            self._watcher.on_hopeless(why)
-
-    def check_beats(self, now: float, asleep: float) -> None:
-        """Dump and then kill workers whose loop does not turn. Nobody listened for ``asleep`` seconds."""
-        for handle in list(self.handles):
-            handle.forgive(asleep, now)
-            self._check_beat(handle, now)
-
-    def _check_beat(self, handle: WorkerHandle, now: float) -> None:
-        silence = now - handle.last_beat
-        if handle.ready_at is None:
-            if now - handle.started > READY_TIMEOUT:
-                log.error("not ready within %g s, killed: worker %d", READY_TIMEOUT, handle.slot)
-                handle.kill()
-        elif handle.dumped_at is not None:
-            if now - handle.dumped_at >= DUMP_GRACE:
-                log.error("hung for %.1f s, killed: worker %d", silence, handle.slot)
-                handle.kill()
-        elif silence > handle.hang_timeout:
-            log.error("hung for %.1f s, its stacks follow: worker %d", silence, handle.slot)
-            handle.dump(now)
+            self._observer.on_hopeless(why)
 
     def pass_on(self, number: int) -> None:
         """Signal the workers, one after the other: stacks written at once would run into each other."""
@@ -357,7 +281,7 @@ class WorkerPool:
         for slot in self.slots.values():
             slot.cancel_restart()
             for handle in slot.handles:
-                if handle.ready_at is None:
+                if not handle.ready:
                     handle.kill()
                 else:
                     slot.state = SlotState.DRAINING

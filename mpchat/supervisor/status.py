@@ -16,6 +16,7 @@ from mpchat.ipc.items import Beat
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.admission import Admission
 from mpchat.supervisor.changes import Changes
+from mpchat.supervisor.heartbeat import Rates
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.live_settings import LiveSettings
 from mpchat.supervisor.placement import Placement
@@ -96,8 +97,7 @@ def _history(archive: Archive) -> History:
 def worker_status(slot: Slot) -> WorkerStatus:
     """Return a slot's row: that of the worker that serves, else of the one that will or did."""
     handle = slot.handle or slot.next or slot.old
-    beat, before = (handle.beat, handle.beat_before) if handle else (Beat(), Beat())
-    span = max(handle.beat_at - handle.beat_before_at, 0.001) if handle else 1.0
+    beat, rates = (handle.heartbeat.beat, handle.heartbeat.rates()) if handle else (Beat(), Rates())
     return WorkerStatus(
         slot=slot.number,
         pid=handle.pid if handle else None,
@@ -106,13 +106,13 @@ def worker_status(slot: Slot) -> WorkerStatus:
         connections=sum(each.load for each in slot.handles),
         messages_in=beat.messages_in,
         messages_out=beat.messages_out,
-        in_per_second=(beat.messages_in - before.messages_in) / span,
-        out_per_second=(beat.messages_out - before.messages_out) / span,
+        in_per_second=rates.messages_in,
+        out_per_second=rates.messages_out,
         lag_ms=round(beat.lag * 1000, 3),
         late=beat.late,
-        silent=time.monotonic() - handle.last_beat if handle else 0.0,
+        silent=handle.heartbeat.silence(time.monotonic()) if handle else 0.0,
         ended=dict(beat.ended),
         rss=handle.memory() if handle else 0,
-        cpu=(beat.cpu - before.cpu) / span,
+        cpu=rates.cpu,
         restarts=slot.restarts,
     )

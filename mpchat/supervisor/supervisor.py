@@ -37,12 +37,13 @@ from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import open_listeners
 from mpchat.supervisor.live_settings import LiveSettings, limits_of
 from mpchat.supervisor.placement import Placement
-from mpchat.supervisor.pool import Watcher, WorkerPool
+from mpchat.supervisor.pool import PoolObserver, WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
 from mpchat.supervisor.shutdown import Shutdown
 from mpchat.supervisor.startup import Order, StartFacts
 from mpchat.supervisor.status import StatusReport
 from mpchat.supervisor.upkeep import Upkeep, heal_files
+from mpchat.supervisor.worker_watch import WorkerWatch
 
 # Seconds that a history file gets at the end to take what waits: a slow disk, not a disk that hangs.
 HISTORY_PATIENCE = 5.0
@@ -127,10 +128,9 @@ class Supervisor:
         per_worker = connections_per_worker(descriptors, config.multiplexer)
         self.placement = Placement(self.reactor, self.acceptor, self.hub, per_worker)
         questions = WorkerQuestions(self.reactor)
-        watcher = Watcher(self._on_worker_ready, record.set_workers, self._on_hopeless)
-        self.pool = WorkerPool(
-            config, self.reactor, self.hub, self.placement, questions, guard.paths.workers, watcher
-        )
+        watch = WorkerWatch(self.reactor, self.hub, self.placement, questions)
+        observer = PoolObserver(self._on_worker_ready, record.set_workers, self._on_hopeless)
+        self.pool = WorkerPool(config, self.reactor, self.placement, watch, guard.paths.workers, observer)
         settings = LiveSettings(self._order, descriptors, self.acceptor, self.hub, self.placement, record)
         self.changes = Changes(self.pool, self.placement, self.reactor, settings)
         self.admission = Admission(settings, self.hub, self.pool, self.placement, self.changes)

@@ -11,6 +11,7 @@ from mpchat.instance.lock import Guard
 from mpchat.ipc.beat import beat_every
 from mpchat.reactor import Reactor
 from mpchat.supervisor.changes import Changes
+from mpchat.supervisor.hang_watch import end_hung_workers
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
@@ -49,7 +50,7 @@ class Upkeep:
         # A late round means that this process was asleep: no worker is to blame for that time.
         asleep = max(0.0, now - self._last_round - every)
         self._last_round = now
-        self._pool.check_beats(now, asleep)
+        end_hung_workers(self._pool.handles, now, asleep)
         if self._lifecycle.running:
             self._changes.watch_balance(now)
         self._hub.sweep(now)

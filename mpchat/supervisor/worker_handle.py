@@ -36,8 +36,9 @@ from mpchat.ipc.handoff import (
     own,
     read_message,
 )
-from mpchat.ipc.items import Beat, Down
+from mpchat.ipc.items import Down
 from mpchat.supervisor.capacity import SELECT_LIMIT, connections_per_worker
+from mpchat.supervisor.heartbeat import Heartbeat
 from mpchat.supervisor.placement_policy import Candidate
 from mpchat.worker import worker
 
@@ -83,17 +84,11 @@ class WorkerHandle:
         # How many reloads there had been when it was started, plus one.
         self.generation = generation
         # It beats, and has room, as its own settings say.
-        self.hang_timeout = config.hang_timeout
+        self.heartbeat = Heartbeat(config.hang_timeout, time.monotonic())
         self.select = config.multiplexer == "select"
-        self.started = time.monotonic()
-        self.ready_at: float | None = None
         self.unacked: dict[int, Traveller] = {}
         self.connections = 0
         self.hosts: Counter[str] = Counter()
-        self.last_beat = self.started
-        self.beat = self.beat_before = Beat()
-        self.beat_at = self.beat_before_at = self.started
-        self.dumped_at: float | None = None
         self.full_until = 0.0
         self.closed = False
         # True while it has been asked to give connections away and has not answered.
@@ -133,6 +128,11 @@ class WorkerHandle:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return child
+
+    @property
+    def ready(self) -> bool:
+        """True when it has been able to serve, whatever it is doing now."""
+        return self.heartbeat.ready_at is not None
 
     @property
     def pid(self) -> int:
@@ -220,19 +220,6 @@ class WorkerHandle:
         if not self.hosts[host]:
             del self.hosts[host]
 
-    def on_beat(self, beat: Beat, now: float) -> None:
-        self.beat_before, self.beat_before_at = self.beat, self.beat_at
-        self.beat, self.beat_at = beat, now
-        self.last_beat = now
-        self.dumped_at = None
-
-    def forgive(self, seconds: float, now: float) -> None:
-        """Leave time out of account in which nobody could have heard it."""
-        self.last_beat = min(now, self.last_beat + seconds)
-        self.started = min(now, self.started + seconds)
-        if self.dumped_at is not None:
-            self.dumped_at += seconds
-
     def memory(self) -> int:
         """Resident memory in bytes, 0 once the process has gone or when there is no descriptor to look."""
         try:
@@ -242,7 +229,7 @@ class WorkerHandle:
 
     def dump(self, now: float) -> None:
         """Have the process write its stacks to the log."""
-        self.dumped_at = now
+        self.heartbeat.on_dump(now)
         os.kill(self.pid, signal.SIGUSR2)
 
     def kill(self) -> None:

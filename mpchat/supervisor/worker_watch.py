@@ -1,0 +1,96 @@
+"""Worker watch: hears what workers say of their processes, and notices their deaths.
+
+News of a process (ready, beat, kicked, drained) goes to the worker's handle or to whoever asked; all other
+items go to the hub. What a death means for the slot is :mod:`mpchat.supervisor.pool`'s decision.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mpchat.hub.hub import Hub
+from mpchat.ipc.items import Beat, Up
+from mpchat.reactor import READ, Reactor
+from mpchat.supervisor.ask_workers import WorkerQuestions
+from mpchat.supervisor.placement import Placement
+from mpchat.supervisor.slot import how_it_ended
+from mpchat.supervisor.worker_handle import WorkerHandle
+
+
+class WorkerEvents(NamedTuple):
+    """What to call for one worker: it can serve; it has posted everything; it has died."""
+
+    on_ready: Callable[[WorkerHandle], None]
+    on_drained: Callable[[WorkerHandle], None]
+    on_death: Callable[[WorkerHandle], None]
+
+
+class WorkerWatch:
+    """Watches the channels, the hand-off sockets and the sentinels of all workers."""
+
+    def __init__(self, reactor: Reactor, hub: Hub, placement: Placement, questions: WorkerQuestions) -> None:
+        self._reactor = reactor
+        self._hub = hub
+        self._placement = placement
+        self._questions = questions
+        # What a worker says of its process; everything else is for the hub.
+        self._on_news: dict[int, Callable[[WorkerHandle, WorkerEvents, Any], None]] = {
+            Up.BEAT: self._on_beat,
+            Up.READY: self._on_ready,
+            Up.KICKED: self._on_kicked,
+            Up.DRAINED: self._on_drained,
+        }
+
+    def begin(self, handle: WorkerHandle, events: WorkerEvents) -> None:
+        """Watch a worker that was just started, up to its death."""
+        self._hub.attach(handle.endpoint)
+        self._reactor.watch(handle.endpoint.link, READ, lambda mask: self._on_link(handle, events))
+        self._placement.watch(handle)
+        self._reactor.watch(handle.process.sentinel, READ, lambda mask: self._on_death(handle, events))
+
+    def _on_link(self, handle: WorkerHandle, events: WorkerEvents) -> None:
+        if handle.closed:  # its death was handled earlier in this turn
+            return
+        self._receive(handle, events)
+        if handle.endpoint.ended:  # its death comes through the sentinel; the pipe's end would come for ever
+            self._reactor.forget(handle.endpoint.link)
+
+    def _receive(self, handle: WorkerHandle, events: WorkerEvents) -> None:
+        """Read what a worker has written: news of the process, and items for the hub."""
+        now = self._reactor.now
+        for item in handle.endpoint.receive(now):
+            on_news = self._on_news.get(item.kind)
+            if on_news is not None:
+                on_news(handle, events, item.payload)
+            else:
+                self._hub.take(handle.endpoint, item, now)
+
+    def _on_beat(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
+        handle.heartbeat.on_beat(Beat(*payload), self._reactor.now)
+
+    def _on_ready(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
+        handle.heartbeat.on_ready(self._reactor.now)
+        events.on_ready(handle)
+
+    def _on_kicked(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
+        number, ended = payload
+        self._questions.answer(number, handle.pid, ended)
+
+    def _on_drained(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
+        handle.drained = True
+        events.on_drained(handle)
+
+    def _on_death(self, handle: WorkerHandle, events: WorkerEvents) -> None:
+        """Read a dead worker's last items, and give connections that it has not acked to other workers."""
+        now = self._reactor.now
+        self._reactor.forget(handle.process.sentinel)
+        handle.process.join()  # from here on its ends are closed, and reading them comes to an end
+        if not handle.endpoint.ended:
+            self._reactor.forget(handle.endpoint.link)
+        while not handle.endpoint.ended:
+            self._receive(handle, events)
+        self._hub.detach(handle.endpoint, now)
+        self._questions.on_death(handle.pid)
+        handle.how = how_it_ended(handle.process.exitcode)
+        self._placement.unwatch(handle)
+        self._hub.worker_died(handle.endpoint, handle.connections, self._placement.in_transit, now)
+        events.on_death(handle)
