@@ -10,7 +10,8 @@ from mpchat.cli.options import addressed, as_json
 from mpchat.cli.running import addressing, answer_to, refusal, server_config
 from mpchat.config import Config
 from mpchat.control import requests
-from mpchat.control.client import ReceivedAnswer
+from mpchat.control.answers import Progress, ReloadResult, ScaleResult
+from mpchat.control.client import ReceivedAnswer, convert_result, result_as
 from mpchat.control.requests import Request
 from mpchat.errors import MpchatError
 
@@ -31,9 +32,10 @@ def reload(config_file: str | None, as_json: bool, **flags: Any) -> None:
 
     config = server_config(config_file, flags)
     answer = _change(config, requests.Reload())
-    text = reload_text(config.name, answer.result, done=not answer.exit)
+    result = result_as(answer, ReloadResult)
+    text = reload_text(config.name, result, done=not answer.exit)
     # A reload that changed nothing is one line: the reason.
-    changed = not answer.exit or any(answer.result.get(each) for each in ("renewed", "moved", "lost"))
+    changed = not answer.exit or result.renewed or result.moved or result.lost
     _print_change(answer, as_json, text if changed else "")
 
 
@@ -47,7 +49,7 @@ def scale(number: int, config_file: str | None, as_json: bool, **flags: Any) -> 
 
     config = server_config(config_file, flags)
     answer = _change(config, requests.Scale(number))
-    _print_change(answer, as_json, scale_text(config.name, answer.result))
+    _print_change(answer, as_json, scale_text(config.name, result_as(answer, ScaleResult)))
 
 
 def _change(config: Config, request: Request) -> ReceivedAnswer:
@@ -64,18 +66,20 @@ def _watch_change(config: Config, request: Request) -> ReceivedAnswer:
     if sys.stderr is None or not sys.stderr.isatty():
         return answer_to(config, request, CHANGE_SILENCE)
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as ProgressBar
 
     from mpchat.cli.display import progress_text
 
     description = TextColumn("{task.description}", markup=False)
     console = Console(stderr=True)
-    with Progress(BarColumn(), MofNCompleteColumn(), description, console=console, transient=True) as bar:
+    with ProgressBar(BarColumn(), MofNCompleteColumn(), description, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def show(facts: dict[str, Any]) -> None:
-            text = progress_text(facts)
-            bar.update(task, description=text, completed=facts.get("done", 0), total=facts.get("workers"))
+            progress = convert_result(facts, Progress)
+            text = progress_text(progress)
+            bar.update(task, description=text, completed=progress.done, total=progress.workers)
 
         return answer_to(config, request, CHANGE_SILENCE, show)
 

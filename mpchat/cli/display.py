@@ -1,13 +1,22 @@
 """Tables and lines for people, made of a server's answers. Pure: facts in, a picture or a text out."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mpchat.control.answers import (
+    History,
+    LastReload,
+    Progress,
+    ReloadResult,
+    Sanctions,
+    ScaleResult,
+    ServerStatus,
+    WorkerStatus,
+)
 from mpchat.text import visible
 
 # Characters that the table of workers needs.
@@ -53,36 +62,35 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def status_picture(facts: Mapping[str, Any], width: int) -> RenderableType:
-    """Draw ``mpchat status`` from the object of ``status --json``, ``width`` characters wide."""
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
+def status_picture(status: ServerStatus, width: int) -> RenderableType:
+    """Draw ``mpchat status``, ``width`` characters wide."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.started))
     head = Text()
-    head.append(f"{facts['name']} ", style="bold")
-    head.append(facts["state"], style=_STATE_STYLES.get(facts["state"], ""))
-    head.append(f" at {', '.join(facts['addresses'])}, pid {facts['pid']}, version {facts['version']}\n")
-    head.append(f"up {duration(facts['uptime'])}, since {since}\n")
-    head.append(f"{facts['connections']} of {_count(facts['limits']['connections'], 'connection')}, ")
-    head.append(f"{_count(facts['messages'], 'message')}, {facts['refused']} refused")
-    if facts.get("people") or facts.get("history"):
-        head.append(f"\n{_people_line(facts)}")
-    if history := facts.get("history"):
-        style = "" if history["state"] == "ok" else "red"
-        head.append(f"\n{_history_line(history)}", style=style)
-    if "generation" in facts:
-        head.append(f"\n{_change_line(facts)}")
-    if last := facts.get("last_reload"):
-        head.append(f"\n{_last_reload_line(last)}", style="red" if last["exit"] else "")
+    head.append(f"{status.name} ", style="bold")
+    head.append(status.state, style=_STATE_STYLES.get(status.state, ""))
+    head.append(f" at {', '.join(status.addresses)}, pid {status.pid}, version {status.version}\n")
+    head.append(f"up {duration(status.uptime)}, since {since}\n")
+    head.append(f"{status.connections} of {_count(status.limits.connections, 'connection')}, ")
+    head.append(f"{_count(status.messages, 'message')}, {status.refused} refused")
+    if status.people or status.history:
+        head.append(f"\n{_people_line(status)}")
+    if history := status.history:
+        head.append(f"\n{_history_line(history)}", style="" if history.state == "ok" else "red")
+    if status.generation is not None:
+        head.append(f"\n{_change_line(status)}")
+    if last := status.last_reload:
+        head.append(f"\n{_last_reload_line(last)}", style="red" if last.exit else "")
     if width < TABLE_WIDTH:
-        return Group(head, *map(_worker_lines, facts["workers"]))
-    return Group(head, _workers_table(facts["workers"]))
+        return Group(head, *map(_worker_lines, status.workers))
+    return Group(head, _workers_table(status.workers))
 
 
-def bans_text(found: Mapping[str, Any]) -> str:
+def bans_text(sanctions: Sanctions) -> str:
     """Return the output of ``mpchat bans``: one line for each ban and mute."""
     lines = [
-        f"{visible(each['target'])} {what}, {_until(each['until'])}"
-        for kind, what in (("bans", "banned"), ("mutes", "muted"))
-        for each in found[kind]
+        f"{visible(each.target)} {what}, {_until(each.until)}"
+        for found, what in ((sanctions.bans, "banned"), (sanctions.mutes, "muted"))
+        for each in found
     ]
     return "\n".join(lines) or "nobody is banned or muted"
 
@@ -93,68 +101,67 @@ def _until(moment: float | None) -> str:
     return time.strftime("until %Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
-def _people_line(facts: Mapping[str, Any]) -> str:
-    people = facts["people"]
-    return f"{people} {'person' if people == 1 else 'people'} in {_count(facts['rooms'], 'room')}"
+def _people_line(status: ServerStatus) -> str:
+    people = status.people
+    return f"{people} {'person' if people == 1 else 'people'} in {_count(status.rooms, 'room')}"
 
 
-def _history_line(history: Mapping[str, Any]) -> str:
-    line = f"history {visible(history['state'])}: {_count(history['saved'], 'message')} saved"
-    if history["dropped"]:
-        line += f", {history['dropped']} dropped"
-    return f"{line} in {visible(history['path'])}"
+def _history_line(history: History) -> str:
+    line = f"history {visible(history.state)}: {_count(history.saved, 'message')} saved"
+    if history.dropped:
+        line += f", {history.dropped} dropped"
+    return f"{line} in {visible(history.path)}"
 
 
-def _change_line(facts: Mapping[str, Any]) -> str:
-    line = f"generation {facts['generation']}, {_count(facts.get('moves', 0), 'connection')} moved"
-    return f"{line}; {facts['change']} under way" if facts.get("change") else line
+def _change_line(status: ServerStatus) -> str:
+    line = f"generation {status.generation}, {_count(status.moves, 'connection')} moved"
+    return f"{line}; {status.change} under way" if status.change else line
 
 
-def _last_reload_line(last: Mapping[str, Any]) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["at"]))
-    if last["exit"]:
-        return f"last reload {at} failed: {visible(last['text'])}"
-    line = f"last reload {at}: {_count(last['moved'], 'connection')} moved in {last['seconds']:.2f} s"
-    if last["moved"]:
-        line += f", longest pause {pause(last['pauses']['max'])}"
+def _last_reload_line(last: LastReload) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.at))
+    if last.exit:
+        return f"last reload {at} failed: {visible(last.text)}"
+    line = f"last reload {at}: {_count(last.moved, 'connection')} moved in {last.seconds:.2f} s"
+    if last.moved:
+        line += f", longest pause {pause(last.pauses.max)}"
     return ", ".join([line, *_losses(last)])
 
 
-def _losses(result: Mapping[str, Any]) -> list[str]:
-    failed, lost = result.get("failed", 0), result.get("lost", 0)
-    said = [f"{_count(failed, 'move')} failed"] if failed else []
-    return [*said, f"{_count(lost, 'connection')} lost"] if lost else said
+def _losses(result: LastReload | ReloadResult | ScaleResult) -> list[str]:
+    losses = [f"{_count(result.failed, 'move')} failed"] if result.failed else []
+    return [*losses, f"{_count(result.lost, 'connection')} lost"] if result.lost else losses
 
 
-def reload_text(name: str, result: Mapping[str, Any], *, done: bool) -> str:
+def reload_text(name: str, result: ReloadResult, *, done: bool) -> str:
     """Return the lines about a reload; ``done`` is False when it stopped before its end."""
-    renewed, changed, kept = (result.get(each, ()) for each in ("renewed", "changed", "kept"))
-    how = "reloaded" if done else "reloaded in part" if renewed else "not reloaded"
+    how = "reloaded" if done else "reloaded in part" if result.renewed else "not reloaded"
+    generation = "unknown" if result.generation is None else result.generation
     lines = [
-        f'mpchat "{name}" {how}: generation {result.get("generation", "unknown")}, '
-        f"{_count(len(renewed), 'worker')} renewed in {result.get('seconds', 0.0):.2f} s",
+        f'mpchat "{name}" {how}: generation {generation}, '
+        f"{_count(len(result.renewed), 'worker')} renewed in {result.seconds:.2f} s",
         *_moves(result),
     ]
-    settings = [f"changed: {', '.join(changed) or 'no setting'}"] if changed or done else []
-    if kept:
-        reasons = ", ".join(f"{each} ({reason})" for each, reason in kept.items())
+    changed = f"changed: {', '.join(result.changed) or 'no setting'}"
+    settings = [changed] if result.changed or done else []
+    if result.kept:
+        reasons = ", ".join(f"{each} ({reason})" for each, reason in result.kept.items())
         settings.append(f"not changed while it runs: {reasons}")
     return "\n".join([*lines, "; ".join(settings)] if settings else lines)
 
 
-def scale_text(name: str, result: Mapping[str, Any]) -> str:
+def scale_text(name: str, result: ScaleResult) -> str:
     """Return the lines about a change of the number of workers, done or not."""
-    workers = _count(result["workers"], "worker") if "workers" in result else "an unknown number of workers"
-    line = f'mpchat "{name}" has {workers}, after {result.get("seconds", 0.0):.2f} s'
+    workers = "an unknown number of workers" if result.workers is None else _count(result.workers, "worker")
+    line = f'mpchat "{name}" has {workers}, after {result.seconds:.2f} s'
     return "\n".join([line, *_moves(result)])
 
 
-def _moves(result: Mapping[str, Any]) -> list[str]:
+def _moves(result: ReloadResult | ScaleResult) -> list[str]:
     """Return a line about the moved connections, and one more if any move failed or a connection was lost."""
-    moved, pauses = result.get("moved", 0), result.get("pauses", {})
-    line = f"{_count(moved, 'connection') if moved else 'no connections'} moved"
-    if moved and pauses:
-        half, most, longest = (pause(pauses[each]) for each in ("p50", "p99", "max"))
+    line = f"{_count(result.moved, 'connection') if result.moved else 'no connections'} moved"
+    if result.moved:
+        half, most, longest = map(pause, (result.pauses.p50, result.pauses.p99, result.pauses.max))
         line += f", pauses: half under {half}, 99 % under {most}, longest {longest}"
     losses = ", ".join(_losses(result))
     return [line, losses] if losses else [line]
@@ -163,52 +170,52 @@ def _moves(result: Mapping[str, Any]) -> list[str]:
 _PHASES = {"start": "starting worker", "move": "moving connections of worker", "retire": "ending old worker"}
 
 
-def progress_text(facts: Mapping[str, Any]) -> str:
+def progress_text(progress: Progress) -> str:
     """Return a line of progress: the phase, the worker, and how many connections have moved."""
-    phase = str(facts.get("phase", ""))
-    line = f"{_PHASES.get(phase, visible(phase))} {facts.get('worker', '')}"
-    return f"{line}, {facts['moved']} of {facts['connections']}" if facts.get("connections") else line
+    worker = "" if progress.worker is None else progress.worker
+    line = f"{_PHASES.get(progress.phase, visible(progress.phase))} {worker}"
+    return f"{line}, {progress.moved} of {progress.connections}" if progress.connections else line
 
 
-def _worker_lines(each: Mapping[str, Any]) -> Text:
+def _worker_lines(worker: WorkerStatus) -> Text:
     """Return a worker's figures as text, for a terminal too narrow for the table: nothing is cut off."""
-    line = Text(f"worker {each['slot']} ")
-    line.append(each["state"], style=_STATE_STYLES.get(each["state"], ""))
+    line = Text(f"worker {worker.slot} ")
+    line.append(worker.state, style=_STATE_STYLES.get(worker.state, ""))
     line.append(
-        f", pid {each['pid'] or '-'}: {each['connections']} clients, {each['in_per_second']:.0f} in/s, "
-        f"{each['out_per_second']:.0f} out/s, lag {each['lag_ms']:.1f} ms, {each['late']} late, "
-        f"cpu {each['cpu']:.0%}, {size(each['rss'])}, {each['restarts']} restarts"
+        f", pid {worker.pid or '-'}: {worker.connections} clients, {worker.in_per_second:.0f} in/s, "
+        f"{worker.out_per_second:.0f} out/s, lag {worker.lag_ms:.1f} ms, {worker.late} late, "
+        f"cpu {worker.cpu:.0%}, {size(worker.rss)}, {worker.restarts} restarts"
     )
-    if "generation" in each:
-        line.append(f", generation {each['generation']}")
+    if worker.generation is not None:
+        line.append(f", generation {worker.generation}")
     return line
 
 
-def _workers_table(workers: Sequence[Mapping[str, Any]]) -> Table:
+def _workers_table(workers: Sequence[WorkerStatus]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     table.add_column("slot", justify="right")
     table.add_column("pid", justify="right")
     table.add_column("state")
     # A server of an earlier version has no generations.
-    generations = any("generation" in each for each in workers)
+    generations = any(each.generation is not None for each in workers)
     if generations:
         table.add_column("gen", justify="right")
     for name in ("clients", "in/s", "out/s", "lag ms", "late", "cpu", "memory", "restarts"):
         table.add_column(name, justify="right", overflow="fold")
     for each in workers:
         table.add_row(
-            str(each["slot"]),
-            str(each["pid"] or "-"),
-            Text(each["state"], style=_STATE_STYLES.get(each["state"], "")),
-            *([str(each.get("generation", "-"))] if generations else []),
-            str(each["connections"]),
-            f"{each['in_per_second']:.0f}",
-            f"{each['out_per_second']:.0f}",
-            f"{each['lag_ms']:.1f}",
-            str(each["late"]),
-            f"{each['cpu']:.0%}",
-            size(each["rss"]),
-            str(each["restarts"]),
+            str(each.slot),
+            str(each.pid or "-"),
+            Text(each.state, style=_STATE_STYLES.get(each.state, "")),
+            *(["-" if each.generation is None else str(each.generation)] if generations else []),
+            str(each.connections),
+            f"{each.in_per_second:.0f}",
+            f"{each.out_per_second:.0f}",
+            f"{each.lag_ms:.1f}",
+            str(each.late),
+            f"{each.cpu:.0%}",
+            size(each.rss),
+            str(each.restarts),
         )
     return table
 

@@ -8,6 +8,8 @@ import msgspec
 from mpchat.cli.options import Duration, addressed, as_json, shown
 from mpchat.cli.running import ask, server_config
 from mpchat.control import requests
+from mpchat.control.answers import Banned, Kicked, Muted, Said, Sanctions
+from mpchat.control.client import result_as
 from mpchat.errors import MpchatError, TimedOutError
 
 _for = click.option(
@@ -21,8 +23,7 @@ _for = click.option(
 def say(text: str, config_file: str | None, **flags: Any) -> None:
     """Announce TEXT to all clients."""
     config = server_config(config_file, flags)
-    answer = ask(config, requests.Say(text))
-    count = answer.result["connections"]
+    count = result_as(ask(config, requests.Say(text)), Said).connections
     click.echo(f"said to {count} client{'s' if count != 1 else ''}")
 
 
@@ -35,7 +36,7 @@ def kick(target: str, config_file: str | None, **flags: Any) -> None:
     A kicked client may come back, and mpchat's own client does so by itself; see ban.
     """
     config = server_config(config_file, flags)
-    ended = _ended(ask(config, requests.Kick(target)).result)
+    ended = _ended(result_as(ask(config, requests.Kick(target)), Kicked))
     if not ended:
         raise MpchatError(
             f"no member is called {target} and no client is connected from there; "
@@ -54,9 +55,9 @@ def ban(target: str, config_file: str | None, seconds: float | None, **flags: An
     For an address host:port, the whole host is banned.
     """
     config = server_config(config_file, flags)
-    result = ask(config, requests.Ban(target, seconds)).result
+    result = result_as(ask(config, requests.Ban(target, seconds)), Banned)
     # The server says the host for host:port, because that is what it has banned.
-    banned = result.get("target", target)
+    banned = result.target or target
     click.echo(f"{banned} is banned {_how_long(seconds)}; {_connections(_ended(result))} ended")
 
 
@@ -67,9 +68,9 @@ def ban(target: str, config_file: str | None, seconds: float | None, **flags: An
 def mute(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
     """Stop delivering what a member says."""
     config = server_config(config_file, flags)
-    result = ask(config, requests.Mute(target, seconds)).result
-    here = "" if result["here"] else ", and not here now"
-    click.echo(f"{result['name']} is muted {_how_long(seconds)}{here}")
+    muted = result_as(ask(config, requests.Mute(target, seconds)), Muted)
+    here = "" if muted.here else ", and not here now"
+    click.echo(f"{muted.name} is muted {_how_long(seconds)}{here}")
 
 
 @click.command()
@@ -98,21 +99,21 @@ def unmute(target: str, config_file: str | None, **flags: Any) -> None:
 def bans(config_file: str | None, as_json: bool, **flags: Any) -> None:
     """List bans and mutes, and when they end."""
     config = server_config(config_file, flags)
-    found = ask(config, requests.Bans()).result
+    answer = ask(config, requests.Bans())
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        click.echo(msgspec.json.encode(answer.result).decode())
         return
     from mpchat.cli.display import bans_text
 
-    click.echo(bans_text(found))
+    click.echo(bans_text(result_as(answer, Sanctions)))
 
 
-def _ended(result: dict[str, Any]) -> int:
+def _ended(result: Kicked | Banned) -> int:
     """Return how many connections were closed; raise when a worker has not answered."""
-    if result["silent"]:
-        slots = ", ".join(map(str, result["silent"]))
-        raise TimedOutError(f"{_connections(result['ended'])} ended; no answer from worker {slots}")
-    return int(result["ended"])
+    if result.silent:
+        slots = ", ".join(map(str, result.silent))
+        raise TimedOutError(f"{_connections(result.ended)} ended; no answer from worker {slots}")
+    return result.ended
 
 
 def _connections(count: int) -> str:

@@ -11,6 +11,8 @@ from mpchat.cli.options import addressed, as_json
 from mpchat.cli.running import ask, server_config
 from mpchat.config import Config
 from mpchat.control import requests
+from mpchat.control.answers import ServerStatus
+from mpchat.control.client import result_as
 
 # Seconds between two pictures of ``status --watch``.
 WATCH_EVERY = 1.0
@@ -35,16 +37,16 @@ def status(config_file: str | None, as_json: bool, watch: bool, **flags: Any) ->
 
 
 def _print_status(config: Config, *, as_json: bool) -> None:
-    facts = ask(config, requests.Status()).result
-    if as_json:
-        click.echo(msgspec.json.encode(facts).decode())
+    answer = ask(config, requests.Status())
+    if as_json:  # as it came: also what this release does not know
+        click.echo(msgspec.json.encode(answer.result).decode())
         return
     from rich.console import Console
 
     from mpchat.cli.display import status_picture
 
     console = Console(highlight=False)
-    console.print(status_picture(facts, console.width))
+    console.print(status_picture(result_as(answer, ServerStatus), console.width))
 
 
 def _watch(config: Config) -> None:
@@ -56,7 +58,8 @@ def _watch(config: Config) -> None:
     console = Console(highlight=False)
 
     def picture() -> RenderableType:
-        return status_picture(ask(config, requests.Status()).result, console.width)
+        status = result_as(ask(config, requests.Status()), ServerStatus)
+        return status_picture(status, console.width)
 
     first = picture()
     with Live(first, console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:

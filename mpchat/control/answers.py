@@ -118,7 +118,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     runtime_dir: str
     # One more than there were reloads.
-    generation: int = 1
+    generation: int | None = None
     # Connections moved from worker to worker since the start.
     moves: int = 0
     # The change under way: reload, scale or rebalance.
@@ -194,10 +194,10 @@ class Kicked(msgspec.Struct, frozen=True):
     silent: list[int]
 
 
-class Banned(msgspec.Struct, frozen=True):
-    """The name or host that is banned; see :class:`Kicked`. An earlier server did not send ``target``."""
+class Banned(msgspec.Struct, frozen=True, kw_only=True):
+    """The name or host that is banned; see :class:`Kicked`."""
 
-    target: str
+    target: str = ""
     ended: int
     silent: list[int]
 

@@ -10,12 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from mpchat.control.messages import READ_SIZE, Answer, decode_answer, encode_request
 from mpchat.control.requests import Request
 from mpchat.control.socket_address import socket_address
 from mpchat.errors import MpchatError, NotRunningError, TimedOutError
+
+Result = TypeVar("Result")
 
 # What a command gets: the result as it came, also fields that this release does not know.
 ReceivedAnswer = Answer[dict[str, Any]]
@@ -50,6 +54,19 @@ def ask(
                 return answer
             if on_progress is not None:
                 on_progress(answer.result)
+
+
+def result_as(answer: ReceivedAnswer, kind: type[Result]) -> Result:
+    """Return the answer's result as a struct of :mod:`mpchat.control.answers`. Raise :class:`MpchatError`."""
+    return convert_result(answer.result, kind)
+
+
+def convert_result(result: dict[str, Any], kind: type[Result]) -> Result:
+    """Return a result, or a report of progress, as a struct. Raise :class:`MpchatError`."""
+    try:
+        return msgspec.convert(result, kind)
+    except msgspec.ValidationError as error:
+        raise MpchatError(f"the server is another version of mpchat: {error}") from None
 
 
 @contextmanager

@@ -50,7 +50,8 @@ class ClientCommands:
         log.info("banned: %s", banned)
         self._placement.refuse(BANNED, host=banned)
         self._close_connections(
-            banned, lambda kicked: reply(Answer(Banned(banned, kicked.ended, kicked.silent)))
+            banned,
+            lambda kicked: reply(Answer(Banned(target=banned, ended=kicked.ended, silent=kicked.silent))),
         )
 
     def mute(self, target: str, seconds: float | None, reply: Reply) -> None:

@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 from support.harness import MPCHAT, Server
@@ -18,6 +19,7 @@ from support.stubs import LoopThread, serving
 from support.waiting import PATIENCE, eventually
 
 from mpchat.cli.display import pause, reload_text, scale_text, status_picture
+from mpchat.control.answers import ReloadResult, ScaleResult, ServerStatus
 from mpchat.control.messages import Answer, Reply, refusal
 from mpchat.control.requests import Request, Scale
 
@@ -126,7 +128,8 @@ def test_json_is_the_result_on_one_line(folder: Path, words: list[str], result: 
     ],
 )
 def test_lines_for_what_is_not_always_there(more: dict[str, Any], lines: list[str]) -> None:
-    said = reload_text("a", {**RELOADED, "changed": [], "kept": {}, **more}, done=True).splitlines()
+    result = msgspec.convert({**RELOADED, "changed": [], "kept": {}, **more}, ReloadResult)
+    said = reload_text("a", result, done=True).splitlines()
     assert said[-len(lines) :] == lines
     assert len(said) < 5
 
@@ -150,8 +153,8 @@ def test_a_refused_reload_is_one_line(folder: Path) -> None:
 
 
 def test_a_result_of_which_little_is_there_can_be_shown() -> None:
-    assert reload_text("a", {"renewed": []}, done=False).startswith('mpchat "a" not reloaded: ')
-    assert scale_text("a", {}).startswith('mpchat "a" has an unknown number of workers')
+    assert reload_text("a", ReloadResult(), done=False).startswith('mpchat "a" not reloaded: ')
+    assert scale_text("a", ScaleResult()).startswith('mpchat "a" has an unknown number of workers')
 
 
 @pytest.mark.parametrize(
@@ -326,11 +329,12 @@ FACTS: dict[str, Any] = {
     "started": 0.0,
     "uptime": 5.0,
     "addresses": ["127.0.0.1:4000"],
-    "limits": {"connections": 40_000},
+    "limits": {"connections": 40_000, "per_address": 0, "payload": 1, "lag": 1, "descriptors": 1},
     "connections": 20_000,
     "messages": 0,
     "refused": 0,
     "log": "",
+    "runtime_dir": "/run/mpchat",
     "workers": [WORKER],
 }
 LAST: dict[str, Any] = {
@@ -339,13 +343,16 @@ LAST: dict[str, Any] = {
     "text": "",
     **{k: RELOADED[k] for k in NOTHING_MOVED},
     "seconds": 2.31,
+    "renewed": [1, 2, 3, 4],
+    "changed": [],
+    "kept": {},
 }
 
 
 def picture(width: int, worker: dict[str, Any] | None = None, **more: Any) -> str:
     facts = {**FACTS, **more, "workers": [{**WORKER, **(worker or {})}]}
     console = Console(file=StringIO(), width=width, color_system=None)
-    console.print(status_picture(facts, width))
+    console.print(status_picture(msgspec.convert(facts, ServerStatus), width))
     assert isinstance(console.file, StringIO)
     shown = console.file.getvalue()
     assert max(map(len, shown.splitlines())) <= width

@@ -23,7 +23,7 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
         "refused": int,
         "log": str,
         "runtime_dir": str,
-        "generation": int,
+        "generation": int | None,
         "moves": int,
         "change": str | None,
         "last_reload": LastReload | None,
