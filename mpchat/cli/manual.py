@@ -4,14 +4,18 @@ A page is Markdown. It begins with a title and one line that says what it is abo
 made of these lines.
 """
 
+import shutil
 import sys
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from textwrap import fill
 
 import click
 
 from mpchat.text import visible
 
+# Columns below which the list has a subject and its line below each other.
+NARROW = 60
 # The order of the list: a newcomer reads from top to bottom.
 SUBJECTS = (
     "start",
@@ -37,10 +41,12 @@ SUBJECTS = (
 def manual(subject: str | None) -> None:
     """Show a page of the manual; without SUBJECT list the pages."""
     if subject is None:
-        click.echo(_contents())
+        click.echo(contents(_columns()))
         return
     if subject not in SUBJECTS:
-        raise click.UsageError(f"the manual has no page {visible(subject)!r}; its pages:\n\n{_contents()}")
+        raise click.UsageError(
+            f"the manual has no page {visible(subject)!r}; its pages:\n\n{contents(_columns())}"
+        )
     page = read_page(subject)
     if not _shows_pages():
         click.echo(page, nl=False)
@@ -60,9 +66,25 @@ def summary(page: str) -> str:
     return page.split("\n", 3)[2]
 
 
-def _contents() -> str:
-    width = max(map(len, SUBJECTS))
-    return "\n".join(f"  {each:{width}}  {summary(read_page(each))}" for each in SUBJECTS)
+def contents(columns: int | None = None) -> str:
+    """Return the list of subjects for a terminal of so many ``columns``; None: a line each, however long."""
+    return "\n".join(_entry(subject, summary(read_page(subject)), columns) for subject in SUBJECTS)
+
+
+def _entry(subject: str, line: str, columns: int | None) -> str:
+    margin = 2 + max(map(len, SUBJECTS)) + 2
+    if columns is None:
+        return f"  {subject}".ljust(margin) + line
+    if columns < NARROW:
+        return f"  {subject}\n" + fill(line, columns, initial_indent="    ", subsequent_indent="    ")
+    begin = f"  {subject}".ljust(margin)
+    return fill(line, columns, initial_indent=begin, subsequent_indent=" " * margin)
+
+
+def _columns() -> int | None:
+    """Return the width of the terminal behind standard output; None for a file or a pipe."""
+    out = sys.stdout
+    return shutil.get_terminal_size().columns if out is not None and out.isatty() else None
 
 
 def _folder() -> Traversable:

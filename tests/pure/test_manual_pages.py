@@ -9,7 +9,7 @@ from support.manual import MANUAL, README, ROOT, blocks, page
 from test_layers import LADDER
 
 from mpchat.cli.commands import main
-from mpchat.cli.manual import SUBJECTS, summary
+from mpchat.cli.manual import SUBJECTS, contents, summary
 from mpchat.cli.page import rendered
 from mpchat.config import SETTINGS, parse_file, resolve
 from mpchat.errors import Exit
@@ -134,6 +134,14 @@ def test_a_table_in_a_narrow_terminal_is_a_paragraph_for_each_row() -> None:
     )
     assert "default: 1000" in plain(rendered(table, 30))
     assert "default: " not in plain(rendered(table, 80))
+
+
+@pytest.mark.parametrize("columns", [40, 59, 60, 80])
+def test_the_list_of_subjects_fits_a_terminal(columns: int) -> None:
+    listed = contents(columns)
+    assert max(map(len, listed.splitlines())) <= columns
+    words = " ".join(f"{subject} {summary(page(subject))}" for subject in SUBJECTS).split()
+    assert listed.split() == words
 
 
 def test_a_link_to_a_page_is_shown_as_its_subject() -> None:
