@@ -22,10 +22,13 @@ from mpchat.client.core import (
     Connected,
     Disconnected,
     Event,
+    Garbled,
     Joined,
     Left,
     Lost,
     Message,
+    Pong,
+    Refused,
     Rejected,
     Rooms,
     RoomSize,
@@ -74,6 +77,21 @@ def test_without_a_name_there_is_none_of_that(line: str) -> None:
     assert str(Unknown(word)).startswith(f"{word} needs a name: mpchat chat --name NAME")
 
 
+def test_a_wrong_line_is_answered_with_what_would_be_right() -> None:
+    assert str(Unknown("/nick")) == "there is no /nick; try /help, or //text to say /text"
+    assert str(Incomplete("/msg")) == "it is: /msg NAME TEXT"
+    assert str(Incomplete("/join")) == "it is: /join ROOM"
+    assert str(Incomplete("/me")) == "it is: /me TEXT"
+
+
+def test_the_three_parts_of_a_line_have_the_sender_in_the_middle() -> None:
+    assert said(Message("hi")) == ("", "", "hi")
+    assert said(Message("hi", None, "lobby", 1, 2.0)) == ("*** ", "", "hi")
+    assert said(Message("hi", "bob", "lobby", 1, 2.0)) == ("", "bob", ": hi")
+    assert said(Message("/me waves", "bob", "lobby", 1, 2.0)) == ("* ", "bob", " waves")
+    assert said(Message("hi", "bob", at=2.0, to="carol")) == ("", "bob", " -> carol: hi")
+
+
 @pytest.mark.parametrize(
     ("event", "line"),
     [
@@ -96,7 +114,23 @@ def test_without_a_name_there_is_none_of_that(line: str) -> None:
             "not let in as 앨리스: it is taken (name_taken); if it was you: it is free a minute after that "
             "connection was lost; trying again",
         ),
+        (
+            Rejected("앨리스", "lobby", "bad_name", "no", retrying=False),
+            "not let in as 앨리스: no (bad_name)",
+        ),
         (Disconnected("h:1", "gone", retrying=False), "connection to h:1 lost"),
+        (Disconnected("h:1", "gone", retrying=True), "connection to h:1 lost, trying again"),
+        (Connected("h:1", again=False), "connected to h:1 (/help)"),
+        (Connected("h:1", again=True), "connected again"),
+        (Welcome("앨리스", "lobby", 1, "e", 1, "t"), "you are 앨리스 in lobby, 1 person here"),
+        (Welcome("앨리스", "lobby", 1, "e", 2, "t"), "you are 앨리스 in lobby, 2 people here"),
+        (Joined("lobby", ("a", "b"), 3, 9), "a, b and 1 more joined"),
+        (Left("lobby", ("a", "b"), 2, 9), "a, b left"),
+        (Who("lobby", ("밥",), 1), "lobby, 1 person: 밥"),
+        (Rooms((RoomSize("lobby", 2),), 7, "lobby"), "lobby (2), …"),
+        (Refused("muted", "you are muted"), "the server refused: you are muted (muted)"),
+        (Garbled("not_a_message", "not an mpchat server"), "not an mpchat server"),
+        (Pong(1), "pong"),
     ],
 )
 def test_what_an_event_looks_like(event: Event, line: str) -> None:
