@@ -607,6 +607,46 @@ def test_somebody_s_lock_is_waited_for_and_the_queue_has_a_limit(
     ]
 
 
+def test_what_is_dropped_while_it_is_being_written_is_not_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = HistoryFile.write
+    later = [run("로비", number) for number in range(4, 7)]
+
+    def write_while_the_queue_overflows(self: HistoryFile, *given: object) -> None:
+        while later:
+            store.save(later.pop(0))
+        write(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HistoryFile, "write", write_while_the_queue_overflows)
+    monkeypatch.setattr(archive, "QUEUE_LIMIT", 4 * size_of(run("로비", 1)))
+    with opened(path) as (store, _):
+        for number in range(1, 4):
+            store.save(run("로비", number))
+        eventually(lambda: not later, "a write")
+        written(store)
+        assert (store.status().saved, store.status().dropped) == (6, 0)
+    assert numbers(load(path), "로비") == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_floor_under_forgotten_rooms_stays_when_the_file_is_opened_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "SWEEP", 0.01)
+    with opened(path, rooms=1) as (store, before):
+        store.save(run("a", 1, 10, at=1000.0))
+        written(store)
+        store.save(run("b", 1, 3, at=1001.0))
+        written(store)
+        with closing(sqlite3.connect(path)) as db:
+            eventually(lambda: db.execute("SELECT floor FROM numbering").fetchone() == (10,), "a floor of 10")
+        os.unlink(f"{path}-wal")  # so it is opened again
+        store.save(run("b", 4, at=1002.0))
+        written(store)
+    after = load(path)
+    assert (after.floor, after.last, after.epoch) == (10, {"b": 4}, before.epoch)
+
+
 def test_the_number_of_a_dropped_message_is_not_given_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
