@@ -11,7 +11,7 @@ from test_layers import LADDER
 from mpchat.cli.commands import main
 from mpchat.cli.manual import SUBJECTS, contents, summary
 from mpchat.cli.page import rendered
-from mpchat.config import SETTINGS, parse_file, resolve
+from mpchat.config import BY_NAME, SETTINGS, parse_file, resolve
 from mpchat.errors import Exit
 from scripts import manual
 
@@ -62,6 +62,13 @@ def test_the_settings_page_has_every_setting() -> None:
         row = next(line for line in page("settings").splitlines() if f"| `{setting.name}` |" in line)
         assert setting.allowed in row, setting.name
         assert setting.help in row, setting.name
+
+
+def test_every_setting_that_the_security_page_names_exists() -> None:
+    table = page("security").split("## What a client can cost")[1].split("\n## ")[0]
+    named = re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert len(named) > 10
+    assert set(named) <= set(BY_NAME)
 
 
 def test_the_settings_file_on_the_page_is_right() -> None:
