@@ -248,6 +248,7 @@ def test_the_status_line_follows_what_happens() -> None:
         ("/join 게", "게", ["게임방"]),
         ("/msg 밥", "밥", ["밥 ", "밥돌이 "]),
         ("/msg b", "b", ["Bob "]),
+        ("/msg ", "", ["Bob ", "밥 ", "밥돌이 "]),
         ("밥돌", "밥돌", ["밥돌이: "]),
         ("안녕 밥돌", "밥돌", ["밥돌이 "]),
         ("안녕 ", "", []),
@@ -270,6 +271,37 @@ def test_who_speaks_comes_or_goes_is_known() -> None:
     for number in range(2 * MOST):
         board.note(Message("hi", f"n{number}", "lobby", 4, 1.0))
     assert len(board.names) == MOST
+
+
+def test_the_status_line_says_when_the_chat_is_over_and_when_it_begins() -> None:
+    board = Board()
+    board.note(Connected("h:1", again=False))
+    assert board.status() == "joining"
+    board = _board()
+    board.note(Disconnected("h:1", "gone", retrying=False))
+    assert board.status() == "disconnected · lobby · 4 here · 앨리스"
+    board.note(Who("elsewhere", ("x",), 77))
+    assert board.members == 4
+
+
+def test_a_room_that_was_entered_is_known_and_its_names_outlive_a_lost_connection() -> None:
+    board = _board()
+    board.note(Welcome("앨리스", "lobby", 9, "e", 4, "t"))
+    assert list(board.names) == ["밥", "밥돌이", "Bob", "앨리스"]
+    board.note(Welcome("앨리스", "새방", 1, "e", 1, "t"))
+    assert board.completions("/join ") == ("", ["lobby", "게임방", "새방"])
+    assert not board.names
+
+
+def test_of_too_many_names_those_that_were_seen_last_are_known() -> None:
+    board = _board()
+    for number in range(MOST - 4):
+        board.note(Message("hi", f"n{number}", "lobby", 4, 1.0))
+    board.note(Message("hi", "밥", "lobby", 5, 1.0))
+    board.note(Message("hi", "one more", "lobby", 6, 1.0))
+    assert len(board.names) == MOST
+    assert "밥" in board.names
+    assert "밥돌이" not in board.names
 
 
 # In a terminal
