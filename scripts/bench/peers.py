@@ -1,41 +1,39 @@
-"""The servers that bench.py compares: how each is started, watched and stopped.
+"""The servers that bench and lecture compare: how each is started, watched and stopped.
 
-Knows nothing of the work that is put on them. The rule it keeps: what is started here is ended here, by its
-own process id, whatever happens in between; everything runs on loopback, in a folder that goes away with it.
+It knows nothing of the work that is put on them. Everything runs on loopback, in a folder that goes away.
+The brokers are set so that no client is dropped for being slow and nothing is written to disk.
 """
 
 import contextlib
-import json
 import os
 import re
-import resource
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from mpchat import __version__
+from mpchat.control.client import ask
+from mpchat.control.requests import Status
+from mpchat.errors import MpchatError
+from scripts.bench.wire import WIRES, Wire
+from scripts.common.machine import descriptor_limit
+from scripts.common.processes import LOOK_S, cpu_ns, last_line, resident_bytes, started
+
 HOST = "127.0.0.1"
-# Where `python -m mpchat` finds this checkout's mpchat, installed or not.
-CHECKOUT = Path(__file__).resolve().parents[2]
-# Seconds until a server must serve, and until it must have ended by itself before it is killed.
+# Seconds until a server must serve, and for one try whether it does.
 START_S = 30.0
-STOP_S = 10.0
-# Seconds for one mpchat command; more than it takes to give up by itself.
-RUN_S = 60.0
-# Seconds between two looks at something that is waited for.
-LOOK_S = 0.02
+TRY_S = 1.0
 # Another program may take a port between the moment it was found free and the server's bind.
 PORT_TRIES = 3
-# Connections beside the clients that a server must take: senders, a look whether it serves.
+# Connections beside the clients that a server must accept: senders, a try whether it serves.
 SPARE_CONNECTIONS = 100
 # Descriptors that a process of a server needs for itself.
 SPARE_DESCRIPTORS = 64
@@ -43,10 +41,17 @@ SPARE_DESCRIPTORS = 64
 SELECT_CLIENTS = 1010
 # A thread each: more would measure the scheduler, if they can be started at all.
 THREAD_CLIENTS = 2000
+# Debian keeps servers in /usr/sbin, which is not on every user's path.
+PROGRAM_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
+# The name of every mpchat that is started here; its folder is its own.
+INSTANCE = "bench"
+
+# Makes a command line of a folder for the server's files, a port, and a number of connections.
+Command = Callable[[Path, int, int], Sequence[str]]
 
 
 class PeerError(Exception):
-    """A server did not start or could not be asked; the text says which and why."""
+    """A server did not start; the text says which and why."""
 
 
 @dataclass(frozen=True)
@@ -63,286 +68,169 @@ class Server:
 
     def cpu_ns(self) -> dict[int, int]:
         """Return the CPU time of each process so far, in nanoseconds by process id."""
-        return {process.pid: _cpu_ns(process) for process in self.processes()}
+        return {process.pid: cpu_ns(process) for process in self.processes()}
 
     def resident_bytes(self) -> int:
-        """Return the memory of all processes: shares of shared pages where the system tells them."""
-        return sum(_resident_bytes(process) for process in self.processes())
+        """Return the memory of all processes."""
+        return sum(resident_bytes(process) for process in self.processes())
 
 
-def _cpu_ns(process: psutil.Process) -> int:
-    """CPU time of all threads, ended ones too, exact to the nanosecond on Linux.
-
-    ``/proc/PID/stat`` counts in ticks of 10 ms, ``/proc/PID/task/*/schedstat`` forgets ended threads; the
-    clock of ``clock_getcpuclockid(3)`` does neither. Python has no such call, but the number is documented:
-    the id's complement, three bits left, and 2 for the scheduler's clock.
-    """
-    if sys.platform == "linux":
-        try:
-            return time.clock_gettime_ns((~process.pid << 3) | 2)
-        except OSError:
-            return 0  # it ended just now
-    times = process.cpu_times()
-    return int((times.user + times.system) * 1e9)
-
-
-def _resident_bytes(process: psutil.Process) -> int:
-    try:
-        full = process.memory_full_info()
-        return int(getattr(full, "pss", 0) or full.rss)
-    except psutil.AccessDenied:
-        return int(process.memory_info().rss)
-
-
+@dataclass(frozen=True)
 class Peer:
-    """A kind of server. ``package`` is Debian's name for it, if it is not part of this checkout.
+    """A kind of server: a program that stays in the foreground."""
 
-    ``named`` is the wire of clients with a name, ``rooms`` that of clients in one of many rooms or channels;
-    empty where the server (or the bench) has none.
-    """
-
-    named = ""
-    rooms = ""
-
-    def __init__(self, name: str, wire: str, *, package: str = "", most_clients: int | None = None) -> None:
-        self.name = name
-        self.wire = wire
-        self.package = package
-        self.most_clients = most_clients
+    name: str
+    wire: str  # of plain clients
+    command: Command
+    version: Callable[[], str | None]  # None: it is not installed
+    package: str = ""  # Debian's name for it, if it is not part of this checkout
+    most_clients: int | None = None
+    # The wires of members of one room, and of members of many rooms or channels; empty: it has none.
+    named: str = ""
+    rooms: str = ""
+    # Says, from its folder, whether it serves; None: a client asks.
+    ready: Callable[[Path], bool] | None = None
 
     def wire_for(self, rooms: int) -> str:
-        """Return the wire of a row with so many rooms, 0 for plain clients; empty: it cannot do that row."""
+        """Return the wire of a row with so many rooms, 0 for plain clients; empty: no such row here."""
         return (self.wire, self.named)[rooms] if rooms < 2 else self.rooms
-
-    def version(self) -> str | None:
-        """Return what is installed, or None when it is absent."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def serving(self, folder: Path, clients: int) -> Iterator[Server]:
         """Start it for ``clients`` clients, with its files in ``folder``; stop it at the end."""
-        raise NotImplementedError
-        yield
-
-
-class ProgramPeer(Peer):
-    """A program that stays in the foreground and takes its port as an argument or in a file."""
-
-    def __init__(
-        self,
-        name: str,
-        wire: str,
-        command: Callable[[Path, int, int], Sequence[str]],
-        version: Callable[[], str | None],
-        *,
-        package: str = "",
-        most_clients: int | None = None,
-        rooms: str = "",
-    ) -> None:
-        super().__init__(name, wire, package=package, most_clients=most_clients)
-        self.rooms = rooms
-        self._command = command
-        self._version = version
-
-    def version(self) -> str | None:
-        """Ask the program."""
-        return self._version()
-
-    @contextlib.contextmanager
-    def serving(self, folder: Path, clients: int) -> Iterator[Server]:
-        """Start it, wait until it accepts, end it at the end."""
-        log = folder / f"{self.name}.log"
+        log = self.log(folder)
         for attempt in range(PORT_TRIES):
             port = free_port()
-            command = self._command(folder, port, clients + SPARE_CONNECTIONS)
-            with started(command, log) as process:
-                if not accepts(port, process):
+            with started(self.command(folder, port, clients + SPARE_CONNECTIONS), log) as process:
+                if not self._serves(folder, port, process):
                     if process.poll() is not None and attempt + 1 < PORT_TRIES:
                         continue
                     raise PeerError(f"{self.name} did not start: {last_line(log)}")
                 yield Server(HOST, port, psutil.Process(process.pid))
                 return
 
+    def log(self, folder: Path) -> Path:
+        """Return the file of its output."""
+        return folder / f"{self.name}.log"
 
-class MpchatPeer(Peer):
-    """This checkout's mpchat, started and stopped as a user would."""
-
-    named = rooms = "members"
-
-    def __init__(self, name: str, workers: int | None) -> None:
-        processes = workers or max(1, (os.cpu_count() or 1) - 1)
-        super().__init__(name, "frames", most_clients=processes * (_descriptors() - SPARE_DESCRIPTORS))
-        self._workers = workers
-
-    def version(self) -> str | None:
-        """Return its version if it has a command line to start it by."""
-        answer = self._run("--version")
-        return _number_in(answer.stdout) if answer.returncode == 0 else None
-
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mpchat", *arguments]
-        with uninterrupted():
-            return subprocess.run(
-                command, cwd=CHECKOUT, capture_output=True, text=True, timeout=RUN_S, start_new_session=True
-            )
-
-    @contextlib.contextmanager
-    def serving(self, folder: Path, clients: int) -> Iterator[Server]:
-        """``mpchat start``, ``mpchat status`` for the port and the processes, ``mpchat stop``."""
-        where = ("--name", "bench", "--runtime-dir", str(folder))
-        workers = () if self._workers is None else ("--workers", str(self._workers))
-        family: list[psutil.Process] = []
-        try:
-            answer = self._run("start", *where, "--port", "0", *workers)
-            if answer.returncode:
-                raise PeerError(f"{self.name} did not start: {(answer.stderr or answer.stdout).strip()}")
-            server = self._server(where)
-            family = server.processes()
-            yield server
-        finally:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._run("stop", *where)
-            _end(family)
-
-    def _server(self, where: tuple[str, ...]) -> Server:
-        answer = self._run("status", *where, "--json")
-        try:
-            status: dict[str, Any] = json.loads(answer.stdout)
-            host, _, port = status["addresses"][0].rpartition(":")
-            return Server(host, int(port), psutil.Process(int(status["pid"])))
-        except (ValueError, KeyError, IndexError, psutil.NoSuchProcess) as error:
-            raise PeerError(f"{self.name}: no status: {error!r}: {answer.stdout or answer.stderr}") from error
+    def _serves(self, folder: Path, port: int, process: "subprocess.Popen[bytes]") -> bool:
+        """Wait until a client would be served; return False when ``process`` ended or took too long."""
+        deadline = time.monotonic() + START_S
+        while process.poll() is None and time.monotonic() < deadline:
+            if self.ready(folder) if self.ready else _answers(port, WIRES[self.wire]):
+                return True
+            time.sleep(LOOK_S)
+        return False
 
 
-# ---- processes
-
-
-@contextlib.contextmanager
-def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``command`` until the end of the block; what it says goes to ``log``."""
-    with open(log, "wb") as output:
-        process: subprocess.Popen[bytes] | None = None
-        try:
-            with uninterrupted():
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=CHECKOUT,
-                    # Ctrl-C in the terminal reaches the bench alone, which then stops all in order.
-                    start_new_session=True,
-                )
-            yield process
-        finally:
-            if process is not None:
-                _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
+def _answers(port: int, wire: Wire) -> bool:
     try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _end(family)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the end of the block.
-
-    Else one that comes between the start of a child and the line that remembers it leaves the child running.
-    (Blocking the signals would not do: a child inherits that.)
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _frame: held.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for came in held:
-            signal.raise_signal(came)
-
-
-def _end(family: Sequence[psutil.Process]) -> None:
-    """End what is left of ``family``; psutil knows a reused process id from the old one."""
-    deadline = time.monotonic() + STOP_S
-    while (left := [each for each in family if _lives(each)]) and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def _lives(process: psutil.Process) -> bool:
-    """A zombie does not: whoever adopted it may collect it late or never."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
+        with socket.create_connection((HOST, port), timeout=TRY_S) as sock:
+            sock.sendall(wire.sender_knock)
+            answer = b""
+            while not wire.sender_served(answer):
+                data = sock.recv(4096)
+                if not data:
+                    return False
+                answer += data
+    except OSError:
+        return False
+    return True
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on just now."""
+    """Return a port of loopback that no program listens on just now."""
     with socket.create_server((HOST, 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
 
 
-def accepts(port: int, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until somebody accepts at ``port``; False when ``process`` ended or took too long."""
-    deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with socket.create_connection((HOST, port), timeout=1):
-                return True
-        except OSError:
-            time.sleep(LOOK_S)
-    return False
+# ---- mpchat, and the servers of this checkout
 
 
-def last_line(log: Path) -> str:
-    """Return what a program said last."""
-    return log.read_text(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
+def mpchat_peer(name: str, *options: str, workers: int | None = None) -> Peer:
+    """Return mpchat with ``options`` of ``mpchat start``, and so many workers or its default number.
+
+    It runs in the foreground: a server in the background is a child of init, which collects it late.
+    """
+    processes = workers or max(1, (os.cpu_count() or 1) - 1)
+    if workers:
+        options = ("--workers", str(workers), *options)
+
+    def command(folder: Path, port: int, _connections: int) -> list[str]:
+        where = ("--name", INSTANCE, "--runtime-dir", str(folder), "--port", str(port))
+        return [sys.executable, "-m", "mpchat", "start", "--foreground", *where, *options]
+
+    return Peer(
+        name,
+        "frames",
+        command,
+        lambda: __version__,
+        most_clients=processes * (descriptor_limit() - SPARE_DESCRIPTORS),
+        named="members",
+        rooms="members",
+        ready=_mpchat_is_ready,
+    )
 
 
-def _said(program: str, *arguments: str) -> str | None:
-    """Return the first version number that ``program`` says, or None when it is not installed."""
-    # Debian keeps servers in /usr/sbin, which is not on every user's path.
-    path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-    if path is None:
-        return None
-    answer = subprocess.run([path, *arguments], capture_output=True, text=True)
-    return _number_in(answer.stdout + answer.stderr)
+def control_socket(folder: Path) -> Path:
+    """Return the control socket of the mpchat whose files are in ``folder``."""
+    return folder / INSTANCE / "control.sock"
 
 
-def _number_in(text: str) -> str:
-    number = re.search(r"\d+(?:\.\d+)+", text)
-    return number.group() if number else "of unknown version"
+def _mpchat_is_ready(folder: Path) -> bool:
+    """Say whether all workers run. No client asks: its leaving would be told to the room."""
+    try:
+        workers = ask(control_socket(folder), Status(), START_S).result.get("workers", [])
+    except MpchatError:
+        return False
+    return bool(workers) and all(worker["state"] == "RUNNING" for worker in workers)
 
 
-def _program(name: str) -> str:
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or name
+def mpchat_by_name(name: str) -> Peer:
+    """Return mpchat at its defaults (``mpchat``) or with N workers (``mpchat-wN``)."""
+    match = re.fullmatch(r"mpchat(?:-w([1-9]\d*))?", name)
+    if match is None:
+        raise PeerError(f"{name} is no server of this bench: mpchat, or mpchat-wN for N workers")
+    return mpchat_peer(name, workers=int(match.group(1)) if match.group(1) else None)
 
 
-# ---- the brokers, set so that nobody is dropped for being slow and nothing is written to disk
+def python_peer(
+    name: str, *program: str, arguments: Sequence[str] = (), most_clients: int | None = None
+) -> Peer:
+    """Return a Python program that speaks mpchat's wire to plain clients; its first argument is the port.
+
+    ``program`` is a file, or ``-m`` and a module of this checkout.
+    """
+
+    def command(_folder: Path, port: int, _connections: int) -> list[str]:
+        return [sys.executable, *program, str(port), *arguments]
+
+    return Peer(name, "frames", command, lambda: sys.version.split()[0], most_clients=most_clients)
+
+
+def select_peer(multiplexer: str, most_clients: int | None = None) -> Peer:
+    """Return the server of one process and one loop that waits with ``multiplexer``."""
+    module = ("-m", "scripts.lecture.peer_loop")
+    return python_peer(multiplexer, *module, arguments=[multiplexer], most_clients=most_clients)
+
+
+def _floor(folder: Path, port: int, _connections: int) -> list[str]:
+    program = folder / "floor"
+    compiler = ["cc", "-O2", "-o", str(program), str(Path(__file__).with_name("floor.c"))]
+    answer = subprocess.run(compiler, capture_output=True, text=True)
+    if answer.returncode:
+        raise PeerError(f"the C floor does not compile: {answer.stderr.strip()}")
+    return [str(program), str(port)]
+
+
+# ---- the brokers
 
 
 def _redis(folder: Path, port: int, connections: int) -> list[str]:
     options = {
         "bind": HOST,
-        # Its own idea of loopback is 127.0.0.1 alone, and the load has an address for each process.
+        # Redis accepts as loopback 127.0.0.1 alone, and each load process has an address of its own.
         "protected-mode": "no",
         "port": str(port),
         "save": "",
@@ -370,7 +258,8 @@ def _nats(folder: Path, port: int, connections: int) -> list[str]:
 
 def _mosquitto(folder: Path, port: int, connections: int) -> list[str]:
     settings = folder / "mosquitto.conf"
-    # Started by root it would become a user who cannot read this folder; log_dest none: it logs every client.
+    # user root: started by root it would become a user that cannot read this folder. log_dest: it would log
+    # every client.
     settings.write_text(
         f"listener {port} {HOST}\nallow_anonymous true\nmax_connections {connections}\nuser root\n"
         "max_queued_messages 0\npersistence false\nset_tcp_nodelay true\nlog_type error\nlog_dest stderr\n"
@@ -378,85 +267,36 @@ def _mosquitto(folder: Path, port: int, connections: int) -> list[str]:
     return [_program("mosquitto"), "-c", str(settings)]
 
 
-# ---- the servers of this folder
+def _program(name: str) -> str:
+    return shutil.which(name, path=PROGRAM_PATH) or name
 
 
-def _floor(folder: Path, port: int, connections: int) -> list[str]:
-    program = folder / "floor"
-    compiler = ["cc", "-O2", "-o", str(program), str(Path(__file__).with_name("floor.c"))]
-    answer = subprocess.run(compiler, capture_output=True, text=True)
-    if answer.returncode:
-        raise PeerError(f"the C floor does not compile: {answer.stderr.strip()}")
-    return [str(program), str(port)]
-
-
-def python_peer(
-    name: str, *program: str, arguments: Sequence[str] = (), most_clients: int | None = None
-) -> Peer:
-    """Return a peer that is a Python program of this project's wire; its first argument is the port.
-
-    ``program`` is a file, or ``-m`` and a module of this checkout.
-    """
-
-    def command(_folder: Path, port: int, _connections: int) -> list[str]:
-        return [sys.executable, *program, str(port), *arguments]
-
-    return ProgramPeer(name, "frames", command, lambda: sys.version.split()[0], most_clients=most_clients)
-
-
-def _descriptors() -> int:
-    """How many descriptors a process may have."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+def _version_of(program: str, argument: str) -> str | None:
+    """Return the first version number in the output of ``program``, or None when it is not installed."""
+    path = shutil.which(program, path=PROGRAM_PATH)
+    if path is None:
+        return None
+    answer = subprocess.run([path, argument], capture_output=True, text=True)
+    number = re.search(r"\d+(?:\.\d+)+", answer.stdout + answer.stderr)
+    return number.group() if number else "of unknown version"
 
 
 def all_peers() -> list[Peer]:
-    """Return every peer there is, installed or not, in the order of the tables."""
-    one_process = _descriptors() - SPARE_DESCRIPTORS - SPARE_CONNECTIONS
+    """Return every peer, installed or not, in the order of the tables."""
+    one_process = descriptor_limit() - SPARE_DESCRIPTORS - SPARE_CONNECTIONS
+
+    def program(name: str, wire: str, command: Command, asked: tuple[str, str], package: str) -> Peer:
+        rooms = "redis-members" if name == "redis" else ""
+        return Peer(name, wire, command, partial(_version_of, *asked), package, one_process, rooms=rooms)
+
     return [
-        ProgramPeer(
-            "redis",
-            "redis",
-            _redis,
-            lambda: _said("redis-server", "--version"),
-            package="redis-server",
-            most_clients=one_process,
-            rooms="redis-members",
-        ),
+        program("redis", "redis", _redis, ("redis-server", "--version"), "redis-server"),
         mpchat_peer("mpchat"),
-        mpchat_peer("mpchat-w2"),
-        ProgramPeer(
-            "floor",
-            "frames",
-            _floor,
-            lambda: _said("cc", "--version"),
-            package="gcc",
-            most_clients=one_process,
-        ),
-        ProgramPeer(
-            "nats",
-            "nats",
-            _nats,
-            lambda: _said("nats-server", "--version"),
-            package="nats-server",
-            most_clients=one_process,
-        ),
-        ProgramPeer(
-            "mosquitto",
-            "mqtt",
-            _mosquitto,
-            lambda: _said("mosquitto", "-h"),
-            package="mosquitto",
-            most_clients=one_process,
-        ),
-        python_peer("select", "-m", "scripts.lecture.peer_select", most_clients=SELECT_CLIENTS),
+        mpchat_peer("mpchat-w2", workers=2),
+        program("floor", "frames", _floor, ("cc", "--version"), "gcc"),
+        program("nats", "nats", _nats, ("nats-server", "--version"), "nats-server"),
+        program("mosquitto", "mqtt", _mosquitto, ("mosquitto", "-h"), "mosquitto"),
+        select_peer("select", SELECT_CLIENTS),
         python_peer("threads", "-m", "scripts.lecture.peer_threads", most_clients=THREAD_CLIENTS),
         python_peer("asyncio", "-m", "scripts.lecture.peer_asyncio", most_clients=one_process),
     ]
-
-
-def mpchat_peer(name: str) -> Peer:
-    """Return mpchat at its defaults (``mpchat``) or with N workers (``mpchat-wN``)."""
-    match = re.fullmatch(r"mpchat(?:-w([1-9]\d*))?", name)
-    if match is None:
-        raise PeerError(f"{name} is no server of this bench: mpchat, or mpchat-wN for N workers")
-    return MpchatPeer(name, int(match.group(1)) if match.group(1) else None)

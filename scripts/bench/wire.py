@@ -103,6 +103,7 @@ class MemberWire(FrameWire):
     talks = True
 
     def __init__(self, room: int = 0) -> None:
+        """Speak in the room with this number."""
         self._room = room
 
     def in_room(self, room: int) -> "MemberWire":
@@ -165,6 +166,7 @@ class RedisWire(Wire):
     sender_answer_end = b"+PONG\r\n"
 
     def __init__(self, channel: bytes = CHANNEL) -> None:
+        """Speak on this channel."""
         self._channel = b"$%d\r\n%s\r\n" % (len(channel), channel)
         self.knock = b"*2\r\n$9\r\nSUBSCRIBE\r\n" + self._channel
 
@@ -188,6 +190,7 @@ class RedisMemberWire(RedisWire):
     sender_receives = True
 
     def __init__(self, channel: bytes = CHANNEL) -> None:
+        """Speak on this channel."""
         super().__init__(channel)
         # And no answers to PUBLISH, only what is pushed, which is all that there is to count.
         quiet = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$3\r\nOFF\r\n"

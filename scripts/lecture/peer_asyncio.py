@@ -19,6 +19,7 @@ class Member(asyncio.Protocol):
     """One client; ``room`` holds the transports of all."""
 
     def __init__(self, room: set[asyncio.WriteTransport]) -> None:
+        """Belong to ``room``, but join only when connected."""
         self._room = room
         self._decoder = FrameDecoder()
         self._transport: asyncio.WriteTransport | None = None

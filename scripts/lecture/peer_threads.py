@@ -24,6 +24,7 @@ class Room:
     """The clients, and the lock that guards the list."""
 
     def __init__(self) -> None:
+        """Begin empty."""
         self._lock = threading.Lock()
         self._clients: list[socket.socket] = []
 

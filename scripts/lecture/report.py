@@ -1,126 +1,115 @@
-"""What models.py shows: its tables, the sentences that follow from them, the JSON and the picture.
+"""What the lecture's comparison shows: tables, sentences that follow from them, the JSON and the picture.
 
-Pure presentation: takes figures that are there and never runs anything. The rule it keeps: a sentence states
-what the figures of this run say, not what one would expect.
+Pure presentation: it gets figures and never runs anything. The rule it keeps: a sentence states what the
+figures of this run say, not what a reader would expect.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from mpchat.config import default_workers
-from scripts.bench.cell import Figures as BenchFigures
-from scripts.bench.report import machine
-from scripts.lecture.cell import Figures, Model, Options
+from scripts.bench.row import Figures
+from scripts.common.console import figures_table, picture
+from scripts.common.machine import machine
+from scripts.lecture.cell import Model, Options, Outcome
 
-# Seconds from which a wait counts as waiting for others: far above an answer, below any --hold.
+# Seconds from which a wait counts as waiting for others: far above an answer, below any time of staying.
 NOTICED_S = 0.1
-# More workers must bring so much more to be said to pay off: less is noise.
+# More workers pay off when they bring so many times the deliveries: less is noise.
 PAYS_OFF = 1.10
-
-Value = Callable[[Figures], float]
 # Fewer connections than this are lost in what a process takes for itself anyway.
 FEWEST_TO_WEIGH = 100
 
+# Runs of mpchat by its number of workers and the row.
+Runs = Mapping[tuple[int, str], Sequence[Figures]]
+
 
 class Kind(NamedTuple):
-    """One of a cell's figures."""
+    """A figure of every run."""
 
     title: str
-    value: Value
+    value: Callable[[Outcome], float]
     fewest: int = 1  # clients
 
 
-MESSAGE = Kind("CPU µs per message that everybody gets", lambda each: each.us_per_message)
-DELIVERY = Kind("CPU µs per delivery of it to one client", lambda each: each.us_per_delivery)
+MESSAGE = Kind("CPU µs per message that all clients receive", lambda each: each.us_per_message)
+DELIVERY = Kind("CPU µs per delivery of it to one client", lambda each: each.figures.cpu_us_per_delivery)
 ANSWER = Kind(
-    "CPU µs per answer to one client alone: what waking up costs with so many watched",
+    "CPU µs per answer to one client alone: the cost of waking up with so many watched",
     lambda each: each.us_per_answer,
 )
-MEMORY = Kind("Memory of all processes, MiB", lambda each: each.bytes_all / 2**20)
+MEMORY = Kind("Memory of all processes, MiB", lambda each: each.figures.resident_bytes / 2**20)
 MEMORY_EACH = Kind(
-    "Memory per connection, KiB", lambda each: each.bytes_per_connection / 2**10, FEWEST_TO_WEIGH
+    "Memory per connection, KiB",
+    lambda each: each.figures.bytes_per_connection / 2**10,
+    FEWEST_TO_WEIGH,
 )
-
-
-def _columns(*headings: str) -> Table:
-    """Return an empty table: the first column is names, the others are figures."""
-    table = Table(box=SIMPLE)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
-    return table
-
-
-def _titled(title: str, table: Table) -> Group:
-    """Put a title above a table, wider than it if need be."""
-    return Group(Text(title, style="bold"), table)
 
 
 def _figure(value: float) -> str:
-    """Three digits, and no more places than they need."""
+    """Return three digits, and no more places than they need."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def _cell(figures: Figures | None, kind: Kind) -> Text:
-    if figures is None or figures.clients < kind.fewest:
+def _cell(outcome: Outcome | None, kind: Kind) -> Text:
+    if outcome is None or outcome.clients < kind.fewest:
         return Text("–")
-    if figures.faults:
+    if outcome.faults:
         return Text("FAILED", style="red")
-    if figures.refusal:
+    if outcome.refusal:
         return Text("refused", style="yellow")
-    return Text(_figure(kind.value(figures)))
+    return Text(_figure(kind.value(outcome)))
 
 
-def waits_table(models: Sequence[Model], cells: Sequence[Figures], hold_s: float) -> Group:
+def waits_table(models: Sequence[Model], outcomes: Sequence[Outcome], hold_s: float) -> Table:
     """Return how long the clients of a queue waited, by model."""
-    table = _columns("", "first", "second", "third")
+    title = f"Three clients come together, each stays {hold_s:g} s once it is served: ms that each waited"
+    table = figures_table(title, "", "first", "second", "third")
     table.add_column("")
     for model in models:
-        for each in cells:
+        for each in outcomes:
             if each.model == model.name and each.waits_s:
                 waited = (Text(f"{wait * 1e3:,.0f}", style=_late(wait)) for wait in each.waits_s)
                 table.add_row(model.name, *waited, model.what)
-    title = f"Three clients come together, each stays {hold_s:g} s once it is served: ms that each waited"
-    return _titled(title, table)
+    return table
 
 
 def _late(wait_s: float) -> str:
     return "red" if wait_s >= NOTICED_S else ""
 
 
-def size_tables(models: Sequence[Model], sizes: Sequence[int], cells: Sequence[Figures]) -> list[Group]:
+def size_tables(models: Sequence[Model], sizes: Sequence[int], outcomes: Sequence[Outcome]) -> list[Table]:
     """Return a table for each kind of figure: a line for each model, a column for each number of clients."""
-    by_place = {(each.model, each.clients): each for each in cells}
-    groups = []
+    by_place = {(each.model, each.clients): each for each in outcomes}
+    tables = []
     for kind in (MESSAGE, DELIVERY, ANSWER, MEMORY, MEMORY_EACH):
-        table = _columns("clients", *(f"{size:,}" for size in sizes))
+        table = figures_table(kind.title, "clients", *(f"{size:,}" for size in sizes))
         for model in models:
             table.add_row(model.name, *(_cell(by_place.get((model.name, size)), kind) for size in sizes))
-        groups.append(_titled(kind.title, table))
-    return groups
+        tables.append(table)
+    return tables
 
 
-def refusal_lines(cells: Sequence[Figures]) -> list[str]:
+def refusal_lines(outcomes: Sequence[Outcome]) -> list[str]:
     """Return what each model said when it first refused."""
-    first: dict[str, Figures] = {}
-    for each in cells:
+    first: dict[str, Outcome] = {}
+    for each in outcomes:
         if each.refusal:
             first.setdefault(each.model, each)
     return [f"{each.model} refused {each.clients:,}: {each.refusal}" for each in first.values()]
 
 
-def growth_lines(cells: Sequence[Figures]) -> list[str]:
+def growth_lines(outcomes: Sequence[Outcome]) -> list[str]:
     """Say for each model by how much an answer to one client grew from the fewest clients to the most."""
     lines = []
-    for name in dict.fromkeys(each.model for each in cells):
-        mine = [each for each in cells if each.model == name and each.measured]
+    for name in dict.fromkeys(each.model for each in outcomes):
+        mine = [each for each in outcomes if each.model == name and each.measured]
         if len(mine) > 1:
             few, many = mine[0], mine[-1]
             times = many.us_per_answer / few.us_per_answer
@@ -134,54 +123,50 @@ def growth_lines(cells: Sequence[Figures]) -> list[str]:
 # ---- workers
 
 
-def middle(runs: Sequence[BenchFigures], attribute: str) -> float:
-    """Return the median of a figure over the runs without a fault; 0 without one."""
-    values: list[float] = [getattr(run, attribute) for run in runs if not run.faults]
+def middle(runs: Runs, count: int, row: str, attribute: str) -> float:
+    """Return the median of a figure over the runs without a fault; 0 without such a run."""
+    values: list[float] = [getattr(run, attribute) for run in runs.get((count, row), ()) if not run.faults]
     return median(values or [0.0])
 
 
-def _middle(runs: Sequence[BenchFigures], attribute: str, form: str) -> str:
-    """Return it as a cell of the table; a dash where there was no run."""
-    return format(middle(runs, attribute), form) if runs else "–"
-
-
-Runs = dict[tuple[int, str], list[BenchFigures]]
-
-
-def workers_table(counts: Sequence[int], runs: Runs, cores: int) -> Group:
-    """Return throughput and latency by the number of workers; runs by workers and row."""
-    table = _columns("workers", "deliv./s", "µs/delivery", "server", "load", "p50 ms", "p99", "max")
+def workers_table(counts: Sequence[int], runs: Runs, cores: int) -> Table:
+    """Return throughput and latency by the number of workers."""
+    columns = [
+        ("flood", "deliveries_per_s", ",.0f"),
+        ("flood", "cpu_us_per_delivery", ".3f"),
+        ("flood", "server_share", ".0%"),
+        ("flood", "load_share", ".0%"),
+        *(("steady", figure, ".1f") for figure in ("p50_ms", "p99_ms", "max_ms")),
+    ]
+    title = (
+        f"Workers on {cores} cores, 100 clients, 100 B: as fast as possible; latency at 500 messages a second"
+    )
+    headings = ("deliv./s", "µs/delivery", "server", "load", "p50 ms", "p99", "max")
+    table = figures_table(title, "workers", *headings)
     for count in counts:
-        flood, steady = runs.get((count, "flood"), []), runs.get((count, "steady"), [])
         name = f"{count} (the default)" if count == default_workers(cores) else str(count)
         table.add_row(
             name,
-            _middle(flood, "deliveries_per_s", ",.0f"),
-            _middle(flood, "cpu_us_per_delivery", ".3f"),
-            _middle(flood, "server_share", ".0%"),
-            _middle(flood, "load_share", ".0%"),
-            *(_middle(steady, figure, ".1f") for figure in ("p50_ms", "p99_ms", "max_ms")),
+            *(
+                format(middle(runs, count, row, figure), form) if (count, row) in runs else "–"
+                for row, figure, form in columns
+            ),
         )
-    title = (
-        f"Workers on {cores} cores, 100 clients, 100 B: as fast as it goes, with the shares of all cores that"
-        " server and load took; then latency at 500 messages a second"
-    )
-    return _titled(title, table)
+    return table
 
 
 def workers_lines(counts: Sequence[int], runs: Runs, cores: int) -> list[str]:
     """Say how many workers pay off, and what a core left free brings and costs."""
-    pace = {count: middle(runs.get((count, "flood"), []), "deliveries_per_s") for count in counts}
+    pace = {count: middle(runs, count, "flood", "deliveries_per_s") for count in counts}
     best = max(pace.values())
     if not best:
         return []
     enough = next(count for count in counts if pace[count] * PAYS_OFF >= best)
     lines = [f"{enough} worker(s) pay off: more bring less than {PAYS_OFF - 1:.0%} on top."]
     free, full = default_workers(cores), cores
-    if free != full and pace.get(free) and pace.get(full) and runs.get((full, "steady")):
-        flood = {count: runs.get((count, "flood"), []) for count in (free, full)}
-        cost = {count: middle(flood[count], "cpu_us_per_delivery") for count in flood}
-        late = {count: middle(runs.get((count, "steady"), []), "p99_ms") for count in flood}
+    if free != full and pace.get(free) and pace.get(full) and (full, "steady") in runs:
+        cost = {count: middle(runs, count, "flood", "cpu_us_per_delivery") for count in (free, full)}
+        late = {count: middle(runs, count, "steady", "p99_ms") for count in (free, full)}
         lines.append(
             f"A core left free, {free} worker(s) instead of {full}: {pace[free] / pace[full]:.2f} times the"
             f" deliveries a second, {cost[free] / cost[full]:.2f} times the CPU for each, p99"
@@ -195,58 +180,45 @@ def workers_lines(counts: Sequence[int], runs: Runs, cores: int) -> list[str]:
 
 
 def as_json(
-    models: Sequence[Model], cells: Sequence[Figures], runs: Runs, options: Options
+    models: Sequence[Model], outcomes: Sequence[Outcome], runs: Runs, options: Options
 ) -> dict[str, Any]:
     """Return everything, each single run included, as plain JSON values."""
     return {
         "machine": machine(),
         "options": asdict(options),
         "models": {model.name: model.what for model in models},
-        "cells": [asdict(each) for each in cells],
+        "cells": [asdict(each) for each in outcomes],
         "workers": [{"workers": count} | asdict(run) for (count, _), each in runs.items() for run in each],
     }
 
 
-def draw(
-    path: Path,
-    models: Sequence[Model],
-    cells: Sequence[Figures],
-    counts: Sequence[int],
-    runs: Runs,
-    caption: str,
-) -> None:
+def draw(path: Path, caption: str, outcomes: Sequence[Outcome], counts: Sequence[int], runs: Runs) -> None:
     """Draw cost and memory by the number of clients, and throughput by the number of workers."""
-    import matplotlib  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-    figure, axes = pyplot.subplots(2, 2, figsize=(13, 9))
-    for axis, kind in zip(axes.flat, (MESSAGE, ANSWER, MEMORY), strict=False):
-        for model in models:
-            mine = [each for each in cells if each.model == model.name and each.measured]
-            style = "o--" if model.name.startswith("mpchat") else "o-"
-            heights = [kind.value(each) for each in mine]
-            axis.plot([each.clients for each in mine], heights, style, label=model.name)
-        axis.set(xscale="log", yscale="log", xlabel="clients")
-        axis.set_title(kind.title, fontsize="medium")
-        axis.grid(alpha=0.3)
-    axes[0][0].legend(ncols=2, fontsize="small")
-    _draw_workers(axes[1][1], counts, runs)
-    figure.suptitle(caption, fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with picture(path, caption, 2, 2, figsize=(13, 9)) as axes:
+        for axis, kind in zip(axes.flat, (MESSAGE, ANSWER, MEMORY), strict=False):
+            for name in dict.fromkeys(each.model for each in outcomes):
+                mine = [each for each in outcomes if each.model == name and each.measured]
+                style = "o--" if name.startswith("mpchat") else "o-"
+                heights = [kind.value(each) for each in mine]
+                axis.plot([each.clients for each in mine], heights, style, label=name)
+            axis.set(xscale="log", yscale="log", xlabel="clients")
+            axis.set_title(kind.title, fontsize="medium")
+            axis.grid(alpha=0.3)
+        axes[0][0].legend(ncols=2, fontsize="small")
+        _draw_workers(axes[1][1], counts, runs)
 
 
 def _draw_workers(axis: Any, counts: Sequence[int], runs: Runs) -> None:
     """Draw deliveries a second as bars, CPU per delivery as a line on the right."""
     places = [str(count) for count in counts]
-    flood = [runs.get((count, "flood"), []) for count in counts]
-    axis.bar(places, [middle(each, "deliveries_per_s") / 1e6 for each in flood], color="tab:blue", alpha=0.6)
+    pace, cost = (
+        [middle(runs, count, "flood", figure) for count in counts]
+        for figure in ("deliveries_per_s", "cpu_us_per_delivery")
+    )
+    axis.bar(places, [each / 1e6 for each in pace], color="tab:blue", alpha=0.6)
     axis.set(xlabel="workers", ylabel="million deliveries a second")
     axis.set_title("How many workers pay off", fontsize="medium")
     right = axis.twinx()
-    right.plot(places, [middle(each, "cpu_us_per_delivery") for each in flood], "o-", color="tab:red")
+    right.plot(places, cost, "o-", color="tab:red")
     right.set(ylabel="CPU µs per delivery")
     right.set_ylim(bottom=0)

@@ -12,22 +12,27 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from support.programs import require
 
-from scripts.bench.cell import Figures, Options, Row, run_cell
-from scripts.bench.load import Witness, witness_of
-from scripts.bench.peers import Peer, all_peers, python_peer
-from scripts.bench.report import row_table
-from scripts.bench.rows import all_rows, judge, medians
+from scripts.bench import table
+from scripts.bench.cell import run_cell
+from scripts.bench.goals import judge
+from scripts.bench.load.witness import Witness, witness_of
+from scripts.bench.load_process import plans
+from scripts.bench.peers import Peer, Server, all_peers, python_peer
+from scripts.bench.report import as_json, in_flight_grid, row_table
+from scripts.bench.row import FULL_WINDOW, Figures, Options, Row, medians
+from scripts.bench.rows import Sizes, all_rows
 from scripts.bench.wire import FILL, STAMP, STAMP_SIZE, WIRES, MemberWire, MqttWire, Wire
 
 # Long enough for a burst or two of the slowest server.
-OPTIONS = Options(seconds=0.3, window_bytes=20_000, stall_s=2.0)
+OPTIONS = Options(seconds=0.3, stall_s=2.0, rest_s=0.1)
 PEERS = {peer.name: peer for peer in all_peers()}
-FLOOD = Row("flood", "a few clients", clients=6)
+FLOOD = Row("flood", "a few clients", clients=6, window=20_000)
 STEADY = Row("steady", "a few clients", clients=6, senders=2, rate=50)
 CROWD = Row("crowd", "a few more clients", clients=40, rate=100, messages=1)
-NAMED = Row("named", "a few members of a room", clients=6, senders=2, rooms=1, plain="flood")
+NAMED = Row("named", "a few members of a room", clients=6, senders=2, rooms=1, plain="flood", window=20_000)
 ROOMS = Row("rooms", "a few rooms", clients=20, rooms=5, rate=110)
 
 # A relay as peer_select, which does not send the 30th message to one client, or sends it twice.
@@ -249,7 +254,7 @@ def test_medians_leave_out_runs_with_faults() -> None:
 
 
 def test_goals_hold_or_are_missed_or_stay_open() -> None:
-    row = next(row for row in all_rows(2, 2, 2) if row.name == "max-100")
+    row = next(row for row in all_rows(Sizes()) if row.name == "max-100")
     base = Figures(row.name, "redis", cpu_us_per_delivery=1.0)
     ours = {limit: replace(base, server="mpchat", cpu_us_per_delivery=limit) for limit in (0.30, 0.31)}
 
@@ -261,7 +266,7 @@ def test_goals_hold_or_are_missed_or_stay_open() -> None:
 
 
 def test_named_members_are_judged_by_the_plain_row() -> None:
-    row = next(row for row in all_rows(2, 2, 2) if row.name == "max-100-named")
+    row = next(row for row in all_rows(Sizes()) if row.name == "max-100-named")
     plain = Figures(row.plain, "mpchat", cpu_us_per_delivery=1.0)
     ours = {limit: replace(plain, row=row.name, cpu_us_per_delivery=limit) for limit in (1.5, 1.6)}
 
@@ -269,6 +274,38 @@ def test_named_members_are_judged_by_the_plain_row() -> None:
     missed = judge(row, {"mpchat": ours[1.6]}, {"mpchat": plain})
 
     assert [each.holds for each in (*held, *missed, *judge(row, {"mpchat": plain}))] == [True, False, None]
+
+
+def test_each_row_as_fast_as_possible_runs_with_each_window() -> None:
+    rows = {row.name: row for row in all_rows(Sizes(windows=(64 * 1024, FULL_WINDOW)))}
+
+    full, small, named = (rows[name] for name in ("max-100", "max-100-64k", "max-100-named-64k"))
+
+    assert (full.window, small.window) == (FULL_WINDOW, 64 * 1024)
+    assert (full.target, small.target) == (0.30, None)
+    assert named.plain == small.name
+    assert "steady-100-64k" not in rows
+
+
+def test_the_window_bounds_what_is_in_flight() -> None:
+    row = replace(FLOOD, window=1000)
+    server = Server("127.0.0.1", 1, psutil.Process())
+
+    senders = list(plans(PEERS["select"], row, OPTIONS, server, Path("board")))[-1]
+
+    assert (senders.role, senders.window) == ("senders", 10)
+
+
+def test_figures_with_both_windows_stand_side_by_side() -> None:
+    rows = [row for row in all_rows(Sizes()) if row.name in ("max-10", "max-10-64k", "max-100", "steady-100")]
+    costs = {("max-10", "redis"): 1.0, ("max-10-64k", "redis"): 2.0}
+    costs |= {("max-10", "mpchat"): 0.5, ("max-10-64k", "mpchat"): 1.2}
+    results = {key: [Figures(*key, cpu_us_per_delivery=cost)] for key, cost in costs.items()}
+
+    grid = in_flight_grid(rows, ["redis", "mpchat", "nats"], results)
+
+    assert grid.lines == [["max-10", "0.60 → 0.50", "– → –"]]
+    assert "64 KiB → 1 MiB" in grid.title
 
 
 def bench(*arguments: str) -> list[str]:
@@ -284,7 +321,23 @@ def test_the_command_writes_a_table_and_json(tmp_path: Path) -> None:
 
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "asyncio" in answer.stdout
-    assert {run["server"] for run in json.loads(path.read_text())["runs"]} == {"select", "asyncio"}
+    written = json.loads(path.read_text())
+    assert {run["server"] for run in written["runs"]} == {"select", "asyncio"}
+
+
+def test_the_tables_of_the_page_come_from_the_json(tmp_path: Path) -> None:
+    row = next(row for row in all_rows(Sizes()) if row.name == "max-10")
+    runs = {
+        (row.name, name): [Figures(row.name, name, cpu_us_per_delivery=1.0)] for name in ("redis", "nats")
+    }
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps(as_json(OPTIONS, {"redis": "7", "nats": "2"}, [row], runs, [])))
+
+    answer = CliRunner().invoke(table.main, [str(path)])
+
+    assert answer.exit_code == 0
+    assert f"| {row.title} | 1.00 | 1.00 | 0.85 |" in answer.output
+    assert "redis 7, nats 2; 1 rounds of 0.3 s" in answer.output
 
 
 def test_the_command_names_what_it_does_not_know() -> None:

@@ -7,16 +7,17 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
 
-from scripts.bench.cell import Figures as BenchFigures
 from scripts.bench.peers import python_peer
-from scripts.lecture.cell import Figures, Model, Options, all_models, pace, run
-from scripts.lecture.models import Results, worker_counts
+from scripts.bench.row import Figures
+from scripts.lecture.cell import Model, Options, Outcome, all_models, pace, run
+from scripts.lecture.models import QUICK, Comparison, worker_counts
 from scripts.lecture.report import growth_lines, refusal_lines, workers_lines
 
 OPTIONS = Options(seconds=0.2, asks_s=0.05, hold_s=0.3)
@@ -89,15 +90,16 @@ def test_a_server_that_does_not_start_is_a_fault(tmp_path: Path) -> None:
     figures = run(Model("broken", "", python_peer("broken", str(script))), 10, OPTIONS)
 
     assert "no such luck" in figures.faults[0]
-    assert Results([figures]).faults == [f"broken, 10 clients: {figures.faults[0]}"]
+    comparison = Comparison([], [], [], QUICK, OPTIONS, [figures])
+    assert comparison.faults == [f"broken, 10 clients: {figures.faults[0]}"]
 
 
-def test_a_lost_delivery_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.lecture.cell.STALL_S", 1.0)
+def test_a_lost_delivery_is_a_fault(tmp_path: Path) -> None:
     script = tmp_path / "forgetful.py"
     script.write_text(FORGETFUL)
 
-    figures = run(Model("forgetful", "", python_peer("forgetful", str(script))), 10, OPTIONS)
+    options = replace(OPTIONS, stall_s=1.0)
+    figures = run(Model("forgetful", "", python_peer("forgetful", str(script))), 10, options)
 
     assert figures.faults
     assert figures.us_per_message == 0
@@ -125,9 +127,12 @@ def test_the_pace_keeps_within_its_bounds() -> None:
 
 
 def test_sentences_say_what_the_figures_say() -> None:
-    cells = [Figures("poll", clients, us_per_answer=cost) for clients, cost in ((1, 10.0), (1000, 150.0))]
+    cells = [
+        Outcome("poll", clients, Figures("poll", "poll"), us_per_answer=cost)
+        for clients, cost in ((1, 10.0), (1000, 150.0))
+    ]
     runs = {
-        (count, "flood"): [BenchFigures("flood", "", deliveries_per_s=pace)]
+        (count, "flood"): [Figures("flood", "", deliveries_per_s=pace)]
         for count, pace in ((1, 1e6), (2, 2e6), (3, 2.1e6))
     }
 

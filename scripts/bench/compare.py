@@ -1,0 +1,213 @@
+"""mpchat beside the brokers that people use: the same work on all of them, in the same run.
+
+``python -m scripts.bench`` starts every server itself on loopback, runs the rows of rows.py on each in turn,
+several rounds interleaved, and prints medians and ratios to Redis. It is no load test of a server that runs
+already. The rule it keeps: every delivery is counted, and a lost delivery makes the exit code 1.
+
+How the figures come about:
+
+* CPU per delivery: the CPU clocks of all the server's processes, from the first message to the last delivery.
+* As fast as possible: at most a window of text is in flight to the slowest client, and goes out in bursts of
+  a quarter of it. The window is the same for all servers. A larger window lets a server gather more messages
+  into one send, so each of these rows runs with 64 KiB (655 messages of 100 bytes) and with 1 MiB (10 485).
+* Size is the size of the text. What a protocol puts around it is that protocol's cost.
+* Named members get longer frames; they are compared with plain clients of the same server. In rows of many
+  rooms one member of each talks, in turn. Before that all are silent for as long, and the CPU that the server
+  takes meanwhile is shown.
+* Latency is the time from just before a message's send to the read that brought it. In rows as fast as
+  possible it is mostly the window, and the first message of each burst stands for the burst.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from scripts.bench.cell import run_cell
+from scripts.bench.goals import Verdict, all_verdicts
+from scripts.bench.peers import Peer, PeerError, all_peers, mpchat_by_name
+from scripts.bench.report import (
+    as_json,
+    draw,
+    fault_lines,
+    goal_table,
+    in_flight_grid,
+    row_table,
+    versions_line,
+)
+from scripts.bench.row import Figures, Options, Row
+from scripts.bench.rows import Sizes, all_rows
+from scripts.common.command import split_names, split_numbers
+from scripts.common.console import FAILED, INTERRUPTED, make_console, run_steps
+from scripts.common.machine import machine_line
+
+# KiB of text in flight, at most: a server must hold so much for each client that is behind.
+MOST_KIB = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The command line."""
+
+    rounds: int
+    seconds: float
+    rows: str
+    servers: str
+    windows: str
+    connects: int
+    idle: int
+    rooms: int
+    json_path: Path | None
+    plot_path: Path | None
+    check: bool
+    only_list: bool
+
+
+@dataclass
+class Comparison:
+    """What is compared, and the results so far."""
+
+    rows: Sequence[Row]
+    peers: Sequence[Peer]
+    rounds: int
+    options: Options
+    results: dict[tuple[str, str], list[Figures]] = field(default_factory=dict)
+
+    @property
+    def servers(self) -> list[str]:
+        """The names of the servers."""
+        return [peer.name for peer in self.peers]
+
+    def run(self, console: Console) -> bool:
+        """Run all rounds; return False when a signal ended them."""
+        total = self.rounds * len(self.rows) * len(self.peers)
+        return run_steps(console, total, self._steps(console))
+
+    def _steps(self, console: Console) -> Iterator[str]:
+        for number in range(self.rounds):
+            for row in self.rows:
+                for peer in turned(self.peers, number):
+                    yield f"round {number + 1}/{self.rounds} · {row.name} · {peer.name}"
+                    if not peer.wire_for(row.rooms):
+                        continue  # the table has a dash
+                    if peer.most_clients is None or row.clients <= peer.most_clients:
+                        self._run_one(console, row, peer)
+                    elif not number:
+                        limit = f"{peer.name} takes at most {peer.most_clients:,} clients in its processes"
+                        console.print(f"{row.name}: {limit}, left out", style="yellow")
+
+    def _run_one(self, console: Console, row: Row, peer: Peer) -> None:
+        figures = run_cell(peer, row, self.options)
+        self.results.setdefault((row.name, peer.name), []).append(figures)
+        for fault in figures.faults[:1]:
+            console.print(f"{row.name}, {peer.name}: {fault}", style="red")
+
+    def exit_code(self, verdicts: Sequence[Verdict], check: bool) -> int:
+        """Return the exit code of a run that came to its end."""
+        lost = any(run.faults for runs in self.results.values() for run in runs)
+        missed = check and any(verdict.holds is False for verdict in verdicts)
+        return FAILED if lost or missed else 0
+
+
+def turned(peers: Sequence[Peer], number: int) -> list[Peer]:
+    """Return ``peers``, beginning with another peer each round, so that none always follows the same."""
+    shift = number % len(peers) if peers else 0
+    return [*peers[shift:], *peers[:shift]]
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Rounds; the tables show medians.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=3.0, help="Length of each run of a row.")
+@click.option("--rows", default="", help="Rows to run, separated by commas.  [default: all]")
+@click.option("--servers", default="", help="Servers, by commas; mpchat-wN too.  [default: all]")
+@click.option(
+    "--windows",
+    default="64,1024",
+    help="KiB of text in flight at most, by commas: each row as fast as possible runs with each.",
+)
+@click.option("--connects", type=click.IntRange(2), default=4000, help="Clients of the row `connect`.")
+@click.option("--idle", type=click.IntRange(2), default=10_000, help="Clients of the row `idle`.")
+# 5000 rooms of 4 and their publishers would be more than Redis's one process takes with 20 000 descriptors.
+@click.option(
+    "--rooms", type=click.IntRange(2), default=4900, help="Rooms of 4 clients in the rows of rooms."
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every run to this file.")
+@click.option(
+    "--plot", "plot_path", type=click.Path(path_type=Path), help="Draw a picture (needs matplotlib)."
+)
+@click.option("--check", is_flag=True, help="Exit with 1 when a goal is missed, too.")
+@click.option("--list", "only_list", is_flag=True, help="Show the rows and servers, run nothing.")
+def main(**flags: object) -> None:
+    """Compare mpchat with Redis, NATS, Mosquitto, the lecture's servers and a minimal relay in C.
+
+    Exit code 0: every delivery arrived; 1: a delivery was lost, or with --check a goal missed; 130:
+    interrupted. The results so far are shown then.
+    """
+    compare(Flags(**flags))  # type: ignore[arg-type]  # click has checked each type
+
+
+def compare(flags: Flags) -> None:
+    """Run the comparison, show the results, and end the process with the exit code."""
+    console = make_console()
+    windows = [1024 * kib for kib in split_numbers(flags.windows, 1, MOST_KIB, "--windows")]
+    sizes = Sizes(flags.connects, flags.idle, flags.rooms, windows)
+    rows = split_names(flags.rows, {row.name: row for row in all_rows(sizes)}, "--rows")
+    peers = chosen_peers(flags.servers)
+    versions = print_header(console, peers)
+    if flags.only_list:
+        for row in rows:
+            console.print(f"{row.name:20} {row.title}")
+        return
+    peers = [peer for peer in peers if peer.name in versions]
+    comparison = Comparison(rows, peers, flags.rounds, Options(seconds=flags.seconds))
+    finished = comparison.run(console)
+    verdicts = all_verdicts(rows, comparison.servers, comparison.results)
+    show(console, comparison, verdicts)
+    if flags.json_path:
+        everything = as_json(comparison.options, versions, rows, comparison.results, verdicts)
+        flags.json_path.write_text(json.dumps(everything, indent=1) + "\n")
+    if flags.plot_path:
+        caption = f"{machine_line()}\n{versions_line(versions)}"
+        draw(flags.plot_path, rows, comparison.servers, comparison.results, caption)
+    sys.exit(comparison.exit_code(verdicts, flags.check) if finished else INTERRUPTED)
+
+
+def chosen_peers(names: str) -> list[Peer]:
+    """Return the servers that ``names`` asks for, all when it is empty."""
+    known = {peer.name: peer for peer in all_peers()}
+    wanted = [name.strip() for name in names.split(",") if name.strip()] or list(known)
+    try:
+        return [known.get(name) or mpchat_by_name(name) for name in wanted]
+    except PeerError as error:
+        raise click.BadParameter(f"{error}; or {', '.join(known)}", param_hint="--servers") from None
+
+
+def print_header(console: Console, peers: Sequence[Peer]) -> dict[str, str]:
+    """Print the machine and the servers; return the versions of those that are installed."""
+    console.print(machine_line())
+    versions: dict[str, str] = {}
+    for peer in peers:
+        version = peer.version()
+        if version is None:
+            console.print(f"{peer.name} is absent: apt-get install {peer.package}", style="yellow")
+        else:
+            versions[peer.name] = version
+    console.print(versions_line(versions))
+    return versions
+
+
+def show(console: Console, comparison: Comparison, verdicts: Sequence[Verdict]) -> None:
+    """Print the tables of all rows, the faults and the goals."""
+    for row in comparison.rows:
+        console.print(row_table(row, comparison.servers, comparison.results), "")
+    grid = in_flight_grid(comparison.rows, comparison.servers, comparison.results)
+    if grid.lines:
+        console.print(grid.as_table(), "")
+    for line in fault_lines(comparison.results):
+        console.print(line, style="red")
+    if verdicts:
+        console.print(goal_table(verdicts))

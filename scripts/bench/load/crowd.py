@@ -1,0 +1,309 @@
+"""The connections of one load process: they connect, and count the bytes that each receives.
+
+Bytes are counted and thrown away by the kernel; only the witnesses' bytes reach this process. The rule it
+keeps: for one size of text, a number of bytes is a number of messages, so every delivery is counted.
+"""
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from scripts.bench.load.plan import NOT_COUNTING, Board, LoadError, Plan
+from scripts.bench.load.witness import Witness, witness_of
+from scripts.bench.wire import GO_SENDER, WIRES, Wire
+
+# Bytes of one read, at most. Larger than what a socket usually holds, so a read empties it.
+READ_SIZE = 256 * 1024
+# Seconds between two looks at the slowest connection, whose count gives the senders their credit; for each
+# begun thousand of connections.
+TELL_S = 0.001
+# Seconds that a wait for events lasts at most: a stall or a missing order is seen so late.
+WAIT_S = 0.1
+# Seconds for a connect, a knock or a question before it counts as refused.
+CONNECT_S = 30.0
+# Seconds after the last delivery in which a surplus delivery would still be seen.
+AFTERMATH_S = 0.02
+# Latency samples of one process: enough for a p99, small as JSON. Beyond, only every second, third … is kept.
+MOST_SAMPLES = 50_000
+# Linux: bind to an address, but choose the port at connect, when the whole 4-tuple is known.
+IP_BIND_ADDRESS_NO_PORT = 24
+# Linux, TCP: count the bytes that have come and throw them away, without a copy.
+DISCARD = socket.MSG_TRUNC
+
+ORDERS_FD = 0
+
+
+class Crowd:
+    """The connections of one process, and how many bytes each has received since it was served."""
+
+    def __init__(self, plan: Plan, board: Board) -> None:
+        """Prepare; nothing is connected yet."""
+        self._plan = plan
+        # The wire of the first room: all rooms' deliveries are equally long.
+        self._wire = WIRES[plan.wire].in_room(0) if plan.rooms else WIRES[plan.wire]
+        self._board = board
+        # On a wire that does not send to senders, a sender reads answers only, and counts nothing.
+        self.counting = plan.role == "clients" or self._wire.sender_receives
+        # Bytes of the go, and of a delivery at least.
+        self._stride = self._wire.bytes_of(plan.size, 1)
+        self._tell_ns = TELL_S * 1e9 * (1 + plan.connections // 1000)
+        self._epoll = select.epoll()
+        self._buffer = bytearray(READ_SIZE)
+        self._view = memoryview(self._buffer)
+        self.sockets: dict[int, socket.socket] = {}
+        self._got: dict[int, int] = {}
+        # The room of each connection, and, where others talk before the go, the end of what it received.
+        self._rooms: dict[int, int] = {}
+        self._tails: dict[int, bytes] = {}
+        self._witnesses: dict[int, Witness] = {}
+        self._faults: list[str] = []
+        self._told_ns = 0
+        self.last_ns = 0
+
+    # ---- connecting
+
+    def connect(self) -> None:
+        """Open all connections and wait until each is served."""
+        waiting: dict[int, bytearray] = {}
+        deadline = time.monotonic() + CONNECT_S
+        while waiting or len(self.sockets) < self._plan.connections:
+            while len(waiting) < self._plan.in_flight and len(self.sockets) < self._plan.connections:
+                waiting[self._begin()] = bytearray()
+            for fd, _ in self._epoll.poll(WAIT_S):
+                deadline = time.monotonic() + CONNECT_S
+                if fd not in waiting:
+                    self._take_early(fd, self._heard(fd))
+                    continue
+                waiting[fd] += self._heard(fd)
+                if self._served(bytes(waiting[fd])):
+                    del waiting[fd]
+                    self._got[fd] = 0
+            if time.monotonic() > deadline:
+                raise LoadError(f"{len(waiting)} clients were not answered within {CONNECT_S:.0f} s")
+        self._place_witnesses()
+        self._epoll.register(ORDERS_FD, select.EPOLLIN)
+
+    def ask(self, seconds: float) -> int:
+        """Ask on one connection, question after answer, for so long; return the number of questions.
+
+        A question is a knock. The server answers it to this connection alone.
+        """
+        fd, sock = next(iter(self.sockets.items()))
+        sock.settimeout(CONNECT_S)
+        asked, end = 0, time.monotonic() + seconds
+        while not asked or time.monotonic() < end:
+            sock.sendall(self._knock(0))
+            answer = b""
+            while not self._served(answer):
+                answer += self._heard(fd)
+            asked += 1
+        sock.setblocking(False)
+        return asked
+
+    def _begin(self) -> int:
+        """Open the next connection and knock; return its descriptor."""
+        number = len(self.sockets)
+        sock = self._open()
+        sock.sendall(self._knock(number))
+        sock.setblocking(False)
+        fd = sock.fileno()
+        self._rooms[fd] = self._room(number)
+        self.sockets[fd] = sock
+        self._epoll.register(fd, select.EPOLLIN)
+        return fd
+
+    def _open(self) -> socket.socket:
+        sock = socket.socket()
+        sock.settimeout(CONNECT_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((self._plan.source, 0))
+        try:
+            sock.connect((self._plan.host, self._plan.port))
+        except OSError as error:
+            raise LoadError(f"client {len(self.sockets) + 1} could not connect: {error}") from error
+        return sock
+
+    @property
+    def _served(self) -> Callable[[bytes], bool]:
+        return self._wire.sender_served if self._plan.role == "senders" else self._wire.served
+
+    def _room(self, index: int) -> int:
+        return (self._plan.first + index) % self._plan.channels
+
+    def _knock(self, index: int) -> bytes:
+        if self._plan.role == "senders" and not self._wire.sender_receives:
+            return self._wire.sender_knock
+        return self._channel(self._room(index)).knock_of(self._plan.first + index)
+
+    def _channel(self, room: int) -> Wire:
+        return self._wire.in_room(room) if self._plan.rooms else self._wire
+
+    def _take_early(self, fd: int, data: bytes) -> None:
+        """Count what comes before the go. Where others talk, keep its end, as long as the go would be."""
+        if self._wire.talks:
+            self._tails[fd] = (self._tails.get(fd, b"") + data)[-self._stride :]
+        else:
+            self._got[fd] += len(data)
+
+    def _heard(self, fd: int) -> bytes:
+        try:
+            data = self.sockets[fd].recv(READ_SIZE)
+        except ConnectionError:
+            data = b""
+        except TimeoutError:
+            raise LoadError(f"a question was not answered within {CONNECT_S:.0f} s") from None
+        if not data:
+            raise LoadError(f"the server closed a new connection, {len(self._got)} were served")
+        return data
+
+    def _place_witnesses(self) -> None:
+        """Spread the witnesses evenly, because some servers serve in the order of arrival."""
+        fds = list(self.sockets)
+        count = min(self._plan.witnesses, len(fds)) if self.counting else 0
+        for index in range(count):
+            fd = fds[index * len(fds) // count]
+            self._witnesses[fd] = witness_of(self._channel(self._rooms[fd]), self._plan.size)
+
+    # ---- counting
+
+    def await_go(self) -> None:
+        """Wait for the first message, the go, on every connection."""
+        if self._wire.talks:
+            self._await_go_among_others()
+        else:
+            while self.counting and not self.last_ns:  # an idle crowd costs nothing
+                self.turn(WAIT_S)
+        self.count(0)
+        if self._faults:
+            raise LoadError(self._faults[0])
+        for witness in self._witnesses.values():
+            witness.forget()
+
+    def _await_go_among_others(self) -> None:
+        """Wait until each connection's last message is the go; nothing follows it until all are ready."""
+        missing = set(self.sockets)
+        go = b'{"message":"%02d ' % GO_SENDER
+        while missing:
+            for fd, _ in self._epoll.poll(WAIT_S):
+                if fd == ORDERS_FD:
+                    raise LoadError("the bench went on before the go had come")
+                self._take_early(fd, self._heard(fd))
+                if self._tails[fd].startswith(go, 2):
+                    self._got[fd] = self._stride
+                    missing.discard(fd)
+        self._tails.clear()
+
+    def turn(self, timeout_s: float) -> bool:
+        """Read what has come, after at most ``timeout_s``; return True when there is an order to read."""
+        ordered = False
+        got, sockets, witnesses = self._got, self.sockets, self._witnesses
+        events = self._epoll.poll(timeout_s)
+        for fd, _ in events:
+            if fd == ORDERS_FD:
+                ordered = True
+                continue
+            witness = witnesses.get(fd)
+            try:
+                size = sockets[fd].recv_into(self._buffer, READ_SIZE, 0 if witness else DISCARD)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                size = 0
+            if not size:
+                self._lose(fd)
+                continue
+            got[fd] += size
+            if witness:
+                witness.feed(bytes(self._view[:size]), time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        if len(events) > ordered:
+            self.last_ns = now_ns
+        if now_ns - self._told_ns >= self._tell_ns:
+            self._told_ns = now_ns
+            self._board.tell(self.least())
+        return ordered
+
+    def least(self) -> int:
+        """Return how many messages every connection has, the go included. Looks at each connection."""
+        if not self.counting or not self._got:
+            return NOT_COUNTING
+        return self._wire.messages_in(self._plan.size, min(self._got.values()))[0]
+
+    def count(self, sent: int) -> None:
+        """Read until every connection has its go and its room's part of ``sent`` messages.
+
+        Give up when nothing has come for the stall time; that is a fault.
+        """
+        progress, since = -1, time.monotonic()
+        while not self._has_all(sent):
+            self.turn(self._tell_ns / 1e9)
+            total = sum(self._got.values())
+            if total != progress:
+                progress, since = total, time.monotonic()
+            elif time.monotonic() - since > self._plan.stall_s:
+                share = 1 + sent // self._plan.channels
+                self._faults.append(f"the slowest connection got {self.least()} of {share} messages")
+                return
+        last_ns = self.last_ns
+        self.turn(AFTERMATH_S)
+        self.last_ns = last_ns
+
+    def _expected(self, sent: int, room: int) -> int:
+        """Return how many of ``sent`` messages are a room's, its go included: the rooms take turns."""
+        share, more = divmod(sent, self._plan.channels)
+        return 1 + share + (room < more)
+
+    def _has_all(self, sent: int) -> bool:
+        if not self.counting or not self._got:
+            return True
+        size, of_all = self._plan.size, sent // self._plan.channels
+        if min(self._got.values()) < self._wire.bytes_of(size, 1 + of_all):
+            return False
+        more, full = sent % self._plan.channels, self._wire.bytes_of(size, 2 + of_all)
+        return not more or all(got >= full for fd, got in self._got.items() if self._rooms[fd] < more)
+
+    def _lose(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        if self.counting:
+            self._faults.append(f"the server closed a connection after {self._got[fd]} bytes")
+        # It can get nothing any more, and must not hold the senders back.
+        self._got[fd] = NOT_COUNTING
+
+    # ---- the result
+
+    def report(self, sent: int) -> dict[str, Any]:
+        """Return the number of deliveries, the gos not counted, and the faults, when ``sent`` were sent."""
+        if not self.counting:
+            return {"deliveries": 0, "faults": [], "ages_ns": [], "last_ns": 0}
+        counts = {
+            fd: self._wire.messages_in(self._plan.size, got)
+            for fd, got in self._got.items()
+            if got != NOT_COUNTING
+        }
+        self._find_wrong_counts(counts, sent)
+        self._faults += [witness.fault for witness in self._witnesses.values() if witness.fault]
+        ages = [age for witness in self._witnesses.values() for age in witness.ages_ns]
+        return {
+            "deliveries": sum(count - 1 for count, _ in counts.values()),
+            "faults": self._faults,
+            "ages_ns": ages[:: len(ages) // MOST_SAMPLES + 1],
+            "last_ns": self.last_ns,
+        }
+
+    def _find_wrong_counts(self, counts: dict[int, tuple[int, int]], sent: int) -> None:
+        """Note how many connections have another number of messages than they should, with an example."""
+        unit = len(self._wire.noise) or self._stride
+        wrong = [
+            (count, expected)
+            for fd, (count, rest) in counts.items()
+            if count != (expected := self._expected(sent, self._rooms[fd])) or rest % unit
+        ]
+        if wrong:
+            count, expected = wrong[0]
+            self._faults.append(
+                f"{len(wrong)} of {len(self._got)} connections received a wrong number of messages,"
+                f" for example {count - 1} of {expected - 1}"
+            )

@@ -1,0 +1,63 @@
+"""What a load process is told to do, and the counter that it shares with the others."""
+
+import mmap
+from dataclasses import dataclass
+
+# A process that does not count writes this to the board: never the slowest.
+NOT_COUNTING = 2**62
+
+
+class LoadError(Exception):
+    """An order could not be carried out; the text says why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of one load process. Times in seconds, sizes in bytes."""
+
+    role: str  # "clients" or "senders"
+    wire: str
+    host: str
+    port: int
+    source: str  # the local address, because an address has 28 000 ports
+    connections: int
+    witnesses: int
+    in_flight: int  # connections begun and not yet served; below any server's accept queue
+    size: int  # of one text
+    board: str  # the file with one counter for each load process
+    slots: int
+    slot: int
+    nap_s: float  # between two turns, so that reads are large; 0 where latency is measured
+    stall_s: float  # without any progress: give up
+    rate: float = 0.0  # messages a second; 0 is as fast as possible
+    seconds: float = 0.0
+    messages: int = 0  # stop after so many; 0 is no limit
+    window: int = 0  # messages on their way to the slowest connection, at most; in each room
+    rooms: int = 0  # 0: no rooms; else client number N is in room N modulo this
+    first: int = 0  # the number of this process's first client
+
+    @property
+    def channels(self) -> int:
+        """The number of rooms, or 1 without rooms."""
+        return max(1, self.rooms)
+
+
+class Board:
+    """A counter of each load process, in a file that all of them map.
+
+    Eight aligned bytes each, one writer each: no lock is needed, and an old value only delays a sender.
+    """
+
+    def __init__(self, path: str, slots: int, slot: int) -> None:
+        """Map the file at ``path``; write to ``slot`` of ``slots``."""
+        with open(path, "r+b") as file:
+            self._cells = memoryview(mmap.mmap(file.fileno(), slots * 8)).cast("q")
+        self._slot = slot
+
+    def tell(self, count: int) -> None:
+        """Write down how many messages the slowest connection of this process has."""
+        self._cells[self._slot] = count
+
+    def least(self) -> int:
+        """Return how many messages the slowest connection of all has."""
+        return min(self._cells)

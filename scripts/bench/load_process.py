@@ -1,0 +1,145 @@
+"""The bench's end of the load: starts the load processes, gives them orders, shares the clients out."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from scripts.bench.load.plan import Plan
+from scripts.bench.peers import Peer, Server
+from scripts.bench.row import Options, Row
+from scripts.bench.wire import WIRES
+from scripts.common.processes import CHECKOUT, last_line
+
+# Processes of clients, at least; one more is the senders'.
+LEAST_PROCESSES = 2
+# Connections of one load process, at most: below the 20 000 descriptors that a process may have here.
+CLIENTS_PER_PROCESS = 15_000
+# Connections begun and not yet served, all processes together: below the smallest accept queue, which is
+# Mosquitto's with 100.
+IN_FLIGHT = 80
+# Messages a second that one process parses in full, about; decides how many connections are witnesses.
+PARSED_PER_S = 10_000
+# Seconds between two turns of the counting processes in rows as fast as possible.
+NAP_S = 0.001
+# Messages of each room that may be in flight where there are many rooms; they talk at a steady rate.
+ROOM_WINDOW = 4
+# Seconds until a load process must have ended after its standard input did.
+LEAVE_S = 10.0
+
+
+class CellError(Exception):
+    """The run gave no figures; the text says why."""
+
+
+class LoadProcess:
+    """A load process that runs until :meth:`close`."""
+
+    def __init__(self, log: Path) -> None:
+        """Start the process; its standard error goes to ``log``."""
+        with open(log, "wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "scripts.bench.load"],
+                cwd=CHECKOUT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=0,
+                start_new_session=True,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._orders = self._process.stdin
+        self._answers = self._process.stdout
+        self._log = log
+        self._unread = b""
+
+    def tell(self, **order: Any) -> None:
+        """Send an order."""
+        with suppress(BrokenPipeError):  # it ended: hear() says why
+            self._orders.write(json.dumps(order).encode() + b"\n")
+
+    def hear(self, what: str, patience_s: float) -> dict[str, Any]:
+        """Wait for the answer ``what``. Raise :class:`CellError` when it does not come."""
+        deadline = time.monotonic() + patience_s
+        while b"\n" not in self._unread:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not select.select([self._answers], [], [], remaining)[0]:
+                raise CellError(f"the load did not say {what!r} within {patience_s:.0f} s")
+            data = os.read(self._answers.fileno(), 1 << 20)
+            if not data:
+                raise CellError(f"the load ended: {last_line(self._log)}")
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        if answer["say"] != what:
+            raise CellError(str(answer.get("text", answer)))
+        return answer
+
+    def close(self) -> None:
+        """End the process by the end of its orders; kill it when that takes too long."""
+        self._orders.close()
+        try:
+            self._process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._answers.close()
+
+
+def client_processes(peer: Peer, row: Row) -> int:
+    """Return how many load processes hold clients that only receive."""
+    receivers = row.clients - _sending_clients(peer, row)
+    return min(max(LEAST_PROCESSES, -(-receivers // CLIENTS_PER_PROCESS)), receivers)
+
+
+def plans(peer: Peer, row: Row, options: Options, server: Server, board: Path) -> Iterator[Plan]:
+    """Share the clients out among the load processes; the last plan is the senders'."""
+    processes = client_processes(peer, row)
+    first = sending = _sending_clients(peer, row)
+    # Where nothing says how many messages a second there will be, one witness must do.
+    witnesses = max(2, int(PARSED_PER_S / row.rate * max(1, row.rooms))) if row.rate else 1
+    for index in range(processes + 1):
+        senders = index == processes
+        share, more = divmod(row.clients - sending, max(1, processes))
+        connections = _senders(row) if senders else share + (index < more)
+        yield Plan(
+            role="senders" if senders else "clients",
+            wire=peer.wire_for(row.rooms),
+            host=server.host,
+            port=server.port,
+            source=f"127.0.0.{1 + index}",
+            connections=connections,
+            # The senders are witnesses only where nobody else is.
+            witnesses=0 if senders and processes else witnesses,
+            in_flight=max(1, IN_FLIGHT // (processes + 1)),
+            size=row.size,
+            board=str(board),
+            slots=processes + 1,
+            slot=index,
+            nap_s=0.0 if row.rate else NAP_S,
+            stall_s=options.stall_s,
+            rate=row.rate,
+            seconds=options.seconds,
+            messages=row.messages,
+            window=ROOM_WINDOW if row.rooms > 1 else max(row.senders, row.window // row.size),
+            rooms=row.rooms,
+            first=0 if senders else first,
+        )
+        first += connections
+
+
+def _senders(row: Row) -> int:
+    """Return how many connections send: one member of each room, where there are many."""
+    return row.senders if row.rooms < 2 else row.rooms
+
+
+def _sending_clients(peer: Peer, row: Row) -> int:
+    """Return how many clients send. On some wires a sender is a client like all others, on others none is."""
+    return _senders(row) if WIRES[peer.wire_for(row.rooms)].sender_receives else 0
