@@ -1,8 +1,8 @@
-"""Sources: where a server's settings come from, remembered from its start so that they can be read again.
+"""Settings: where they are read from, at the start and again at a reload.
 
-What the settings mean is :mod:`mpchat.config`'s. This reads: the file, and the place that paths lead from.
-A running server stands in another folder than whoever started it, and must never wait for a file; so
-:class:`Sources` holds absolute places, and :meth:`Sources.read_again` takes plain files only.
+What settings mean is decided in :mod:`mpchat.config`; this module reads files and resolves relative paths. A
+running server has another current folder than the command that started it, and must never wait for a file.
+So :class:`Sources` holds absolute paths, and :meth:`Sources.read_again` reads plain files only.
 """
 
 import os
@@ -20,32 +20,32 @@ from mpchat.instance.paths import paths as instance_paths
 from mpchat.multiplexer import make_selector
 
 FILE_NAME = "mpchat.toml"
-# Bytes of a settings file; all settings at their longest take a fraction of it.
+# Bytes of a settings file; all settings at their longest take a fraction of that.
 FILE_LIMIT = 64 << 10
-# What tells one instance from another.
+# The settings that tell one instance from another.
 _ADDRESS = ("name", "runtime_dir")
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
-    """What a start was told about its settings: all that a later reading needs besides the environment."""
+    """Where a server's settings come from: all that a later reading needs besides the environment."""
 
     # The flags that were given, by the setting's name, as they were typed.
     flags: dict[str, str] = {}
-    # Absolute paths of the settings file: the named one, else the default places, the first that is there
-    # counts. None may have been there at the start, and one at a reload.
+    # Absolute paths of the settings file: the named file, or the default places, of which the first that
+    # exists counts. A file that did not exist at the start may exist at a reload.
     files: tuple[str, ...] = ()
-    # What --config said, as it was typed; empty: nothing. A named file must be there.
+    # The value of --config, as it was typed; empty: not given. A named file must exist.
     named: str = ""
-    # The folder of whoever started it, where relative paths lead from; empty: it was removed.
+    # The current folder of the command, which relative paths start from; empty: it was removed.
     folder: str = ""
-    # A server in the foreground logs to standard error unless told otherwise.
+    # A server in the foreground logs to standard error unless log_file is set.
     foreground: bool = False
 
     @classmethod
     def of_command(
         cls, config_file: str | None, flags: Mapping[str, str | None], *, foreground: bool = False
     ) -> "Sources":
-        """Remember what a command was given; a flag that is None was not."""
+        """Return the sources of a command; a flag that is None was not given."""
         folder = current_folder()
         return cls(
             flags={name: value for name, value in flags.items() if value is not None},
@@ -56,29 +56,28 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def read(self, environment: Mapping[str, str]) -> tuple[Config, dict[str, str]]:
-        """Return the settings as they are written, and where each came from.
+        """Return the settings as they are written, and the source of each.
 
-        Flags go before the file, the file before the environment. Raises :class:`ConfigError`.
+        Flags take precedence over the file, the file over the environment. Raise :class:`ConfigError`.
         """
         return resolve([self._given(), self._read_file(), parse_environment(environment)])
 
     def read_again(self, environment: Mapping[str, str], running: Config | None = None) -> Config:
         """Return the settings as they are now, ready to run, for a server that already serves.
 
-        With ``running``, its settings so far, a log that nobody names lies where its other files are, also
-        when the settings name another place by now. Does not wait, whatever lies at the file's path.
+        ``running`` are its settings so far: a default log stays with its other files, also when the settings
+        name another folder by now. Never waits, whatever is at the file's path.
 
-        Raises :class:`ConfigError`, whose text names the file by its absolute path.
+        Raise :class:`ConfigError`, whose text names the file by its absolute path.
         """
         sources = [self._given(), self._read_file(again=True), parse_environment(environment)]
         return self.ready_to_run(resolve(sources)[0], running)
 
     def read_address(self, environment: Mapping[str, str]) -> Config:
-        """Return a Config of which only ``name`` and ``runtime_dir`` count: where a running server is found.
+        """Return a Config of which only ``name`` and ``runtime_dir`` count: they say where a server is found.
 
-        For commands that must reach the server although its settings are wrong by now. Raises
-        :class:`ConfigError` where what is wrong may be just these two: a command that ends something must not
-        take another server for the one that is meant.
+        Commands use it to reach a server although its other settings are wrong by now. Raise
+        :class:`ConfigError` if the mistake may concern these two: ``stop`` must not end another server.
         """
         with suppress(ConfigError):
             return self.read(environment)[0]
@@ -86,7 +85,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         resolve([given])
         unsaid = [name for name in _ADDRESS if name not in given]
         try:
-            # Again: from a pipe all has been read, and what it said of these is gone.
+            # ``again``: a pipe has been read to its end, and its settings are lost.
             file = self._read_file(again=True, only=unsaid) if unsaid else {}
             variables = {
                 name: each for name, each in parse_environment(environment).items() if name in unsaid
@@ -97,10 +96,11 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"{error}; or say which server is meant with {flags}") from None
 
     def ready_to_run(self, config: Config, running: Config | None = None) -> Config:
-        """Fill in what depends on the place: absolute paths, and the log of a server in the background,
-        which lies in its folder, or in that of the one that is ``running``.
+        """Return the settings with absolute paths and, for a server in the background, with a log.
 
-        Raises :class:`ConfigError` for a path that leads nowhere and a multiplexer that this system lacks.
+        The default log is in the instance's folder, or in that of the server that is ``running``.
+
+        Raise :class:`ConfigError` for a path that leads nowhere and a multiplexer that this system lacks.
         """
         make_selector(config.multiplexer).close()
         runtime_dir = absolute(config.runtime_dir, self.folder)
@@ -123,7 +123,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         for path in self.files:
             if self.named:
                 return read_file(path, path if again else str(Path(self.named)), again=again, only=only)
-            with suppress(OSError):  # a folder that may not be looked into
+            with suppress(OSError):  # a folder without the right to search it
                 if stat.S_ISREG(os.stat(path).st_mode):
                     return read_file(path, path, again=again, only=only)
         return {}
@@ -132,10 +132,10 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 def read_file(
     path: str, called: str, *, again: bool = False, only: Collection[str] | None = None
 ) -> dict[str, Origin]:
-    """Return what a settings file sets, or what it says of the settings ``only``; errors name it ``called``.
+    """Return what a settings file sets, or only the settings ``only``; errors name the file ``called``.
 
     ``again``: plain files only, and without waiting. A pipe that a shell made for the start is gone, and its
-    number in /dev/fd is another descriptor by now. Raises :class:`ConfigError`.
+    number in /dev/fd is another descriptor by now. Raise :class:`ConfigError`.
     """
     try:
         with open(path, "rb", opener=_open_at_once if again else None) as stream:
@@ -157,7 +157,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def current_folder() -> str:
-    """Return the current folder; empty when it was removed."""
+    """Return the current folder; empty if it was removed."""
     with suppress(OSError):
         return os.getcwd()
     return ""
@@ -171,7 +171,7 @@ def _default_files(folder: str) -> tuple[str, ...]:
 
 
 def absolute(path: str, folder: str) -> str:
-    """Return where ``path`` leads from ``folder``, "" for "". Raises :class:`ConfigError` for nowhere."""
+    """Return ``path`` made absolute from ``folder``, "" for "". Raise :class:`ConfigError` if that fails."""
     if not path:
         return ""
     try:

@@ -1,1 +1,1 @@
-"""The instance: what makes a server the only one of its name, and where its files lie."""
+"""The instance: what makes a server the only one of its name, and where its files are."""

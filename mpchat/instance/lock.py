@@ -1,13 +1,13 @@
-"""Instance: what makes a server the only one of its name on this machine.
+"""Lock: what makes a server the only one of its name on this machine.
 
-The lock is the truth: a ``flock`` on a file that is never removed, held by the supervisor as long as it
-lives, released by the kernel however it dies. The record beside it is only information, for messages. On
-Linux a name in the kernel's own table (an abstract socket) stands behind the lock, for the case that
-somebody deletes or renames the file. Only ``start`` ever tries the lock: a probe from another command would
-make a concurrent start lose.
+The lock is the truth: a ``flock`` on a file that is never removed. The supervisor holds it as long as it
+lives, and the kernel releases it however the supervisor dies. The record beside it is only information, for
+messages. On Linux a name in the kernel's own table (an abstract socket) stands behind the lock, in case the
+file is deleted or renamed. Only ``start`` ever tries the lock: a probe from another command would make a
+concurrent start fail.
 
-The lock being free does not mean that nobody serves: workers can outlive a killed supervisor for a moment.
-Each holds a shared lock on a second file, and a new supervisor waits for it.
+A free lock does not mean that no process serves: workers can outlive a killed supervisor for a moment. Each
+worker holds a shared lock on a second file, and a new supervisor waits for that one too.
 """
 
 import fcntl
@@ -27,23 +27,23 @@ from mpchat.errors import AlreadyRunningError, StartError
 from mpchat.instance.paths import option_text, paths, prepare_folder
 from mpchat.instance.record import Record, is_server, read_record
 
-# Seconds that a start waits for a lock whose holder is not known to live: it may be on its way out.
+# Seconds that a start waits for a lock whose holder is not known to live: the holder may be just ending.
 LOCK_PATIENCE = 0.5
-# The same when the holder looks alive: a process that was just killed does too, for some milliseconds.
+# The same when the holder looks alive: a process that was just killed looks alive for some milliseconds.
 LIVING_PATIENCE = 0.15
-# Seconds that a start gives the workers of a killed supervisor to end by themselves, then after SIGKILL.
+# Seconds that the workers of a killed supervisor get to end by themselves, and to be gone after SIGKILL.
 SURVIVORS_PATIENCE = 2.0
 SURVIVORS_KILLED = 2.0
-# Seconds between two tries for the second lock.
+# Seconds between two tries for the kernel's name or for the second lock.
 _POLL = 0.02
 
 
 def already_running(config: Config, record: Record | None) -> AlreadyRunningError:
-    """Return the error for a second start: name, pid, since when, where, and how to stop it."""
+    """Return the error for a second start; it says which server runs, where, and how to stop it."""
     options = option_text(config.name, config.runtime_dir)
     if record is None:
         return AlreadyRunningError(
-            f'mpchat "{config.name}" is just being started by somebody else; see: mpchat status{options}'
+            f'mpchat "{config.name}" is just being started by another command; see: mpchat status{options}'
         )
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started))
     where = ", ".join(record.addresses) or "no address yet"
@@ -73,7 +73,10 @@ class Guard:
         )
 
     def acquire(self) -> None:
-        """Become the only one, or raise :class:`AlreadyRunningError` or :class:`StartError`."""
+        """Take the name. Raise :class:`AlreadyRunningError` or :class:`StartError` if that is impossible.
+
+        Blocks, for some seconds at most; see the constants.
+        """
         prepare_folder(self.paths.folder)
         self._acquire_lock()
         self._acquire_kernel_name()
@@ -86,7 +89,7 @@ class Guard:
         except OSError as error:
             raise StartError(
                 f"cannot lock {self.paths.lock}: {error.strerror or error}; it must be a plain file that you "
-                "may write: remove it if nobody uses it, or choose another place with --runtime-dir"
+                "may write: remove it if no server uses it, or choose another place with --runtime-dir"
             ) from None
         raise already_running(self.config, self._living_record())
 
@@ -105,7 +108,7 @@ class Guard:
         return True
 
     def _acquire_kernel_name(self) -> None:
-        """Take the name in the kernel's table too. It goes with the process, and nobody can delete it."""
+        """Take the name in the kernel's table too: it ends with the process, and cannot be deleted before."""
         if sys.platform != "linux":
             return
         place = f"{os.getuid()}:{self.paths.folder.resolve()}"
@@ -123,7 +126,7 @@ class Guard:
                 time.sleep(_POLL)
 
     def _wait_for_survivors(self) -> None:
-        """Wait for workers of a supervisor that was killed; end by identity those that do not go."""
+        """Wait for the workers of a killed supervisor; kill, by identity, those that do not end."""
         try:
             self._workers_lock = os.open(self.paths.workers, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -157,7 +160,7 @@ class Guard:
                 return True
 
     def heal(self) -> bool:
-        """Take the lock again if somebody deleted or replaced its file; returns True if that was done."""
+        """Take the lock again if its file was deleted or replaced; return True if that was done."""
         held = os.fstat(self._lock_descriptor)
         with suppress(OSError):
             status = self.paths.lock.lstat()
@@ -179,7 +182,7 @@ class Guard:
         return descriptor
 
     def release(self) -> None:
-        """Give the name free, last of all."""
+        """Release the locks; call last."""
         self._lock.release()
         if self._kernel_name is not None:
             self._kernel_name.close()
@@ -188,7 +191,7 @@ class Guard:
 
 
 def _holds(process: psutil.Process, path: Path) -> bool:
-    """Tell whether a process has a file open: only then a record's word for what it is counts."""
+    """Tell whether a process has a file open: without that, the record alone does not prove what it is."""
     try:
         return any(each.path == str(path.resolve()) for each in process.open_files())
     except psutil.Error:

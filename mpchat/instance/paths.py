@@ -1,4 +1,4 @@
-"""Paths: where an instance keeps its files, in one folder that only its user may enter."""
+"""Paths: where an instance keeps its files: in one folder that only its user may enter."""
 
 import os
 import shlex
@@ -45,13 +45,13 @@ class Paths(NamedTuple):
 
 
 def paths(name: str, runtime_dir: str) -> Paths:
-    """Return an instance's paths; touches nothing."""
+    """Return an instance's paths; no file is touched. An empty ``runtime_dir`` is the user's own."""
     base = Path(runtime_dir).absolute() if runtime_dir else _user_runtime_folder()
     return Paths(base / name)
 
 
 def _user_runtime_folder() -> Path:
-    with warnings.catch_warnings():  # that XDG_RUNTIME_DIR is not set is no news to anybody
+    with warnings.catch_warnings():  # XDG_RUNTIME_DIR is often missing: no reason to warn
         warnings.simplefilter("ignore")
         try:
             return platformdirs.user_runtime_path("mpchat")
@@ -60,13 +60,13 @@ def _user_runtime_folder() -> Path:
 
 
 def option_text(name: str, runtime_dir: str) -> str:
-    """Return the options that address this instance as they go behind a command; none for the default."""
+    """Return the options that address this instance, as they follow a command; none for the default."""
     options = "" if name == "default" else f" --name {name}"
     return options + (f" --runtime-dir {shlex.quote(runtime_dir)}" if runtime_dir else "")
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create the instance's folder, or check that it is ours alone. Raises :class:`StartError`."""
+    """Create the instance's folder, or check that only this user may enter it. Raise :class:`StartError`."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileExistsError):

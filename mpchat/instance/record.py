@@ -1,4 +1,4 @@
-"""Record: what a running server says of itself in a file, and processes known by more than their number."""
+"""Record: what a running server says of itself in a file, and processes identified by more than a pid."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +11,7 @@ _START_TOLERANCE = 1.5
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """One process, and not another one that got its number later.
+    """One process, and not another process that got its pid later.
 
     ``born`` is the start in seconds since the machine's boot: a stepped clock does not change it.
     """
@@ -21,11 +21,11 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, pid: int) -> "Identity":
-        """Raises ``psutil.NoSuchProcess`` when there is none."""
+        """Return the identity of a running process. Raise ``psutil.NoSuchProcess`` if there is none."""
         return cls(pid, round(psutil.Process(pid).create_time() - psutil.boot_time(), 2))
 
     def process(self) -> psutil.Process | None:
-        """Return the process if it still is this one and alive."""
+        """Return the process if it still lives; None if it has ended or its pid is another process's."""
         try:
             process = psutil.Process(self.pid)
             born = process.create_time() - psutil.boot_time()
@@ -36,14 +36,14 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
 
 def _boot() -> str:
-    """Name this run of the machine: numbers and starts of processes may come again after the next boot."""
+    """Identify this boot of the machine: after the next one the same pids and starts may come again."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{psutil.boot_time():.0f}"
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What the running server says of itself, for messages and for cleaning up after its sudden death."""
+    """What the running server says of itself: for messages, and to clean up after its sudden death."""
 
     supervisor: Identity
     started: float
@@ -54,7 +54,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def read_record(path: Path) -> Record | None:
-    """Return the record, or None if there is none that makes sense: it is only information."""
+    """Return the record, or None if there is none of this boot, or none that can be read."""
     try:
         record = msgspec.json.decode(path.read_bytes(), type=Record)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -63,7 +63,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def is_server(identity: Identity) -> bool:
-    """Tell whether a recorded supervisor lives and is one: before it gets a signal, not only by number."""
+    """Tell whether a recorded supervisor lives and is one; a signal must not reach another program."""
     process = identity.process()
     try:
         return process is not None and "mpchat.supervisor" in process.cmdline()
@@ -74,7 +74,7 @@ def is_server(identity: Identity) -> bool:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Replace the record in one step. Raises ``OSError``."""
+    """Replace the record in one step. Raise ``OSError``."""
     temporary = path.with_suffix(".new")
     temporary.write_bytes(msgspec.json.encode(record))
     temporary.replace(path)

@@ -1,14 +1,17 @@
-"""Survey: something asked of every worker, answered once: when all have answered, or died, or time is up."""
+"""Ask workers: one question to many workers, whose answers are added up.
+
+The result comes once: when all have answered or died, or when time is up.
+"""
 
 from collections.abc import Callable
 from itertools import count
 
 from mpchat.reactor import Reactor
 
-# Seconds that the workers have.
+# Seconds that workers have for their answers.
 PATIENCE = 3.0
 
-# Gets the sum of the answers and the workers (process ids) that have not given theirs.
+# Gets the sum of the answers, and the workers (process ids) that have not answered.
 OnResult = Callable[[int, set[int]], None]
 
 
@@ -20,7 +23,7 @@ class _Question:
 
 
 class WorkerQuestions:
-    """All that is being asked. Answers are numbers, and are added up."""
+    """The questions under way. Answers are numbers."""
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
@@ -28,14 +31,17 @@ class WorkerQuestions:
         self._open: dict[int, _Question] = {}
 
     def begin(self, workers: set[int], on_result: OnResult) -> int:
-        """Return the number under which ``workers`` are to answer; ``on_result`` is called once, later."""
+        """Return the number that the answers of ``workers`` (process ids) must name.
+
+        ``on_result`` is called once, later.
+        """
         number = next(self._numbers)
         self._open[number] = _Question(workers, on_result)
         self._reactor.call_later(PATIENCE if workers else 0.0, lambda: self._finish(number))
         return number
 
     def answer(self, number: int, worker: int, value: int) -> None:
-        """Take a worker's answer; one that comes too late is of no use."""
+        """Add a worker's answer; an answer that comes too late is ignored."""
         if (question := self._open.get(number)) is not None:
             question.total += value
             question.silent.discard(worker)
@@ -43,7 +49,7 @@ class WorkerQuestions:
                 self._finish(number)
 
     def on_death(self, worker: int) -> None:
-        """A dead worker has nothing to add."""
+        """Stop waiting for a dead worker."""
         for number in list(self._open):
             self.answer(number, worker, 0)
 

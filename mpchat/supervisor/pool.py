@@ -1,7 +1,8 @@
-"""WorkerPool: the worker processes, from the start of each to its end, and what follows a death.
+"""Worker pool: the slots and their worker processes, from the start of each to its end.
 
-Which worker serves in which slot is known here. Why one is replaced, and where its connections go, is not:
-that is a change's business (:mod:`mpchat.supervisor.changes`).
+The pool knows which worker serves in which slot, and decides what a worker's death means. Why a worker is
+replaced, and where its connections go, is decided in :mod:`mpchat.supervisor.changes`. When the next worker
+starts is decided in :mod:`mpchat.supervisor.restart_policy`.
 """
 
 import logging
@@ -32,11 +33,13 @@ log = logging.getLogger("mpchat.supervisor")
 
 
 class PoolObserver(NamedTuple):
-    """What to call: when a worker has become ready; when processes have come or gone, with all that there are
-    now; when no worker can be kept alive, with the reason."""
+    """What the pool calls."""
 
+    # A worker has become ready.
     on_ready: Callable[[], None]
+    # Processes have come or gone; these are there now.
     on_processes: Callable[[list[Identity]], None]
+    # No worker can be kept alive, for this reason.
     on_hopeless: Callable[[str], None]
 
 
@@ -56,10 +59,10 @@ class WorkerPool:
         self.config = config
         # The setting ``workers`` as it was last carried out, or overridden by a scaling.
         self.workers_setting = config.workers
-        # How many reloads there were, plus one; a worker has that of its start.
+        # One more than there were reloads; a worker keeps the generation of its start.
         self.generation = 1
         self.slots: dict[int, Slot] = {}
-        # Until every worker has been ready once, mistakes are told sooner; at the end nobody is replaced.
+        # While the server starts, slots are given up sooner; while it ends, no worker is replaced.
         self.starting = True
         self.ending = False
         # Connections that ended because their worker did.
@@ -71,7 +74,7 @@ class WorkerPool:
         self._observer = observer
         self._random = Random()
 
-    # Who is there.
+    # Processes and connections.
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -88,18 +91,18 @@ class WorkerPool:
 
     @property
     def serving(self) -> list[WorkerHandle]:
-        """Workers that may be given connections."""
+        """Workers that new connections may go to."""
         running = (slot.handle for slot in self.slots.values() if slot.state is SlotState.RUNNING)
         return [handle for handle in running if handle is not None]
 
     @property
     def able(self) -> int:
-        """How many slots serve, or will again: not those that were given up, are new, or are about to go."""
+        """How many slots serve or will serve again: no new slots, none given up, none about to be removed."""
         return sum(slot.able and slot.state is not SlotState.FATAL for slot in self.slots.values())
 
     @property
     def leaving(self) -> int:
-        """How many connections are with workers that are giving all of theirs away."""
+        """How many connections are still with workers that all connections are moved out of."""
         return sum(slot.old.load for slot in self.slots.values() if slot.old is not None)
 
     @property
@@ -136,8 +139,10 @@ class WorkerPool:
         del self.slots[slot.number]
 
     def start(self, slot: Slot) -> None:
-        """Start the worker that is to serve in a slot, unless one does or is to; the one before it may still
-        be ending. Try again later if there is no room for it."""
+        """Start the worker of a slot that has none; the worker before it may still be ending.
+
+        If the system has no room for a process, try again later.
+        """
         if self.ending or slot.handle or slot.next or slot.number not in self.slots:
             return
         slot.cancel_restart()
@@ -150,7 +155,7 @@ class WorkerPool:
         self._observer.on_processes(self.identities)
 
     def start_next(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
-        """Start the worker that is to take the place of a slot's worker. Raises ``OSError``."""
+        """Start the worker that will replace a slot's worker. Raise ``OSError``."""
         assert slot.next is None
         slot.cancel_restart()
         slot.next = self._start(slot, config, generation)
@@ -164,7 +169,7 @@ class WorkerPool:
         return handle
 
     def _cannot_start(self, slot: Slot, error: OSError) -> None:
-        """Out of processes, descriptors or memory: that is no worker's fault, and it passes."""
+        """Try again later: processes, descriptors or memory are short, for the moment."""
         if self.starting:
             self._decide_restart(slot, 0.0, f"it could not be started: {error.strerror}")
             return
@@ -179,23 +184,23 @@ class WorkerPool:
     # Replacement.
 
     def promote(self, slot: Slot) -> WorkerHandle | None:
-        """Let a slot's next worker serve; returns the one that served, which gets no connection any more."""
+        """Let a slot's next worker serve; return the worker before, which gets no more connections."""
         assert slot.next is not None
         slot.handle, slot.next, slot.old = slot.next, None, slot.handle
         slot.state, slot.able = SlotState.RUNNING, True
-        if slot.old is None:  # what was wrong before, it serves now
+        if slot.old is None:  # whatever was wrong before, it serves now
             slot.back_off = BackOff(self._random)
         return slot.old
 
     def dismiss(self, slot: Slot) -> WorkerHandle | None:
-        """Give a slot's worker no connection any more, and nobody its place; returns the worker."""
+        """Send a slot's worker no more connections, and do not replace it; return the worker."""
         slot.cancel_restart()
         slot.handle, slot.old = None, slot.handle
         slot.state, slot.able = SlotState.DRAINING, False
         return slot.old
 
     def recall(self, slot: Slot) -> None:
-        """Take a promotion or a dismissal back: the worker that served before serves again."""
+        """Undo a promotion or a dismissal: the worker that served before serves again."""
         slot.handle, slot.old = slot.old, slot.handle
         slot.state, slot.able = SlotState.RUNNING, True
         if slot.handle is None:
@@ -203,8 +208,10 @@ class WorkerPool:
 
     @staticmethod
     def retire(handle: WorkerHandle) -> None:
-        """Let a worker that has no connections post its last words and end; it need not hear, and cannot hold
-        up, what the others say meanwhile."""
+        """Let a worker without connections post its last items and end.
+
+        The hub sends it nothing more, so it cannot delay the others.
+        """
         handle.retiring = True
         handle.endpoint.ready = False
         handle.endpoint.send(Down.DRAIN)
@@ -238,7 +245,9 @@ class WorkerPool:
             log.log(level, "ended after it was %s: worker %d, %s", why, slot.number, handle.how)
         elif handle is not slot.handle:
             log.error("ended, and had no place: worker %d, %s", slot.number, handle.how)
-        elif slot.old is not None and not slot.old.retiring:  # at the end too: those on their way go back
+        elif (
+            slot.old is not None and not slot.old.retiring
+        ):  # also at the end: connections in transit go back
             slot.handle, slot.old = slot.old, None
             log.warning("died, the one before it serves again: worker %d, %s", slot.number, handle.how)
         elif self.ending:
@@ -268,7 +277,7 @@ class WorkerPool:
             self._observer.on_hopeless(why)
 
     def pass_on(self, number: int) -> None:
-        """Signal the workers, one after the other: stacks written at once would run into each other."""
+        """Signal the workers one after the other: stacks written at the same time would be mixed."""
         log.info("passed on to the workers: signal %s", signal.Signals(number).name)
         for turn, handle in enumerate(self.ready, 1):
             self._reactor.call_later(turn * SIGNALS_APART, partial(_signal, handle, number))
@@ -276,7 +285,7 @@ class WorkerPool:
     # The end.
 
     def drain(self) -> None:
-        """Let every worker post what it has read; those that are not ready have nothing."""
+        """Let every worker post what it has read; workers that are not ready have read nothing."""
         self.ending = True
         for slot in self.slots.values():
             slot.cancel_restart()
@@ -292,14 +301,14 @@ class WorkerPool:
         return all(handle.drained for handle in self.handles)
 
     def close(self, seconds: float) -> None:
-        """Tell the workers to give clients what they are owed, within ``seconds``, and to end."""
+        """Tell the workers to send clients what they are owed, within ``seconds``, and to end."""
         for slot in self.slots.values():
             slot.state = SlotState.STOPPING
         for handle in self.handles:
             handle.endpoint.send(Down.CLOSE, seconds)
 
     def kill(self) -> None:
-        """Leave no worker behind, whatever happened."""
+        """Kill all workers, and wait for their ends."""
         for handle in self.handles:
             handle.kill()
             handle.process.join()

@@ -1,7 +1,7 @@
-"""Slot: a place for a worker. Processes come and go in it; its number and its count of deaths stay.
+"""Slot: a place for a worker. Processes come and go in it; its number and its back-off stay.
 
-While its worker is being replaced a slot has two: first the one that serves and the one that is to become
-ready, then the one that serves and the one that gives its connections away.
+While its worker is being replaced a slot has two: first the worker that serves and the next one, which
+becomes ready; then the new worker, which serves, and the old one, whose connections are moved to others.
 """
 
 import signal
@@ -18,9 +18,9 @@ class SlotState(Enum):
 
     STARTING = "STARTING"
     RUNNING = "RUNNING"
-    # Its connections go to other workers; or, at a stop, it posts what it has read, and reads no more.
+    # Its connections are moved to other workers; or, at a stop, it posts what it has read and reads no more.
     DRAINING = "DRAINING"
-    # It has posted everything, and gives the clients that it has what they are owed.
+    # It has posted everything, and sends its clients what they are owed.
     STOPPING = "STOPPING"
     # Dead; the next process is started after a pause.
     BACKOFF = "BACKOFF"
@@ -34,15 +34,15 @@ class Slot:
     def __init__(self, number: int, random: Random) -> None:
         self.number = number
         self.state = SlotState.BACKOFF
-        # The worker that serves, the one that is to take its place, and the one whose place was taken.
+        # The worker that serves, the worker that will take its place, and the worker that it has replaced.
         self.handle: WorkerHandle | None = None
         self.next: WorkerHandle | None = None
         self.old: WorkerHandle | None = None
-        # Clients may count on it: a worker has served here, and the slot is not about to go.
+        # Its room counts for clients: a worker has served here, and the slot will not be removed.
         self.able = False
         self.back_off = BackOff(random)
         self.restarts = 0
-        # The start that is to come while it has no worker.
+        # The timer of the next start while the slot has no worker.
         self.restart: Timer | None = None
 
     def cancel_restart(self) -> None:
@@ -57,7 +57,7 @@ class Slot:
 
 
 def how_it_ended(code: int | None) -> str:
-    """Return what an exit code of ``multiprocessing`` says, for people."""
+    """Return in words what an exit code of ``multiprocessing`` says."""
     if code is not None and code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return f"exit code {code}"

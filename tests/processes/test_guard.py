@@ -544,7 +544,7 @@ def test_with_an_untrue_record_the_next_start_is_fine_and_kills_nobody(instance:
 
 def test_a_record_spoiled_while_the_server_runs_makes_no_command_lie(server: Server) -> None:
     (server.instance_folder / "record.json").write_bytes(b"garbage")
-    assert "just being started by somebody else" in refused(server.command("start", "--port", "0"), ALREADY)
+    assert "just being started by another command" in refused(server.command("start", "--port", "0"), ALREADY)
     assert server.status()["state"] == "RUNNING"
     with stopped(server.pid):
         said = refused(server.command("stop", "--timeout", "0.5"), 6)
