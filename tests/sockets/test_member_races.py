@@ -200,6 +200,30 @@ def test_a_join_that_a_worker_had_still_sent_when_it_died_leaves_nobody_behind(e
     assert [each["from"] for each in other.objects() if each.get("message") == "last words"] == ["alice"]
 
 
+def test_a_worker_that_dies_takes_no_member_along_that_it_had_let_go(ends: Sequence[Far]) -> None:
+    first, second = ends
+    first.join(1, name="alice", room="r")
+    first.join(2, name="carol", room="r")
+    second.join(3, name="bob", room="r")
+    hub = first.hub
+    hub.turn(2.0)  # everybody is told of everybody
+    first.say(Up.SYNC, (0, [1, 2]))
+    hub.transit_began(first.port, [1])
+    hub.detach(first.port, 2.0)
+    hub.worker_died(first.port, 1, {1}, 2.0)
+    hub.turn(3.0)
+    second.post(3, "meanwhile")
+    hub.transit_ended(1, second.port)
+    (number,) = {head[1] for head, _ in second.take(Down.ENTER)}
+    second.say(Up.FOLLOW, (1, number, 0))
+    second.post(1, "still here")
+    second.say(Up.ASK, ((1, ""), b'{"who":{}}'))
+    objects = second.objects()
+    assert {name for each in objects if "left" in each for name in each["left"]["names"]} == {"carol"}
+    assert [each["who"]["names"] for each in objects if "who" in each] == [["alice", "bob"]]
+    assert ("still here", "alice") in [(each["message"], each["from"]) for each in objects if "seq" in each]
+
+
 def test_who_is_long_on_the_way_and_is_told_more_than_he_may_be_behind_is_cut_off(
     ends: Sequence[Far],
 ) -> None:
