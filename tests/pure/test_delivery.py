@@ -12,12 +12,13 @@ from mpchat.hub.delivery import Delivery
 from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.entries import Announced, NoticesDue
 from mpchat.hub.history import Run
+from mpchat.hub.hub import Hub
 from mpchat.hub.plain_stream import PlainStream
-from mpchat.ipc.channel import Link
-from mpchat.ipc.items import Down
+from mpchat.ipc.channel import Item, Link
+from mpchat.ipc.items import Down, Up
 from mpchat.ipc.reasons import REPLACED
 from mpchat.protocol.messages import message_frame
-from mpchat.protocol.requests import Request
+from mpchat.protocol.requests import Join, Request, encode_request
 
 
 class RecordingEndpoint(Endpoint):
@@ -33,6 +34,13 @@ class RecordingEndpoint(Endpoint):
 
     def send_frames(self, kind: int, head: Any, frames: bytes, head_size: int = 0) -> None:
         self.sent.append((kind, (head, frames)))
+
+    def take(self, cost: int) -> None:
+        """Acknowledge nothing: there is no channel."""
+
+    def holds_up(self, now: float, limit: int) -> bool:
+        """Never make the hub wait."""
+        return False
 
     def take_all(self, kind: int) -> list[Any]:
         """Return the payloads of this kind that came since the last call, and forget all others."""
@@ -296,6 +304,28 @@ def test_a_member_that_was_replaced_in_transit_is_closed_by_its_next_worker(site
     assert site.other.sent == [(Down.END, (1, REPLACED))]
 
 
+def test_a_member_that_is_replaced_is_told_by_its_worker_and_then_closed(site: Site) -> None:
+    token = site.join(1, "alice", site.one, room="r")["welcome"]["token"]
+    site.one.sent.clear()
+    site.join(2, "alice", site.other, room="r", token=token)
+    assert [kind for kind, _ in site.one.sent] == [Down.TELL, Down.END]
+    (end,) = site.one.take_all(Down.END)
+    assert end == (1, REPLACED)
+
+
+def test_a_moved_client_that_is_in_no_room_is_served_on(site: Site) -> None:
+    site.join(1, "not a name", site.one)
+    site.delivery.depart(1)
+    site.desk.join(1, "not a name either")
+    site.settle()
+    site.other.sent.clear()
+    site.delivery.follow(site.other, 1, 0, 0)
+    ((identity, frames),) = [payload for _, payload in site.other.sent]
+    assert (identity, objects(frames)[0]["error"]["code"]) == (1, "bad_name")
+    site.delivery.arrive(99, site.other)  # which has never asked for anything
+    assert site.delivery.recipient(99) is None
+
+
 def test_a_member_that_went_to_another_room_in_transit_continues_there(site: Site) -> None:
     site.join(1, "alice", site.one, room="r")
     site.join(2, "bob", site.one, room="x")
@@ -333,6 +363,154 @@ def test_only_the_worker_that_has_a_member_gets_more_of_the_past_for_it(
     assert ([each["seq"] for each in objects(frames)], head[3]) == ([2], True)
     site.delivery.replay_more(2, site.other)
     assert site.other.sent == []
+
+
+def test_a_message_said_just_before_a_join_is_heard_once(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.other.sent.clear()
+    site.desk.post(1, "just before")
+    site.join(2, "bob", site.other, room="r")
+    site.post(1, "after")
+    ((_, frames),) = [payload for kind, payload in site.other.sent if kind == Down.ENTER]
+    assert [each["message"] for each in objects(frames) if "message" in each] == ["just before"]
+    assert texts(site.other.take_all(Down.ROOMS)) == ["after"]
+
+
+@pytest.mark.parametrize("how", ["asks again", "leaves", "moves"])
+def test_a_member_with_a_part_of_the_past_still_to_come_is_not_counted_among_those_that_hear(
+    site: Site, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(delivery, "REPLAY_SIZE", 1)
+    site.join(1, "alice", site.one, room="r")
+    site.post(1, "a", "b")
+    site.post(1, "c")
+    site.join(2, "bob", site.one, room="r")
+    if how == "asks again":
+        site.join(2, "bob", site.one, room="r")
+    elif how == "leaves":
+        site.desk.leave(2)
+    else:
+        site.delivery.depart(2)
+        site.delivery.arrive(2, site.other)
+    site.one.sent.clear()
+    site.post(1, "d")
+    assert texts(site.one.take_all(Down.ROOMS)) == ["d"]
+
+
+def test_a_worker_whose_last_member_of_a_room_was_moved_hears_the_room_no_more(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.join(2, "bob", site.other, room="r")
+    site.delivery.depart(1)
+    site.delivery.follow(site.other, 1, _room_number(site), 0)
+    site.one.sent.clear()
+    site.post(2, "hello")
+    assert site.one.take_all(Down.ROOMS) == []
+    site.desk.leave(2)
+    site.post(1, "alone")
+    assert texts(site.other.take_all(Down.ROOMS)) == ["hello", "alone"]
+
+
+def test_a_room_that_was_empty_for_a_moment_counts_its_frames_from_there_on(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.desk.post(1, "heard by nobody any more")
+    site.desk.leave(1)
+    site.settle()
+    site.join(2, "bob", site.one, room="r")
+    site.one.sent.clear()
+    site.post(2, "a")
+    site.post(2, "b")
+    assert texts(site.one.take_all(Down.ROOMS)) == ["a", "b"]
+
+
+def test_a_connection_whose_leaving_is_told_twice_still_ends_with_the_worker_that_has_it(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.delivery.depart(1)
+    site.delivery.depart(1)
+    assert site.delivery.worker_died(site.other, set()) == []
+    assert site.delivery.worker_died(site.one, set()) == [1]
+
+
+def test_places_stay_right_when_a_stream_is_trimmed(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.join(2, "bob", site.other, room="r")
+    for number in range(20):
+        site.post(1, f"{number} " + "x" * 100)
+    site.delivery.depart(2)
+    site.desk.state.rooms.share = 1000
+    site.delivery.keep_to_share()
+    site.post(1, "the last")
+    site.other.sent.clear()
+    site.delivery.follow(site.other, 2, _room_number(site), 20)
+    ((head, frames),) = site.other.take_all(Down.ENTER)
+    assert [each["message"] for each in objects(frames)] == ["the last"]
+    assert head[2] == 21
+
+
+# What the hub does in one turn.
+
+
+def asked(identity: int, request: Request) -> Item:
+    """Return the item in which a worker passes a request on."""
+    return Item(Up.ASK, ((identity, f"192.0.2.1:{identity}"), encode_request(request)), 0)
+
+
+def said(sender: int | str, *texts: str) -> Item:
+    """Return the item in which a worker passes messages of one client on."""
+    frames = b"".join(map(message_frame, texts))
+    return Item(Up.POSTS, ([(sender, len(texts), len(frames))], frames), 0)
+
+
+@pytest.fixture
+def hub() -> tuple[Hub, RecordingEndpoint]:
+    """A hub with one worker, and one member there."""
+    hub, endpoint = Hub(LIMITS), RecordingEndpoint(1)
+    hub.attach(endpoint)
+    hub.take(endpoint, asked(1, Request(join=Join(name="alice", room="x"))), 1.0)
+    hub.turn(1.0)
+    endpoint.sent.clear()
+    return hub, endpoint
+
+
+def test_a_member_hears_its_own_last_words_in_a_room_before_it_is_in_another(
+    hub: tuple[Hub, RecordingEndpoint],
+) -> None:
+    order, endpoint = hub
+    order.take(endpoint, said(1, "bye"), 2.0)
+    order.take(endpoint, asked(1, Request(join=Join(room="y"))), 2.0)
+    order.take(endpoint, said(1, "hello"), 2.0)
+    order.turn(2.0)
+    kinds = [kind for kind, _ in endpoint.sent]
+    assert kinds == [Down.ROOMS, Down.ENTER, Down.ROOMS]
+    assert texts([payload for kind, payload in endpoint.sent if kind == Down.ROOMS]) == ["bye", "hello"]
+
+
+def test_a_worker_that_lets_connections_go_is_answered_behind_all_that_they_are_sent(
+    hub: tuple[Hub, RecordingEndpoint],
+) -> None:
+    order, endpoint = hub
+    order.take(endpoint, said(1, "in the room"), 2.0)
+    order.take(endpoint, said("192.0.2.9:1", "to all"), 2.0)
+    order.take(endpoint, Item(Up.SYNC, (0, [1]), 0), 2.0)
+    order.take(endpoint, said("192.0.2.9:1", "later"), 2.0)
+    order.turn(2.0)
+    assert [kind for kind, _ in endpoint.sent] == [Down.BATCH, Down.ROOMS, Down.SYNCED, Down.BATCH]
+    recipient = order.delivery.recipient(1)
+    assert recipient is not None
+    assert recipient.endpoint is None
+
+
+def test_what_a_dead_worker_had_still_said_is_said(hub: tuple[Hub, RecordingEndpoint]) -> None:
+    order, endpoint = hub
+    other = RecordingEndpoint(2)
+    order.attach(other)
+    order.take(endpoint, said("192.0.2.9:1", "last words"), 2.0)
+    order.take(other, said("192.0.2.9:2", "mine"), 2.0)
+    order.detach(endpoint, 2.0)
+    order.worker_died(endpoint, 2, set(), 2.0)
+    order.turn(2.0)
+    heard = b"".join(frames for _, frames in other.take_all(Down.BATCH))
+    assert [each["message"] for each in objects(heard)] == ["last words", "mine", " Disconnect : 2 clients "]
+    assert endpoint.sent == []
 
 
 # Members that move, workers that die: what each client has got in the end.

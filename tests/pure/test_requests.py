@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpchat.errors import ProtocolError
@@ -39,6 +39,8 @@ from mpchat.protocol.requests import (
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 MAYBE = st.none() | TEXTS
 NUMBERS = st.integers(0, 2**63 - 1)
+# Each field goes its own way: what one example in thirty does not show, hundreds would not.
+FEW = settings(max_examples=30)
 
 
 def payload(frame: bytes) -> bytes:
@@ -68,6 +70,7 @@ def error_of(what: Callable[[], object]) -> tuple[str, str]:
 # From the client to the server.
 
 
+@FEW
 @given(MAYBE, TEXTS, MAYBE, st.none() | NUMBERS, MAYBE)
 def test_a_join_arrives_with_all_that_the_client_said(
     name: str | None, room: str, token: str | None, after: int | None, epoch: str | None
@@ -84,6 +87,7 @@ def test_a_join_leaves_out_what_the_client_does_not_know() -> None:
     assert json.loads(payload(messages.join_frame(None, "방"))) == {"join": {"room": "방"}}
 
 
+@FEW
 @given(TEXTS, TEXTS, MAYBE, MAYBE)
 def test_questions_and_private_messages_arrive_as_they_were_asked(
     text: str, to: str, room: str | None, after: str | None
@@ -94,6 +98,7 @@ def test_questions_and_private_messages_arrive_as_they_were_asked(
     assert bytes(understood(messages.ping_frame(text)).ping) == msgspec.json.encode(text)
 
 
+@FEW
 @given(MAYBE, TEXTS, MAYBE, st.none() | NUMBERS)
 def test_a_request_reaches_the_hub_as_it_was_decoded(
     name: str | None, text: str, room: str | None, after: int | None
@@ -186,11 +191,13 @@ LOST = st.none() | st.tuples(NUMBERS, NUMBERS) | st.tuples(NUMBERS, st.none())
 WELCOMES = st.builds(Welcome, TEXTS, TEXTS, NUMBERS, TEXTS, st.integers(1, 10**6), TEXTS, st.booleans(), LOST)
 
 
+@FEW
 @given(WELCOMES)
 def test_a_welcome_arrives_with_all_that_the_server_said(welcome: Welcome) -> None:
     assert seen(requests.welcome_frame(welcome)) == FromNamedServer(welcome=welcome)
 
 
+@FEW
 @given(TEXTS, st.lists(TEXTS, max_size=2 * NAMED_IN_NOTICE), st.integers(1, 10**6), TEXTS)
 def test_notices_name_the_first_and_count_them_all(
     room: str, names: list[str], members: int, reason: str
@@ -201,6 +208,7 @@ def test_notices_name_the_first_and_count_them_all(
     assert left == Left(room, first, count, members, reason)
 
 
+@FEW
 @given(TEXTS, st.lists(TEXTS), st.integers(1, 10**6), MAYBE)
 def test_a_page_of_names_or_rooms_arrives_with_where_the_next_begins(
     room: str, names: list[str], count: int, after: str | None
@@ -222,6 +230,7 @@ def test_a_ping_comes_back_as_it_was_sent(value: bytes) -> None:
     assert seen(requests.pong_frame(msgspec.Raw(value))).pong == json.loads(value)
 
 
+@FEW
 @given(TEXTS, TEXTS)
 def test_an_error_arrives_with_code_and_text(code: str, text: str) -> None:
     assert seen(error_frame(code, text)) == FromNamedServer(error=Refusal(code, text))
