@@ -38,6 +38,7 @@ class Snapshot(NamedTuple):
     rss: int  # bytes, all processes
     descriptors: dict[str, int]  # by process: the supervisor, and each worker's slot; -1: not running
     connections: int = 0  # that the workers report
+    refused: int = 0  # connections that were not accepted, since the start
 
     def growth(self, before: "Snapshot") -> list[str]:
         """Say in words where the server uses more than ``before``: processes, descriptors, connections."""
@@ -142,7 +143,9 @@ class Server:
                 descriptors[name] = -1  # a new worker is on its way
         processes = self._processes()
         connections = sum(worker["connections"] for worker in status["workers"])
-        return Snapshot(len(processes), sum(map(_rss, processes)), descriptors, connections)
+        return Snapshot(
+            len(processes), sum(map(_rss, processes)), descriptors, connections, status["refused"]
+        )
 
     def all_running(self) -> bool:
         """Say whether all workers serve."""

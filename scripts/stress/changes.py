@@ -16,7 +16,6 @@ from typing import Any
 
 from scripts.common.server import OK, HarnessError, Server
 from scripts.stress.faults import Fault
-from scripts.stress.options import Options
 
 RELOAD, SCALE = "reload", "scale"
 # Seconds for one change; on few cores and under load a worker takes a second or two to start.
@@ -143,12 +142,6 @@ class Changes(Fault):
 
     def _short(self) -> dict[str, int]:
         return {verb: wanted for verb, wanted in self.wanted.items() if self.did[verb] < max(1, wanted)}
-
-
-def wanted_changes(options: Options) -> dict[str, int]:
-    """Return how many changes of each kind are wanted; 0: as many as the time allows."""
-    wanted = {RELOAD: options.reloads} if options.reload else {}
-    return wanted | ({SCALE: options.scalings} if options.scale else {})
 
 
 def reasons_against(facts: dict[str, Any], killing: bool) -> list[str]:

@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class Connection:
 C = TypeVar("C", bound=Connection)
 
 
-class ClientLoop(Generic[C]):
+class ClientLoop(ABC, Generic[C]):
     """The connections of one process and the loop that serves them."""
 
     pause: ClassVar[float] = 0.0  # seconds without a look at the sockets, in each turn
@@ -136,29 +137,29 @@ class ClientLoop(Generic[C]):
         elif verb == "finish":
             self.finishing = True
 
+    @abstractmethod
     def turn(self, now: float) -> None:
         """Connect and send what is due at ``now`` (seconds, monotonic)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def received(self, connection: C, data: bytes) -> None:
         """Check the next bytes of a connection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ended(self, connection: C, why: str) -> None:
         """Close a connection that the server or the network has ended."""
-        raise NotImplementedError
 
+    @abstractmethod
     def joined(self) -> int:
         """Return how many connections are there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def quiet(self, now: float) -> bool:
         """Say whether nothing is outstanding any more; asked once the parent wants quiet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def report(self) -> Report:
         """Return the last report."""
-        raise NotImplementedError
 
     def complete(self) -> bool:
         """Say whether all that was to be sent, or done, has been."""

@@ -75,6 +75,7 @@ def _option(field: "Field[Any]") -> click.Option:
         type=kind,
         is_flag=field.default is False,
         default=field.default,
+        show_default=field.default not in ("", None, False),
         help=field.metadata["help"],
     )
 

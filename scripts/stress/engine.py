@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from scripts.common.server import Address, HarnessError, Server
-from scripts.stress.changes import Changes, wanted_changes
+from scripts.stress.changes import Changes
 from scripts.stress.clients import ClientLoop, Plan
 from scripts.stress.faults import Fault, KillWorkers
 from scripts.stress.findings import Findings
@@ -145,7 +145,6 @@ class Run:
             self.verdict.reasons.append(str(error))
         if self.server and self.server.pid:
             self.progress("stop", 0)
-            self._count_refused(self.server)
             self.verdict.left += self.server.stop()
 
     def close(self) -> None:
@@ -189,14 +188,15 @@ class Run:
         self, what: str, until: Callable[[], bool], seconds: float, idle: Callable[[], None] = lambda: None
     ) -> None:
         """Wait until ``until`` is true and call ``idle`` meanwhile; raise HarnessError after ``seconds``."""
-
-        def step() -> None:
+        deadline = time.monotonic() + seconds
+        while not until():
             if self.server and not self.server.alive:
                 raise HarnessError("the server has ended")
+            if time.monotonic() > deadline:
+                raise HarnessError(f"waited {seconds:.0f} s for {what}")
             self.scenario.step(time.monotonic())
             idle()
-
-        self.fleet.wait(what, until, seconds, step)
+            self.fleet.look()
 
     def join(self, processes: list[ClientProcess]) -> None:
         """Wait until all connections of ``processes`` are there."""
@@ -236,7 +236,7 @@ class Run:
                 return all(fault.done() for fault in faults.values())
             return not self.options.any_fault and all(process.tick.complete for process in processes)
 
-        patience = seconds * OVERTIME + JOIN_TIMEOUT + self.options.changes * CHANGE_PATIENCE
+        patience = seconds * OVERTIME + JOIN_TIMEOUT + sum(self.options.changes.values()) * CHANGE_PATIENCE
         self._wait_or_note(f"the end of phase {name}", over, patience, idle)
         self.fleet.tell(processes, "phase", "")
 
@@ -245,9 +245,8 @@ class Run:
         options = self.options
         if options.kill_workers and self.server:
             self.faults["kill_workers"] = KillWorkers(self.server, self.chooser, options.kill_every)
-        if options.any_change and self.server:
-            wanted = wanted_changes(options)
-            self.faults["changes"] = Changes(self.server, self.chooser, wanted, options.scale_most)
+        if options.changes and self.server:
+            self.faults["changes"] = Changes(self.server, self.chooser, options.changes, options.scale_most)
         self.faults |= self.scenario.faults()
         own = [process for fault in self.faults.values() for process in fault.processes]
         if own:
@@ -336,13 +335,6 @@ class Run:
             steady = min(end.descriptors.values()) >= 0  # no worker is being replaced
             if (steady and not end.growth(before)) or time.monotonic() > deadline:
                 return
-
-    def _count_refused(self, server: Server) -> None:
-        """Ask the server how many clients it did not let in: clients cannot tell that from another end."""
-        try:
-            self.verdict.refused = server.status()["refused"]
-        except HarnessError as error:
-            self.verdict.reasons.append(str(error))
 
 
 def run(name: str, scenario: type[Scenario], options: Options, progress: Progress) -> Verdict:

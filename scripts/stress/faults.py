@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scripts.common.server import Address, Server
-from scripts.stress.fleet import ClientProcess, Fleet
+from scripts.stress.fleet import ClientProcess
 
 # Seconds between two storms: all clients have to be back in between.
 STORM_EVERY = 5.0
@@ -79,11 +79,10 @@ class KillWorkers(Fault):
 class Storms(Fault):
     """Many clients of one process leave in one moment, come back, and leave again."""
 
-    def __init__(self, fleet: Fleet, process: ClientProcess) -> None:
+    def __init__(self, process: ClientProcess) -> None:
         """Let the clients of ``process`` leave, which obeys ``storm`` and counts ``left``."""
         self.processes = (process,)
         self.storms = 0
-        self._fleet = fleet
         self._next = 0.0
 
     def step(self, now: float) -> None:
@@ -92,7 +91,7 @@ class Storms(Fault):
         if now >= self._next and process.tick.joined == process.plan.connections:
             self._next = now + STORM_EVERY
             self.storms += 1
-            self._fleet.tell([process], "storm")
+            process.tell("storm")
 
     def done(self) -> bool:
         """Say whether there was a storm."""

@@ -38,6 +38,12 @@ class ClientProcess:
     tick: Tick = Tick()  # noqa: RUF009  (immutable)
     report: Report | None = None
 
+    def tell(self, *command: Any) -> None:
+        """Send a command, unless the process has reported."""
+        if self.report is None:
+            with contextlib.suppress(OSError):
+                self.pipe.send(command)
+
     def stop(self) -> None:
         """Stop the process (SIGSTOP): none of its connections reads."""
         if self.report is None and self.process.pid:
@@ -57,7 +63,7 @@ class Fleet:
     """All client processes of a run."""
 
     def __init__(self, hear: Callable[[ClientProcess, object], None]) -> None:
-        """Call ``hear`` in this thread with all that a process reports, from :meth:`wait`."""
+        """Call ``hear`` with all that a process reports, from :meth:`look`."""
         self.processes: list[ClientProcess] = []
         self.died: list[tuple[Address, str]] = []  # connections that ended: own address, and why
         self._hear = hear
@@ -86,23 +92,14 @@ class Fleet:
     def tell(self, processes: Iterable[ClientProcess], *command: Any) -> None:
         """Send a command to those of ``processes`` that have not reported yet."""
         for process in processes:
-            if process.report is None:
-                with contextlib.suppress(OSError):
-                    process.pipe.send(command)
+            process.tell(*command)
 
-    def wait(self, what: str, until: Callable[[], bool], seconds: float, idle: Callable[[], None]) -> None:
-        """Wait until ``until`` is true, and call ``idle`` meanwhile.
-
-        Raises HarnessError after ``seconds``: the text names ``what`` was waited for.
-        """
-        deadline = time.monotonic() + seconds
-        self._take()
-        while not until():
-            if time.monotonic() > deadline:
-                raise HarnessError(f"waited {seconds:.0f} s for {what}")
-            idle()
-            threading.Event().wait(LOOK_EVERY)
-            self._take()
+    def look(self) -> None:
+        """Wait a moment, then handle all that the processes have reported."""
+        threading.Event().wait(LOOK_EVERY)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._handle(*self._said.get_nowait())
 
     def close(self) -> None:
         """End every client process, by force where it does not end by itself."""
@@ -135,17 +132,14 @@ class Fleet:
                     ended.add(process)
                 self._said.put((process, said))
 
-    def _take(self) -> None:
-        """Handle all that the thread has received."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                process, said = self._said.get_nowait()
-                if said is None and process.report is None:
-                    raise HarnessError(f"the client process {process.plan.name} ended without a report")
-                if isinstance(said, Tick):
-                    process.tick = said
-                    self.died += said.died
-                elif isinstance(said, Report):
-                    process.report = said
-                if said is not None:
-                    self._hear(process, said)
+    def _handle(self, process: ClientProcess, said: object) -> None:
+        if isinstance(said, Tick):
+            process.tick = said
+            self.died += said.died
+        elif isinstance(said, Report):
+            process.report = said
+        elif said is None:
+            if process.report is None:
+                raise HarnessError(f"the client process {process.plan.name} ended without a report")
+            return
+        self._hear(process, said)

@@ -51,23 +51,19 @@ class Options:
     seed: int | None = option(None, "Repeats the choices of an earlier run.", click.INT)
 
     @property
-    def changes(self) -> int:
-        """Return how many reloads and scalings are wanted."""
-        return self.reload * self.reloads + self.scale * self.scalings
-
-    @property
-    def any_change(self) -> bool:
-        """Say whether connections move between workers."""
-        return self.reload or self.scale
+    def changes(self) -> dict[str, int]:
+        """How many changes are wanted, by command; 0: as many as the time allows."""
+        wanted = {"reload": self.reloads} if self.reload else {}
+        return wanted | ({"scale": self.scalings} if self.scale else {})
 
     @property
     def any_fault(self) -> bool:
         """Say whether there is a phase with faults; a scenario adds its own faults."""
-        return self.kill_workers or self.disconnect_storm or self.any_change
+        return self.kill_workers or self.disconnect_storm or bool(self.changes)
 
     def check(self) -> None:
         """Raise click.UsageError for options that do not go together."""
-        if self.address and (self.kill_workers or self.start_storm or self.any_change):
+        if self.address and (self.kill_workers or self.start_storm or self.changes):
             raise click.UsageError(
                 "--kill-workers, --reload, --scale and --start-storm need an own server, not --address"
             )

@@ -51,7 +51,6 @@ class Verdict:
     planned: int = 0
     died: int = 0
     dropped: list[str] = field(default_factory=list)
-    refused: int = 0
     latency: dict[str, Latency] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
@@ -84,6 +83,11 @@ class Verdict:
             if growth > max(MEMORY_SLACK_BYTES, first.rss * MEMORY_SLACK):
                 found.append(f"memory grew by {growth / 1e6:.0f} MB after the faults had stopped")
         return found
+
+    @property
+    def refused(self) -> int:
+        """Connections that the server did not accept: clients cannot tell that from another end."""
+        return max((snapshot.refused for snapshot in self.snapshots.values()), default=0)
 
     def ratio(self) -> float:
         """Return p99 with faults divided by p99 without; 0 when one of them is missing."""

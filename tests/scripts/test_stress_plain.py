@@ -24,6 +24,7 @@ from support.stress import COMMAND, ROOT, broken, only, stress, temporary  # noq
 
 from scripts.common.frames import framed, split_frames
 from scripts.common.latency import Latency
+from scripts.common.server import Snapshot
 from scripts.stress.changes import reasons_against
 from scripts.stress.findings import Findings
 from scripts.stress.plain.messages import MARK_SENDER, TestMessages
@@ -282,7 +283,8 @@ def test_what_speaks_against_a_clean_verdict_when_connections_move() -> None:
     ]
     assert reasons(killing=True, missing=1, lost=3) == ["1 of the wanted reloads and scalings were not done"]
 
-    verdict = Verdict("plain", ("lost",), {}, refused=2, dropped=["why"])
+    verdict = Verdict("plain", ("lost",), {}, dropped=["why"])
+    verdict.snapshots["last"] = Snapshot(1, 0, {}, refused=2)
     verdict.findings.note("lost", "something")
     verdict.conclude()
     assert verdict.reasons == [

@@ -73,11 +73,12 @@ class Cuts(Fault):
 
 
 class MembersScenario(Scenario):
-    """Clients with a name: they talk in rooms and in private, are cut off at any moment, and come back.
+    """Clients with a name that come back.
 
-    Members say numbered messages, change rooms, ask which members are there; strangers try their names. Each
-    comes back with name, token and the number of the last message that it has seen. Every message, number,
-    notice and name that a member receives is checked.
+    Members say numbered messages in rooms and in private, change rooms and ask which members are there;
+    strangers try their names. They are cut off at any moment, and come back with name, token and the number
+    of the last message that they have seen. Every message, number, notice and name that a member receives is
+    checked.
     """
 
     options_type = MembersOptions
@@ -126,7 +127,7 @@ class MembersScenario(Scenario):
             faults["cuts"] = Cuts(self._members, self.options.cuts)
         if self.options.disconnect_storm:
             leavers = self._start("leavers", self.options.storm_clients)
-            faults["disconnect_storm"] = Storms(self.run.fleet, leavers)
+            faults["disconnect_storm"] = Storms(leavers)
         return faults
 
     def hear(self, process: ClientProcess, said: object) -> None:

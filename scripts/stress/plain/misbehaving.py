@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
 from scripts.stress.faults import Fault
-from scripts.stress.fleet import ClientProcess, Fleet
+from scripts.stress.fleet import ClientProcess
 from scripts.stress.plain.clients import PlainConnection, PlainLoop, PlainPlan
 
 # Bytes of receive buffer of a stalled client: few, so that the server notices soon.
@@ -142,10 +142,9 @@ class Leavers(PlainLoop):
 class Stalls(Fault):
     """Clients that do not read, and a client process that is stopped and continued in turn."""
 
-    def __init__(self, fleet: Fleet, stalled: ClientProcess, stopped: ClientProcess) -> None:
+    def __init__(self, stalled: ClientProcess, stopped: ClientProcess) -> None:
         """Take the processes of :class:`Stalled` and :class:`Stopped` clients."""
         self.processes = (stalled, stopped)
-        self._fleet = fleet
         self._stops = 0
         self._next = 0.0
 
@@ -163,7 +162,7 @@ class Stalls(Fault):
     def end(self) -> None:
         """Let all clients read again."""
         self.processes[1].resume()
-        self._fleet.tell(self.processes[:1], "resume")
+        self.processes[0].tell("resume")
 
     def facts(self) -> dict[str, Any]:
         """Return how many stalled, how many were cut off, and how many of those were not far behind."""

@@ -59,10 +59,10 @@ class _Stream:
 
 
 class PlainScenario(Scenario):
-    """Clients without a name: each receives every message exactly once, all in the same order.
+    """Clients without a name, all in one order.
 
-    Every byte that every client receives is compared with one order, and that order with the counts of its
-    senders.
+    Every client receives every message exactly once, in the same order as all others. Every byte that it
+    receives is compared with one order, and that order with the counts of its senders.
     """
 
     options_type = PlainOptions
@@ -95,7 +95,7 @@ class PlainScenario(Scenario):
             **self.run.plan(loop.__name__.lower(), connections, rate),
             messages=options.messages,
             size=options.size,
-            halves=options.any_change,
+            halves=bool(options.changes),
             inputs=options.garbage_inputs,
         )
         process = self.run.start(loop, plan)
@@ -105,15 +105,15 @@ class PlainScenario(Scenario):
 
     def faults(self) -> dict[str, Fault]:
         """Start clients that do not read, that send garbage, that leave all at once."""
-        options, fleet = self.options, self.run.fleet
+        options = self.options
         faults: dict[str, Fault] = {}
         if options.stall:
             stalled = self._start(Stalled, options.stalled + 1)
-            faults["stall"] = Stalls(fleet, stalled, self._start(Stopped, STOPPED_CONNECTIONS))
+            faults["stall"] = Stalls(stalled, self._start(Stopped, STOPPED_CONNECTIONS))
         if options.garbage:
             faults["garbage"] = Garbage(self._start(GarbageSenders, GARBAGE_CONNECTIONS))
         if options.disconnect_storm:
-            faults["disconnect_storm"] = Storms(fleet, self._start(Leavers, options.storm_clients + 1))
+            faults["disconnect_storm"] = Storms(self._start(Leavers, options.storm_clients + 1))
         return faults
 
     # The order that all processes agree on.
