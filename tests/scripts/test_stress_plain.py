@@ -403,12 +403,14 @@ MOVING_RUN = (
 
 @pytest.mark.usefixtures("temporary")
 def test_connections_move_again_and_again_and_nothing_is_lost() -> None:
-    code, verdict = stress("plain", "--seconds", "6", "--reloads", "3", "--scalings", "3", *MOVING_RUN)
+    flags = ("--reloads", "3", "--scalings", "3", "--garbage", "--garbage-inputs", "100")
+    code, verdict = stress("plain", "--seconds", "6", *flags, *MOVING_RUN)
     assert verdict["reasons"] == [], verdict["examples"]
     assert code == 0
     changes = verdict["faults"]["changes"]
     assert (changes["reloads"], changes["scalings"], changes["missing"]) == (3, 3, 0)
     assert changes["moved"] >= 3 * 70
+    assert verdict["faults"]["garbage"]["inputs"] == 100
     assert 0 < changes["pauses"]["p50"] <= changes["pauses"]["p99"] <= changes["pauses"]["max"]
     assert verdict["counts"]["halves"] > 50
 

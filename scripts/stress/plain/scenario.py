@@ -95,7 +95,7 @@ class PlainScenario(Scenario):
             **self.run.plan(loop.__name__.lower(), connections, rate),
             messages=options.messages,
             size=options.size,
-            halves=bool(options.changes),
+            halves=bool(options.changes and rate),  # garbage goes in pieces of its own
             inputs=options.garbage_inputs,
         )
         process = self.run.start(loop, plan)
