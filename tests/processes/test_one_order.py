@@ -7,6 +7,7 @@ import pytest
 from support.crowd import (
     Listener,
     Sender,
+    Window,
     assert_one_order,
     by_sender,
     everybody_heard_of_leaving,
@@ -27,6 +28,9 @@ pytestmark = pytest.mark.one_python
 BEGIN, END = "= begin =", "= end ="
 # Spaces that make a frame nearly as long as a payload may be.
 BIG = 59_000
+# Bytes that senders may be ahead of what everybody has heard: many times the window of a channel, and half of
+# the default lag limit. On a busy machine the threads that read here may have to wait.
+WINDOW = 4 << 20
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def test_a_supervisor_stopped_between_the_pieces_of_frames_of_59_kilobytes(serve
     with listeners(server, 4) as crowd:
         crowd[0].say(BEGIN)
         everybody_hears(crowd, BEGIN)
-        with sending(crowd[:2], texts) as senders:
+        with sending(crowd[:2], texts, Window(crowd, WINDOW)) as senders:
             with stopped(supervisor):
                 last_for(2.5)
             wait_for_last(crowd, senders)

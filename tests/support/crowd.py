@@ -27,6 +27,8 @@ class Listener(Client):
         self.data = bytearray()
         # How the stream ended: None while it goes on, "" in order, else what went wrong.
         self.ended: str | None = None
+        # Up to where texts that have not come yet were looked for.
+        self._searched: dict[bytes, int] = {}
         self._thread = threading.Thread(target=self._listen)
 
     def listen(self) -> None:
@@ -44,7 +46,15 @@ class Listener(Client):
             self.ended = ""
 
     def heard(self, text: str) -> bool:
-        return _encoded(text) in self.data
+        """Say whether a message has come. What was looked at before is not looked at again: while this
+        searches megabytes, no thread of the crowd can read."""
+        encoded = _encoded(text)
+        begin = self._searched.get(encoded, 0)
+        end = len(self.data)
+        if self.data.find(encoded, begin, end) >= 0:
+            return True
+        self._searched[encoded] = max(begin, end - len(encoded))
+        return False
 
     @property
     def texts(self) -> list[str]:
