@@ -1,7 +1,7 @@
 """One client's conversation with the server, without I/O.
 
-Bytes go in, frames for everybody and answers for this client come out. A session never ends a connection
-because of what a client wrote: it says what was wrong and reads on.
+Bytes go in; posts for the room and answers for this client come out. A session never ends a connection
+because of wrong input: it answers with an error and reads on.
 """
 
 from enum import Enum
@@ -20,14 +20,14 @@ REQUEST = 0
 
 
 class State(Enum):
-    """Where a session stands. ``OPEN`` → ``ENDED`` is the only move, at the end of the stream."""
+    """The state of a session. ``OPEN`` → ``ENDED`` is the only step, at the end of the stream."""
 
     OPEN = "open"
     ENDED = "ended"
 
 
 class SessionState(msgspec.Struct, frozen=True):
-    """All that another process needs to go on with a session, as of a moment between two reads."""
+    """All that another process needs to continue a session, as it is between two reads."""
 
     partial: bytes = b""
     skip: int = 0
@@ -35,39 +35,40 @@ class SessionState(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """Takes what a client sends; gives posts for the room and replies for the client alone."""
+    """Takes a client's bytes; gives posts for the room and replies for the client alone."""
 
     __slots__ = ("_decoder", "asked", "state")
 
     def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, resumed: SessionState | None = None) -> None:
-        """Begin, or go on from ``resumed``. ``limit`` is the longest payload taken, in bytes."""
+        """Begin, or continue ``resumed``. ``limit`` is the longest payload that is accepted, in bytes."""
         self.state = State.OPEN
-        # True from the first time that the client has asked to be somebody.
+        # True from the client's first join on.
         self.asked = resumed is not None and resumed.asked
         self._decoder = FrameDecoder(limit, resumed.partial, resumed.skip) if resumed else FrameDecoder(limit)
 
     @property
     def mid_frame(self) -> bool:
-        """True while a frame has begun and not ended."""
+        """True inside a frame."""
         return self._decoder.mid_frame
 
     @property
     def held(self) -> int:
-        """How many bytes of a frame that has begun are kept."""
+        """The number of bytes that are kept of an unfinished frame."""
         return self._decoder.held
 
     def receive_data(self, data: bytes, posts: list[tuple[int, bytes]]) -> bytes:
-        """Take bytes from the client, append to ``posts`` the messages they complete: how many, their frames.
-        A request is among them with :data:`REQUEST` for a count and its payload, in its place in the order.
+        """Take bytes from the client, and append the posts that they complete to ``posts``.
 
-        Returns the frames to answer this client with, nearly always none (``b""``).
+        A post is the number of its messages and their frames; a request is a post with :data:`REQUEST` for
+        the number and its payload, in its place in the order. Return the frames that answer this client,
+        nearly always none (``b""``).
         """
-        # A list: 64 KiB of empty frames have 2.5 MB of answers, and to append them one by one takes seconds.
+        # A list: 64 KiB of empty frames have 2.5 MB of answers, and adding each to the bytes takes seconds.
         replies: list[bytes] = []
         limit = self._decoder.limit
 
         def take_runs(data: bytes, start: int) -> int:
-            """Post what need not be encoded again in one piece: 0.4 µs a message, and one by one 0.8."""
+            """Post messages that need no new encoding in one piece: 0.4 µs a message, one by one 0.8."""
             count, end = leading_run(data, start, RUN_SIZE, limit)
             while count:
                 posts.append((count, data[start:end]))
@@ -88,7 +89,7 @@ class Session:
     def _other(
         self, payload: bytes | Oversized, error: ProtocolError, posts: list[tuple[int, bytes]]
     ) -> bytes:
-        """Take what is no message for the room, for which ``error`` says why."""
+        """Take a payload that is not a message for the room; ``error`` says why."""
         if isinstance(payload, bytes) and looks_like_request(payload):
             return self._request(payload, posts)
         return error_frame(error.code, error.text)
@@ -107,10 +108,10 @@ class Session:
         return b""
 
     def receive_eof(self) -> bool:
-        """Take the end of the client's stream; returns True when it came between two frames."""
+        """Take the end of the client's stream; return True when it came between two frames."""
         self.state = State.ENDED
         return not self._decoder.mid_frame
 
     def export(self) -> SessionState:
-        """Write the session down for another process."""
+        """Return the session's state for another process."""
         return SessionState(*self._decoder.export(), self.asked)

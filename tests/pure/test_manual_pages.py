@@ -156,7 +156,7 @@ def test_a_link_to_a_page_is_shown_as_its_subject() -> None:
 
 
 def test_the_map_of_the_code_has_every_part_in_the_order_of_the_ladder() -> None:
-    table = page("internals").split("## How to read the code")[1].split("\n\nA good way")[0]
+    table = page("internals").split("## How to read the code")[1].split("\n\nWhere to look")[0]
     mapped = [each for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for each in row.split(", ")]
     parts = [each.strip("`") for each in mapped]
     package = ROOT / "mpchat"
