@@ -89,7 +89,7 @@ class Delivery:
         # Streams with something to send.
         self._stirred: dict[RoomStream, None] = {}
         self._carriers: dict[type, Callable[[Any], None]] = {
-            Say: self._say,
+            Say: self._plain.post,  # an effect is such a pair
             SayInRoom: self._say_in_room,
             NoticeInRoom: self._notice_in_room,
             Tell: self._tell,
@@ -141,9 +141,6 @@ class Delivery:
             endpoint.send_rooms()
 
     # Effects.
-
-    def _say(self, effect: Say) -> None:
-        self._plain.post(effect.messages, effect.frames)
 
     def _say_in_room(self, effect: SayInRoom) -> None:
         number, run = effect

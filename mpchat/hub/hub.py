@@ -31,7 +31,7 @@ from mpchat.hub.entries import (
 )
 from mpchat.hub.history import Run
 from mpchat.hub.limits import Limits
-from mpchat.hub.log import Follow, MemoryLog, More, Origin, Record, Step, Sync
+from mpchat.hub.log import Follow, MemoryLog, More, Record, Step, Sync
 from mpchat.hub.moderation import BANS, MUTES, Moderation, ban_target, lifted_key, mute_target
 from mpchat.hub.moderation_file import write_moderation
 from mpchat.hub.past import Past
@@ -69,7 +69,9 @@ class Hub:
         behind before all wait for it. ``on_run`` gets every run of messages that is numbered.
         """
         past = past or Past(secrets.token_urlsafe(9))
-        self.state = HubState(limits, past, moderation or Moderation(), notices=notices)
+        self.state = HubState(
+            limits, past, moderation or Moderation(), notices=notices, archived=on_run is not None
+        )
         self.plain = PlainStream(limits.lag)
         self.delivery = Delivery(self.state.rooms, self.plain, limits.lag)
         self.delivery.on_run = on_run
@@ -85,6 +87,13 @@ class Hub:
             Up.MORE: lambda endpoint, payload, now: More(payload),
             Up.FOLLOW: lambda endpoint, payload, now: Follow(*payload),
         }
+        # What needs the worker that it came from; everything else is only put in order.
+        self._servers: dict[type, Callable[[Any, Endpoint, float], None]] = {
+            Asked: self._serve,
+            Sync: self._sync,
+            More: self._replay_more,
+            Follow: self._follow,
+        }
 
     # Workers.
 
@@ -94,11 +103,11 @@ class Hub:
 
     def take(self, endpoint: Endpoint, item: Item, now: float) -> None:
         """Take an item of a worker, in the order in which the worker sent them."""
-        if item.kind == Up.STARTED:
+        read = self._readers.get(item.kind)
+        if read is not None:
+            self._log.append(read(endpoint, item.payload, now), endpoint, item.cost)
+        elif item.kind == Up.STARTED:
             self.plain.begin_to_fill(endpoint)
-            return
-        content = self._readers[item.kind](endpoint, item.payload, now)
-        self._log.append(content, Origin(endpoint, item.cost))
 
     def _read_request(self, endpoint: Endpoint, payload: Any, now: float) -> Asked | CutOff:
         (identity, address), encoded = payload
@@ -168,17 +177,14 @@ class Hub:
         return self.state.notice_due()
 
     def _apply(self, record: Record, now: float) -> None:
-        content, origin = record
-        if isinstance(content, Sync | More | Follow):
-            assert origin is not None
-            self._take_step(content, origin.endpoint, now)
-        elif isinstance(content, Asked):
-            assert origin is not None
-            self._serve(content, origin.endpoint, now)
-        else:
+        content, endpoint, cost = record
+        serve = self._servers.get(type(content))
+        if serve is None:
+            assert not isinstance(content, tuple), "steps have servers"
             self._put_in_order(content, now)
-        if origin is not None:
-            origin.endpoint.take(origin.cost)
+        else:
+            serve(content, endpoint, now)
+        endpoint.take(cost)
 
     def _put_in_order(self, entry: Entry, now: float) -> None:
         self.delivery.carry_out(self.state.apply(entry))
@@ -196,17 +202,16 @@ class Hub:
             log.exception("failed, its connection is ended: %s", asked.address)
             self._put_in_order(CutOff(now, asked.identity, INTERNAL_ERROR), now)
 
-    def _take_step(self, step: Step, endpoint: Endpoint, now: float) -> None:
-        if isinstance(step, Sync):
-            if not endpoint.ended:
-                self._sync(step, endpoint)
-        elif isinstance(step, More):
-            self.delivery.replay_more(step.identity, endpoint)
-        else:
-            self.delivery.follow(endpoint, *step)
+    def _replay_more(self, more: More, endpoint: Endpoint, now: float) -> None:
+        self.delivery.replay_more(more.identity, endpoint)
 
-    def _sync(self, sync: Sync, endpoint: Endpoint) -> None:
+    def _follow(self, follow: Follow, endpoint: Endpoint, now: float) -> None:
+        self.delivery.follow(endpoint, *follow)
+
+    def _sync(self, sync: Sync, endpoint: Endpoint, now: float) -> None:
         """Tell a worker that all its connections said so far is in the order, and sent."""
+        if endpoint.ended:
+            return
         self._transit.begin(endpoint, sync.number)
         self.delivery.flush()
         for identity in sync.identities:

@@ -1,7 +1,7 @@
 """Log: the one order in which the hub takes what changes its state.
 
-An entry comes out once, in its place in the order. Its origin is the worker's item that it came in, which is
-acknowledged when the entry was applied. Steps are local, and keep their places between entries.
+An entry comes out once, in its place in the order. The worker's item that it came in is acknowledged when the
+entry was applied. Steps are local, and keep their places between entries.
 
 This log is in memory. Another one may keep the same promises and share its entries with other hosts.
 """
@@ -37,18 +37,12 @@ class Follow(NamedTuple):
 Step = Sync | More | Follow
 
 
-class Origin(NamedTuple):
-    """Where an entry or step came from: a worker, and the bytes to acknowledge to it."""
-
-    endpoint: Endpoint
-    cost: int
-
-
 class Record(NamedTuple):
-    """What stands in one place of the log."""
+    """What stands in one place of the log, its worker, and the bytes to acknowledge to that worker."""
 
     content: Entry | Step
-    origin: Origin | None
+    origin: Endpoint
+    cost: int
 
 
 class MemoryLog:
@@ -60,9 +54,9 @@ class MemoryLog:
     def __bool__(self) -> bool:
         return bool(self._records)
 
-    def append(self, content: Entry | Step, origin: Origin | None = None) -> None:
+    def append(self, content: Entry | Step, origin: Endpoint, cost: int) -> None:
         """Add at the end."""
-        self._records.append(Record(content, origin))
+        self._records.append(Record(content, origin, cost))
 
     def next(self) -> Record:
         """Return the first record that has not come out yet. There must be one."""
@@ -70,9 +64,7 @@ class MemoryLog:
 
     def take_from(self, endpoint: Endpoint) -> list[Record]:
         """Return, out of turn, all that came from one worker, which has died."""
-        taken = [each for each in self._records if each.origin and each.origin.endpoint is endpoint]
+        taken = [each for each in self._records if each.origin is endpoint]
         if taken:
-            self._records = deque(
-                each for each in self._records if not (each.origin and each.origin.endpoint is endpoint)
-            )
+            self._records = deque(each for each in self._records if each.origin is not endpoint)
         return taken

@@ -4,7 +4,7 @@ A worker that comes later is filled with it before it serves a client, so that c
 moved there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from mpchat.hub.endpoint import Endpoint
 from mpchat.ipc.items import Down
@@ -22,17 +22,16 @@ class PlainStream:
         """Keep the last ``limit`` bytes."""
         self.buffer = StreamBuffer(limit)
         self._posts: list[tuple[int, bytes]] = []
-
-    def post(self, count: int, frames: bytes) -> None:
-        """Add messages, for the next :meth:`flush`."""
-        self._posts.append((count, frames))
+        # Adds a number of messages and their frames, for the next flush.
+        self.post: Callable[[tuple[int, bytes]], None] = self._posts.append
 
     def flush(self, endpoints: Iterable[Endpoint]) -> None:
         """Send what was gathered to every worker that is ready."""
         if not self._posts:
             return
-        posts, self._posts = self._posts, []
-        for count, frames in posts if len(posts) < 2 else joined(posts):
+        batches = self._posts.copy() if len(self._posts) < 2 else joined(self._posts)
+        self._posts.clear()
+        for count, frames in batches:
             self.buffer.append(frames, count)
             for endpoint in endpoints:
                 if endpoint.ready:

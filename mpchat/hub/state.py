@@ -20,6 +20,7 @@ from mpchat.hub.entries import (
     Moderated,
     NoticesDue,
     Posted,
+    Sender,
     Swept,
     WorkerDied,
 )
@@ -36,8 +37,20 @@ from mpchat.protocol.requests import as_said_by
 class HubState:
     """Plain clients' order, members, rooms and moderation."""
 
-    def __init__(self, limits: Limits, past: Past, moderation: Moderation, *, notices: bool = True) -> None:
-        """Begin where ``past`` stopped; of ``moderation`` the state takes possession."""
+    def __init__(
+        self,
+        limits: Limits,
+        past: Past,
+        moderation: Moderation,
+        *,
+        notices: bool = True,
+        archived: bool = True,
+    ) -> None:
+        """Begin where ``past`` stopped; of ``moderation`` the state takes possession.
+
+        ``archived``: there is an effect also for messages in rooms without members, for the history file.
+        """
+        self._archived = archived
         # Messages that were put in order since the start, each counted once.
         self.messages = 0
         self.moderation = moderation
@@ -92,30 +105,40 @@ class HubState:
 
     def _posted(self, entry: Posted) -> None:
         """Number messages of plain clients and members; each run in the room of its sender."""
-        frames, emit, members = entry.frames, self._effects.append, self.members
-        all_plain = not members.by_identity and all(isinstance(sender, str) for sender, _, _ in entry.runs)
-        if all_plain:
-            self._say(sum(count for _, count, _ in entry.runs), frames)
-        position = 0
+        at, frames, position = entry.at, entry.frames, 0
+        if self.members.by_identity or not _all_plain(entry):
+            for sender, count, size in entry.runs:
+                self._said(sender, count, frames[position : position + size], at)
+                position += size
+            return
+        # As long as no member is there, plain clients get everything in one piece.
+        lobby, total = self.rooms.lobby, 0
         for sender, count, size in entry.runs:
             said = frames[position : position + size]
+            self._say_in_room(lobby, sender, count, said, at)  # type: ignore[arg-type]
             position += size
-            member = members.by_identity.get(sender) if isinstance(sender, int) else None
-            if member is not None and member.room is not None:
-                if members.is_muted(member, entry.at):
-                    emit(Tell(member.identity, error_frame("muted", MUTED)))
-                    continue
-                self._say_in_room(member.room, member.name, count, said, entry.at)
-                if member.room is self.rooms.lobby:
-                    self._say(count, as_said_by(member.name, said))
-            elif isinstance(sender, str) or member is not None:
-                if not all_plain:
-                    self._say(count, said)
-                address = sender if isinstance(sender, str) else member.address if member else ""
-                self._say_in_room(self.rooms.lobby, address, count, said, entry.at)
-            else:
-                continue  # the connection was replaced and is being ended
-            self.messages += count
+            total += count
+        self.messages += total
+        self._say(total, frames)
+
+    def _said(self, sender: Sender, count: int, said: bytes, at: float) -> None:
+        """Number a run of one sender's messages."""
+        if isinstance(sender, str):
+            self._say(count, said)
+            self._say_in_room(self.rooms.lobby, sender, count, said, at)
+        elif (member := self.members.by_identity.get(sender)) is None:
+            return  # the connection was replaced and is being ended
+        elif member.room is None:
+            self._say(count, said)
+            self._say_in_room(self.rooms.lobby, member.address, count, said, at)
+        elif self.members.is_muted(member, at):
+            self._effects.append(Tell(member.identity, error_frame("muted", MUTED)))
+            return
+        else:
+            self._say_in_room(member.room, member.name, count, said, at)
+            if member.room is self.rooms.lobby:
+                self._say(count, as_said_by(member.name, said))
+        self.messages += count
 
     def _say(self, count: int, frames: bytes) -> None:
         self.sequencer.number(count)
@@ -123,7 +146,8 @@ class HubState:
 
     def _say_in_room(self, room: Room, sender: str, count: int, frames: bytes, at: float) -> None:
         run = room.post(sender, count, frames, at, self.rooms.kept)
-        self._effects.append(SayInRoom(room.number, run))
+        if room.members or self._archived:
+            self._effects.append(SayInRoom(room.number, run))
 
     def _announced(self, entry: Announced) -> None:
         self.messages += 1
@@ -200,3 +224,7 @@ class HubState:
         self.moderation.forget_expired(entry.at)
         for room in self.rooms.sweep(entry.at):
             self._effects.append(ForgetRoom(room.number))
+
+
+def _all_plain(entry: Posted) -> bool:
+    return all(isinstance(sender, str) for sender, _, _ in entry.runs)

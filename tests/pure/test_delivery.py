@@ -1,11 +1,12 @@
 """Delivery: each member gets its room's frames once and in order, by whichever worker it has at the time."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.desk import LIMITS, Desk, Object, objects
+from support.endpoints import RecordingEndpoint
 
 from mpchat.hub import delivery, rooms
 from mpchat.hub.delivery import Delivery
@@ -14,38 +15,11 @@ from mpchat.hub.entries import Announced, NoticesDue
 from mpchat.hub.history import Run
 from mpchat.hub.hub import Hub
 from mpchat.hub.plain_stream import PlainStream
-from mpchat.ipc.channel import Item, Link
+from mpchat.ipc.channel import Item
 from mpchat.ipc.items import Down, Up
 from mpchat.ipc.reasons import REPLACED
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import Join, Request, encode_request
-
-
-class RecordingEndpoint(Endpoint):
-    """An endpoint without a channel: it keeps what it is to send."""
-
-    def __init__(self, slot: int) -> None:
-        super().__init__(slot, cast(Link, None))
-        self.ready = True
-        self.sent: list[tuple[int, Any]] = []
-
-    def send(self, kind: int, payload: Any = None) -> None:
-        self.sent.append((kind, payload))
-
-    def send_frames(self, kind: int, head: Any, frames: bytes, head_size: int = 0) -> None:
-        self.sent.append((kind, (head, frames)))
-
-    def take(self, cost: int) -> None:
-        """Acknowledge nothing: there is no channel."""
-
-    def holds_up(self, now: float, limit: int) -> bool:
-        """Never make the hub wait."""
-        return False
-
-    def take_all(self, kind: int) -> list[Any]:
-        """Return the payloads of this kind that came since the last call, and forget all others."""
-        sent, self.sent = self.sent, []
-        return [payload for each, payload in sent if each == kind]
 
 
 class Site:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from support.desk import KEPT, LIMITS, Desk, objects
+from support.endpoints import RecordingEndpoint
 
 from mpchat.hub.effects import Effect, NoticeInRoom, Say, SayInRoom, Tell
 from mpchat.hub.entries import (
@@ -181,10 +182,10 @@ def test_batches_in_which_entries_are_read_make_no_difference(entries: list[Entr
     rest, batches = list(entries), [*sizes, len(entries)]
     for size in batches:
         for entry in rest[:size]:
-            log.append(entry)
+            log.append(entry, RecordingEndpoint(1), 0)
         del rest[:size]
         while log:
-            content, _ = log.next()
+            content = log.next().content
             assert not isinstance(content, tuple)
             effects += other.apply(content)
     assert effects == [effect for entry in entries for effect in one.apply(entry)]

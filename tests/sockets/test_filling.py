@@ -78,7 +78,7 @@ class Site:
         return end
 
     def say(self, count: int, frames: bytes) -> None:
-        self.hub.plain.post(count, frames)
+        self.hub.plain.post((count, frames))
         self.numbered += count
         self.said += frames
         self.offsets[self.numbered] = len(self.said)
