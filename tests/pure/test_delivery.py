@@ -414,10 +414,18 @@ def test_places_stay_right_when_a_stream_is_trimmed(site: Site) -> None:
     site.delivery.keep_to_share()
     site.post(1, "the last")
     site.other.sent.clear()
-    site.delivery.follow(site.other, 2, _room_number(site), 20)
+    site.delivery.follow(site.other, 2, _room_number(site), 18)
     ((head, frames),) = site.other.take_all(Down.ENTER)
-    assert [each["message"] for each in objects(frames)] == ["the last"]
+    assert [each["seq"] for each in objects(frames)] == [19, 20, 21]
     assert head[2] == 21
+
+
+def test_of_a_room_that_is_forgotten_no_stream_is_kept(site: Site) -> None:
+    for number in range(20):
+        site.join(1, "alice", site.one, room=f"r{number}")
+        site.desk.sweep()
+        site.settle()
+    assert len(site.delivery._streams) == 1
 
 
 # What the hub does in one turn.
