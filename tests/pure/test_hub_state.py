@@ -312,7 +312,9 @@ def test_an_announcement_reaches_plain_clients_and_every_room_with_members() -> 
     desk.join(1, "alice", room="x")
     effects = desk.apply(Announced(1.0, message_frame("공지")))
     assert [effect.messages for effect in effects if isinstance(effect, Say)] == [1]
-    assert [effect.run.room for effect in effects if isinstance(effect, SayInRoom)] == ["x"]
+    runs = [effect.run for effect in effects if isinstance(effect, SayInRoom)]
+    assert [(run.room, run.seq, run.count, run.sender) for run in runs] == [("x", 1, 1, "")]
+    assert desk.state.rooms.by_key["x"].seq == 1
 
 
 def test_notices_wait_until_they_are_due() -> None:
@@ -336,6 +338,8 @@ def test_a_notice_in_the_order_of_plain_clients_is_a_message() -> None:
     desk.apply(Left(1.0, ["1.1.1.1:1"]))
     assert _said(desk.apply(NoticesDue(1.0))) == [" Disconnect : 1.1.1.1:1 "]
     assert (desk.state.messages, desk.state.sequencer.sequence) == (1, 1)
+    desk.apply(Announced(2.0, message_frame("공지")))
+    assert (desk.state.messages, desk.state.sequencer.sequence) == (2, 2)
     assert desk.apply(NoticesDue(9.0)) == []
 
 
@@ -368,6 +372,16 @@ def test_where_leaving_is_told_to_no_plain_client_members_still_hear_of_each_oth
     desk.apply(Configured(LIMITS, notices=True))
     desk.apply(Left(1.0, ["1.1.1.1:1"]))
     assert _said(desk.apply(NoticesDue(2.0))) == [" Disconnect : 1.1.1.1:1 "]
+
+
+def test_a_notice_that_waits_for_a_room_that_is_gone_is_told_to_no_room() -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    desk.leave(1)
+    desk.sweep()
+    desk.join(2, "bob", room="y")
+    assert [each["joined"]["room"] for each in _notices(desk.apply(NoticesDue(1.0)))] == ["y"]
+    assert desk.state.notice_due() is None
 
 
 @pytest.mark.parametrize(
