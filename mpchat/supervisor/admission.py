@@ -1,4 +1,4 @@
-"""Admission: who may connect: bans, how many connections fit, and how many may come from one address."""
+"""Admission: whether a client may connect: bans, the room that is left, the limit per address."""
 
 import time
 

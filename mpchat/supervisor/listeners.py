@@ -93,7 +93,7 @@ class Lookup:
     """Resolves hosts for a loop that must not wait for a name server.
 
     Host names are resolved in a thread, IP addresses at once. The thread starts no process and ends with
-    its answer, also if nobody asks for the result.
+    its answer, also if the result is not needed any more.
     """
 
     def __init__(self, hosts: tuple[str, ...], port: int) -> None:

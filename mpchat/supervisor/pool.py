@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -30,6 +31,16 @@ START_AGAIN = 1.0
 SIGNALS_APART = 0.05
 
 log = logging.getLogger("mpchat.supervisor")
+
+
+class Phase(Enum):
+    """Where the pool is between its start and its end."""
+
+    # Slots are given up sooner: a mistake that kills every worker should be reported at once.
+    STARTING = "starting"
+    SERVING = "serving"
+    # No worker is started or replaced.
+    ENDING = "ending"
 
 
 class PoolObserver(NamedTuple):
@@ -62,9 +73,7 @@ class WorkerPool:
         # One more than there were reloads; a worker keeps the generation of its start.
         self.generation = 1
         self.slots: dict[int, Slot] = {}
-        # While the server starts, slots are given up sooner; while it ends, no worker is replaced.
-        self.starting = True
-        self.ending = False
+        self.phase = Phase.STARTING
         # Connections that ended because their worker did.
         self.lost = 0
         self._reactor = reactor
@@ -143,7 +152,7 @@ class WorkerPool:
 
         If the system has no room for a process, try again later.
         """
-        if self.ending or slot.handle or slot.next or slot.number not in self.slots:
+        if self.phase is Phase.ENDING or slot.handle or slot.next or slot.number not in self.slots:
             return
         slot.cancel_restart()
         try:
@@ -170,7 +179,7 @@ class WorkerPool:
 
     def _cannot_start(self, slot: Slot, error: OSError) -> None:
         """Try again later: processes, descriptors or memory are short, for the moment."""
-        if self.starting:
+        if self.phase is Phase.STARTING:
             self._decide_restart(slot, 0.0, f"it could not be started: {error.strerror}")
             return
         log.warning("not started, %s, next try in %g s: worker %d", error.strerror, START_AGAIN, slot.number)
@@ -224,7 +233,7 @@ class WorkerPool:
             self._observer.on_ready()
 
     def _on_drained(self, handle: WorkerHandle) -> None:
-        if handle.retiring and not self.ending:
+        if handle.retiring and self.phase is not Phase.ENDING:
             handle.endpoint.send(Down.CLOSE, 0.0)
 
     def _on_death(self, slot: Slot, handle: WorkerHandle) -> None:
@@ -250,7 +259,7 @@ class WorkerPool:
         ):  # also at the end: connections in transit go back
             slot.handle, slot.old = slot.old, None
             log.warning("died, the one before it serves again: worker %d, %s", slot.number, handle.how)
-        elif self.ending:
+        elif self.phase is Phase.ENDING:
             slot.handle = None
             log.info("ended: worker %d, %s", slot.number, handle.how)
         else:
@@ -258,7 +267,7 @@ class WorkerPool:
             self._decide_restart(slot, lived, handle.how)
 
     def _decide_restart(self, slot: Slot, lived: float, how: str) -> None:
-        most = DEATHS_AT_START if self.starting else DEATHS_TO_FATAL
+        most = DEATHS_AT_START if self.phase is Phase.STARTING else DEATHS_TO_FATAL
         pause = slot.back_off.after_death(lived, most)
         if pause is not None:
             slot.restarts += 1
@@ -268,7 +277,7 @@ class WorkerPool:
         slot.state = SlotState.FATAL
         deaths = slot.back_off.deaths
         log.error("given up: worker %d, dead %d times in a row, %s", slot.number, deaths, how)
-        if self.starting:
+        if self.phase is Phase.STARTING:
             self._observer.on_hopeless(
                 f"worker {slot.number} died {deaths} times before it could serve, {how}"
             )
@@ -286,7 +295,7 @@ class WorkerPool:
 
     def drain(self) -> None:
         """Let every worker post what it has read; workers that are not ready have read nothing."""
-        self.ending = True
+        self.phase = Phase.ENDING
         for slot in self.slots.values():
             slot.cancel_restart()
             for handle in slot.handles:

@@ -11,7 +11,7 @@ from enum import Enum
 from mpchat.hub.hub import Hub
 from mpchat.supervisor.live_settings import LiveSettings
 from mpchat.supervisor.placement import Placement
-from mpchat.supervisor.pool import WorkerPool
+from mpchat.supervisor.pool import Phase, WorkerPool
 from mpchat.supervisor.refusals import Refusal
 
 # Seconds that a second request to stop leaves of the deadline.
@@ -47,7 +47,7 @@ class Shutdown:
     def begin(self) -> None:
         """Start no worker any more and refuse clients that wait for one."""
         self.deadline = time.monotonic() + self._settings.config.stop_timeout
-        self._pool.ending = True
+        self._pool.phase = Phase.ENDING
         self._placement.refuse(STOPPING)
 
     def hurry(self) -> None:

@@ -37,7 +37,7 @@ from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import open_listeners
 from mpchat.supervisor.live_settings import LiveSettings, limits_of
 from mpchat.supervisor.placement import Placement
-from mpchat.supervisor.pool import PoolObserver, WorkerPool
+from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
 from mpchat.supervisor.shutdown import Shutdown
 from mpchat.supervisor.startup import Order, StartFacts
@@ -74,7 +74,7 @@ class Supervisor:
             stack.callback(guard.release)
             # The last line, while the lock still keeps the next server from writing its first.
             stack.callback(self._log_stopped)
-            self._build(guard, stack)
+            self._build(guard, self._open(guard, stack), stack)
             for slot in self.pool.add(self.pool.wanted(self._order.config)):
                 self.pool.start(slot)
             while not self.lifecycle.stopping or any(self.pool.handles):
@@ -112,17 +112,23 @@ class Supervisor:
 
     # What it is built from, in order.
 
-    def _build(self, guard: Guard, stack: ExitStack) -> None:
+    def _open(self, guard: Guard, stack: ExitStack) -> RecordKeeper:
+        """Open the log, the record, the signals and the listeners; ``stack`` closes them."""
         config = self._order.config
         _open_log(config.log_file)
         record = RecordKeeper(guard.paths.record, Identity.of(os.getpid()), self.lifecycle.started)
         record.write()
         stack.callback(record.remove)
         signals.watch_signals(self.reactor, stack, config.log_file, self._on_signal)
-        descriptors = os_process.raise_descriptor_limit()
         self.acceptor = Acceptor(self.reactor, open_listeners(config.host, config.port), self._on_client)
         stack.callback(self.acceptor.close)
         record.set_addresses(self.acceptor.addresses)
+        return record
+
+    def _build(self, guard: Guard, record: RecordKeeper, stack: ExitStack) -> None:
+        """Make the parts that serve clients and commands; ``stack`` ends them."""
+        config = self._order.config
+        descriptors = os_process.raise_descriptor_limit()
         archive, past = _open_history(config, stack)
         self.hub = _make_hub(config, Path(config.bans or guard.paths.bans), archive, past)
         per_worker = connections_per_worker(descriptors, config.multiplexer)
@@ -181,7 +187,7 @@ class Supervisor:
     def _on_worker_ready(self) -> None:
         if self.lifecycle.state is State.STARTING and len(self.pool.serving) == len(self.pool):
             self.lifecycle.state = State.RUNNING
-            self.pool.starting = False
+            self.pool.phase = Phase.SERVING
             workers = f"{len(self.pool)} worker{'s' if len(self.pool) != 1 else ''}"
             log.info("ready: %s at %s", workers, ", ".join(self.acceptor.addresses))
             self.acceptor.open()

@@ -1,6 +1,6 @@
 """Worker watch: hears what workers say of their processes, and notices their deaths.
 
-News of a process (ready, beat, kicked, drained) goes to the worker's handle or to whoever asked; all other
+News of a process (ready, beat, kicked, drained) goes to the worker's handle or answers a question; all other
 items go to the hub. What a death means for the slot is :mod:`mpchat.supervisor.pool`'s decision.
 """
 

@@ -158,7 +158,7 @@ def test_those_who_find_no_room_when_a_worker_is_given_up_stay_where_they_were(f
                 stuck.close()
                 answer = background.answer()
         assert (answer.exit, answer.result["workers"]) == (NOT_STARTED, 3)
-        assert "those that would be left have no room" in answer.text
+        assert "the workers that would be left have no room" in answer.text
         assert [each["state"] for each in facts(server)["workers"]] == ["FATAL", "RUNNING", "RUNNING"]
         assert sum(connections(server)) == len(left)
         all_hear(left, END)
