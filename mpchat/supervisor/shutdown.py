@@ -5,7 +5,6 @@ Then clients get the farewell and what they are owed, and the workers end. A wor
 """
 
 import logging
-import time
 from enum import Enum
 
 from mpchat.hub.hub import Hub
@@ -44,15 +43,14 @@ class Shutdown:
         # When the present step must have come to its end (seconds, monotonic); None: it is not limited.
         self.deadline: float | None = None
 
-    def begin(self) -> None:
-        """Start no worker any more and refuse clients that wait for one."""
-        self.deadline = time.monotonic() + self._settings.config.stop_timeout
+    def begin(self, now: float) -> None:
+        """Start no worker any more and refuse clients that wait for one; ``now`` is monotonic."""
+        self.deadline = now + self._settings.config.stop_timeout
         self._pool.phase = Phase.ENDING
         self._placement.refuse(STOPPING)
 
-    def hurry(self) -> None:
+    def hurry(self, now: float) -> None:
         """Skip to the farewell, and leave clients little time for it."""
-        now = time.monotonic()
         self.deadline = min(self.deadline or now, now + QUICK)
         if self._step is Step.ARRIVALS:
             self._drain_workers()

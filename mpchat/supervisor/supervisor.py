@@ -102,13 +102,13 @@ class Supervisor:
         """Begin an orderly stop; asked for again, be quick."""
         if self.lifecycle.stopping:
             log.info("asked again, quick now: %s", why)
-            self.shutdown.hurry()
+            self.shutdown.hurry(time.monotonic())
             return
         log.info("stopping: %s", why)
         self.lifecycle.state = State.STOPPING
         self.acceptor.close()
         self.changes.cancel("the server was told to stop")
-        self.shutdown.begin()
+        self.shutdown.begin(time.monotonic())
 
     # What it is built from, in order.
 

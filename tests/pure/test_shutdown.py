@@ -1,0 +1,116 @@
+"""The steps of an orderly stop, with a clock as an argument and parts that only say what is so."""
+
+from typing import Any, cast
+
+from mpchat.supervisor.pool import Phase
+from mpchat.supervisor.shutdown import QUICK, STOP_GRACE, Shutdown
+
+STOP_TIMEOUT = 10.0
+
+
+class Parts:
+    """Settings, hub, pool and placement in one; ``done`` is what the shutdown has had them do."""
+
+    def __init__(self, farewell: str = "bye") -> None:
+        self.done: list[str] = []
+        self.config = self
+        self.stop_timeout, self.farewell = STOP_TIMEOUT, farewell
+        self.phase = Phase.SERVING
+        self.handles: list[Any] = []
+        # A connection is in transit; the workers have posted everything; the hub has put it in order.
+        self.moving = False
+        self.drained = self.empty = False
+
+    def turn(self, now: float) -> None:
+        self.done.append("turn")
+
+    def announce(self, text: str, now: float) -> None:
+        self.done.append(text)
+
+    def silence_notices(self, now: float) -> None:
+        self.done.append("silence")
+
+    def refuse(self, refusal: object) -> None:
+        pass
+
+    def drain(self) -> None:
+        self.done.append("drain")
+
+    def close(self, seconds: float) -> None:
+        self.done.append(f"close {seconds:g}")
+
+    def kill(self) -> None:
+        self.done.append("kill")
+
+    def take(self) -> list[str]:
+        done, self.done = self.done, []
+        return done
+
+
+def begun(**more: Any) -> tuple[Shutdown, Parts]:
+    """A shutdown that began at 100 s."""
+    parts = Parts(**more)
+    shutdown = Shutdown(*cast(Any, (parts, parts, parts, parts)))
+    shutdown.begin(100.0)
+    assert parts.phase is Phase.ENDING
+    return shutdown, parts
+
+
+def test_each_step_waits_for_the_one_before() -> None:
+    shutdown, parts = begun()
+    parts.moving = True
+    shutdown.proceed(101.0)
+    assert parts.take() == []
+    parts.moving = False
+    shutdown.proceed(102.0)
+    assert parts.take() == ["drain"]
+    parts.drained = True
+    shutdown.proceed(103.0)
+    assert parts.take() == []
+    parts.empty = True
+    shutdown.proceed(104.0)
+    assert parts.take() == ["turn", "bye", "turn", "silence", "close 6"]
+    assert shutdown.deadline == 110.0 + STOP_GRACE
+    shutdown.proceed(110.0 + STOP_GRACE - 0.01)
+    assert parts.take() == []
+
+
+def test_the_deadline_cuts_every_step_short_and_in_the_end_workers_are_killed_once() -> None:
+    shutdown, parts = begun()
+    parts.moving = True
+    shutdown.proceed(110.0)
+    assert parts.take() == ["drain"]
+    shutdown.proceed(110.0)
+    assert parts.take()[-1] == "close 0"
+    shutdown.proceed(110.0 + STOP_GRACE)
+    assert parts.take() == ["kill"]
+    assert shutdown.deadline is None
+    shutdown.proceed(1000.0)
+    assert parts.take() == []
+
+
+def test_without_a_farewell_nothing_is_announced() -> None:
+    shutdown, parts = begun(farewell="")
+    parts.drained = parts.empty = True
+    shutdown.proceed(100.0)
+    shutdown.proceed(100.0)
+    assert parts.take() == ["drain", "turn", "silence", "close 10"]
+
+
+def test_hurry_skips_to_the_farewell_and_leaves_little_time() -> None:
+    shutdown, parts = begun()
+    parts.moving = True
+    shutdown.hurry(101.0)
+    assert parts.take() == ["drain", "turn", "bye", "turn", "silence", f"close {QUICK:g}"]
+    shutdown.hurry(101.1)
+    assert parts.take() == []
+    shutdown.proceed(101.0 + QUICK + STOP_GRACE)
+    assert parts.take() == ["kill"]
+
+
+def test_hurry_near_the_deadline_gives_no_more_time_than_there_was() -> None:
+    shutdown, parts = begun()
+    shutdown.proceed(109.8)
+    assert parts.take() == ["drain"]
+    shutdown.hurry(109.875)
+    assert parts.take()[-1] == "close 0.125"
