@@ -218,6 +218,21 @@ def test_of_too_many_rooms_the_last_used_are_remembered_and_no_number_comes_twic
     assert loaded.epoch == first.epoch
 
 
+def test_a_room_that_is_used_again_is_remembered_for_longer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "SWEEP", 0.01)
+    with opened(path, rooms=2) as (store, _):
+        for seq, room, at in ((1, "a", 1000.0), (1, "b", 1001.0), (2, "a", 1002.0), (1, "c", 1003.0)):
+            store.save(run(room, seq, at=at))
+            written(store)
+        with closing(sqlite3.connect(path)) as db:
+            eventually(lambda: db.execute("SELECT count(*) FROM rooms").fetchone() == (2,), "two rooms")
+    loaded = load(path)
+    assert loaded.last == {"a": 2, "c": 1}
+    assert numbers(loaded, "a") == [1, 2]
+
+
 # Crashes, and what numbers mean afterwards.
 
 
