@@ -59,6 +59,7 @@ def refusal(checked: Callable[[str], str], text: str) -> str:
         "Ⅷ",
         "佐々木",  # 々 is a letter that modifies another
         "Xyz",
+        "ǅuro",
         "1.2.3",
         "1.2.3.4.5",
         "가" * 20,
