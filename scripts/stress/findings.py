@@ -11,11 +11,11 @@ KINDS = {
     "doubled": "a message that came twice",
     "reordered": "one sender's messages out of their own order",
     "differing": "an order, or a message under a number, that other clients do not have",
-    "strange": "bytes that nobody sent or asked for",
+    "strange": "bytes that no client sent or asked for",
     "unchecked": "a stream that could not be compared to its end",
     "answers": "garbage that the server answered too rarely or too often",
     "names": "two members with one name, or a free name refused",
-    "members": "a wrong answer to who is in a room",
+    "members": "a wrong answer about the members of a room",
     "private": "a private message that went astray, came twice or not at all",
     "hung": "something that the server owed and did not do in time",
 }

@@ -1,4 +1,4 @@
-"""The verdict of a run: the reasons why it is not clean, a dict for programs and a table for people.
+"""The verdict of a run: the reasons why it is not clean, a dict for programs and a table for readers.
 
 ``--json`` prints the dict:
 

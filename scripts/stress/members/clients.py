@@ -208,12 +208,12 @@ class MembersLoop(RequestLoop):
     def _welcomed(self, member: Member, connection: MemberConnection, now: float) -> None:
         talk, welcome = connection.talk, connection.talk.welcome
         if member.epoch not in ("", welcome["epoch"]):
-            text = f"{talk.who}: the epoch is {welcome['epoch']}, it was {member.epoch}"
+            text = f"{connection.name}: the epoch is {welcome['epoch']}, it was {member.epoch}"
             self.findings.note("strange", text)
         member.token, member.epoch = welcome["token"], welcome["epoch"]
         if talk.welcomes == 1:
             self.counts["welcomes"] += 1
-            self.names.welcomed(member.name, connection.number, talk.who, now, owner=True)
+            self.names.welcomed(member.name, connection.number, connection.name, now, owner=True)
             member.unsure = False
 
     def _owns(self, member: Member, now: float) -> bool:
@@ -223,9 +223,9 @@ class MembersLoop(RequestLoop):
     def _refused(self, member: Member, connection: MemberConnection, now: float) -> None:
         code, connection.talk.refusal = connection.talk.refusal, ""
         if code != "name_taken":
-            self.findings.note("strange", f"{connection.talk.who} was refused: {code}")
+            self.findings.note("strange", f"{connection.name} was refused: {code}")
         elif self._owns(member, now):
-            self.names.refused_to_owner(member.name, connection.talk.who)
+            self.names.refused_to_owner(member.name, connection.name)
         else:  # an earlier join was granted unheard, or the member came too late
             self.counts["renamed"] += 1
             member.names += 1
@@ -241,7 +241,7 @@ class MembersLoop(RequestLoop):
         if not connection.address[1]:
             self.counts[why] += 1  # it never began
         elif own or connection.role is not Role.OWN:  # else it was to be ended, or has ended itself
-            self.died.append((connection.address, f"{connection.talk.who}: {why}"))
+            self.died.append((connection.address, f"{connection.name}: {why}"))
         if member is not None and own:
             self._be_unsure(member, connection)
         self.close(connection)
@@ -422,7 +422,7 @@ class MembersLoop(RequestLoop):
         self.names.overdue(now)
         for connection in [each for each in self.connections if not each.live and now > each.deadline]:
             what = "its end" if connection.talk.former else "an answer to its join"
-            text = f"{connection.talk.who} waited {self.plan.patience:.0f} s for {what}"
+            text = f"{connection.name} waited {self.plan.patience:.0f} s for {what}"
             self.findings.note("hung", text)
             self.close(connection, reset=True)
             member = connection.member

@@ -48,9 +48,9 @@ class Asked(NamedTuple):
 class Conversation:
     """Checks a connection: note what is sent before taking what comes."""
 
-    def __init__(self, who: str, run: str, ledger: Ledger, mailbox: Mailbox, findings: Findings) -> None:
+    def __init__(self, label: str, run: str, ledger: Ledger, mailbox: Mailbox, findings: Findings) -> None:
         """Report to ``findings``; the ledger and the mailbox are those of all connections of a process."""
-        self.who = who
+        self.label = label
         self.run = run
         self.ledger = ledger
         self.mailbox = mailbox
@@ -115,16 +115,16 @@ class Conversation:
         elif kind == "error":
             self._on_error(body)
         elif kind != "pong" or not self.pings or self.pings.popleft() != body:
-            self.findings.note("strange", f"{self.who} got {got}")
+            self.findings.note("strange", f"{self.label} got {got}")
 
     def _answered(self, kind: Ask, got: object) -> Asked | None:
         """Return the request that this answers; report those before it, which were not answered."""
         if all(each.kind is not kind for each in self.asked):
-            self.findings.note("strange", f"{self.who} did not ask for {str(got)[:150]}")
+            self.findings.note("strange", f"{self.label} did not ask for {str(got)[:150]}")
             return None
         while (asked := self.asked.popleft()).kind is not kind:
             if not self.former:
-                self.findings.note("lost", f"{self.who} got no answer to {asked}, but {str(got)[:100]}")
+                self.findings.note("lost", f"{self.label} got no answer to {asked}, but {str(got)[:100]}")
         return asked
 
     def _on_error(self, error: Object) -> None:
@@ -136,7 +136,7 @@ class Conversation:
         if kind is Ask.JOIN:
             self.refusal = error["code"]
         elif kind is None or error["code"] != expected.get(kind):
-            self.findings.note("strange", f"{self.who} got {error} for {asked}")
+            self.findings.note("strange", f"{self.label} got {error} for {asked}")
 
     # A room.
 
@@ -147,7 +147,7 @@ class Conversation:
         if self.room:
             self._leave_room(asked)
         if welcome["room"] != asked.room or (self.name and welcome["name"] != self.name):
-            self.findings.note("strange", f"{self.who} asked for {asked} and got {welcome}")
+            self.findings.note("strange", f"{self.label} asked for {asked} and got {welcome}")
         self.name, self.room = welcome["name"], welcome["room"]
         self.welcome = welcome
         self.welcomes += 1
@@ -159,7 +159,7 @@ class Conversation:
         self._at_once = past * max(self.size, 300) < AT_ONCE
         self.members, self._balance, self._told = welcome["members"], None, None
         if self.members < 1:
-            self.findings.note("members", f"{self.who} is in {self.room} of {self.members}")
+            self.findings.note("members", f"{self.label} is in {self.room} of {self.members}")
 
     def _first(self, asked: Asked, welcome: Object) -> int | None:
         """Return the number that must come first, by request and answer."""
@@ -176,19 +176,19 @@ class Conversation:
             first = lost[1] + 1
             self.gaps += 1
         if not right:
-            self.findings.note("strange", f"{self.who} asked for {asked} and got {welcome}")
+            self.findings.note("strange", f"{self.label} asked for {asked} and got {welcome}")
         return first
 
     def _leave_room(self, asked: Asked) -> None:
         """Check that all that was said before the join came back before the welcome."""
         while self.unseen and self.unseen[0] < asked.number:
-            test = Sent(self.room, self.name, self.unseen.popleft())
+            sent = Sent(self.room, self.name, self.unseen.popleft())
             if self._at_once:
                 self.findings.note(
-                    "lost", f"{self.who} left {self.room} and its own {test.number} was not there"
+                    "lost", f"{self.label} left {self.room} and its own {sent.number} was not there"
                 )
             else:
-                self.ledger.owed.append(test)
+                self.ledger.owed.append(sent)
 
     @property
     def position(self) -> int:
@@ -208,34 +208,34 @@ class Conversation:
         elif "seq" in got:
             self._on_said(got)
         elif self.welcomes:
-            self.findings.note("strange", f"{self.who} got {got} as a member")
+            self.findings.note("strange", f"{self.label} got {got} as a member")
 
     def _on_said(self, got: Object) -> None:
         self.deliveries += 1
         seq = got["seq"]
         if got["room"] != self.room:
-            self.findings.note("strange", f"{self.who} is in {self.room or 'no room'} and got {got}")
+            self.findings.note("strange", f"{self.label} is in {self.room or 'no room'} and got {got}")
             return
         if self.next is None and seq > self.welcome["seq"] + 1:
             self.findings.note(
-                "lost", f"{self.who} began with {seq} in {self.room}, not {self.welcome['seq'] + 1}"
+                "lost", f"{self.label} began with {seq} in {self.room}, not {self.welcome['seq'] + 1}"
             )
         if self.next is not None and seq != self.next:
             kind = "lost" if seq > self.next else "doubled"
-            self.findings.note(kind, f"{self.who} got {seq} instead of {self.next} in {self.room}")
+            self.findings.note(kind, f"{self.label} got {seq} instead of {self.next} in {self.room}")
         self.next = max(seq, self.next or 0) + 1 if seq >= (self.next or 0) else self.next
         said = Said(got.get("from", ""), got["message"], got["at"])
-        self.ledger.heard(self.who, Heard(self.welcome["epoch"], self.room, seq, said))
+        self.ledger.heard(self.label, Heard(self.welcome["epoch"], self.room, seq, said))
         self.size = max(self.size, len(said.text) + 120)
-        test = read(self.run, said.text)
-        if test is not None and said.sender == self.name and not self.former:
-            self._came_back(test.number)
+        sent = read(self.run, said.text)
+        if sent is not None and said.sender == self.name and not self.former:
+            self._came_back(sent.number)
 
     def _came_back(self, number: int) -> None:
         if not self.unseen or number < self.unseen[0]:
             return  # it was said before, on another connection; the ledger finds whether it came twice
         while self.unseen and self.unseen[0] < number:
-            self.findings.note("lost", f"{self.who}: {number} came back, {self.unseen.popleft()} did not")
+            self.findings.note("lost", f"{self.label}: {number} came back, {self.unseen.popleft()} did not")
         if self.unseen:
             self.unseen.popleft()
 
@@ -244,7 +244,7 @@ class Conversation:
     def _on_notice(self, notice: Object, sign: int) -> None:
         names, count, members = notice["names"], notice["count"], notice["members"]
         if notice["room"] != self.room or len(names) != min(count, NAMED) or not count or members < 1:
-            self.findings.note("members", f"{self.who} in {self.room} got {notice}")
+            self.findings.note("members", f"{self.label} in {self.room} got {notice}")
             return
         # Notices of one moment come together, and all of them name the members after it.
         if self._told is not None and members != self._told:
@@ -261,7 +261,7 @@ class Conversation:
         """
         if self._balance is not None and self._balance != self._told:
             self.findings.note(
-                "members", f"{self.who} counts {self._balance} in {self.room}, and was told {self._told}"
+                "members", f"{self.label} counts {self._balance} in {self.room}, and was told {self._told}"
             )
             self._balance = self._told
 
@@ -280,35 +280,35 @@ class Conversation:
                 and (len(names) != who["members"] or (asked.room == self.room and self.name not in names))
             )
         ):
-            self.findings.note("members", f"{self.who} in {self.room} asked {asked} and got {who}")
+            self.findings.note("members", f"{self.label} in {self.room} asked {asked} and got {who}")
 
     # In private.
 
     def _on_private(self, got: Object) -> None:
         self.privates += 1
         sender, to, at = got["from"], got["to"], got["at"]
-        test = read(self.run, got["message"])
+        sent = read(self.run, got["message"])
         # A member may have its name in other letters than the sender wrote.
-        asked_for = test.room.casefold() if test is not None else ""
+        asked_for = sent.room.casefold() if sent is not None else ""
         if (
-            test is None
+            sent is None
             or asked_for != f">{to}".casefold()
-            or test.name != sender
+            or sent.name != sender
             or self.name not in (sender, to)
         ):
-            self.findings.note("private", f"{self.who}, who is {self.name!r}, got {got}")
+            self.findings.note("private", f"{self.label}, who is {self.name!r}, got {got}")
             return
         self._end = at
         if to == self.name:
-            self.mailbox.came(self.who, to, sender, test.number)
-            if test.number <= self._last_private.get(sender, -1):
-                self.findings.note("reordered", f"{self.who} got {sender}'s private {test.number} too late")
-            self._last_private[sender] = test.number
+            self.mailbox.came(self.label, to, sender, sent.number)
+            if sent.number <= self._last_private.get(sender, -1):
+                self.findings.note("reordered", f"{self.label} got {sender}'s private {sent.number} too late")
+            self._last_private[sender] = sent.number
         if sender == self.name and not self.former:
             asked = self._answered(Ask.TELL, got)
-            if asked is not None and asked.number != test.number:
-                self.findings.note("private", f"{self.who} told {asked}, and {got} came back")
-            self.mailbox.came_back(self.who, Told(sender, test.number, to, at))
+            if asked is not None and asked.number != sent.number:
+                self.findings.note("private", f"{self.label} told {asked}, and {got} came back")
+            self.mailbox.came_back(self.label, Told(sender, sent.number, to, at))
 
     # The end.
 

@@ -51,8 +51,8 @@ class Ledger:
         """Return the number of different messages."""
         return sum(map(len, self.rooms.values()))
 
-    def heard(self, who: str, heard: Heard) -> None:
-        """Compare a message that ``who`` received with what all others received under its number."""
+    def heard(self, label: str, heard: Heard) -> None:
+        """Compare a message that ``label`` received with what all others received under its number."""
         room = self.rooms.setdefault((heard.epoch, heard.room), {})
         known = room.get(heard.seq)
         if known is None:
@@ -60,14 +60,14 @@ class Ledger:
             self._fresh.append(heard)
             self.reached(heard.epoch, heard.room, heard.seq)
             if not self.checked:
-                self._check(who, heard)
+                self._check(label, heard)
         elif known != heard.said:
-            self.findings.note("differing", f"{who} got {heard}; others {known}, at {known.at}")
+            self.findings.note("differing", f"{label} got {heard}; others {known}, at {known.at}")
 
-    def _check(self, who: str, heard: Heard) -> None:
+    def _check(self, label: str, heard: Heard) -> None:
         sent = read(self.run, heard.said.text)
         if sent is None or sent.number == NEVER or (sent.room, sent.name) != (heard.room, heard.said.sender):
-            self.findings.note("strange", f"{who} got {heard}")
+            self.findings.note("strange", f"{label} got {heard}")
 
     def reached(self, epoch: str, room: str, seq: int) -> None:
         """Note that a room has reached the number ``seq``."""
@@ -112,4 +112,4 @@ class Ledger:
                 last - len(self.rooms.get(key, {})) for key, last in self.last.items() if key[1] == room
             )
             for sent in unseen[unheard:]:
-                self.findings.note("lost", f"nobody in {room} got {sent.name}'s {sent.number}")
+                self.findings.note("lost", f"no member in {room} got {sent.name}'s {sent.number}")

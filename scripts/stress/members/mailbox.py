@@ -35,17 +35,17 @@ class Mailbox:
         self.got: dict[str, set[tuple[str, int]]] = {}
         self._confirmed: set[tuple[str, int]] = set()
 
-    def came(self, who: str, name: str, sender: str, number: int) -> None:
+    def came(self, label: str, name: str, sender: str, number: int) -> None:
         """Note that ``name`` received a private message from ``sender``."""
         got = self.got.setdefault(name, set())
         if (sender, number) in got:
-            self.findings.note("private", f"{who} got {sender}'s {number} twice")
+            self.findings.note("private", f"{label} got {sender}'s {number} twice")
         got.add((sender, number))
 
-    def came_back(self, who: str, told: Told) -> None:
+    def came_back(self, label: str, told: Told) -> None:
         """Note that a sender received its own private message."""
         if (told.sender, told.number) in self._confirmed:
-            self.findings.note("private", f"{who} got its own {told.number} back twice")
+            self.findings.note("private", f"{label} got its own {told.number} back twice")
         self._confirmed.add((told.sender, told.number))
         self.told.append(told)
 

@@ -51,7 +51,7 @@ class MemberConnection(Connection):
 
     def __init__(self, number: int, role: Role, talk: Conversation) -> None:
         """Open a socket; ``number`` is unique in its process."""
-        super().__init__(talk.who)
+        super().__init__(talk.label)
         self.number = number
         self.role = role
         self.talk = talk
@@ -112,10 +112,12 @@ class RequestLoop(ClientLoop[MemberConnection]):
         """Return the name of any room."""
         return room_name(self.random.randrange(self.plan.rooms))
 
-    def open(self, role: Role, who: str, member: Member | None = None) -> MemberConnection | None:
+    def open(self, role: Role, label: str, member: Member | None = None) -> MemberConnection | None:
         """Begin a connection, of ``member`` where it is its own; None when it fails at once."""
         self._opened += 1
-        talk = Conversation(f"{who}/{self._opened}", self.plan.run, self.ledger, self.mailbox, self.findings)
+        talk = Conversation(
+            f"{label}/{self._opened}", self.plan.run, self.ledger, self.mailbox, self.findings
+        )
         connection = MemberConnection(self._opened, role, talk)
         if self._opened % TINY_EVERY == 0:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, TINY_BUFFER)

@@ -20,18 +20,18 @@ class Names:
         self._freed: set[str] = set()  # names whose owner has closed its connection in order
         self._to_end: dict[int, tuple[float, str]] = {}
 
-    def welcomed(self, name: str, number: int, who: str, now: float, *, owner: bool) -> None:
+    def welcomed(self, name: str, number: int, label: str, now: float, *, owner: bool) -> None:
         """Note that a connection was let in under a name; earlier ones with this name have to be ended."""
         here = self._here.setdefault(name, {})
         if owner:
             self._freed.discard(name)
         # A client learns later than the server that its worker was killed.
         if not owner and self.held(name, now + self.hold / 2) and name not in self._freed:
-            self.findings.note("names", f"{who} was let in as {name}, who is another member")
+            self.findings.note("names", f"{label} was let in as {name}, another member's name")
         for other, which in here.items():
             if other != number:
-                self._to_end.setdefault(other, (now, f"{which}, after {who} had come as {name}"))
-        here[number] = who
+                self._to_end.setdefault(other, (now, f"{which}, after {label} had come as {name}"))
+        here[number] = label
 
     def freed(self, name: str) -> None:
         """Note that the owner has closed its connection in order: the name may be free."""
@@ -48,14 +48,14 @@ class Names:
         """Say whether a name has a connection, or had one up to ``hold`` seconds ago."""
         return bool(self._here.get(name)) or now < self._left.get(name, float("-inf")) + self.hold
 
-    def refused_to_owner(self, name: str, who: str) -> None:
+    def refused_to_owner(self, name: str, label: str) -> None:
         """Note ``name_taken`` for a client that proved that the name is its own."""
-        self.findings.note("names", f"{who} was refused its own name {name}")
+        self.findings.note("names", f"{label} was refused its own name {name}")
 
-    def refused(self, name: str, who: str, since: float) -> None:
+    def refused(self, name: str, label: str, since: float) -> None:
         """Note ``name_taken`` for a stranger that asked at ``since``: a member must have the name."""
         if not self.held(name, since - self.patience):
-            self.findings.note("names", f"{who} was refused {name}, which nobody has")
+            self.findings.note("names", f"{label} was refused {name}, which no member has")
 
     def overdue(self, now: float) -> None:
         """Report connections whose name was taken over and that are still there."""

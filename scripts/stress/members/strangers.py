@@ -72,17 +72,17 @@ class Strangers:
 
     def answered(self, connection: MemberConnection, now: float) -> None:
         """Check the answer to a stranger's join."""
-        loop, who, name = self._loop, connection.talk.who, connection.asked_name
+        loop, name = self._loop, connection.asked_name
         code, connection.talk.refusal = connection.talk.refusal, ""
         connection.shown = connection.talk.welcomes
         if not code:
             loop.counts["strangers let in"] += 1
-            loop.names.welcomed(name, connection.number, who, now, owner=False)
+            loop.names.welcomed(name, connection.number, connection.name, now, owner=False)
         elif code == "name_taken":
             loop.counts["name_taken"] += 1
-            loop.names.refused(name, who, connection.asked_at)
+            loop.names.refused(name, connection.name, connection.asked_at)
         else:
-            loop.findings.note("strange", f"{who} was refused: {code}")
+            loop.findings.note("strange", f"{connection.name} was refused: {code}")
         heir = next((each for each in self._heirs if each.connection is connection), None)
         if heir is not None:
             self._heir_answered(heir, let_in=not code)

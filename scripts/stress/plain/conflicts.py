@@ -98,7 +98,7 @@ class Namer:
             if known(frame) or frame in truth:
                 note("doubled", f"{who} got {shown(frame)} twice")
             else:
-                note("strange", f"{who} got {shown(frame)}, which nobody else got")
+                note("strange", f"{who} got {shown(frame)}, which no other client got")
         if missing or extra:
             return
         names = ", ".join(map(shown, got[:6]))

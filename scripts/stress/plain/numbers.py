@@ -60,17 +60,17 @@ class Numbers:
         elif number in sender.missing:
             sender.missing.remove(number)
             self._findings.note(
-                "reordered", f"{name}:{number} comes after {name}:{sender.next - 1} for everybody"
+                "reordered", f"{name}:{number} comes after {name}:{sender.next - 1} for all clients"
             )
         else:
-            self._findings.note("doubled", f"everybody got {name}:{number} twice")
+            self._findings.note("doubled", f"all clients got {name}:{number} twice")
 
     def finish(self, sent: dict[int, int]) -> None:
         """Report missing messages; ``sent``: messages of each sender that lived to the end."""
         for name, sender in self._senders.items():
             for number in sorted(sender.missing):
-                self._findings.note("lost", f"nobody got {name}:{number}")
+                self._findings.note("lost", f"no client got {name}:{number}")
         for name, count in sent.items():
             seen = self._senders[name].next if name in self._senders else 0
             for number in range(seen, count) if seen >= 0 else ():
-                self._findings.note("lost", f"nobody got {name}:{number}, the last of a sender that lived")
+                self._findings.note("lost", f"no client got {name}:{number}, the last of a sender that lived")

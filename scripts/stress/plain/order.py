@@ -322,7 +322,7 @@ class OneOrder:
                 self._place(reader)
             reader.tries += reader.leaving
             if reader.state is State.WAITING and reader.tries > LATE_TRIES:
-                self.findings.note("unchecked", f"{reader.name} left with messages that nobody else got")
+                self.findings.note("unchecked", f"{reader.name} left with messages that no other client got")
                 self._remove(reader)
 
     def _holds(self, reader: Reader) -> int:
