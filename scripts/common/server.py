@@ -64,6 +64,7 @@ class Server:
     options: tuple[str, ...] = ()  # more flags of ``mpchat start``
     pid: int = 0
     address: Address = ("", 0)
+    stopped: bool = False  # in order, with nothing left
     seen: set[psutil.Process] = field(default_factory=set)  # all processes that it was seen to have
 
     @property
@@ -183,10 +184,13 @@ class Server:
             probe.settimeout(1)
             if probe.connect_ex(self.address) == 0:
                 left.append(f"port {self.address[1]} still answers")
+        self.stopped = not left
         return left
 
     def end(self) -> None:
         """Kill all that is left; call last, whatever happened."""
+        if self.stopped:
+            return
         try:
             self.command("stop", "--kill", "--timeout", "5")
         except HarnessError as error:

@@ -98,7 +98,8 @@ class Scenario:
         if run.options.any_fault:
             run.hurt(seconds * FAULTS_PART)
             run.join(stay)
-            run.wait_for_workers()
+            if run.options.kill_workers:
+                run.wait_for_workers()
             run.snapshot("after_faults")
             run.phase("after", seconds * AFTER_PART)
         run.snapshot("last")

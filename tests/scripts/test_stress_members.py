@@ -18,6 +18,8 @@ from scripts.stress.members.mailbox import Mailbox, Span, Told
 from scripts.stress.members.names import Names
 from scripts.stress.members.texts import NEVER, Sent, read, write
 
+pytestmark = pytest.mark.timeout(320)  # more than the longest run and its end
+
 RUN = "run"
 ROOM = "r"
 Object = dict[str, Any]

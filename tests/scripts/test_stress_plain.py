@@ -32,6 +32,8 @@ from scripts.stress.plain.numbers import Numbers
 from scripts.stress.plain.order import OneOrder, Reader, State
 from scripts.stress.report import Verdict
 
+pytestmark = pytest.mark.timeout(320)  # more than the longest run and its end
+
 TESTS = TestMessages("r")
 NOTICE = b'{"message":" Disconnect : 127.0.0.1:5 "}'
 MARK = 1

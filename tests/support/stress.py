@@ -1,6 +1,7 @@
 """Running the stress tests from tests: the command, faults in the server that it starts, and what it left."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from support.harness import Server
 from support.injected import inject
 
 ROOT = Path(__file__).resolve().parents[2]
+# Seconds for a run; on two busy cores each command of mpchat takes some.
+LONGEST_RUN = 240
 COMMAND = (sys.executable, "-m", "scripts.stress")
 
 
@@ -28,18 +31,19 @@ def only(findings: Findings, **expected: int) -> None:
 
 def stress(scenario: str, *flags: str) -> tuple[int, dict[str, Any]]:
     """Run a scenario; return its exit code and its verdict."""
-    done = subprocess.run(
-        [*COMMAND, scenario, "--json", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.stdout, done.stderr
-    assert not done.stderr, done.stderr
-    verdict: dict[str, Any] = json.loads(done.stdout)
-    return done.returncode, verdict
+    pipe = subprocess.PIPE
+    command = [*COMMAND, scenario, "--json", *flags]
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as run:
+        try:
+            printed, errors = run.communicate(timeout=LONGEST_RUN)
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGINT)  # a run that is interrupted leaves nothing behind
+            run.communicate(timeout=60)
+            pytest.fail(f"the run took more than {LONGEST_RUN} s")
+    assert printed, errors
+    assert not errors, errors
+    verdict: dict[str, Any] = json.loads(printed)
+    return run.returncode, verdict
 
 
 def broken(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
