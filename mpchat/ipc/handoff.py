@@ -1,8 +1,8 @@
 """Hand-off: live connections on their way between processes, over a Unix socket used for nothing else.
 
-A parcel is a message with the descriptors that it speaks of. The socket carries parcels only: bytes without
-descriptors in front of a parcel would be merged with it. Nothing here blocks, and what is received is close
-on exec. What the messages say stands at the top; who acts on them is the supervisor and the worker.
+A handoff message goes with the descriptors that it speaks of. The socket carries handoff messages only:
+bytes without descriptors in front of one would be merged with it. Nothing here blocks, and what is received
+is close on exec. What the messages say stands at the top; who acts on them is the supervisor and the worker.
 """
 
 import array
@@ -15,10 +15,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from mpchat.protocol.session import SessionState
+from mpchat.ipc.connection_state import FRESH
 
-# A fresh connection's baggage: msgpack's nil.
-NO_BAGGAGE = msgspec.Raw(b"\xc0")
 # The kernel's limit for one message (SCM_MAX_FD); one more is EINVAL.
 MAX_DESCRIPTORS = 253
 # What passes, and is not the other process's end: too many descriptors of this user in flight, no memory.
@@ -34,29 +32,8 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-class Baggage(msgspec.Struct, frozen=True, array_like=True):
-    """All of a moved connection but its socket, as of a moment in which nobody touches it."""
-
-    session: SessionState
-    # Which stream it reads: that of plain clients, a room's, or none; see the worker.
-    room: int
-    # Its place in the stream; see ``stream_buffer.Place``.
-    number: int
-    byte: int
-    # What is for this client alone, and whether a part of it has gone.
-    outbox: bytes
-    outbox_open: bool
-    # When the client was last heard, when the frame that it is in the middle of last made progress, and when
-    # it was last read from here: seconds on the monotonic clock, which all processes share.
-    heard: float
-    half_since: float | None
-    left_at: float
-    # How many messages it may send at once, as of when it was last heard; below nothing: it waits.
-    allowance: float
-
-
-class Passenger(msgspec.Struct, frozen=True, array_like=True):
-    """A connection on its way. A fresh one has no baggage; a moved one's is passed on unread.
+class ConnectionInTransit(msgspec.Struct, frozen=True, array_like=True):
+    """A connection on its way. A fresh one has no state; a moved one's is passed on unread.
 
     The peer's address travels too, because ``getpeername`` fails after a reset.
     """
@@ -64,14 +41,16 @@ class Passenger(msgspec.Struct, frozen=True, array_like=True):
     identity: int
     host: str
     port: int
-    baggage: msgspec.Raw = NO_BAGGAGE
+    state: msgspec.Raw = FRESH
 
 
-class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
-    """Take these; one descriptor each, in the same order. From a worker it is the answer to being asked to
-    give some away, and may be empty."""
+class Handoff(msgspec.Struct, frozen=True, array_like=True, tag="handoff"):
+    """Take these connections; one descriptor each, in the same order.
 
-    passengers: list[Passenger]
+    From a worker it is the answer to being asked to let connections move, and may be empty.
+    """
+
+    connections: list[ConnectionInTransit]
 
 
 class Receipt(msgspec.Struct, frozen=True, array_like=True, tag="receipt"):
@@ -88,31 +67,23 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, tag="receipt"):
         return bool(self.acks or self.nacks or self.closed)
 
 
-def read_message(message: bytes) -> Offer | Receipt:
-    """Decode what a parcel says."""
-    decoded: Offer | Receipt = _decoder.decode(message)
+def read_message(message: bytes) -> Handoff | Receipt:
+    """Decode what a message says."""
+    decoded: Handoff | Receipt = _decoder.decode(message)
     return decoded
 
 
-def pack(baggage: Baggage) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.msgpack.encode(baggage))
+_decoder = msgspec.msgpack.Decoder(Handoff | Receipt)
 
 
-def unpack(baggage: msgspec.Raw) -> Baggage | None:
-    return msgspec.msgpack.decode(baggage, type=Baggage | None)
-
-
-_decoder = msgspec.msgpack.Decoder(Offer | Receipt)
-
-
-class Parcel(NamedTuple):
+class HandoffMessage(NamedTuple):
     """A message as it arrived; ``descriptors`` is None when not all of them could be received."""
 
     message: bytes
     descriptors: list[int] | None
 
 
-class ParcelSocket:
+class HandoffSocket:
     """One end of a hand-off socket pair."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -133,7 +104,7 @@ class ParcelSocket:
         return bool(self._out) and self.resting is None
 
     def send(self, message: bytes, descriptors: list[int]) -> None:
-        """Send a parcel as soon as it can go; the descriptors must stay open until it has gone.
+        """Send a message as soon as it can go; the descriptors must stay open until it has gone.
 
         Raises ``OSError`` when the other process is gone.
         """
@@ -161,8 +132,8 @@ class ParcelSocket:
             else:  # the descriptors went with the first byte
                 self._out[0] = (memoryview(data)[sent:], [])
 
-    def receive(self) -> list[Parcel]:
-        """Return the parcels that have arrived; ``EOFError`` when the other process is gone."""
+    def receive(self) -> list[HandoffMessage]:
+        """Return the messages that have arrived; ``EOFError`` when the other process is gone."""
         try:
             data, ancillary, flags, _ = self.sock.recvmsg(_READ_SIZE, _ANCILLARY_SIZE, _CLOEXEC)
         except BlockingIOError:
@@ -178,10 +149,10 @@ class ParcelSocket:
         if not data:
             raise EOFError
         self._in += data
-        return self._parcels()
+        return self._whole_messages()
 
-    def _parcels(self) -> list[Parcel]:
-        parcels = []
+    def _whole_messages(self) -> list[HandoffMessage]:
+        messages = []
         while len(self._in) >= _HEADER.size:
             length, count = _HEADER.unpack_from(self._in)
             end = _HEADER.size + length
@@ -189,8 +160,8 @@ class ParcelSocket:
                 break
             message = bytes(self._in[_HEADER.size : end])
             del self._in[:end]
-            parcels.append(Parcel(message, self._groups.popleft() if count else []))
-        return parcels
+            messages.append(HandoffMessage(message, self._groups.popleft() if count else []))
+        return messages
 
     def close(self) -> None:
         """Close the socket and every descriptor that arrived and was not taken."""

@@ -43,7 +43,7 @@ class Down(IntEnum):
     FILL = FIRST_KIND + 17  # (count, frames) of the stream that are older than this worker
     FILLED = FIRST_KIND + 18  # None: what follows is new
     BATCH = FIRST_KIND + 19  # (count, frames) for everybody; acknowledged when clients can have them
-    MOVE = FIRST_KIND + 20  # how many connections to give away; answered with an offer
+    MOVE = FIRST_KIND + 20  # how many connections to give away; answered with a handoff
     SYNCED = FIRST_KIND + 21  # None: the answer to SYNC
     KICK = FIRST_KIND + 22  # (request, "host:port" or "host")
     DRAIN = FIRST_KIND + 23  # None: read nothing more, post what you have, say DRAINED

@@ -20,7 +20,7 @@ from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.placement_policy import MAX_UNACKED, choose_worker
 from mpchat.supervisor.refusals import Refusal
-from mpchat.supervisor.worker_handle import Arrivals, Traveller, WorkerHandle
+from mpchat.supervisor.worker_handle import Arrivals, HeldConnection, WorkerHandle
 
 WORKERS_FULL = Refusal("the workers are out of descriptors; try again later")
 
@@ -35,7 +35,7 @@ class Placement:
         self.per_worker = per_worker
         self._reactor = reactor
         self._acceptor = acceptor
-        self._unplaced: list[Traveller] = []
+        self._unplaced: list[HeldConnection] = []
         # Connections by host, wherever they are by now.
         self._hosts: Counter[str] = Counter()
         self._identities = count(1)
@@ -74,19 +74,19 @@ class Placement:
     def enter(self, sock: socket.socket, host: str, port: int) -> None:
         """Take a connection that may come in; the acceptor rests while too many wait."""
         self._hosts[host] += 1
-        self._unplaced.append(Traveller(next(self._identities), sock, host, port))
+        self._unplaced.append(HeldConnection(next(self._identities), sock, host, port))
         if len(self._unplaced) >= MAX_UNACKED:
             self._acceptor.pause()
 
     def watch(self, handle: WorkerHandle) -> None:
         """Listen to a worker that was just started."""
-        self._reactor.watch(handle.parcels, READ, partial(self._on_parcels, handle))
+        self._reactor.watch(handle.handoff, READ, partial(self._on_handoff, handle))
 
     def unwatch(self, handle: WorkerHandle) -> None:
         """Take a dead worker's last receipts, and its connections back."""
         while self._receive(handle):
             pass
-        self._reactor.forget(handle.parcels)
+        self._reactor.forget(handle.handoff)
         self._hosts.subtract(handle.hosts)
         self._hosts += Counter()  # drops those that none are left of
         self._unplaced += handle.close()
@@ -102,18 +102,18 @@ class Placement:
         self._unplaced.sort(key=lambda each: not each.moved)
         by_slot = {handle.slot: handle for handle in handles}
         placed = 0
-        for traveller in self._unplaced:
+        for connection in self._unplaced:
             chosen = choose_worker(candidates, self._turn)
-            if chosen is None or (placed >= free and not traveller.moved):
+            if chosen is None or (placed >= free and not connection.moved):
                 break
             self._turn += 1
             placed += 1
-            by_slot[chosen.slot].assign(traveller, now)
+            by_slot[chosen.slot].assign(connection, now)
             candidates[candidates.index(chosen)] = chosen.with_one_more()
         del self._unplaced[:placed]
         for handle in handles:
-            if handle.offering:
-                self._send_offers(handle)
+            if handle.has_assigned:
+                self._send_handoffs(handle)
         if self._unplaced and handles and all(now < handle.full_until for handle in handles):
             self.refuse(WORKERS_FULL)
 
@@ -122,53 +122,53 @@ class Placement:
         or the last ``most`` of them."""
         here = [each for each in self._unplaced if not each.moved and host in (None, each.host)]
         refused = here if most is None else here[-most:]
-        for traveller in refused:
-            self._forget_host(traveller.host)
-            self._acceptor.refuse(traveller.sock, refusal)
+        for connection in refused:
+            self._forget_host(connection.host)
+            self._acceptor.refuse(connection.sock, refusal)
         gone = {each.identity for each in refused}
         self._unplaced = [each for each in self._unplaced if each.identity not in gone]
 
-    def _send_offers(self, handle: WorkerHandle) -> None:
+    def _send_handoffs(self, handle: WorkerHandle) -> None:
         with suppress(OSError):  # it is gone: its death gives the connections back
-            handle.send_offers()
+            handle.send_handoffs()
         self._watch_again(handle)
 
     def _watch_again(self, handle: WorkerHandle) -> None:
-        interest = READ | WRITE if handle.parcels.unsent else READ
-        self._reactor.change(handle.parcels, interest, partial(self._on_parcels, handle))
-        if handle.parcels.resting is not None and handle not in self._resting:
-            log.warning("clients wait, %s: worker %d", handle.parcels.resting.strerror, handle.slot)
+        interest = READ | WRITE if handle.handoff.unsent else READ
+        self._reactor.change(handle.handoff, interest, partial(self._on_handoff, handle))
+        if handle.handoff.resting is not None and handle not in self._resting:
+            log.warning("clients wait, %s: worker %d", handle.handoff.resting.strerror, handle.slot)
             self._resting.add(handle)
             self._reactor.call_later(REST, partial(self._try_again, handle))
 
     def _try_again(self, handle: WorkerHandle) -> None:
         if not handle.closed:
             with suppress(OSError):
-                handle.parcels.pump()
-            if handle.parcels.resting is not None:
+                handle.handoff.pump()
+            if handle.handoff.resting is not None:
                 self._reactor.call_later(REST, partial(self._try_again, handle))
                 return
             self._watch_again(handle)
         self._resting.discard(handle)
 
-    def _on_parcels(self, handle: WorkerHandle, mask: int) -> None:
+    def _on_handoff(self, handle: WorkerHandle, mask: int) -> None:
         if handle.closed:  # its death was dealt with earlier in this turn
             return
         if mask & WRITE:
             with suppress(OSError):
-                handle.parcels.pump()
+                handle.handoff.pump()
             self._watch_again(handle)
-        if mask & READ and self._receive(handle) and (handle.parcels.unsent or handle.parcels.resting):
+        if mask & READ and self._receive(handle) and (handle.handoff.unsent or handle.handoff.resting):
             self._watch_again(handle)
 
     def _receive(self, handle: WorkerHandle) -> bool:
         """Read receipts; returns False when there is nothing more to read ever."""
         try:
-            parcels = handle.parcels.receive()
+            messages = handle.handoff.receive()
         except (EOFError, OSError):
             return False
-        for parcel in parcels:
-            arrivals = handle.on_parcel(parcel)
+        for arrived in messages:
+            arrivals = handle.on_message(arrived)
             self._unplaced += arrivals.unplaced
             self._note_moves(handle, arrivals)
             self._pauses += arrivals.pauses

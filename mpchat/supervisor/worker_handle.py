@@ -25,13 +25,13 @@ from mpchat.hub.endpoint import Endpoint
 from mpchat.instance.record import Identity
 from mpchat.ipc import os_process as process
 from mpchat.ipc.channel import Link, make_queue
+from mpchat.ipc.connection_state import FRESH
 from mpchat.ipc.handoff import (
     MAX_DESCRIPTORS,
-    NO_BAGGAGE,
-    Offer,
-    Parcel,
-    ParcelSocket,
-    Passenger,
+    ConnectionInTransit,
+    Handoff,
+    HandoffMessage,
+    HandoffSocket,
     Receipt,
     own,
     read_message,
@@ -46,10 +46,10 @@ from mpchat.worker import worker
 SHORT_OF_DESCRIPTORS = 1.0
 
 
-class Traveller(NamedTuple):
+class HeldConnection(NamedTuple):
     """A connection on its way, from accept or from another worker, until it is acked.
 
-    ``since`` is when it was offered (seconds, monotonic); ``baggage`` is what a moved one brings along.
+    ``since`` is when it was assigned to a worker (seconds, monotonic); ``state`` is that of a moved one.
     """
 
     identity: int
@@ -57,20 +57,20 @@ class Traveller(NamedTuple):
     host: str
     port: int
     since: float = 0.0
-    baggage: msgspec.Raw = NO_BAGGAGE
+    state: msgspec.Raw = FRESH
 
     @property
     def moved(self) -> bool:
-        return self.baggage is not NO_BAGGAGE
+        return self.state is not FRESH
 
 
 class Arrivals(NamedTuple):
-    """What a parcel from a worker brought: connections that need a place, the hosts of connections that
+    """What a message from a worker brought: connections that need a place, the hosts of connections that
     ended, connections that it has taken, and how long each of the moved ones among them had to wait."""
 
-    unplaced: list[Traveller]
+    unplaced: list[HeldConnection]
     ended: list[str]
-    taken: list[Traveller]
+    taken: list[HeldConnection]
     pauses: list[float]
 
 
@@ -86,25 +86,25 @@ class WorkerHandle:
         # It beats, and has room, as its own settings say.
         self.heartbeat = Heartbeat(config.hang_timeout, time.monotonic())
         self.select = config.multiplexer == "select"
-        self.unacked: dict[int, Traveller] = {}
+        self.unacked: dict[int, HeldConnection] = {}
         self.connections = 0
         self.hosts: Counter[str] = Counter()
         self.full_until = 0.0
         self.closed = False
         # True while it has been asked to give connections away and has not answered.
         self.asked = False
-        # How many it has given away, and how many of its offers had to be refused.
+        # How many it has given away, and how many of its handoffs had to be refused.
         self.given = 0
         self.refused = 0
         # It was told to end because it has no connections any more; it has posted everything; how it ended.
         self.retiring = False
         self.drained = False
         self.how = ""
-        self._offers: list[Traveller] = []
+        self._assigned: list[HeldConnection] = []
         up, window = make_queue()
         down, _ = make_queue()
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.parcels = ParcelSocket(near)
+        self.handoff = HandoffSocket(near)
         self.endpoint = Endpoint(slot, Link(up, down, window))
         with far:
             self.process = self._start(config, (down, up, window), far, workers_lock)
@@ -153,38 +153,43 @@ class WorkerHandle:
         oldest = now - next(iter(self.unacked.values())).since if self.unacked else 0.0
         return Candidate(self.slot, self.connections, len(self.unacked), oldest, limit)
 
-    def assign(self, traveller: Traveller, now: float) -> None:
-        """Put a connection on its way; :meth:`send_offers` sends all of a turn in one message."""
-        self.unacked[traveller.identity] = traveller._replace(since=now)
-        self._offers.append(traveller)
+    def assign(self, connection: HeldConnection, now: float) -> None:
+        """Put a connection on its way; :meth:`send_handoffs` sends all of a turn in one message."""
+        self.unacked[connection.identity] = connection._replace(since=now)
+        self._assigned.append(connection)
 
-    def send_offers(self) -> None:
+    def send_handoffs(self) -> None:
         """Send what was assigned. Raises ``OSError`` when the worker is gone; nothing is lost by that."""
-        while self._offers:
-            batch = self._offers[:MAX_DESCRIPTORS]
-            del self._offers[:MAX_DESCRIPTORS]
-            offer = Offer([Passenger(each.identity, each.host, each.port, each.baggage) for each in batch])
-            self.parcels.send(msgspec.msgpack.encode(offer), [each.sock.fileno() for each in batch])
+        while self._assigned:
+            batch = self._assigned[:MAX_DESCRIPTORS]
+            del self._assigned[:MAX_DESCRIPTORS]
+            in_transit = [
+                ConnectionInTransit(each.identity, each.host, each.port, each.state) for each in batch
+            ]
+            handoff = Handoff(in_transit)
+            self.handoff.send(msgspec.msgpack.encode(handoff), [each.sock.fileno() for each in batch])
 
     @property
-    def offering(self) -> bool:
-        return bool(self._offers)
+    def has_assigned(self) -> bool:
+        return bool(self._assigned)
 
     def ask_for(self, count: int) -> None:
-        """Ask the worker to give up to ``count`` connections away; its answer is an offer."""
+        """Ask the worker to give up to ``count`` connections away; its answer is a handoff."""
         self.asked = True
         self.endpoint.send_now(Down.MOVE, count)
 
-    def on_parcel(self, parcel: Parcel) -> Arrivals:
+    def on_message(self, arrived: HandoffMessage) -> Arrivals:
         """Take what the worker says about connections."""
-        message = read_message(parcel.message)
-        return self._on_offer(message, parcel) if isinstance(message, Offer) else self._on_receipt(message)
+        message = read_message(arrived.message)
+        if isinstance(message, Handoff):
+            return self._on_handoff(message, arrived)
+        return self._on_receipt(message)
 
     def _on_receipt(self, receipt: Receipt) -> Arrivals:
         taken = [self.unacked.pop(identity) for identity in receipt.acks]
-        for traveller in taken:
-            self.hosts[traveller.host] += 1
-            traveller.sock.close()
+        for connection in taken:
+            self.hosts[connection.host] += 1
+            connection.sock.close()
         returned = [self.unacked.pop(identity) for identity in receipt.nacks]
         if returned:
             self.full_until = time.monotonic() + SHORT_OF_DESCRIPTORS
@@ -193,18 +198,18 @@ class WorkerHandle:
             self._one_less_from(host)
         return Arrivals(returned, receipt.closed, taken, receipt.pauses)
 
-    def _on_offer(self, offer: Offer, parcel: Parcel) -> Arrivals:
+    def _on_handoff(self, handoff: Handoff, arrived: HandoffMessage) -> Arrivals:
         """Take connections back from the worker, or leave them with it when there are no descriptors."""
         self.asked = False
-        identities = [each.identity for each in offer.passengers]
-        if parcel.descriptors is None:
+        identities = [each.identity for each in handoff.connections]
+        if arrived.descriptors is None:
             self.refused += 1
             self._answer(Receipt(nacks=identities))
             return Arrivals([], [], [], [])
         unplaced = []
-        for each, descriptor in zip(offer.passengers, parcel.descriptors, strict=True):
+        for each, descriptor in zip(handoff.connections, arrived.descriptors, strict=True):
             sock = own(descriptor, each.host)
-            unplaced.append(Traveller(each.identity, sock, each.host, each.port, baggage=each.baggage))
+            unplaced.append(HeldConnection(each.identity, sock, each.host, each.port, state=each.state))
             self._one_less_from(each.host)
         self.connections -= len(unplaced)
         self.given += len(unplaced)
@@ -213,7 +218,7 @@ class WorkerHandle:
 
     def _answer(self, receipt: Receipt) -> None:
         with suppress(OSError):  # it is gone, and needs no answer
-            self.parcels.send(msgspec.msgpack.encode(receipt), [])
+            self.handoff.send(msgspec.msgpack.encode(receipt), [])
 
     def _one_less_from(self, host: str) -> None:
         self.hosts[host] -= 1
@@ -236,12 +241,12 @@ class WorkerHandle:
         """End it at once. It is our child and not yet waited for, so its number is its own."""
         self.process.kill()
 
-    def close(self) -> list[Traveller]:
+    def close(self) -> list[HeldConnection]:
         """Give everything free once the process has ended; returns what was on its way to it."""
         self.closed = True
         self.process.join()
         self.process.close()
-        self.parcels.close()
+        self.handoff.close()
         self.endpoint.link.close()
-        travellers, self.unacked = list(self.unacked.values()), {}
-        return travellers
+        held, self.unacked = list(self.unacked.values()), {}
+        return held

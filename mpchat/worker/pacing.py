@@ -7,6 +7,15 @@ BRISK = 256 << 10
 
 # Seconds before a late client's pace can be judged at all.
 BRISK_GRACE = 0.25
+# The share of the setting coalesce for which posts are gathered when the last ones went up just before; the
+# rest is the fan-out's. Nearly all of it: a trip to the hub and back wakes two processes, and what went up
+# together comes down together.
+GATHER_SHARE = 0.9
+
+
+def gather_time(coalesce: float) -> float:
+    """Return for how long posts are gathered, in seconds, out of the setting coalesce."""
+    return coalesce * GATHER_SHARE
 
 
 def next_post(posted_at: float, gather: float) -> float:

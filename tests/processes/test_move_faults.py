@@ -49,37 +49,38 @@ pytestmark = pytest.mark.one_python
 BEGIN, END = "= begin =", "= end ="
 COUNT = 24
 
-# Steps of a move, in groups that share a server: the worker's method in which a step happens, whether the
-# fault stands before or after it, at which call, and what else must be true.
-_DRAIN, _CLOSE, _SYNCED = (f"arguments[0] == worker.Down.{kind}" for kind in ("DRAIN", "CLOSE", "SYNCED"))
-_BEGIN, _FILL, _FILLED = (f"arguments[0] == worker.Down.{kind}" for kind in ("BEGIN", "FILL", "FILLED"))
+# Steps of a move, in groups that share a server: the method of a part of the worker in which a step happens,
+# whether the fault stands before or after it, at which call, and what else must be true.
+_DRAIN, _CLOSE, _SYNCED = (f"arguments[0] == Down.{kind}" for kind in ("DRAIN", "CLOSE", "SYNCED"))
+_BEGIN, _FILL, _FILLED = (f"arguments[0] == Down.{kind}" for kind in ("BEGIN", "FILL", "FILLED"))
+_RECEIPT = "handoff_channel.HandoffChannel.send_receipt"
 STEPS = {
     "the old one gives": {
-        "asked": ("_prepare_to_give", "before", 1, ""),
-        "has stopped reading and said SYNC": ("_prepare_to_give", "after", 1, ""),
-        "is told SYNCED": ("_on_order", "before", 1, _SYNCED),
-        "before it sends the offer": ("_give_away", "before", 1, ""),
-        "has taken some of them out": ("_pack", "after", 3, ""),
+        "asked": ("migration.Migration.prepare", "before", 1, ""),
+        "has stopped reading and said SYNC": ("migration.Migration.prepare", "after", 1, ""),
+        "is told SYNCED": ("downlink.Downlink.take", "before", 1, _SYNCED),
+        "before it sends the handoff": ("migration.Migration.send", "before", 1, ""),
+        "has taken some of them out": ("migration.Migration.export_state", "after", 3, ""),
     },
     "the old one has given": {
-        "has sent the offer": ("_give_away", "after", 1, ""),
-        "before it lets go": ("_on_receipt", "before", 1, ""),
-        "has let go": ("_on_receipt", "after", 1, ""),
-        "told to drain": ("_on_order", "before", 1, _DRAIN),
-        "told to close": ("_on_order", "before", 1, _CLOSE),
+        "has sent the handoff": ("migration.Migration.send", "after", 1, ""),
+        "before it lets go": ("migration.Migration.take_receipt", "before", 1, ""),
+        "has let go": ("migration.Migration.take_receipt", "after", 1, ""),
+        "told to drain": ("downlink.Downlink.take", "before", 1, _DRAIN),
+        "told to close": ("downlink.Downlink.take", "before", 1, _CLOSE),
     },
     "the new one begins": {
-        "begins": ("run", "before", 1, ""),
-        "told where the stream begins": ("_on_order", "before", 1, _BEGIN),
-        "being filled": ("_on_order", "after", 1, _FILL),
-        "filled, before it says READY": ("_on_order", "before", 1, _FILLED),
-        "has said READY": ("_on_order", "after", 1, _FILLED),
+        "begins": ("worker.Worker.run", "before", 1, ""),
+        "told where the stream begins": ("downlink.Downlink.take", "before", 1, _BEGIN),
+        "being filled": ("downlink.Downlink.take", "after", 1, _FILL),
+        "filled, before it says READY": ("downlink.Downlink.take", "before", 1, _FILLED),
+        "has said READY": ("downlink.Downlink.take", "after", 1, _FILLED),
     },
     "the new one takes": {
-        "offered": ("_adopt", "before", 1, ""),
-        "takes the fourth": ("_go_on", "before", 4, ""),
-        "has taken them, before the acks": ("_send_receipt", "before", 1, "self.receipt.acks"),
-        "has sent the acks": ("_send_receipt", "after", 1, "self.receipt.acks"),
+        "handed over": ("migration.Migration.take_handoff", "before", 1, ""),
+        "takes the fourth": ("migration.Migration.import_state", "before", 4, ""),
+        "has taken them, before the acks": (_RECEIPT, "before", 1, "self.receipt.acks"),
+        "has sent the acks": (_RECEIPT, "after", 1, "self.receipt.acks"),
     },
 }
 
@@ -92,10 +93,12 @@ _FAULT = """
     def install(worker, slot):
         for steps in {steps!r}.values():
             for step, how in steps.items():
-                put(worker, step, *how)
+                put(step, *how)
 
-    def put(worker, step, name, when, nth, condition):
-        method, calls = getattr(worker.Worker, name), [0]
+    def put(step, name, when, nth, condition):
+        from mpchat.ipc.items import Down
+
+        (part, method), calls = part_of_worker(name), [0]
 
         def strike():
             try:
@@ -109,7 +112,7 @@ _FAULT = """
                 os.kill(os.getpid(), signal.Signals[what])
 
         def with_fault(self, *arguments):
-            counts = not condition or eval(condition, dict(self=self, arguments=arguments, worker=worker))
+            counts = not condition or eval(condition, dict(self=self, arguments=arguments, Down=Down))
             if counts and when == "before":
                 strike()
             result = method(self, *arguments)
@@ -117,7 +120,7 @@ _FAULT = """
                 strike()
             return result
 
-        setattr(worker.Worker, name, with_fault)
+        setattr(part, name.rpartition(".")[2], with_fault)
 """
 
 
@@ -203,9 +206,9 @@ def check_answer(group: str, step: str, answer: ReceivedAnswer) -> None:
     ("group", "steps"),
     [
         ("the old one gives", ["asked", "is told SYNCED"]),
-        ("the old one has given", ["has sent the offer"]),
+        ("the old one has given", ["has sent the handoff"]),
         ("the new one begins", ["has said READY"]),
-        ("the new one takes", ["offered", "has sent the acks"]),
+        ("the new one takes", ["handed over", "has sent the acks"]),
     ],
 )
 def test_stopped_at_a_step_of_a_reload(folder: Path, group: str, steps: list[str]) -> None:
@@ -329,13 +332,13 @@ def test_a_moved_connection_that_cannot_be_watched_is_ended_and_the_others_go_on
     """As with a fresh one, for which that may happen too: it costs the worker nothing more."""
     fault = """
         def install(worker, slot):
-            listen = worker.Connection.listen
+            connection, listen = part_of_worker("connection.Connection.listen")
             def fail(self, reactor, interest):
                 if flagged("faulty") and interest & worker.READ:
                     os.unlink(os.path.join(FOLDER, "faulty"))
                     raise OSError(28, "injected")
                 listen(self, reactor, interest)
-            worker.Connection.listen = fail
+            connection.listen = fail
     """
     with configured(folder, fault=fault, workers=1) as server, listeners(server, COUNT) as crowd:
         (folder / "site" / "faulty").touch()

@@ -104,18 +104,19 @@ def test_lag_limits_up_and_down_under_load(folder: Path) -> None:
 # A new worker that goes on with everything else, and takes connections in a second and a half later.
 _TAKES_ITS_TIME = """
     def install(worker, slot):
-        adopt, turn, waiting = worker.Worker._adopt, worker.Worker.turn, []
+        migration, take = part_of_worker("migration.Migration.take_handoff")
+        turn, waiting = worker.Worker.turn, []
 
-        def later(self, passengers, parcel):
-            moved = any(bytes(each.baggage) != b"\\xc0" for each in passengers)
-            waiting.append((time.monotonic() + 1.5 * moved, passengers, parcel))
+        def later(self, handoff, descriptors):
+            moved = any(bytes(each.state) != b"\\xc0" for each in handoff.connections)
+            waiting.append((time.monotonic() + 1.5 * moved, handoff, descriptors))
 
         def with_fault(self):
             while waiting and time.monotonic() >= waiting[0][0]:
-                adopt(self, *waiting.pop(0)[1:])
+                take(self.migration, *waiting.pop(0)[1:])
             turn(self)
 
-        worker.Worker._adopt, worker.Worker.turn = later, with_fault
+        migration.take_handoff, worker.Worker.turn = later, with_fault
 """
 
 

@@ -415,7 +415,7 @@ def test_the_real_server_keeps_its_promises_to_named_clients() -> None:
 BREAKS = {
     "one message of the past is left out": (
         """
-        enter = worker.Worker._enter
+        clients, enter = part_of_worker("clients.Clients.enter")
         def broken(self, head, frames):
             at, kept = 0, b""
             while at < len(frames):
@@ -424,30 +424,27 @@ BREAKS = {
                     kept += frames[at:end]
                 at = end
             enter(self, head, kept)
-        worker.Worker._enter = broken
+        clients.enter = broken
         """,
         {"lost"},
     ),
     "what is for one alone is sent twice": (
         """
-        tell = worker.Worker._tell
+        clients, tell = part_of_worker("clients.Clients.tell")
         def broken(self, identity, frames):
             tell(self, identity, frames + frames if b'|1|"' in frames else frames)
-        worker.Worker._tell = broken
+        clients.tell = broken
         """,
         {"private", "strange", "reordered", "lost"},
     ),
     "a connection that was taken over is not ended": (
         """
-        order = worker.Worker._on_order
-        def broken(self, kind, payload):
-            connection = kind == worker.Down.END and self.connections.get(payload[0])
+        clients, _ = part_of_worker("clients.Clients.end_by_identity")
+        def broken(self, identity, reason):
+            connection = self.by_identity.get(identity)
             if connection:
-                connection.fanout.leave(connection)
-                self._forget_if_empty(connection.fanout)
-            else:
-                order(self, kind, payload)
-        worker.Worker._on_order = broken
+                self.rooms.leave(connection)
+        clients.end_by_identity = broken
         """,
         {"names"},
     ),

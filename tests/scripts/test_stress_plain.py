@@ -422,16 +422,18 @@ def test_connections_move_again_and_again_and_nothing_is_lost() -> None:
 # misses it, for which the program waits half a minute.
 AT_A_MOVE = """
     def install(worker, slot):
-        pack = worker.Worker._pack
+        from msgspec.structs import replace
+
+        migration, export = part_of_worker("migration.Migration.export_state")
 
         def broken(self, connection):
-            baggage = pack(self, connection)
-            replace, state = worker.msgspec.structs.replace, baggage.session
+            state = export(self, connection)
+            number = state.place.number
             if {when} and once():
                 {what}
-            return baggage
+            return state
 
-        worker.Worker._pack = broken
+        migration.export_state = broken
 
     def once():
         try:
@@ -448,14 +450,14 @@ UNREAD = """
         return count[0]
 """
 BREAKS = {
-    "a message is lost": ("True", "baggage = replace(baggage, number=baggage.number + 1)"),
+    "a message is lost": ("True", "state = replace(state, place=state.place._replace(number=number + 1))"),
     "a message is doubled": (
-        "baggage.number > 100",
-        "baggage = replace(baggage, number=baggage.number - 1)",
+        "number > 100",
+        "state = replace(state, place=state.place._replace(number=number - 1))",
     ),
     "a byte of half a frame is lost": (
-        "len(state.partial) > 5",
-        "baggage = replace(baggage, session=replace(state, partial=state.partial[:-1]))",
+        "len(state.session.partial) > 5",
+        "state = replace(state, session=replace(state.session, partial=state.session.partial[:-1]))",
     ),
 }
 

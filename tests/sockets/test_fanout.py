@@ -19,9 +19,12 @@ from support.waiting import eventually
 from mpchat.protocol.session import Session
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker import fanout as module
+from mpchat.worker import shared_pages
 from mpchat.worker.connection import LIVE, Connection, tune
-from mpchat.worker.fanout import ENOUGH, SHARED_BY, SHARED_SIZE, SLICE, TRY_AGAIN, Fanout
+from mpchat.worker.counters import Counters
+from mpchat.worker.fanout import ENOUGH, SLICE, TRY_AGAIN, Fanout
 from mpchat.worker.pacing import must_hold
+from mpchat.worker.shared_pages import SHARED_BY, SHARED_SIZE
 
 SocketPair = tuple[socket.socket, socket.socket]
 
@@ -82,7 +85,10 @@ class Hall:
 
     def __init__(self, *, lag_limit: int = LAG) -> None:
         self.reactor = Reactor()
-        self.fanout = Fanout(self.reactor, lag_limit=lag_limit, coalesce=0.0, on_gone=self.on_gone)
+        self.counters = Counters()
+        self.fanout = Fanout(
+            self.reactor, lag_limit=lag_limit, coalesce=0.0, keeper=self, counters=self.counters
+        )
         self.published: list[bytes] = []
         self.members: list[Member] = []
         self.gone: dict[Connection, OSError | None] = {}
@@ -92,7 +98,7 @@ class Hall:
         if mask & WRITE:
             self.fanout.on_writable(connection)
 
-    def on_gone(self, connection: Connection, error: OSError | None) -> None:
+    def lost(self, connection: Connection, error: OSError | None) -> None:
         assert connection not in self.gone, "told twice"
         self.gone[connection] = error
         self.end(connection)
@@ -203,8 +209,8 @@ def hall(*, lag_limit: int = LAG) -> Iterator[Hall]:
 def pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blobs are copied to each socket, or all go by way of pages that sockets share."""
     shared = request.param == "shared"
-    monkeypatch.setattr(module, "SHARED_SIZE", 1 if shared else 1 << 30)
-    monkeypatch.setattr(module, "SHARED_BY", 1)
+    monkeypatch.setattr(shared_pages, "SHARED_SIZE", 1 if shared else 1 << 30)
+    monkeypatch.setattr(shared_pages, "SHARED_BY", 1)
 
 
 PAIRS = pytest.mark.parametrize("make", [unix_pair, tcp_pair])
@@ -225,7 +231,7 @@ def test_a_late_client_catches_up_byte_by_byte(
         room.deliver(prompt, late)
         room.check(prompt)
         room.check(late)
-        assert room.fanout.delivered == 200
+        assert room.counters.delivered == 200
         room.publish(message(100))
         room.deliver(prompt, late)
         room.check(late)
@@ -693,7 +699,7 @@ def test_wherever_and_whenever_a_client_is_moved_it_gets_the_same_bytes(
         assert not made.halls[0].gone
         assert not made.halls[1].gone
         # Each message is counted once for it, wherever it was given.
-        assert sum(each.fanout.delivered for each in made.halls) == len(made.published)
+        assert sum(each.counters.delivered for each in made.halls) == len(made.published)
 
 
 def test_a_client_that_is_ahead_waits_until_the_stream_has_come_there() -> None:

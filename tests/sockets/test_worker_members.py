@@ -12,11 +12,13 @@ from support.harness import Client, frame, raw_frame
 
 from mpchat.config import resolve
 from mpchat.ipc.channel import Link, make_queue
-from mpchat.ipc.handoff import ParcelSocket, Passenger, pack
+from mpchat.ipc.connection_state import encode_state
+from mpchat.ipc.handoff import ConnectionInTransit, HandoffSocket
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import CLOSED
 from mpchat.worker.connection import Connection
-from mpchat.worker.worker import OUTBOX_LIMIT, Worker
+from mpchat.worker.reading import OUTBOX_LIMIT
+from mpchat.worker.worker import Worker
 
 ROOM = 7
 # What Linux says of a connection that is no more (TCP_CLOSE).
@@ -31,8 +33,8 @@ class Bench:
         down, _ = make_queue()
         self.near, self.far = socket.socketpair()
         self.link = Link(up, down, window)
-        self.worker = Worker(resolve([])[0], Link(down, up, window), ParcelSocket(self.near))
-        self.worker.reactor.watch(self.worker.parcels, 1, lambda mask: None)
+        self.worker = Worker(resolve([])[0], Link(down, up, window), HandoffSocket(self.near))
+        self.worker.handoff.serve(self.worker.migration)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.clients: list[Client] = []
 
@@ -41,15 +43,15 @@ class Bench:
         client = Client(self.listener.getsockname())
         self.clients.append(client)
         sock, (host, port) = self.listener.accept()
-        self.worker._welcome(Passenger(identity, host, port), sock)
+        self.worker.migration.take(ConnectionInTransit(identity, host, port), sock)
         client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
-        connection = self.worker.connections[identity]
+        connection = self.worker.clients.by_identity[identity]
         self.until(lambda: connection.session.asked)
         self.order(Down.ENTER, ((identity, ROOM, 0, True), b""))
         return client, connection
 
     def order(self, kind: Down, payload: object) -> None:
-        self.worker._on_order(kind, payload)
+        self.worker.downlink.take(kind, payload)
 
     def until(self, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 10
@@ -58,11 +60,11 @@ class Bench:
             self.worker.reactor.turn(0.01)
 
     def close(self) -> None:
-        for connection in list(self.worker.connections.values()):
+        for connection in list(self.worker.clients.by_identity.values()):
             connection.sock.close()
         for client in self.clients:
             client.close()
-        for each in (self.near, self.far, self.listener, self.link, self.worker.link):
+        for each in (self.near, self.far, self.listener, self.link, self.worker.uplink.link):
             each.close()
         self.worker.reactor.close()
 
@@ -82,25 +84,25 @@ def test_who_is_read_from_after_the_last_of_his_room_has_gone_leaves_like_everyb
     # It learns of the reset by sending: the room speaks before it looks at its sockets.
     said = frame("hello")
     bench.until(lambda: alices.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == GONE)
-    bench.worker._publish_in_rooms([(ROOM, 1, len(said))], said)
-    bench.worker.rooms[ROOM].work(time.monotonic())
+    bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
+    bench.worker.rooms.by_number[ROOM].work(time.monotonic())
     assert alices not in alices.fanout
     assert not alices.closed
     bob.close()
     bench.until(lambda: bobs.closed)
     bench.until(lambda: alices.closed)
-    assert {each[0] for each in bench.worker.left} == {1, 2}
+    assert {each[0] for each in bench.worker.uplink.left} == {1, 2}
     # Who was reset has not gone in order: his name is held for him.
-    assert CLOSED not in {each[2] for each in bench.worker.left if each[0] == 1}
-    assert not bench.worker.rooms
+    assert CLOSED not in {each[2] for each in bench.worker.uplink.left if each[0] == 1}
+    assert not bench.worker.rooms.by_number
 
 
 def test_who_has_been_silent_for_an_hour_may_not_say_at_once_what_an_hour_allows(bench: Bench) -> None:
     client, connection = bench.member(1)
-    bench.worker.config = replace(bench.worker.config, flood_burst=10, flood_rate=10)
+    bench.worker.clients.reading.config = replace(bench.worker.config, flood_burst=10, flood_rate=10)
     connection.heard -= 3600.0
     client.send_raw(frame("x") * 100)
-    bench.until(lambda: sum(count for _, count, _ in bench.worker.posts) > 10)
+    bench.until(lambda: sum(count for _, count, _ in bench.worker.uplink.posts) > 10)
     assert not connection.reading
 
 
@@ -112,25 +114,27 @@ def test_who_asks_for_the_past_again_and_again_and_does_not_read_it_is_cut_off(b
         bench.order(Down.ENTER, ((1, ROOM, 0, False), past))
         assert len(connection.outbox) <= most + len(past)
     assert connection.closed
-    assert bench.worker.ended["slow consumer"] == 1
+    assert bench.worker.counters.ended["slow consumer"] == 1
 
 
 def test_a_member_moved_in_the_middle_of_a_frame_gets_it_whole_before_anything_else(bench: Bench) -> None:
     """Also before what others say to this member alone, which comes before the room does."""
     client, connection = bench.member(1)
     frames = [raw_frame(b"%d" % number + bytes(60_000)) for number in range(100)]
-    bench.worker._publish_in_rooms([(ROOM, len(frames), sum(map(len, frames)))], b"".join(frames))
-    bench.worker.rooms[ROOM].complete(time.monotonic(), pending=True)
+    bench.worker.rooms.publish([(ROOM, len(frames), sum(map(len, frames)))], b"".join(frames))
+    bench.worker.rooms.by_number[ROOM].complete(time.monotonic(), pending=True)
     assert connection.cursor > 0
     others = [b"an answer", b"for you alone"]
-    bench.worker._reply(connection, raw_frame(others[0]))
-    baggage = bench.worker._pack(connection)
-    assert (baggage.byte, baggage.outbox_open) == (0, True)
-    assert 0 < len(baggage.outbox) < len(frames[0]) + 11
-    assert 0 < baggage.number < len(frames)
-    bench.worker._welcome(Passenger(1, connection.host, connection.port, pack(baggage)), connection.sock)
+    bench.worker.clients.reply(connection, raw_frame(others[0]))
+    state = bench.worker.migration.export_state(connection)
+    assert (state.place.byte, state.outbox_open) == (0, True)
+    assert 0 < len(state.outbox) < len(frames[0]) + 11
+    assert 0 < state.place.number < len(frames)
+    bench.worker.migration.take(
+        ConnectionInTransit(1, connection.host, connection.port, encode_state(state)), connection.sock
+    )
     bench.order(Down.TELL, (1, raw_frame(others[1])))
-    bench.order(Down.ENTER, ((1, ROOM, len(frames), True), b"".join(frames[baggage.number :])))
+    bench.order(Down.ENTER, ((1, ROOM, len(frames), True), b"".join(frames[state.place.number :])))
     data = bytearray()
     client.sock.setblocking(False)
 
@@ -156,25 +160,25 @@ def test_small_answers_that_are_not_read_are_not_copied_for_each_further_one(ben
 
 def test_who_does_not_read_answers_is_not_read_from_when_he_has_been_quiet_long_enough(bench: Bench) -> None:
     client, connection = bench.member(1)
-    bench.worker._reply(connection, b"\0\0" * (4 << 20))
+    bench.worker.clients.reply(connection, b"\0\0" * (4 << 20))
     held = len(connection.outbox)
     assert held >= OUTBOX_LIMIT
     client.send_raw(b"\0\0" * 1000)
-    bench.worker._quiet_is_over(connection)
-    bench.worker._resume()
+    bench.worker.clients.reading.quiet_is_over(connection)
+    bench.worker.clients.reading.resume()
     assert not connection.reading
     assert len(connection.outbox) == held
 
 
 def test_who_reads_a_long_answer_while_the_room_speaks_is_read_from_again(bench: Bench) -> None:
     client, connection = bench.member(1)
-    bench.worker._reply(connection, bytes(8 << 20))
+    bench.worker.clients.reply(connection, bytes(8 << 20))
     gone = (8 << 20) - len(connection.outbox)
     connection.outbox = connection.outbox[: 2 * OUTBOX_LIMIT]  # what one more send will take
     while gone:
         gone -= len(client.sock.recv(gone))
     said = frame("hello")
-    bench.worker._publish_in_rooms([(ROOM, 1, len(said))], said)
-    bench.worker.rooms[ROOM].work(time.monotonic())
+    bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
+    bench.worker.rooms.by_number[ROOM].work(time.monotonic())
     bench.until(lambda: not connection.outbox)
     bench.until(lambda: connection.reading)

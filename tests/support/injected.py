@@ -43,6 +43,12 @@ def before_each_turn(worker, act):
         turn(self)
     worker.Worker.turn = with_fault
 
+def part_of_worker(name):
+    """Return a class of the worker and a method of it; ``name`` is MODULE.CLASS.METHOD."""
+    module, part, method = name.split(".")
+    part = getattr(sys.modules[f"mpchat.worker.{module}"], part)
+    return part, getattr(part, method)
+
 def flagged(name):
     return os.path.exists(os.path.join(FOLDER, name))
 

@@ -1,0 +1,161 @@
+"""Clients: the connections that this worker owns, from when they have come until they have ended or left.
+
+What clients send is read in :mod:`mpchat.worker.reading`, what they are sent goes through
+:mod:`mpchat.worker.rooms`. This keeps the register, sends what is for one client alone, and ends connections.
+"""
+
+import logging
+
+from mpchat.config import Config
+from mpchat.ipc.items import Up
+from mpchat.ipc.reasons import SLOW
+from mpchat.ipc.stream_buffer import Place
+from mpchat.protocol.messages import error_frame
+from mpchat.reactor import READ, WRITE, Reactor
+from mpchat.worker.connection import Connection
+from mpchat.worker.counters import Counters
+from mpchat.worker.handoff_channel import HandoffChannel
+from mpchat.worker.lifetime import Lifetime
+from mpchat.worker.reading import OUTBOX_LIMIT, Reading
+from mpchat.worker.rooms import Rooms
+from mpchat.worker.uplink import Uplink
+
+# Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
+IDLE, HALF_A_FRAME = "idle", "half a frame"
+CUT_OFF = frozenset({SLOW, IDLE, HALF_A_FRAME})
+
+# What a member is told whose connection the operator ends.
+_KICKED = error_frame("kicked", "the operator has ended your connection")
+
+log = logging.getLogger("mpchat.worker")
+
+
+class Clients:
+    """The connections of a worker."""
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Reactor,
+        uplink: Uplink,
+        handoff: HandoffChannel,
+        counters: Counters,
+        lifetime: Lifetime,
+    ) -> None:
+        """Begin with none."""
+        self.config = config
+        self.by_identity: dict[int, Connection] = {}
+        self.rooms = Rooms(config, reactor, counters, self)
+        self.reading = Reading(config, reactor, uplink, self, lifetime)
+        self._reactor = reactor
+        self._uplink = uplink
+        self._handoff = handoff
+        self._counters = counters
+        self._lifetime = lifetime
+
+    def __len__(self) -> int:
+        return len(self.by_identity)
+
+    def owns(self, connection: Connection) -> bool:
+        """Tell whether a connection is here: it has neither ended nor left."""
+        return self.by_identity.get(connection.identity) is connection
+
+    def enter(self, head: tuple[int, int, int, bool], frames: bytes) -> None:
+        """Let a client read another stream, after what it is owed of the one before and ``frames``."""
+        identity, room_number, number, live = head
+        connection = self.by_identity.get(identity)
+        if connection is None or connection not in connection.fanout:  # it is gone
+            return
+        connection.replaying = not live
+        self.rooms.enter(connection, frames, room_number, Place(number) if live else None)
+
+    def reply(self, connection: Connection, frames: bytes) -> None:
+        """Send a client an answer; while it does not read its answers it is not read from."""
+        log.debug("> answered: %s", connection.address)
+        self.rooms.reply(connection, frames)
+        if not connection.closed and len(connection.outbox) >= OUTBOX_LIMIT:
+            connection.no_longer(self._reactor, READ)
+
+    def tell(self, identity: int, frames: bytes) -> None:
+        """Send a client what others have to say to it alone; one that does not read it is cut off."""
+        connection = self.by_identity.get(identity)
+        if connection is None:
+            return
+        self.reply(connection, frames)
+        if not connection.closed and len(connection.outbox) > self.config.lag_limit:
+            self.end(connection, SLOW)
+
+    def on_writable(self, connection: Connection) -> None:
+        """Send a client what it is owed; ask for more of a room's past when it has what there was."""
+        connection.fanout.on_writable(connection)
+        if connection.replaying and connection.fanout.is_live(connection):
+            connection.replaying = False
+            self._uplink.say(Up.MORE, connection.identity)
+        if not connection.closed and not connection.reading:
+            self.reading.read_again(connection)
+
+    # The end of connections.
+
+    def lost(self, connection: Connection, error: OSError | None) -> None:
+        """Take a client that a fan-out has given up. One that is gone may have said something before it went,
+        which is still to be read; reading comes to an end by itself."""
+        if error is None:
+            self.end(connection, SLOW)
+        elif isinstance(error, ConnectionError) and not self._lifetime.draining:
+            connection.fanout.leave(connection)
+            connection.outbox = b""
+            connection.no_longer(self._reactor, WRITE)
+            self.reading.read_again(connection)
+        else:
+            self.end(connection, error.strerror or "send failed")
+
+    def end(self, connection: Connection, reason: str) -> None:
+        """End a connection and tell the hub, once, after the last of its posts."""
+        if connection.closed:
+            return
+        connection.closed = True
+        self._counters.ended[reason] += 1
+        del self.by_identity[connection.identity]
+        self.reading.forget(connection)
+        self.rooms.leave(connection)
+        connection.listen(self._reactor, 0)
+        connection.sock.close()
+        if connection.session.asked:
+            self._uplink.left.append((connection.identity, connection.address, reason))
+        else:
+            self._uplink.left.append(connection.address)
+        self._handoff.receipt.closed.append(connection.host)
+        level = logging.WARNING if reason in CUT_OFF else logging.DEBUG
+        log.log(level, "= ended, %s: %s", reason, connection.address)
+
+    def end_by_identity(self, identity: int, reason: str) -> None:
+        """End a connection because the hub says so, if it is still here."""
+        if identity in self.by_identity:
+            self.end(self.by_identity[identity], reason)
+
+    def stop_reading(self) -> None:
+        """Read from no client any more; the worker drains."""
+        for connection in self.by_identity.values():
+            connection.no_longer(self._reactor, READ)
+
+    def kick(self, address: str) -> int:
+        """End the connections from an address ("host:port" or "host"); returns how many there were."""
+        kicked = [each for each in self.by_identity.values() if address in (each.address, each.host)]
+        for connection in kicked:
+            log.info("kicked: %s", connection.address)
+            if connection.session.asked:  # plain clients get nothing that they know nothing of
+                connection.fanout.reply(connection, _KICKED)
+            self.end(connection, "kicked")
+        return len(kicked)
+
+    def end_overdue(self, now: float) -> None:
+        """End connections that the idle timeout and the half-frame timeout have caught up with."""
+        if limit := self.config.idle_timeout:
+            silent = [
+                each for each in self.by_identity.values() if now - max(each.heard, each.quiet_until) > limit
+            ]
+            for connection in silent:
+                self.end(connection, IDLE)
+        if limit := self.config.frame_timeout:
+            for connection in self.reading.inside_a_frame(now - limit):
+                self.end(connection, HALF_A_FRAME)

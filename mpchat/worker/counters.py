@@ -1,0 +1,15 @@
+"""Counters: one set of figures for all fan-outs, dialects and rooms of a worker, counted from its start."""
+
+from collections import Counter
+
+
+class Counters:
+    """What a worker has done so far."""
+
+    def __init__(self) -> None:
+        # Messages that clients have sent.
+        self.messages_in = 0
+        # Messages given to clients, each counted once per client that took it.
+        self.delivered = 0
+        # Connections ended by this worker, by reason.
+        self.ended: Counter[str] = Counter()

@@ -1,0 +1,104 @@
+"""Handoff channel: a worker's end of the socket over which connections come and go, in the worker's loop.
+
+It sends what can be sent, waits where the system has no room for a moment, and gathers one receipt a turn.
+"""
+
+import logging
+import os
+from typing import Protocol
+
+import msgspec
+
+from mpchat.ipc.handoff import REST, Handoff, HandoffMessage, HandoffSocket, Receipt, read_message
+from mpchat.reactor import READ, WRITE, Reactor
+from mpchat.worker.lifetime import Lifetime
+
+log = logging.getLogger("mpchat.worker")
+
+
+class Arrivals(Protocol):
+    """What takes what arrives; see ``migration.Migration``."""
+
+    def take_handoff(self, handoff: Handoff, descriptors: list[int] | None) -> None:
+        """Take connections; without descriptors when not all of them could be received."""
+
+    def take_receipt(self, receipt: Receipt) -> None:
+        """Take what became of connections that were handed over."""
+
+
+class HandoffChannel:
+    """The hand-off socket of a worker."""
+
+    def __init__(self, reactor: Reactor, sock: HandoffSocket, lifetime: Lifetime) -> None:
+        """Take over ``sock``; :meth:`serve` begins to listen."""
+        self.sock = sock
+        # What is to be told of connections at the end of this turn.
+        self.receipt = Receipt([], [], [], [])
+        self._reactor = reactor
+        self._lifetime = lifetime
+        self._arrivals: Arrivals | None = None
+        # True while nothing can be sent to the supervisor for a moment.
+        self._resting = False
+
+    def serve(self, arrivals: Arrivals) -> None:
+        """Listen, and give ``arrivals`` what comes."""
+        self._arrivals = arrivals
+        self._reactor.watch(self.sock, READ, self._on_ready)
+
+    def _on_ready(self, mask: int) -> None:
+        try:
+            if mask & WRITE:
+                self.sock.pump()
+                self._watch_again()
+            messages = self.sock.receive()
+        except EOFError:
+            self._lifetime.lose_supervisor()
+            return
+        except OSError as error:
+            self._lifetime.lose_handoff(error)
+            return
+        for each in messages:
+            self._take(each)
+
+    def _take(self, arrived: HandoffMessage) -> None:
+        assert self._arrivals is not None
+        message = read_message(arrived.message)
+        if isinstance(message, Handoff):
+            self._arrivals.take_handoff(message, arrived.descriptors)
+        else:
+            self._arrivals.take_receipt(message)
+
+    def send_receipt(self) -> None:
+        """Send what is to be told of connections, if anything."""
+        if self.receipt:
+            receipt, self.receipt = self.receipt, Receipt([], [], [], [])
+            self.send(receipt, [])
+
+    def send(self, message: Handoff | Receipt, descriptors: list[int]) -> None:
+        """Send a message as soon as it can go; the descriptors must stay open until then."""
+        try:
+            self.sock.send(msgspec.msgpack.encode(message), descriptors)
+        except OSError as error:
+            self._lifetime.lose_handoff(error)
+            return
+        self._watch_again()
+
+    def _watch_again(self) -> None:
+        interest = READ | WRITE if self.sock.unsent else READ
+        self._reactor.change(self.sock, interest, self._on_ready)
+        if self.sock.resting is not None and not self._resting:
+            log.warning("connections wait, %s: worker %d", self.sock.resting.strerror, os.getpid())
+            self._resting = True
+            self._reactor.call_later(REST, self._send_again)
+
+    def _send_again(self) -> None:
+        try:
+            self.sock.pump()
+        except OSError as error:
+            self._lifetime.lose_handoff(error)
+            return
+        if self.sock.resting is not None:
+            self._reactor.call_later(REST, self._send_again)
+            return
+        self._resting = False
+        self._watch_again()

@@ -1,0 +1,141 @@
+"""Late clients: those that are not where their stream is, and how they catch up.
+
+A client that could not take all of a blob is late: it keeps a cursor, and is sent slices of the stream until
+it has caught up. That is with the next flush if there is one in a moment, for a busy room fills sockets and
+readers empty them all the time; else when its socket becomes writable. A client that falls out of the stream
+is a slow consumer. A client that is ahead of the stream is early, and is sent nothing until the stream is
+there.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
+from mpchat.reactor import WRITE, Reactor
+from mpchat.worker.connection import EARLY, Connection
+from mpchat.worker.pacing import is_brisk
+
+# Bytes a late client is sent in one go, about what its socket's buffer takes.
+CATCH_UP = 128 << 10
+# Seconds between two judgements of whether the room is faster than its members.
+JUDGE_EVERY = 0.01
+
+
+class LateClients:
+    """The clients of one fan-out that are late or early.."""
+
+    def __init__(self, reactor: Reactor, stream: StreamBuffer) -> None:
+        """Begin with none."""
+        self.late: dict[Connection, None] = {}
+        self.early: dict[Connection, Place] = {}
+        # Late ones that are tried again with the next flush.
+        self.again: dict[Connection, None] = {}
+        self._reactor = reactor
+        self._stream = stream
+        # Those of them whose turn it is in this one.
+        self._trying: Iterator[Connection] = iter(())
+        self._judged_at = 0.0
+        self._struggling = 0
+
+    def __len__(self) -> int:
+        return len(self.late) + len(self.early)
+
+    def __contains__(self, connection: Connection) -> bool:
+        return connection in self.late or connection in self.early
+
+    def forget(self, connection: Connection) -> None:
+        """Forget a client that has gone or is not late any more."""
+        self.late.pop(connection, None)
+        self.early.pop(connection, None)
+        self.again.pop(connection, None)
+
+    def fall_behind(self, connection: Connection, cursor: int, messages: int, now: float) -> None:
+        """Let a client be late from ``cursor`` on; it has been given ``messages`` frames."""
+        _note(connection, cursor, messages, now)
+        self.late[connection] = self.again[connection] = None
+
+    def go_on(self, connection: Connection, cursor: int, messages: int) -> None:
+        """The same for a client that comes from elsewhere: its socket may take something at once."""
+        _note(connection, cursor, messages, self._reactor.now)
+        self.late[connection] = None
+        connection.also(self._reactor, WRITE)
+
+    def be_early(self, connection: Connection, place: Place) -> None:
+        """Let a client wait until the stream is at ``place``."""
+        connection.cursor = EARLY
+        self.early[connection] = place
+
+    def admit_early(self) -> None:
+        """Let clients that the stream has reached go on."""
+        for connection, place in list(self.early.items()):
+            cursor = self._stream.cursor_of(place)
+            if not isinstance(cursor, Outside):
+                del self.early[connection]
+                self.go_on(connection, cursor, place.number)
+
+    def fallen_out(self) -> list[Connection]:
+        """Return the slow consumers: what they would get next is not kept any more."""
+        oldest = self._stream.oldest
+        return [each for each in self.late if each.cursor < oldest]
+
+    def begin_to_try(self) -> None:
+        """Let those that are to be tried again have their turn in the flush that begins."""
+        if self.again:
+            self._trying = iter(list(self.again))
+            self.again.clear()
+
+    def next_to_try(self, most: int) -> list[Connection]:
+        """Return up to ``most`` clients whose turn it is; fewer when there are no more."""
+        return list(islice(self._trying, most))
+
+    def wait_for_room(self) -> None:
+        """There is no next flush in a moment: let the system tell which sockets can take more."""
+        for connection in self.again:
+            connection.also(self._reactor, WRITE)
+        self.again.clear()
+
+    def send_more(self, connection: Connection) -> bool:
+        """Send a late client what it is owed: the begun reply, the stream, further replies.
+
+        Returns True when it has everything. Raises ``OSError`` when sending fails.
+        """
+        try:
+            if connection.outbox_open and not _continue_outbox(connection):
+                return False
+            if not self._catch_up(connection):
+                return False
+            return not connection.outbox or _continue_outbox(connection)
+        except BlockingIOError:
+            return False
+
+    def _catch_up(self, connection: Connection) -> bool:
+        views = self._stream.read(connection.cursor, CATCH_UP)
+        if views:
+            connection.cursor += connection.sock.sendmsg(views)
+        return connection.cursor == self._stream.end
+
+    def struggling(self, now: float) -> int:
+        """Return how many clients are far behind although they read fast; judged now and then."""
+        if not self.late:
+            return 0
+        if now - self._judged_at >= JUDGE_EVERY:
+            self._judged_at = now
+            far = self._stream.end - self._stream.limit // 2
+            self._struggling = sum(
+                each.cursor < far and is_brisk(each.cursor - each.late_from, now - each.late_since)
+                for each in self.late
+            )
+        return self._struggling
+
+
+def _note(connection: Connection, cursor: int, messages: int, now: float) -> None:
+    connection.cursor = connection.late_from = cursor
+    connection.late_since = now
+    connection.late_messages = messages
+
+
+def _continue_outbox(connection: Connection) -> bool:
+    sent = connection.sock.send(connection.outbox)
+    connection.outbox = connection.outbox[sent:]
+    connection.outbox_open = bool(connection.outbox)
+    return not connection.outbox

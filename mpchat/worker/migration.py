@@ -1,0 +1,196 @@
+"""Migration: connections that come from the supervisor, fresh or moved, and connections that leave.
+
+A connection that is to leave is first no longer read from. When all that it has said is in the order, its
+state is exported, and socket and state leave together, between two flushes. Until the supervisor has taken
+it the connection is kept, untouched. A move is export, send, import; a fresh connection has no state.
+"""
+
+import logging
+import socket
+import time
+from functools import partial
+
+from mpchat.config import Config
+from mpchat.ipc.connection_state import ConnectionState, decode_state, encode_state
+from mpchat.ipc.handoff import ConnectionInTransit, Handoff, Receipt, close_all, own
+from mpchat.ipc.items import Up
+from mpchat.ipc.stream_buffer import Place
+from mpchat.protocol.session import Session
+from mpchat.reactor import READ, Reactor
+from mpchat.worker.clients import Clients
+from mpchat.worker.connection import Connection, tune
+from mpchat.worker.handoff_channel import HandoffChannel
+from mpchat.worker.lifetime import Lifetime
+from mpchat.worker.rooms import PLAIN
+from mpchat.worker.uplink import Uplink
+
+# What connections that are moved together may bring along (bytes), beyond the first: replies that were not
+# read and halves of frames. It bounds what the supervisor holds of them.
+STATE_LIMIT = 256 << 10
+
+log = logging.getLogger("mpchat.worker")
+
+
+class Migration:
+    """Both directions of moves, and connections that are new."""
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Reactor,
+        clients: Clients,
+        uplink: Uplink,
+        handoff: HandoffChannel,
+        lifetime: Lifetime,
+    ) -> None:
+        """Begin with no connection on its way."""
+        self._config = config
+        self._reactor = reactor
+        self._clients = clients
+        self._uplink = uplink
+        self._handoff = handoff
+        self._lifetime = lifetime
+        # Clients that are to be moved, and whether the hub has said that it has all their posts.
+        self._leaving: list[Connection] = []
+        self._synced = False
+        # When they were last read from (seconds, monotonic).
+        self._left_at = 0.0
+        # Connections that the supervisor has not taken yet, with what is needed to have them back.
+        self._in_transit: dict[int, tuple[Connection, ConnectionState]] = {}
+
+    # Connections that come.
+
+    def take_handoff(self, handoff: Handoff, descriptors: list[int] | None) -> None:
+        """Take connections over, or none of them; see ``handoff_channel.Arrivals``."""
+        if descriptors is None or self._lifetime.draining:
+            close_all(descriptors or [])
+            self._handoff.receipt.nacks.extend(each.identity for each in handoff.connections)
+            return
+        for arrived, descriptor in zip(handoff.connections, descriptors, strict=True):
+            self.take(arrived, own(descriptor, arrived.host))
+
+    def take(self, arrived: ConnectionInTransit, sock: socket.socket) -> None:
+        """Take a connection over: from the ack on it is this worker's."""
+        receipt, reading = self._handoff.receipt, self._clients.reading
+        receipt.acks.append(arrived.identity)
+        state = decode_state(arrived.state)
+        session = Session(self._config.payload_limit, state.session if state else None)
+        connection = Connection(arrived.identity, sock, arrived.host, arrived.port, session)
+        connection.fanout = self._clients.rooms.aside
+        connection.heard = self._reactor.now
+        connection.allowance = self._config.flood_burst
+        connection.on_event = partial(reading.on_event, connection)
+        self._clients.by_identity[connection.identity] = connection
+        try:
+            tune(sock, self._config.keepalive)
+            if state is None:
+                connection.listen(self._reactor, READ)
+            else:
+                self.import_state(connection, state)
+        except (OSError, ValueError) as error:  # reset while it was on its way; the system's limit of watches
+            self._clients.end(connection, str(error))
+        if state is not None:
+            receipt.pauses.append(max(0.0, time.monotonic() - state.left_at))
+        elif not connection.closed:
+            self._clients.rooms.join_plain(connection)
+            log.debug("= joined: %s", connection.address)
+
+    def import_state(self, connection: Connection, state: ConnectionState) -> None:
+        """Serve a connection from where a worker, another one or this one, had stopped."""
+        rooms, reading = self._clients.rooms, self._clients.reading
+        connection.heard, connection.allowance = state.heard, state.allowance
+        reading.slow_down(connection)
+        connection.outbox, connection.outbox_open = state.outbox, state.outbox_open
+        if state.half_since is not None:
+            reading.half[connection] = state.half_since
+        reading.read_again(connection)
+        if state.room == PLAIN:
+            rooms.resume_plain(connection, Place(*state.place))
+        else:
+            connection.replaying = False
+            rooms.put_aside(connection)
+        if connection.session.asked and not connection.closed:
+            self._uplink.say(Up.FOLLOW, (connection.identity, state.room, state.place.number))
+
+    # Connections that leave.
+
+    def prepare(self, count: int) -> None:
+        """Stop reading from up to ``count`` clients; ask to be told when all they said is in the order."""
+        rooms = self._clients.rooms
+        self._leaving = self._choose(count)
+        self._left_at = time.monotonic()
+        for connection in self._leaving:
+            self._clients.reading.stop(connection)
+        self._uplink.hurried = True
+        self._uplink.work(self._reactor.now)
+        members = [each.identity for each in self._leaving if each.session.asked]
+        self._uplink.say(Up.SYNC, (rooms.furthest_behind(self._leaving), members))
+
+    def _choose(self, count: int) -> list[Connection]:
+        chosen: list[Connection] = []
+        size = 0
+        for connection in self._clients.by_identity.values():
+            if len(chosen) >= count or size > STATE_LIMIT:
+                break
+            if connection in connection.fanout:  # else it is gone, but for its last words
+                chosen.append(connection)
+                size += len(connection.outbox) + connection.session.held
+                size += self._clients.rooms.rest_of_frame(connection)
+        return chosen
+
+    def synced(self) -> None:
+        """Take note that the hub has everything that the leaving clients have said."""
+        self._synced = True
+
+    def work(self) -> None:
+        """Let the chosen connections leave as soon as that is possible."""
+        if self._synced and self._clients.rooms.plain.between_flushes:
+            self.send()
+
+    def send(self) -> None:
+        """Hand the chosen connections to the supervisor. Until it has taken them they are kept, untouched."""
+        leaving, self._leaving = self._leaving, []
+        self._synced = self._uplink.hurried = False
+        connections, descriptors = [], []
+        for connection in leaving:
+            connection.leaving = False
+            if connection.closed:
+                continue
+            if connection not in connection.fanout:
+                self._clients.reading.read_again(connection)
+                continue
+            state = self.export_state(connection)
+            self._in_transit[connection.identity] = connection, state
+            connections.append(
+                ConnectionInTransit(
+                    connection.identity, connection.host, connection.port, encode_state(state)
+                )
+            )
+            descriptors.append(connection.sock.fileno())
+        self._handoff.send(Handoff(connections), descriptors)
+
+    def export_state(self, connection: Connection) -> ConnectionState:
+        """Take a connection out of everything, and return what it was."""
+        connection.listen(self._reactor, 0)
+        del self._clients.by_identity[connection.identity]
+        room, place = self._clients.rooms.take_out(connection)
+        return ConnectionState(
+            session=connection.session.export(),
+            room=room,
+            place=place,
+            outbox=bytes(connection.outbox),
+            outbox_open=connection.outbox_open,
+            heard=connection.heard,
+            half_since=self._clients.reading.forget(connection),
+            left_at=self._left_at,
+            allowance=connection.allowance,
+        )
+
+    def take_receipt(self, receipt: Receipt) -> None:
+        """Let go of what was taken, and go on with what was not."""
+        for identity in receipt.acks:
+            self._in_transit.pop(identity)[0].sock.close()
+        for identity in receipt.nacks:
+            connection, state = self._in_transit.pop(identity)
+            self._clients.by_identity[identity] = connection
+            self.import_state(connection, state)

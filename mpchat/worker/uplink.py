@@ -1,0 +1,121 @@
+"""Uplink: what goes up to the hub: posts, requests, leavers, beats and answers, in order.
+
+Posts are gathered for a moment, because a trip to the hub and back wakes two processes. Nothing here waits:
+when the hub is behind, the link keeps what it is given, and the worker stops reading from its clients.
+"""
+
+from typing import Any
+
+from mpchat.ipc.channel import ITEM_SIZE, Link
+from mpchat.ipc.items import Beat, Up
+from mpchat.ipc.limits import BATCH_SIZE
+from mpchat.protocol.session import REQUEST
+from mpchat.worker.counters import Counters
+from mpchat.worker.lifetime import Lifetime
+from mpchat.worker.pacing import next_post
+
+# Posts of this size (bytes) that the hub has not taken: stop reading from clients, TCP tells them.
+POSTS_LIMIT = 128 << 10
+# Leavers in one item, and what one takes in bytes: an address of up to 47, a number, a reason.
+LEAVERS_PER_ITEM = 300
+LEAVER_COST = 80
+# What an entry of a head takes, in bytes: an address and two numbers.
+HEAD_COST = 40
+# The sender of a post: an address, or the identity of a connection that has asked to join.
+Sender = int | str
+
+
+class Uplink:
+    """A worker's way to the hub."""
+
+    def __init__(self, link: Link, lifetime: Lifetime, counters: Counters, gather: float) -> None:
+        """``gather`` is for how long posts are gathered, in seconds."""
+        self.link = link
+        self.gather = gather
+        # Sender, number of messages, and their frames, in order; requests stand among them.
+        self.posts: list[tuple[Sender | tuple[int, str], int, bytes]] = []
+        self.posts_size = 0
+        # Clients that have gone: an address, or identity, address and reason.
+        self.left: list[str | tuple[int, str, str]] = []
+        # True while connections wait for their last posts to be in the order: then nothing is gathered.
+        self.hurried = False
+        self._lifetime = lifetime
+        self._counters = counters
+        # When posts may go up again (seconds, monotonic).
+        self._post_due = 0.0
+        self._drained = False
+
+    @property
+    def full(self) -> bool:
+        """True when no client should be read from: the hub is behind."""
+        return self.posts_size > POSTS_LIMIT or self.link.congested
+
+    def due(self) -> float | None:
+        """Return when :meth:`work` wants a call (seconds, monotonic); None: not at all."""
+        return self._post_due if self.posts or self.left else None
+
+    def post(self, sender: Sender, count: int, frames: bytes) -> None:
+        """Take ``count`` messages of one client."""
+        self.posts.append((sender, count, frames))
+        self.posts_size += len(frames)
+
+    def ask(self, identity: int, address: str, request: bytes) -> None:
+        """Take a client's request, which keeps its place among the posts."""
+        self.posts.append(((identity, address), REQUEST, request))
+        self.posts_size += len(request)
+
+    def work(self, now: float) -> None:
+        """Post what clients sent, at once when the last posts went up a while ago; then say who has left."""
+        if not (self.posts or self.left):
+            if self._lifetime.draining and not self._drained:
+                self._drained = True
+                self.say(Up.DRAINED)
+            return
+        gathering = now < self._post_due and self.posts_size < ITEM_SIZE
+        if gathering and not self._lifetime.draining and not self.hurried:
+            return
+        self._post_due = next_post(now, self.gather)
+        self._counters.messages_in += sum(count for _, count, _ in self.posts)
+        try:
+            self._send_posts()
+            while self.left:
+                leavers = self.left[:LEAVERS_PER_ITEM]
+                del self.left[:LEAVERS_PER_ITEM]
+                self.link.send(Up.LEFT, leavers, len(leavers) * LEAVER_COST)
+        except OSError:
+            self._lifetime.finished = True
+        self.posts = []
+        self.posts_size = 0
+
+    def _send_posts(self) -> None:
+        """Send what clients said, as much as fits into each item, and their requests where they belong."""
+        runs: list[tuple[Sender | tuple[int, str], int, int]] = []
+        parts: list[bytes] = []
+        size = 0
+        for sender, count, frames in self.posts:
+            if runs and (count == REQUEST or size + len(frames) > BATCH_SIZE):
+                self.link.send_frames(Up.POSTS, runs, b"".join(parts), len(runs) * HEAD_COST)
+                runs, parts, size = [], [], 0
+            if count == REQUEST:
+                self.link.send(Up.ASK, (sender, frames), len(frames))
+                continue
+            runs.append((sender, count, len(frames)))
+            parts.append(frames)
+            size += len(frames) + HEAD_COST
+        if runs:
+            frames = parts[0] if len(parts) == 1 else b"".join(parts)
+            self.link.send_frames(Up.POSTS, runs, frames, len(runs) * HEAD_COST)
+
+    def say(self, kind: Up, payload: Any = None) -> None:
+        """Send one small item, in order."""
+        try:
+            self.link.send(kind, payload)
+        except OSError:  # the supervisor is gone
+            self._lifetime.finished = True
+
+    def beat(self, beat: Beat) -> None:
+        """Send a beat, past all that waits."""
+        try:
+            self.link.send_now(Up.BEAT, tuple(beat))
+        except OSError:
+            self._lifetime.finished = True
