@@ -7,7 +7,7 @@ One struct. A field that a worker adds to its connections and that must survive 
 import msgspec
 
 from mpchat.ipc.stream_buffer import Place
-from mpchat.protocol.session import SessionState
+from mpchat.protocol.session import DialectState
 
 # The state of a fresh connection: msgpack's nil.
 FRESH = msgspec.Raw(b"\xc0")
@@ -16,7 +16,9 @@ FRESH = msgspec.Raw(b"\xc0")
 class ConnectionState(msgspec.Struct, frozen=True, array_like=True):
     """A moved connection, as of a moment in which no process touches it."""
 
-    session: SessionState
+    # What the client speaks (see ``protocol.dialects``), and how far it has got with that.
+    dialect: str
+    dialect_state: DialectState
     # The room whose stream the client reads (a number, or that of plain clients, or none; see
     # ``worker.rooms``), and the client's place there.
     room: int

@@ -7,10 +7,9 @@ Every count that goes with frames is the number of frames, notices included. A n
 frames of a stream come before a place; see ``stream_buffer.Place``.
 """
 
-from collections.abc import Mapping
 from enum import IntEnum
-from types import MappingProxyType
-from typing import NamedTuple
+
+import msgspec
 
 from mpchat.ipc.channel import FIRST_KIND
 
@@ -20,7 +19,7 @@ class Up(IntEnum):
 
     STARTED = FIRST_KIND  # None: its loop turns; it wants what the stream holds
     READY = FIRST_KIND + 1  # None: it has the stream, and can serve
-    BEAT = FIRST_KIND + 2  # tuple(Beat): its loop turns
+    BEAT = FIRST_KIND + 2  # an encoded Beat: its loop turns
     # ([(who, count, size), …], frames) from its clients; acknowledged when they are in the order. Who: the
     # address, or the identity of one that has asked to be somebody.
     POSTS = FIRST_KIND + 3
@@ -56,17 +55,23 @@ class Down(IntEnum):
     END = FIRST_KIND + 28  # (identity, reason): end a connection
 
 
-class Beat(NamedTuple):
-    """A worker's figures, counted from its start unless said otherwise."""
+class Beat(msgspec.Struct, frozen=True, array_like=True):
+    """A worker's figures, for all of its rooms and dialects, counted from its start unless said otherwise."""
 
     connections: int = 0
+    # Messages that clients have sent.
     messages_in: int = 0
+    # Messages given to clients, each counted once per client that took it.
     messages_out: int = 0
     # The longest turn of its loop since the last beat, in seconds.
     lag: float = 0.0
-    # Clients that are behind the stream now.
+    # Clients that are behind their stream now.
     late: int = 0
     # Connections ended by the worker, by reason.
-    ended: Mapping[str, int] = MappingProxyType({})
+    ended: dict[str, int] = {}
     # CPU time of the process, in seconds.
     cpu: float = 0.0
+
+
+encode_beat = msgspec.msgpack.Encoder().encode
+decode_beat = msgspec.msgpack.Decoder(Beat).decode

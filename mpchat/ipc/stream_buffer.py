@@ -12,7 +12,7 @@ from bisect import bisect_right
 from enum import Enum
 from typing import NamedTuple
 
-from mpchat.protocol.frames import HEADER_SIZE, cut_frames, leading_frames
+from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 
 # How many blobs one read gathers at most. Far below the system's limit for one sendmsg (IOV_MAX, 1024),
 # and enough to fill a socket's buffer where blobs are small.
@@ -40,11 +40,12 @@ class Outside(Enum):
 class StreamBuffer:
     """A ring of blobs between the absolute offsets ``start`` and ``end``, in bytes."""
 
-    __slots__ = ("_blobs", "_first", "_numbers", "_offsets", "end", "limit", "messages", "start")
+    __slots__ = ("_blobs", "_first", "_numbers", "_offsets", "end", "framing", "limit", "messages", "start")
 
-    def __init__(self, limit: int) -> None:
-        """Keep at least the last ``limit`` bytes, once there are that many."""
+    def __init__(self, limit: int, framing: Framing = PLAIN_FRAMING) -> None:
+        """Keep at least the last ``limit`` bytes, once there are that many; ``framing`` finds frames."""
         self.limit = limit
+        self.framing = framing
         self.end = 0
         self.begin(0)
 
@@ -119,7 +120,7 @@ class StreamBuffer:
             return Place(self.messages)
         index = bisect_right(self._offsets, cursor) - 1
         inside = cursor - self._offsets[index]
-        count, begin = leading_frames(self._blobs[index], inside)
+        count, begin = self.framing.leading(self._blobs[index], inside)
         return Place(self._numbers[index] + count, inside - begin)
 
     def cursor_of(self, place: Place) -> int | Outside:
@@ -130,7 +131,7 @@ class StreamBuffer:
         if number < self.messages_before:
             return Outside.FORGOTTEN
         index = bisect_right(self._numbers, number) - 1
-        begin = cut_frames(self._blobs[index], number - self._numbers[index])
+        begin = self.framing.cut(self._blobs[index], number - self._numbers[index])
         return self._offsets[index] + begin + byte
 
     def rest_of_frame(self, cursor: int) -> bytes:
@@ -139,10 +140,8 @@ class StreamBuffer:
             return b""
         index = bisect_right(self._offsets, cursor) - 1
         blob, inside = self._blobs[index], cursor - self._offsets[index]
-        _, begin = leading_frames(blob, inside)
-        if begin == inside:
-            return b""
-        return blob[inside : begin + cut_frames(blob[begin : begin + HEADER_SIZE], 1)]
+        count, begin = self.framing.leading(blob, inside)
+        return blob[inside : self.framing.cut(blob, count + 1)] if begin != inside else b""
 
     def read_all(self, cursor: int) -> list[memoryview]:
         """Return everything from ``cursor`` on; see :meth:`read`."""
@@ -151,6 +150,15 @@ class StreamBuffer:
             found += views
             cursor += sum(map(len, views))
         return found
+
+    def fill_from(self, other: "StreamBuffer") -> None:
+        """Begin anew with the frames of a stream of plain frames, in this one's framing."""
+        self.begin(other.messages_before)
+        cursor = other.start
+        while (part := other.copy(cursor, 1))[0]:
+            count, frames = part
+            self.append(self.framing.encode(frames), count)
+            cursor += len(frames)
 
     def copy(self, cursor: int, most: int) -> tuple[int, bytes]:
         """Return whole blobs from ``cursor`` on, joined: how many frames, and their bytes.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mpchat.hub.hub import Hub
-from mpchat.ipc.items import Beat, Up
+from mpchat.ipc.items import Up, decode_beat
 from mpchat.reactor import READ, Reactor
 from mpchat.supervisor.ask_workers import WorkerQuestions
 from mpchat.supervisor.placement import Placement
@@ -65,7 +65,7 @@ class WorkerWatch:
                 self._hub.take(handle.endpoint, item, now)
 
     def _on_beat(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
-        handle.heartbeat.on_beat(Beat(*payload), self._reactor.now)
+        handle.heartbeat.on_beat(decode_beat(payload), self._reactor.now)
 
     def _on_ready(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
         handle.heartbeat.on_ready(self._reactor.now)

@@ -120,7 +120,7 @@ class Clients:
         self.rooms.leave(connection)
         connection.listen(self._reactor, 0)
         connection.sock.close()
-        if connection.session.asked:
+        if connection.dialect.asked:
             self._uplink.left.append((connection.identity, connection.address, reason))
         else:
             self._uplink.left.append(connection.address)
@@ -143,8 +143,8 @@ class Clients:
         kicked = [each for each in self.by_identity.values() if address in (each.address, each.host)]
         for connection in kicked:
             log.info("kicked: %s", connection.address)
-            if connection.session.asked:  # plain clients get nothing that they know nothing of
-                connection.fanout.reply(connection, _KICKED)
+            if connection.dialect.asked:  # plain clients get nothing that they know nothing of
+                self.rooms.reply(connection, _KICKED)
             self.end(connection, "kicked")
         return len(kicked)
 

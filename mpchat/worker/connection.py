@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mpchat.config import format_address
-from mpchat.protocol.session import Session
+from mpchat.protocol.dialects import Dialect
 from mpchat.reactor import READ, Reactor
 
 # Unsent bytes that the kernel holds for one client before it says "full": a lag must be seen here, where it
@@ -32,6 +32,7 @@ class Connection:
         "allowance",
         "closed",
         "cursor",
+        "dialect",
         "fanout",
         "heard",
         "host",
@@ -47,16 +48,16 @@ class Connection:
         "port",
         "quiet_until",
         "replaying",
-        "session",
         "sock",
     )
 
-    def __init__(self, identity: int, sock: socket.socket, host: str, port: int, session: Session) -> None:
+    def __init__(self, identity: int, sock: socket.socket, host: str, port: int, dialect: Dialect) -> None:
         self.identity = identity
         self.sock = sock
         self.host = host
         self.port = port
-        self.session = session
+        # What the client speaks.
+        self.dialect = dialect
         self.closed = False
         # True from when it is not read any more because it is to be moved.
         self.leaving = False

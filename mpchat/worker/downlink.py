@@ -78,7 +78,7 @@ class Downlink:
     # Messages.
 
     def _publish_plain(self, payload: tuple[int, bytes]) -> None:
-        self._rooms.plain.publish(*payload)
+        self._rooms.publish_plain(*payload)
 
     def _publish_in_rooms(self, payload: tuple[list[tuple[int, int, int]], bytes]) -> None:
         self._rooms.publish(*payload)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
-from mpchat.protocol.frames import leading_frames
+from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.connection import LIVE, Connection
 from mpchat.worker.counters import Counters
@@ -40,9 +40,10 @@ class Keeper(Protocol):
 class Pending:
     """Frames that wait for the next flush."""
 
-    __slots__ = ("_frames", "messages", "size")
+    __slots__ = ("_frames", "_framing", "messages", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, framing: Framing) -> None:
+        self._framing = framing
         self.size = self.messages = 0
         self._frames: list[bytes] = []
 
@@ -61,7 +62,7 @@ class Pending:
         count = self.messages
         self._frames.clear()
         if len(blob) > ENOUGH:
-            count, end = leading_frames(blob, ENOUGH)
+            count, end = self._framing.leading(blob, ENOUGH)
             self._frames.append(blob[end:])
             blob = blob[:end]
         self.size -= len(blob)
@@ -81,13 +82,15 @@ class Fanout:
         keeper: Keeper,
         counters: Counters,
         number: int = 0,
+        framing: Framing = PLAIN_FRAMING,
     ) -> None:
         """Begin with no client.
 
-        ``lag_limit`` is in bytes, ``coalesce`` in seconds; ``number`` is the room's.
+        ``lag_limit`` is in bytes, ``coalesce`` in seconds; ``number`` is the room's. Clients get
+        frames in ``framing``.
         """
         self.number = number
-        self.stream = StreamBuffer(lag_limit)
+        self.stream = StreamBuffer(lag_limit, framing)
         self._coalesce = coalesce
         self._reactor = reactor
         self._keeper = keeper
@@ -96,7 +99,7 @@ class Fanout:
         # The same in lists, made when they are needed next after a client has come or gone.
         self._lists: tuple[list[Connection], list[socket.socket]] | None = None
         self._late = LateClients(reactor, self.stream)
-        self._pending = Pending()
+        self._pending = Pending(framing)
         self._flush: Flush | None = None
         self._flushed_at = 0.0
         # Clients that a reply waits for until the flush is over.
@@ -194,8 +197,8 @@ class Fanout:
     # What goes out.
 
     def publish(self, count: int, frames: bytes) -> None:
-        """Take ``count`` frames for all clients; :meth:`work` sends them."""
-        self._pending.add(count, frames)
+        """Take ``count`` plain frames for all clients; :meth:`work` sends them."""
+        self._pending.add(count, self.stream.framing.encode(frames))
 
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send something to one client, after what it is being sent and before what it is not yet sent."""

@@ -14,8 +14,8 @@ from mpchat.config import Config
 from mpchat.ipc.connection_state import ConnectionState, decode_state, encode_state
 from mpchat.ipc.handoff import ConnectionInTransit, Handoff, Receipt, close_all, own
 from mpchat.ipc.items import Up
-from mpchat.ipc.stream_buffer import Place
-from mpchat.protocol.session import Session
+from mpchat.protocol.dialects import DIALECTS
+from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.reactor import READ, Reactor
 from mpchat.worker.clients import Clients
 from mpchat.worker.connection import Connection, tune
@@ -74,8 +74,9 @@ class Migration:
         receipt, reading = self._handoff.receipt, self._clients.reading
         receipt.acks.append(arrived.identity)
         state = decode_state(arrived.state)
-        session = Session(self._config.payload_limit, state.session if state else None)
-        connection = Connection(arrived.identity, sock, arrived.host, arrived.port, session)
+        make_dialect = DIALECTS[state.dialect if state else PlainDialect.name]
+        dialect = make_dialect(self._config.payload_limit, state.dialect_state if state else None)
+        connection = Connection(arrived.identity, sock, arrived.host, arrived.port, dialect)
         connection.fanout = self._clients.rooms.aside
         connection.heard = self._reactor.now
         connection.allowance = self._config.flood_burst
@@ -105,11 +106,11 @@ class Migration:
             reading.half[connection] = state.half_since
         reading.read_again(connection)
         if state.room == PLAIN:
-            rooms.resume_plain(connection, Place(*state.place))
+            rooms.resume_plain(connection, state.place)
         else:
             connection.replaying = False
             rooms.put_aside(connection)
-        if connection.session.asked and not connection.closed:
+        if connection.dialect.asked and not connection.closed:
             self._uplink.say(Up.FOLLOW, (connection.identity, state.room, state.place.number))
 
     # Connections that leave.
@@ -123,7 +124,7 @@ class Migration:
             self._clients.reading.stop(connection)
         self._uplink.hurried = True
         self._uplink.work(self._reactor.now)
-        members = [each.identity for each in self._leaving if each.session.asked]
+        members = [each.identity for each in self._leaving if each.dialect.asked]
         self._uplink.say(Up.SYNC, (rooms.furthest_behind(self._leaving), members))
 
     def _choose(self, count: int) -> list[Connection]:
@@ -134,7 +135,7 @@ class Migration:
                 break
             if connection in connection.fanout:  # else it is gone, but for its last words
                 chosen.append(connection)
-                size += len(connection.outbox) + connection.session.held
+                size += len(connection.outbox) + connection.dialect.held
                 size += self._clients.rooms.rest_of_frame(connection)
         return chosen
 
@@ -175,7 +176,8 @@ class Migration:
         del self._clients.by_identity[connection.identity]
         room, place = self._clients.rooms.take_out(connection)
         return ConnectionState(
-            session=connection.session.export(),
+            dialect=connection.dialect.name,
+            dialect_state=connection.dialect.export(),
             room=room,
             place=place,
             outbox=bytes(connection.outbox),

@@ -90,7 +90,7 @@ class Reading:
             self._take_end(connection)
 
     def _take_end(self, connection: Connection) -> None:
-        in_order = connection.session.receive_eof()
+        in_order = connection.dialect.receive_eof()
         if connection not in connection.fanout:  # sending had failed: the end is that of a reset
             self._owner.end(connection, "lost")
         else:
@@ -101,8 +101,8 @@ class Reading:
         allowance = min(connection.allowance + regained, self.config.flood_burst)
         connection.heard = self._reactor.now
         completed: list[tuple[int, bytes]] = []
-        sender: Sender = connection.identity if connection.session.asked else connection.address
-        replies = connection.session.receive_data(data, completed)
+        sender: Sender = connection.identity if connection.dialect.asked else connection.address
+        replies = connection.dialect.receive_data(data, completed)
         for count, frames in completed:
             if count == REQUEST:  # what came before the first one was said by the address
                 sender = connection.identity
@@ -113,7 +113,7 @@ class Reading:
         connection.allowance = allowance
         if allowance < 0:
             self.slow_down(connection)
-        if connection.session.mid_frame:
+        if connection.dialect.mid_frame:
             if completed or replies or connection not in self.half:
                 self.half[connection] = self._reactor.now
         elif self.half:

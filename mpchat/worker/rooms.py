@@ -4,10 +4,11 @@ A stream belongs to a room and a framing. The hub decides what is in it and when
 another; this only keeps the fan-outs and lets them work.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from mpchat.config import Config
 from mpchat.ipc.stream_buffer import Place
+from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.reactor import Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
@@ -28,14 +29,17 @@ class Rooms:
         self._reactor = reactor
         self._counters = counters
         self._keeper = keeper
-        self.plain = self._make_fanout(PLAIN)
+        self.plain = self._make_fanout(PLAIN, PLAIN_FRAMING)
+        # The same stream in other framings; only those that a client here reads.
+        self._plain_too: dict[Framing, Fanout] = {}
         # Where members are that are not live in a room: nothing is ever said here.
-        self.aside = self._make_fanout(ASIDE)
-        # The rooms that members here are live in, and those of them that have something to send.
-        self.by_number: dict[int, Fanout] = {}
+        self.aside = self._make_fanout(ASIDE, PLAIN_FRAMING)
+        # The rooms that members here are live in: for each a fan-out by framing.
+        self.by_number: dict[int, dict[Framing, Fanout]] = {}
+        # Fan-outs but the plain one that have something to send.
         self.busy: dict[Fanout, None] = {}
 
-    def _make_fanout(self, number: int) -> Fanout:
+    def _make_fanout(self, number: int, framing: Framing) -> Fanout:
         return Fanout(
             self._reactor,
             lag_limit=self._lag_limit,
@@ -43,7 +47,15 @@ class Rooms:
             keeper=self._keeper,
             counters=self._counters,
             number=number,
+            framing=framing,
         )
+
+    def _all(self) -> Iterator[Fanout]:
+        yield self.plain
+        yield from self._plain_too.values()
+        yield self.aside
+        for room in self.by_number.values():
+            yield from room.values()
 
     def fanout_of(self, connection: Connection) -> Fanout:
         """Return the fan-out that a connection is served by."""
@@ -53,13 +65,12 @@ class Rooms:
     @property
     def late(self) -> int:
         """How many clients are not where their stream is."""
-        return sum(each.late for each in (self.plain, *self.by_number.values()))
+        return sum(each.late for each in self._all() if each is not self.aside)
 
     @property
     def all_sent(self) -> bool:
         """True when every client has been sent everything."""
-        fanouts = (self.plain, self.aside, *self.by_number.values())
-        return all(each.idle and not each.late for each in fanouts)
+        return all(each.idle and not each.late for each in self._all())
 
     # The loop's part.
 
@@ -72,7 +83,8 @@ class Rooms:
     def _work_in_rooms(self, now: float) -> None:
         for room in list(self.busy):
             room.work(now)
-            if not room.late and room.between_flushes:  # else a client still has to be sent of it
+            # Nothing of a room is needed but by clients that are late; of the plain stream, by those to come.
+            if room.number != PLAIN and not room.late and room.between_flushes:
                 room.stream.forget()
             if room.due() is None:
                 self.busy.pop(room, None)
@@ -101,14 +113,22 @@ class Rooms:
 
     # What the hub says.
 
+    def publish_plain(self, count: int, frames: bytes) -> None:
+        """Take what plain clients get."""
+        self.plain.publish(count, frames)
+        for fanout in self._plain_too.values():
+            fanout.publish(count, frames)
+            self.busy[fanout] = None
+
     def publish(self, head: list[tuple[int, int, int]], frames: bytes) -> None:
         """Take what members' rooms say: for each its number, how many frames, and how many bytes."""
         position = 0
         for number, count, size in head:
             room = self.by_number.get(number)
             if room is not None:  # else the last of its members here has just gone
-                room.publish(count, frames[position : position + size])
-                self.busy[room] = None
+                for fanout in room.values():
+                    fanout.publish(count, frames[position : position + size])
+                    self.busy[fanout] = None
             position += size
 
     def enter(self, connection: Connection, frames: bytes, room_number: int, place: Place | None) -> None:
@@ -129,20 +149,22 @@ class Rooms:
         if owed:
             self._counters.delivered += before.stream.messages - got.number
             connection.outbox = box + owed if connection.outbox_open else owed + box
-        connection.put(frames)
+        framing = connection.dialect.framing
+        connection.put(framing.encode(frames))
         if place is None:
             self.put_aside(connection)
             return
-        room = self.by_number.get(room_number)
-        if room is None:
-            room = self.by_number[room_number] = self._make_fanout(room_number)
-            room.stream.begin(place.number)
-        self._go_to(connection, room, place)
+        room = self.by_number.setdefault(room_number, {})
+        fanout = room.get(framing)
+        if fanout is None:
+            fanout = room[framing] = self._make_fanout(room_number, framing)
+            fanout.stream.begin(place.number)
+        self._go_to(connection, fanout, place)
 
     def reply(self, connection: Connection, frames: bytes) -> None:
-        """Send something to one client alone."""
+        """Send plain ``frames`` to one client alone, in its dialect."""
         fanout = self.fanout_of(connection)
-        fanout.reply(connection, frames)
+        fanout.reply(connection, connection.dialect.framing.encode(frames))
         if fanout is not self.plain:
             self.busy[fanout] = None
 
@@ -150,13 +172,24 @@ class Rooms:
 
     def join_plain(self, connection: Connection) -> None:
         """Let a fresh connection take part in the stream of plain clients."""
-        connection.fanout = self.plain
-        self.plain.join(connection)
+        connection.fanout = fanout = self._plain_in(connection.dialect.framing)
+        fanout.join(connection)
 
     def resume_plain(self, connection: Connection, place: Place) -> None:
         """Let a moved connection go on in the stream of plain clients."""
-        connection.fanout = self.plain
-        self.plain.resume(connection, place)
+        connection.fanout = fanout = self._plain_in(connection.dialect.framing)
+        fanout.resume(connection, place)
+
+    def _plain_in(self, framing: Framing) -> Fanout:
+        """Return the plain stream's fan-out in a framing. One that comes new has what the plain one has."""
+        if framing is PLAIN_FRAMING:
+            return self.plain
+        fanout = self._plain_too.get(framing)
+        if fanout is None:
+            self.plain.complete(self._reactor.now, pending=True)
+            fanout = self._plain_too[framing] = self._make_fanout(PLAIN, framing)
+            fanout.stream.fill_from(self.plain.stream)
+        return fanout
 
     def put_aside(self, connection: Connection) -> None:
         """Let a client get what is in its outbox, and nothing else until the hub says what."""
@@ -173,7 +206,7 @@ class Rooms:
         """Take a client out of its stream; returns the room's number and the client's place in the stream."""
         fanout = self.fanout_of(connection)
         fanout.complete(self._reactor.now)
-        if fanout is not self.plain:
+        if fanout.number != PLAIN:
             _finish_frame_first(connection, fanout)
         place = fanout.take_out(connection)
         self.forget_if_empty(fanout)
@@ -188,18 +221,27 @@ class Rooms:
     def forget_if_empty(self, room: Fanout) -> None:
         """Forget a room that no client here reads."""
         # A client that cannot be sent anything any more may be read from longer than its room is here.
-        if self.by_number.get(room.number) is room and not len(room):
-            del self.by_number[room.number]
-            self.busy.pop(room, None)
+        framing = room.stream.framing
+        fanouts = self._plain_too if room.number == PLAIN else self.by_number.get(room.number, {})
+        if fanouts.get(framing) is not room or len(room):
+            return
+        del fanouts[framing]
+        self.busy.pop(room, None)
+        if not fanouts:
+            self.by_number.pop(room.number, None)
 
     def furthest_behind(self, connections: Iterable[Connection]) -> int:
         """Return how many frames of the plain stream all plain clients among these have got."""
-        return self.plain.furthest_behind(each for each in connections if each.fanout is self.plain)
+        chosen = list(connections)
+        return min(
+            fanout.furthest_behind(each for each in chosen if each.fanout is fanout)
+            for fanout in (self.plain, *self._plain_too.values())
+        )
 
     def rest_of_frame(self, connection: Connection) -> int:
         """Return how many bytes a member takes along of a frame that it has been sent a part of."""
         fanout = self.fanout_of(connection)
-        return len(fanout.rest_of_frame(connection)) if fanout is not self.plain else 0
+        return len(fanout.rest_of_frame(connection)) if fanout.number != PLAIN else 0
 
 
 def _finish_frame_first(connection: Connection, room: Fanout) -> None:

@@ -7,7 +7,7 @@ when the hub is behind, the link keeps what it is given, and the worker stops re
 from typing import Any
 
 from mpchat.ipc.channel import ITEM_SIZE, Link
-from mpchat.ipc.items import Beat, Up
+from mpchat.ipc.items import Beat, Up, encode_beat
 from mpchat.ipc.limits import BATCH_SIZE
 from mpchat.protocol.session import REQUEST
 from mpchat.worker.counters import Counters
@@ -116,6 +116,6 @@ class Uplink:
     def beat(self, beat: Beat) -> None:
         """Send a beat, past all that waits."""
         try:
-            self.link.send_now(Up.BEAT, tuple(beat))
+            self.link.send_now(Up.BEAT, encode_beat(beat))
         except OSError:
             self._lifetime.finished = True

@@ -32,8 +32,8 @@ from mpchat.errors import ConnectionLostError, ProtocolError, RefusedError
 from mpchat.protocol import requests
 from mpchat.protocol.frames import MAX_PAYLOAD, encode_frame
 from mpchat.protocol.messages import error_frame, message_frame
+from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.requests import numbered_frames, room_field
-from mpchat.protocol.session import Session
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
 PAYLOADS = st.one_of(
@@ -76,7 +76,7 @@ def test_messages_arrive_equal_and_in_order(texts: list[str]) -> None:
 
 @given(TEXTS)
 def test_the_two_cores_back_to_back(text: str) -> None:
-    session, protocol, posts = Session(), ClientProtocol(), list[tuple[int, bytes]]()
+    session, protocol, posts = PlainDialect(), ClientProtocol(), list[tuple[int, bytes]]()
     assert session.receive_data(protocol.send(text), posts) == b""
     protocol.receive_data(posts[0][1])
     assert [str(event) for event in protocol.events()] == [text]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
 from mpchat.protocol.messages import decode_from_server, leading_run, message_frame, relayed_frame
-from mpchat.protocol.session import REQUEST, RUN_SIZE, Session, State
+from mpchat.protocol.plain_dialect import PlainDialect
+from mpchat.protocol.session import REQUEST, RUN_SIZE
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ CODES = {"not_json", "not_utf8", "not_a_message", "too_long"}
 
 def received(data: bytes, *cuts: int, limit: int = DEFAULT_PAYLOAD_LIMIT) -> tuple[list[bytes], bytes]:
     """Give a session ``data``, cut at ``cuts``; returns its posts, each message's frame, and its replies."""
-    session = Session(limit)
+    session = PlainDialect(limit)
     posts: list[tuple[int, bytes]] = []
     edges = sorted({0, len(data), *cuts})
     replies = b"".join(session.receive_data(data[start:end], posts) for start, end in pairwise(edges))
@@ -143,7 +144,7 @@ def test_every_length_of_a_payload_over_the_limit_is_refused_and_the_next_frame_
 
 
 def test_messages_of_lengths_from_nothing_to_the_last_that_fits_a_frame_are_relayed_or_refused() -> None:
-    session = Session()
+    session = PlainDialect()
     shortest = len(b'{"message":""}')
     filler = "a" * MAX_PAYLOAD
     edges = {DEFAULT_PAYLOAD_LIMIT - shortest + step for step in range(-3, 4)}
@@ -254,7 +255,7 @@ def test_messages_that_are_posted_in_runs_are_those_that_would_be_posted_one_by_
 ) -> None:
     data = b"".join(parts)
     posts: list[tuple[int, bytes]] = []
-    Session(64).receive_data(data, posts)
+    PlainDialect(64).receive_data(data, posts)
     assert single(posts) == received(data, *range(len(data)), limit=64)[0]
     count, end = leading_run(data, 0, len(data), 64)
     run = single([(count, data[:end])])
@@ -264,7 +265,7 @@ def test_messages_that_are_posted_in_runs_are_those_that_would_be_posted_one_by_
 def test_a_run_fits_a_queue_item_and_loses_nothing() -> None:
     frames = [message_frame(f"{number} 안녕 " + "x" * (number % 700)) for number in range(1000)]
     posts: list[tuple[int, bytes]] = []
-    assert Session().receive_data(b"".join(frames), posts) == b""
+    assert PlainDialect().receive_data(b"".join(frames), posts) == b""
     assert single(posts) == frames
     assert all(len(run) <= RUN_SIZE for _, run in posts)
     assert len(posts) <= 1 + sum(map(len, frames)) // (RUN_SIZE - 1000)
@@ -274,24 +275,22 @@ def test_a_run_fits_a_queue_item_and_loses_nothing() -> None:
 @given(FRAMES, st.integers(0, 1000))
 def test_another_session_goes_on_from_any_cut(data: bytes, place: int) -> None:
     place = min(place, len(data))
-    first = Session(64)
+    first = PlainDialect(64)
     posts: list[tuple[int, bytes]] = []
     replies = first.receive_data(data[:place], posts)
-    second = Session(64, first.export())
+    second = PlainDialect(64, first.export())
     replies += second.receive_data(data[place:], posts)
     assert (single(posts), replies) == received(data, limit=64)
-    assert second.mid_frame == Session(64, second.export()).mid_frame
+    assert second.mid_frame == PlainDialect(64, second.export()).mid_frame
 
 
 @pytest.mark.parametrize("sent", [b"", encode_frame(HELLO), encode_frame(b"junk"), encode_frame(bytes(100))])
 def test_the_end_between_two_frames_is_orderly_and_inside_one_it_is_not(sent: bytes) -> None:
-    whole = Session(64)
+    whole = PlainDialect(64)
     whole.receive_data(sent, [])
-    states = [whole.state]
     assert whole.receive_eof()
-    assert [*states, whole.state] == [State.OPEN, State.ENDED]
     for place in range(1, len(sent)):
-        cut_off = Session(64)
+        cut_off = PlainDialect(64)
         cut_off.receive_data(sent[:place], [])
         assert not cut_off.receive_eof()
 
@@ -317,6 +316,6 @@ def test_a_message_that_fits_no_frame_is_refused_with_its_size() -> None:
 def test_a_read_full_of_empty_frames_is_answered_in_time_that_grows_with_their_number() -> None:
     """A client that sends nothing else must not stop its worker: 32 768 of them fit one read."""
     begun = time.process_time()
-    replies = Session().receive_data(bytes(64 << 10), [])
+    replies = PlainDialect().receive_data(bytes(64 << 10), [])
     assert replies.count(b'"error"') == 32 << 10
     assert time.process_time() - begun < 2.0

@@ -428,7 +428,7 @@ AT_A_MOVE = """
 
         def broken(self, connection):
             state = export(self, connection)
-            number = state.place.number
+            number, parsed = state.place.number, state.dialect_state
             if {when} and once():
                 {what}
             return state
@@ -456,8 +456,8 @@ BREAKS = {
         "state = replace(state, place=state.place._replace(number=number - 1))",
     ),
     "a byte of half a frame is lost": (
-        "len(state.session.partial) > 5",
-        "state = replace(state, session=replace(state.session, partial=state.session.partial[:-1]))",
+        "len(parsed.partial) > 5",
+        "state = replace(state, dialect_state=replace(parsed, partial=parsed.partial[:-1]))",
     ),
 }
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from support.harness import raw_frame
 from support.waiting import eventually
 
-from mpchat.protocol.session import Session
+from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker import fanout as module
 from mpchat.worker import shared_pages
@@ -59,7 +59,7 @@ class Member:
     def __init__(self, room: "Hall", make: Callable[[], SocketPair]) -> None:
         ours, self.sock = make()
         self.sock.setblocking(False)
-        self.connection = Connection(id(self), ours, "192.0.2.1", 1, Session())
+        self.connection = Connection(id(self), ours, "192.0.2.1", 1, PlainDialect())
         self.connection.on_event = partial(room.on_event, self.connection)
         # How many messages had been given to the stream when it joined: it gets all further ones.
         self.joined_at = room.fanout.stream.messages
@@ -624,7 +624,7 @@ class Mover:
         connection.listen(old.reactor, 0)
         place = old.fanout.take_out(connection)
         assert connection not in old.fanout
-        again = Connection(connection.identity, connection.sock, "192.0.2.1", 1, Session())
+        again = Connection(connection.identity, connection.sock, "192.0.2.1", 1, PlainDialect())
         again.outbox, again.outbox_open = connection.outbox, connection.outbox_open
         again.on_event = partial(new.on_event, again)
         member.connection = again

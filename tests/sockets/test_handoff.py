@@ -28,7 +28,7 @@ from mpchat.ipc.handoff import (
     read_message,
 )
 from mpchat.ipc.stream_buffer import Place
-from mpchat.protocol.session import SessionState
+from mpchat.protocol.session import DialectState
 
 
 def open_descriptors() -> int:
@@ -260,7 +260,8 @@ def test_a_receiver_short_of_descriptors_gets_none_of_them_and_keeps_none(free: 
 
 STATES = st.builds(
     ConnectionState,
-    session=st.builds(SessionState, st.binary(max_size=80), st.integers(0, 65_535), st.booleans()),
+    dialect=st.text(max_size=8),
+    dialect_state=st.builds(DialectState, st.binary(max_size=80), st.integers(0, 65_535), st.booleans()),
     room=st.integers(-1, 1 << 40),
     place=st.builds(Place, st.integers(0, 1 << 62), st.integers(0, 1 << 17)),
     outbox=st.binary(max_size=80),

@@ -16,6 +16,7 @@ from mpchat.ipc.connection_state import encode_state
 from mpchat.ipc.handoff import ConnectionInTransit, HandoffSocket
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import CLOSED
+from mpchat.protocol.framing import PLAIN_FRAMING
 from mpchat.worker.connection import Connection
 from mpchat.worker.reading import OUTBOX_LIMIT
 from mpchat.worker.worker import Worker
@@ -46,7 +47,7 @@ class Bench:
         self.worker.migration.take(ConnectionInTransit(identity, host, port), sock)
         client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
         connection = self.worker.clients.by_identity[identity]
-        self.until(lambda: connection.session.asked)
+        self.until(lambda: connection.dialect.asked)
         self.order(Down.ENTER, ((identity, ROOM, 0, True), b""))
         return client, connection
 
@@ -85,7 +86,7 @@ def test_who_is_read_from_after_the_last_of_his_room_has_gone_leaves_like_everyb
     said = frame("hello")
     bench.until(lambda: alices.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == GONE)
     bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
-    bench.worker.rooms.by_number[ROOM].work(time.monotonic())
+    bench.worker.rooms.by_number[ROOM][PLAIN_FRAMING].work(time.monotonic())
     assert alices not in alices.fanout
     assert not alices.closed
     bob.close()
@@ -122,7 +123,7 @@ def test_a_member_moved_in_the_middle_of_a_frame_gets_it_whole_before_anything_e
     client, connection = bench.member(1)
     frames = [raw_frame(b"%d" % number + bytes(60_000)) for number in range(100)]
     bench.worker.rooms.publish([(ROOM, len(frames), sum(map(len, frames)))], b"".join(frames))
-    bench.worker.rooms.by_number[ROOM].complete(time.monotonic(), pending=True)
+    bench.worker.rooms.by_number[ROOM][PLAIN_FRAMING].complete(time.monotonic(), pending=True)
     assert connection.cursor > 0
     others = [b"an answer", b"for you alone"]
     bench.worker.clients.reply(connection, raw_frame(others[0]))
@@ -179,6 +180,6 @@ def test_who_reads_a_long_answer_while_the_room_speaks_is_read_from_again(bench:
         gone -= len(client.sock.recv(gone))
     said = frame("hello")
     bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
-    bench.worker.rooms.by_number[ROOM].work(time.monotonic())
+    bench.worker.rooms.by_number[ROOM][PLAIN_FRAMING].work(time.monotonic())
     bench.until(lambda: not connection.outbox)
     bench.until(lambda: connection.reading)
