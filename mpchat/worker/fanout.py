@@ -241,26 +241,28 @@ class Fanout:
         if self._lists is None:
             self._lists = list(self._live), list(self._live.values())
         self._flush = Flush(blob, messages, *self._lists)
-        late.begin_to_try()
+        if late.again:
+            late.begin_to_try()
         return self._flush
 
     def _send_slice(self, flush: Flush, now: float) -> None:
-        tried, whole, partly = flush.send(SLICE)
+        sent = flush.send(SLICE)
+        whole = sent.count(flush.size)
         self._counters.delivered += whole * flush.messages
-        if whole != tried:
-            self._sort_out(flush, partly, now)
-        if tried < SLICE and self._try_again(SLICE - tried):
+        if whole != len(sent):
+            self._sort_out(flush, sent, now)
+        if len(sent) < SLICE and (not self._late.trying or self._try_again(SLICE - len(sent))):
             self._flush = None
             # From the flush's last slice, not its first: a worker that is busy sending gathers meanwhile.
             self._flushed_at = now
             if self._replies:
                 self._send_replies()
 
-    def _sort_out(self, flush: Flush, partly: list[tuple[Connection, int]], now: float) -> None:
+    def _sort_out(self, flush: Flush, sent: list[int], now: float) -> None:
         """Let clients be late that could not take all of a blob; give up those that sending failed for."""
-        begin = self.stream.end - len(flush.blob)
-        for connection, sent in partly:
-            self._fall_behind(connection, begin + sent, self.stream.messages - flush.messages, now)
+        begin = self.stream.end - flush.size
+        for connection, taken in flush.taken_in_part(sent):
+            self._fall_behind(connection, begin + taken, self.stream.messages - flush.messages, now)
         failed, flush.failed = flush.failed, []
         for connection, error in failed:
             self._fail(connection, error)
@@ -272,11 +274,10 @@ class Fanout:
 
     def _try_again(self, most: int) -> bool:
         """Send late clients what they are owed by now; returns False if there are more than ``most``."""
-        trying = self._late.next_to_try(most)
-        for connection in trying:
+        for connection in self._late.next_to_try(most):
             if connection in self._late.late and not self._has_moved_on(connection):
                 connection.also(self._reactor, WRITE)
-        return len(trying) < most
+        return not self._late.trying
 
     def _has_moved_on(self, connection: Connection) -> bool:
         """Try a late client; returns False for one that is to wait until its socket is writable."""

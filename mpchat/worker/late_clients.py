@@ -7,9 +7,6 @@ is a slow consumer. A client that is ahead of the stream is early, and is sent n
 there.
 """
 
-from collections.abc import Iterator
-from itertools import islice
-
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.connection import EARLY, Connection
@@ -33,7 +30,7 @@ class LateClients:
         self._reactor = reactor
         self._stream = stream
         # Those of them whose turn it is in this one.
-        self._trying: Iterator[Connection] = iter(())
+        self.trying: list[Connection] = []
         self._judged_at = 0.0
         self._struggling = 0
 
@@ -80,13 +77,14 @@ class LateClients:
 
     def begin_to_try(self) -> None:
         """Let those that are to be tried again have their turn in the flush that begins."""
-        if self.again:
-            self._trying = iter(list(self.again))
-            self.again.clear()
+        self.trying = list(self.again)
+        self.again.clear()
 
     def next_to_try(self, most: int) -> list[Connection]:
-        """Return up to ``most`` clients whose turn it is; fewer when there are no more."""
-        return list(islice(self._trying, most))
+        """Return up to ``most`` clients whose turn it is; they have had it then."""
+        following = self.trying[:most]
+        del self.trying[:most]
+        return following
 
     def wait_for_room(self) -> None:
         """There is no next flush in a moment: let the system tell which sockets can take more."""

@@ -7,11 +7,6 @@ read them, also after the file was closed. So nothing is ever written to them ag
 import errno
 import os
 
-# A blob of so many bytes and more, for so many clients and more, is put into pages that all their sockets
-# share: a copy for each costs 0.23 ns a byte, to refer to pages half. Below that it saves nothing.
-SHARED_SIZE = 32 << 10
-SHARED_BY = 8
-
 
 class Pages:
     """A file in memory that holds a blob, closed with the last reference to it.
@@ -28,8 +23,3 @@ class Pages:
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
-
-
-def worth_sharing(size: int, receivers: int) -> bool:
-    """Tell whether a blob of ``size`` bytes for so many receivers should be put into pages."""
-    return size >= SHARED_SIZE and receivers >= SHARED_BY

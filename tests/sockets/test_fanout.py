@@ -19,12 +19,12 @@ from support.waiting import eventually
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker import fanout as module
-from mpchat.worker import shared_pages
+from mpchat.worker import flush
 from mpchat.worker.connection import LIVE, Connection, tune
 from mpchat.worker.counters import Counters
 from mpchat.worker.fanout import ENOUGH, SLICE, TRY_AGAIN, Fanout
+from mpchat.worker.flush import SHARED_BY, SHARED_SIZE
 from mpchat.worker.pacing import must_hold
-from mpchat.worker.shared_pages import SHARED_BY, SHARED_SIZE
 
 SocketPair = tuple[socket.socket, socket.socket]
 
@@ -209,8 +209,8 @@ def hall(*, lag_limit: int = LAG) -> Iterator[Hall]:
 def pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blobs are copied to each socket, or all go by way of pages that sockets share."""
     shared = request.param == "shared"
-    monkeypatch.setattr(shared_pages, "SHARED_SIZE", 1 if shared else 1 << 30)
-    monkeypatch.setattr(shared_pages, "SHARED_BY", 1)
+    monkeypatch.setattr(flush, "SHARED_SIZE", 1 if shared else 1 << 30)
+    monkeypatch.setattr(flush, "SHARED_BY", 1)
 
 
 PAIRS = pytest.mark.parametrize("make", [unix_pair, tcp_pair])
