@@ -6,8 +6,8 @@ a run in which every delivery arrived has figures; any other run has faults.
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,21 +74,23 @@ class Cell:
             figures.resident_bytes = server.resident_bytes()
             figures.bytes_per_connection = (figures.resident_bytes - empty_bytes) / row.clients
         if row.rooms > 1:
-            idle_us = self._cpu_us(lambda: time.sleep(options.seconds))
+            idle_us = self.cpu_us(lambda: time.sleep(options.seconds))
             figures.idle_ms_per_s = idle_us / 1e3 / options.seconds
         if meanwhile:
             meanwhile(self)
         self._work()
 
-    def ask(self, seconds: float) -> float:
-        """Have a sender ask for ``seconds``, question after answer; return the server's CPU µs for each."""
-        answers: list[dict[str, Any]] = []
+    @contextmanager
+    def asking(self, connections: int, pause_s: float) -> Iterator[list[list[int]]]:
+        """Have so many senders ask during the block, each the next question ``pause_s`` after the one before.
 
-        def ask() -> None:
-            self.load[-1].tell(ask_s=seconds)
-            answers.append(self.load[-1].hear("asked", self.patience_s))
-
-        return self._cpu_us(ask) / int(answers[0]["questions"])
+        Yield a list that has each sender's round trips, in nanoseconds, after the block.
+        """
+        trips_ns: list[list[int]] = []
+        self.load[-1].tell(ask=connections, pause_s=pause_s)
+        yield trips_ns
+        self.load[-1].tell(stop=True)
+        trips_ns += self.load[-1].hear("asked", self.patience_s)["trips_ns"]
 
     def _connect(self) -> None:
         spans = [process.hear("connected", self.patience_s) for process in self.load]
@@ -112,10 +114,10 @@ class Cell:
             reports.append(sent)
             reports.extend(process.hear("report", self.patience_s) for process in self.load)
 
-        cpu_us = self._cpu_us(work)
+        cpu_us = self.cpu_us(work)
         _fill_in(self.figures, self.row, reports[0], reports[1:], cpu_us)
 
-    def _cpu_us(self, work: Callable[[], object]) -> float:
+    def cpu_us(self, work: Callable[[], object]) -> float:
         """Return the CPU µs that all processes of the server took for ``work``."""
         before = self.server.cpu_ns()
         work()

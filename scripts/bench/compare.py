@@ -20,26 +20,24 @@ How the figures come about:
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from scripts.bench.cell import run_cell
 from scripts.bench.goals import Verdict, all_verdicts
 from scripts.bench.peers import Peer, PeerError, all_peers, mpchat_by_name
 from scripts.bench.report import (
     as_json,
     draw,
-    fault_lines,
     goal_table,
     in_flight_grid,
-    row_table,
     versions_line,
 )
-from scripts.bench.row import Figures, Options, Row
+from scripts.bench.rounds import Rounds
+from scripts.bench.row import Options
 from scripts.bench.rows import Sizes, all_rows
 from scripts.common.command import split_names, split_numbers
 from scripts.common.console import FAILED, INTERRUPTED, make_console, run_steps
@@ -65,58 +63,6 @@ class Flags:
     plot_path: Path | None
     check: bool
     only_list: bool
-
-
-@dataclass
-class Comparison:
-    """What is compared, and the results so far."""
-
-    rows: Sequence[Row]
-    peers: Sequence[Peer]
-    rounds: int
-    options: Options
-    results: dict[tuple[str, str], list[Figures]] = field(default_factory=dict)
-
-    @property
-    def servers(self) -> list[str]:
-        """The names of the servers."""
-        return [peer.name for peer in self.peers]
-
-    def run(self, console: Console) -> bool:
-        """Run all rounds; return False when a signal ended them."""
-        total = self.rounds * len(self.rows) * len(self.peers)
-        return run_steps(console, total, self._steps(console))
-
-    def _steps(self, console: Console) -> Iterator[str]:
-        for number in range(self.rounds):
-            for row in self.rows:
-                for peer in turned(self.peers, number):
-                    yield f"round {number + 1}/{self.rounds} · {row.name} · {peer.name}"
-                    if not peer.wire_for(row.rooms):
-                        continue  # the table has a dash
-                    if peer.most_clients is None or row.clients <= peer.most_clients:
-                        self._run_one(console, row, peer)
-                    elif not number:
-                        limit = f"{peer.name} takes at most {peer.most_clients:,} clients in its processes"
-                        console.print(f"{row.name}: {limit}, left out", style="yellow")
-
-    def _run_one(self, console: Console, row: Row, peer: Peer) -> None:
-        figures = run_cell(peer, row, self.options)
-        self.results.setdefault((row.name, peer.name), []).append(figures)
-        for fault in figures.faults[:1]:
-            console.print(f"{row.name}, {peer.name}: {fault}", style="red")
-
-    def exit_code(self, verdicts: Sequence[Verdict], check: bool) -> int:
-        """Return the exit code of a run that came to its end."""
-        lost = any(run.faults for runs in self.results.values() for run in runs)
-        missed = check and any(verdict.holds is False for verdict in verdicts)
-        return FAILED if lost or missed else 0
-
-
-def turned(peers: Sequence[Peer], number: int) -> list[Peer]:
-    """Return ``peers``, beginning with another peer each round, so that none always follows the same."""
-    shift = number % len(peers) if peers else 0
-    return [*peers[shift:], *peers[:shift]]
 
 
 @click.command(context_settings={"show_default": True})
@@ -163,17 +109,19 @@ def compare(flags: Flags) -> None:
             console.print(f"{row.name:20} {row.title}")
         return
     peers = [peer for peer in peers if peer.name in versions]
-    comparison = Comparison(rows, peers, flags.rounds, Options(seconds=flags.seconds))
-    finished = comparison.run(console)
-    verdicts = all_verdicts(rows, comparison.servers, comparison.results)
-    show(console, comparison, verdicts)
+    rounds = Rounds(rows, peers, flags.rounds, Options(seconds=flags.seconds))
+    finished = run_steps(console, rounds.total, rounds.steps(console))
+    verdicts = all_verdicts(rounds.begun, rounds.servers, rounds.results)
+    show(console, rounds, verdicts)
     if flags.json_path:
-        everything = as_json(comparison.options, versions, rows, comparison.results, verdicts)
+        everything = as_json(rounds.options, versions, rows, rounds.results, verdicts)
         flags.json_path.write_text(json.dumps(everything, indent=1) + "\n")
     if flags.plot_path:
         caption = f"{machine_line()}\n{versions_line(versions)}"
-        draw(flags.plot_path, rows, comparison.servers, comparison.results, caption)
-    sys.exit(comparison.exit_code(verdicts, flags.check) if finished else INTERRUPTED)
+        draw(flags.plot_path, rounds.begun, rounds.servers, rounds.results, caption)
+    lost = any(run.faults for runs in rounds.results.values() for run in runs)
+    missed = flags.check and any(verdict.holds is False for verdict in verdicts)
+    sys.exit(INTERRUPTED if not finished else FAILED if lost or missed else 0)
 
 
 def chosen_peers(names: str) -> list[Peer]:
@@ -200,14 +148,11 @@ def print_header(console: Console, peers: Sequence[Peer]) -> dict[str, str]:
     return versions
 
 
-def show(console: Console, comparison: Comparison, verdicts: Sequence[Verdict]) -> None:
+def show(console: Console, rounds: Rounds, verdicts: Sequence[Verdict]) -> None:
     """Print the tables of all rows, the faults and the goals."""
-    for row in comparison.rows:
-        console.print(row_table(row, comparison.servers, comparison.results), "")
-    grid = in_flight_grid(comparison.rows, comparison.servers, comparison.results)
+    rounds.show(console)
+    grid = in_flight_grid(rounds.begun, rounds.servers, rounds.results)
     if grid.lines:
         console.print(grid.as_table(), "")
-    for line in fault_lines(comparison.results):
-        console.print(line, style="red")
     if verdicts:
         console.print(goal_table(verdicts))

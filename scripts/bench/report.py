@@ -150,7 +150,7 @@ def _of_redis(row: str, server: str, results: Results) -> float | None:
 
 def named_grid(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Grid:
     """Return CPU per delivery to named members as ratios to plain clients of the same server."""
-    named = [row for row in rows if row.plain]
+    named = [row for row in rows if row.plain and any(name == row.name for name, _ in results)]
     ours = [name for name in servers if any((row.name, name) in results for row in named)]
     lines = []
     for row in named:

@@ -29,8 +29,9 @@ import click
 from rich.console import Console
 
 from mpchat import __version__
-from scripts.bench.cell import run_cell
-from scripts.bench.peers import SPARE_CONNECTIONS, SPARE_DESCRIPTORS, mpchat_peer
+from scripts.bench.peers import SPARE_CONNECTIONS, SPARE_DESCRIPTORS, mpchat_by_name
+from scripts.bench.report import fault_lines
+from scripts.bench.rounds import Rounds
 from scripts.bench.row import Figures, Row
 from scripts.bench.row import Options as BenchOptions
 from scripts.common.command import split_names, split_numbers
@@ -45,7 +46,6 @@ from scripts.lecture.report import (
     size_tables,
     waits_table,
     workers_lines,
-    workers_table,
 )
 
 FEWEST_CLIENTS, MOST_CLIENTS = 10, 20_000
@@ -93,32 +93,20 @@ class Comparison:
 
     models: Sequence[Model]
     sizes: Sequence[int]
-    counts: Sequence[int]  # of workers
-    scope: Scope
     options: Options
+    workers: Rounds  # mpchat with each number of workers
     outcomes: list[Outcome] = field(default_factory=list)
-    workers: dict[tuple[int, str], list[Figures]] = field(default_factory=dict)
 
     @property
     def faults(self) -> list[str]:
-        """Every fault with its place."""
-        serving = [
-            f"{each.model}, {each.clients:,} clients: {each.faults[0]}"
-            for each in self.outcomes
-            if each.faults
-        ]
-        return serving + [
-            f"{count} workers, {row}: {run.faults[0]}"
-            for (count, row), runs in self.workers.items()
-            for run in runs
-            if run.faults
-        ]
+        """The faults of the models, each with its place."""
+        places = [(f"{each.model}, {each.clients:,} clients", each.faults) for each in self.outcomes]
+        return [f"{place}: {found[0]}" for place, found in places if found]
 
     def run(self, console: Console) -> bool:
         """Run everything; return False when a signal ended it."""
-        workers = self.scope.rounds * len(self.counts) * len(self.scope.rows)
-        total = len(self.models) * len(self.sizes) + workers
-        return run_steps(console, total, chain(self._run_models(), self._run_workers()))
+        total = len(self.models) * len(self.sizes) + self.workers.total
+        return run_steps(console, total, chain(self._run_models(), self.workers.steps(console)))
 
     def _run_models(self) -> Iterator[str]:
         """Run every model with every number of clients; yield the name of each run before it."""
@@ -135,16 +123,6 @@ class Comparison:
                     refused[model.name] = outcome.refusal
                 self.outcomes.append(outcome)
 
-    def _run_workers(self) -> Iterator[str]:
-        """Run mpchat with each number of workers, rounds interleaved; yield each run's name before it."""
-        options = BenchOptions(seconds=self.options.seconds)
-        for number in range(self.scope.rounds):
-            for row in self.scope.rows:
-                for count in self.counts:
-                    yield f"workers, round {number + 1}/{self.scope.rounds} · {row.name} · {count}"
-                    figures = run_cell(mpchat_peer(f"mpchat-w{count}", workers=count), row, options)
-                    self.workers.setdefault((count, row.name), []).append(figures)
-
 
 def planned(console: Console, flags: Flags) -> Comparison:
     """Return the comparison that the command line asks for."""
@@ -156,7 +134,9 @@ def planned(console: Console, flags: Flags) -> Comparison:
     models = split_names(flags.models, {model.name: model for model in all_models()}, "--models")
     seconds = flags.seconds or scope.options.seconds
     options = Options(seconds, scope.options.asks_s, scope.options.hold_s)
-    return Comparison(models, [1, *that_fit(console, sizes)], counts, scope, options)
+    peers = [mpchat_by_name(f"mpchat-w{count}") for count in counts]
+    workers = Rounds(scope.rows, peers, scope.rounds, BenchOptions(seconds=seconds))
+    return Comparison(models, [1, *that_fit(console, sizes)], options, workers)
 
 
 def worker_counts(cores: int, quick: bool) -> list[int]:
@@ -216,27 +196,28 @@ def compare(flags: Flags) -> None:
     console.print(header)
     finished = comparison.run(console)
     show(console, comparison)
-    outcomes, workers = comparison.outcomes, comparison.workers
+    workers = comparison.workers
     if flags.json_path:
-        everything = as_json(comparison.models, outcomes, workers, comparison.options)
+        everything = as_json(comparison.models, comparison.outcomes, workers.results, comparison.options)
         flags.json_path.write_text(json.dumps(everything, indent=1) + "\n")
     if flags.plot_path:
-        draw(flags.plot_path, header, outcomes, comparison.counts, workers)
-    sys.exit(INTERRUPTED if not finished else FAILED if comparison.faults else 0)
+        draw(flags.plot_path, header, comparison.outcomes, workers.servers, workers.results)
+    lost = comparison.faults or fault_lines(workers.results)
+    sys.exit(INTERRUPTED if not finished else FAILED if lost else 0)
 
 
 def show(console: Console, comparison: Comparison) -> None:
     """Print the results so far."""
-    cores, counts, runs = os.cpu_count() or 1, comparison.counts, comparison.workers
-    console.print(waits_table(comparison.models, comparison.outcomes, comparison.options.hold_s))
-    for table in size_tables(comparison.models, comparison.sizes, comparison.outcomes):
+    outcomes, workers = comparison.outcomes, comparison.workers
+    console.print(waits_table(comparison.models, outcomes, comparison.options.hold_s))
+    for table in size_tables(comparison.models, comparison.sizes, outcomes):
         console.print(table)
-    for line in refusal_lines(comparison.outcomes):
+    for line in refusal_lines(outcomes):
         console.print(line, style="yellow")
-    for line in growth_lines(comparison.outcomes):
+    for line in growth_lines(outcomes):
         console.print(line)
-    console.print("", workers_table(counts, runs, cores))
-    for line in workers_lines(counts, runs, cores):
+    workers.show(console)
+    for line in workers_lines(workers.servers, workers.results, os.cpu_count() or 1):
         console.print(line)
     for fault in comparison.faults:
         console.print(f"FAILED: {fault}", style="red")

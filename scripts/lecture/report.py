@@ -4,17 +4,16 @@ Pure presentation: it gets figures and never runs anything. The rule it keeps: a
 figures of this run say, not what a reader would expect.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from mpchat.config import default_workers
-from scripts.bench.row import Figures
+from scripts.bench.row import Results, medians
 from scripts.common.console import figures_table, picture
 from scripts.common.machine import machine
 from scripts.lecture.cell import Model, Options, Outcome
@@ -25,9 +24,6 @@ NOTICED_S = 0.1
 PAYS_OFF = 1.10
 # Fewer connections than this are lost in what a process takes for itself anyway.
 FEWEST_TO_WEIGH = 100
-
-# Runs of mpchat by its number of workers and the row.
-Runs = Mapping[tuple[int, str], Sequence[Figures]]
 
 
 class Kind(NamedTuple):
@@ -123,53 +119,26 @@ def growth_lines(outcomes: Sequence[Outcome]) -> list[str]:
 # ---- workers
 
 
-def middle(runs: Runs, count: int, row: str, attribute: str) -> float:
+def middle(runs: Results, row: str, server: str, attribute: str) -> float:
     """Return the median of a figure over the runs without a fault; 0 without such a run."""
-    values: list[float] = [getattr(run, attribute) for run in runs.get((count, row), ()) if not run.faults]
-    return median(values or [0.0])
+    return float(getattr(medians(runs.get((row, server), ())), attribute, 0.0))
 
 
-def workers_table(counts: Sequence[int], runs: Runs, cores: int) -> Table:
-    """Return throughput and latency by the number of workers."""
-    columns = [
-        ("flood", "deliveries_per_s", ",.0f"),
-        ("flood", "cpu_us_per_delivery", ".3f"),
-        ("flood", "server_share", ".0%"),
-        ("flood", "load_share", ".0%"),
-        *(("steady", figure, ".1f") for figure in ("p50_ms", "p99_ms", "max_ms")),
-    ]
-    title = (
-        f"Workers on {cores} cores, 100 clients, 100 B: as fast as possible; latency at 500 messages a second"
-    )
-    headings = ("deliv./s", "µs/delivery", "server", "load", "p50 ms", "p99", "max")
-    table = figures_table(title, "workers", *headings)
-    for count in counts:
-        name = f"{count} (the default)" if count == default_workers(cores) else str(count)
-        table.add_row(
-            name,
-            *(
-                format(middle(runs, count, row, figure), form) if (count, row) in runs else "–"
-                for row, figure, form in columns
-            ),
-        )
-    return table
-
-
-def workers_lines(counts: Sequence[int], runs: Runs, cores: int) -> list[str]:
+def workers_lines(servers: Sequence[str], runs: Results, cores: int) -> list[str]:
     """Say how many workers pay off, and what a core left free brings and costs."""
-    pace = {count: middle(runs, count, "flood", "deliveries_per_s") for count in counts}
+    pace = {name: middle(runs, "flood", name, "deliveries_per_s") for name in servers}
     best = max(pace.values())
     if not best:
         return []
-    enough = next(count for count in counts if pace[count] * PAYS_OFF >= best)
-    lines = [f"{enough} worker(s) pay off: more bring less than {PAYS_OFF - 1:.0%} on top."]
-    free, full = default_workers(cores), cores
-    if free != full and pace.get(free) and pace.get(full) and (full, "steady") in runs:
-        cost = {count: middle(runs, count, "flood", "cpu_us_per_delivery") for count in (free, full)}
-        late = {count: middle(runs, count, "steady", "p99_ms") for count in (free, full)}
+    enough = next(name for name in servers if pace[name] * PAYS_OFF >= best)
+    lines = [f"{enough} pays off: more workers bring less than {PAYS_OFF - 1:.0%} on top."]
+    free, full = (f"mpchat-w{count}" for count in (default_workers(cores), cores))
+    if free != full and pace.get(free) and pace.get(full) and ("steady", full) in runs:
+        cost = {name: middle(runs, "flood", name, "cpu_us_per_delivery") for name in (free, full)}
+        late = {name: middle(runs, "steady", name, "p99_ms") for name in (free, full)}
         lines.append(
-            f"A core left free, {free} worker(s) instead of {full}: {pace[free] / pace[full]:.2f} times the"
-            f" deliveries a second, {cost[free] / cost[full]:.2f} times the CPU for each, p99"
+            f"A core left free, {free} (the default) instead of {full}: {pace[free] / pace[full]:.2f} times"
+            f" the deliveries a second, {cost[free] / cost[full]:.2f} times the CPU for each, p99"
             f" {late[free]:.1f} ms instead of {late[full]:.1f} ms. The load runs on the same cores: what it"
             " takes, the server lacks."
         )
@@ -180,7 +149,7 @@ def workers_lines(counts: Sequence[int], runs: Runs, cores: int) -> list[str]:
 
 
 def as_json(
-    models: Sequence[Model], outcomes: Sequence[Outcome], runs: Runs, options: Options
+    models: Sequence[Model], outcomes: Sequence[Outcome], runs: Results, options: Options
 ) -> dict[str, Any]:
     """Return everything, each single run included, as plain JSON values."""
     return {
@@ -188,11 +157,13 @@ def as_json(
         "options": asdict(options),
         "models": {model.name: model.what for model in models},
         "cells": [asdict(each) for each in outcomes],
-        "workers": [{"workers": count} | asdict(run) for (count, _), each in runs.items() for run in each],
+        "workers": [asdict(run) for each in runs.values() for run in each],
     }
 
 
-def draw(path: Path, caption: str, outcomes: Sequence[Outcome], counts: Sequence[int], runs: Runs) -> None:
+def draw(
+    path: Path, caption: str, outcomes: Sequence[Outcome], servers: Sequence[str], runs: Results
+) -> None:
     """Draw cost and memory by the number of clients, and throughput by the number of workers."""
     with picture(path, caption, 2, 2, figsize=(13, 9)) as axes:
         for axis, kind in zip(axes.flat, (MESSAGE, ANSWER, MEMORY), strict=False):
@@ -205,20 +176,19 @@ def draw(path: Path, caption: str, outcomes: Sequence[Outcome], counts: Sequence
             axis.set_title(kind.title, fontsize="medium")
             axis.grid(alpha=0.3)
         axes[0][0].legend(ncols=2, fontsize="small")
-        _draw_workers(axes[1][1], counts, runs)
+        _draw_workers(axes[1][1], servers, runs)
 
 
-def _draw_workers(axis: Any, counts: Sequence[int], runs: Runs) -> None:
+def _draw_workers(axis: Any, servers: Sequence[str], runs: Results) -> None:
     """Draw deliveries a second as bars, CPU per delivery as a line on the right."""
-    places = [str(count) for count in counts]
     pace, cost = (
-        [middle(runs, count, "flood", figure) for count in counts]
+        [middle(runs, "flood", name, figure) for name in servers]
         for figure in ("deliveries_per_s", "cpu_us_per_delivery")
     )
-    axis.bar(places, [each / 1e6 for each in pace], color="tab:blue", alpha=0.6)
-    axis.set(xlabel="workers", ylabel="million deliveries a second")
+    axis.bar(servers, [each / 1e6 for each in pace], color="tab:blue", alpha=0.6)
+    axis.set(ylabel="million deliveries a second")
     axis.set_title("How many workers pay off", fontsize="medium")
     right = axis.twinx()
-    right.plot(places, cost, "o-", color="tab:red")
+    right.plot(servers, cost, "o-", color="tab:red")
     right.set(ylabel="CPU µs per delivery")
     right.set_ylim(bottom=0)

@@ -15,9 +15,11 @@ import psutil
 import pytest
 
 from scripts.bench.peers import python_peer
+from scripts.bench.rounds import Rounds
 from scripts.bench.row import Figures
+from scripts.bench.row import Options as BenchOptions
 from scripts.lecture.cell import Model, Options, Outcome, all_models, pace, run
-from scripts.lecture.models import QUICK, Comparison, worker_counts
+from scripts.lecture.models import Comparison, worker_counts
 from scripts.lecture.report import growth_lines, workers_lines
 
 OPTIONS = Options(seconds=0.2, asks_s=0.05, hold_s=0.3)
@@ -83,7 +85,7 @@ def test_a_server_that_does_not_start_is_a_fault(tmp_path: Path) -> None:
     figures = run(Model("broken", "", python_peer("broken", str(script))), 10, OPTIONS)
 
     assert "no such luck" in figures.faults[0]
-    comparison = Comparison([], [], [], QUICK, OPTIONS, [figures])
+    comparison = Comparison([], [], OPTIONS, Rounds([], [], 1, BenchOptions()), [figures])
     assert comparison.faults == [f"broken, 10 clients: {figures.faults[0]}"]
 
 
@@ -124,13 +126,14 @@ def test_sentences_say_what_the_figures_say() -> None:
         Outcome("poll", clients, Figures("poll", "poll"), us_per_answer=cost)
         for clients, cost in ((1, 10.0), (1000, 150.0))
     ]
+    names = ["mpchat-w1", "mpchat-w2", "mpchat-w3"]
     runs = {
-        (count, "flood"): [Figures("flood", "", deliveries_per_s=pace)]
-        for count, pace in ((1, 1e6), (2, 2e6), (3, 2.1e6))
+        ("flood", name): [Figures("flood", name, deliveries_per_s=pace)]
+        for name, pace in zip(names, (1e6, 2e6, 2.1e6), strict=True)
     }
 
     assert growth_lines(cells) == ["poll: an answer with 1,000 watched costs 15.0 times what it costs with 1"]
-    assert workers_lines([1, 2, 3], runs, cores=8)[0].startswith("2 worker(s) pay off")
+    assert workers_lines(names, runs, cores=8)[0].startswith("mpchat-w2 pays off")
 
 
 @pytest.mark.timeout(300)  # a thousand clients of four servers, on a machine that may be busy
@@ -143,7 +146,7 @@ def test_the_command_writes_tables_and_json(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stdout + answer.stderr
     written = json.loads(figures.read_text())
     assert {cell["model"] for cell in written["cells"]} == set(COMMAND_RUNS)
-    assert {each["workers"] for each in written["workers"]} == {1, 2}
+    assert {each["server"] for each in written["workers"]} == {"mpchat-w1", "mpchat-w2"}
     refusals = {cell["model"]: cell["refusal"] for cell in written["cells"] if cell["refusal"]}
     assert SELECT_SAYS in refusals["select"]
     assert "the server is full" in refusals["mpchat select"]

@@ -11,8 +11,8 @@ import sys
 import time
 from typing import Any
 
-from scripts.bench.load.crowd import ORDERS_FD, READ_SIZE, WAIT_S, Crowd
-from scripts.bench.load.plan import Board, LoadError, Plan
+from scripts.bench.load.crowd import READ_SIZE, Crowd
+from scripts.bench.load.plan import ORDERS_FD, WAIT_S, Board, LoadError, Plan
 from scripts.bench.load.publisher import Publisher
 from scripts.common.machine import raise_descriptor_limit
 
@@ -63,8 +63,10 @@ def work(plan: Plan, orders: Orders) -> None:
     say("connected", began_ns=began_ns, ended_ns=time.monotonic_ns())
     publisher = Publisher(plan, crowd, board) if plan.role == "senders" else None
     if publisher:
-        while "ask_s" in (order := orders.read()):
-            say("asked", questions=crowd.ask(order["ask_s"]))
+        while "ask" in (order := orders.read()):
+            trips_ns = crowd.ask(order["ask"], order["pause_s"])
+            orders.read()  # to stop asking
+            say("asked", trips_ns=trips_ns)
         publisher.go()
     crowd.await_go()
     say("ready")

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from scripts.bench.load.plan import NOT_COUNTING, Board, LoadError, Plan
+from scripts.bench.load.asker import Asker
+from scripts.bench.load.plan import ANSWER_S, NOT_COUNTING, ORDERS_FD, WAIT_S, Board, LoadError, Plan
 from scripts.bench.load.witness import Witness, witness_of
 from scripts.bench.wire import GO_SENDER, WIRES, Wire
 
@@ -19,10 +20,6 @@ READ_SIZE = 256 * 1024
 # Seconds between two looks at the slowest connection, whose count gives the senders their credit; for each
 # begun thousand of connections.
 TELL_S = 0.001
-# Seconds that a wait for events lasts at most: a stall or a missing order is seen so late.
-WAIT_S = 0.1
-# Seconds for a connect, a knock or a question before it counts as refused.
-CONNECT_S = 30.0
 # Seconds after the last delivery in which a surplus delivery would still be seen.
 AFTERMATH_S = 0.02
 # Latency samples of one process: enough for a p99, small as JSON. Beyond, only every second, third … is kept.
@@ -31,8 +28,6 @@ MOST_SAMPLES = 50_000
 IP_BIND_ADDRESS_NO_PORT = 24
 # Linux, TCP: count the bytes that have come and throw them away, without a copy.
 DISCARD = socket.MSG_TRUNC
-
-ORDERS_FD = 0
 
 
 class Crowd:
@@ -67,12 +62,12 @@ class Crowd:
     def connect(self) -> None:
         """Open all connections and wait until each is served."""
         waiting: dict[int, bytearray] = {}
-        deadline = time.monotonic() + CONNECT_S
+        deadline = time.monotonic() + ANSWER_S
         while waiting or len(self.sockets) < self._plan.connections:
             while len(waiting) < self._plan.in_flight and len(self.sockets) < self._plan.connections:
                 waiting[self._begin()] = bytearray()
             for fd, _ in self._epoll.poll(WAIT_S):
-                deadline = time.monotonic() + CONNECT_S
+                deadline = time.monotonic() + ANSWER_S
                 if fd not in waiting:
                     self._take_early(fd, self._heard(fd))
                     continue
@@ -81,26 +76,15 @@ class Crowd:
                     del waiting[fd]
                     self._got[fd] = 0
             if time.monotonic() > deadline:
-                raise LoadError(f"{len(waiting)} clients were not answered within {CONNECT_S:.0f} s")
+                raise LoadError(f"{len(waiting)} clients were not answered within {ANSWER_S:.0f} s")
         self._place_witnesses()
         self._epoll.register(ORDERS_FD, select.EPOLLIN)
 
-    def ask(self, seconds: float) -> int:
-        """Ask on one connection, question after answer, for so long; return the number of questions.
-
-        A question is a knock. The server answers it to this connection alone.
-        """
-        fd, sock = next(iter(self.sockets.items()))
-        sock.settimeout(CONNECT_S)
-        asked, end = 0, time.monotonic() + seconds
-        while not asked or time.monotonic() < end:
-            sock.sendall(self._knock(0))
-            answer = b""
-            while not self._served(answer):
-                answer += self._heard(fd)
-            asked += 1
-        sock.setblocking(False)
-        return asked
+    def ask(self, connections: int, pause_s: float) -> list[list[int]]:
+        """Ask on so many connections until an order comes; return each one's round trips in nanoseconds."""
+        asker = Asker(self._wire, list(self.sockets.values())[:connections], pause_s)
+        asker.run()
+        return list(asker.trips_ns.values())
 
     def _begin(self) -> int:
         """Open the next connection and knock; return its descriptor."""
@@ -116,7 +100,7 @@ class Crowd:
 
     def _open(self) -> socket.socket:
         sock = socket.socket()
-        sock.settimeout(CONNECT_S)
+        sock.settimeout(ANSWER_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((self._plan.source, 0))
@@ -153,8 +137,6 @@ class Crowd:
             data = self.sockets[fd].recv(READ_SIZE)
         except ConnectionError:
             data = b""
-        except TimeoutError:
-            raise LoadError(f"a question was not answered within {CONNECT_S:.0f} s") from None
         if not data:
             raise LoadError(f"the server closed a new connection, {len(self._got)} were served")
         return data

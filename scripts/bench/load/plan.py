@@ -3,6 +3,12 @@
 import mmap
 from dataclasses import dataclass
 
+# Orders come on standard input.
+ORDERS_FD = 0
+# Seconds that a wait for events lasts at most: a stall or a missing order is seen so late.
+WAIT_S = 0.1
+# Seconds for a connect, a knock or a question before it counts as refused.
+ANSWER_S = 30.0
 # A process that does not count writes this to the board: never the slowest.
 NOT_COUNTING = 2**62
 
