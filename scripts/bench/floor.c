@@ -1,7 +1,7 @@
-/* The floor of bench.py: the least program that relays, one process, one loop: it reads and calls send.
+/* The floor of the bench: the smallest program that relays. One process, one loop: it reads and calls send.
  *
- * Not a server for anybody: it checks nothing, it waits for a client that does not read, it forgets errors.
- * What it spends is what the kernel takes for the same fan-out. The rule it keeps: what one read completed
+ * It is no server to use: it checks nothing, it waits for a client that does not read, it forgets errors.
+ * Its CPU time is what the kernel takes for the same fan-out. The rule it keeps: what one read completed
  * goes to every client as one send, whole frames only (2 bytes of length, big-endian, then the payload).
  *
  * cc -O2 -o floor floor.c && ./floor PORT

@@ -1,10 +1,10 @@
 """What each server's wire looks like to a client: bytes only, no sockets, no clocks.
 
-Part of bench.py. Not a client library: it knows one channel (``in_room`` gives another one), the fixed sizes
-and the few commands that the bench needs. The rule it keeps: for one size of text the number of a delivery
-says how many bytes it has on its wire, so that counting bytes counts messages.
+No client library: it knows one channel (``in_room`` gives another one), the fixed sizes and the few commands
+that the bench needs. The rule it keeps: for one size of text, the number of a delivery says how many bytes it
+has on its wire, so that counting bytes counts messages.
 
-Every text begins with a stamp: who sent it, its number in that sender's order, and when (ns, monotonic).
+Every text begins with a stamp: its sender, its number in that sender's order, and its time (ns, monotonic).
 """
 
 import json
@@ -14,7 +14,7 @@ from bisect import bisect_right
 STAMP = b"%02d %010d %018d "
 # Bytes of a stamp: the shortest text that the bench can send.
 STAMP_SIZE = len(STAMP % (0, 0, 0))
-# The sender in the stamp of the first message, which says that everybody is there. It is not measured.
+# The sender in the stamp of the go: the first message, which says that all clients are there.
 GO_SENDER = 99
 FILL = b"x"
 
@@ -22,19 +22,19 @@ CHANNEL = b"chat"
 
 
 class Wire:
-    """One protocol. ``prefix`` and ``suffix`` are what stands around a text of a given size."""
+    """One protocol."""
 
     name = ""
-    # True where a sender is a client like all others and gets its own messages too.
+    # True where a sender is a client like all others and receives its own messages too.
     sender_receives = False
-    # True where a client may be told other things before the go: what it gets is counted from there on.
+    # True where a client may receive other messages before the go: its bytes are counted from the go on.
     talks = False
-    # What the server may send between two deliveries without being asked, a whole number of times.
+    # Bytes that the server may send between two deliveries on its own, a whole number of times.
     noise = b""
-    # Sent after connecting: a client's request to be served, and a mere sender's.
+    # The first bytes of a client, its request to be served, and of a connection that only sends.
     knock = b""
     sender_knock = b""
-    # How the answer to each of them ends.
+    # The end of the answer to each of them.
     answer_end = b""
     sender_answer_end = b""
 
@@ -51,7 +51,7 @@ class Wire:
         return answer.endswith(self.answer_end)
 
     def sender_served(self, answer: bytes) -> bool:
-        """The same for a connection that only sends."""
+        """Say the same of a connection that only sends."""
         return answer.endswith(self.sender_answer_end)
 
     def publication(self, size: int) -> tuple[bytes, bytes]:
@@ -76,17 +76,17 @@ class FrameWire(Wire):
 
     name = "frames"
     sender_receives = True
-    # An empty frame: mpchat answers it with an error, for that client alone; the ports echo it to that one.
+    # An empty frame: mpchat answers this client alone, with an error; other servers echo it to this client.
     knock = sender_knock = b"\0\0"
 
     def served(self, answer: bytes) -> bool:
-        """One whole frame has come, whatever it says."""
+        """Say whether one whole frame has come, whatever it says."""
         return len(answer) >= 2 and len(answer) == 2 + int.from_bytes(answer[:2], "big")
 
     sender_served = served
 
     def publication(self, size: int) -> tuple[bytes, bytes]:
-        """A frame."""
+        """Return the rest of a frame."""
         before, after = b'{"message":"', b'"}'
         return (len(before) + size + len(after)).to_bytes(2, "big") + before, after
 
@@ -94,7 +94,7 @@ class FrameWire(Wire):
 
 
 class MemberWire(FrameWire):
-    """mpchat's named clients: they join a room, and what they get says who said it, where, and its number.
+    """mpchat's named clients: they join a room, and deliveries have the sender, the room and a number.
 
     The number grows, and so do deliveries by a byte now and then. The go is number 1 of its room.
     """
@@ -111,7 +111,7 @@ class MemberWire(FrameWire):
         return MemberWire(room)
 
     def knock_of(self, client: int) -> bytes:
-        """The request to be somebody in the room. All names are equally long."""
+        """Return the request to join the room under a name. All names are equally long."""
         join = b'{"join":{"name":"%s","room":"%s"}}' % (self.member(client), self.room)
         return len(join).to_bytes(2, "big") + join
 
@@ -122,11 +122,11 @@ class MemberWire(FrameWire):
 
     @property
     def room(self) -> bytes:
-        """The room's name; all are equally long."""
+        """The name of the room. All are equally long."""
         return b"r%05d" % self._room
 
     def served(self, answer: bytes) -> bool:
-        """The welcome has come, whole, whatever stands before and after it."""
+        """Say whether the welcome has come, whole, whatever stands before and after it."""
         position = 0
         while (start := position + 2) <= len(answer):
             position = start + int.from_bytes(answer[position:start], "big")
@@ -137,13 +137,13 @@ class MemberWire(FrameWire):
     sender_served = served
 
     def delivery(self, size: int) -> tuple[bytes, bytes]:
-        """A frame with a number of one digit; its two bytes of length and the time stand for any."""
+        """Return the rest of a frame with a number of one digit; its length and its time stand for any."""
         before, after = b'{"message":"', b'","from":"%s","room":"%s","seq":1,"at":1700000000.000}'
         after %= self.member(0), self.room
         return (len(before) + size + len(after)).to_bytes(2, "big") + before, after
 
     def bytes_of(self, size: int, messages: int) -> int:
-        """The same, and a byte more for each from number 10 on, for each from number 100 on, and so forth."""
+        """Return the bytes: one more for each from number 10 on, for each from number 100 on, and so on."""
         longer, least = 0, 10
         while least <= messages:
             longer += messages - least + 1
@@ -151,7 +151,7 @@ class MemberWire(FrameWire):
         return super().bytes_of(size, messages) + longer
 
     def messages_in(self, size: int, got: int) -> tuple[int, int]:
-        """The inverse of :meth:`bytes_of`."""
+        """Return the inverse of :meth:`bytes_of`."""
         most = range(got // self.bytes_of(size, 1) + 1)
         messages = bisect_right(most, got, key=lambda each: self.bytes_of(size, each)) - 1
         return messages, got - self.bytes_of(size, messages)
@@ -175,16 +175,16 @@ class RedisWire(Wire):
         return RedisWire(b"r%05d" % room)
 
     def publication(self, size: int) -> tuple[bytes, bytes]:
-        """``PUBLISH chat text``."""
+        """Return the rest of ``PUBLISH chat text``."""
         return b"*3\r\n$7\r\nPUBLISH\r\n%s$%d\r\n" % (self._channel, size), b"\r\n"
 
     def delivery(self, size: int) -> tuple[bytes, bytes]:
-        """The push ``message chat text``."""
+        """Return the rest of the push ``message chat text``."""
         return b"*3\r\n$7\r\nmessage\r\n%s$%d\r\n" % (self._channel, size), b"\r\n"
 
 
 class RedisMemberWire(RedisWire):
-    """RESP3: a subscribed connection may publish, so that members of many channels talk as mpchat's do."""
+    """RESP3: a subscribed connection may publish, so members of many channels talk as mpchat's do."""
 
     name = "redis-members"
     sender_receives = True
@@ -192,7 +192,7 @@ class RedisMemberWire(RedisWire):
     def __init__(self, channel: bytes = CHANNEL) -> None:
         """Speak on this channel."""
         super().__init__(channel)
-        # And no answers to PUBLISH, only what is pushed, which is all that there is to count.
+        # No answers to PUBLISH: only pushes come, and they are counted.
         quiet = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$3\r\nOFF\r\n"
         self.knock = b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n" + self.knock + quiet
 
@@ -201,19 +201,19 @@ class RedisMemberWire(RedisWire):
         return RedisMemberWire(b"r%05d" % room)
 
     def served(self, answer: bytes) -> bool:
-        """The push that confirms the subscription has come."""
+        """Say whether the push that confirms the subscription has come."""
         return b"subscribe" in answer and answer.endswith(self.answer_end)
 
     sender_served = served
 
     def delivery(self, size: int) -> tuple[bytes, bytes]:
-        """The same push, which has a type of its own in RESP3."""
+        """Return the same push, which has a type of its own in RESP3."""
         before, after = super().delivery(size)
         return b">" + before[1:], after
 
 
 class NatsWire(Wire):
-    """NATS core: text commands; the server pings each client once, two seconds after it came."""
+    """NATS core: text commands; the server pings each client once, two seconds after it connects."""
 
     name = "nats"
     noise = b"PING\r\n"
@@ -223,16 +223,16 @@ class NatsWire(Wire):
     answer_end = sender_answer_end = b"PONG\r\n"
 
     def publication(self, size: int) -> tuple[bytes, bytes]:
-        """``PUB chat size``."""
+        """Return the rest of ``PUB chat size``."""
         return b"PUB %s %d\r\n" % (CHANNEL, size), b"\r\n"
 
     def delivery(self, size: int) -> tuple[bytes, bytes]:
-        """``MSG chat 1 size``."""
+        """Return the rest of ``MSG chat 1 size``."""
         return b"MSG %s 1 %d\r\n" % (CHANNEL, size), b"\r\n"
 
 
 class MqttWire(Wire):
-    """MQTT 3.1.1 at QoS 0, without keep-alive, a clean session with a name that the server makes up."""
+    """MQTT 3.1.1 at QoS 0, without keep-alive; a clean session with a name that the server chooses."""
 
     name = "mqtt"
     # CONNECT: protocol name and level, clean session, keep-alive 0 s, empty client name.
@@ -243,7 +243,7 @@ class MqttWire(Wire):
     answer_end = b"\x90\x03\x00\x01\x00"
 
     def publication(self, size: int) -> tuple[bytes, bytes]:
-        """PUBLISH; the same both ways."""
+        """Return the rest of PUBLISH, which is the same both ways."""
         topic = len(CHANNEL).to_bytes(2, "big") + CHANNEL
         return b"\x30" + _mqtt_length(len(topic) + size) + topic, b""
 
@@ -251,7 +251,7 @@ class MqttWire(Wire):
 
 
 def _mqtt_length(size: int) -> bytes:
-    """MQTT's variable length: seven bits a byte, lowest first."""
+    """Return MQTT's variable length: seven bits a byte, lowest first."""
     digits = bytearray()
     while size > 0x7F:
         digits.append(size & 0x7F | 0x80)

@@ -1,7 +1,7 @@
-"""A chat server of one asyncio process, as one would write it today, for bench.py to compare with.
+"""A chat server of one asyncio process, as it would be written today, for the bench to compare with.
 
-Not what mpchat does: one core, one write per client and message, and a client that does not read grows a
-buffer without end. The rule it keeps: protocols, not streams, because those cost asyncio least.
+mpchat works otherwise. This uses one core and one write per client and message, and for a client that does
+not read a buffer grows without end. The rule it keeps: protocols, not streams, because they cost least.
 
 Run as ``python -m scripts.lecture.peer_asyncio PORT``; it serves on 127.0.0.1 until it is killed.
 """
@@ -11,7 +11,7 @@ import sys
 
 from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
 
-# Connections that may wait to be accepted: all that the bench opens at once fit.
+# Connections that may wait to be accepted: enough for all that the bench opens at once.
 BACKLOG = 512
 
 
@@ -25,13 +25,13 @@ class Member(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Join. (asyncio sets TCP_NODELAY itself.)"""
+        """Join the room. (asyncio sets TCP_NODELAY itself.)"""
         assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
         self._room.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave."""
+        """Leave the room."""
         if self._transport is not None:
             self._room.discard(self._transport)
 
@@ -45,12 +45,12 @@ class Member(asyncio.Protocol):
                 for transport in self._room:
                     transport.write(frame)
             elif self._transport is not None:
-                # An empty frame is a question, "am I served?", and comes back to the one who asked.
+                # An empty frame is a question, "am I served?", and goes back to the client that asked.
                 self._transport.write(frame)
 
 
 async def serve(port: int) -> None:
-    """Serve for ever."""
+    """Serve until the process is killed."""
     room: set[asyncio.WriteTransport] = set()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Member(room), "127.0.0.1", port, backlog=BACKLOG)

@@ -1,6 +1,6 @@
-"""One process, one loop, any of the system's ways to wait for many sockets, for models.py to compare them.
+"""One process, one loop, any of the system's ways to wait for many sockets, to compare the ways.
 
-Not what mpchat does: a client that does not read stops it for everybody. The rule it keeps: ``select``,
+mpchat works otherwise: here a client that does not read stops all others. The rule it keeps: ``select``,
 ``poll`` and ``epoll`` run the same lines, so that what differs in their figures is the waiting alone. And it
 hides no limit: where ``select`` refuses a descriptor, its error is the last thing that this program says.
 
@@ -17,14 +17,14 @@ from mpchat.reactor import READ
 
 # Bytes taken in one read: the lecture's buffer.
 READ_SIZE = 4096
-# Connections that may wait to be accepted: all that are opened at once fit.
+# Connections that may wait to be accepted: enough for all that come at once.
 BACKLOG = 512
 
 Room = dict[socket.socket, FrameDecoder]
 
 
 def serve(port: int, selector: selectors.BaseSelector) -> None:
-    """Relay for ever what any client sends to all of them."""
+    """Relay what any client sends to all clients, until the process is killed."""
     room: Room = {}
     with socket.create_server(("127.0.0.1", port), backlog=BACKLOG) as listener:
         selector.register(listener, READ)
@@ -44,7 +44,7 @@ def serve(port: int, selector: selectors.BaseSelector) -> None:
 
 
 def hear(sock: socket.socket, room: Room) -> bool:
-    """Take what ``sock`` sent and relay it; False when it is gone."""
+    """Relay what ``sock`` sent; return False when it is closed."""
     try:
         data = sock.recv(READ_SIZE)
     except ConnectionError:
@@ -53,12 +53,12 @@ def hear(sock: socket.socket, room: Room) -> bool:
         if isinstance(payload, Oversized):
             continue
         frame = encode_frame(payload)
-        # An empty frame is a question, "am I served?", and comes back to the one who asked.
+        # An empty frame is a question, "am I served?", and goes back to the client that asked.
         for client in room if payload else [sock]:
             try:
                 client.sendall(frame)
             except ConnectionError:
-                continue  # gone: the next read of it says so
+                continue  # closed: the next read of it says so
     return bool(data)
 
 

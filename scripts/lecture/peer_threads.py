@@ -1,7 +1,7 @@
-"""The lecture's second server: a thread per client, a lock around the list, for bench.py to compare with.
+"""The lecture's second server: a thread per client, a lock around the list, for the bench to compare with.
 
-Not what mpchat does: every message takes the one lock, every client costs a stack, and whoever does not read
-holds the lock for as long. The rule it keeps is the lecture's: the list is touched under the lock only.
+mpchat works otherwise: here every message takes the one lock, every client costs a stack, and while a client
+does not read, the lock is held. The rule it keeps is the lecture's: the list is touched under the lock only.
 
 Run as ``python -m scripts.lecture.peer_threads PORT``; it serves on 127.0.0.1 until it is killed.
 """
@@ -14,7 +14,7 @@ from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
 
 # Bytes taken in one read: the lecture's buffer.
 READ_SIZE = 4096
-# Connections that may wait to be accepted: all that the bench opens at once fit.
+# Connections that may wait to be accepted: enough for all that the bench opens at once.
 BACKLOG = 512
 # Bytes of stack for each thread: ample for this, and a thousand of them are still small.
 STACK_SIZE = 256 * 1024
@@ -39,17 +39,17 @@ class Room:
             self._clients.remove(client)
 
     def broadcast(self, frame: bytes) -> None:
-        """Send ``frame`` to all on the list; one order for everybody, because the lock is held."""
+        """Send ``frame`` to all on the list; all get the same order, because the lock is held."""
         with self._lock:
             for client in self._clients:
                 try:
                     client.sendall(frame)
                 except OSError:
-                    continue  # gone: its own thread takes it off the list
+                    continue  # closed: its own thread takes it off the list
 
 
 def talk(client: socket.socket, room: Room) -> None:
-    """One client's thread: read and relay until it goes."""
+    """Read and relay what one client sends, in its own thread, until it leaves."""
     decoder = FrameDecoder()
     room.join(client)
     try:
@@ -59,7 +59,7 @@ def talk(client: socket.socket, room: Room) -> None:
                     continue
                 if payload:
                     room.broadcast(encode_frame(payload))
-                else:  # An empty frame is a question, "am I served?", and comes back to the one who asked.
+                else:  # An empty frame is a question, "am I served?", and goes back to the client that asked.
                     client.sendall(encode_frame(payload))
     except ConnectionError:
         pass  # reset: the same as an end of stream here
@@ -69,7 +69,7 @@ def talk(client: socket.socket, room: Room) -> None:
 
 
 def serve(port: int) -> None:
-    """Accept for ever, a thread for each client."""
+    """Accept clients, and start a thread for each, until the process is killed."""
     threading.stack_size(STACK_SIZE)
     room = Room()
     with socket.create_server(("127.0.0.1", port), backlog=BACKLOG) as listener:

@@ -4,8 +4,8 @@
 to one number in shared memory: first unguarded, then with each kind of guard, with the cost of each.
 Then two processes take two locks in opposite orders, and a watchdog finds out.
 
-No part of the server, and no benchmark of locks: it shows why mpchat's processes share nothing and why its
-instance lock is a file. The rule it keeps: each way is one short function that can be read aloud.
+It is no part of the server, and no benchmark of locks: it shows why mpchat's processes share nothing and why
+its instance lock is a file. The rule it keeps: each way is one short function that can be read aloud.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ import fcntl
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,21 +26,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
+
+from scripts.common.console import figures_table, make_console
 
 SPAWN = multiprocessing.get_context("spawn")
-# Seconds until a process that does not come to an end is killed.
+# Seconds until a process that does not end is killed.
 DEADLINE_S = 60.0
-# Seconds between two looks of the watchdog, and how many equal looks in a row make it a deadlock.
+# Seconds between two looks of the watchdog; so many equal looks in a row are a deadlock.
 LOOK_S = 0.05
 EQUAL_LOOKS = 4
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the two processes have in common."""
+    """The memory and the locks that the two processes share."""
 
     counter: ctypes.c_longlong
     lock: Lock
@@ -54,7 +52,7 @@ class Shared:
 
 
 def nothing(shared: Shared, change: int, steps: int) -> None:
-    """``+=`` reads, adds and writes; what the other wrote in between is lost."""
+    """``+=`` reads, adds and writes; a write of the other process in between is lost."""
     for _ in range(steps):
         shared.counter.value += change
 
@@ -68,21 +66,21 @@ def thread_lock(shared: Shared, change: int, steps: int) -> None:
 
 
 def lock_inside(shared: Shared, change: int, steps: int) -> None:
-    """A multiprocessing lock in each step: right, and the two take turns, which is the price."""
+    """A multiprocessing lock in each step: right; the price is that the two take turns."""
     for _ in range(steps):
         with shared.lock:
             shared.counter.value += change
 
 
 def lock_outside(shared: Shared, change: int, steps: int) -> None:
-    """The same lock around the loop: right and fast, but one works and the other waits till the end."""
+    """The same lock around the loop: right and fast, but the second process waits for the first."""
     with shared.lock:
         for _ in range(steps):
             shared.counter.value += change
 
 
 def spin_lock(shared: Shared, change: int, steps: int) -> None:
-    """Asks again and again instead of sleeping: a core burns for as long as the other one works."""
+    """Asks again and again instead of sleeping: a core is busy for as long as the other process works."""
     for _ in range(steps):
         while not shared.lock.acquire(block=False):
             pass
@@ -100,7 +98,7 @@ def file_lock(shared: Shared, change: int, steps: int) -> None:
 
 
 def one_call(shared: Shared, change: int, steps: int) -> None:
-    """Python has no atomic add; nearest is one system call, whole or not there: an append to a file."""
+    """Python has no atomic add; an append to a file is one system call, and comes nearest."""
     mark = b"+" if change > 0 else b"-"
     journal = os.open(Path(shared.folder, "journal"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for _ in range(steps):
@@ -111,7 +109,7 @@ def one_call(shared: Shared, change: int, steps: int) -> None:
 
 
 def own_cells(shared: Shared, change: int, steps: int) -> None:
-    """Share nothing: count for yourself, add up once. Right, fastest, and how mpchat's workers count."""
+    """Share nothing: each process counts alone, adds once. Right and fastest: so mpchat's workers count."""
     mine = 0
     for _ in range(steps):
         mine += change
@@ -134,14 +132,14 @@ WAYS: list[Way] = [
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the counter came out as, and how long the slower process took, in seconds."""
+    """The value of the counter at the end, and the seconds that the slower process took."""
 
     rest: int
     seconds: float
 
 
 def measure(way: Way, steps: int) -> Outcome:
-    """Let two processes count ``steps`` up and ``steps`` down in this way."""
+    """Let one process count ``steps`` up and another ``steps`` down in this way."""
     with TemporaryDirectory(prefix="sync-lab-") as folder:
         counter = RawValue(ctypes.c_longlong, 0)
         shared = Shared(counter, SPAWN.Lock(), SPAWN.Barrier(2), RawArray(ctypes.c_double, 2), folder)
@@ -154,7 +152,7 @@ def measure(way: Way, steps: int) -> Outcome:
 
 
 def count(way: Way, shared: Shared, index: int, change: int, steps: int) -> None:
-    """One of the two processes."""
+    """Run one of the two processes."""
     shared.begin.wait(DEADLINE_S)
     began = time.perf_counter()
     way(shared, change, steps)
@@ -180,14 +178,14 @@ def running(target: Callable[..., None], *arguments: tuple[object, ...]) -> Iter
 
 # ---- the deadlock
 
-# What a philosopher is doing, in shared memory for the watchdog: which lock it holds and which it waits for.
+# No lock, on the board: shared memory where each philosopher notes which lock it holds and which it wants.
 NONE = -1
 
 
 def philosopher(
     index: int, folder: str, board: "ctypes.Array[ctypes.c_int]", begin: Barrier, dump: str
 ) -> None:
-    """Take lock ``index``, wait until the other has its own, then ask for the other's."""
+    """Take lock ``index``, wait until the other process has its own, then ask for that."""
     holds, wants = board_places(index)
     with open(dump, "w") as stack, open(Path(folder, "0")) as first, open(Path(folder, "1")) as second:
         faulthandler.register(signal.SIGUSR1, stack)
@@ -201,19 +199,19 @@ def philosopher(
 
 
 def board_places(index: int) -> tuple[int, int]:
-    """Return where process ``index`` writes down what it holds and what it waits for."""
+    """Return where process ``index`` notes the lock that it holds and the lock that it waits for."""
     return 2 * index, 2 * index + 1
 
 
 def in_a_circle(board: list[int]) -> bool:
-    """Say whether each of the two waits for what the other one holds."""
+    """Say whether each process waits for the lock that the other holds."""
     (holds_0, wants_0), (holds_1, wants_1) = board[:2], board[2:]
     return NONE not in board and wants_0 == holds_1 and wants_1 == holds_0
 
 
 @dataclass(frozen=True)
 class Deadlock:
-    """What the watchdog saw: who held and wanted what, where the victim stood, how the other one ended."""
+    """What the watchdog saw: the locks held and wanted, the victim's stack, the survivor's exit code."""
 
     board: list[int]
     stack: str
@@ -221,7 +219,7 @@ class Deadlock:
 
 
 def deadlock() -> Deadlock:
-    """Make one, find it, end one process; the kernel frees its lock, and the other one goes on."""
+    """Make a deadlock, find it, end one process; the kernel frees its lock, and the other goes on."""
     with TemporaryDirectory(prefix="sync-lab-") as folder:
         for name in ("0", "1"):
             Path(folder, name).touch()
@@ -269,11 +267,9 @@ def dumped(path: Path) -> str:
 @click.option("--steps", type=click.IntRange(1), default=100_000, help="Steps of each process.")
 def main(steps: int) -> None:
     """Count to zero in eight ways, then end a deadlock."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(title=f"{steps:,} times +1 in one process, −1 in another", box=SIMPLE, title_justify="left")
-    table.add_column("")
-    table.add_column("comes out as", justify="right")
-    table.add_column("ns a step", justify="right")
+    console = make_console()
+    title = f"{steps:,} times +1 in one process, −1 in another"
+    table = figures_table(title, "", "comes out as", "ns a step")
     table.add_column("")
     for way in WAYS:
         outcome = measure(way, steps)
@@ -285,7 +281,7 @@ def main(steps: int) -> None:
     found = deadlock()
     for index in (0, 1):
         holds, wants = (found.board[place] for place in board_places(index))
-        console.print(f"process {index} holds lock {holds} and waits for lock {wants}", highlight=False)
+        console.print(f"process {index} holds lock {holds} and waits for lock {wants}")
     console.print("deadlock: they wait in a circle. Process 0 stood here, and was ended:", style="red")
-    console.print(found.stack.rstrip(), highlight=False, markup=False)
+    console.print(found.stack.rstrip(), markup=False)
     console.print(f"its lock was freed by the kernel; process 1 went on and ended with {found.survivor_exit}")
