@@ -296,3 +296,27 @@ def test_history_that_somebody_reads_slowly_goes_on_over_a_reload_and_is_no_lag(
             assert [each["seq"] for each in slow.numbered] == list(range(1, 601))
             assert [each["message"].split()[0] for each in slow.numbered] == [f"{n}" for n in range(600)]
         assert "slow consumer" not in server.log
+
+
+def test_the_status_counts_what_members_get_and_who_of_them_is_late(folder: Path) -> None:
+    def figures(server: Server) -> tuple[int, int, int]:
+        (worker,) = server.status()["workers"]
+        return worker["messages_in"], worker["messages_out"], worker["late"]
+
+    with (
+        running(folder, "--lag-limit", "64M", workers=1) as server,
+        members(server.address, "alice", "bob", room="r") as (alice, bob),
+        Member(server.address) as stalled,
+    ):
+        stalled.join("carol", room="r")
+        alice.ask(message="hello")
+        for each in (alice, bob, stalled):
+            each.hear_from_room("hello")
+        # Beside the message, notices about those that came later.
+        eventually(lambda: figures(server) >= (1, 3, 0), "what three members got of a message to be counted")
+        for number in range(300):
+            alice.ask(message=f"{number} " + "x" * 50_000)
+            alice.hear_from_room(f"{number} " + "x" * 50_000)
+            bob.hear_from_room(f"{number} " + "x" * 50_000)
+        eventually(lambda: figures(server)[2] == 1, "the member that does not read to be late")
+        eventually(lambda: figures(server)[:2] >= (301, 602), "what the others got to be counted")

@@ -2,72 +2,21 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 from msgspec.structs import replace
 from support.crowd import payloads
-from support.harness import Client, frame, raw_frame
+from support.harness import frame, raw_frame
+from support.one_worker import ROOM, Bench
 
-from mpchat.config import resolve
-from mpchat.ipc.channel import Link, make_queue
-from mpchat.ipc.connection_state import encode_state
-from mpchat.ipc.handoff import ConnectionInTransit, HandoffSocket
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import CLOSED
-from mpchat.protocol.framing import PLAIN_FRAMING
-from mpchat.worker.connection import Connection
 from mpchat.worker.reading import OUTBOX_LIMIT
-from mpchat.worker.worker import Worker
 
-ROOM = 7
 # What Linux says of a connection that is no more (TCP_CLOSE).
 GONE = b"\x07"
-
-
-class Bench:
-    """A worker whose loop the test turns, and the hub's end of its channel."""
-
-    def __init__(self) -> None:
-        up, window = make_queue()
-        down, _ = make_queue()
-        self.near, self.far = socket.socketpair()
-        self.link = Link(up, down, window)
-        self.worker = Worker(resolve([])[0], Link(down, up, window), HandoffSocket(self.near))
-        self.worker.handoff.serve(self.worker.migration)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.clients: list[Client] = []
-
-    def member(self, identity: int) -> tuple[Client, Connection]:
-        """Return a client and its connection here, in the room."""
-        client = Client(self.listener.getsockname())
-        self.clients.append(client)
-        sock, (host, port) = self.listener.accept()
-        self.worker.migration.take(ConnectionInTransit(identity, host, port), sock)
-        client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
-        connection = self.worker.clients.by_identity[identity]
-        self.until(lambda: connection.dialect.asked)
-        self.order(Down.ENTER, ((identity, ROOM, 0, True), b""))
-        return client, connection
-
-    def order(self, kind: Down, payload: object) -> None:
-        self.worker.downlink.take(kind, payload)
-
-    def until(self, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not done():
-            assert time.monotonic() < deadline, "waited 10 s for the worker"
-            self.worker.reactor.turn(0.01)
-
-    def close(self) -> None:
-        for connection in list(self.worker.clients.by_identity.values()):
-            connection.sock.close()
-        for client in self.clients:
-            client.close()
-        for each in (self.near, self.far, self.listener, self.link, self.worker.uplink.link):
-            each.close()
-        self.worker.reactor.close()
 
 
 @pytest.fixture
@@ -86,7 +35,7 @@ def test_who_is_read_from_after_the_last_of_his_room_has_gone_leaves_like_everyb
     said = frame("hello")
     bench.until(lambda: alices.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == GONE)
     bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
-    bench.worker.rooms.by_number[ROOM][PLAIN_FRAMING].work(time.monotonic())
+    bench.room().work(time.monotonic())
     assert alices not in alices.fanout
     assert not alices.closed
     bob.close()
@@ -123,7 +72,7 @@ def test_a_member_moved_in_the_middle_of_a_frame_gets_it_whole_before_anything_e
     client, connection = bench.member(1)
     frames = [raw_frame(b"%d" % number + bytes(60_000)) for number in range(100)]
     bench.worker.rooms.publish([(ROOM, len(frames), sum(map(len, frames)))], b"".join(frames))
-    bench.worker.rooms.by_number[ROOM][PLAIN_FRAMING].complete(time.monotonic(), pending=True)
+    bench.room().complete(time.monotonic(), pending=True)
     assert connection.cursor > 0
     others = [b"an answer", b"for you alone"]
     bench.worker.clients.reply(connection, raw_frame(others[0]))
@@ -131,9 +80,7 @@ def test_a_member_moved_in_the_middle_of_a_frame_gets_it_whole_before_anything_e
     assert (state.place.byte, state.outbox_open) == (0, True)
     assert 0 < len(state.outbox) < len(frames[0]) + 11
     assert 0 < state.place.number < len(frames)
-    bench.worker.migration.take(
-        ConnectionInTransit(1, connection.host, connection.port, encode_state(state)), connection.sock
-    )
+    bench.take(1, connection.sock, state)
     bench.order(Down.TELL, (1, raw_frame(others[1])))
     bench.order(Down.ENTER, ((1, ROOM, len(frames), True), b"".join(frames[state.place.number :])))
     data = bytearray()
@@ -180,6 +127,6 @@ def test_who_reads_a_long_answer_while_the_room_speaks_is_read_from_again(bench:
         gone -= len(client.sock.recv(gone))
     said = frame("hello")
     bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
-    bench.worker.rooms.by_number[ROOM][PLAIN_FRAMING].work(time.monotonic())
+    bench.room().work(time.monotonic())
     bench.until(lambda: not connection.outbox)
     bench.until(lambda: connection.reading)

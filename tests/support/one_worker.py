@@ -1,0 +1,77 @@
+"""A worker in the test's own process: the test turns its loop and plays the hub and the supervisor."""
+
+import socket
+import time
+from collections.abc import Callable
+
+from mpchat.config import resolve
+from mpchat.ipc.channel import Link, make_queue
+from mpchat.ipc.connection_state import FRESH, ConnectionState, encode_state
+from mpchat.ipc.handoff import ConnectionInTransit, HandoffSocket
+from mpchat.ipc.items import Down
+from mpchat.protocol.framing import PLAIN_FRAMING
+from mpchat.worker.connection import Connection
+from mpchat.worker.fanout import Fanout
+from mpchat.worker.worker import Worker
+from support.harness import Client, raw_frame
+
+# The number of the room that members enter.
+ROOM = 7
+
+
+class Bench:
+    """A worker whose loop the test turns, and the hub's end of its channel."""
+
+    def __init__(self) -> None:
+        up, window = make_queue()
+        down, _ = make_queue()
+        self.near, self.far = socket.socketpair()
+        self.link = Link(up, down, window)
+        self.worker = Worker(resolve([])[0], Link(down, up, window), HandoffSocket(self.near))
+        self.worker.handoff.serve(self.worker.migration)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.clients: list[Client] = []
+
+    def connect(self, identity: int, state: ConnectionState | None = None) -> tuple[Client, Connection]:
+        """Return a client and its connection here, fresh or with a state."""
+        client = Client(self.listener.getsockname())
+        self.clients.append(client)
+        sock, _ = self.listener.accept()
+        return client, self.take(identity, sock, state)
+
+    def take(self, identity: int, sock: socket.socket, state: ConnectionState | None) -> Connection:
+        """Let the worker take a connection over."""
+        host, port = sock.getpeername()
+        encoded = FRESH if state is None else encode_state(state)
+        self.worker.migration.take(ConnectionInTransit(identity, host, port, encoded), sock)
+        return self.worker.clients.by_identity[identity]
+
+    def member(self, identity: int) -> tuple[Client, Connection]:
+        """Return a client and its connection here, in the room."""
+        client, connection = self.connect(identity)
+        client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+        self.until(lambda: connection.dialect.asked)
+        self.order(Down.ENTER, ((identity, ROOM, 0, True), b""))
+        return client, connection
+
+    def room(self) -> Fanout:
+        """Return what members in the room are served by."""
+        return self.worker.rooms.by_number[ROOM][PLAIN_FRAMING]
+
+    def order(self, kind: Down, payload: object) -> None:
+        self.worker.downlink.take(kind, payload)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not done():
+            assert time.monotonic() < deadline, "waited 10 s for the worker"
+            self.worker.reactor.turn(0.01)
+
+    def close(self) -> None:
+        for connection in list(self.worker.clients.by_identity.values()):
+            connection.sock.close()
+        for client in self.clients:
+            client.close()
+        for each in (self.near, self.far, self.listener, self.link, self.worker.uplink.link):
+            each.close()
+        self.worker.reactor.close()
