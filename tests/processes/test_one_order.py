@@ -138,7 +138,7 @@ def test_a_worker_stopped_for_two_seconds_under_load(four: Server) -> None:
     with listeners(four, 8) as crowd:
         crowd[0].say(BEGIN)
         everybody_hears(crowd, BEGIN)
-        texts = [numbered(str(number), 20_000, 2_000) for number in range(8)]
+        texts = [numbered(str(number), 10_000, 2_000) for number in range(8)]
         with sending(crowd, texts) as senders:
             with stopped(pids[1]):
                 last_for(2.0)
