@@ -29,6 +29,7 @@ class Timer:
         self.call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
+        """Keep the timer from being called."""
         self.call = None
 
 
@@ -89,4 +90,5 @@ class Reactor:
             poll.poll(seconds * 1000)
 
     def close(self) -> None:
+        """Give the selector's descriptor back; nothing is watched any more."""
         self._selector.close()

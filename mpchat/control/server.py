@@ -199,9 +199,11 @@ class Server:
             peer.answer(refusal(Exit.FAILED, f"the server failed at {command}, see its log"))
 
     def wait_to_write(self, peer: _Peer) -> None:
+        """Wake the peer when its answer can be written on."""
         self._reactor.change(peer.sock, WRITE, peer.on_event)
 
     def wait_to_read(self, peer: _Peer) -> None:
+        """Wake the peer when it says something or goes."""
         self._reactor.change(peer.sock, READ, peer.on_event)
 
     def drop(self, peer: _Peer) -> None:

@@ -21,26 +21,32 @@ class Paths(NamedTuple):
 
     @property
     def lock(self) -> Path:
+        """The lock's file; it is never removed."""
         return self.folder / "lock"
 
     @property
     def workers(self) -> Path:
+        """The second lock's file, which workers hold."""
         return self.folder / "workers.lock"
 
     @property
     def record(self) -> Path:
+        """What the server says of itself."""
         return self.folder / "record.json"
 
     @property
     def control(self) -> Path:
+        """The control socket."""
         return self.folder / "control.sock"
 
     @property
     def bans(self) -> Path:
+        """Bans and mutes, where no setting says another place."""
         return self.folder / "bans.json"
 
     @property
     def log(self) -> Path:
+        """The log, where no setting says another place."""
         return self.folder / "server.log"
 
 

@@ -220,6 +220,7 @@ class Link:
             self.send_now(ACK, None)
 
     def close(self) -> None:
+        """Close this end; what was not read is lost."""
         self._reader.close()
         self._writer.close()
         self._from = self._to = CLOSED

@@ -96,6 +96,7 @@ class HandoffSocket:
         self._groups: deque[list[int] | None] = deque()
 
     def fileno(self) -> int:
+        """Return the socket's descriptor, for a selector."""
         return self.sock.fileno()
 
     @property

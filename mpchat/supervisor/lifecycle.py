@@ -26,10 +26,12 @@ class Lifecycle:
 
     @property
     def running(self) -> bool:
+        """True while the server serves, and is not about to end."""
         return self.state is State.RUNNING
 
     @property
     def stopping(self) -> bool:
+        """True from the first request to stop on."""
         return self.state is State.STOPPING
 
     def must_be_running(self) -> None:

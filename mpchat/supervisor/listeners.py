@@ -114,6 +114,7 @@ class Lookup:
 
     @property
     def done(self) -> bool:
+        """True when :meth:`result` need not wait."""
         return not self._thread.is_alive()
 
     def result(self) -> list[ListenAddress]:

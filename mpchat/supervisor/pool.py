@@ -116,6 +116,7 @@ class WorkerPool:
 
     @property
     def connections(self) -> int:
+        """How many connections all workers have, or are about to have."""
         return sum(handle.load for handle in self.handles)
 
     @property
@@ -125,6 +126,7 @@ class WorkerPool:
 
     @property
     def identities(self) -> list[Identity]:
+        """Every worker process, for the record and for whoever has to end them."""
         return [handle.identity for handle in self.handles]
 
     @staticmethod
@@ -307,6 +309,7 @@ class WorkerPool:
 
     @property
     def drained(self) -> bool:
+        """True when every worker has posted all that its clients said."""
         return all(handle.drained for handle in self.handles)
 
     def close(self, seconds: float) -> None:

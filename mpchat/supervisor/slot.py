@@ -46,6 +46,7 @@ class Slot:
         self.restart: Timer | None = None
 
     def cancel_restart(self) -> None:
+        """Keep the next worker from being started, if that is planned."""
         if self.restart is not None:
             self.restart.cancel()
             self.restart = None

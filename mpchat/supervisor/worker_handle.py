@@ -61,6 +61,7 @@ class HeldConnection(NamedTuple):
 
     @property
     def moved(self) -> bool:
+        """True for a connection that another worker had before."""
         return self.state is not FRESH
 
 
@@ -136,6 +137,7 @@ class WorkerHandle:
 
     @property
     def pid(self) -> int:
+        """The process id."""
         assert self.process.pid is not None
         return self.process.pid
 
@@ -171,6 +173,7 @@ class WorkerHandle:
 
     @property
     def has_assigned(self) -> bool:
+        """True while connections wait to be sent to the worker."""
         return bool(self._assigned)
 
     def ask_for(self, count: int) -> None:

@@ -82,6 +82,7 @@ class Connection:
 
     @property
     def address(self) -> str:
+        """The peer's ``host:port``."""
         return format_address(self.host, self.port)
 
     def listen(self, reactor: Reactor, interest: int) -> None:
@@ -97,9 +98,11 @@ class Connection:
         self.interest = interest
 
     def also(self, reactor: Reactor, event: int) -> None:
+        """Watch for ``event`` too."""
         self.listen(reactor, self.interest | event)
 
     def no_longer(self, reactor: Reactor, event: int) -> None:
+        """Watch for ``event`` no longer."""
         self.listen(reactor, self.interest & ~event)
 
     def put(self, frames: bytes) -> None:
@@ -110,6 +113,7 @@ class Connection:
 
     @property
     def reading(self) -> bool:
+        """True while the client is read from."""
         return bool(self.interest & READ)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
-from mpchat.protocol.framing import PLAIN_FRAMING, Framing
+from mpchat.protocol.framing import Framing
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.connection import LIVE, Connection
 from mpchat.worker.counters import Counters
@@ -76,21 +76,16 @@ class Fanout:
     def __init__(
         self,
         reactor: Reactor,
+        stream: StreamBuffer,
         *,
-        lag_limit: int,
         coalesce: float,
         keeper: Keeper,
         counters: Counters,
         number: int = 0,
-        framing: Framing = PLAIN_FRAMING,
     ) -> None:
-        """Begin with no client.
-
-        ``lag_limit`` is in bytes, ``coalesce`` in seconds; ``number`` is the room's. Clients get
-        frames in ``framing``.
-        """
+        """Begin with no client. ``coalesce`` is in seconds; ``number`` is the room's."""
         self.number = number
-        self.stream = StreamBuffer(lag_limit, framing)
+        self.stream = stream
         self._coalesce = coalesce
         self._reactor = reactor
         self._keeper = keeper
@@ -99,7 +94,7 @@ class Fanout:
         # The same in lists, made when they are needed next after a client has come or gone.
         self._lists: tuple[list[Connection], list[socket.socket]] | None = None
         self._late = LateClients(reactor, self.stream)
-        self._pending = Pending(framing)
+        self._pending = Pending(stream.framing)
         self._flush: Flush | None = None
         self._flushed_at = 0.0
         # Clients that a reply waits for until the flush is over.

@@ -7,7 +7,7 @@ another; this only keeps the fan-outs and lets them work.
 from collections.abc import Iterable, Iterator
 
 from mpchat.config import Config
-from mpchat.ipc.stream_buffer import Place
+from mpchat.ipc.stream_buffer import Place, StreamBuffer
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.reactor import Reactor
 from mpchat.worker.connection import Connection
@@ -42,12 +42,11 @@ class Rooms:
     def _make_fanout(self, number: int, framing: Framing) -> Fanout:
         return Fanout(
             self._reactor,
-            lag_limit=self._lag_limit,
+            StreamBuffer(self._lag_limit, framing),
             coalesce=self._coalesce,
             keeper=self._keeper,
             counters=self._counters,
             number=number,
-            framing=framing,
         )
 
     def _all(self) -> Iterator[Fanout]:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from support.harness import raw_frame
 from support.waiting import eventually
 
+from mpchat.ipc.stream_buffer import StreamBuffer
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker import fanout as module
@@ -87,7 +88,7 @@ class Hall:
         self.reactor = Reactor()
         self.counters = Counters()
         self.fanout = Fanout(
-            self.reactor, lag_limit=lag_limit, coalesce=0.0, keeper=self, counters=self.counters
+            self.reactor, StreamBuffer(lag_limit), coalesce=0.0, keeper=self, counters=self.counters
         )
         self.published: list[bytes] = []
         self.members: list[Member] = []
