@@ -61,9 +61,9 @@ class Change:
         self._reactor = reactor
         self._reply = reply
         self._lost_before = pool.lost
-        self._moves_before = placement.moves
+        self._moves_before = placement.transit.moves
         self._reported_at = 0.0
-        placement.take_pauses()
+        placement.transit.take_pauses()
 
     # What it says.
 
@@ -76,7 +76,7 @@ class Change:
         if self._reply is None or now - self._reported_at < REPORT_EVERY:
             return
         self._reported_at = now
-        moved = self.placement.moves - self._moves_before
+        moved = self.placement.transit.moves - self._moves_before
         progress = Progress(
             phase=phase, worker=worker, done=done, workers=of, moved=moved, connections=connections
         )
@@ -89,7 +89,7 @@ class Change:
 
     def result(self, code: int) -> ScaleResult | ReloadResult:
         """Return what was done up to now; ``code`` is the exit code."""
-        pauses = sorted(self.placement.take_pauses())
+        pauses = sorted(self.placement.transit.take_pauses())
         done = ScaleResult(
             generation=self.pool.generation,
             workers=len(self.pool),

@@ -83,11 +83,11 @@ class ClientCommands:
         ``ended`` is how many connections were ended so far.
         """
         asked = {handle.pid: handle for handle in self._pool.ready}
-        moves = self._placement.moves
+        moves = self._placement.transit.moves
 
         def on_result(found: int, silent: set[int]) -> None:
             total = ended + found
-            moved = self._pool.moving or self._placement.moves != moves
+            moved = self._pool.moving or self._placement.transit.moves != moves
             if moved and not silent and time.monotonic() < deadline:
                 self._ask_to_kick(address, total, deadline, on_kicked)
             else:

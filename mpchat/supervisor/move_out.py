@@ -59,20 +59,26 @@ class Mover:
 
         Raise :class:`StartError` when for want of descriptors not even one could be moved for a while.
         """
-        while handle.asked or self._placement.moving > self._batch or not self._pool.serving:
+        while handle.connections.asked or not self._can_place:
             if handle.closed or given_up():
                 return
             yield
-        before, refused = handle.given, handle.refused
-        handle.ask_for(min(count, self._batch))
-        while handle.asked and not handle.closed:
+        connections = handle.connections
+        before, refused = connections.moved_out, connections.refused
+        handle.move_out(min(count, self._batch))
+        while connections.asked and not handle.closed:
             yield
-        if handle.refused > refused and not handle.closed:
+        if connections.refused > refused and not handle.closed:
             self._shrink_batch()
-        elif handle.given > before:
+        elif connections.moved_out > before:
             self._batch, self._in_vain = min(BATCH, 2 * self._batch), 0
-        if handle.given == before and not handle.closed:  # its connections are just arriving, or just ending
+        if connections.moved_out == before and not handle.closed:  # its connections just arrive, or end
             yield from nap(self._reactor, ASK_AGAIN)
+
+    @property
+    def _can_place(self) -> bool:
+        """True when a further batch may be in transit and there is a worker to take it."""
+        return len(self._placement.transit) <= self._batch and bool(self._pool.serving)
 
     def never_give_up(self) -> None:
         """Forget failures so far; called before each batch, it makes moving go on as long as it takes."""
@@ -91,5 +97,5 @@ class Mover:
 
     def all_arrived(self) -> Steps:
         """Yield until no connection is in transit between two workers."""
-        while self._placement.moving:
+        while self._placement.transit:
             yield

@@ -122,7 +122,7 @@ class WorkerPool:
     @property
     def moving(self) -> bool:
         """True while a connection is in transit between two workers, or is about to be."""
-        return bool(self._placement.moving) or any(handle.asked for handle in self.handles)
+        return bool(self._placement.transit) or any(handle.connections.asked for handle in self.handles)
 
     @property
     def identities(self) -> list[Identity]:
@@ -241,7 +241,7 @@ class WorkerPool:
     def _on_death(self, slot: Slot, handle: WorkerHandle) -> None:
         ready_at = handle.heartbeat.ready_at
         lived = self._reactor.now - ready_at if ready_at is not None else 0.0
-        self.lost += handle.connections
+        self.lost += handle.connections.count
         self._leave_slot(slot, handle, lived)
         self._observer.on_processes(self.identities)
 
@@ -323,9 +323,9 @@ class WorkerPool:
         """Kill all workers, and wait for their ends."""
         for handle in self.handles:
             handle.kill()
-            handle.process.join()
+            handle.process.wait()
 
 
 def _signal(handle: WorkerHandle, number: int) -> None:
     if not handle.closed:
-        os.kill(handle.pid, number)
+        handle.process.signal(number)

@@ -28,10 +28,10 @@ def even_out(change: Change, batch: int, pause: float) -> Steps:
         for handle, surplus in zip(serving, excess, strict=True):
             while surplus > 0 and not handle.closed:
                 change.report("move", handle.slot, 0, len(serving), surplus)
-                before = handle.given
+                before = handle.connections.moved_out
                 yield from change.mover.move_from(handle, min(surplus, batch), lambda: False)
-                surplus -= handle.given - before
-                if handle.given == before:
+                surplus -= handle.connections.moved_out - before
+                if handle.connections.moved_out == before:
                     break
                 if pause:
                     yield from change.nap(pause)

@@ -98,7 +98,7 @@ def _empty(change: Change, old: WorkerHandle, done: int, of: int) -> Steps:
     while old.load and not old.closed and not change.lacks_room:
         change.report("move", old.slot, done, of, old.load)
         yield from change.mover.move_from(old, old.load, lambda: change.lacks_room)
-    while change.placement.moving and not change.lacks_room:
+    while change.placement.transit and not change.lacks_room:
         yield
     if change.lacks_room:
         raise StartError(

@@ -73,7 +73,7 @@ class StatusReport:
             log=config.log_file,
             runtime_dir=str(self.folder),
             generation=self.pool.generation,
-            moves=self.placement.moves,
+            moves=self.placement.transit.moves,
             change=self.changes.under_way,
             last_reload=self.changes.last_reload,
             workers=[worker_status(slot) for _, slot in sorted(self.pool.slots.items())],
@@ -112,7 +112,7 @@ def worker_status(slot: Slot) -> WorkerStatus:
         late=beat.late,
         silent=handle.heartbeat.silence(time.monotonic()) if handle else 0.0,
         ended=dict(beat.ended),
-        rss=handle.memory() if handle else 0,
+        rss=handle.process.memory() if handle else 0,
         cpu=rates.cpu,
         restarts=slot.restarts,
     )

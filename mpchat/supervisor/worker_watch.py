@@ -83,14 +83,15 @@ class WorkerWatch:
         """Read a dead worker's last items, and give connections that it has not acked to other workers."""
         now = self._reactor.now
         self._reactor.forget(handle.process.sentinel)
-        handle.process.join()  # from here on its ends are closed, and reading them comes to an end
+        code = handle.process.wait()  # from here on its ends are closed, and reading them comes to an end
         if not handle.endpoint.ended:
             self._reactor.forget(handle.endpoint.link)
         while not handle.endpoint.ended:
             self._receive(handle, events)
         self._hub.detach(handle.endpoint, now)
         self._questions.on_death(handle.pid)
-        handle.how = how_it_ended(handle.process.exitcode)
+        handle.how = how_it_ended(code)
         self._placement.unwatch(handle)
-        self._hub.worker_died(handle.endpoint, handle.connections, self._placement.in_transit, now)
+        count, in_transit = handle.connections.count, self._placement.transit.identities
+        self._hub.worker_died(handle.endpoint, count, in_transit, now)
         events.on_death(handle)
