@@ -39,6 +39,7 @@ from support.crowd import (
 )
 from support.harness import Server, kill, running, stopped
 from support.injected import HELD, held, inject
+from support.members import members
 from support.waiting import eventually
 
 from mpchat.control.client import ReceivedAnswer
@@ -185,6 +186,22 @@ def test_killed_at_each_step_of_a_reload(folder: Path, group: str) -> None:
                 everything_is_well(server, crowd, answer.result["lost"], fds)
             until_nobody_is_there(server)
         assert reload(server)["renewed"] == [1, 2]
+
+
+@pytest.mark.parametrize("step", ["has sent the handoff", "before it lets go"])
+def test_members_that_a_killed_worker_had_let_go_are_members_still(folder: Path, step: str) -> None:
+    with faulty(folder) as server, members(server.address, "alice", "bob", room="r") as (alice, bob):
+        left = flag(server, signal.SIGKILL, step)
+        answer = change(server, "reload")
+        assert not left.exists(), f"nobody got to: {step}"
+        assert (answer.exit, answer.result["lost"]) == (OK, 0)
+        for speaker, listener in ((alice, bob), (bob, alice)):
+            text = f"{speaker.welcome['name']} after {step}"
+            speaker.ask(message=text)
+            assert listener.hear_from_room(text)["from"] == speaker.welcome["name"]
+        bob.ask(who={})
+        assert bob.until("who")["names"] == ["alice", "bob"]
+        assert not [each for each in alice.got + bob.got if "left" in each]
 
 
 def check_answer(group: str, step: str, answer: ReceivedAnswer) -> None:
