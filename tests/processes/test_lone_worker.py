@@ -1,0 +1,151 @@
+"""What a worker process promises to its hub and its supervisor, where a whole server would hide a mistake."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.changing import Stalled
+from support.crowd import payloads
+from support.harness import Client, frame, raw_frame
+from support.lone_worker import LoneWorker, lone_worker
+from support.waiting import eventually
+
+from mpchat.ipc.handoff import Receipt
+from mpchat.ipc.items import Down, Up
+from mpchat.protocol.messages import message_frame
+
+FIRST_ROOM, SECOND_ROOM = 7, 8
+# Messages that a client may send at once, and then each second.
+BURST, RATE = 5, 20
+# More messages than that, and the seconds for which a client that has sent them is not read from.
+MANY = 25
+PAUSE = (MANY - BURST) / RATE
+# More bytes than the system takes for a client that does not read.
+MUCH = 6 << 20
+
+
+@pytest.fixture
+def worker(folder: Path) -> Iterator[LoneWorker]:
+    """A worker that gathers posts for nearly a second, and lets clients say little."""
+    with lone_worker(folder, coalesce=1.0, hang_timeout=1.0, flood_burst=BURST, flood_rate=RATE) as started:
+        yield started
+
+
+def has_read_everything(client: Client) -> None:
+    """Wait until the worker has read all that this client has sent: its answer to no message says so."""
+    client.send_raw(raw_frame(b""))
+    while "error" not in (client.receive() or {}):
+        pass
+
+
+def test_posts_that_are_gathered_go_up_before_the_hub_is_asked_whether_it_has_them(
+    worker: LoneWorker,
+) -> None:
+    client = worker.connect(1)
+    client.say("at once")
+    worker.until(Up.POSTS)
+    client.say("gathered")
+    has_read_everything(client)
+    worker.tell(Down.MOVE, 1)
+    worker.until(Up.SYNC)
+    (posted,) = [payload for kind, payload in worker.said if kind == Up.POSTS]
+    assert posted[1] == message_frame("gathered")
+
+
+def member(worker: LoneWorker) -> Stalled:
+    """A client with the identity 1 that is live in the first room, and reads nothing from here on."""
+    client = worker.connect(1, Stalled)
+    assert isinstance(client, Stalled)
+    client.send_raw(raw_frame(b'{"join":{"name":"alice"}}'))
+    worker.until(Up.ASK)
+    worker.tell_frames(Down.ENTER, (1, FIRST_ROOM, 0, True), frame("welcome"))
+    assert client.hear() == "welcome"
+    return client
+
+
+def test_a_member_that_has_been_sent_half_of_an_answer_gets_the_rest_before_its_room(
+    worker: LoneWorker,
+) -> None:
+    client = member(worker)
+    answer = raw_frame(b"a" * 60_000) * (MUCH // 60_000)
+    worker.tell_frames(Down.TELL, 1, answer)
+    worker.publish(FIRST_ROOM, frame("the room"))
+    worker.tell_frames(Down.ENTER, (1, SECOND_ROOM, 0, True), frame("entered"))
+    worker.publish(SECOND_ROOM, frame("another room"))
+    worker.has_done_all()
+    expected = answer + frame("the room") + frame("entered") + frame("another room")
+    assert everything(client, expected) == list(payloads(expected))
+
+
+def test_a_member_that_has_been_sent_half_of_its_room_gets_the_rest_before_an_answer(
+    worker: LoneWorker,
+) -> None:
+    client = member(worker)
+    said = raw_frame(b"a" * 60_000) * (MUCH // 60_000)
+    worker.publish(FIRST_ROOM, said, MUCH // 60_000)
+    eventually(lambda: worker.beat().late == 1, "the member to be behind")
+    worker.tell_frames(Down.TELL, 1, frame("the answer"))
+    worker.tell_frames(Down.ENTER, (1, SECOND_ROOM, 0, True), frame("entered"))
+    worker.publish(SECOND_ROOM, frame("another room"))
+    worker.has_done_all()
+    expected = said + frame("the answer") + frame("entered") + frame("another room")
+    received = everything(client, expected)
+    # The answer stands behind the frame that the member had been sent a part of.
+    assert sorted(received) == sorted(payloads(expected))
+    assert received[-2:] == list(payloads(frame("entered") + frame("another room")))
+
+
+def everything(client: Stalled, expected: bytes) -> list[bytes]:
+    """Read as many bytes as ``expected`` has, and cut them into whole frames."""
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # it was small to be behind
+    received = b""
+    while len(received) < len(expected):
+        data = client.sock.recv(1 << 16)
+        assert data, "the connection ended"
+        received += data
+    return list(payloads(received))
+
+
+REQUESTS = [b'{"who":{}}', b'{"rooms":{}}', b'{"message":"psst","to":"bob"}', b'{"join":{"room":"r"}}']
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=["who", "rooms", "private", "join"])
+def test_requests_count_as_messages_do_for_how_much_a_client_may_send(
+    worker: LoneWorker, request_: bytes
+) -> None:
+    client = worker.connect(1)
+    began = time.monotonic()
+    client.send_raw(raw_frame(b'{"join":{"name":"alice"}}') + raw_frame(request_) * (MANY - 1))
+    worker.until(Up.ASK)
+    client.say("after")
+    worker.until(Up.POSTS)
+    assert time.monotonic() - began >= PAUSE
+
+
+def moved(worker: LoneWorker) -> None:
+    """Let the connection go, and come again."""
+    connection, descriptor = worker.ask_to_move()
+    worker.send(Receipt(acks=[1]))
+    worker.hand_over(connection, descriptor)
+
+
+def given_back(worker: LoneWorker) -> None:
+    """Refuse the connection that was to be moved."""
+    worker.ask_to_move()
+    worker.send(Receipt(nacks=[1]))
+
+
+@pytest.mark.parametrize("change", [moved, given_back])
+def test_a_client_that_has_said_too_much_waits_as_long_though_it_is_moved(
+    worker: LoneWorker, change: Callable[[LoneWorker], None]
+) -> None:
+    client = worker.connect(1)
+    began = time.monotonic()
+    client.send_raw(frame("x") * MANY)
+    worker.until(Up.POSTS)
+    change(worker)
+    client.say("after")
+    worker.until(Up.POSTS)
+    assert time.monotonic() - began >= PAUSE
