@@ -319,3 +319,76 @@ def test_a_read_full_of_empty_frames_is_answered_in_time_that_grows_with_their_n
     replies = PlainDialect().receive_data(bytes(64 << 10), [])
     assert replies.count(b'"error"') == 32 << 10
     assert time.process_time() - begun < 2.0
+
+
+# Requests.
+
+
+def request(**keys: Any) -> bytes:
+    return encode_frame(json.dumps(keys, ensure_ascii=False).encode())
+
+
+def test_requests_go_to_the_hub_in_their_place_among_the_messages() -> None:
+    session = PlainDialect()
+    posts: list[tuple[int, bytes]] = []
+    parts = [
+        request(message="before"),
+        request(join={"name": "철수"}),
+        request(message="between"),
+        request(message="psst", to="영희"),
+        request(who={}),
+        request(message="after"),
+    ]
+    assert session.receive_data(b"".join(parts), posts) == b""
+    assert [
+        (count, json.loads(post if count == REQUEST else post[HEADER_SIZE:])) for count, post in posts
+    ] == [
+        (1, {"message": "before"}),
+        (REQUEST, {"join": {"name": "철수"}}),
+        (1, {"message": "between"}),
+        (REQUEST, {"message": "psst", "to": "영희"}),
+        (REQUEST, {"who": {}}),
+        (1, {"message": "after"}),
+    ]
+
+
+def test_a_ping_is_answered_at_once_by_any_client() -> None:
+    posts, replies = received(request(ping=[1, "안녕"]) + request(ping=None))
+    assert posts == []
+    assert objects(replies) == [{"pong": [1, "안녕"]}, {"pong": None}]
+
+
+def test_questions_are_answered_only_after_a_join_was_asked_for() -> None:
+    for question in (request(who={}), request(rooms={}), request(message="psst", to="bob")):
+        posts, replies = received(question)
+        assert posts == []
+        assert [each["error"]["code"] for each in objects(replies)] == ["not_joined"]
+        session = PlainDialect()
+        session.receive_data(request(join={"name": "alice"}), [])
+        moved = PlainDialect(DEFAULT_PAYLOAD_LIMIT, session.export())
+        for each in (session, moved):
+            asked: list[tuple[int, bytes]] = []
+            assert each.receive_data(question, asked) == b""
+            assert [count for count, _ in asked] == [REQUEST]
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b'{"join":{"name":5}}', "bad_request"),
+        (b'{"join":{"after":-1}}', "bad_request"),
+        (b'{"who":{"room":"\xff"}}', "not_utf8"),
+        (b'{"message":5,"to":"bob"}', "bad_request"),
+        (b'{"join":null}', "not_a_message"),
+    ],
+)
+def test_a_wrong_request_is_answered_with_what_was_wrong_and_asks_nothing(sent: bytes, code: str) -> None:
+    posts, replies = the_same_however_it_arrives(encode_frame(sent))
+    assert posts == []
+    assert [each["error"]["code"] for each in objects(replies)] == [code]
+
+
+def test_a_message_that_speaks_of_to_or_has_it_empty_is_for_the_room() -> None:
+    for sent in (b'{"message":"\\"to\\""}', b'{"message":"a","to":null}', b'{"message":"a","x":{"to":"b"}}'):
+        posts, replies = received(encode_frame(sent))
+        assert ([list(each) for post in posts for each in objects(post)], replies) == ([["message"]], b"")
