@@ -321,6 +321,15 @@ def test_a_read_full_of_empty_frames_is_answered_in_time_that_grows_with_their_n
     assert time.process_time() - begun < 2.0
 
 
+def test_what_is_kept_of_a_frame_that_has_begun_is_counted() -> None:
+    session = PlainDialect()
+    assert (session.held, session.mid_frame) == (0, False)
+    session.receive_data(encode_frame(HELLO)[:7], [])
+    assert (session.held, session.mid_frame) == (7, True)
+    session.receive_data(encode_frame(HELLO)[7:], [])
+    assert (session.held, session.mid_frame) == (0, False)
+
+
 # Requests.
 
 
