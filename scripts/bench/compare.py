@@ -68,8 +68,8 @@ class Flags:
 @click.command(context_settings={"show_default": True})
 @click.option("--rounds", type=click.IntRange(1), default=5, help="Rounds; the tables show medians.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=3.0, help="Length of each run of a row.")
-@click.option("--rows", default="", help="Rows to run, separated by commas.  [default: all]")
-@click.option("--servers", default="", help="Servers, by commas; mpchat-wN too.  [default: all]")
+@click.option("--rows", default="", show_default="all", help="Rows to run, separated by commas.")
+@click.option("--servers", default="", show_default="all", help="Servers, by commas; mpchat-wN too.")
 @click.option(
     "--windows",
     default="64,1024",

@@ -165,14 +165,15 @@ def that_fit(console: Console, sizes: Sequence[int]) -> list[int]:
 @click.option(
     "--quick", is_flag=True, help="Small and short, to see whether it works: the figures are noise."
 )
-@click.option("--sizes", default="", help=f"Numbers of clients, by commas.  [default: {FULL.sizes}]")
-@click.option("--models", default="", help="Models, by commas.  [default: all]")
+@click.option("--sizes", default="", show_default=FULL.sizes, help="Numbers of clients, by commas.")
+@click.option("--models", default="", show_default="all", help="Models, by commas.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0.1, 30),
-    help=f"Length of each run's talk.  [default: {FULL.options.seconds}]",
+    show_default=f"{FULL.options.seconds}",
+    help="Length of each run's talk.",
 )
-@click.option("--workers", default="", help="Numbers of workers, by commas.  [default: 1 to cores + 2]")
+@click.option("--workers", default="", show_default="1 to cores + 2", help="Numbers of workers, by commas.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every run to this file.")
 @click.option(
     "--plot", "plot_path", type=click.Path(path_type=Path), help="Draw a picture (needs matplotlib)."

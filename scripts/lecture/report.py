@@ -128,7 +128,7 @@ def workers_lines(servers: Sequence[str], runs: Results, cores: int) -> list[str
     """Say how many workers pay off, and what a core left free brings and costs."""
     pace = {name: middle(runs, "flood", name, "deliveries_per_s") for name in servers}
     best = max(pace.values())
-    if not best:
+    if not best or len(servers) == 1:
         return []
     enough = next(name for name in servers if pace[name] * PAYS_OFF >= best)
     lines = [f"{enough} pays off: more workers bring less than {PAYS_OFF - 1:.0%} on top."]
