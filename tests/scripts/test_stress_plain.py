@@ -479,7 +479,7 @@ def test_what_goes_wrong_at_a_move_is_found(
 def test_a_connection_that_does_not_arrive_is_found(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fault = AT_A_MOVE.format(when="state.partial", what="connection.sock.shutdown(2)")
+    fault = AT_A_MOVE.format(when="parsed.partial", what="connection.sock.shutdown(2)")
     broken(tmp_path_factory, monkeypatch, fault)
     code, verdict = stress("plain", "--seconds", "3", *MOVING_RUN)
     assert code == 1
