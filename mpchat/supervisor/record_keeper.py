@@ -42,8 +42,8 @@ class RecordKeeper:
 
     def write(self) -> None:
         """Write the record; an error is logged."""
-        record = Record(self._supervisor, self._started, self._addresses, __version__, self._workers)
-        try:
+        try:  # a new record says which boot it is of, and that may have to be read from a file
+            record = Record(self._supervisor, self._started, self._addresses, __version__, self._workers)
             write_record(self._path, record)
         except OSError as error:
             log.warning("record not written: %s: %s", error.strerror, self._path)

@@ -94,6 +94,7 @@ def test_a_second_start_from_another_directory_is_told_everything_it_needs(serve
     elsewhere = server.folder / "elsewhere"
     elsewhere.mkdir()
     facts = server.status()
+    eventually(lambda: server.log.count("ready: worker") == 2, "the workers' own lines in the log")
     before = server.log
     said = refused(server.command("start", "--port", "0", cwd=elsewhere), ALREADY)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))

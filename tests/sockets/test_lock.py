@@ -4,6 +4,7 @@ The survivors are small processes that hold the workers' lock. The guard's own t
 """
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from mpchat.instance import lock
 from mpchat.instance.lock import Guard
 from mpchat.instance.paths import Paths
 from mpchat.instance.record import Identity, Record, read_record, write_record
+from mpchat.supervisor.record_keeper import RecordKeeper
 
 # Holds the lock that workers hold, and says so; ends after some seconds.
 HOLDER = """
@@ -268,6 +270,21 @@ def test_a_record_says_what_was_written_until_the_next_boot(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == ["record.json"]
     write_record(path, Record(Identity(1, 2.0), 1.0, [], "1.0", boot="another"))
     assert read_record(path) is None
+
+
+def test_a_record_that_cannot_be_written_for_want_of_descriptors_is_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = RecordKeeper(tmp_path / "record.json", Identity.of(os.getpid()), 1.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        keeper.set_workers([])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "record not written: Too many open files" in caplog.text
+    keeper.heal()
+    assert read_record(tmp_path / "record.json") is not None
 
 
 def test_a_process_that_has_ended_and_is_not_waited_for_yet_is_not_alive() -> None:
