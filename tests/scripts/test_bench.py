@@ -41,8 +41,8 @@ import select, socket, sys
 sent = 0
 def send(sock, data):
     global sent
-    sent += 1
-    sock.sendall(data * (COPIES if sent == 30 else 1))
+    sent += len(data) > 2  # an echo of an empty frame is no message, and its double would be no fault
+    sock.sendall(data * (COPIES if sent == 30 and len(data) > 2 else 1))
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 clients = {}
 while True:
