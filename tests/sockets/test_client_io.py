@@ -5,13 +5,12 @@ The blocking client takes part in threads, behind the asyncio client's face.
 
 import asyncio
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
-import psutil
 import pytest
+from support.leftovers import nothing_left_behind
 from support.peers import Relay
 from support.threaded_chat import InThreads, soon
 from support.waiting import PATIENCE
@@ -42,10 +41,8 @@ Scenario = Callable[[Connect], Awaitable[None]]
 @pytest.fixture(params=[connect, InThreads], ids=["aio", "blocking"])
 def run(request: pytest.FixtureRequest) -> Iterator[Callable[[Scenario], None]]:
     """Run a scenario on one of the clients; no descriptor and no thread may be left behind."""
-    process = psutil.Process()
-    before = process.num_fds(), threading.active_count()
-    yield lambda scenario: asyncio.run(asyncio.wait_for(scenario(request.param), 3 * PATIENCE))
-    assert (process.num_fds(), threading.active_count()) == before
+    with nothing_left_behind():
+        yield lambda scenario: asyncio.run(asyncio.wait_for(scenario(request.param), 3 * PATIENCE))
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Both clients with a name, against a server of the contract over real sockets; scenarios run on either."""
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
-import psutil
 import pytest
+from support.leftovers import nothing_left_behind
 from support.named_peer import BEGINNING, RECENT, Hall, NamedServer
 from support.peers import Relay
 from support.threaded_chat import InThreads, soon
@@ -53,10 +52,8 @@ E = TypeVar("E")
 @pytest.fixture(params=[connect, BlockingInThreads], ids=["aio", "blocking"])
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Run a scenario on one of the clients; no descriptor and no thread may be left behind."""
-    process = psutil.Process()
-    before = process.num_fds(), threading.active_count()
-    yield lambda scenario: asyncio.run(asyncio.wait_for(scenario(request.param), 3 * PATIENCE))
-    assert (process.num_fds(), threading.active_count()) == before
+    with nothing_left_behind():
+        yield lambda scenario: asyncio.run(asyncio.wait_for(scenario(request.param), 3 * PATIENCE))
 
 
 async def event_of(chat: Any, kind: type[E]) -> E:
