@@ -51,13 +51,15 @@ class Recipient:
         self.replay: Replay | None = None
         self.live = False
         # Frames for it alone that came while it was in transit.
-        self.waiting = bytearray()
+        self.waiting: bytearray | None = None
         # True when the server is closing the connection.
         self.ending = False
 
 
 class RoomStream:
     """What members of one room get, for as long as the room is there."""
+
+    __slots__ = ("buffer", "count", "endpoints", "frames", "recipients", "room")
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -86,6 +88,8 @@ class Delivery:
         self._plain = plain
         self._recipients: dict[int, Recipient] = {}
         self._streams: dict[int, RoomStream] = {}
+        # The largest share of the memory that a stream was given since all were last trimmed to theirs.
+        self._largest_share = 0
         # Streams with something to send.
         self._stirred: dict[RoomStream, None] = {}
         self._carriers: dict[type, Callable[[Any], None]] = {
@@ -128,6 +132,7 @@ class Delivery:
         stirred, self._stirred = self._stirred, {}
         told: dict[Endpoint, None] = {}
         share = self._rooms.share
+        self._largest_share = max(self._largest_share, share)
         for stream in stirred:
             frames = stream.frames[0] if len(stream.frames) == 1 else b"".join(stream.frames)
             count = stream.count
@@ -170,12 +175,14 @@ class Delivery:
         if recipient.endpoint is not None:
             recipient.endpoint.send_frames(Down.TELL, recipient.identity, frames)
             return
+        if recipient.waiting is None:
+            recipient.waiting = bytearray()
         recipient.waiting += frames
         if len(recipient.waiting) > self.lag_limit:
             self._cut_off(recipient)
 
     def _cut_off(self, recipient: Recipient) -> None:
-        recipient.waiting.clear()
+        recipient.waiting = None
         recipient.replay = None
         self.too_slow.append(recipient.identity)
 
@@ -283,7 +290,7 @@ class Delivery:
             if recipient.live:
                 self._not_live(recipient)
             recipient.endpoint, recipient.came_from = endpoint, None
-            waiting, recipient.waiting = recipient.waiting, bytearray()
+            waiting, recipient.waiting = recipient.waiting, None
             if waiting:
                 self._send(recipient, bytes(waiting))
 
@@ -328,6 +335,9 @@ class Delivery:
     def keep_to_share(self) -> None:
         """Trim the streams in which nothing is said to the share that a room has by now."""
         share = self._rooms.share
+        if self._largest_share <= share:
+            return
+        self._largest_share = share
         for stream in self._streams.values():
             if stream.buffer.limit > share:
                 stream.buffer.limit = share

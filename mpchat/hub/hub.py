@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.hub.delivery import Delivery
 from mpchat.hub.endpoint import Endpoint
@@ -37,12 +39,12 @@ from mpchat.hub.moderation_file import write_moderation
 from mpchat.hub.past import Past
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.state import HubState
-from mpchat.hub.transit import Transit
+from mpchat.hub.stream_hold import StreamHold
 from mpchat.ipc.channel import Item
 from mpchat.ipc.items import Down, Up
 from mpchat.ipc.reasons import INTERNAL_ERROR, SLOW
 from mpchat.protocol.messages import message_frame
-from mpchat.protocol.requests import decode_request
+from mpchat.protocol.requests import unpack_request
 
 # Bytes of an announcement: room, number and time must still fit into a member's frame.
 ANNOUNCEMENT_LIMIT = 65_000
@@ -77,7 +79,7 @@ class Hub:
         self.delivery.on_run = on_run
         self._limits, self._notices = limits, notices
         self._log = MemoryLog()
-        self._transit = Transit(self.plain.buffer)
+        self._hold = StreamHold(self.plain.buffer)
         self._moderation_path = moderation_path
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
             Up.POSTS: lambda endpoint, payload, now: Posted(time.time(), *payload),
@@ -110,10 +112,10 @@ class Hub:
             self.plain.begin_to_fill(endpoint)
 
     def _read_request(self, endpoint: Endpoint, payload: Any, now: float) -> Asked | CutOff:
-        (identity, address), encoded = payload
+        (identity, address), packed = payload
         try:
-            request = decode_request(encoded)
-        except ProtocolError as error:  # the worker has checked it
+            request = unpack_request(packed)
+        except msgspec.DecodeError as error:
             log.error("not understood, its connection is ended, %s: %s", error, address)
             return CutOff(now, identity, INTERNAL_ERROR)
         token = secrets.token_urlsafe(12) if request.join is not None else ""
@@ -130,7 +132,7 @@ class Hub:
 
         Those that other processes have by now (``in_transit``) live on.
         """
-        self._transit.die(endpoint)
+        self._hold.die(endpoint)
         lost = self.delivery.worker_died(endpoint, in_transit)
         if lost or connections:
             self._put_in_order(WorkerDied(now, lost, connections), now)
@@ -139,18 +141,18 @@ class Hub:
 
     def transit_began(self, endpoint: Endpoint, identities: list[int]) -> None:
         """Connections, perhaps none, have left their worker."""
-        self._transit.left(endpoint, identities)
+        self._hold.left(endpoint, identities)
 
     def transit_ended(self, identity: int, endpoint: Endpoint) -> None:
         """A worker has a connection, be it a new one or one that was in transit."""
-        self._transit.arrive(identity)
+        self._hold.arrive(identity)
         self.delivery.arrive(identity, endpoint)
 
     # The order.
 
     def waits(self, now: float) -> bool:
         """Tell whether a worker, or a connection in transit, is so far behind that all must wait for it."""
-        if self._transit.holds_up():
+        if self._hold.holds_up():
             return True
         limit = self.plain.buffer.limit
         return any(endpoint.holds_up(now, limit) for endpoint in self.delivery.endpoints)
@@ -212,7 +214,7 @@ class Hub:
         """Tell a worker that all its connections said so far is in the order, and sent."""
         if endpoint.ended:
             return
-        self._transit.begin(endpoint, sync.number)
+        self._hold.begin(endpoint, sync.number)
         self.delivery.flush()
         for identity in sync.identities:
             self.delivery.depart(identity)

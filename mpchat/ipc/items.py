@@ -30,7 +30,7 @@ class Up(IntEnum):
     SYNC = FIRST_KIND + 5
     DRAINED = FIRST_KIND + 6  # None: no post will follow
     KICKED = FIRST_KIND + 7  # (request, how many connections were ended)
-    ASK = FIRST_KIND + 8  # (identity, address, payload): what a client asks for, in order with its posts
+    ASK = FIRST_KIND + 8  # ((identity, address), packed request), in order with the client's posts
     MORE = FIRST_KIND + 9  # identity: it has read what it was sent of the past
     FOLLOW = FIRST_KIND + 10  # (identity, room, number): it was moved here, and has got so far
 

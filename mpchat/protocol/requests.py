@@ -59,41 +59,48 @@ class Request(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 # Keys that make an object a request. An object with "message" is a message, unless it also has "to".
 _REQUESTS = ("join", "who", "rooms", "ping")
 
-
 _encode = msgspec.json.Encoder().encode
 _decode_request = msgspec.json.Decoder(Request).decode
 
+# Between worker and hub, which is no client's JSON: it was checked when it was decoded.
+pack_request = msgspec.msgpack.Encoder().encode
+unpack_request = msgspec.msgpack.Decoder(Request).decode
 
-def looks_like_request(payload: bytes) -> bool:
-    """Tell whether a payload that is not a message may be a request: a wrong request gets its own error.
 
-    A key that is null counts as missing: many JSON libraries write all fields. But a ping may be null.
+def decode_request(payload: bytes) -> Request | None:
+    """Decode a payload; None: it is no request, but a message or nonsense.
+
+    Raises :class:`ProtocolError` for a wrong request; the text says what is wrong with it. A key that is null
+    counts as missing: many JSON libraries write all fields. But a ping may be null.
     """
+    try:
+        request = _decode_request(payload)
+        payload.decode()
+    except UnicodeDecodeError as error:
+        if not _looks_like_request(payload):
+            return None
+        raise ProtocolError("not_utf8", f"not UTF-8 at byte {error.start}: {error.reason}") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        if not _looks_like_request(payload):
+            return None
+        raise ProtocolError("bad_request", f"not understood: {error}") from None
+    if request.message is not None:
+        return request if request.to is not None else None
+    if request.join is None and request.who is None and request.rooms is None and not bytes(request.ping):
+        return None
+    if request.to is not None:
+        raise ProtocolError("bad_request", "a private message needs both message and to")
+    return request
+
+
+def _looks_like_request(payload: bytes) -> bool:
+    """Tell whether a payload with a mistake was to be a request: a wrong request gets its own error."""
     try:
         found = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     given = {key for key, value in found.items() if key == "ping" or bytes(value) != b"null"}
-    return "to" in given if "message" in found else not given.isdisjoint(_REQUESTS)
-
-
-def decode_request(payload: bytes) -> Request:
-    """Decode a payload that looks like a request. Raises :class:`ProtocolError`, whose text says why."""
-    try:
-        request = _decode_request(payload)
-        payload.decode()
-    except UnicodeDecodeError as error:
-        raise ProtocolError("not_utf8", f"not UTF-8 at byte {error.start}: {error.reason}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ProtocolError("bad_request", f"not understood: {error}") from None
-    if request.to is not None and request.message is None:
-        raise ProtocolError("bad_request", "a private message needs both message and to")
-    return request
-
-
-def encode_request(request: Request) -> bytes:
-    """Return the payload of a request, as the hub gets it."""
-    return _encode(request)
+    return "to" in given if "message" in given else not given.isdisjoint(_REQUESTS)
 
 
 def _frame(key: str, value: Any) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, Oversized
 from mpchat.protocol.messages import error_frame, relayed_frame
-from mpchat.protocol.requests import decode_request, encode_request, looks_like_request, pong_frame
+from mpchat.protocol.requests import Request, decode_request, pack_request, pong_frame
 
 # Bytes of one post at most where it holds many messages: what fits one queue item (see channel.ITEM_SIZE).
 RUN_SIZE = 64 << 10
@@ -42,27 +42,36 @@ class Session:
     def take(self, payload: bytes | Oversized, posts: list[tuple[int, bytes]]) -> bytes:
         """Take a payload. Appends to ``posts`` what goes to the hub; returns the plain frame to answer with.
 
-        A message is appended as ``(1, frame)``, a request as ``(REQUEST, request)``; see ``requests``.
+        A message is appended as ``(1, frame)``, a request as ``(REQUEST, packed request)``; see ``requests``.
         """
         try:
-            if isinstance(payload, bytes) and b'"to"' in payload and looks_like_request(payload):
-                return self._request(payload, posts)
-            posts.append((1, relayed_frame(payload, self.limit)))
+            read = self._read(payload)
         except ProtocolError as error:
-            if isinstance(payload, bytes) and looks_like_request(payload):
-                return self._request(payload, posts)
             return error_frame(error.code, error.text)
+        if isinstance(read, Request):
+            return self._ask(read, posts)
+        posts.append((1, read))
         return b""
 
-    def _request(self, payload: bytes, posts: list[tuple[int, bytes]]) -> bytes:
-        try:
+    def _read(self, payload: bytes | Oversized) -> bytes | Request:
+        """Return the frame of a message, or a request. Raises :class:`ProtocolError` for anything else."""
+        if isinstance(payload, bytes) and b'"to"' in payload:
             request = decode_request(payload)
-        except ProtocolError as error:
-            return error_frame(error.code, error.text)
+            if request is not None:
+                return request
+        try:
+            return relayed_frame(payload, self.limit)
+        except ProtocolError:
+            request = decode_request(payload) if isinstance(payload, bytes) else None
+            if request is None:
+                raise
+            return request
+
+    def _ask(self, request: Request, posts: list[tuple[int, bytes]]) -> bytes:
         if bytes(request.ping):
             return pong_frame(request.ping)
         if request.join is None and not self.asked:
             return error_frame("not_joined", 'send {"join": {"name": "…"}} first')
         self.asked = True
-        posts.append((REQUEST, encode_request(request)))
+        posts.append((REQUEST, pack_request(request)))
         return b""

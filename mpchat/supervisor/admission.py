@@ -3,7 +3,7 @@
 import time
 
 from mpchat.hub.hub import Hub
-from mpchat.supervisor.changes import Changes
+from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.live_settings import LiveSettings
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
@@ -21,7 +21,7 @@ class Admission:
         hub: Hub,
         pool: WorkerPool,
         placement: Placement,
-        changes: Changes,
+        changes: ChangeRunner,
     ) -> None:
         self._settings = settings
         self._hub = hub

@@ -8,7 +8,7 @@ from mpchat.control.answers import Lifted, Stopping
 from mpchat.control.messages import Answer, Reply
 from mpchat.control.requests import Request
 from mpchat.errors import ConfigError
-from mpchat.supervisor.changes import Changes
+from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.client_commands import ClientCommands
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.record_keeper import RecordKeeper
@@ -24,7 +24,7 @@ class Commands:
         stop: Callable[[str], None],
         record: RecordKeeper,
         report: StatusReport,
-        changes: Changes,
+        changes: ChangeRunner,
         clients: ClientCommands,
     ) -> None:
         """``stop(why)`` begins to stop the server."""

@@ -1,8 +1,8 @@
 """Worker pool: the slots and their worker processes, from the start of each to its end.
 
 The pool knows which worker serves in which slot, and decides what a worker's death means. Why a worker is
-replaced, and where its connections go, is decided in :mod:`mpchat.supervisor.changes`. When the next worker
-starts is decided in :mod:`mpchat.supervisor.restart_policy`.
+replaced, and where its connections go, is decided in :mod:`mpchat.supervisor.change_runner`. When the next
+worker starts is decided in :mod:`mpchat.supervisor.restart_policy`.
 """
 
 import logging

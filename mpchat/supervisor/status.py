@@ -15,7 +15,7 @@ from mpchat.hub.hub import Hub
 from mpchat.ipc.items import Beat
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.admission import Admission
-from mpchat.supervisor.changes import Changes
+from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.heartbeat import Rates
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.live_settings import LiveSettings
@@ -37,7 +37,7 @@ class StatusReport:
     archive: Archive | None
     pool: WorkerPool
     placement: Placement
-    changes: Changes
+    changes: ChangeRunner
     # The folder of the instance's files.
     folder: Path
 

@@ -30,7 +30,7 @@ from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.admission import Admission
 from mpchat.supervisor.ask_workers import WorkerQuestions
 from mpchat.supervisor.capacity import connections_per_worker
-from mpchat.supervisor.changes import Changes
+from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.client_commands import ClientCommands
 from mpchat.supervisor.commands import Commands
 from mpchat.supervisor.lifecycle import Lifecycle, State
@@ -138,7 +138,7 @@ class Supervisor:
         observer = PoolObserver(self._on_worker_ready, record.set_workers, self._on_hopeless)
         self.pool = WorkerPool(config, self.reactor, self.placement, watch, guard.paths.workers, observer)
         settings = LiveSettings(self._order, descriptors, self.acceptor, self.hub, self.placement, record)
-        self.changes = Changes(self.pool, self.placement, self.reactor, settings)
+        self.changes = ChangeRunner(self.pool, self.placement, self.reactor, settings)
         self.admission = Admission(settings, self.hub, self.pool, self.placement, self.changes)
         self.shutdown = Shutdown(settings, self.hub, self.pool, self.placement)
         self.report = StatusReport(

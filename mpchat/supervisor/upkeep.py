@@ -10,7 +10,7 @@ from mpchat.hub.hub import Hub
 from mpchat.instance.lock import Guard
 from mpchat.ipc.beat import beat_every
 from mpchat.reactor import Reactor
-from mpchat.supervisor.changes import Changes
+from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.hang_watch import end_hung_workers
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.pool import WorkerPool
@@ -27,7 +27,7 @@ class Upkeep:
         reactor: Reactor,
         lifecycle: Lifecycle,
         pool: WorkerPool,
-        changes: Changes,
+        changes: ChangeRunner,
         hub: Hub,
         heal_files: Callable[[], None],
     ) -> None:

@@ -93,7 +93,7 @@ class Fanout:
         self._live: dict[Connection, socket.socket] = {}
         # The same in lists, made when they are needed next after a client has come or gone.
         self._lists: tuple[list[Connection], list[socket.socket]] | None = None
-        self._late = LateClients(reactor, self.stream)
+        self._late = LateClients(reactor, self.stream, counters)
         self._pending = Pending(stream.framing)
         self._flush: Flush | None = None
         self._flushed_at = 0.0
@@ -142,13 +142,13 @@ class Fanout:
         """Let a client go on from its place in the stream, the outbox that it brought first where it must."""
         cursor = self.stream.cursor_of(place)
         if cursor is Outside.AHEAD:
-            self._late.be_early(connection, place)
+            self._late.hold_early(connection, place)
         elif cursor is Outside.FORGOTTEN or cursor < self.stream.oldest:
             self._keeper.lost(connection, None)
         elif cursor == self.stream.end and not connection.outbox:
             self.join(connection)
         else:
-            self._late.go_on(connection, cursor, place.number)
+            self._late.resume(connection, cursor, place.number)
 
     def leave(self, connection: Connection) -> None:
         """Forget a client; what was under way to it is dropped."""
@@ -219,7 +219,7 @@ class Fanout:
         if due is None or due > now:
             return
         if self._flush is None and not self._pending:
-            self._late.wait_for_room()
+            self._late.wait_until_writable()
             return
         self._send_slice(self._flush or self._begin(), now)
 
@@ -229,15 +229,15 @@ class Fanout:
         oldest = self.stream.oldest if late.late else None
         self.stream.append(blob, messages)
         if late.late and self.stream.oldest != oldest:
-            for connection in late.fallen_out():
+            for connection in late.slow_consumers():
                 self._keeper.lost(connection, None)
         if late.early:
-            late.admit_early()
+            late.resume_early()
         if self._lists is None:
             self._lists = list(self._live), list(self._live.values())
         self._flush = Flush(blob, messages, *self._lists)
         if late.again:
-            late.begin_to_try()
+            late.begin_retries()
         return self._flush
 
     def _send_slice(self, flush: Flush, now: float) -> None:
@@ -269,7 +269,7 @@ class Fanout:
 
     def _try_again(self, most: int) -> bool:
         """Send late clients what they are owed by now; returns False if there are more than ``most``."""
-        for connection in self._late.next_to_try(most):
+        for connection in self._late.next_retries(most):
             if connection in self._late.late and not self._has_moved_on(connection):
                 connection.also(self._reactor, WRITE)
         return not self._late.trying
@@ -296,7 +296,7 @@ class Fanout:
             self._fail(connection, error)
             return
         self._counters.delivered += self.stream.messages - connection.late_messages
-        del self._late.late[connection]
+        self._late.forget(connection)
         self.join(connection)
         connection.no_longer(self._reactor, WRITE)
 

@@ -9,8 +9,9 @@ there.
 
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.reactor import WRITE, Reactor
+from mpchat.worker.backpressure import is_brisk
 from mpchat.worker.connection import EARLY, Connection
-from mpchat.worker.pacing import is_brisk
+from mpchat.worker.counters import Counters
 
 # Bytes a late client is sent in one go, about what its socket's buffer takes.
 CATCH_UP = 128 << 10
@@ -19,9 +20,9 @@ JUDGE_EVERY = 0.01
 
 
 class LateClients:
-    """The clients of one fan-out that are late or early.."""
+    """The clients of one fan-out that are late or early."""
 
-    def __init__(self, reactor: Reactor, stream: StreamBuffer) -> None:
+    def __init__(self, reactor: Reactor, stream: StreamBuffer, counters: Counters) -> None:
         """Begin with none."""
         self.late: dict[Connection, None] = {}
         self.early: dict[Connection, Place] = {}
@@ -29,6 +30,7 @@ class LateClients:
         self.again: dict[Connection, None] = {}
         self._reactor = reactor
         self._stream = stream
+        self._counters = counters
         # Those of them whose turn it is in this one.
         self.trying: list[Connection] = []
         self._judged_at = 0.0
@@ -42,6 +44,9 @@ class LateClients:
 
     def forget(self, connection: Connection) -> None:
         """Forget a client that has gone or is not late any more."""
+        if connection not in self:
+            return
+        self._counters.late -= 1
         self.late.pop(connection, None)
         self.early.pop(connection, None)
         self.again.pop(connection, None)
@@ -49,44 +54,47 @@ class LateClients:
     def fall_behind(self, connection: Connection, cursor: int, messages: int, now: float) -> None:
         """Let a client be late from ``cursor`` on; it has been given ``messages`` frames."""
         _note(connection, cursor, messages, now)
+        self._counters.late += 1
         self.late[connection] = self.again[connection] = None
 
-    def go_on(self, connection: Connection, cursor: int, messages: int) -> None:
+    def resume(self, connection: Connection, cursor: int, messages: int) -> None:
         """The same for a client that comes from elsewhere: its socket may take something at once."""
         _note(connection, cursor, messages, self._reactor.now)
+        self._counters.late += 1
         self.late[connection] = None
         connection.also(self._reactor, WRITE)
 
-    def be_early(self, connection: Connection, place: Place) -> None:
+    def hold_early(self, connection: Connection, place: Place) -> None:
         """Let a client wait until the stream is at ``place``."""
         connection.cursor = EARLY
+        self._counters.late += 1
         self.early[connection] = place
 
-    def admit_early(self) -> None:
+    def resume_early(self) -> None:
         """Let clients that the stream has reached go on."""
         for connection, place in list(self.early.items()):
             cursor = self._stream.cursor_of(place)
             if not isinstance(cursor, Outside):
-                del self.early[connection]
-                self.go_on(connection, cursor, place.number)
+                self.forget(connection)
+                self.resume(connection, cursor, place.number)
 
-    def fallen_out(self) -> list[Connection]:
+    def slow_consumers(self) -> list[Connection]:
         """Return the slow consumers: what they would get next is not kept any more."""
         oldest = self._stream.oldest
         return [each for each in self.late if each.cursor < oldest]
 
-    def begin_to_try(self) -> None:
+    def begin_retries(self) -> None:
         """Let those that are to be tried again have their turn in the flush that begins."""
         self.trying = list(self.again)
         self.again.clear()
 
-    def next_to_try(self, most: int) -> list[Connection]:
+    def next_retries(self, most: int) -> list[Connection]:
         """Return up to ``most`` clients whose turn it is; they have had it then."""
         following = self.trying[:most]
         del self.trying[:most]
         return following
 
-    def wait_for_room(self) -> None:
+    def wait_until_writable(self) -> None:
         """There is no next flush in a moment: let the system tell which sockets can take more."""
         for connection in self.again:
             connection.also(self._reactor, WRITE)

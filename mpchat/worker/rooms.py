@@ -10,10 +10,11 @@ from mpchat.config import Config
 from mpchat.ipc.stream_buffer import Place, StreamBuffer
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.reactor import Reactor
+from mpchat.worker.backpressure import must_hold
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.fanout import Fanout, Keeper
-from mpchat.worker.pacing import gather_time, must_hold
+from mpchat.worker.post_timing import gather_time
 
 # Instead of a room's number: the stream of plain clients, and none.
 PLAIN, ASIDE = 0, -1
@@ -29,23 +30,23 @@ class Rooms:
         self._reactor = reactor
         self._counters = counters
         self._keeper = keeper
-        self.plain = self._make_fanout(PLAIN, PLAIN_FRAMING)
+        self.plain = self._make_fanout(PLAIN, PLAIN_FRAMING, counters)
         # The same stream in other framings; only those that a client here reads.
         self._plain_too: dict[Framing, Fanout] = {}
-        # Where members are that are not live in a room: nothing is ever said here.
-        self.aside = self._make_fanout(ASIDE, PLAIN_FRAMING)
+        # Where members are that are not live in a room: nothing is ever said here, so nobody is late.
+        self.aside = self._make_fanout(ASIDE, PLAIN_FRAMING, Counters())
         # The rooms that members here are live in: for each a fan-out by framing.
         self.by_number: dict[int, dict[Framing, Fanout]] = {}
         # Fan-outs but the plain one that have something to send.
         self.busy: dict[Fanout, None] = {}
 
-    def _make_fanout(self, number: int, framing: Framing) -> Fanout:
+    def _make_fanout(self, number: int, framing: Framing, counters: Counters) -> Fanout:
         return Fanout(
             self._reactor,
             StreamBuffer(self._lag_limit, framing),
             coalesce=self._coalesce,
             keeper=self._keeper,
-            counters=self._counters,
+            counters=counters,
             number=number,
         )
 
@@ -60,11 +61,6 @@ class Rooms:
         """Return the fan-out that a connection is served by."""
         assert isinstance(connection.fanout, Fanout)
         return connection.fanout
-
-    @property
-    def late(self) -> int:
-        """How many clients are not where their stream is."""
-        return sum(each.late for each in self._all() if each is not self.aside)
 
     @property
     def all_sent(self) -> bool:
@@ -156,7 +152,7 @@ class Rooms:
         room = self.by_number.setdefault(room_number, {})
         fanout = room.get(framing)
         if fanout is None:
-            fanout = room[framing] = self._make_fanout(room_number, framing)
+            fanout = room[framing] = self._make_fanout(room_number, framing, self._counters)
             fanout.stream.begin(place.number)
         self._go_to(connection, fanout, place)
 
@@ -186,7 +182,7 @@ class Rooms:
         fanout = self._plain_too.get(framing)
         if fanout is None:
             self.plain.complete(self._reactor.now, pending=True)
-            fanout = self._plain_too[framing] = self._make_fanout(PLAIN, framing)
+            fanout = self._plain_too[framing] = self._make_fanout(PLAIN, framing, self._counters)
             fanout.stream.fill_from(self.plain.stream)
         return fanout
 

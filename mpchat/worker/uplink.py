@@ -12,7 +12,7 @@ from mpchat.ipc.limits import BATCH_SIZE
 from mpchat.protocol.session import REQUEST
 from mpchat.worker.counters import Counters
 from mpchat.worker.lifetime import Lifetime
-from mpchat.worker.pacing import next_post
+from mpchat.worker.post_timing import next_post
 
 # Posts of this size (bytes) that the hub has not taken: stop reading from clients, TCP tells them.
 POSTS_LIMIT = 128 << 10

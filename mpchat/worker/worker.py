@@ -35,7 +35,7 @@ from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.late_clients import JUDGE_EVERY
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.migration import Migration
-from mpchat.worker.pacing import gather_time
+from mpchat.worker.post_timing import gather_time
 from mpchat.worker.uplink import Uplink
 
 # Seconds for which a worker that gathers posts looks at nothing but the hub, at most.
@@ -116,7 +116,7 @@ class Worker:
             self.counters.messages_in,
             self.counters.delivered,
             self._longest_turn,
-            self.rooms.late,
+            self.counters.late,
             dict(self.counters.ended),
             time.process_time(),
         )

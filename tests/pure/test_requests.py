@@ -32,8 +32,8 @@ from mpchat.protocol.requests import (
     Request,
     Who,
     decode_request,
-    encode_request,
-    looks_like_request,
+    pack_request,
+    unpack_request,
 )
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -51,8 +51,9 @@ def payload(frame: bytes) -> bytes:
 
 def understood(frame: bytes) -> Request:
     """Decode a client's frame as a server does."""
-    assert looks_like_request(payload(frame))
-    return decode_request(payload(frame))
+    request = decode_request(payload(frame))
+    assert request is not None
+    return request
 
 
 def seen(frame: bytes) -> FromNamedServer:
@@ -109,7 +110,7 @@ def test_a_request_reaches_the_hub_as_it_was_decoded(
         Request(who=Who(room, name)),
         Request(rooms=ListRooms(name)),
     ):
-        assert decode_request(encode_request(request)) == request
+        assert unpack_request(pack_request(request)) == request
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,7 @@ def test_a_request_reaches_the_hub_as_it_was_decoded(
         (b'{"ping":null}', True),
         (b'{"message":5,"to":"bob"}', True),
         (b'{"join":null,"who":{}}', True),
+        (b'{"message":null,"who":{}}', True),
         (b'{"join":7}', True),  # wrong, but as a request
         (b'{"join":null}', False),
         (b'{"message":5,"to":null}', False),
@@ -136,10 +138,15 @@ def test_a_request_reaches_the_hub_as_it_was_decoded(
         (b'{"\xff":1,"join":{}}', False),
         (b"", False),
         (b'{"join":' + b"[" * 5_000, False),
+        (b'{"join":' + b'{"x":' * 5_000, False),
     ],
 )
 def test_an_object_is_a_request_by_its_keys(sent: bytes, is_request: bool) -> None:
-    assert looks_like_request(sent) is is_request
+    try:
+        found = decode_request(sent) is not None
+    except ProtocolError:
+        found = True
+    assert found is is_request
 
 
 @pytest.mark.parametrize(
@@ -152,7 +159,6 @@ def test_an_object_is_a_request_by_its_keys(sent: bytes, is_request: bool) -> No
         (b'{"to":"bob","who":{}}', "bad_request", "a private message needs both message and to"),
         (b'{"who":{"room":"\xff"}}', "not_utf8", "not UTF-8 at byte "),
         (b'{"who":{},"x":"\xff"}', "not_utf8", "not UTF-8 at byte 15: invalid start byte"),
-        (b'{"join":' + b'{"x":' * 5_000, "bad_request", "not understood: "),
     ],
 )
 def test_a_wrong_request_is_rejected_with_what_is_wrong(sent: bytes, code: str, why: str) -> None:

@@ -14,6 +14,7 @@ from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
 from mpchat.protocol.messages import decode_from_server, leading_run, message_frame, relayed_frame
 from mpchat.protocol.plain_dialect import PlainDialect
+from mpchat.protocol.requests import Join, Request, Who, unpack_request
 from mpchat.protocol.session import REQUEST, RUN_SIZE
 
 T = TypeVar("T")
@@ -350,13 +351,14 @@ def test_requests_go_to_the_hub_in_their_place_among_the_messages() -> None:
     ]
     assert session.receive_data(b"".join(parts), posts) == b""
     assert [
-        (count, json.loads(post if count == REQUEST else post[HEADER_SIZE:])) for count, post in posts
+        (count, unpack_request(post) if count == REQUEST else json.loads(post[HEADER_SIZE:]))
+        for count, post in posts
     ] == [
         (1, {"message": "before"}),
-        (REQUEST, {"join": {"name": "철수"}}),
+        (REQUEST, Request(join=Join("철수"))),
         (1, {"message": "between"}),
-        (REQUEST, {"message": "psst", "to": "영희"}),
-        (REQUEST, {"who": {}}),
+        (REQUEST, Request(message="psst", to="영희")),
+        (REQUEST, Request(who=Who())),
         (1, {"message": "after"}),
     ]
 

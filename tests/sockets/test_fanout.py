@@ -21,11 +21,11 @@ from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker import fanout as module
 from mpchat.worker import flush
+from mpchat.worker.backpressure import must_hold
 from mpchat.worker.connection import LIVE, Connection, tune
 from mpchat.worker.counters import Counters
 from mpchat.worker.fanout import ENOUGH, SLICE, TRY_AGAIN, Fanout
 from mpchat.worker.flush import SHARED_BY, SHARED_SIZE
-from mpchat.worker.pacing import must_hold
 
 SocketPair = tuple[socket.socket, socket.socket]
 
@@ -126,6 +126,7 @@ class Hall:
         """One slice."""
         self.now += 0.001
         self.fanout.work(self.now)
+        assert self.counters.late == self.fanout.late
 
     def turn(self) -> None:
         """What sockets can take, and one slice."""
@@ -141,9 +142,10 @@ class Hall:
         """Turn, and have these read, until everybody was sent everything and they have read it."""
 
         def done() -> bool:
-            self.turn()
-            read = sum(each.read() for each in members)
-            return not read and self.fanout.idle and not self.fanout.late
+            while True:
+                self.turn()
+                if not sum(each.read() for each in members):
+                    return self.fanout.idle and not self.fanout.late
 
         eventually(done, "everything to be delivered")
         for each in members:  # TCP may need a moment for the last bytes

@@ -20,8 +20,10 @@ from mpchat.hub.members import Members
 from mpchat.hub.sequencer import NOTICE_GATHER
 from mpchat.ipc.channel import Link, make_queue
 from mpchat.ipc.items import Down, Up
+from mpchat.protocol.requests import Join, Request, Who, pack_request
 
 Object = dict[str, Any]
+WHO = pack_request(Request(who=Who()))
 
 
 class Far:
@@ -51,7 +53,7 @@ class Far:
             self.hub.take(self.port, item, 1.0)
 
     def join(self, identity: int, **join: Any) -> None:
-        self.say(Up.ASK, ((identity, f"127.0.0.1:{identity}"), json.dumps({"join": join}).encode()))
+        self.say(Up.ASK, ((identity, f"127.0.0.1:{identity}"), pack_request(Request(join=Join(**join)))))
 
     def post(self, identity: int, text: str) -> None:
         said = raw_frame(b'{"message":"%s"}' % text.encode())
@@ -119,7 +121,7 @@ def test_who_is_about_to_be_moved_and_breaks_may_still_have_asked_for_something(
     second.join(2, room="r")
     second.post(2, "hello")
     assert [each["message"] for each in second.objects() if "seq" in each] == ["last words", "hello"]
-    second.say(Up.ASK, ((2, ""), b'{"who":{}}'))
+    second.say(Up.ASK, ((2, ""), WHO))
     assert [each["who"]["names"] for each in second.objects() if "who" in each] == [["bob"]]
 
 
@@ -173,11 +175,11 @@ def test_what_a_replaced_connection_asks_does_not_make_it_a_plain_one(ends: Sequ
     slow, quick = ends
     slow.join(1, name="alice", room="r")
     quick.join(2, name="alice", room="r", token=slow.token(1))
-    slow.say(Up.ASK, ((1, "127.0.0.1:1"), b'{"who":{}}'))
+    slow.say(Up.ASK, ((1, "127.0.0.1:1"), WHO))
     slow.post(1, "to the room r")
     assert not [each for end in ends for each in end.objects() if "message" in each]
     slow.say(Up.LEFT, [(1, "127.0.0.1:1", "replaced")])
-    slow.say(Up.ASK, ((1, "127.0.0.1:1"), b'{"who":{}}'))
+    slow.say(Up.ASK, ((1, "127.0.0.1:1"), WHO))
     assert [each["error"]["code"] for each in slow.objects() if "error" in each][-1] == "not_joined"
 
 
@@ -185,7 +187,7 @@ def test_a_join_that_a_worker_had_still_sent_when_it_died_leaves_nobody_behind(e
     dead, other = ends
     other.join(2, name="bob", room="r")
     # It has come, and waits for its place in the order, when the death is noticed.
-    join = b'{"join":{"name":"alice","room":"r"}}'
+    join = pack_request(Request(join=Join("alice", "r")))
     said = raw_frame(b'{"message":"last words"}')
     dead.link.send(Up.ASK, ((1, "127.0.0.1:1"), join))
     dead.link.send_frames(Up.POSTS, [(1, 1, len(said))], said)
@@ -195,7 +197,7 @@ def test_a_join_that_a_worker_had_still_sent_when_it_died_leaves_nobody_behind(e
     dead.hub.detach(dead.port, 1.0)
     dead.hub.worker_died(dead.port, 1, set(), 1.0)
     dead.hub.turn(1.0)
-    other.say(Up.ASK, ((2, "127.0.0.1:2"), b'{"who":{}}'))
+    other.say(Up.ASK, ((2, "127.0.0.1:2"), WHO))
     assert [each["who"]["names"] for each in other.objects() if "who" in each] == [["bob"]]
     assert [each["from"] for each in other.objects() if each.get("message") == "last words"] == ["alice"]
 
@@ -217,7 +219,7 @@ def test_a_worker_that_dies_takes_no_member_along_that_it_had_let_go(ends: Seque
     (number,) = {head[1] for head, _ in second.take(Down.ENTER)}
     second.say(Up.FOLLOW, (1, number, 0))
     second.post(1, "still here")
-    second.say(Up.ASK, ((1, ""), b'{"who":{}}'))
+    second.say(Up.ASK, ((1, ""), WHO))
     objects = second.objects()
     assert {name for each in objects if "left" in each for name in each["left"]["names"]} == {"carol"}
     assert [each["who"]["names"] for each in objects if "who" in each] == [["alice", "bob"]]
@@ -233,11 +235,11 @@ def test_who_is_long_on_the_way_and_is_told_more_than_he_may_be_behind_is_cut_of
     alice = first.hub.delivery.recipient(1)
     assert alice is not None
     first.say(Up.SYNC, (0, [1]))
-    told = json.dumps({"message": "x" * 50_000, "to": "alice"}).encode()
+    told = pack_request(Request(message="x" * 50_000, to="alice"))
     for _ in range(40):
         second.say(Up.ASK, ((2, ""), told))
         second.take(Down.TELL)
-        assert len(alice.waiting) <= 1 << 20
+        assert len(alice.waiting or b"") <= 1 << 20
     assert [each for each in second.objects() if "error" in each][-1]["error"]["code"] == "no_such_name"
     second.say(Up.FOLLOW, (1, -1, 0))
     assert second.take(Down.END) == [(1, "replaced")]
@@ -258,13 +260,13 @@ def test_a_request_over_which_the_server_stumbles_ends_one_connection_and_not_th
 
     with monkeypatch.context() as patch:
         patch.setattr(Members, "_who", stumble)
-        first.say(Up.ASK, ((1, "127.0.0.1:1"), b'{"who":{}}'))
+        first.say(Up.ASK, ((1, "127.0.0.1:1"), WHO))
     assert first.take(Down.END) == [(1, "internal error")]
     assert "127.0.0.1:1" in caplog.text
     assert "injected" in caplog.text
-    first.say(Up.ASK, ((1, "127.0.0.1:1"), b'{"who":{}}'))  # still on its way when it was ended
+    first.say(Up.ASK, ((1, "127.0.0.1:1"), WHO))  # still on its way when it was ended
     first.say(Up.LEFT, [(1, "127.0.0.1:1", "internal error")])
-    second.say(Up.ASK, ((2, "127.0.0.1:2"), b'{"who":{}}'))
+    second.say(Up.ASK, ((2, "127.0.0.1:2"), WHO))
     assert [each["who"]["names"] for each in second.objects() if "who" in each] == [["bob"]]
     second.hub.turn(time.monotonic() + NOTICE_GATHER)
     assert [each["left"]["reason"] for each in second.objects() if "left" in each] == ["internal error"]

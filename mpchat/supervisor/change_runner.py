@@ -1,4 +1,4 @@
-"""Changes: reload, scale and rebalance, one at a time: what is under way, what waits, what came of the last.
+"""Change runner: runs reload, scale and rebalance, one at a time; knows what waits, and how reloads went.
 
 What each change does stands in :mod:`mpchat.supervisor.reload`, :mod:`mpchat.supervisor.scale` and
 :mod:`mpchat.supervisor.rebalance`.
@@ -24,7 +24,7 @@ from mpchat.supervisor.scale import scale, workers_after
 log = logging.getLogger("mpchat.supervisor")
 
 
-class Changes:
+class ChangeRunner:
     """The change under way, what is wanted after it, and what came of the last reload."""
 
     def __init__(

@@ -1,34 +1,17 @@
-"""How often a worker beats and posts, and when a stream waits for its clients."""
+"""How often a worker beats and posts."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpchat.ipc.beat import beat_every
-from mpchat.worker.pacing import BRISK, BRISK_GRACE, is_brisk, must_hold, next_post
+from mpchat.worker.post_timing import next_post
 
 
 @pytest.mark.parametrize("timeout", [1.0, 2.0, 10.0, 3600.0])
 def test_several_beats_fit_into_the_time_that_a_worker_may_be_silent(timeout: float) -> None:
     assert 3 * beat_every(timeout) < timeout
     assert beat_every(timeout) <= 1.0
-
-
-def test_a_client_is_waited_for_while_it_reads_fast_enough() -> None:
-    assert is_brisk(0, BRISK_GRACE / 2)
-    assert is_brisk(BRISK * 2, 2.0)
-    assert not is_brisk(BRISK * 2 - 1, 2.0)
-    assert not is_brisk(0, BRISK_GRACE)
-
-
-@pytest.mark.parametrize(
-    ("behind", "connections", "hold"),
-    [(0, 0, False), (0, 10, False), (5, 10, False), (6, 10, True), (1, 1, True)],
-)
-def test_only_more_than_half_of_the_room_makes_the_rest_wait(
-    behind: int, connections: int, hold: bool
-) -> None:
-    assert must_hold(behind, connections) is hold
 
 
 @given(st.floats(0.0, 1e7), st.sampled_from([0.0, 0.001, 0.0045, 0.02, 1.0]))

@@ -1,4 +1,4 @@
-"""Transit: connections between two workers, and how far the plain stream may go on meanwhile.
+"""Stream hold: how far the plain stream may go on while connections are in transit between two workers.
 
 They get nothing on the way, and none of them may be cut off as slow because of that.
 """
@@ -11,7 +11,7 @@ from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 GOES_ON = 4
 
 
-class Transit:
+class StreamHold:
     """For each group of moving connections, and then for each connection, where it waits in the stream."""
 
     def __init__(self, stream: StreamBuffer) -> None:
