@@ -73,6 +73,8 @@ def decode_request(payload: bytes) -> Request | None:
     Raises :class:`ProtocolError` for a wrong request; the text says what is wrong with it. A key that is null
     counts as missing: many JSON libraries write all fields. But a ping may be null.
     """
+    if b'"' not in payload:  # an object without a key: what is nonsense is mostly found out here
+        return None
     try:
         request = _decode_request(payload)
         payload.decode()
