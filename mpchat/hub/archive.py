@@ -213,7 +213,8 @@ class Archive:
         try:
             closing = False
             while not closing:
-                self._wake.wait(SWEEP)
+                if not self._closing.is_set():  # else what woke for it may have been cleared below
+                    self._wake.wait(SWEEP)
                 closing = self._closing.wait(pause)
                 self._wake.clear()
                 try:

@@ -137,6 +137,24 @@ def test_what_waits_when_it_is_closed_is_written(path: Path) -> None:
     assert numbers(load(path), "로비") == list(range(1, 2001))
 
 
+def test_a_close_in_the_moment_before_a_write_is_not_missed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the server waits for its history until the next sweep, and takes it for not closed."""
+    with opened(path) as (store, _):
+        clear = store._wake.clear
+
+        def close_then_clear() -> None:
+            store._closing.set()
+            store._wake.set()
+            clear()
+
+        monkeypatch.setattr(store._wake, "clear", close_then_clear)
+        store.save(run("로비", 1))
+        store._thread.join(10.0)
+        assert not store._thread.is_alive()
+
+
 def test_the_file_is_for_its_owner_only(path: Path) -> None:
     with opened(path) as (store, _):
         store.save(run("로비", 1))
