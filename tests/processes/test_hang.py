@@ -13,6 +13,8 @@ from support.harness import Server, running, stopped
 from support.injected import inject
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_python
+
 END = "= end ="
 # What a worker of slot 2 does at a turn of its loop once the flag is there, and what its stack then shows.
 FAULTS = {

@@ -28,6 +28,8 @@ from support.crowd import (
 from support.harness import Server, frame, kill, running, settle, stopped
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_python
+
 BEGIN, END = "= begin =", "= end ="
 
 

@@ -41,6 +41,8 @@ from support.crowd import (
 from support.harness import Client, Server, clients, frame, raw_frame, running, settle
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_python
+
 BEGIN, END = "= begin =", "= end ="
 # Bytes that each of many clients is behind: far more than socket buffers hold, far less than the lag limit.
 BEHIND = 3 << 20

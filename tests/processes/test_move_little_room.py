@@ -27,6 +27,8 @@ from support.harness import Client, Server, commands_served, kill, running, sett
 from support.injected import HELD, held, inject
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_python
+
 END = "= end ="
 # What each worker has room for, beside the descriptors that it needs itself.
 ROOM = 40

@@ -23,6 +23,8 @@ from support.crowd import (
 from support.harness import Server, frame, running, stopped
 from support.injected import inject
 
+pytestmark = pytest.mark.one_python
+
 BEGIN, END = "= begin =", "= end ="
 
 

@@ -36,6 +36,8 @@ from support.waiting import eventually
 
 from mpchat.supervisor.scale import TOGETHER
 
+pytestmark = pytest.mark.one_python
+
 END = "= end ="
 
 
