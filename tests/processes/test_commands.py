@@ -51,9 +51,9 @@ def said(done: "subprocess.CompletedProcess[str]") -> str:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for the tests that leave it as it was."""
+    """A server for the tests that leave it as it was. No worker that a test stops is replaced meanwhile."""
     folder = tmp_path_factory.mktemp("shared")
-    with running(folder) as server:
+    with running(folder, "--hang-timeout", "60") as server:
         yield server
     eventually(lambda: not leftovers(folder), "nothing of the shared server to be left")
 
