@@ -7,7 +7,7 @@ from mpchat.ipc.channel import ITEM_SIZE, Item, Link
 from mpchat.ipc.items import Down
 
 # Bytes that may wait for a worker that is busy but moves: more would only be delay, for all.
-PROMPT_BACKLOG = 128 << 10
+PROMPT_BACKLOG = 64 << 10
 # A worker that has acknowledged nothing for this long (seconds) is stuck, not busy. The others go on without
 # it, as far as the backlog's limit allows, until it moves again or is found to hang.
 STUCK_AFTER = 1.0

@@ -16,7 +16,7 @@ import msgspec
 
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.hub.delivery import Delivery
-from mpchat.hub.endpoint import Endpoint
+from mpchat.hub.endpoint import STUCK_AFTER, Endpoint
 from mpchat.hub.entries import (
     Announced,
     Asked,
@@ -35,13 +35,15 @@ from mpchat.hub.history import Run
 from mpchat.hub.limits import Limits
 from mpchat.hub.log import Follow, MemoryLog, More, Record, Step, Sync
 from mpchat.hub.moderation import BANS, MUTES, Moderation, ban_target, lifted_key, mute_target
-from mpchat.hub.moderation_file import write_moderation
+from mpchat.hub.moderation_file import read_moderation, write_moderation
 from mpchat.hub.past import Past
 from mpchat.hub.plain_stream import PlainStream
+from mpchat.hub.sender_holds import SenderHolds, Strain
 from mpchat.hub.state import HubState
 from mpchat.hub.stream_hold import StreamHold
 from mpchat.ipc.channel import Item
-from mpchat.ipc.items import Down, Up
+from mpchat.ipc.items import PLAIN, Down, Up
+from mpchat.ipc.limits import BATCH_SIZE
 from mpchat.ipc.reasons import INTERNAL_ERROR, SLOW
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import unpack_request
@@ -61,25 +63,27 @@ class Hub:
         *,
         notices: bool = True,
         past: Past | None = None,
-        moderation: Moderation | None = None,
         moderation_path: Path | None = None,
         on_run: Callable[[Run], None] | None = None,
+        connections: Callable[[], int] = int,
     ) -> None:
         """Begin with no worker.
 
         ``limits.lag`` is how many bytes of the plain stream are kept, and how many a stuck worker may be
         behind before all wait for it. ``on_run`` gets every run of messages that is numbered.
+        ``moderation_path`` is the file of bans and mutes. ``connections`` returns how many there are.
         """
+        moderation = read_moderation(moderation_path) if moderation_path else Moderation()
         past = past or Past(secrets.token_urlsafe(9))
-        self.state = HubState(
-            limits, past, moderation or Moderation(), notices=notices, archived=on_run is not None
-        )
+        self.state = HubState(limits, past, moderation, notices=notices, archived=on_run is not None)
         self.plain = PlainStream(limits.lag)
         self.delivery = Delivery(self.state.rooms, self.plain, limits.lag)
         self.delivery.on_run = on_run
         self._limits, self._notices = limits, notices
         self._log = MemoryLog()
         self._hold = StreamHold(self.plain.buffer)
+        self._sender_holds = SenderHolds()
+        self._connections = connections
         self._moderation_path = moderation_path
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
             Up.POSTS: lambda endpoint, payload, now: Posted(time.time(), *payload),
@@ -108,8 +112,39 @@ class Hub:
         read = self._readers.get(item.kind)
         if read is not None:
             self._log.append(read(endpoint, item.payload, now), endpoint, item.cost)
-        elif item.kind == Up.STARTED:
+            return
+        endpoint.take(item.cost)
+        if item.kind == Up.STARTED:
             self.plain.begin_to_fill(endpoint)
+        elif item.kind == Up.STRAINED:
+            self._on_strained(endpoint, item.payload, now)
+
+    def _on_strained(self, endpoint: Endpoint, payload: tuple[int, bool, int], now: float) -> None:
+        """Take what a worker says of a room that is too fast, or is so no longer."""
+        stream, behind, struggling = payload
+        room = stream or self.state.rooms.lobby.number
+        self._sender_holds.report(room, (endpoint, stream), Strain(behind, struggling, now))
+        self._judge_hold(room)
+
+    def _judge_hold(self, room: int) -> None:
+        if self._sender_holds.judge(room, self._clients_in(room)):
+            for endpoint in self.delivery.endpoints:
+                if endpoint.ready:
+                    self._tell_hold(endpoint, room)
+
+    def _tell_hold(self, endpoint: Endpoint, room: int) -> None:
+        """Tell a worker whether a room's senders wait; in the lobby plain clients speak too."""
+        held = room in self._sender_holds.held
+        if room == self.state.rooms.lobby.number:
+            endpoint.send(Down.HOLD, (PLAIN, held))
+        endpoint.send(Down.HOLD, (room, held))
+
+    def _clients_in(self, number: int) -> int:
+        room = self.state.rooms.by_number.get(number)
+        members = len(room.members) if room is not None else 0
+        if room is not self.state.rooms.lobby:
+            return members
+        return members + self._connections() - self.members
 
     def _read_request(self, endpoint: Endpoint, payload: Any, now: float) -> Asked | CutOff:
         (identity, address), packed = payload
@@ -133,6 +168,8 @@ class Hub:
         Those that other processes have by now (``in_transit``) live on.
         """
         self._hold.die(endpoint)
+        for room in self._sender_holds.forget(endpoint):
+            self._judge_hold(room)
         lost = self.delivery.worker_died(endpoint, in_transit)
         if lost or connections:
             self._put_in_order(WorkerDied(now, lost, connections), now)
@@ -164,15 +201,27 @@ class Hub:
 
     def turn(self, now: float) -> None:
         """Put what has come in into the order, and send what follows from it."""
+        ordered = 0
         while self._log and not self.waits(now):
-            self._apply(self._log.next(), now)
+            record = self._log.next()
+            self._apply(record, now)
+            ordered += record.cost
+            if ordered >= BATCH_SIZE:  # so that the look at what waits for workers sees it
+                self.delivery.flush()
+                ordered = 0
         due = self.state.notice_due()
         if due is not None and due <= now:
             self._put_in_order(NoticesDue(now), now)
         self.delivery.flush()
         for endpoint in self.delivery.endpoints:
             if endpoint.filled is not None:
-                self.plain.fill(endpoint)
+                self._fill(endpoint)
+
+    def _fill(self, endpoint: Endpoint) -> None:
+        self.plain.fill(endpoint)
+        if endpoint.ready:
+            for room in self._sender_holds.held:
+                self._tell_hold(endpoint, room)
 
     def notice_due(self) -> float | None:
         """Return when clients are to be told who has come and gone (monotonic clock, seconds), or None."""
@@ -203,6 +252,7 @@ class Hub:
         except Exception:  # what one client asks for must not end the server of all
             log.exception("failed, its connection is ended: %s", asked.address)
             self._put_in_order(CutOff(now, asked.identity, INTERNAL_ERROR), now)
+        endpoint.send(Down.ANSWERED, asked.identity)
 
     def _replay_more(self, more: More, endpoint: Endpoint, now: float) -> None:
         self.delivery.replay_more(more.identity, endpoint)
@@ -249,6 +299,8 @@ class Hub:
         """Forget what is too old or unused; call it about once a second."""
         self._put_in_order(Swept(time.time()), now)
         self.delivery.keep_to_share()
+        for room in self._sender_holds.expire(now - STUCK_AFTER):
+            self._judge_hold(room)
 
     def ban(self, target: str, until: float | None, now: float) -> str:
         """Ban a name or an address; return it as it is kept. Raises :class:`MpchatError`."""

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from multiprocessing.queues import SimpleQueue
 from pickle import HIGHEST_PROTOCOL, dumps, loads
+from termios import FIONREAD
 from typing import Any, NamedTuple
 
 # What an item's data may take, in bytes: large, because each costs two processes a few microseconds.
@@ -38,6 +39,8 @@ _F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", None)
 _PIPE_SIZE_FLOOR = 16 << 10
 # Bytes read at a time; below what the C library would map and unmap memory for (128 KiB).
 READ_SIZE = 120 << 10
+# What FIONREAD answers, an int as C has it, for a pipe with nothing in it.
+_NO_BYTES = bytes(4)
 # Stands for the descriptor of a link that was closed: every call refuses it.
 CLOSED = -1
 # In front of an item: its length in bytes.
@@ -117,9 +120,19 @@ class Link:
         return self._from
 
     @property
+    def readable(self) -> bool:
+        """True when :meth:`receive` would not wait. Asks the system."""
+        return fcntl.ioctl(self._from, FIONREAD, _NO_BYTES) != _NO_BYTES
+
+    @property
     def acknowledged(self) -> int:
         """Bytes that the other end has taken, ever."""
         return self._acknowledged
+
+    @property
+    def under_way(self) -> int:
+        """Bytes that were sent and that the other end has not taken."""
+        return self._sent - self._acknowledged + self.backlog_size
 
     @property
     def congested(self) -> bool:
@@ -216,7 +229,7 @@ class Link:
     def take(self, cost: int) -> None:
         """Say that an item was dealt with; its bytes may be replaced by others."""
         self._taken += cost
-        if self._taken - self._told > self.window // 4:
+        if self._taken - self._told > self.window // 8:
             self.send_now(ACK, None)
 
     def close(self) -> None:

@@ -33,6 +33,8 @@ class ConnectionState(msgspec.Struct, frozen=True, array_like=True):
     left_at: float
     # How many messages the client may send at once, as of when it was last heard; below nothing: it waits.
     allowance: float
+    # The same for work that is no plain message.
+    budget: float = 0.0
 
 
 def encode_state(state: ConnectionState) -> msgspec.Raw:

@@ -13,6 +13,9 @@ import msgspec
 
 from mpchat.ipc.channel import FIRST_KIND
 
+# Stands for the plain clients' stream where rooms have numbers.
+PLAIN = 0
+
 
 class Up(IntEnum):
     """Worker to hub."""
@@ -33,6 +36,9 @@ class Up(IntEnum):
     ASK = FIRST_KIND + 8  # ((identity, address), packed request), in order with the client's posts
     MORE = FIRST_KIND + 9  # identity: it has read what it was sent of the past
     FOLLOW = FIRST_KIND + 10  # (identity, room, number): it was moved here, and has got so far
+    # (room, whether the worker is behind, how many clients are far behind although they read fast), when that
+    # has changed, and several times a second while it is so; room 0 is that of plain clients.
+    STRAINED = FIRST_KIND + 11
 
 
 class Down(IntEnum):
@@ -53,6 +59,8 @@ class Down(IntEnum):
     ENTER = FIRST_KIND + 26
     TELL = FIRST_KIND + 27  # (identity, frames) for one client alone
     END = FIRST_KIND + 28  # (identity, reason): end a connection
+    ANSWERED = FIRST_KIND + 29  # identity: its request was served, and what it gets for that has been sent
+    HOLD = FIRST_KIND + 30  # (room, held): read nothing from clients that speak in this room; or read again
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True):

@@ -9,6 +9,7 @@ it reads and what it may ask for change with that (``asked``).
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import ClassVar, Protocol
 
 from mpchat.protocol.framing import Framing
@@ -25,14 +26,18 @@ class Dialect(Protocol):
     asked: bool
 
     @property
+    def has_more(self) -> bool:
+        """True when :meth:`receive_data` has stopped before all was taken: it wants a call with no data."""
+
+    @property
     def mid_frame(self) -> bool:
         """True while a frame has begun and not ended."""
 
     @property
     def held(self) -> int:
-        """How many bytes of a frame that has begun are kept."""
+        """How many bytes are kept of what the client has sent."""
 
-    def receive_data(self, data: bytes, posts: list[tuple[int, bytes]]) -> bytes:
+    def receive_data(self, data: bytes, posts: list[tuple[int, bytes]], most: float = inf) -> bytes:
         """Take bytes from the client; see ``plain_dialect.PlainDialect``."""
 
     def receive_eof(self) -> bool:

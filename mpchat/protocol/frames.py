@@ -4,7 +4,6 @@ Does not look into payloads, and does no I/O. "Not enough bytes yet" is a value 
 over the limit is one too (:class:`Oversized`): neither ends a connection.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 # Bytes of the length field.
@@ -53,67 +52,86 @@ class FrameDecoder:
 
     It is always in one of three states: *between* frames, *inside* one (``_partial`` holds its first bytes,
     ``_need`` is the number of bytes that the next decision needs), or *skipping* the rest of an oversized one
-    (``_skip`` bytes of it are still to come). It never holds more than one payload of ``limit`` bytes.
+    (``_skip`` bytes of it are still to come). It never holds more than one payload of ``limit`` bytes, and
+    what a caller of :meth:`cut` gives back to :meth:`keep`.
     """
 
-    __slots__ = ("_need", "_partial", "_skip", "limit")
+    __slots__ = ("_need", "_partial", "_skip", "has_more", "limit")
 
     def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, partial: bytes = b"", skip: int = 0) -> None:
         """Start with ``limit`` in bytes; ``partial`` and ``skip`` continue another decoder's work."""
         self.limit = limit
-        self._partial: bytearray | None = bytearray(partial) if partial else None
+        self._partial: bytearray | None = None
         self._need = HEADER_SIZE
         self._skip = skip
+        # True when what is kept begins with a whole frame.
+        self.has_more = False
+        self.keep(partial, 0)
 
     @property
     def mid_frame(self) -> bool:
         """True inside a frame."""
-        return self._partial is not None or self._skip > 0
+        return not self.has_more and (self._partial is not None or self._skip > 0)
 
     @property
     def held(self) -> int:
-        """The number of bytes that are kept of an unfinished frame."""
+        """The number of bytes that are kept."""
         return len(self._partial or b"")
 
     def export(self) -> tuple[bytes, int]:
         """Return ``(partial, skip)``: all that another decoder needs to continue."""
         return bytes(self._partial or b""), self._skip
 
-    def feed(self, data: bytes, take: Callable[[bytes, int], int] | None = None) -> list[bytes | Oversized]:
-        """Take the next bytes of the stream, in pieces of any size, and return the payloads they complete.
+    def feed(self, data: bytes) -> list[bytes | Oversized]:
+        """Take the next bytes of the stream, in pieces of any size, and return the payloads they complete."""
+        data, position = self.begin(data)
+        frames: list[bytes | Oversized] = []
+        while True:
+            payload, position = self.cut(data, position)
+            if payload is None:
+                break
+            frames.append(payload)
+        self.keep(data, position)
+        return frames
 
-        ``take(data, start)`` may first take whole frames, as they stand in ``data`` from ``start`` on; it
-        returns the position of the rest.
-        """
+    # The same in steps, for a caller that may stop before all payloads are cut.
+
+    def begin(self, data: bytes) -> tuple[bytes, int]:
+        """Take the next bytes of the stream. Returns what is to be cut, and from where on."""
         if self._partial is not None:
             self._partial += data
             if len(self._partial) < self._need:
-                return []
+                return b"", 0
             data = bytes(self._partial)
             self._partial = None
-        position = 0
-        if self._skip:
-            position = min(self._skip, len(data))
-            self._skip -= position
-        if take is not None:
-            position = take(data, position)
-        frames: list[bytes | Oversized] = []
+        position = min(self._skip, len(data))
+        self._skip -= position
+        return data, position
+
+    def cut(self, data: bytes, position: int) -> tuple[bytes | Oversized | None, int]:
+        """Return the payload of the frame at ``position``, None if it is not whole, and where it ends."""
         size = len(data)
-        while size - position >= HEADER_SIZE:
+        if size - position < HEADER_SIZE:
+            return None, position
+        length = data[position] << 8 | data[position + 1]
+        end = position + HEADER_SIZE + length
+        if length > self.limit:
+            self._skip = max(0, end - size)
+            return Oversized(length), min(end, size)
+        if end > size:
+            return None, position
+        return data[position + HEADER_SIZE : end], end
+
+    def keep(self, data: bytes, position: int) -> None:
+        """Keep what was not cut of ``data``, for the next :meth:`begin`."""
+        size = len(data)
+        self.has_more = False
+        if position >= size:
+            return
+        self._partial = bytearray(data[position:])
+        self._need = HEADER_SIZE
+        if size - position >= HEADER_SIZE:
             length = data[position] << 8 | data[position + 1]
-            end = position + HEADER_SIZE + length
-            if length > self.limit:
-                frames.append(Oversized(length))
-                self._skip = max(0, end - size)
-                position = min(end, size)
-                continue
-            if end > size:
+            self.has_more = length > self.limit or position + HEADER_SIZE + length <= size
+            if not self.has_more:
                 self._need = HEADER_SIZE + length
-                break
-            frames.append(data[position + HEADER_SIZE : end])
-            position = end
-        else:
-            self._need = HEADER_SIZE
-        if position < size:
-            self._partial = bytearray(data[position:])
-        return frames

@@ -7,6 +7,7 @@ as bytes.
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -63,8 +64,9 @@ def message_frame(text: str) -> bytes:
     return encode_frame(payload)
 
 
+@lru_cache(maxsize=64)
 def error_frame(code: str, text: str) -> bytes:
-    """Return the frame of ``{"error": {"code": code, "text": text}}``."""
+    """Return the frame of ``{"error": {"code": code, "text": text}}``. Cached: errors come in swarms."""
     return encode_frame(_encode(ErrorReply(Refusal(code, text))))
 
 

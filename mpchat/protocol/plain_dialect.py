@@ -1,11 +1,12 @@
 """The plain dialect: two bytes of length, then the payload, both ways."""
 
+from math import inf
 from typing import ClassVar
 
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.protocol.messages import leading_run
-from mpchat.protocol.session import RUN_SIZE, DialectState, Session
+from mpchat.protocol.session import MESSAGE_WORK, REQUEST, REQUEST_WORK, RUN_SIZE, DialectState, Session
 
 
 class PlainDialect(Session):
@@ -22,37 +23,47 @@ class PlainDialect(Session):
         self._decoder = FrameDecoder(limit, resumed.partial, resumed.skip) if resumed else FrameDecoder(limit)
 
     @property
+    def has_more(self) -> bool:
+        """True when frames are kept that are whole: see :meth:`receive_data`."""
+        return self._decoder.has_more
+
+    @property
     def mid_frame(self) -> bool:
         """True while a frame has begun and not ended."""
         return self._decoder.mid_frame
 
     @property
     def held(self) -> int:
-        """How many bytes of a frame that has begun are kept."""
+        """How many bytes are kept: of a frame that has begun, and of frames that are still to be taken."""
         return self._decoder.held
 
-    def receive_data(self, data: bytes, posts: list[tuple[int, bytes]]) -> bytes:
+    def receive_data(self, data: bytes, posts: list[tuple[int, bytes]], most: float = inf) -> bytes:
         """Take bytes from the client, append to ``posts`` the messages they complete: how many, their frames.
 
         A request is among them with ``session.REQUEST`` for a count, in its place in the order. Returns the
-        plain frames to answer this client with, nearly always none (``b""``).
+        plain frames to answer this client with, nearly always none (``b""``). Does so much work at ``most``,
+        see ``session.REQUEST_WORK``, and keeps the rest: while :attr:`has_more`, call it again with no data.
         """
         # A list: 64 KiB of empty frames have 2.5 MB of answers, and to append them one by one takes seconds.
         replies: list[bytes] = []
-        limit = self.limit
-
-        def take_runs(data: bytes, start: int) -> int:
-            """Post what need not be encoded again in one piece: 0.4 µs a message, and one by one 0.8."""
-            count, end = leading_run(data, start, RUN_SIZE, limit)
-            while count:
-                posts.append((count, data[start:end]))
-                start = end
-                count, end = leading_run(data, start, RUN_SIZE, limit)
-            return start
-
-        for payload in self._decoder.feed(data, take_runs):
+        decoder, limit = self._decoder, self.limit
+        data, position = decoder.begin(data)
+        # What need not be encoded again is posted in one piece: 0.4 µs a message, and one by one 0.8.
+        count, end = leading_run(data, position, RUN_SIZE, limit)
+        while count:
+            posts.append((count, data[position:end]))
+            position = end
+            count, end = leading_run(data, position, RUN_SIZE, limit)
+        while most > 0:
+            payload, position = decoder.cut(data, position)
+            if payload is None:
+                break
             if reply := self.take(payload, posts):
                 replies.append(reply)
+                most -= 1
+            else:
+                most -= REQUEST_WORK if posts[-1][0] == REQUEST else MESSAGE_WORK
+        decoder.keep(data, position)
         return b"".join(replies)
 
     def receive_eof(self) -> bool:

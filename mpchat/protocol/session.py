@@ -16,6 +16,11 @@ from mpchat.protocol.requests import Request, decode_request, pack_request, pong
 RUN_SIZE = 64 << 10
 # Stands for the count of a post that is no message, but a request (see requests.Request).
 REQUEST = 0
+# Work is counted in errors: 5 µs. A message that has to be encoded again takes less; what takes a run of
+# messages together is not counted. A request counts for so much because the hub has to answer it, and a
+# worker that takes one from a client takes no more from it in that turn.
+MESSAGE_WORK = 1 / 8
+REQUEST_WORK = 64
 
 
 class DialectState(msgspec.Struct, frozen=True):

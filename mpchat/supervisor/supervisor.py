@@ -19,7 +19,6 @@ from mpchat.control.server import Server
 from mpchat.errors import StartError
 from mpchat.hub.archive import Archive
 from mpchat.hub.hub import Hub
-from mpchat.hub.moderation_file import read_moderation
 from mpchat.hub.past import Past
 from mpchat.instance.lock import Guard
 from mpchat.instance.record import Identity
@@ -130,7 +129,8 @@ class Supervisor:
         config = self._order.config
         descriptors = os_process.raise_descriptor_limit()
         archive, past = _open_history(config, stack)
-        self.hub = _make_hub(config, Path(config.bans or guard.paths.bans), archive, past)
+        bans = Path(config.bans or guard.paths.bans)
+        self.hub = _make_hub(config, bans, archive, past, lambda: self.pool.connections)
         per_worker = connections_per_worker(descriptors, config.multiplexer)
         self.placement = Placement(self.reactor, self.acceptor, self.hub, per_worker)
         questions = WorkerQuestions(self.reactor)
@@ -230,15 +230,17 @@ def _open_history(config: Config, stack: ExitStack) -> tuple[Archive | None, Pas
     return archive, past
 
 
-def _make_hub(config: Config, bans: Path, archive: Archive | None, past: Past | None) -> Hub:
+def _make_hub(
+    config: Config, bans: Path, archive: Archive | None, past: Past | None, connections: Callable[[], int]
+) -> Hub:
     """Return a hub that goes on from the history and from the bans kept in a file."""
     return Hub(
         limits_of(config),
         notices=config.notices,
         past=past,
-        moderation=read_moderation(bans),
         moderation_path=bans,
         on_run=archive.save if archive else None,
+        connections=connections,
     )
 
 

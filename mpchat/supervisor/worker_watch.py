@@ -60,6 +60,7 @@ class WorkerWatch:
         for item in handle.endpoint.receive(now):
             on_news = self._on_news.get(item.kind)
             if on_news is not None:
+                handle.endpoint.take(item.cost)
                 on_news(handle, events, item.payload)
             else:
                 self._hub.take(handle.endpoint, item, now)

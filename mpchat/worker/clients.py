@@ -16,7 +16,7 @@ from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.lifetime import Lifetime
-from mpchat.worker.reading import OUTBOX_LIMIT, Reading
+from mpchat.worker.reading import ENTER_COST, OUTBOX_LIMIT, Reading
 from mpchat.worker.rooms import Rooms
 from mpchat.worker.uplink import Uplink
 
@@ -66,6 +66,8 @@ class Clients:
         connection = self.by_identity.get(identity)
         if connection is None or connection not in connection.fanout:  # it is gone
             return
+        if connection.asking or connection.replaying:
+            self.reading.charge(connection, len(frames), ENTER_COST)
         connection.replaying = not live
         self.rooms.enter(connection, frames, room_number, Place(number) if live else None)
 
@@ -81,9 +83,22 @@ class Clients:
         connection = self.by_identity.get(identity)
         if connection is None:
             return
+        if connection.asking:
+            self.reading.charge(connection, len(frames))
         self.reply(connection, frames)
         if not connection.closed and len(connection.outbox) > self.config.lag_limit:
             self.end(connection, SLOW)
+
+    def answered(self, identity: int) -> None:
+        """The request of a client was served."""
+        connection = self.by_identity.get(identity)
+        if connection is not None:
+            self.reading.answered(connection)
+
+    def drained(self, connection: Connection) -> None:
+        """A client has been sent all that is for it alone: it may have waited for that."""
+        if not connection.reading:
+            self.reading.read_again(connection)
 
     def on_writable(self, connection: Connection) -> None:
         """Send a client what it is owed; ask for more of a room's past when it has what there was."""

@@ -30,6 +30,8 @@ class Connection:
 
     __slots__ = (
         "allowance",
+        "asking",
+        "budget",
         "closed",
         "cursor",
         "dialect",
@@ -42,6 +44,7 @@ class Connection:
         "late_messages",
         "late_since",
         "leaving",
+        "light",
         "on_event",
         "outbox",
         "outbox_open",
@@ -49,6 +52,7 @@ class Connection:
         "quiet_until",
         "replaying",
         "sock",
+        "spoke",
     )
 
     def __init__(self, identity: int, sock: socket.socket, host: str, port: int, dialect: Dialect) -> None:
@@ -59,6 +63,12 @@ class Connection:
         # What the client speaks.
         self.dialect = dialect
         self.closed = False
+        # True while a request of it is with the hub.
+        self.asking = False
+        # True if it sent little when it was read from last.
+        self.light = True
+        # True once it has said something here.
+        self.spoke = False
         # True from when it is not read any more because it is to be moved.
         self.leaving = False
         # Who writes to it (a ``fanout.Fanout``), and whether it is being sent the past of a room.
@@ -70,6 +80,8 @@ class Connection:
         # Messages that it may send at once, as of ``heard``; and when it is read from again if it had none
         # left (seconds, monotonic).
         self.allowance = 0.0
+        # What is left to it for work that is no plain message, as of ``heard``; see ``reading.BUDGET``.
+        self.budget = 0.0
         self.quiet_until = 0.0
         self.outbox: bytes | bytearray = b""
         self.outbox_open = False

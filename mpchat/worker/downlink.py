@@ -14,7 +14,16 @@ from mpchat.reactor import READ, Reactor
 from mpchat.worker.clients import Clients
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.migration import Migration
+from mpchat.worker.rooms import EASY, Strain
 from mpchat.worker.uplink import Uplink
+
+# Seconds after which the hub is told again what has not changed: a worker that says nothing is stuck, and
+# nobody waits for it.
+TELL_AGAIN = 0.25
+# Bytes that are less than the pipe may hold: there is probably nothing more.
+LITTLE = 60 << 10
+# Bytes that are taken in one turn at most, so that clients have theirs.
+MUCH = 1 << 20
 
 log = logging.getLogger("mpchat.worker")
 
@@ -28,6 +37,9 @@ class Downlink:
         """Take what comes over the link that ``uplink`` writes to."""
         # Bytes from the hub that clients could not keep up with: taken when they have caught up.
         self.held = 0
+        # What the hub was told last, and when (seconds, monotonic).
+        self._strains: dict[int, Strain] = {}
+        self._told_at = 0.0
         self._reactor = reactor
         self._link = uplink.link
         self._clients = clients
@@ -49,31 +61,60 @@ class Downlink:
             Down.ENTER: self._enter,
             Down.TELL: self._tell,
             Down.END: self._end,
+            Down.ANSWERED: clients.answered,
+            Down.HOLD: self._hold,
         }
+
+    @property
+    def judging(self) -> bool:
+        """True while somebody waits for clients here: whether they must is to be judged again and again."""
+        return bool(self.held or self._strains)
 
     def serve(self) -> None:
         """Listen."""
         self._reactor.watch(self._link, READ, self._on_ready)
 
     def _on_ready(self, mask: int) -> None:
+        """Take all that is there: what waits in the pipe delays everybody, what waits in a room only that."""
+        taken = 0
         try:
-            items = self._link.receive()
+            while True:
+                before = self.held
+                for item in self._link.receive():
+                    self.held += item.cost
+                    self.take(item.kind, item.payload)
+                taken += self.held - before
+                if taken < LITTLE:
+                    return
+                self._acknowledge(self._reactor.now)
+                if taken > MUCH or not self._link.readable:
+                    return
         except (EOFError, OSError):
             self._lifetime.lose_supervisor()
-            return
-        for item in items:
-            self.held += item.cost
-            self.take(item.kind, item.payload)
 
     def take(self, kind: int, payload: Any) -> None:
         """Do what an item says."""
         self._handlers[kind](payload)
 
-    def acknowledge(self, now: float) -> None:
-        """Let the hub send more, unless most clients here are not able to keep up."""
+    def work(self, now: float) -> None:
+        """Tell the hub which rooms are too fast, and let it send more."""
+        if self.held or self._strains:
+            strains = self._rooms.strains(now)
+            if strains != self._strains or now - self._told_at >= TELL_AGAIN:
+                self._tell_strains(strains, now)
+            self._acknowledge(now)
+
+    def _acknowledge(self, now: float) -> None:
+        """Let the hub send more, unless there is no room for it here."""
         if self.held and not self._rooms.must_hold(now, len(self._clients)):
             self._link.take(self.held)
             self.held = 0
+
+    def _tell_strains(self, strains: dict[int, Strain], now: float) -> None:
+        before, self._strains, self._told_at = self._strains, strains, now
+        for room in before | strains:
+            strain = strains.get(room, EASY)
+            self._uplink.say(Up.STRAINED, (room, strain.behind, strain.struggling))
 
     # Messages.
 
@@ -101,6 +142,11 @@ class Downlink:
 
     def _synced(self, _: None) -> None:
         self._migration.synced()
+
+    # Whose turn it is.
+
+    def _hold(self, payload: tuple[int, bool]) -> None:
+        self._clients.reading.hold(*payload)
 
     # Ends.
 

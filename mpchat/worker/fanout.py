@@ -17,7 +17,7 @@ from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.connection import LIVE, Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.flush import Flush
-from mpchat.worker.late_clients import LateClients
+from mpchat.worker.late_clients import LateClients, Struggling
 
 # Sends between two looks at the other descriptors: about a millisecond's worth.
 SLICE = 512
@@ -25,6 +25,8 @@ SLICE = 512
 # segments that TCP makes: 65 483 bytes on loopback, 65 160 where a packet has 1500. What goes beyond is a
 # further segment for each client, however short; a third one is often kept back by pacing, with a timer.
 ENOUGH = 130_000
+# Bytes that may be pending in one room: what was on its way when its senders were told to wait.
+SWAMPED = 1 << 20
 # Seconds after a flush for which a client that could not take all of it waits for the next one: to ask for
 # its socket to become writable, and not to ask any more, costs more than to try once again.
 TRY_AGAIN = 0.002
@@ -35,6 +37,9 @@ class Keeper(Protocol):
 
     def lost(self, connection: Connection, error: OSError | None) -> None:
         """Take a client whose send failed; with None a slow consumer, which has fallen too far behind."""
+
+    def drained(self, connection: Connection) -> None:
+        """Take note that a client has been sent all that is for it alone."""
 
 
 class Pending:
@@ -97,6 +102,7 @@ class Fanout:
         self._pending = Pending(stream.framing)
         self._flush: Flush | None = None
         self._flushed_at = 0.0
+        self._behind = False
         # Clients that a reply waits for until the flush is over.
         self._replies: list[Connection] = []
 
@@ -115,10 +121,15 @@ class Fanout:
         """True when every client has been sent everything, except those that are late."""
         return self._flush is None and not self._pending
 
+    def judge_behind(self) -> bool:
+        """Tell whether so much is pending that the room's senders should wait; then, until little is."""
+        self._behind = self._pending.size > (ENOUGH if self._behind else 2 * ENOUGH)
+        return self._behind
+
     @property
-    def behind(self) -> bool:
-        """True while more is pending than the next flush should have to carry: the hub can wait."""
-        return self._pending.size > 2 * ENOUGH
+    def swamped(self) -> bool:
+        """True while so much is pending that the hub must wait, and everybody with it."""
+        return self._pending.size > SWAMPED
 
     @property
     def between_flushes(self) -> bool:
@@ -325,7 +336,8 @@ class Fanout:
             self._fall_behind(connection, self.stream.end, self.stream.messages, self._reactor.now)
         else:
             connection.outbox_open = False
+            self._keeper.drained(connection)
 
-    def struggling(self, now: float) -> int:
+    def struggling(self, now: float) -> Struggling:
         """Return how many clients are far behind although they read fast; judged now and then."""
         return self._late.struggling(now)

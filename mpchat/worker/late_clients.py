@@ -7,6 +7,8 @@ is a slow consumer. A client that is ahead of the stream is early, and is sent n
 there.
 """
 
+from typing import NamedTuple
+
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.backpressure import is_brisk
@@ -17,6 +19,18 @@ from mpchat.worker.counters import Counters
 CATCH_UP = 128 << 10
 # Seconds between two judgements of whether the room is faster than its members.
 JUDGE_EVERY = 0.01
+
+
+class Struggling(NamedTuple):
+    """How many clients are far behind although they read fast."""
+
+    # By half of what is kept of the stream: then the room's senders wait.
+    far: int
+    # By three quarters: the senders' waiting has not helped, or not yet.
+    at_the_edge: int
+
+
+NOBODY = Struggling(0, 0)
 
 
 class LateClients:
@@ -34,7 +48,7 @@ class LateClients:
         # Those of them whose turn it is in this one.
         self.trying: list[Connection] = []
         self._judged_at = 0.0
-        self._struggling = 0
+        self._struggling = NOBODY
 
     def __len__(self) -> int:
         return len(self.late) + len(self.early)
@@ -120,17 +134,20 @@ class LateClients:
             connection.cursor += connection.sock.sendmsg(views)
         return connection.cursor == self._stream.end
 
-    def struggling(self, now: float) -> int:
+    def struggling(self, now: float) -> Struggling:
         """Return how many clients are far behind although they read fast; judged now and then."""
         if not self.late:
-            return 0
+            return NOBODY
         if now - self._judged_at >= JUDGE_EVERY:
             self._judged_at = now
-            far = self._stream.end - self._stream.limit // 2
-            self._struggling = sum(
-                each.cursor < far and is_brisk(each.cursor - each.late_from, now - each.late_since)
+            end, limit = self._stream.end, self._stream.limit
+            behind = [
+                end - each.cursor
                 for each in self.late
-            )
+                if each.cursor < end - limit // 2
+                and is_brisk(each.cursor - each.late_from, now - each.late_since)
+            ]
+            self._struggling = Struggling(len(behind), sum(each > limit // 4 * 3 for each in behind))
         return self._struggling
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from mpchat.config import Config
 from mpchat.ipc.connection_state import ConnectionState, decode_state, encode_state
 from mpchat.ipc.handoff import ConnectionInTransit, Handoff, Receipt, close_all, own
-from mpchat.ipc.items import Up
+from mpchat.ipc.items import PLAIN, Up
 from mpchat.protocol.dialects import DIALECTS
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.reactor import READ, Reactor
@@ -21,7 +21,7 @@ from mpchat.worker.clients import Clients
 from mpchat.worker.connection import Connection, tune
 from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.lifetime import Lifetime
-from mpchat.worker.rooms import PLAIN
+from mpchat.worker.reading import BUDGET
 from mpchat.worker.uplink import Uplink
 
 # What connections that are moved together may bring along (bytes), beyond the first: replies that were not
@@ -79,7 +79,7 @@ class Migration:
         connection = Connection(arrived.identity, sock, arrived.host, arrived.port, dialect)
         connection.fanout = self._clients.rooms.aside
         connection.heard = self._reactor.now
-        connection.allowance = self._config.flood_burst
+        connection.allowance, connection.budget = self._config.flood_burst, BUDGET
         connection.on_event = partial(reading.on_event, connection)
         self._clients.by_identity[connection.identity] = connection
         try:
@@ -99,12 +99,13 @@ class Migration:
     def import_state(self, connection: Connection, state: ConnectionState) -> None:
         """Serve a connection from where a worker, another one or this one, had stopped."""
         rooms, reading = self._clients.rooms, self._clients.reading
-        connection.heard, connection.allowance = state.heard, state.allowance
+        connection.heard = state.heard
+        connection.allowance, connection.budget = state.allowance, state.budget
         reading.slow_down(connection)
         connection.outbox, connection.outbox_open = state.outbox, state.outbox_open
+        reading.read_again(connection)
         if state.half_since is not None:
             reading.half[connection] = state.half_since
-        reading.read_again(connection)
         if state.room == PLAIN:
             rooms.resume_plain(connection, state.place)
         else:
@@ -186,6 +187,7 @@ class Migration:
             half_since=self._clients.reading.forget(connection),
             left_at=self._left_at,
             allowance=connection.allowance,
+            budget=connection.budget,
         )
 
     def take_receipt(self, receipt: Receipt) -> None:

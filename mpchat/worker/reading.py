@@ -1,11 +1,12 @@
 """Reading: what clients send, as far as each of them may send it and the hub can take it.
 
-A client is not read from while it has said too much, does not read its answers, is about to be moved, or the
-hub is behind. TCP tells it to wait.
+A client is not read from while it has said too much, waits for an answer, does not read its answers, is about
+to be moved, or the hub is behind. TCP tells it to wait.
 """
 
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -21,8 +22,38 @@ from mpchat.worker.uplink import Sender, Uplink
 # read together is sent together, and a send of twice as much costs a third less per byte. Below what the C
 # library would map and unmap memory for (128 KiB).
 READ_SIZE = 120 << 10
-# Replies (bytes) that a client has not read: stop reading from it.
+# Bytes that are not in the order yet, past which nobody is read from who sends much: TCP makes them wait.
+# What is under way is delay for everybody. Less when so many wait for their turns: then there is always
+# somebody whose bytes follow. And more for those who send little.
+UNDER_WAY = 192 << 10
+UNDER_WAY_OF_MANY = 96 << 10
+MANY = 8
+UNDER_WAY_OF_LIGHT = 96 << 10
+# Bytes read from a client in one turn at least, however many wait for theirs.
+READ_LEAST = 4 << 10
+# A client that sent less than this (bytes) when it was read from last is served before those that send much.
+LITTLE = 1 << 10
+# Replies (bytes) that a client has not read: stop reading from it. So much, and one answer, is what a client
+# that does not read can make a worker keep. More than a part of the past that is sent at once.
 OUTBOX_LIMIT = 64 << 10
+# Work that one turn does for a client, in errors (see ``session.MESSAGE_WORK``): some 80 µs.
+TURN_WORK = 16
+# Seconds of one round of the loop for what clients send; then what the hub has sent gets its turn. A message
+# waits for about three rounds.
+ROUND_TIME = 0.003
+# A client's budget for work that is no plain message, in units of about a microsecond. Charged is about ten
+# times the work, so that a hundred clients that do nothing else leave most of a core to the others: a client
+# gets 200 errors or 50 short answers a second, and may save up two seconds' worth.
+BUDGET = 200_000
+BUDGET_RATE = 100_000
+# Charged for a byte of an error, and for a byte of what was wrong: 60 KB of nonsense take a millisecond, and
+# have a short error.
+ERROR_COST = 8
+WRONG_COST = 1 / 16
+# Charged for a request; for a way into a room, and each part of its past; and for a byte of an answer.
+REQUEST_COST = 1000
+ENTER_COST = 4000
+ANSWER_COST = 1 / 4
 
 log = logging.getLogger("mpchat.worker")
 
@@ -44,7 +75,11 @@ class Owner(Protocol):
 
 
 class Reading:
-    """The clients' bytes on their way in."""
+    """The clients' bytes on their way in.
+
+    Everybody gets a turn before anybody gets a second one: a client that is not done with its turn, or whose
+    turn does not come because this round of the loop has done enough, waits in a line.
+    """
 
     def __init__(
         self, config: Config, reactor: Reactor, uplink: Uplink, owner: Owner, lifetime: Lifetime
@@ -57,29 +92,106 @@ class Reading:
         self._lifetime = lifetime
         # Clients that have begun a frame, and when its beginning or its last progress was.
         self.half: dict[Connection, float] = {}
-        # Clients that are not read from because the hub is behind.
-        self._paused: dict[Connection, None] = {}
+        # Clients whose turn has not come, and those that have had one and are not done, in the order in which
+        # they will have theirs. They are not listened to.
+        self._line: dict[Connection, None] = {}
+        # Those before whom nobody waits for long: they sent little last time.
+        self._light: dict[Connection, None] = {}
+        self._again: dict[Connection, None] = {}
+        self._waited = 0
+        # Rooms that are too fast, and the clients that therefore wait before they say more there.
+        self._held: dict[int, dict[Connection, None]] = {}
+        # When this round has taken enough from those that waited in the line (seconds, monotonic).
+        self._round_ends = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """True when a client waits for its turn and the hub can take what it sends."""
+        if self._light and not self._full(light=True):
+            return True
+        return bool(self._line or self._again) and not self._full(light=False)
+
+    def _full(self, *, light: bool) -> bool:
+        """Tell whether the hub is so far behind that nobody is read from who sends little, or much."""
+        limit = UNDER_WAY if self._waiting < MANY else UNDER_WAY_OF_MANY
+        return self._uplink.under_way > (limit + UNDER_WAY_OF_LIGHT if light else limit)
+
+    @property
+    def _waiting(self) -> int:
+        """How many wait who send much, or waited when the round began."""
+        return max(self._waited, len(self._line) + len(self._again))
+
+    def begin_round(self) -> None:
+        """Begin a round of the loop: those that wait in the line come first."""
+        self._round_ends = time.monotonic() + ROUND_TIME
+        if self._lifetime.draining:
+            self._line, self._again, self._light = {}, {}, {}
+        self._waited = 0
+        if not self.busy:
+            return
+        light, self._light = self._light, {}
+        line = self._line | self._again
+        self._waited = len(line)
+        self._line, self._again = {}, {}
+        for connection in light:
+            self._serve_or_wait(connection)
+        # However many send little, one that sends much has its turn.
+        first = next(iter(line), None)
+        for connection in line:
+            self._serve_or_wait(connection, in_time=connection is first)
+
+    def _serve_or_wait(self, connection: Connection, *, in_time: bool = False) -> None:
+        """Serve a client unless this round has taken enough; then it waits in a line."""
+        if connection.closed or connection.leaving:
+            return
+        # What came after a wait has its own time.
+        in_time = in_time or time.monotonic() <= max(self._round_ends, self._reactor.now + ROUND_TIME)
+        if not in_time or self._full(light=connection.light):
+            connection.no_longer(self._reactor, READ)
+            (self._light if connection.light else self._line)[connection] = None
+        else:
+            self._guard(self._read, connection)
 
     def on_event(self, connection: Connection, mask: int) -> None:
-        """Serve a client whose socket is ready. What one client brings about ends no other's connection."""
+        """Serve a client whose socket is ready."""
+        if mask & WRITE and not connection.closed:
+            self._guard(self._owner.on_writable, connection)
+        # Asked again: what was ready when the turn began may have been told to leave in the middle of it.
+        if mask & READ and connection.reading and not connection.closed:
+            self._serve_or_wait(connection)
+
+    def _guard(self, what: Callable[[Connection], None], connection: Connection) -> None:
+        """Do something for a client. What one client brings about ends no other's connection."""
         try:
-            if mask & WRITE and not connection.closed:
-                self._owner.on_writable(connection)
-            # Asked again: what was ready when the turn began may have been told to leave in the middle of it.
-            if mask & READ and connection.reading and not connection.closed:
-                self._read(connection)
+            what(connection)
         except Exception:  # what one client brought about must not end the others' process
             log.exception("failed, its connection is ended: %s", connection.address)
             self._owner.end(connection, INTERNAL_ERROR)
 
-    def _read(self, connection: Connection) -> None:
-        if self._uplink.full:
-            connection.no_longer(self._reactor, READ)
-            self._paused[connection] = None
+    def hold(self, room: int, held: bool) -> None:
+        """Read nothing from clients that speak in a room, or read from them again."""
+        if held:
+            self._held.setdefault(room, {})
             return
+        for connection in self._held.pop(room, {}):
+            if not connection.closed:
+                self.read_again(connection)
+
+    def _read(self, connection: Connection) -> None:
+        waiting = self._held.get(connection.fanout.number) if self._held else None
+        if waiting is not None and (connection.spoke or not connection.light):
+            connection.no_longer(self._reactor, READ)
+            waiting[connection] = None
+            return
+        if connection.dialect.has_more:
+            self._take(connection, b"")
+            return
+        # What a new client wants is not known yet: it may be to join another room.
+        size = self._share() if waiting is None else LITTLE
         try:
-            data = connection.sock.recv(READ_SIZE)
+            data = connection.sock.recv(size)
         except BlockingIOError:
+            self.read_again(connection)
             return
         except OSError as error:
             self._owner.end(connection, error.strerror or "read failed")
@@ -89,6 +201,11 @@ class Reading:
         else:
             self._take_end(connection)
 
+    def _share(self) -> int:
+        """Return how many bytes are read from a client: what the hub takes at once is for all that wait."""
+        waiting = self._waiting
+        return max(READ_LEAST, READ_SIZE // (1 + waiting)) if waiting else READ_SIZE
+
     def _take_end(self, connection: Connection) -> None:
         in_order = connection.dialect.receive_eof()
         if connection not in connection.fanout:  # sending had failed: the end is that of a reset
@@ -97,35 +214,76 @@ class Reading:
             self._owner.end(connection, CLOSED if in_order else "closed inside a frame")
 
     def _take(self, connection: Connection, data: bytes) -> None:
-        regained = (self._reactor.now - connection.heard) * self.config.flood_rate
-        allowance = min(connection.allowance + regained, self.config.flood_burst)
-        connection.heard = self._reactor.now
+        dialect, now, held = connection.dialect, self._reactor.now, connection.dialect.held
+        connection.light = held + len(data) < LITTLE
+        silence = now - connection.heard
+        burst = self.config.flood_burst
+        allowance = min(connection.allowance + silence * self.config.flood_rate, burst)
+        budget = min(connection.budget + silence * BUDGET_RATE, BUDGET)
+        connection.heard = now
         completed: list[tuple[int, bytes]] = []
-        sender: Sender = connection.identity if connection.dialect.asked else connection.address
-        replies = connection.dialect.receive_data(data, completed)
+        sender: Sender = connection.identity if dialect.asked else connection.address
+        replies = dialect.receive_data(data, completed, TURN_WORK)
+        if completed:
+            allowance -= self._pass_on(connection, sender, completed)
+        if replies or not completed:
+            passed_on = sum(len(frames) for _, frames in completed)
+            wrong = max(0, held + len(data) - dialect.held - passed_on)
+            budget -= wrong * WRONG_COST + len(replies) * ERROR_COST
+        connection.allowance = allowance
+        connection.budget = budget - REQUEST_COST if connection.asking else budget
+        if allowance < 0 or connection.budget < 0:
+            self.slow_down(connection)
+        if dialect.mid_frame:
+            if completed or replies or connection not in self.half:
+                self.half[connection] = now
+        elif self.half:
+            self.half.pop(connection, None)
+        if (replies or connection.asking) and connection not in connection.fanout:
+            self._owner.end(connection, "lost")  # it cannot be answered any more
+            return
+        if replies:
+            self._owner.reply(connection, replies)
+        if (dialect.has_more or connection.asking or not connection.reading) and not connection.closed:
+            connection.no_longer(self._reactor, READ)
+            self.read_again(connection)
+
+    def _pass_on(self, connection: Connection, sender: Sender, completed: list[tuple[int, bytes]]) -> int:
+        """Give the hub messages and requests; returns how many there are."""
+        total = 0
         for count, frames in completed:
             if count == REQUEST:  # what came before the first one was said by the address
                 sender = connection.identity
+                connection.asking = True
                 self._uplink.ask(sender, connection.address, frames)
             else:
                 self._uplink.post(sender, count, frames)
-            allowance -= count or 1
-        connection.allowance = allowance
-        if allowance < 0:
+                connection.spoke = True
+            total += count or 1
+        return total
+
+    def charge(self, connection: Connection, size: int, more: int = 0) -> None:
+        """Charge a client for ``size`` bytes of the answer to its request, and for ``more`` than that.
+
+        A long past does not keep it silent for longer than the budget takes to come back.
+        """
+        connection.budget = max(connection.budget - size * ANSWER_COST - more, -BUDGET)
+
+    def answered(self, connection: Connection) -> None:
+        """Read again from a client whose request has been answered."""
+        connection.asking = False
+        if connection.budget < 0:
             self.slow_down(connection)
-        if connection.dialect.mid_frame:
-            if completed or replies or connection not in self.half:
-                self.half[connection] = self._reactor.now
-        elif self.half:
-            self.half.pop(connection, None)
-        if replies:
-            self._owner.reply(connection, replies)
+        self.read_again(connection)
 
     def slow_down(self, connection: Connection) -> None:
-        """Do not read from a client that has said too much until it may say something again."""
-        if connection.allowance >= 0 or not self.config.flood_rate:
+        """Do not read from a client that has said or cost too much until it may go on."""
+        pause = max(0.0, -connection.budget / BUDGET_RATE)
+        if self.config.flood_rate:
+            pause = max(pause, -connection.allowance / self.config.flood_rate)
+        if not pause:
             return
-        connection.quiet_until = connection.heard - connection.allowance / self.config.flood_rate
+        connection.quiet_until = connection.heard + pause
         connection.no_longer(self._reactor, READ)
         self._reactor.call_later(
             connection.quiet_until - self._reactor.now, partial(self.quiet_is_over, connection)
@@ -137,28 +295,31 @@ class Reading:
             self.read_again(connection)
 
     def read_again(self, connection: Connection) -> None:
-        """Read from a client again unless there is another reason not to."""
+        """Read from a client again unless there is a reason not to."""
         quiet = connection.quiet_until > time.monotonic()
         full = len(connection.outbox) >= OUTBOX_LIMIT
-        if not (self._lifetime.draining or connection.leaving or quiet or full):
-            connection.also(self._reactor, READ)
+        if self._lifetime.draining or connection.leaving or connection.asking or quiet or full:
+            return
+        if connection.dialect.has_more:
+            self._again[connection] = None
+            return
+        if connection in self.half:  # while it was not read from it could make no progress
+            self.half[connection] = self._reactor.now
+        connection.also(self._reactor, READ)
 
     def stop(self, connection: Connection) -> None:
         """Read no more from a client that is about to be moved."""
         connection.leaving = True
         connection.no_longer(self._reactor, READ)
-        self._paused.pop(connection, None)
+        self._leave_line(connection)
 
-    def resume(self) -> None:
-        """Read again from the clients that had to wait for the hub, if it has caught up."""
-        if self._paused and not self._uplink.link.congested:
-            paused, self._paused = self._paused, {}
-            for connection in paused:
-                if not connection.closed:
-                    self.read_again(connection)
+    def _leave_line(self, connection: Connection) -> None:
+        for waiting in (self._line, self._again, self._light, *self._held.values()):
+            waiting.pop(connection, None)
 
     def forget(self, connection: Connection) -> float | None:
         """Forget a client; returns since when it has been inside a frame (seconds, monotonic), or None."""
+        self._leave_line(connection)
         return self.half.pop(connection, None)
 
     def inside_a_frame(self, before: float) -> list[Connection]:

@@ -5,19 +5,33 @@ another; this only keeps the fan-outs and lets them work.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from mpchat.config import Config
+from mpchat.ipc.items import PLAIN
+from mpchat.ipc.limits import most_struggle
 from mpchat.ipc.stream_buffer import Place, StreamBuffer
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.reactor import Reactor
-from mpchat.worker.backpressure import must_hold
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.fanout import Fanout, Keeper
 from mpchat.worker.post_timing import gather_time
 
-# Instead of a room's number: the stream of plain clients, and none.
-PLAIN, ASIDE = 0, -1
+# Instead of a room's number: none.
+ASIDE = -1
+
+
+class Strain(NamedTuple):
+    """How far a room is too fast."""
+
+    # For this worker.
+    behind: bool
+    # For clients here: how many are far behind although they read fast.
+    struggling: int
+
+
+EASY = Strain(behind=False, struggling=0)
 
 
 class Rooms:
@@ -92,19 +106,26 @@ class Rooms:
             return min(dues if due is None else [*dues, due], default=due)
         return due
 
-    def must_hold(self, now: float, connections: int) -> bool:
-        """Tell whether the hub is to be kept waiting because most of all clients are not able to keep up.
+    def strains(self, now: float) -> dict[int, Strain]:
+        """Return the rooms that are too fast for this worker or for clients here."""
+        strains: dict[int, Strain] = {}
+        for fanout in (self.plain, *self.busy):
+            behind, far = fanout.judge_behind(), fanout.struggling(now).far
+            if behind or far:
+                before = strains.get(fanout.number, EASY)
+                strains[fanout.number] = Strain(before.behind or behind, before.struggling + far)
+        return strains
 
-        Most of all ``connections``, not of a room's: a room of two must not hold everybody up.
+    def must_hold(self, now: float, connections: int) -> bool:
+        """Tell whether the hub is to be kept waiting: to let a room's senders wait was not enough.
+
+        Most of all ``connections`` count, not of a room's: a room of two must not hold everybody up.
         """
-        struggling = self.plain.struggling(now)
-        if self.plain.behind:
+        fanouts = (self.plain, *self.busy)
+        if any(each.swamped for each in fanouts):
             return True
-        for room in self.busy:
-            struggling += room.struggling(now)
-            if room.behind:
-                return True
-        return struggling > 0 and must_hold(struggling, connections)
+        struggling = sum(each.struggling(now).at_the_edge for each in fanouts)
+        return struggling > 0 and most_struggle(struggling, connections)
 
     # What the hub says.
 

@@ -14,8 +14,6 @@ from mpchat.worker.counters import Counters
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.post_timing import next_post
 
-# Posts of this size (bytes) that the hub has not taken: stop reading from clients, TCP tells them.
-POSTS_LIMIT = 128 << 10
 # Leavers in one item, and what one takes in bytes: an address of up to 47, a number, a reason.
 LEAVERS_PER_ITEM = 300
 LEAVER_COST = 80
@@ -46,9 +44,9 @@ class Uplink:
         self._drained = False
 
     @property
-    def full(self) -> bool:
-        """True when no client should be read from: the hub is behind."""
-        return self.posts_size > POSTS_LIMIT or self.link.congested
+    def under_way(self) -> int:
+        """Bytes that clients have sent and that are not in the order yet."""
+        return self.posts_size + self.link.under_way
 
     def due(self) -> float | None:
         """Return when :meth:`work` wants a call (seconds, monotonic); None: not at all."""

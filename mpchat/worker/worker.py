@@ -77,6 +77,7 @@ class Worker:
 
     def turn(self) -> None:
         """Go once round the loop: what is ready, what goes up, what goes down."""
+        self.clients.reading.begin_round()
         timeout = self._timeout()
         if self.uplink.posts and timeout and not self.rooms.plain.late:
             # What clients send meanwhile goes up with these posts: one wake-up for all of it, not one each.
@@ -87,10 +88,9 @@ class Worker:
         # First of all: a connection must be acked before a byte is read from it or sent to it.
         self.handoff.send_receipt()
         self.uplink.work(now)
+        self.downlink.work(now)
         self.rooms.work(now)
         self.migration.work()
-        self.downlink.acknowledge(now)
-        self.clients.reading.resume()
         if self.lifetime.closing_until is not None:
             self._close_when_done(now, self.lifetime.closing_until)
         self._longest_turn = max(self._longest_turn, time.monotonic() - now)
@@ -101,8 +101,10 @@ class Worker:
         if (due := self.rooms.due()) is not None and (until is None or due < until):
             until = due
         timeout = None if until is None else max(0.0, until - time.monotonic())
-        if self.downlink.held or self.lifetime.closing_until is not None:
-            again = JUDGE_EVERY if self.downlink.held else CLOSE_EVERY
+        if self.clients.reading.busy:
+            return 0.0
+        if self.downlink.judging or self.lifetime.closing_until is not None:
+            again = JUDGE_EVERY if self.downlink.judging else CLOSE_EVERY
             timeout = again if timeout is None else min(timeout, again)
         return timeout
 

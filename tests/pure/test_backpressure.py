@@ -2,7 +2,8 @@
 
 import pytest
 
-from mpchat.worker.backpressure import BRISK, BRISK_GRACE, is_brisk, must_hold
+from mpchat.ipc.limits import most_struggle
+from mpchat.worker.backpressure import BRISK, BRISK_GRACE, is_brisk
 
 
 def test_a_client_is_waited_for_while_it_reads_fast_enough() -> None:
@@ -19,4 +20,4 @@ def test_a_client_is_waited_for_while_it_reads_fast_enough() -> None:
 def test_only_more_than_half_of_the_room_makes_the_rest_wait(
     behind: int, connections: int, hold: bool
 ) -> None:
-    assert must_hold(behind, connections) is hold
+    assert most_struggle(behind, connections) is hold

@@ -462,7 +462,7 @@ def test_a_member_hears_its_own_last_words_in_a_room_before_it_is_in_another(
     order.take(endpoint, said(1, "hello"), 2.0)
     order.turn(2.0)
     kinds = [kind for kind, _ in endpoint.sent]
-    assert kinds == [Down.ROOMS, Down.ENTER, Down.ROOMS]
+    assert kinds == [Down.ROOMS, Down.ENTER, Down.ANSWERED, Down.ROOMS]
     assert texts([payload for kind, payload in endpoint.sent if kind == Down.ROOMS]) == ["bye", "hello"]
 
 

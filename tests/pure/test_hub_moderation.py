@@ -28,7 +28,7 @@ class Operator:
 
     def __init__(self, path: Path) -> None:
         """Start the server that keeps its moderation at ``path``."""
-        self._hub = Hub(LIMITS, moderation=read_moderation(path), moderation_path=path)
+        self._hub = Hub(LIMITS, moderation_path=path)
 
     def ban(self, target: str, until: float | None = None) -> str:
         return self._hub.ban(target, until, 0.0)

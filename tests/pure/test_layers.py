@@ -52,6 +52,7 @@ PURE = {
     "hub.past",
     "hub.replay",
     "hub.rooms",
+    "hub.sender_holds",
     "hub.sequencer",
     "hub.state",
     "supervisor.balance_policy",

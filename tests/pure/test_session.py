@@ -15,7 +15,7 @@ from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, HEADER_SIZE, MAX_PAYLO
 from mpchat.protocol.messages import decode_from_server, leading_run, message_frame, relayed_frame
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.requests import Join, Request, Who, unpack_request
-from mpchat.protocol.session import REQUEST, RUN_SIZE
+from mpchat.protocol.session import REQUEST, REQUEST_WORK, RUN_SIZE
 
 T = TypeVar("T")
 
@@ -403,3 +403,52 @@ def test_a_message_that_speaks_of_to_or_has_it_empty_is_for_the_room() -> None:
     for sent in (b'{"message":"\\"to\\""}', b'{"message":"a","to":null}', b'{"message":"a","x":{"to":"b"}}'):
         posts, replies = received(encode_frame(sent))
         assert ([list(each) for post in posts for each in objects(post)], replies) == ([["message"]], b"")
+
+
+def taken_in_turns(
+    session: PlainDialect, data: bytes, most: int
+) -> tuple[list[tuple[int, bytes]], bytes, int]:
+    """Take ``data`` with so much work at a time; returns posts, replies and how many turns it took."""
+    posts: list[tuple[int, bytes]] = []
+    replies = session.receive_data(data, posts, most)
+    turns = 1
+    while session.has_more:
+        replies += session.receive_data(b"", posts, most)
+        turns += 1
+    return posts, replies, turns
+
+
+@given(st.binary(max_size=300), st.integers(1, 5))
+@example(bytes(100), 3)
+@example(encode_frame(b"{}") * 20 + message_frame("x") * 3 + encode_frame(bytes(100)), 2)
+def test_what_is_taken_in_turns_is_what_is_taken_at_once(data: bytes, most: int) -> None:
+    posts: list[tuple[int, bytes]] = []
+    whole = PlainDialect(64)
+    replies = whole.receive_data(data, posts)
+    session = PlainDialect(64)
+    taken, answered, _ = taken_in_turns(session, data, most)
+    assert b"".join(frames for _, frames in taken) == b"".join(frames for _, frames in posts)
+    assert answered == replies
+    assert session.export() == whole.export()
+    assert session.mid_frame == whole.mid_frame
+
+
+def test_a_turn_ends_after_a_bounded_number_of_errors_and_whoever_goes_on_knows() -> None:
+    session = PlainDialect()
+    posts: list[tuple[int, bytes]] = []
+    replies = session.receive_data(bytes(100), posts, 10)
+    assert replies.count(b"empty") == 10
+    assert session.has_more
+    assert not session.mid_frame  # nothing is missing of what is kept
+    moved = PlainDialect(60_000, session.export())
+    assert moved.has_more
+    assert moved.receive_data(b"", posts, 100).count(b"empty") == 40
+    assert (moved.has_more, moved.held, posts) == (False, 0, [])
+
+
+def test_a_turn_ends_with_a_request() -> None:
+    session = PlainDialect()
+    asks = request(join={"name": "a"}) + request(who={}) + message_frame("x")
+    posts, replies, turns = taken_in_turns(session, asks, REQUEST_WORK)
+    assert [count for count, _ in posts] == [REQUEST, REQUEST, 1]
+    assert (replies, turns) == (b"", 3)

@@ -10,27 +10,29 @@ from support.harness import raw_frame
 from support.one_worker import Bench
 
 from mpchat.ipc.connection_state import ConnectionState
-from mpchat.ipc.items import Down
+from mpchat.ipc.items import PLAIN, Down
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.session import DialectState
 from mpchat.worker.connection import Connection
-from mpchat.worker.rooms import PLAIN
 
 # Fields of a connection that its state holds, some of them under another name; the peer's address, the
 # identity and the socket travel beside it.
-MOVED = {"allowance", "cursor", "dialect", "fanout", "heard", "outbox", "outbox_open"}
+MOVED = {"allowance", "budget", "cursor", "dialect", "fanout", "heard", "outbox", "outbox_open"}
 BESIDE = {"host", "identity", "port", "sock"}
 # What the next worker makes anew, because it follows from the rest or begins again there.
 MADE_ANEW = {
+    "asking",  # a connection is moved when all that it has asked for was served
     "closed",
     "interest",
     "late_from",
     "late_messages",
     "late_since",
     "leaving",
+    "light",
     "on_event",
     "quiet_until",  # from the allowance
     "replaying",  # the hub begins again
+    "spoke",
 }
 
 SAID = [b"one", b"", b"three", b"four"]
@@ -50,6 +52,7 @@ STATES = st.builds(
     half_since=st.none() | st.floats(0, 1e9),
     left_at=st.floats(0, 1e9),
     allowance=st.floats(-1e3, 1e9),
+    budget=st.floats(-1e3, 1e9),
 )
 
 

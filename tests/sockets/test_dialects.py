@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from math import inf
 from typing import ClassVar
 
 import pytest
@@ -10,14 +11,13 @@ from support.harness import Client, raw_frame
 from support.one_worker import ROOM, Bench
 
 from mpchat.ipc.connection_state import ConnectionState
-from mpchat.ipc.items import Down
+from mpchat.ipc.items import PLAIN, Down
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.dialects import DIALECTS
 from mpchat.protocol.framing import Framing
 from mpchat.protocol.session import DialectState, Session
 from mpchat.worker import migration
 from mpchat.worker.connection import Connection
-from mpchat.worker.rooms import PLAIN
 
 HEAD = 4
 
@@ -67,6 +67,8 @@ class LongDialect(Session):
         super().__init__(limit, asked=resumed is not None and resumed.asked)
         self._partial = resumed.partial if resumed else b""
 
+    has_more = False  # it takes all at once
+
     @property
     def mid_frame(self) -> bool:
         return bool(self._partial)
@@ -75,7 +77,7 @@ class LongDialect(Session):
     def held(self) -> int:
         return len(self._partial)
 
-    def receive_data(self, data: bytes, posts: list[tuple[int, bytes]]) -> bytes:
+    def receive_data(self, data: bytes, posts: list[tuple[int, bytes]], most: float = inf) -> bytes:
         data = self._partial + data
         _, end = self.framing.leading(data, len(data))
         self._partial = data[end:]
@@ -90,7 +92,9 @@ class LongDialect(Session):
 
 def speaking_long(number: int = 0) -> ConnectionState:
     """Return the state of a client that speaks it and has got ``number`` frames of the plain stream."""
-    return ConnectionState("long", DialectState(), PLAIN, Place(number), b"", False, 0.0, None, 0.0, 100.0)
+    return ConnectionState(
+        "long", DialectState(), PLAIN, Place(number), b"", False, 0.0, None, 0.0, 100.0, 0.0
+    )
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ class FarEnd:
         self.begun = 0
         self.filled = False
         self.synced = 0
+        self.held: list[tuple[int, bool]] = []
 
     def receive(self) -> int:
         """Take what there is; returns how many items that was."""
@@ -53,6 +54,8 @@ class FarEnd:
             self.filled = True
         elif kind == Down.SYNCED:
             self.synced += 1
+        elif kind == Down.HOLD:
+            self.held.append(payload)
 
 
 class Site:
@@ -238,3 +241,23 @@ def test_the_room_waits_before_anybody_who_leaves_would_fall_out_of_the_stream(b
         made.hub.transit_began(port, [])
         made.settle()
         assert made.hub.plain.buffer.end == end + 40 * FILL_SIZE
+
+
+def test_a_new_worker_hears_of_the_rooms_whose_senders_wait() -> None:
+    with site(1 << 20) as made:
+        made.worker(1 << 20).link.send(Up.STRAINED, (7, True, 0))
+        made.settle()
+        late = made.worker(1 << 20)
+        made.settle()
+        assert late.held == [(7, True)]
+
+
+def test_what_a_worker_says_beside_its_clients_words_does_not_fill_the_window() -> None:
+    with site(1 << 20) as made:
+        end = made.worker(1 << 20)
+        for number in range(20_000):
+            end.link.send(Up.STRAINED, (number % 100, number % 200 < 100, 0))
+            if number % 50 == 0:
+                made.settle()
+        made.settle()
+        assert not end.link.congested

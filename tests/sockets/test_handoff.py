@@ -270,6 +270,7 @@ STATES = st.builds(
     half_since=st.none() | st.floats(0, 1e9),
     left_at=st.floats(0, 1e9),
     allowance=st.floats(-1e9, 1e9),
+    budget=st.floats(-1e9, 1e9),
 )
 
 

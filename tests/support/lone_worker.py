@@ -69,14 +69,21 @@ class LoneWorker:
         self.tell_frames(Down.ROOMS, [(room, count, len(frames))], frames)
 
     def until(self, kind: Up) -> Any:
-        """Return the payload of the first item of this kind that no call has returned; waits for it."""
+        """Return the payload of the first item of this kind that no call has returned; waits for it.
+
+        A request counts as served then, as at the hub.
+        """
 
         eventually(
             lambda: self._look() and any(each == kind for each, _ in self.said),
             f"the worker to say {kind.name}",
         )
         place = next(place for place, (each, _) in enumerate(self.said) if each == kind)
-        return self.said.pop(place)[1]
+        payload = self.said.pop(place)[1]
+        if kind == Up.ASK:
+            (identity, _), _ = payload
+            self.tell(Down.ANSWERED, identity)
+        return payload
 
     def beat(self) -> Beat:
         """Return the last beat that has come."""

@@ -52,6 +52,7 @@ class Bench:
         client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
         self.until(lambda: connection.dialect.asked)
         self.order(Down.ENTER, ((identity, ROOM, 0, True), b""))
+        self.order(Down.ANSWERED, identity)
         return client, connection
 
     def room(self) -> Fanout:
@@ -65,6 +66,7 @@ class Bench:
         deadline = time.monotonic() + 10
         while not done():
             assert time.monotonic() < deadline, "waited 10 s for the worker"
+            self.worker.clients.reading.begin_round()
             self.worker.reactor.turn(0.01)
 
     def close(self) -> None:

@@ -1,0 +1,270 @@
+"""Everybody gets a turn before anybody gets a second one, however much a client sends; in one process."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from support.crowd import payloads
+from support.harness import Client, frame, raw_frame
+from support.one_worker import Bench
+
+from mpchat.ipc.items import PLAIN, Down, Up
+from mpchat.worker import reading as reading_module
+from mpchat.worker.reading import (
+    ANSWER_COST,
+    ERROR_COST,
+    LITTLE,
+    OUTBOX_LIMIT,
+    READ_LEAST,
+    TURN_WORK,
+    UNDER_WAY_OF_MANY,
+)
+
+EMPTY = b"\0\0"
+WHO = raw_frame(b'{"who":{}}')
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def one_round(bench: Bench) -> None:
+    """Go once round the worker's loop, as far as it reads."""
+    bench.worker.clients.reading.begin_round()
+    bench.worker.reactor.turn(0.0)
+
+
+def errors_in(client_data: bytes) -> int:
+    return client_data.count(b'"error"')
+
+
+def received(client: Client) -> bytes:
+    sock = client.sock
+    sock.setblocking(False)
+    data = b""
+    try:
+        while piece := sock.recv(1 << 20):
+            data += piece
+    except BlockingIOError:
+        pass
+    return data
+
+
+def test_one_round_takes_a_bounded_number_of_errors_from_a_client(bench: Bench) -> None:
+    client, _ = bench.connect(1)
+    client.send_raw(EMPTY * 10_000)
+    bench.until(lambda: bench.worker.clients.reading.busy)
+    assert errors_in(received(client)) == TURN_WORK
+    one_round(bench)
+    assert errors_in(received(client)) == TURN_WORK
+
+
+def test_a_message_does_not_wait_for_what_others_send_that_is_wrong(bench: Bench) -> None:
+    noisy = [bench.connect(number)[0] for number in range(1, 9)]
+    for each in noisy:
+        each.send_raw(EMPTY * 20_000)
+    bench.until(lambda: bench.worker.clients.reading.busy)
+    client, _ = bench.connect(20)
+    client.say("hello")
+    for _ in range(3):
+        one_round(bench)
+    assert bench.worker.uplink.posts
+
+
+def test_a_round_takes_bounded_time_and_everybody_has_a_turn_before_anybody_has_two(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [bench.connect(number)[0] for number in range(1, 60)]
+    for each in clients:
+        each.send_raw(EMPTY * 1000)
+    for connection in bench.worker.clients.by_identity.values():
+        connection.light = False
+    monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", 0.0005)
+    counts = [0] * len(clients)
+    full_rounds = 0
+    while min(counts) < 4 * TURN_WORK:
+        one_round(bench)
+        new = [errors_in(received(each)) for each in clients]
+        full_rounds += all(new)
+        counts = [before + more for before, more in zip(counts, new, strict=True)]
+        assert max(counts) - min(counts) <= 2 * TURN_WORK
+    assert not full_rounds, "a round took from everybody, however long that takes"
+
+
+def test_all_that_was_sent_is_taken_in_the_end_and_in_order(bench: Bench) -> None:
+    client, _ = bench.connect(1)
+    client.send_raw(b"".join(EMPTY * 100 + frame(f"{number}") for number in range(20)))
+    bench.until(lambda: sum(count for _, count, _ in bench.worker.uplink.posts) == 20)
+    said = b"".join(frames for _, _, frames in bench.worker.uplink.posts)
+    assert [payload["message"] for payload in map(json.loads, payloads(said))] == list(map(str, range(20)))
+    bench.until(lambda: not bench.worker.clients.reading.busy)
+    assert errors_in(received(client)) == 2000
+
+
+def test_a_client_whose_request_is_with_the_hub_is_not_read_from(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    client.send_raw(WHO * 5)
+    bench.until(lambda: connection.asking)
+    asked = len(bench.worker.uplink.posts)
+    for _ in range(3):
+        one_round(bench)
+    assert not connection.reading
+    assert len(bench.worker.uplink.posts) == asked
+    bench.order(Down.ANSWERED, 1)
+    bench.until(lambda: len(bench.worker.uplink.posts) == asked + 1)
+
+
+def test_a_client_that_does_not_read_its_answers_makes_the_worker_keep_little(bench: Bench) -> None:
+    client, connection = bench.connect(1)
+    bench.worker.clients.reply(connection, bytes(8 << 20))  # more than the system's buffers take
+    connection.outbox = connection.outbox[: OUTBOX_LIMIT - 1]
+    client.send_raw(EMPTY * 50_000)
+    for _ in range(20):
+        one_round(bench)
+    assert len(connection.outbox) < OUTBOX_LIMIT + TURN_WORK * 100
+    assert not connection.reading
+
+
+def test_errors_nonsense_requests_and_answers_are_charged_and_messages_are_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_module, "BUDGET_RATE", 1e-6)  # nothing is regained meanwhile
+    client, connection = bench.member(1)
+    connection.budget = before = 100_000.0
+    client.send_raw(frame("hello"))
+    bench.until(lambda: sum(count for _, count, _ in bench.worker.uplink.posts) == 1)
+    assert connection.budget == pytest.approx(before)
+    client.send_raw(EMPTY)
+    bench.until(lambda: connection.budget < before - 50 * ERROR_COST)
+    connection.budget = 10_000.0
+    client.send_raw(WHO)
+    bench.until(lambda: connection.asking)
+    connection.budget = 1000.0
+    bench.order(Down.TELL, (1, bytes(8_000)))
+    bench.order(Down.ANSWERED, 1)
+    assert connection.budget == pytest.approx(1000 - 8_000 * ANSWER_COST)
+    assert not connection.reading
+
+
+def test_the_more_wait_the_less_is_read_from_each(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = bench.worker.clients.reading
+    clients = [bench.connect(number)[0] for number in range(1, 60)]
+    for each in clients:
+        each.send_raw(frame("x" * 100) * 500)
+    for connection in bench.worker.clients.by_identity.values():
+        connection.light = False
+    while bench.worker.uplink.under_way <= UNDER_WAY_OF_MANY:
+        one_round(bench)
+    assert not reading.busy
+    monkeypatch.setattr(type(bench.worker.uplink), "under_way", 0)
+    one_round(bench)
+    sizes = [len(frames) for _, _, frames in bench.worker.uplink.posts[-10:]]
+    assert max(sizes) <= 2 * READ_LEAST
+
+
+def test_half_a_frame_is_as_old_as_the_time_that_its_sender_was_read_from(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    client.send_raw(WHO + b"\0\x05ab")
+    bench.until(lambda: connection.asking)
+    reading = bench.worker.clients.reading
+    bench.until(lambda: connection in reading.half or connection.dialect.mid_frame)
+    reading.half[connection] = bench.worker.reactor.now - 1000
+    bench.order(Down.ANSWERED, 1)
+    assert reading.half[connection] == bench.worker.reactor.now
+
+
+# Rooms that are too fast.
+
+
+def strains_told(bench: Bench) -> list[tuple[int, bool, int]]:
+    """Return what the worker has told the hub of rooms since the last call."""
+    told = []
+    while bench.link.readable:
+        told += [item.payload for item in bench.link.receive() if item.kind == Up.STRAINED]
+    return told
+
+
+def test_a_worker_that_cannot_keep_up_with_a_room_says_so_and_says_when_it_can(bench: Bench) -> None:
+    bench.connect(1)
+    bench.order(Down.BATCH, (1, frame("x" * 1000) * 300))
+    bench.worker.downlink.held = 1  # as if it had come over the link
+    bench.worker.downlink.work(0.0)
+    assert strains_told(bench) == [(PLAIN, True, 0)]
+    bench.worker.downlink.work(0.0)
+    assert strains_told(bench) == [], "nothing has changed"
+    bench.worker.rooms.plain.complete(0.0, pending=True)
+    bench.worker.downlink.work(0.0)
+    assert strains_told(bench) == [(PLAIN, False, 0)]
+
+
+def test_who_speaks_in_a_room_that_is_held_waits_and_nobody_else_does(bench: Bench) -> None:
+    speaker, speaking = bench.connect(1)
+    member, elsewhere = bench.member(2)
+    speaker.say("before")
+    bench.until(lambda: speaking.spoke)
+    bench.order(Down.HOLD, (PLAIN, True))
+    speaker.say("meanwhile")
+    member.say("in another room")
+    newcomer, fresh = bench.connect(3)
+    newcomer.send_raw(raw_frame(b'{"join":{"name":"y"}}'))
+    bench.until(lambda: elsewhere.spoke and fresh.asking and not speaking.reading)
+    posted = b"".join(frames for _, _, frames in bench.worker.uplink.posts)
+    assert b"in another room" in posted
+    assert b"meanwhile" not in posted
+    bench.order(Down.HOLD, (PLAIN, False))
+    bench.until(lambda: b"meanwhile" in b"".join(frames for _, _, frames in bench.worker.uplink.posts))
+
+
+def test_a_newcomer_in_a_room_that_is_held_is_not_read_far(bench: Bench) -> None:
+    bench.order(Down.HOLD, (PLAIN, True))
+    client, connection = bench.connect(1)
+    client.send_raw(frame("x" * 30_000))
+    bench.until(lambda: not connection.reading)
+    assert not bench.worker.uplink.posts
+    assert connection.dialect.held == LITTLE
+    bench.order(Down.HOLD, (PLAIN, False))
+    bench.until(lambda: bool(bench.worker.uplink.posts))
+
+
+def test_a_client_that_waits_in_a_held_room_can_go_and_can_be_moved(bench: Bench) -> None:
+    for number, leave in ((1, bench.worker.clients.reading.forget), (2, bench.worker.clients.reading.stop)):
+        client, connection = bench.connect(number)
+        client.say("before")
+        bench.until(lambda each=connection: each.spoke)  # type: ignore[misc]
+        bench.order(Down.HOLD, (PLAIN, True))
+        client.say("meanwhile")
+        bench.until(lambda each=connection: not each.reading)  # type: ignore[misc]
+        leave(connection)
+        bench.order(Down.HOLD, (PLAIN, False))
+        assert not connection.reading
+
+
+def test_who_sends_little_is_read_before_who_sends_much(bench: Bench) -> None:
+    client, light = bench.connect(50)
+    for number in range(1, 40):
+        sender, heavy = bench.connect(number)
+        sender.send_raw(frame("x" * 50_000) * 4)
+        heavy.light = False
+    while bench.worker.uplink.under_way <= UNDER_WAY_OF_MANY:
+        one_round(bench)
+    bench.worker.uplink.posts_size = UNDER_WAY_OF_MANY + 1  # the hub has taken some of it
+    posted = len(bench.worker.uplink.posts)
+    client.say("hello")
+    for _ in range(2):
+        one_round(bench)
+    assert light.spoke
+    assert len(bench.worker.uplink.posts) == posted + 1, "those who send much still wait"
+
+
+def test_who_sends_much_has_a_turn_in_every_round(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", -1.0)  # time is always up
+    client, connection = bench.connect(1)
+    client.send_raw(EMPTY * 2000)
+    connection.light = False
+    one_round(bench)
+    assert not errors_in(received(client))
+    one_round(bench)
+    assert errors_in(received(client)) == TURN_WORK
