@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from scripts.stress.engine import Scenario, run
+from scripts.stress.hostile.scenario import HostileScenario
 from scripts.stress.members.scenario import MembersScenario
 from scripts.stress.plain.scenario import PlainScenario
 
@@ -22,6 +23,7 @@ from scripts.stress.plain.scenario import PlainScenario
 SCENARIOS: dict[str, type[Scenario]] = {
     "plain": PlainScenario,
     "members": MembersScenario,
+    "hostile": HostileScenario,
 }
 SETTINGS = {"show_default": True, "help_option_names": ["-h", "--help"]}
 

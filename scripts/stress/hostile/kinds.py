@@ -1,0 +1,63 @@
+"""Kinds of hostile clients, as data: what each client sends, again and again. A new kind is one entry."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from scripts.common.frames import framed
+
+# The room with a long past, and the name of somebody who is in it and never reads.
+BIG, DEAF = "big", "deaf"
+# Seconds: the longest p99 round trip of an innocent client beside hostile ones, and beside clients that send
+# valid messages at full speed.
+PROMPT, BESIDE_MESSAGES = 0.05, 0.1
+
+
+def payload(**what: Any) -> bytes:
+    """Return the frame of one JSON object."""
+    return framed(json.dumps(what).encode())
+
+
+def _join(number: int, room: str = BIG, **more: Any) -> bytes:
+    return payload(join={"name": f"hostile{number}", "room": room, **more})
+
+
+class Kind(NamedTuple):
+    """What the clients of one kind send."""
+
+    # Again and again, by the client's number.
+    again: Callable[[int], bytes]
+    # Once, before.
+    first: Callable[[int], bytes] = lambda number: b""
+    # Bytes of each write and of each read; 0: as much as goes.
+    piece: int = 0
+    # Seconds that the innocent client's p99 may take meanwhile.
+    limit: float = PROMPT
+
+
+KINDS: dict[str, Kind] = {
+    "empty frames": Kind(lambda number: b"\0\0" * 60_000),
+    "no JSON": Kind(lambda number: framed(b"{" * 40) * 500),
+    "not UTF-8": Kind(lambda number: framed(b'{"message":"\xff"}') * 500),
+    "too long": Kind(lambda number: framed(b"x" * 65_000) * 10),
+    "deep JSON": Kind(lambda number: framed(b'{"message":' + b"[" * 50_000) * 10),
+    "HTTP": Kind(lambda number: b"GET / HTTP/1.1\r\nX: " + b"x" * 60_000),
+    "one byte": Kind(lambda number: payload(message="slow"), piece=1),
+    "half frames": Kind(lambda number: b"\xea\x60" + b"x" * 100, piece=51),
+    "joins": Kind(lambda number: _join(number, after=0) * 50),
+    "room to room": Kind(lambda number: b"".join(_join(number, f"r{each}") for each in range(20)) * 5),
+    "who": Kind(lambda number: payload(who={}) * 500, _join),
+    "rooms": Kind(lambda number: payload(rooms={}) * 500, _join),
+    "ping": Kind(lambda number: payload(ping="x" * 100) * 500),
+    "private to oneself": Kind(lambda number: payload(message="x" * 2000, to=f"hostile{number}") * 50, _join),
+    "private to nobody": Kind(lambda number: payload(message="x", to="nobody") * 500, _join),
+    "private to the deaf": Kind(lambda number: payload(message="x" * 2000, to=DEAF) * 50, _join),
+    "messages": Kind(lambda number: payload(message="y" * 100) * 200, limit=BESIDE_MESSAGES),
+    "long messages": Kind(lambda number: payload(message="y" * 59_000) * 2, limit=BESIDE_MESSAGES),
+    "messages of members": Kind(
+        lambda number: payload(message="y" * 100) * 200,
+        lambda number: _join(number, "loud"),
+        0,
+        BESIDE_MESSAGES,
+    ),
+}

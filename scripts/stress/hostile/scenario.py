@@ -1,0 +1,178 @@
+"""The scenario of hostile clients: each kind in turn, and what an innocent client beside them feels."""
+
+import time
+from dataclasses import dataclass, field
+
+import click
+import psutil
+
+from scripts.common.latency import Latency
+from scripts.stress.clients import Plan
+from scripts.stress.engine import Run, Scenario
+from scripts.stress.fleet import ClientProcess
+from scripts.stress.hostile.clients import Hostile, HostilePlan, Innocents
+from scripts.stress.hostile.kinds import KINDS
+from scripts.stress.options import Options, option
+
+# Seconds between two measurements of memory, and between two of how long the status takes.
+MEMORY_EVERY = 0.2
+STATUS_EVERY = 1.0
+# Seconds that ``mpchat status`` may take.
+STATUS_LIMIT = 1.0
+INNOCENTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostileOptions(Options):
+    """The options of hostile clients."""
+
+    seconds: float = option(4.0, "Length of each attack.", click.FloatRange(1))
+    connections: int = option(100, "Hostile clients, all of one kind at a time.", click.IntRange(1, 5000))
+    kinds: str = option("", "Kinds by commas; default: all.")
+    slack: float = option(1.0, "Times may be so many times as long as promised.", click.FloatRange(0.1))
+    reading: str = option("both", "Whether they read what they get.", click.Choice(["yes", "no", "both"]))
+
+    def chosen(self) -> list[str]:
+        """Return the kinds that are wanted."""
+        return [each.strip() for each in self.kinds.split(",") if each.strip()] or list(KINDS)
+
+    def check(self) -> None:
+        """Raise click.UsageError for a kind that is not there."""
+        super().check()
+        if wrong := [each for each in self.chosen() if each not in KINDS]:
+            raise click.UsageError(f"{wrong[0]} is no kind: {', '.join(KINDS)}")
+
+
+@dataclass
+class Attack:
+    """What one kind of hostile clients did to the server and to the innocent clients."""
+
+    name: str
+    limit: float
+    calm: Latency = field(default_factory=Latency)
+    hurt: Latency = field(default_factory=Latency)
+    memory: int = 0  # bytes, the most that all processes of the server took together
+    memory_before: int = 0
+    status: float = 0.0  # seconds, the longest
+    restarted: int = 0
+    cut_off: int = 0
+
+    def reasons(self, slack: float) -> list[str]:
+        """Say in words what breaks a promise; times may be ``slack`` times as long."""
+        found = []
+        p99, limit = self.hurt.percentile(0.99), self.limit * slack
+        if not self.hurt.count:
+            found.append(f"{self.name}: no innocent client was served")
+        elif p99 > limit:
+            found.append(
+                f"{self.name}: p99 of the innocent is {p99 * 1000:.0f} ms, {self.limit * 1000:.0f} allowed"
+            )
+        if self.restarted:
+            found.append(f"{self.name}: {self.restarted} workers were restarted")
+        if self.status > STATUS_LIMIT * slack:
+            found.append(f"{self.name}: the status took {self.status:.1f} s")
+        return found
+
+    def facts(self) -> dict[str, str]:
+        """Return what the verdict shows of it."""
+        calm, hurt = self.calm.summary(), self.hurt.summary()
+        return {
+            "calm p99": f"{calm['p99'] * 1000:.1f} ms",
+            "p50": f"{hurt['p50'] * 1000:.1f} ms",
+            "p99": f"{hurt['p99'] * 1000:.1f} ms",
+            "max": f"{hurt['max'] * 1000:.0f} ms",
+            "memory": f"{self.memory_before / 1e6:.0f} to {self.memory / 1e6:.0f} MB",
+            "cut off": str(self.cut_off),
+            "restarted": str(self.restarted),
+            "status": f"{self.status:.2f} s",
+        }
+
+
+class HostileScenario(Scenario):
+    """Hostile clients of every kind, as fast as they can, beside innocent ones.
+
+    Kinds come one after the other, each once reading its answers and once not. The innocent clients measure
+    the round trips of their messages in a room of their own.
+    """
+
+    options_type = HostileOptions
+    kinds = ()
+
+    def __init__(self, run: Run) -> None:
+        """Prepare for ``run``."""
+        super().__init__(run)
+        assert isinstance(run.options, HostileOptions)
+        self.options = run.options
+        self._attacks: list[Attack] = []
+        self._innocents: ClientProcess | None = None
+        self._next_memory = self._next_status = 0.0
+
+    def play(self) -> None:
+        """Let the kinds attack, one after the other."""
+        run = self.run
+        self._innocents = run.start(Innocents, Plan(**run.plan("innocents", INNOCENTS)))
+        run.verdict.planned = INNOCENTS
+        run.join([self._innocents])
+        run.fleet.tell([self._innocents], "go")
+        wanted = {"yes": [True], "no": [False], "both": [True, False]}[self.options.reading]
+        for kind in self.options.chosen():
+            for reads in wanted:
+                self._attack(kind, reads)
+        run.leave([self._innocents])
+
+    def _attack(self, kind: str, reads: bool) -> None:
+        run = self.run
+        name = f"{kind}, {'reading' if reads else 'not reading'}"
+        attack = Attack(name, KINDS[kind].limit)
+        run.phase(f"calm: {name}", self.options.seconds / 4)
+        pids = self._worker_pids()
+        attack.memory_before = attack.memory = self._memory()
+        self._attacks.append(attack)
+        plan = HostilePlan(**run.plan("hostile", self.options.connections), kind=kind, reads=reads)
+        process = run.start(Hostile, plan)
+        run.join([process])
+        run.fleet.tell([process], "go")
+        run.phase(name, self.options.seconds)
+        run.leave([process])
+        attack.cut_off = process.count("cut off")
+        run.wait_for_workers()
+        attack.restarted = len(pids - self._worker_pids())
+
+    def _worker_pids(self) -> set[int]:
+        assert self.run.server is not None
+        return {each["pid"] for each in self.run.server.look()["workers"]}
+
+    def _memory(self) -> int:
+        assert self.run.server is not None
+        total = 0
+        for process in list(self.run.server.seen):
+            try:
+                total += process.memory_info().rss
+            except psutil.Error:
+                continue
+        return total
+
+    def step(self, now: float) -> None:
+        """Measure memory and the time of a status while the clients attack."""
+        if not self._attacks or self.run.server is None:
+            return
+        attack = self._attacks[-1]
+        if now >= self._next_memory:
+            self._next_memory = now + MEMORY_EVERY
+            attack.memory = max(attack.memory, self._memory())
+        if now >= self._next_status:
+            began = time.monotonic()
+            self.run.server.look()
+            attack.status = max(attack.status, time.monotonic() - began)
+            self._next_status = time.monotonic() + STATUS_EVERY
+
+    def judge(self, whole: bool) -> None:
+        """Compare what the innocent clients felt with what is promised."""
+        report = self._innocents.report if self._innocents else None
+        latency = report.latency if report else {}
+        for attack in self._attacks:
+            attack.calm = latency.get(f"calm: {attack.name}", Latency())
+            attack.hurt = latency.get(attack.name, Latency())
+            self.run.verdict.reasons += attack.reasons(self.options.slack)
+            self.run.verdict.faults[attack.name] = attack.facts()
+        self.run.verdict.latency.clear()

@@ -1,0 +1,74 @@
+"""The stress test of hostile clients must be able to fail. How long things take is not tested here."""
+
+import subprocess
+
+import pytest
+from support.stress import COMMAND, ROOT, broken, stress, temporary  # noqa: F401  (a fixture)
+
+from scripts.common.latency import Latency
+from scripts.stress.hostile.kinds import KINDS
+from scripts.stress.hostile.scenario import Attack
+
+SHORT = ("--seconds", "1.5", "--connections", "10", "--slack", "100")
+
+
+def latency(*milliseconds: float) -> Latency:
+    measured = Latency()
+    for each in milliseconds:
+        measured.record(int(each * 1e6))
+    return measured
+
+
+def test_an_attack_is_judged_by_delay_restarts_and_status() -> None:
+    assert Attack("x", 0.05, hurt=latency(*[10] * 100)).reasons(1.0) == []
+    slow = Attack("x", 0.05, hurt=latency(*[60] * 100))
+    assert slow.reasons(1.0) == ["x: p99 of the innocent is 60 ms, 50 allowed"]
+    assert slow.reasons(2.0) == []
+    assert Attack("x", 0.05).reasons(1.0) == ["x: no innocent client was served"]
+    bad = Attack("x", 0.05, hurt=latency(1), restarted=2, status=1.5)
+    assert bad.reasons(1.0) == ["x: 2 workers were restarted", "x: the status took 1.5 s"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_sends_something_again_and_again(kind: str) -> None:
+    assert KINDS[kind].again(1)
+    assert KINDS[kind].again(1) == KINDS[kind].again(1)
+
+
+@pytest.mark.usefixtures("temporary")
+def test_kinds_attack_in_turn_and_the_innocent_are_served() -> None:
+    code, verdict = stress("hostile", *SHORT, "--kinds", "empty frames,who", "--reading", "both")
+    assert (code, verdict["reasons"]) == (0, [])
+    assert list(verdict["faults"]) == [
+        "empty frames, reading",
+        "empty frames, not reading",
+        "who, reading",
+        "who, not reading",
+    ]
+    assert verdict["counts"]["deliveries"] > 100
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_worker_that_an_attack_ends_is_found(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = """
+        def install(worker, slot):
+            reading, take = part_of_worker("reading.Reading._take")
+            def fragile(self, connection, data):
+                if data.startswith(bytes(100)):
+                    os._exit(7)
+                return take(self, connection, data)
+            reading._take = fragile
+    """
+    broken(tmp_path_factory, monkeypatch, fault)
+    code, verdict = stress("hostile", *SHORT, "--kinds", "empty frames", "--reading", "yes")
+    assert code == 1
+    assert any("restarted" in each or "without cause" in each for each in verdict["reasons"])
+
+
+def test_a_kind_that_is_not_there_is_wrong_usage() -> None:
+    command = [*COMMAND, "hostile", "--kinds", "friendly"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "friendly is no kind: empty frames," in done.stderr
