@@ -274,7 +274,7 @@ SETTINGS: tuple[Setting, ...] = (
         0,
         _whole(0, 10_000_000),
         "0 to 10000000; 0 means no limit",
-        "Clients at a time from one address.",
+        "Clients at a time from one address. All addresses of an IPv6 network of 64 bits count as one.",
     ),
     Setting(
         "payload_limit",

@@ -60,7 +60,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
         Flags take precedence over the file, the file over the environment. Raise :class:`ConfigError`.
         """
-        return resolve([self._given(), self._read_file(), parse_environment(environment)])
+        return resolve(self._all(self._read_file(), environment))
 
     def read_again(self, environment: Mapping[str, str], running: Config | None = None) -> Config:
         """Return the settings as they are now, ready to run, for a server that already serves.
@@ -70,7 +70,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
         Raise :class:`ConfigError`, whose text names the file by its absolute path.
         """
-        sources = [self._given(), self._read_file(again=True), parse_environment(environment)]
+        sources = self._all(self._read_file(again=True), environment)
         return self.ready_to_run(resolve(sources)[0], running)
 
     def read_address(self, environment: Mapping[str, str]) -> Config:
@@ -116,6 +116,19 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
             history=absolute(config.history, self.folder),
         )
 
+    def _all(self, file: dict[str, Origin], environment: Mapping[str, str]) -> list[dict[str, Origin]]:
+        """Return all sources. A variable counts only where nothing else does: it may not be meant for mpchat.
+
+        Kubernetes sets MPCHAT_PORT to the address of a service called "mpchat".
+        """
+        given = self._given()
+        variables = parse_environment(environment)
+        return [
+            given,
+            file,
+            {name: variables[name] for name in variables.keys() - given.keys() - file.keys()},
+        ]
+
     def _given(self) -> dict[str, Origin]:
         return {name: Origin(value, f"flag {BY_NAME[name].flag}") for name, value in self.flags.items()}
 
@@ -147,7 +160,8 @@ def read_file(
     if len(data) > FILE_LIMIT:
         raise ConfigError(f"{called}: longer than {FILE_LIMIT} bytes, so it holds more than settings")
     try:
-        return parse_file(data.decode(errors="strict" if only is None else "replace"), called, only)
+        text = data.decode("utf-8-sig", errors="strict" if only is None else "replace")
+        return parse_file(text, called, only)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{called}: not UTF-8 at byte {error.start}") from None
 

@@ -19,7 +19,7 @@ import msgspec
 from mpchat.config import Config
 from mpchat.errors import AlreadyRunningError, ConfigError, StartError
 from mpchat.settings import Sources
-from mpchat.supervisor.startup import Order, Outcome, StartFacts, encode_order
+from mpchat.supervisor.startup import Order, Outcome, StartFacts, encode_order, signal_name
 
 # The folder that the package lies in. The server starts there, so that ``-m`` finds this package, installed
 # or not, and nothing in the folder of the user who starts it.
@@ -111,6 +111,6 @@ def _interrupts_held() -> Iterator[None]:
 def _silent_outcome(config: Config, server: "subprocess.Popen[bytes]") -> Outcome:
     """Return the outcome of a server that ended without a report."""
     code = server.wait()
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
     text = f"the server ended before it could serve ({how}); see {config.log_file}"
     return Outcome(exit=StartError.exit_code, text=text)

@@ -31,7 +31,7 @@ def say(text: str, config_file: str | None, **flags: Any) -> None:
 @click.argument("target", metavar="NAME-or-ADDRESS")
 @addressed
 def kick(target: str, config_file: str | None, **flags: Any) -> None:
-    """Close the connection of a member or of host:port, or all connections of a host.
+    """Close the connection of a member or of host:port, or all of a host or a network.
 
     A kicked client may come back, and mpchat's own client does so by itself; see ban.
     """
@@ -40,7 +40,7 @@ def kick(target: str, config_file: str | None, **flags: Any) -> None:
     if not ended:
         raise MpchatError(
             f"no member is called {target} and no client is connected from there; "
-            "allowed: a name, host:port or host"
+            "allowed: a name, host:port, a host or a network such as 192.0.2.0/24"
         )
     click.echo(f"{_connections(ended)} ended")
 
@@ -50,9 +50,10 @@ def kick(target: str, config_file: str | None, **flags: Any) -> None:
 @addressed
 @_for
 def ban(target: str, config_file: str | None, seconds: float | None, **flags: Any) -> None:
-    """Ban a name or an address and close its connections.
+    """Ban a name, an address or a network and close its connections.
 
-    For an address host:port, the whole host is banned.
+    For an address host:port, the whole host is banned. A network is written
+    192.0.2.0/24 or 2001:db8::/48.
     """
     config = server_config(config_file, flags)
     result = result_as(ask(config, requests.Ban(target, seconds)), Banned)

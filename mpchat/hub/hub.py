@@ -35,7 +35,7 @@ from mpchat.hub.history import Run
 from mpchat.hub.limits import Limits
 from mpchat.hub.log import Follow, MemoryLog, More, Record, Step, Sync
 from mpchat.hub.moderation import BANS, MUTES, Moderation, ban_target, lifted_key, mute_target
-from mpchat.hub.moderation_file import read_moderation, write_moderation
+from mpchat.hub.moderation_file import NotKeptError, read_moderation, write_moderation
 from mpchat.hub.past import Past
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.sender_holds import SenderHolds, Strain
@@ -303,7 +303,11 @@ class Hub:
             self._judge_hold(room)
 
     def ban(self, target: str, until: float | None, now: float) -> str:
-        """Ban a name or an address; return it as it is kept. Raises :class:`MpchatError`."""
+        """Ban a name or an address; return it as it is kept.
+
+        Raises :class:`MpchatError` for what is neither, and :class:`NotKeptError` for a ban that holds, but
+        not after a restart.
+        """
         return self._moderate(BANS, ban_target(target), until, now)
 
     def mute(self, name: str, until: float | None, now: float) -> str:
@@ -313,7 +317,10 @@ class Hub:
     def _moderate(self, table: str, target: tuple[str, str], until: float | None, now: float) -> str:
         key, spelled = target
         self._put_in_order(Moderated(table, key, spelled, until), now)
-        self._write_moderation()
+        try:
+            self._write_moderation()
+        except MpchatError as error:
+            raise NotKeptError(str(error), spelled) from None
         return spelled
 
     def lift(self, table: str, target: str, now: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from mpchat.errors import MpchatError, ProtocolError
+from mpchat.ipc.addresses import covers
 from mpchat.protocol.names import checked_name, name_key
 
 BANS, MUTES = "bans", "mutes"
@@ -38,7 +39,11 @@ class Moderation(msgspec.Struct):
 
     def banned_host(self, host: str, at: float) -> bool:
         """Tell whether clients of this address may not connect."""
-        return bool(self.bans) and self._holds(self.bans, host, at)
+        if not self.bans:
+            return False
+        # Networks among them are few: an operator types each.
+        networks = (key for key in self.bans if "/" in key and covers(key, host))
+        return any(self._holds(self.bans, key, at) for key in (host, *networks))
 
     def muted(self, name: str, at: float) -> bool:
         """Tell whether the others get nothing of what the member of this name says."""
@@ -89,10 +94,18 @@ def lifted_key(target: str) -> str:
 
 
 def as_host(target: str) -> str | None:
-    """Return the host of an address, ``host`` or ``host:port``; None for a name."""
+    """Return the host of an address, ``host`` or ``host:port``, or a network; None for a name.
+
+    An IPv4 address in the notation of IPv6 is that IPv4 address: so clients have it that connect from there.
+    """
+    if "/" in target:
+        with suppress(ValueError):
+            return str(ipaddress.ip_network(target, strict=False))
+        return None
     for candidate in (target, target.rpartition(":")[0]):
         with suppress(ValueError):
-            return str(ipaddress.ip_address(candidate.strip("[]")))
+            address = ipaddress.ip_address(candidate.strip("[]"))
+            return str(getattr(address, "ipv4_mapped", None) or address)
     return None
 
 

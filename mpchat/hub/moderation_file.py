@@ -14,6 +14,14 @@ from mpchat.errors import MpchatError, StartError
 from mpchat.hub.moderation import Moderation
 
 
+class NotKeptError(MpchatError):
+    """A ban or mute of ``target`` that holds and could not be written."""
+
+    def __init__(self, text: str, target: str) -> None:
+        super().__init__(text)
+        self.target = target
+
+
 def read_moderation(path: Path) -> Moderation:
     """Return what is kept; nothing when there is no file.
 

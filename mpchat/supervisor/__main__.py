@@ -10,13 +10,13 @@ import sys
 
 from mpchat.errors import Exit, MpchatError
 from mpchat.ipc import logs
-from mpchat.supervisor.startup import Outcome, StartFacts, allow_interrupts, read_order, report, start_text
+from mpchat.supervisor.startup import Outcome, StartFacts, allow_signals, read_order, report, start_text
 from mpchat.supervisor.supervisor import Supervisor
 
 
 def main() -> int:
     """Run the server; return the exit code."""
-    allow_interrupts()
+    allow_signals()
     settings, outcome = int(sys.argv[2]), int(sys.argv[3])
     order = read_order(settings)
     if outcome >= 0:

@@ -8,6 +8,7 @@ from typing import Literal
 from mpchat.control.answers import Banned, Kicked, Muted, Said, Sanction, Sanctions
 from mpchat.control.messages import Answer, Reply
 from mpchat.hub.hub import Hub
+from mpchat.hub.moderation_file import NotKeptError
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.admission import BANNED
@@ -45,8 +46,18 @@ class ClientCommands:
         self._close_connections(target, lambda kicked: reply(Answer(kicked)))
 
     def ban(self, target: str, seconds: float | None, reply: Reply) -> None:
-        """Ban a name or a host and close its connections. Raise :class:`MpchatError` for what is neither."""
-        banned = self._hub.ban(target, _end(seconds), self._reactor.now)
+        """Ban a name, a host or a network and close its connections.
+
+        Raise :class:`MpchatError` for what is none of these. A ban that could not be written closes the
+        connections too; then the answer is an error.
+        """
+        try:
+            banned = self._hub.ban(target, _end(seconds), self._reactor.now)
+        except NotKeptError as error:
+            log.warning("banned: %s; %s", error.target, error)
+            self._placement.refuse(BANNED, host=error.target)
+            self._close_connections(error.target, lambda kicked: None)
+            raise
         log.info("banned: %s", banned)
         self._placement.refuse(BANNED, host=banned)
         self._close_connections(

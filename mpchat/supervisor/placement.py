@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from mpchat.hub.hub import Hub
+from mpchat.ipc.addresses import covers, owner_of
 from mpchat.reactor import Reactor
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.handoff_sockets import HandoffSockets
@@ -42,12 +43,12 @@ class Placement:
         return len(self._unplaced)
 
     def from_host(self, host: str) -> int:
-        """How many connections there are from ``host``."""
-        return self._hosts[host]
+        """How many connections there are from where ``host`` is; see ``addresses.owner_of``."""
+        return self._hosts[owner_of(host)]
 
     def enter(self, sock: socket.socket, host: str, port: int) -> None:
         """Take a connection that may come in; the acceptor pauses while too many wait."""
-        self._hosts[host] += 1
+        self._hosts[owner_of(host)] += 1
         self._unplaced.append(HeldConnection(next(self._identities), sock, host, port))
         if len(self._unplaced) >= MAX_UNACKED:
             self._acceptor.pause()
@@ -59,7 +60,8 @@ class Placement:
     def unwatch(self, handle: WorkerHandle) -> None:
         """Read a dead worker's last receipts; let connections in transit to it wait for another worker."""
         self._handoffs.unwatch(handle)
-        self._hosts.subtract(handle.connections.hosts)
+        for host, connections in handle.connections.hosts.items():
+            self._hosts[owner_of(host)] -= connections
         self._hosts += Counter()  # drops hosts without connections
         self._unplaced += handle.close()
 
@@ -90,8 +92,13 @@ class Placement:
             self.refuse(WORKERS_FULL)
 
     def refuse(self, refusal: Refusal, most: int | None = None, *, host: str | None = None) -> None:
-        """Refuse fresh connections that wait for a worker: all, those from ``host``, or the last ``most``."""
-        here = [each for each in self._unplaced if not each.moved and host in (None, each.host)]
+        """Refuse fresh connections that wait for a worker: all, those from ``host``, or the last ``most``.
+
+        ``host`` may be a network.
+        """
+        here = [
+            each for each in self._unplaced if not each.moved and (host is None or covers(host, each.host))
+        ]
         refused = here if most is None else here[-most:]
         for connection in refused:
             self._forget_host(connection.host)
@@ -110,6 +117,7 @@ class Placement:
             self._forget_host(host)
 
     def _forget_host(self, host: str) -> None:
-        self._hosts[host] -= 1
-        if self._hosts[host] <= 0:
-            del self._hosts[host]
+        owner = owner_of(host)
+        self._hosts[owner] -= 1
+        if self._hosts[owner] <= 0:
+            del self._hosts[owner]

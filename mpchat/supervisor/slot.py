@@ -4,12 +4,12 @@ While its worker is being replaced a slot has two: first the worker that serves 
 becomes ready; then the new worker, which serves, and the old one, whose connections are moved to others.
 """
 
-import signal
 from enum import Enum
 from random import Random
 
 from mpchat.reactor import Timer
 from mpchat.supervisor.restart_policy import BackOff
+from mpchat.supervisor.startup import signal_name
 from mpchat.supervisor.worker_handle import WorkerHandle
 
 
@@ -60,5 +60,5 @@ class Slot:
 def how_it_ended(code: int | None) -> str:
     """Return in words what an exit code of ``multiprocessing`` says."""
     if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
+        return f"killed by {signal_name(-code)}"
     return f"exit code {code}"

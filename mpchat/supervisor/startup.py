@@ -70,10 +70,23 @@ def report(descriptor: int, outcome: Outcome) -> None:
     os.close(descriptor)
 
 
-def allow_interrupts() -> None:
-    """Let Ctrl-C through again in the new program; until the server has its handlers, it ends at once."""
+def allow_signals() -> None:
+    """Let signals through that were blocked or ignored by whoever started the server.
+
+    The ends of workers would not be seen otherwise, nor a stop. Until the server has its handlers, Ctrl-C
+    ends it at once.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def signal_name(number: int) -> str:
+    """Return what a signal is called; a number for those without a name, such as the real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def start_text(config: Config, facts: StartFacts) -> str:

@@ -7,6 +7,7 @@ What clients send is read in :mod:`mpchat.worker.reading`, what they are sent go
 import logging
 
 from mpchat.config import Config
+from mpchat.ipc.addresses import covers
 from mpchat.ipc.items import Up
 from mpchat.ipc.reasons import SLOW
 from mpchat.ipc.stream_buffer import Place
@@ -154,8 +155,12 @@ class Clients:
             connection.no_longer(self._reactor, READ)
 
     def kick(self, address: str) -> int:
-        """End the connections from an address ("host:port" or "host"); returns how many there were."""
-        kicked = [each for each in self.by_identity.values() if address in (each.address, each.host)]
+        """End the connections from "host:port", a host or a network; returns how many there were."""
+        kicked = [
+            each
+            for each in self.by_identity.values()
+            if address == each.address or covers(address, each.host)
+        ]
         for connection in kicked:
             log.info("kicked: %s", connection.address)
             if connection.dialect.asked:  # plain clients get nothing that they know nothing of

@@ -325,4 +325,9 @@ class Reading:
     def inside_a_frame(self, before: float) -> list[Connection]:
         """Return the clients whose half frame has made no progress since ``before`` (seconds, monotonic)."""
         # Oldest first as a rule, but a client that makes progress moves on in place: look at all.
-        return [each for each, since in self.half.items() if max(since, each.quiet_until) < before]
+        # One that is not read from can make none.
+        return [
+            each
+            for each, since in self.half.items()
+            if each.reading and max(since, each.quiet_until) < before
+        ]

@@ -69,6 +69,34 @@ def test_a_banned_address_gets_nowhere_and_others_do(server: Server) -> None:
         plain.hear_until("still here")
 
 
+def test_a_banned_network_gets_nowhere_with_any_of_its_addresses(server: Server) -> None:
+    with (
+        clients(server, 1) as (plain,),
+        Client(server.address, source="127.0.0.9") as one,
+        Client(server.address, source="127.0.0.14") as two,
+    ):
+        server.wait_for_connections(3)
+        assert ok(server, "ban", "127.0.0.8/29") == "127.0.0.8/29 is banned for good; 2 connections ended\n"
+        assert ended(one)
+        assert ended(two)
+        with Client(server.address, source="127.0.0.10") as other:
+            assert (other.receive() or {})["error"]["code"] == "banned"
+        assert ok(server, "unban", "127.0.0.8/29")
+        with Client(server.address, source="127.0.0.10") as other:
+            other.say("in again")
+            plain.hear_until("in again")
+
+
+def test_a_ban_that_cannot_be_written_closes_the_connections_all_the_same(folder: Path) -> None:
+    with running(folder) as server, Client(server.address, source="127.0.0.9") as bad:
+        server.wait_for_connections(1)
+        (server.instance_folder / "bans.json.new").mkdir()  # no file can be written there
+        done = server.command("ban", "127.0.0.9")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "it holds until the server stops, but could not be written" in done.stderr
+        assert ended(bad)
+
+
 def test_nobody_is_called_what_a_banned_address_is(server: Server) -> None:
     """Else the ban would end the connection of who has that name, and leave those of the address."""
     with Client(server.address, source="127.0.0.9") as bad, Member(server.address) as decoy:

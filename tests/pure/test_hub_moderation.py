@@ -65,6 +65,8 @@ def test_a_banned_name_is_banned_in_every_spelling_and_no_other_name_is(path: Pa
         ("2001:DB8::7", "2001:db8::7"),
         ("[2001:db8::7]", "2001:db8::7"),
         ("[2001:db8::7]:4000", "2001:db8::7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("[::ffff:192.0.2.7]:4000", "192.0.2.7"),
     ],
 )
 def test_a_banned_address_is_banned_with_every_port(path: Path, target: str, host: str) -> None:
@@ -76,7 +78,27 @@ def test_a_banned_address_is_banned_with_every_port(path: Path, target: str, hos
     assert not operator.kept.banned_host(host, NOW)
 
 
-@pytest.mark.parametrize("name", ["alice", "1.2.3", "a.b", "192.0.2.7.8", "alice:4000"])
+@pytest.mark.parametrize(
+    ("target", "network", "inside", "outside"),
+    [
+        ("192.0.2.0/24", "192.0.2.0/24", "192.0.2.255", "192.0.3.1"),
+        ("192.0.2.77/24", "192.0.2.0/24", "192.0.2.1", "192.0.1.255"),
+        ("2001:DB8::/48", "2001:db8::/48", "2001:db8:0:1::1", "2001:db8:1::1"),
+    ],
+)
+def test_a_banned_network_is_banned_with_all_its_hosts(
+    path: Path, target: str, network: str, inside: str, outside: str
+) -> None:
+    operator = Operator(path)
+    assert operator.ban(target) == network
+    assert operator.kept.banned_host(inside, NOW)
+    assert not operator.kept.banned_host(outside, NOW)
+    assert read_moderation(path).banned_host(inside, NOW)
+    operator.lift("bans", target)
+    assert not operator.kept.banned_host(inside, NOW)
+
+
+@pytest.mark.parametrize("name", ["1.2.3.4/99", "a/b", "alice", "1.2.3", "a.b", "192.0.2.7.8", "alice:4000"])
 def test_what_is_no_address_is_a_name(name: str) -> None:
     assert as_host(name) is None
 

@@ -38,6 +38,7 @@ PURE = {
     "text",
     "config",
     "protocol",
+    "ipc.addresses",
     "ipc.beat",
     "ipc.limits",
     "ipc.reasons",

@@ -9,6 +9,7 @@ from support.harness import Client, frame, raw_frame
 from support.one_worker import Bench
 
 from mpchat.ipc.items import PLAIN, Down, Up
+from mpchat.reactor import READ
 from mpchat.worker import reading as reading_module
 from mpchat.worker.reading import (
     ANSWER_COST,
@@ -174,6 +175,17 @@ def test_half_a_frame_is_as_old_as_the_time_that_its_sender_was_read_from(bench:
     reading.half[connection] = bench.worker.reactor.now - 1000
     bench.order(Down.ANSWERED, 1)
     assert reading.half[connection] == bench.worker.reactor.now
+
+
+def test_half_a_frame_of_a_client_that_is_not_read_from_does_not_age(bench: Bench) -> None:
+    reading = bench.worker.clients.reading
+    client, connection = bench.connect(1)
+    client.send_raw(b"\0\x05ab")
+    bench.until(lambda: connection in reading.half)
+    later = bench.worker.reactor.now + 3600
+    assert reading.inside_a_frame(later) == [connection]
+    connection.no_longer(bench.worker.reactor, READ)
+    assert reading.inside_a_frame(later) == []
 
 
 # Rooms that are too fast.

@@ -310,3 +310,22 @@ def test_more_settings_than_a_pipe_takes_are_refused_not_waited_for(folder: Path
     assert (done.returncode, done.stdout) == (2, "")
     assert "all settings together take" in done.stderr
     assert not (folder / "run").exists()
+
+
+def test_a_byte_order_mark_in_front_of_the_file_is_no_mistake(here: Path) -> None:
+    (here / "mpchat.toml").write_bytes(b'\xef\xbb\xbfname = "lobby"\n')
+    sources, config = at_a_start()
+    assert config.name == "lobby"
+    assert sources.read_again({}).name == "lobby"
+
+
+def test_a_variable_that_another_program_has_set_is_no_mistake_where_something_else_decides(
+    here: Path,
+) -> None:
+    variables = {"MPCHAT_PORT": "tcp://10.0.0.1:4000"}  # as Kubernetes sets it for a service called "mpchat"
+    with pytest.raises(ConfigError, match="variable MPCHAT_PORT"):
+        Sources.of_command(None, {}).read(variables)
+    for sources in (Sources.of_command(None, {"port": "5000"}), Sources.of_command(None, {})):
+        assert sources.read(variables)[0].port == 5000
+        assert sources.read_again(variables).port == 5000
+        (here / "mpchat.toml").write_text("port = 5000\n")

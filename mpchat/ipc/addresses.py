@@ -1,0 +1,26 @@
+"""Addresses: which hosts a target means, and which hosts count as one. Pure."""
+
+import ipaddress
+
+# Bits of an IPv6 address that name a network: who has one of its addresses commonly has all.
+IPV6_NETWORK = 64
+
+
+def covers(target: str, host: str) -> bool:
+    """Tell whether ``target``, an address or a network (``192.0.2.0/24``), means this host."""
+    if "/" not in target:
+        return target == host
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(target)
+    except ValueError:
+        return False
+
+
+def owner_of(host: str) -> str:
+    """Return what counts as one address: the host itself, for IPv6 its network of 64 bits."""
+    if ":" not in host:
+        return host
+    try:
+        return str(ipaddress.ip_network((host.partition("%")[0], IPV6_NETWORK), strict=False))
+    except ValueError:
+        return host
