@@ -46,7 +46,7 @@ def _own_server() -> tuple[str, int]:
     """Return the address of the server that ``mpchat start`` starts, or has started, from this folder."""
     config = server_config(None, {})
     record = living_record(config)
-    if record is not None:
+    if record is not None and record.addresses:  # it has none yet while the server starts
         host, port = _address(record.addresses[0], None)
     else:
         host, port = config.host[0], config.port or BY_NAME["port"].default

@@ -13,6 +13,7 @@ import psutil
 
 from mpchat.config import format_address
 from mpchat.errors import StartError
+from mpchat.text import visible
 
 # Connections that the kernel completes before they are accepted; it caps this at net.core.somaxconn.
 BACKLOG = 4096
@@ -30,14 +31,14 @@ class ListenAddress(NamedTuple):
 def open_listeners(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
     """Listen on every address of ``hosts``. Raise :class:`StartError` with nothing left open.
 
-    With port 0 all addresses share the port that the system gives the first one.
+    With port 0 all addresses share the port that the system gives the first one. Two hosts may have the same
+    address.
     """
     listeners: list[socket.socket] = []
     try:
-        for host in hosts:
-            for family, address in _resolve(host, port):
-                listeners.append(_listen(ListenAddress(family, address)))
-                port = port or listeners[0].getsockname()[1]
+        for family, (ip, _) in dict.fromkeys(each for host in hosts for each in _resolve(host, port)):
+            listeners.append(_listen(ListenAddress(family, (ip, port))))
+            port = port or listeners[0].getsockname()[1]
     except BaseException:
         close_all(listeners)
         raise
@@ -143,7 +144,10 @@ def _is_numeric(host: str) -> bool:
 
 
 def _listen(where: ListenAddress) -> socket.socket:
-    listener = socket.socket(where.family, socket.SOCK_STREAM)
+    try:
+        listener = socket.socket(where.family, socket.SOCK_STREAM)
+    except OSError as error:  # a system without IPv6
+        raise _cannot_listen(where.address, error) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit it.
@@ -180,6 +184,8 @@ def _cannot_listen(address: tuple[str, int], error: OSError) -> StartError:
         return StartError(f"no right to listen at {where}; choose a --port of 1024 or above")
     if error.errno == errno.EADDRNOTAVAIL:
         return StartError(f"{address[0]} is no address of this machine; see --host")
+    if error.errno == errno.EAFNOSUPPORT:
+        return StartError(f"cannot listen at {where}: this system has no IPv6; choose another --host")
     return StartError(f"cannot listen at {where}: {error.strerror}")
 
 
@@ -197,7 +203,7 @@ def _holder(port: int) -> str:
     try:
         for each in psutil.net_connections("tcp"):
             if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid:
-                return f"{psutil.Process(each.pid).name()} (pid {each.pid})"
+                return f"{visible(psutil.Process(each.pid).name())} (pid {each.pid})"
     except psutil.Error:
         pass
     return "another program (whose, only an administrator can see)"

@@ -3,8 +3,11 @@
 import errno
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from support.waiting import eventually
@@ -82,6 +85,50 @@ def test_two_addresses_of_one_host_share_the_port_that_the_system_gives() -> Non
         assert [each.rpartition(":")[0] for each in addresses_of(listeners)] == ["127.0.0.1", "127.0.0.2"]
     finally:
         close_all(listeners)
+
+
+def test_hosts_with_the_same_address_are_one_listener() -> None:
+    listeners = open_listeners(("localhost", "127.0.0.1", "127.0.0.1"), 0)
+    try:
+        addresses = addresses_of(listeners)
+        assert [each for each in addresses if each.startswith("127.0.0.1:")] == [
+            f"127.0.0.1:{port_of(listeners[0])}"
+        ]
+    finally:
+        close_all(listeners)
+
+
+def test_without_ipv6_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
+    def without_ipv6(family: int = -1, *arguments: int, **more: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *arguments, **more)
+
+    monkeypatch.setattr("mpchat.supervisor.listeners.socket.socket", without_ipv6)
+    with pytest.raises(StartError, match="this system has no IPv6; choose another --host"):
+        open_listeners(("::1",), 0)
+
+
+def test_the_name_of_a_program_that_has_the_port_reaches_no_terminal_as_it_is(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        evil = tmp_path / "\x1b[31mred"
+        evil.symlink_to(sys.executable)
+        code = "import os, sys, time; os.write(1, b'x'); time.sleep(60)"
+        command = [str(evil), "-c", code]
+        with subprocess.Popen(command, pass_fds=[taken.fileno()], stdout=subprocess.PIPE) as holder:
+            try:
+                assert holder.stdout is not None
+                holder.stdout.read(1)
+                taken.close()
+                with pytest.raises(StartError) as raised:
+                    open_listeners(("127.0.0.1",), port)
+            finally:
+                holder.kill()
+    assert f"(pid {holder.pid})" in str(raised.value)
+    assert "\x1b" not in str(raised.value)
 
 
 def test_a_taken_port_is_an_error_that_leaves_nothing_open() -> None:

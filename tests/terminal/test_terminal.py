@@ -307,16 +307,22 @@ def test_without_an_address_it_is_the_server_that_was_started_from_here(folder: 
     assert (done.returncode, done.stderr.count("127.0.0.1:1;")) == (1, 1)
 
 
-def test_a_server_on_every_interface_is_reached_by_the_loopback_of_its_kind(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("addresses", "where"),
+    [(["[::]:5", "0.0.0.0:5"], ("::1", 5)), ([], ("127.0.0.1", 4000))],
+    ids=["on every interface: by the loopback of its kind", "while it starts: where it will be"],
+)
+def test_the_own_server_is_reached(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str], where: tuple[str, int]
 ) -> None:
-    record = Record(Identity.of(os.getpid()), 0.0, ["[::]:5", "0.0.0.0:5"], "1")
+    monkeypatch.delenv("MPCHAT_PORT", raising=False)
+    record = Record(Identity.of(os.getpid()), 0.0, addresses, "1")
     monkeypatch.setattr("mpchat.cli.running.read_record", lambda path: record)
     monkeypatch.setattr("mpchat.cli.running.is_server", lambda identity: True)
     asked: list[tuple[str, int]] = []
     monkeypatch.setattr("mpchat.client.terminal.run_chat", lambda *where, **more: asked.append(where))
     assert CliRunner().invoke(main, ["chat"]).exit_code == 0
-    assert asked == [("::1", 5)]
+    assert asked == [where]
 
 
 @pytest.mark.parametrize("code", ["full", "banned"])
