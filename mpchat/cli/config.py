@@ -8,6 +8,7 @@ import click
 
 from mpchat.cli.options import all_settings, shown
 from mpchat.config import SETTINGS, default_workers, resolve
+from mpchat.cores import usable_cores
 from mpchat.settings import Sources, read_file
 
 
@@ -26,7 +27,7 @@ def show_config(config_file: str | None, check: str | None, **flags: Any) -> Non
     from mpchat.cli.display import config_picture
 
     rows = [(each.name, shown(getattr(config, each.name)), places[each.name]) for each in SETTINGS]
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     Console(highlight=False).print(config_picture(rows))
     if not config.workers:
         click.echo(f"workers = 0 means {default_workers(cores)} here, with {cores} cores")

@@ -10,7 +10,15 @@ import sys
 
 from mpchat.errors import Exit, MpchatError
 from mpchat.ipc import logs
-from mpchat.supervisor.startup import Outcome, StartFacts, allow_signals, read_order, report, start_text
+from mpchat.supervisor.startup import (
+    Outcome,
+    StartFacts,
+    allow_signals,
+    read_order,
+    report,
+    start_text,
+    tell,
+)
 from mpchat.supervisor.supervisor import Supervisor
 
 
@@ -31,7 +39,7 @@ def main() -> int:
             report(outcome, Outcome(facts))
             outcome = -1  # reported, and closed
         else:
-            print(start_text(order.config, facts), flush=True)
+            tell(start_text(order.config, facts))
 
     logs.set_up(order.config.log_level, "supervisor")
     try:

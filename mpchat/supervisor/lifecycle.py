@@ -21,8 +21,14 @@ class Lifecycle:
         self.state = State.STARTING
         # Seconds since 1970.
         self.started = time.time()
+        self._started = time.monotonic()
         # What the end is to be reported as; None: as asked for.
         self.failure: MpchatError | None = None
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start, whatever the wall clock did meanwhile."""
+        return time.monotonic() - self._started
 
     @property
     def running(self) -> bool:

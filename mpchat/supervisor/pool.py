@@ -6,7 +6,6 @@ worker starts is decided in :mod:`mpchat.supervisor.restart_policy`.
 """
 
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -16,6 +15,7 @@ from random import Random
 from typing import NamedTuple
 
 from mpchat.config import Config, default_workers
+from mpchat.cores import usable_cores
 from mpchat.instance.record import Identity
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
@@ -132,7 +132,7 @@ class WorkerPool:
     @staticmethod
     def wanted(config: Config) -> int:
         """How many workers a configuration asks for, on this machine."""
-        return config.workers or default_workers(os.cpu_count() or 1)
+        return config.workers or default_workers(usable_cores())
 
     # Start.
 

@@ -61,7 +61,7 @@ class StatusReport:
             version=__version__,
             state=self.lifecycle.state.value,
             started=self.lifecycle.started,
-            uptime=time.time() - self.lifecycle.started,
+            uptime=self.lifecycle.uptime,
             addresses=self.acceptor.addresses,
             limits=self._limits(),
             connections=self.admission.connections,

@@ -163,8 +163,7 @@ class Supervisor:
 
     def _log_stopped(self) -> None:
         if self.lifecycle.stopping:
-            seconds = time.time() - self.lifecycle.started
-            log.info("stopped after %.1f s: %s", seconds, self._order.config.name)
+            log.info("stopped after %.1f s: %s", self.lifecycle.uptime, self._order.config.name)
 
     # What the parts report.
 

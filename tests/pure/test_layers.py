@@ -17,6 +17,7 @@ errors text
 protocol
 config
 multiplexer
+cores
 reactor
 instance
 settings
