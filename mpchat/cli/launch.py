@@ -19,14 +19,7 @@ import msgspec
 from mpchat.config import Config
 from mpchat.errors import AlreadyRunningError, ConfigError, StartError
 from mpchat.settings import Sources
-from mpchat.supervisor.startup import (
-    Order,
-    Outcome,
-    StartFacts,
-    encode_order,
-    open_standard_streams,
-    signal_name,
-)
+from mpchat.supervisor.startup import Order, Outcome, StartFacts, encode_order, signal_name
 
 # The folder that the package lies in. The server starts there, so that ``-m`` finds this package, installed
 # or not, and nothing in the folder of the user who starts it.
@@ -40,9 +33,9 @@ def in_foreground(config: Config, sources: Sources) -> NoReturn:
 
     Raise :class:`ConfigError` if the settings are too long.
     """
-    open_standard_streams()
     settings = _settings_pipe(Order(config, sources))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    sys.stdout.flush()
     os.chdir(_PACKAGE_FOLDER)
     os.execv(sys.executable, _command(config, settings, -1))
 

@@ -10,15 +10,7 @@ import sys
 
 from mpchat.errors import Exit, MpchatError
 from mpchat.ipc import logs
-from mpchat.supervisor.startup import (
-    Outcome,
-    StartFacts,
-    allow_signals,
-    read_order,
-    report,
-    start_text,
-    tell,
-)
+from mpchat.supervisor.startup import Outcome, StartFacts, allow_signals, read_order, report, start_text
 from mpchat.supervisor.supervisor import Supervisor
 
 
@@ -39,7 +31,7 @@ def main() -> int:
             report(outcome, Outcome(facts))
             outcome = -1  # reported, and closed
         else:
-            tell(start_text(order.config, facts))
+            print(start_text(order.config, facts), flush=True)
 
     logs.set_up(order.config.log_level, "supervisor")
     try:

@@ -89,21 +89,6 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def open_standard_streams() -> None:
-    """Open those that the launcher has closed, so that nothing else gets their numbers."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
-
-
-def tell(text: str) -> None:
-    """Write to standard output; a server serves on when that is closed or full."""
-    with suppress(OSError):
-        os.write(1, f"{text}\n".encode(errors="surrogateescape"))
-
-
 def start_text(config: Config, facts: StartFacts) -> str:
     """Return what the user should know of a server that has just started."""
     options = option_text(config.name, config.runtime_dir)

@@ -1,15 +1,13 @@
 """Whatever has started the server, and whatever signal comes: deaths are seen, and a stop is heard."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
-import pytest
-from support.harness import MPCHAT, Client, Server
+from support.harness import MPCHAT, Server
 from support.waiting import eventually
 
 # A launcher that blocks every signal and ignores the ends of its children, and becomes what it is told.
@@ -54,22 +52,3 @@ def test_a_worker_killed_by_a_signal_without_a_name_is_replaced(server: Server) 
     os.kill(worker, 40)
     replaced(server, worker)
     assert "killed by signal 40" in server.log
-
-
-@pytest.mark.parametrize("how", ["1>&-", "1>/dev/full", "0<&- 1>&- 2>&-"])
-def test_in_the_foreground_it_serves_whatever_became_of_standard_output(folder: Path, how: str) -> None:
-    server = Server(folder)
-    command = shlex.join([*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "1"])
-    process = subprocess.Popen(["sh", "-c", f"exec {command} {how}"], env=server.environment, cwd=folder)
-    try:
-        eventually(lambda: (server.instance_folder / "control.sock").exists(), "the server to listen")
-        server.wait_until_running()
-        with Client(server.address) as client:
-            client.say("hello")
-            client.hear_until("hello")
-        assert process.poll() is None
-        process.terminate()
-        assert process.wait(15.0) == 0
-    finally:
-        process.kill()
-        process.wait()
