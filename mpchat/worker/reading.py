@@ -161,10 +161,10 @@ class Reading:
             self._serve_or_wait(connection)
 
     def _guard(self, what: Callable[[Connection], None], connection: Connection) -> None:
-        """Do something for a client. What one client brings about ends no other's connection."""
+        """Do something for a client. A failure ends its connection and no other."""
         try:
             what(connection)
-        except Exception:  # what one client brought about must not end the others' process
+        except Exception:  # a failure with one client must not end the process of all
             log.exception("failed, its connection is ended: %s", connection.address)
             self._owner.end(connection, INTERNAL_ERROR)
 
@@ -325,7 +325,7 @@ class Reading:
     def inside_a_frame(self, before: float) -> list[Connection]:
         """Return the clients whose half frame has made no progress since ``before`` (seconds, monotonic)."""
         # Oldest first as a rule, but a client that makes progress moves on in place: look at all.
-        # One that is not read from can make none.
+        # A client that is not read from can make none.
         return [
             each
             for each, since in self.half.items()

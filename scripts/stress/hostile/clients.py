@@ -21,14 +21,14 @@ TRIP_EVERY = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class HostilePlan(Plan):
-    """What one process of hostile clients is to do."""
+    """The work of one process of hostile clients."""
 
     kind: str
     reads: bool
 
 
 class Hostile(ClientLoop[Connection]):
-    """Clients of one kind, as fast as they can. One that is cut off comes again."""
+    """Clients of one kind, as fast as they can. A client that is cut off comes again."""
 
     look_for = 0.001
 

@@ -45,7 +45,7 @@ class HostileOptions(Options):
 
 @dataclass
 class Attack:
-    """What one kind of hostile clients did to the server and to the innocent clients."""
+    """The harm of one kind of hostile clients: to the server and to the innocent clients."""
 
     name: str
     limit: float
