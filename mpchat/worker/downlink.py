@@ -102,13 +102,19 @@ class Downlink:
             strains = self._rooms.strains(now)
             if strains != self._strains or now - self._told_at >= TELL_AGAIN:
                 self._tell_strains(strains, now)
-            self._acknowledge(now)
+            if strains:
+                self._acknowledge(now)
+            else:  # where no room is too fast, nothing has to be held: no second look at all rooms
+                self._take_held()
 
     def _acknowledge(self, now: float) -> None:
         """Let the hub send more, unless there is no room for it here."""
         if self.held and not self._rooms.must_hold(now, len(self._clients)):
-            self._link.take(self.held)
-            self.held = 0
+            self._take_held()
+
+    def _take_held(self) -> None:
+        self._link.take(self.held)
+        self.held = 0
 
     def _tell_strains(self, strains: dict[int, Strain], now: float) -> None:
         before, self._strains, self._told_at = self._strains, strains, now
