@@ -86,6 +86,7 @@ def test_honest_streams_in_any_pieces_are_clean(seed: int, messages: int, client
 
 @settings(deadline=None, max_examples=150)
 @example(536870913, 0, 0, "swap")
+@example(219166, 0, 0, "double")  # the slowest ends within the frame after a conflict
 @given(
     st.integers(0, 2**32), st.integers(0, 58), st.integers(0, 4), st.sampled_from(["drop", "double", "swap"])
 )

@@ -330,10 +330,11 @@ class OneOrder:
 
     def _cut(self) -> int:
         low = min(map(self._holds, self.readers), default=self.end)
+        low = self._kept.frame_at(low) if low > self._told else self._told
         for conflict in sorted(self._conflicts, key=lambda c: c.start, reverse=True):
             if conflict.end >= low:
                 low = min(low, conflict.start)
-        return self._kept.frame_at(low) if low > self._told else self._told
+        return max(low, self._told)
 
     def _give_up_slowest(self) -> None:
         slowest = min(self.readers, key=self._holds)
