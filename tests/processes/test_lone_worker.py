@@ -112,17 +112,16 @@ REQUESTS = [b'{"who":{}}', b'{"rooms":{}}', b'{"message":"psst","to":"bob"}', b'
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=["who", "rooms", "private", "join"])
-def test_requests_count_as_messages_do_for_how_much_a_client_may_send(
-    worker: LoneWorker, request_: bytes
-) -> None:
-    client = worker.connect(1)
-    began = time.monotonic()
-    client.send_raw(raw_frame(b'{"join":{"name":"alice"}}') + raw_frame(request_) * (MANY - 1))
-    for _ in range(MANY):  # one after the other
-        worker.until(Up.ASK)
-    client.say("after")
-    worker.until(Up.POSTS)
-    assert time.monotonic() - began >= PAUSE
+def test_requests_count_as_messages_do_for_how_much_a_client_may_send(folder: Path, request_: bytes) -> None:
+    with lone_worker(folder, flood_burst=BURST, flood_rate=RATE) as worker:
+        client = worker.connect(1)
+        began = time.monotonic()
+        client.send_raw(raw_frame(b'{"join":{"name":"alice"}}') + raw_frame(request_) * (MANY - 1))
+        for _ in range(MANY):  # one after the other
+            worker.until(Up.ASK)
+        client.say("after")
+        worker.until(Up.POSTS)
+        assert time.monotonic() - began >= PAUSE
 
 
 def moved(worker: LoneWorker) -> None:
