@@ -9,7 +9,6 @@ line in ``mpchat config`` and its row in the manual follow from that.
 
 import ipaddress
 import re
-import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -428,6 +427,8 @@ def parse_file(text: str, path: str, only: Collection[str] | None = None) -> dic
     """
     if only is not None and not any(_mentions(text, name) for name in only):
         return {}
+    import tomllib  # not at the top: a worker is given its settings
+
     try:
         table = tomllib.loads(text)
     except RecursionError:
@@ -463,6 +464,8 @@ def _line_of(key: str, text: str) -> int:
 
 
 def _is_toml(text: str) -> bool:
+    import tomllib
+
     try:
         tomllib.loads(text)
     except (ValueError, RecursionError):

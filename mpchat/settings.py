@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-import platformdirs
 
 from mpchat.config import BY_NAME, Config, Origin, parse_environment, parse_file, resolve
 from mpchat.errors import ConfigError
@@ -178,6 +177,8 @@ def current_folder() -> str:
 
 
 def _default_files(folder: str) -> tuple[str, ...]:
+    import platformdirs
+
     found = [os.path.join(folder, FILE_NAME)] if folder else []
     with suppress(OSError, RuntimeError):  # no home directory
         found.append(os.path.join(folder, platformdirs.user_config_path("mpchat"), FILE_NAME))

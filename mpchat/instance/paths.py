@@ -9,8 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import platformdirs
-
 from mpchat.errors import StartError
 
 
@@ -57,6 +55,8 @@ def paths(name: str, runtime_dir: str) -> Paths:
 
 
 def _user_runtime_folder() -> Path:
+    import platformdirs
+
     with warnings.catch_warnings():  # XDG_RUNTIME_DIR is often missing: no reason to warn
         warnings.simplefilter("ignore")
         try:
