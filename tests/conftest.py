@@ -44,6 +44,12 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def commands_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each command an interpreter of its own: for files in which the command itself is tested."""
+    monkeypatch.setattr(Server, "apart", True)
+
+
+@pytest.fixture
 def server(folder: Path) -> Iterator[Server]:
     """A server with two workers on a free port."""
     with running(folder) as started:

@@ -23,6 +23,8 @@ from mpchat.control.answers import ReloadResult, ScaleResult, ServerStatus
 from mpchat.control.messages import Answer, Reply, refusal
 from mpchat.control.requests import Request, Scale
 
+pytestmark = pytest.mark.usefixtures("commands_apart")
+
 OK, FAILED, USAGE, NOT_RUNNING, ALREADY, NOT_STARTED, TIMED_OUT = range(7)
 
 RELOADED: dict[str, Any] = {

@@ -31,6 +31,8 @@ from support.waiting import PATIENCE, eventually
 
 from mpchat.control.answers import ServerStatus
 
+pytestmark = pytest.mark.usefixtures("commands_apart")
+
 # The exit codes of the manual's table.
 OK, FAILED, USAGE, NOT_RUNNING, ALREADY, NOT_STARTED, TIMED_OUT = range(7)
 

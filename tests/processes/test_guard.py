@@ -480,7 +480,7 @@ def test_a_server_whose_control_socket_was_deleted_can_be_stopped_at_once(server
     processes = server.processes()
     (server.instance_folder / "control.sock").unlink()
     assert server.stop().returncode == 0
-    assert gone(processes)
+    eventually(lambda: gone(processes), "everything to be gone", 2.0)
 
 
 def test_a_control_socket_replaced_by_a_folder_harms_nobody_and_comes_back(server: Server) -> None:

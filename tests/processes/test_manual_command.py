@@ -10,6 +10,8 @@ from support.manual import page
 
 from mpchat.cli.manual import SUBJECTS, summary
 
+pytestmark = pytest.mark.usefixtures("commands_apart")
+
 
 @pytest.fixture
 def here(folder: Path) -> Server:

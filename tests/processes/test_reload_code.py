@@ -13,6 +13,9 @@ from support.waiting import eventually
 
 import mpchat
 
+# The command must find the test's copy of the code too.
+pytestmark = pytest.mark.usefixtures("commands_apart")
+
 MESSAGES = "protocol/messages.py"
 
 

@@ -1,6 +1,9 @@
 """The shortest way through everything: start, chat, be refused a second start, stop."""
 
+import pytest
 from support.harness import Server, clients
+
+pytestmark = pytest.mark.usefixtures("commands_apart")
 
 
 def test_a_server_starts_chats_refuses_a_second_start_and_stops(server: Server) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpchat.ipc.beat import beat_every
-from mpchat.worker.post_timing import next_post
+from mpchat.worker.post_timing import gather_time, next_post
 
 
 @pytest.mark.parametrize("timeout", [1.0, 2.0, 10.0, 3600.0])
@@ -22,3 +22,11 @@ def test_posts_are_gathered_for_no_longer_than_said(posted_at: float, gather: fl
 def test_workers_that_post_in_the_same_while_post_together_the_next_time() -> None:
     moments = {round(next_post(100.0 + each / 1000, 0.005), 9) for each in (0.1, 1.3, 2.5, 4.9)}
     assert moments == {100.005}
+
+
+@pytest.mark.parametrize("coalesce", [0.0, 0.001, 0.005, 1.0])
+def test_most_of_the_time_that_a_setting_allows_is_for_posts(
+    coalesce: float,
+) -> None:
+    assert coalesce / 2 <= gather_time(coalesce) <= coalesce
+    assert gather_time(coalesce) < coalesce or not coalesce

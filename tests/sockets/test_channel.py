@@ -152,6 +152,25 @@ def test_what_overtakes_the_backlog_between_two_pieces_of_a_frame_is_not_taken_f
         assert [item.payload for item in got] == [("a", "beat"), (1, bytes(5 * ITEM_SIZE))]
 
 
+def test_a_link_knows_what_is_under_way_and_tells_the_peer_what_it_has_taken_past_an_eighth() -> None:
+    with links(8000) as (near, far):
+        near.send_frames(FRAMES, ["a head"], b"abc", head_size=997 - ITEM_COST)
+        assert (near.under_way, near.backlog_size, near.congested) == (1000, 0, False)
+        for _ in range(9):
+            near.send(OTHER, None, 1000 - ITEM_COST)
+        assert (near.under_way, near.backlog_size, near.congested) == (10_000, 2000, True)
+        first, second, *rest = far.receive()
+        far.take(first.cost)
+        assert not readable(near), "an eighth is not worth an item"
+        far.take(second.cost)
+        assert near.receive() == []
+        assert (near.acknowledged, near.under_way, near.congested) == (2000, 8000, False)
+        for item in rest + receive_all(far):
+            far.take(item.cost)
+        exchange(near, far)
+        assert near.under_way <= 8000 // 8
+
+
 def test_a_peer_that_closed_is_the_end_after_all_that_it_had_sent_although_a_backlog_waits_for_it() -> None:
     with links() as (near, far):
         while not near.congested:
