@@ -118,6 +118,20 @@ def test_a_home_that_does_not_exist_is_a_wrong_setting(folder: Path) -> None:
     assert "'~no-such-user/log' leads nowhere" in line
 
 
+def test_every_command_finds_a_server_whose_folder_is_written_with_a_tilde(
+    shared: Server, tmp_path: Path
+) -> None:
+    environment = {**shared.environment, "HOME": str(shared.folder)}
+    variable = {**environment, "MPCHAT_RUNTIME_DIR": "~/run"}
+    for words in (["status"], ["say", "hello"], ["bans"], ["chat", "--plain"]):
+        said(shared.run(*words, env=variable, cwd=tmp_path))
+    del environment["MPCHAT_RUNTIME_DIR"]
+    said(shared.run("status", "--runtime-dir", "~/run", env=environment, cwd=tmp_path))
+    (tmp_path / "mpchat.toml").write_text("runtime_dir = '~/run'\n")
+    for words in (["status"], ["chat", "--plain"]):
+        said(shared.run(*words, env=environment, cwd=tmp_path))
+
+
 # A server that hangs.
 
 
