@@ -5,6 +5,7 @@ running server has another current folder than the command that started it, and 
 So :class:`Sources` holds absolute paths, and :meth:`Sources.read_again` reads plain files only.
 """
 
+import codecs
 import os
 import stat
 from collections.abc import Collection, Mapping
@@ -16,6 +17,7 @@ import msgspec
 from mpchat.config import BY_NAME, Config, Origin, parse_environment, parse_file, resolve
 from mpchat.errors import ConfigError
 from mpchat.instance.paths import paths as instance_paths
+from mpchat.instance.paths import utf8_path
 from mpchat.multiplexer import make_selector
 
 FILE_NAME = "mpchat.toml"
@@ -158,11 +160,20 @@ def read_file(
         raise ConfigError(f"cannot read {called}: {error.strerror}") from None
     if len(data) > FILE_LIMIT:
         raise ConfigError(f"{called}: longer than {FILE_LIMIT} bytes, so it holds more than settings")
+    if fault := _not_plain_text(data):
+        raise ConfigError(f"{called}: {fault}; save it as UTF-8")
     try:
         text = data.decode("utf-8-sig", errors="strict" if only is None else "replace")
         return parse_file(text, called, only)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{called}: not UTF-8 at byte {error.start}") from None
+
+
+def _not_plain_text(data: bytes) -> str:
+    """Return what tells that a file is in UTF-16, as Windows may write it, or no text at all; else ""."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:2]:
+        return "in UTF-16"
+    return f"a NUL character at byte {data.index(0)}" if 0 in data else ""
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -186,7 +197,10 @@ def _default_files(folder: str) -> tuple[str, ...]:
 
 
 def absolute(path: str, folder: str) -> str:
-    """Return ``path`` made absolute from ``folder``, "" for "". Raise :class:`ConfigError` if that fails."""
+    """Return ``path`` made absolute from ``folder``, "" for "". Raise :class:`ConfigError` if that fails.
+
+    ``~`` stands for a home directory. The result is UTF-8.
+    """
     if not path:
         return ""
     try:
@@ -195,7 +209,7 @@ def absolute(path: str, folder: str) -> str:
         raise _leads_nowhere(path, str(error).rstrip(".")) from None
     if not (folder or whole.is_absolute()):
         raise _leads_nowhere(path, "the current folder was removed")
-    return str(folder / whole)
+    return utf8_path(str(folder / whole))
 
 
 def _leads_nowhere(path: str, why: str) -> ConfigError:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from mpchat.errors import StartError
+from mpchat.errors import ConfigError, StartError
 
 
 class Paths(NamedTuple):
@@ -49,9 +49,24 @@ class Paths(NamedTuple):
 
 
 def paths(name: str, runtime_dir: str) -> Paths:
-    """Return an instance's paths; no file is touched. An empty ``runtime_dir`` is the user's own."""
+    """Return an instance's paths; no file is touched. An empty ``runtime_dir`` is the user's own.
+
+    Raise :class:`ConfigError` for a path that is not UTF-8.
+    """
     base = Path(runtime_dir).absolute() if runtime_dir else _user_runtime_folder()
-    return Paths(base / name)
+    return Paths(Path(utf8_path(str(base))) / name)
+
+
+def utf8_path(path: str) -> str:
+    """Return ``path``. Raise :class:`ConfigError` if it holds bytes that are not UTF-8.
+
+    Answers and reports are JSON, which cannot carry such bytes, and no terminal shows them.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{path!r} is not UTF-8; allowed: a path in UTF-8") from None
+    return path
 
 
 def _user_runtime_folder() -> Path:

@@ -128,6 +128,11 @@ def test_the_start_names_a_file_as_it_was_typed_and_a_later_reading_by_its_whole
         (b"port = ", "not TOML"),
         (b"colour = 1", "unknown setting 'colour'"),
         (b"\xff", "not UTF-8 at byte 0"),
+        ("port = 5\n".encode("utf-16"), "in UTF-16; save it as UTF-8"),
+        ("port = 5\n".encode("utf-16-le"), "in UTF-16; save it as UTF-8"),
+        ("port = 5\n".encode("utf-16-be"), "in UTF-16; save it as UTF-8"),
+        (b"port = 5\0\n", "a NUL character at byte 8; save it as UTF-8"),
+        (b'log_file = "\\u0000"', "log_file is '\\x00'"),
         (b"#" * (FILE_LIMIT + 1), "longer than 65536 bytes"),
         (b"runtime_dir = '~no-such-user/x'", "'~no-such-user/x' leads nowhere"),
         (b"farewell = '" + b"x" * 1001 + b"'", "farewell is 'xxx"),
@@ -329,3 +334,53 @@ def test_a_variable_that_another_program_has_set_is_no_mistake_where_something_e
         assert sources.read(variables)[0].port == 5000
         assert sources.read_again(variables).port == 5000
         (here / "mpchat.toml").write_text("port = 5000\n")
+
+
+PATHS = ("runtime_dir", "log_file", "bans", "history")
+
+
+def path_from(source: str, here: Path, name: str, value: str) -> Config:
+    """The settings with one path that comes from a flag, the file or a variable."""
+    (here / "mpchat.toml").write_text(f"{name} = '{value}'" if source == "file" else "")
+    variables = {f"MPCHAT_{name.upper()}": value} if source == "variable" else {}
+    sources = Sources.of_command(None, {name: value} if source == "flag" else {})
+    config = sources.ready_to_run(sources.read(variables)[0])
+    assert sources.read_again(variables) == config
+    return config
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_tilde_in_a_path_is_the_home_wherever_the_path_is_written(here: Path, name: str) -> None:
+    for source in ("flag", "file", "variable"):
+        assert getattr(path_from(source, here, name, "~/x"), name) == str(here.parent / "home" / "x")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_that_is_not_utf_8_is_refused(here: Path, name: str) -> None:
+    for source in ("flag", "variable"):
+        with pytest.raises(ConfigError, match=r"udcff' is not UTF-8; allowed: a path in UTF-8$"):
+            path_from(source, here, name, os.fsdecode(b"/tmp/\xff"))
+
+
+@pytest.mark.parametrize("words", [["start", "--port", "0"], ["status"], ["stop"], ["chat"], ["reload"]])
+def test_a_runtime_folder_that_is_not_utf_8_is_one_line_and_nothing_is_made(
+    folder: Path, words: list[str]
+) -> None:
+    server = Server(folder)
+    odd = os.fsencode(folder) + b"/\xff\xfe"
+    for variable in ("MPCHAT_RUNTIME_DIR", "XDG_RUNTIME_DIR"):
+        environment: dict[str, str | bytes] = {**server.environment, "MPCHAT_RUNTIME_DIR": "", variable: odd}
+        if variable == "XDG_RUNTIME_DIR":
+            os.mkdir(odd, 0o700)  # a folder that is not there does not count
+        done = server.run(*words, env=environment)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert "\\udcff\\udcfe" in done.stderr
+        assert done.stderr.endswith("is not UTF-8; allowed: a path in UTF-8\n")
+        assert not os.path.exists(odd + b"/default")
+        assert not os.path.exists(odd + b"/mpchat")
+
+
+def test_a_file_that_may_name_another_server_is_not_guessed_at_in_utf_16(here: Path) -> None:
+    (here / "mpchat.toml").write_bytes("name = 'lobby'".encode("utf-16"))
+    with pytest.raises(ConfigError, match="in UTF-16; save it as UTF-8; or say which server is meant"):
+        Sources.of_command(None, {}).read_address({})
