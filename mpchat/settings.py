@@ -16,6 +16,7 @@ import msgspec
 
 from mpchat.config import BY_NAME, Config, Origin, parse_environment, parse_file, resolve
 from mpchat.errors import ConfigError
+from mpchat.instance.owners import check_trusted
 from mpchat.instance.paths import paths as instance_paths
 from mpchat.instance.paths import utf8_path
 from mpchat.multiplexer import make_selector
@@ -55,6 +56,14 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
             folder=folder,
             foreground=foreground,
         )
+
+    @property
+    def file(self) -> str:
+        """The path of the settings file that counts now; empty: there is none."""
+        if self.named:
+            return self.files[0]
+        # A folder that this user may not search has none.
+        return next((path for path in self.files if os.path.isfile(path)), "")
 
     def read(self, environment: Mapping[str, str]) -> tuple[Config, dict[str, str]]:
         """Return the settings as they are written, and the source of each.
@@ -134,19 +143,27 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         return {name: Origin(value, f"flag {BY_NAME[name].flag}") for name, value in self.flags.items()}
 
     def _read_file(self, *, again: bool = False, only: Collection[str] | None = None) -> dict[str, Origin]:
-        for path in self.files:
-            if self.named:
-                return read_file(path, path if again else str(Path(self.named)), again=again, only=only)
-            with suppress(OSError):  # a folder without the right to search it
-                if stat.S_ISREG(os.stat(path).st_mode):
-                    return read_file(path, path, again=again, only=only)
-        return {}
+        path = self.file
+        if not path:
+            return {}
+        if self.named:
+            return read_file(path, path if again else str(Path(self.named)), again=again, only=only)
+        found = os.path.dirname(path) == self.folder
+        return read_file(path, path, again=again, only=only, found=found)
 
 
 def read_file(
-    path: str, called: str, *, again: bool = False, only: Collection[str] | None = None
+    path: str,
+    called: str,
+    *,
+    again: bool = False,
+    only: Collection[str] | None = None,
+    found: bool = False,
 ) -> dict[str, Origin]:
     """Return what a settings file sets, or only the settings ``only``; errors name the file ``called``.
+
+    ``found``: the file lies in the current folder and no user has named it, so another user may have put it
+    there.
 
     ``again``: plain files only, and without waiting. A pipe that a shell made for the start is gone, and its
     number in /dev/fd is another descriptor by now. Raise :class:`ConfigError`.
@@ -155,6 +172,8 @@ def read_file(
         with open(path, "rb", opener=_open_at_once if again else None) as stream:
             if again and not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise ConfigError(f"{called}: not a plain file, so it cannot be read again")
+            if found:
+                check_trusted(Path(path), os.fstat(stream.fileno()))
             data = stream.read(FILE_LIMIT + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {called}: {error.strerror}") from None
@@ -192,7 +211,9 @@ def _default_files(folder: str) -> tuple[str, ...]:
 
     found = [os.path.join(folder, FILE_NAME)] if folder else []
     with suppress(OSError, RuntimeError):  # no home directory
-        found.append(os.path.join(folder, platformdirs.user_config_path("mpchat"), FILE_NAME))
+        users = platformdirs.user_config_path("mpchat")
+        if users.is_absolute():  # without a home it may begin with "~", which would be a folder's name here
+            found.append(str(users / FILE_NAME))
     return tuple(found)
 
 

@@ -31,8 +31,12 @@ A setting can stand in three places. The first place that has it decides:
    the user's configuration folder;
 3. the environment: `MPCHAT_` and the name in capitals, such as `MPCHAT_MAX_PER_ADDRESS=100`.
 
-`mpchat config` shows all settings in force and where each came from. `mpchat config --check FILE` checks a
-file.
+`mpchat config` shows all settings in force, where each came from, and which settings file was read.
+`mpchat start` names the file too. `mpchat config --check FILE` checks a file.
+
+A settings file is TOML in UTF-8. In a path, `~` stands for the home directory. A path that is not UTF-8 is
+rejected. A `mpchat.toml` in the current folder is rejected when another user owns it or may write it: see
+[security](security.md).
 
 Sizes take `k`, `M` and `G`. Durations take `ms`, `s`, `m` and `h`, and are seconds without a unit.
 

@@ -35,7 +35,8 @@ def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
     config = sources.ready_to_run(sources.read(os.environ)[0])
     if foreground:
         launch.in_foreground(config, sources)
-    click.echo(start_text(config, launch.in_background(config, sources)))
+    facts = launch.in_background(config, sources)
+    click.echo(start_text(config, facts, sources.file))
 
 
 @click.command()

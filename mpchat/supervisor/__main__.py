@@ -31,7 +31,7 @@ def main() -> int:
             report(outcome, Outcome(facts))
             outcome = -1  # reported, and closed
         else:
-            print(start_text(order.config, facts), flush=True)
+            print(start_text(order.config, facts, order.sources.file), flush=True)
 
     logs.set_up(order.config.log_level, "supervisor")
     try:

@@ -14,6 +14,7 @@ from mpchat.config import Config
 from mpchat.errors import MpchatError
 from mpchat.instance.paths import option_text
 from mpchat.settings import Sources
+from mpchat.text import visible
 
 # Where to connect to a server that listens on every interface.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -89,7 +90,7 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def start_text(config: Config, facts: StartFacts) -> str:
+def start_text(config: Config, facts: StartFacts, settings_file: str = "") -> str:
     """Return what the user should know of a server that has just started."""
     options = option_text(config.name, config.runtime_dir)
     # Without an address it is the server that this folder and environment mean, which may be another one.
@@ -103,6 +104,8 @@ def start_text(config: Config, facts: StartFacts) -> str:
     ]
     if facts.log:
         lines.insert(2, f"log: {facts.log}")
+    if settings_file:
+        lines.insert(2, f"settings file: {visible(settings_file)}")
     return "\n".join(lines)
 
 

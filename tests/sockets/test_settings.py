@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from support.harness import MPCHAT, Server
 from mpchat.config import Config
 from mpchat.errors import ConfigError
 from mpchat.settings import FILE_LIMIT, Sources, absolute, current_folder, read_file
+from mpchat.supervisor.startup import StartFacts, start_text
 
 
 @pytest.fixture
@@ -207,6 +209,9 @@ def test_with_no_home_the_current_folder_is_the_only_place(
 
     monkeypatch.setattr("platformdirs.user_config_path", no_home)
     assert Sources.of_command(None, {}).files == (str(here / "mpchat.toml"),)
+    # What earlier versions of it return in the same case.
+    monkeypatch.setattr("platformdirs.user_config_path", lambda name: Path("~/.config") / name)
+    assert Sources.of_command(None, {}).files == (str(here / "mpchat.toml"),)
 
 
 # The address of a server whose settings are wrong.
@@ -384,3 +389,85 @@ def test_a_file_that_may_name_another_server_is_not_guessed_at_in_utf_16(here: P
     (here / "mpchat.toml").write_bytes("name = 'lobby'".encode("utf-16"))
     with pytest.raises(ConfigError, match="in UTF-16; save it as UTF-8; or say which server is meant"):
         Sources.of_command(None, {}).read_address({})
+
+
+# Whose file it is.
+
+NOBODY = 65534
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+
+
+def refused_here(here: Path) -> str:
+    """The file in the current folder is refused: at a start, later, and when a server is looked for."""
+    sources = Sources.of_command(None, {})
+    with pytest.raises(ConfigError) as caught:
+        sources.read({})
+    with pytest.raises(ConfigError, match="is not obeyed"):
+        sources.read_again({})
+    with pytest.raises(ConfigError, match="or say which server is meant with --name and --runtime-dir"):
+        sources.read_address({})
+    assert Sources.of_command("mpchat.toml", {}).read({})[0].port == 5
+    file = here / "mpchat.toml"
+    text = str(caught.value)
+    assert text.startswith(f"{file} is not obeyed: ")
+    assert text.endswith(f"; to insist, name it: --config {file}")
+    return text
+
+
+@root
+def test_a_file_of_another_user_in_the_current_folder_is_not_obeyed_unless_it_is_named(here: Path) -> None:
+    file = here / "mpchat.toml"
+    file.write_text("port = 5")
+    os.chown(file, NOBODY, NOBODY)
+    here.chmod(0o1777)  # as /tmp
+    assert "it belongs to nobody" in refused_here(here)
+    os.chown(file, 54321, 54321)
+    assert "it belongs to user 54321" in refused_here(here)
+
+
+@root
+def test_a_link_of_another_user_to_a_file_of_ours_is_not_obeyed(here: Path) -> None:
+    (here / "mine").write_text("port = 5")
+    file = here / "mpchat.toml"
+    file.symlink_to("mine")
+    assert Sources.of_command(None, {}).read({})[0].port == 5
+    os.chown(file, NOBODY, NOBODY, follow_symlinks=False)
+    assert "it belongs to nobody" in refused_here(here)
+
+
+def test_a_file_that_others_may_write_or_replace_is_not_obeyed(here: Path) -> None:
+    file = here / "mpchat.toml"
+    file.write_text("port = 5")
+    file.chmod(0o646)
+    assert f"may write it; close it with: chmod go-w {file}" in refused_here(here)
+    file.chmod(0o644)
+    here.chmod(0o777)
+    assert "may replace it in its folder" in refused_here(here)
+    here.chmod(0o1777)
+    assert Sources.of_command(None, {}).read({})[0].port == 5
+
+
+@root
+def test_a_group_may_write_the_file_if_it_is_the_users_own_group(here: Path) -> None:
+    file = here / "mpchat.toml"
+    file.write_text("port = 5")
+    file.chmod(0o664)
+    assert Sources.of_command(None, {}).read({})[0].port == 5
+    os.chown(file, 0, 54321)
+    assert "may write it" in refused_here(here)
+
+
+def test_the_path_of_the_file_is_safe_to_print(here: Path) -> None:
+    facts = StartFacts(name="default", pid=1, addresses=["127.0.0.1:1"], workers=1, fits=1, log="")
+    text = start_text(at_a_start()[1], facts, os.fsdecode(b"/\xff\x1b[2J/mpchat.toml"))
+    assert "\nsettings file: /\\udcff\\x1b[2J/mpchat.toml\n" in text
+    text.encode()
+
+
+def test_the_users_own_file_may_be_a_link_and_is_named_as_the_file_in_force(here: Path) -> None:
+    users = here.parent / "home" / ".config" / "mpchat" / "mpchat.toml"
+    assert Sources.of_command(None, {}).file == ""
+    users.write_text("port = 5")
+    users.chmod(users.stat().st_mode | stat.S_IWOTH)
+    sources = Sources.of_command(None, {})
+    assert (sources.file, sources.read({})[0].port) == (str(users), 5)
