@@ -6,6 +6,7 @@ import click
 
 from mpchat.cli.running import living_record, server_config
 from mpchat.config import BY_NAME
+from mpchat.errors import ConfigError, MpchatError
 from mpchat.supervisor.startup import LOOPBACK
 
 _PORT = click.IntRange(1, 65_535)
@@ -45,7 +46,12 @@ def _address(host: str, port: int | None) -> tuple[str, int]:
 def _own_server() -> tuple[str, int]:
     """Return the address of the server that ``mpchat start`` starts, or has started, from this folder."""
     config = server_config(None, {})
-    record = living_record(config)
+    try:
+        record = living_record(config)
+    except ConfigError:
+        raise
+    except MpchatError as error:
+        raise MpchatError(f"{error}, or give the server's address: mpchat chat HOST PORT") from None
     if record is not None and record.addresses:  # it has none yet while the server starts
         host, port = _address(record.addresses[0], None)
     else:

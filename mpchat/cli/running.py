@@ -20,6 +20,7 @@ from mpchat.errors import (
     StartError,
     TimedOutError,
 )
+from mpchat.instance.owners import check_entry
 from mpchat.instance.paths import Paths, option_text
 from mpchat.instance.paths import paths as instance_paths
 from mpchat.instance.record import Record, is_server, read_record
@@ -50,8 +51,13 @@ def addressing(config: Config) -> str:
 
 
 def living_record(config: Config) -> Record | None:
-    """Return the record if the server that wrote it lives: no reused pid, no other program."""
-    record = read_record(_paths(config).record)
+    """Return the record if the server that wrote it lives: no reused pid, no other program.
+
+    Raise :class:`MpchatError` if this user may not look into the instance's folder.
+    """
+    paths = _paths(config)
+    check_entry(paths.folder)
+    record = read_record(paths.record)
     return record if record is not None and is_server(record.supervisor) else None
 
 

@@ -18,6 +18,7 @@ from mpchat.control.messages import READ_SIZE, Answer, decode_answer, encode_req
 from mpchat.control.requests import Request
 from mpchat.control.socket_address import socket_address
 from mpchat.errors import MpchatError, NotRunningError, TimedOutError
+from mpchat.instance.owners import check_entry
 
 Result = TypeVar("Result")
 
@@ -77,6 +78,7 @@ def _translated_errors(path: Path, request: Request, timeout: float) -> Iterator
     except (TimeoutError, BlockingIOError):
         raise TimedOutError(f"no answer to {request.command()} within {timeout:g} s") from None
     except PermissionError:
+        check_entry(path.parent)
         raise MpchatError(f"no right to use {path}: only the server's own user may") from None
     except OSError as error:
         raise NotRunningError(f"no server listens at {path}: {error.strerror}") from None

@@ -3,13 +3,16 @@
 import os
 import shlex
 import stat
-import tempfile
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from mpchat.errors import ConfigError, StartError
+from mpchat.instance.owners import user_name
+
+# The way out of a folder that does not do.
+_ELSEWHERE = "choose another with --runtime-dir or MPCHAT_RUNTIME_DIR"
 
 
 class Paths(NamedTuple):
@@ -77,7 +80,8 @@ def _user_runtime_folder() -> Path:
         try:
             return platformdirs.user_runtime_path("mpchat")
         except OSError:
-            return Path(tempfile.gettempdir()) / f"mpchat-{os.getuid()}"
+            # Not what tempfile chooses: in the end that is the current folder, another one for each command.
+            return Path(os.environ.get("TMPDIR") or "/tmp") / f"mpchat-{os.getuid()}"
 
 
 def option_text(name: str, runtime_dir: str) -> str:
@@ -94,16 +98,15 @@ def prepare_folder(folder: Path) -> None:
             folder.mkdir(mode=0o700)
         status, parent = folder.lstat(), folder.parent.stat()
     except OSError as error:
-        raise StartError(
-            f"cannot make the folder {folder}: {error.strerror}; choose another with --runtime-dir"
-        ) from None
+        raise StartError(f"cannot make the folder {folder}: {error.strerror}; {_ELSEWHERE}") from None
     if not stat.S_ISDIR(status.st_mode):
-        raise StartError(f"{folder} is not a folder; remove it, or choose another with --runtime-dir")
+        raise StartError(f"{folder} is not a folder; remove it, or {_ELSEWHERE}")
     if status.st_uid != os.geteuid():
-        raise StartError(f"{folder} belongs to another user; choose another with --runtime-dir")
+        owner = user_name(status.st_uid)
+        raise StartError(f"{folder} belongs to another user, {owner}; {_ELSEWHERE}")
     if status.st_mode & 0o077:
         raise StartError(f"others may enter {folder}; close it with: chmod 700 {folder}")
     if parent.st_uid not in (os.geteuid(), 0) or (
         parent.st_mode & 0o022 and not parent.st_mode & stat.S_ISVTX
     ):
-        raise StartError(f"others may replace what is in {folder.parent}; choose another with --runtime-dir")
+        raise StartError(f"others may replace what is in {folder.parent}; {_ELSEWHERE}")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -376,18 +377,21 @@ def stranger(instance: Server) -> Server:
     return stranger
 
 
-def as_stranger(server: Server, *words: str) -> "subprocess.CompletedProcess[str]":
+def as_stranger(server: Server, *words: str, **more: Any) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [server.environment["STRANGERS_PYTHON"], "-m", "mpchat", words[0], *words[1:]],
-        env=server.environment,
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        check=False,
+        [server.environment["STRANGERS_PYTHON"], "-m", "mpchat", *words],
+        **{
+            "env": server.environment,
+            "cwd": "/",
+            "stdin": subprocess.DEVNULL,
+            "capture_output": True,
+            "text": True,
+            "timeout": 60,
+            "user": NOBODY,
+            "group": NOBODY,
+            "extra_groups": [],
+            **more,
+        },
     )
 
 
@@ -395,10 +399,30 @@ def test_a_stranger_gets_no_answer_from_our_server_and_is_not_told_that_it_is_no
     instance: Server, stranger: Server
 ) -> None:
     instance.start(workers=1)
-    for words in (["status"], ["stop"], ["say", "hello"], ["kick", "127.0.0.1"]):
-        assert "no right" in refused(as_stranger(stranger, *words), FAILED)
+    run = instance.folder / "run"
+    commands = (
+        ["status"],
+        ["stop"],
+        ["say", "hello"],
+        ["kick", "127.0.0.1"],
+        ["bans"],
+        ["reload"],
+        ["scale", "2"],
+    )
+    told = f"not allowed to look into {run}, owned by root: run as root or set MPCHAT_RUNTIME_DIR"
+    for words in (*commands, ["chat", "--plain"]):
+        assert told in refused(as_stranger(stranger, *words), FAILED)
+    assert "mpchat chat HOST PORT" in refused(as_stranger(stranger, "chat", "--plain"), FAILED)
+    run.chmod(0o755)  # the instance's own folder is closed still
+    for words in (["status"], ["chat", "--plain"]):
+        assert f"not allowed to look into {run / 'default'}, " in refused(
+            as_stranger(stranger, *words), FAILED
+        )
+    run.chmod(0o700)
     said = refused(as_stranger(stranger, "start", "--port", "0"), NOT_STARTED)
     assert f"{instance.instance_folder}: Permission denied" in said
+    elsewhere = {**stranger.environment, "MPCHAT_RUNTIME_DIR": str(instance.folder / "none")}
+    assert "is not running" in refused(as_stranger(stranger, "status", env=elsewhere), NOT_RUNNING)
     assert instance.status()["state"] == "RUNNING"
 
 
@@ -409,6 +433,104 @@ def test_a_read_only_folder_is_refused_with_its_name(stranger: Server) -> None:
     said = refused(as_stranger(stranger, "start", "--port", "0"), NOT_STARTED)
     assert str(run) in said
     assert "--runtime-dir" in said
+
+
+# Makes every folder for temporary files read-only, for the rest of the script alone.
+READ_ONLY = """
+for each in /tmp /var/tmp /usr/tmp /dev/shm; do
+  test ! -d $each || { mount --bind $each $each && mount -o remount,ro,bind $each; } || exit 99
+done
+"""
+
+
+def test_with_nothing_writable_a_start_names_the_folder_and_the_way_out(stranger: Server) -> None:
+    environment = {**stranger.environment, "TMPDIR": ""}
+    del environment["MPCHAT_RUNTIME_DIR"]
+    environment.pop("XDG_RUNTIME_DIR", None)
+    python = stranger.environment["STRANGERS_PYTHON"]
+    for words, code in ((["start", "--port", "0"], NOT_STARTED), (["status"], NOT_RUNNING), (["config"], 0)):
+        command = shlex.join(
+            ["setpriv", "--reuid", "12345", "--clear-groups", python, "-m", "mpchat", *words]
+        )
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", f"{READ_ONLY} exec {command}"],
+            env=environment,
+            cwd=stranger.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode == 99 or "unshare" in done.stderr:
+            pytest.skip("no folder can be mounted here")
+        assert done.returncode == code, done.stderr
+        if words[0] == "start":
+            assert re.match(r"mpchat: cannot make the folder /tmp/\S+: Read-only file system; ", done.stderr)
+            assert done.stderr.endswith("with --runtime-dir or MPCHAT_RUNTIME_DIR\n")
+
+
+@root
+def test_a_full_file_system_is_told_with_the_folder(instance: Server) -> None:
+    run = shlex.quote(str(instance.folder / "run"))
+    script = f"mkdir {run} && mount -t tmpfs -o nr_inodes=1,mode=700 none {run} || exit 99; exec "
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script + shlex.join([*MPCHAT, "start", "--port", "0"])],
+        env=instance.environment,
+        cwd=instance.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip("no folder can be mounted here")
+    said = refused(done, NOT_STARTED)
+    assert f"{instance.instance_folder}: No space left on device; " in said
+    assert "MPCHAT_RUNTIME_DIR" in said
+
+
+def test_a_user_without_name_home_path_and_folder_starts_and_stops_a_server(stranger: Server) -> None:
+    """As in a container that runs with a number for its user."""
+    uid = 54321
+    gone = stranger.folder / "gone"
+    run = stranger.folder / "run"
+    for each in (gone, run):
+        each.mkdir()
+        os.chown(each, uid, uid)
+    bare = {name: stranger.environment[name] for name in ("PYTHONPATH", "MPCHAT_RUNTIME_DIR")}
+    bare |= {"PATH": "", "LANG": "C", "LC_ALL": "C"}
+    python = stranger.environment["STRANGERS_PYTHON"]
+    in_gone = (
+        "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+    )
+
+    def run_bare(*words: str) -> str:
+        done = subprocess.run(
+            [python, "-c", in_gone, str(gone), python, "-m", "mpchat", *words],
+            env=bare,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            user=uid,
+            group=uid,
+            extra_groups=[],
+            check=False,
+        )
+        gone.mkdir()
+        os.chown(gone, uid, uid)
+        assert (done.returncode, done.stderr) == (0, ""), words
+        return done.stdout
+
+    (stranger.folder).chmod(0o777)  # so that this user can remove its current folder
+    try:
+        assert "serves at" in run_bare("start", "--port", "0", "--workers", "1")
+        assert "RUNNING" in run_bare("status")
+        run_bare("chat", "--plain")
+        assert "settings file: none" in run_bare("config")
+    finally:
+        assert "has stopped" in run_bare("stop")
 
 
 def test_a_read_only_lock_file_of_another_user_is_refused(stranger: Server) -> None:
