@@ -1,29 +1,38 @@
 """Launch: the command's half of a start: it starts the server's process and waits for what that reports.
 
-The server's half is :mod:`mpchat.supervisor.startup`. The server runs as ``python -m mpchat.supervisor`` in a
-fresh interpreter, so that it and its workers carry none of what the command line needs. Settings reach it
-through a pipe; in the background a second pipe brings back the outcome of the start.
+The server's half is :mod:`mpchat.supervisor.startup`. The server runs as ``mpchat.supervisor`` in a fresh
+interpreter: it and its workers carry none of what the command line needs, and import nothing from the current
+folder. Settings reach it through a pipe; in the background a second pipe brings back the outcome of the
+start, and a third one what the server says before its log is open.
 """
 
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import msgspec
 
 from mpchat.config import Config
 from mpchat.errors import AlreadyRunningError, ConfigError, StartError
+from mpchat.instance.paths import paths as instance_paths
+from mpchat.instance.record import SERVER
 from mpchat.settings import Sources
+from mpchat.supervisor import boot
 from mpchat.supervisor.startup import Order, Outcome, StartFacts, encode_order, signal_name
+from mpchat.text import visible
 
-# The folder that the package lies in. The server starts there, so that ``-m`` finds this package, installed
-# or not, and nothing in the folder of the user who starts it.
-_PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
+# A relative entry of PYTHONPATH, which may be empty, means this folder for the server.
+_SERVER_FOLDER = "/"
+# Lines that are shown of what a server said before it ended.
+_LAST_LINES = 5
+# Seconds to wait for them: a process that the server has left may hold its standard error open.
+_LAST_LINES_TIMEOUT = 1.0
 # Bytes that fit a pipe before the server reads it, on every system.
 _PIPE_SIZE = 64 << 10
 
@@ -36,7 +45,7 @@ def in_foreground(config: Config, sources: Sources) -> NoReturn:
     settings = _settings_pipe(Order(config, sources))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     sys.stdout.flush()
-    os.chdir(_PACKAGE_FOLDER)
+    os.chdir(_SERVER_FOLDER)
     os.execv(sys.executable, _command(config, settings, -1))
 
 
@@ -53,15 +62,16 @@ def in_background(config: Config, sources: Sources) -> StartFacts:
         with _interrupts_held():
             server = subprocess.Popen(
                 _command(config, settings, writer),
-                cwd=_PACKAGE_FOLDER,
+                cwd=_SERVER_FOLDER,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 pass_fds=(settings, writer),
                 start_new_session=True,
             )
         os.close(settings)
         os.close(writer)
+        last_lines = _LastLines(server)
         with open(reader, "rb") as stream:
             line = stream.read()
     except KeyboardInterrupt:
@@ -69,7 +79,7 @@ def in_background(config: Config, sources: Sources) -> StartFacts:
             server.terminate()
             server.wait()
         raise
-    outcome = msgspec.json.decode(line, type=Outcome) if line else _silent_outcome(config, server)
+    outcome = msgspec.json.decode(line, type=Outcome) if line else _silent_outcome(config, server, last_lines)
     if outcome.facts is None:
         server.wait()
         error = AlreadyRunningError if outcome.exit == AlreadyRunningError.exit_code else StartError
@@ -91,8 +101,9 @@ def _settings_pipe(order: Order) -> int:
 
 
 def _command(config: Config, settings: int, outcome: int) -> list[str]:
-    # The name is there for people who read a list of processes.
-    return [sys.executable, "-m", "mpchat.supervisor", config.name, str(settings), str(outcome)]
+    # Name and folder are there for people, and commands, that read a list of processes.
+    folder = str(instance_paths(config.name, config.runtime_dir).folder)
+    return [sys.executable, "-P", boot.__file__, SERVER, config.name, folder, str(settings), str(outcome)]
 
 
 @contextmanager
@@ -108,9 +119,28 @@ def _interrupts_held() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _silent_outcome(config: Config, server: "subprocess.Popen[bytes]") -> Outcome:
+class _LastLines:
+    """Reads what a server says on standard error until its log is open; a full pipe must not stop it."""
+
+    def __init__(self, server: "subprocess.Popen[bytes]") -> None:
+        self._lines: deque[bytes] = deque(maxlen=_LAST_LINES)
+        self._thread = threading.Thread(target=self._read, args=(server.stderr,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            self._lines.extend(line for line in stream if line.strip())
+
+    def text(self) -> str:
+        """Return the lines, safe to show; call when the server has ended."""
+        self._thread.join(_LAST_LINES_TIMEOUT)
+        return "".join(f"\n  {visible(line.decode(errors='replace').rstrip())}" for line in self._lines)
+
+
+def _silent_outcome(config: Config, server: "subprocess.Popen[bytes]", last_lines: _LastLines) -> Outcome:
     """Return the outcome of a server that ended without a report."""
     code = server.wait()
     how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
-    text = f"the server ended before it could serve ({how}); see {config.log_file}"
-    return Outcome(exit=StartError.exit_code, text=text)
+    said = last_lines.text()
+    where = f"; its last words:{said}" if said else f"; see {config.log_file}"
+    return Outcome(exit=StartError.exit_code, text=f"the server ended before it could serve ({how}){where}")

@@ -6,6 +6,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
+# A word in the command line of every server, by which its process is known.
+SERVER = "mpchat.supervisor"
 # Two readings of the same process's start may differ by the system's rounding of its boot time, in seconds.
 _START_TOLERANCE = 1.5
 
@@ -66,7 +68,7 @@ def is_server(identity: Identity) -> bool:
     """Tell whether a recorded supervisor lives and is one; a signal must not reach another program."""
     process = identity.process()
     try:
-        return process is not None and "mpchat.supervisor" in process.cmdline()
+        return process is not None and SERVER in process.cmdline()
     except psutil.AccessDenied:
         return True
     except psutil.Error:

@@ -1,8 +1,9 @@
-"""The server's process: ``python -m mpchat.supervisor NAME SETTINGS OUTCOME``.
+"""The server's process: ``mpchat.supervisor NAME FOLDER SETTINGS OUTCOME``.
 
-:mod:`mpchat.cli.launch` starts it. NAME is there for people who read a list of processes. SETTINGS is the
-descriptor of a pipe with the settings and their sources. OUTCOME is the descriptor of a pipe for what
-became of the start, or -1 when the server runs in the foreground and tells the user itself.
+:mod:`mpchat.cli.launch` starts it through :mod:`mpchat.supervisor.boot`. NAME and FOLDER, the
+instance's name and folder, are there for people and commands that read a list of processes. SETTINGS is the
+descriptor of a pipe with the settings and their sources. OUTCOME is the descriptor of a pipe for what became
+of the start, or -1 when the server runs in the foreground and tells the user itself.
 """
 
 import os
@@ -17,13 +18,13 @@ from mpchat.supervisor.supervisor import Supervisor
 def main() -> int:
     """Run the server; return the exit code."""
     allow_signals()
-    settings, outcome = int(sys.argv[2]), int(sys.argv[3])
+    settings, outcome = int(sys.argv[3]), int(sys.argv[4])
     order = read_order(settings)
     if outcome >= 0:
         os.set_inheritable(outcome, False)
     os.chdir("/")
-    # Standard error becomes the log; the start's own errors go to the terminal that it was started from.
-    terminal = os.fdopen(os.dup(2), "w")
+    # Standard error becomes the log; in the foreground the start's own errors go to the terminal.
+    terminal = os.fdopen(os.dup(2), "w") if outcome < 0 else None
 
     def on_ready(facts: StartFacts) -> None:
         nonlocal outcome
@@ -39,7 +40,8 @@ def main() -> int:
     except MpchatError as error:
         if outcome >= 0:
             report(outcome, Outcome.failed(error))
-        print(f"mpchat: {error}", file=terminal, flush=True)
+        if terminal is not None:
+            print(f"mpchat: {error}", file=terminal, flush=True)
         return error.exit_code
     return Exit.OK
 
