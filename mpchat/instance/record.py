@@ -1,5 +1,6 @@
 """Record: what a running server says of itself in a file, and processes identified by more than a pid."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def read_record(path: Path) -> Record | None:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return record if record.boot == _boot() else None
+
+
+def server_folder(process: psutil.Process) -> str | None:
+    """Return the runtime folder of a server's process, which its command line names; None: another program.
+
+    Any program can call itself so: for messages only.
+    """
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return None
+    # SERVER, the instance's name, its folder: see :mod:`mpchat.cli.launch`.
+    after = words[words.index(SERVER) + 1 :] if SERVER in words else []
+    return os.path.dirname(after[1]) if len(after) > 1 and os.path.isabs(after[1]) else None
 
 
 def is_server(identity: Identity) -> bool:

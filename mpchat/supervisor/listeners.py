@@ -5,18 +5,23 @@ names the address, the cause and the next step.
 """
 
 import errno
+import os
 import socket
 import threading
+from contextlib import suppress
 from typing import NamedTuple
 
 import psutil
 
 from mpchat.config import format_address
 from mpchat.errors import StartError
+from mpchat.instance.record import server_folder
 from mpchat.text import visible
 
 # Connections that the kernel completes before they are accepted; it caps this at net.core.somaxconn.
 BACKLOG = 4096
+# Servers of other users that an error names at most.
+_SHOWN = 3
 # What the kernel keeps of a client's unread input, in bytes; it doubles the number for its own accounting.
 RECEIVE_BUFFER = 256 << 10
 
@@ -203,7 +208,24 @@ def _holder(port: int) -> str:
     try:
         for each in psutil.net_connections("tcp"):
             if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid:
-                return f"{visible(psutil.Process(each.pid).name())} (pid {each.pid})"
+                return _described(psutil.Process(each.pid))
     except psutil.Error:
         pass
-    return "another program (whose, only an administrator can see)"
+    return f"another program (whose, only an administrator can see{_servers_of_others()})"
+
+
+def _described(process: psutil.Process) -> str:
+    folder = server_folder(process)
+    if folder is None:
+        return f"{visible(process.name())} (pid {process.pid})"
+    return f"mpchat (pid {process.pid}, runtime folder {visible(folder)})"
+
+
+def _servers_of_others() -> str:
+    """Name the servers of other users: the system does not tell this user what listens, but what runs."""
+    found: list[str] = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.uids().real != os.getuid() and server_folder(process) is not None:
+                found.append(f"{_described(process)} of {visible(process.username())}")
+    return f"; perhaps {' or '.join(found[:_SHOWN])}" if found else ""

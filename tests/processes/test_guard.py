@@ -139,7 +139,8 @@ def test_a_port_taken_by_another_program_is_told_with_its_name_and_pid(instance:
 def test_a_port_taken_by_the_instance_of_another_name_is_told(server: Server) -> None:
     other = Server(server.folder, "other")
     said = refused(other.command("start", "--port", str(server.address[1])), NOT_STARTED)
-    assert f"(pid {server.pid})" in said
+    where = f"127.0.0.1:{server.address[1]}"
+    assert f"{where} is taken by mpchat (pid {server.pid}, runtime folder {server.folder / 'run'});" in said
 
 
 # Many starts at once.
@@ -422,7 +423,16 @@ def test_a_stranger_gets_no_answer_from_our_server_and_is_not_told_that_it_is_no
     said = refused(as_stranger(stranger, "start", "--port", "0"), NOT_STARTED)
     assert f"{instance.instance_folder}: Permission denied" in said
     elsewhere = {**stranger.environment, "MPCHAT_RUNTIME_DIR": str(instance.folder / "none")}
+    port = str(instance.address[1])
     assert "is not running" in refused(as_stranger(stranger, "status", env=elsewhere), NOT_RUNNING)
+    # Which program listens, only root and its own user are told; which servers run, everybody.
+    own = instance.folder / "own"
+    own.mkdir()
+    os.chown(own, NOBODY, NOBODY)
+    elsewhere["MPCHAT_RUNTIME_DIR"] = str(own)
+    said = refused(as_stranger(stranger, "start", "--port", port, env=elsewhere), NOT_STARTED)
+    # More servers of root than the line names may run on this machine.
+    assert re.search(r"perhaps mpchat \(pid \d+, runtime folder /\S+\) of root", said)
     assert instance.status()["state"] == "RUNNING"
 
 
