@@ -315,7 +315,7 @@ def test_more_settings_than_a_pipe_takes_are_refused_not_waited_for(folder: Path
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "all settings together take" in done.stderr
