@@ -8,3 +8,6 @@ INTERNAL_ERROR = "internal error"
 SLOW = "slow consumer"
 # A later connection has taken the name.
 REPLACED = "replaced"
+# The client has closed in the middle of a frame, or its first bytes are another protocol's.
+CLOSED_INSIDE = "closed inside a frame"
+NOT_A_FRAME = "not a frame"

@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol
 from mpchat.protocol.framing import Framing
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import DialectState
+from mpchat.protocol.sniff import HalfFrame
 
 
 class Dialect(Protocol):
@@ -42,6 +43,9 @@ class Dialect(Protocol):
 
     def receive_eof(self) -> bool:
         """Take the end of the client's stream; returns True when it came between two frames."""
+
+    def half_frame(self) -> HalfFrame | None:
+        """Return what is known of a frame that has begun; None between two frames."""
 
     def export(self) -> DialectState:
         """Return all that another process needs to go on, as of a moment between two reads."""

@@ -6,6 +6,8 @@ over the limit is one too (:class:`Oversized`): neither ends a connection.
 
 from typing import NamedTuple
 
+from mpchat.protocol.sniff import HEAD_SIZE, HalfFrame
+
 # Bytes of the length field.
 HEADER_SIZE = 2
 # The largest length that two bytes can hold, in bytes.
@@ -77,6 +79,15 @@ class FrameDecoder:
     def held(self) -> int:
         """The number of bytes that are kept."""
         return len(self._partial or b"")
+
+    def half_frame(self) -> HalfFrame | None:
+        """Return what is known of the frame that has begun; None between two frames."""
+        if self._skip:
+            return HalfFrame(b"", 0, self._skip)
+        if self._partial is None or self.has_more:
+            return None
+        came = max(0, len(self._partial) - HEADER_SIZE)
+        return HalfFrame(bytes(self._partial[:HEAD_SIZE]), came, self._need - HEADER_SIZE)
 
     def export(self) -> tuple[bytes, int]:
         """Return ``(partial, skip)``: all that another decoder needs to continue."""

@@ -14,6 +14,7 @@ import msgspec
 
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
+from mpchat.protocol.sniff import too_long_hint
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -100,7 +101,8 @@ def relayed_frame(payload: bytes | Oversized, limit: int) -> bytes:
     longer than the frame that came in: it only loses escapes that JSON does not need.
     """
     if isinstance(payload, Oversized):
-        raise ProtocolError("too_long", f"the payload has {payload.size} bytes, {limit} are allowed")
+        hint = too_long_hint(payload.size)
+        raise ProtocolError("too_long", f"the payload has {payload.size} bytes, {limit} are allowed{hint}")
     try:
         encoded = _encode(_decode_message(payload))
         # The decoder does not look into the values of unknown keys. With equal sizes there are none, and the

@@ -7,6 +7,7 @@ from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.protocol.messages import leading_run
 from mpchat.protocol.session import MESSAGE_WORK, REQUEST, REQUEST_WORK, RUN_SIZE, DialectState, Session
+from mpchat.protocol.sniff import HalfFrame
 
 
 class PlainDialect(Session):
@@ -65,6 +66,10 @@ class PlainDialect(Session):
                 most -= REQUEST_WORK if posts[-1][0] == REQUEST else MESSAGE_WORK
         decoder.keep(data, position)
         return b"".join(replies)
+
+    def half_frame(self) -> HalfFrame | None:
+        """Return what is known of a frame that has begun; None between two frames."""
+        return self._decoder.half_frame()
 
     def receive_eof(self) -> bool:
         """Take the end of the client's stream; returns True when it came between two frames."""

@@ -11,6 +11,7 @@ from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, Oversized
 from mpchat.protocol.messages import error_frame, relayed_frame
 from mpchat.protocol.requests import Request, decode_request, pack_request, pong_frame
+from mpchat.protocol.sniff import HalfFrame
 
 # Bytes of one post at most where it holds many messages: what fits one queue item (see channel.ITEM_SIZE).
 RUN_SIZE = 64 << 10
@@ -43,6 +44,10 @@ class Session:
         # True from the first time that the client has asked to join.
         self.asked = asked
         self.limit = limit
+
+    def half_frame(self) -> HalfFrame | None:
+        """Return what is known of a frame that has begun; None where the dialect has no such thing."""
+        return None
 
     def take(self, payload: bytes | Oversized, posts: list[tuple[int, bytes]]) -> bytes:
         """Take a payload. Appends to ``posts`` what goes to the hub; returns the plain frame to answer with.

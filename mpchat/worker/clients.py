@@ -5,6 +5,7 @@ What clients send is read in :mod:`mpchat.worker.reading`, what they are sent go
 """
 
 import logging
+from contextlib import suppress
 
 from mpchat.config import Config
 from mpchat.ipc.addresses import covers
@@ -12,19 +13,19 @@ from mpchat.ipc.items import Up
 from mpchat.ipc.reasons import SLOW
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.messages import error_frame
+from mpchat.protocol.sniff import half_frame_text
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.lifetime import Lifetime
-from mpchat.worker.reading import ENTER_COST, OUTBOX_LIMIT, Reading
+from mpchat.worker.reading import ENTER_COST, OUTBOX_LIMIT, READ_SIZE, Reading
 from mpchat.worker.rooms import Rooms
 from mpchat.worker.uplink import Uplink
 
 # Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
 IDLE, HALF_A_FRAME = "idle", "half a frame"
 CUT_OFF = frozenset({SLOW, IDLE, HALF_A_FRAME})
-
 # What a member is told whose connection the operator ends.
 _KICKED = error_frame("kicked", "the operator has ended your connection")
 
@@ -125,6 +126,19 @@ class Clients:
         else:
             self.end(connection, error.strerror or "send failed")
 
+    def refuse(self, connection: Connection, text: str, reason: str) -> None:
+        """Tell a client that its bytes are no frames, and end its connection.
+
+        One that does not read what it is sent does not hear why: nothing is kept for that.
+        """
+        connection.fanout.complete(self._reactor.now)
+        if not connection.closed:
+            self.rooms.reply(connection, error_frame("bad_frame", text))
+        if not connection.closed:
+            with suppress(OSError):  # unread input would turn the end into a reset, which destroys the answer
+                connection.sock.recv(READ_SIZE)
+            self.end(connection, reason)
+
     def end(self, connection: Connection, reason: str) -> None:
         """End a connection and tell the hub, once, after the last of its posts."""
         if connection.closed:
@@ -178,4 +192,8 @@ class Clients:
                 self.end(connection, IDLE)
         if limit := self.config.frame_timeout:
             for connection in self.reading.inside_a_frame(now - limit):
-                self.end(connection, HALF_A_FRAME)
+                half = connection.dialect.half_frame()
+                if half is None or connection not in connection.fanout:
+                    self.end(connection, HALF_A_FRAME)
+                else:
+                    self.refuse(connection, half_frame_text(half), HALF_A_FRAME)

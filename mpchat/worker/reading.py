@@ -11,8 +11,9 @@ from functools import partial
 from typing import Protocol
 
 from mpchat.config import Config
-from mpchat.ipc.reasons import CLOSED, INTERNAL_ERROR
+from mpchat.ipc.reasons import CLOSED, CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
 from mpchat.protocol.session import REQUEST
+from mpchat.protocol.sniff import foreign, foreign_text, half_frame_text
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.lifetime import Lifetime
@@ -69,6 +70,9 @@ class Owner(Protocol):
 
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send a client an answer."""
+
+    def refuse(self, connection: Connection, text: str, reason: str) -> None:
+        """Tell a client that its bytes are no frames, and end its connection."""
 
     def on_writable(self, connection: Connection) -> None:
         """Send a client what it is owed."""
@@ -211,7 +215,11 @@ class Reading:
         if connection not in connection.fanout:  # sending had failed: the end is that of a reset
             self._owner.end(connection, "lost")
         else:
-            self._owner.end(connection, CLOSED if in_order else "closed inside a frame")
+            half = connection.dialect.half_frame()
+            if in_order or half is None:
+                self._owner.end(connection, CLOSED)
+            else:  # it may have closed only its own side, and then it hears why nothing came of this
+                self._owner.refuse(connection, half_frame_text(half), CLOSED_INSIDE)
 
     def _take(self, connection: Connection, data: bytes) -> None:
         dialect, now, held = connection.dialect, self._reactor.now, connection.dialect.held
@@ -234,19 +242,30 @@ class Reading:
         connection.budget = budget - REQUEST_COST if connection.asking else budget
         if allowance < 0 or connection.budget < 0:
             self.slow_down(connection)
-        if dialect.mid_frame:
-            if completed or replies or connection not in self.half:
-                self.half[connection] = now
-        elif self.half:
-            self.half.pop(connection, None)
         if (replies or connection.asking) and connection not in connection.fanout:
             self._owner.end(connection, "lost")  # it cannot be answered any more
             return
         if replies:
             self._owner.reply(connection, replies)
+        if dialect.mid_frame:
+            self._note_half(connection, progress=bool(completed or replies))
+        elif self.half:
+            self.half.pop(connection, None)
         if (dialect.has_more or connection.asking or not connection.reading) and not connection.closed:
             connection.no_longer(self._reactor, READ)
             self.read_again(connection)
+
+    def _note_half(self, connection: Connection, *, progress: bool) -> None:
+        """Note that a client is inside a frame. Refuse one that speaks another protocol."""
+        if connection.closed:
+            return
+        if progress or connection not in self.half:
+            self.half[connection] = self._reactor.now
+        if connection.spoke or connection.dialect.asked or connection not in connection.fanout:
+            return
+        half = connection.dialect.half_frame()
+        if half is not None and (name := foreign(half.head)):
+            self._owner.refuse(connection, foreign_text(name, half.head), NOT_A_FRAME)
 
     def _pass_on(self, connection: Connection, sender: Sender, completed: list[tuple[int, bytes]]) -> int:
         """Give the hub messages and requests; returns how many there are."""
