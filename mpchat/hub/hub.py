@@ -33,7 +33,7 @@ from mpchat.hub.entries import (
 )
 from mpchat.hub.history import Run
 from mpchat.hub.limits import Limits
-from mpchat.hub.log import Follow, MemoryLog, More, Record, Step, Sync
+from mpchat.hub.log import Follow, MemoryLog, More, Record, SaidAll, Step, Sync
 from mpchat.hub.moderation import BANS, MUTES, Moderation, ban_target, lifted_key, mute_target
 from mpchat.hub.moderation_file import NotKeptError, read_moderation, write_moderation
 from mpchat.hub.past import Past
@@ -92,6 +92,7 @@ class Hub:
             Up.SYNC: lambda endpoint, payload, now: Sync(*payload),
             Up.MORE: lambda endpoint, payload, now: More(payload),
             Up.FOLLOW: lambda endpoint, payload, now: Follow(*payload),
+            Up.SAID_ALL: lambda endpoint, payload, now: SaidAll(payload),
         }
         # What needs the worker that it came from; everything else is only put in order.
         self._servers: dict[type, Callable[[Any, Endpoint, float], None]] = {
@@ -99,6 +100,7 @@ class Hub:
             Sync: self._sync,
             More: self._replay_more,
             Follow: self._follow,
+            SaidAll: self._echoed,
         }
 
     # Workers.
@@ -272,6 +274,11 @@ class Hub:
             endpoint.send(Down.SYNCED)
         else:
             endpoint.send_now(Down.SYNCED)
+
+    def _echoed(self, said_all: SaidAll, endpoint: Endpoint, now: float) -> None:
+        """Tell a worker that all that these clients said has been sent to it."""
+        self.delivery.flush()
+        endpoint.send(Down.ECHOED, said_all.identities)
 
     # What operators and settings want.
 

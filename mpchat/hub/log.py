@@ -34,7 +34,13 @@ class Follow(NamedTuple):
     number: int
 
 
-Step = Sync | More | Follow
+class SaidAll(NamedTuple):
+    """Clients have ended their streams, and want to hear what they said before they go."""
+
+    identities: list[int]
+
+
+Step = Sync | More | Follow | SaidAll
 
 
 class Record(NamedTuple):

@@ -35,6 +35,9 @@ class ConnectionState(msgspec.Struct, frozen=True, array_like=True):
     allowance: float
     # The same for work that is no plain message.
     budget: float = 0.0
+    # True when the client has said something; and when it has ended its stream and is to get what it is owed.
+    spoke: bool = False
+    half_closed: bool = False
 
 
 def encode_state(state: ConnectionState) -> msgspec.Raw:

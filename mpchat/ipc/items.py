@@ -39,6 +39,8 @@ class Up(IntEnum):
     # (room, whether the worker is behind, how many clients are far behind although they read fast), when that
     # has changed, and several times a second while it is so; room 0 is that of plain clients.
     STRAINED = FIRST_KIND + 11
+    # Identities of clients that will say nothing more; answered when all that they said is in the order.
+    SAID_ALL = FIRST_KIND + 12
 
 
 class Down(IntEnum):
@@ -60,6 +62,9 @@ class Down(IntEnum):
     TELL = FIRST_KIND + 27  # (identity, frames) for one client alone
     END = FIRST_KIND + 28  # (identity, reason): end a connection
     ANSWERED = FIRST_KIND + 29  # identity: its request was served, and what it gets for that has been sent
+    ECHOED = (
+        FIRST_KIND + 31
+    )  # identities: the answer to SAID_ALL, behind all that follows from what they said
     HOLD = FIRST_KIND + 30  # (room, held): read nothing from clients that speak in this room; or read again
 
 

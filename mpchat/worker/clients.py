@@ -10,13 +10,14 @@ from contextlib import suppress
 from mpchat.config import Config
 from mpchat.ipc.addresses import covers
 from mpchat.ipc.items import Up
-from mpchat.ipc.reasons import SLOW
+from mpchat.ipc.reasons import CLOSED, SLOW
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.messages import error_frame
 from mpchat.protocol.sniff import half_frame_text
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
+from mpchat.worker.half_closed import HalfClosed
 from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.reading import ENTER_COST, OUTBOX_LIMIT, READ_SIZE, Reading
@@ -49,6 +50,7 @@ class Clients:
         self.by_identity: dict[int, Connection] = {}
         self.rooms = Rooms(config, reactor, counters, self)
         self.reading = Reading(config, reactor, uplink, self, lifetime)
+        self.half_closed = HalfClosed(reactor, uplink, self.end)
         self._reactor = reactor
         self._uplink = uplink
         self._handoff = handoff
@@ -72,6 +74,8 @@ class Clients:
             self.reading.charge(connection, len(frames), ENTER_COST)
         connection.replaying = not live
         self.rooms.enter(connection, frames, room_number, Place(number) if live else None)
+        if connection.half_closed:
+            self.half_closed.settle(connection)
 
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send a client an answer; while it does not read its answers it is not read from."""
@@ -99,7 +103,9 @@ class Clients:
 
     def drained(self, connection: Connection) -> None:
         """A client has been sent all that is for it alone: it may have waited for that."""
-        if not connection.reading:
+        if connection.half_closed:
+            self.half_closed.settle(connection)
+        elif not connection.reading:
             self.reading.read_again(connection)
 
     def on_writable(self, connection: Connection) -> None:
@@ -108,16 +114,34 @@ class Clients:
         if connection.replaying and connection.fanout.is_live(connection):
             connection.replaying = False
             self._uplink.say(Up.MORE, connection.identity)
-        if not connection.closed and not connection.reading:
+        if connection.half_closed:
+            self.half_closed.settle(connection)
+        elif not connection.closed and not connection.reading:
             self.reading.read_again(connection)
 
     # The end of connections.
+
+    def half_close(self, connection: Connection) -> None:
+        """Take a client that has ended its stream: one that is owed something is sent it before the end."""
+        if self._lifetime.draining or not (connection.spoke or connection.dialect.asked or connection.outbox):
+            self.end(connection, CLOSED)
+        else:
+            self.half_closed.begin(connection)
+
+    def echoed(self, identities: list[int]) -> None:
+        """Take note that all that these clients said has come back."""
+        for identity in identities:
+            connection = self.by_identity.get(identity)
+            if connection is not None:
+                self.half_closed.echoed(connection)
 
     def lost(self, connection: Connection, error: OSError | None) -> None:
         """Take a client that a fan-out has given up. One that is gone may have said something before it went,
         which is still to be read; reading comes to an end by itself."""
         if error is None:
             self.end(connection, SLOW)
+        elif connection.half_closed:  # it has closed both sides
+            self.end(connection, CLOSED)
         elif isinstance(error, ConnectionError) and not self._lifetime.draining:
             connection.fanout.leave(connection)
             connection.outbox = b""
@@ -147,6 +171,7 @@ class Clients:
         self._counters.ended[reason] += 1
         del self.by_identity[connection.identity]
         self.reading.forget(connection)
+        self.half_closed.forget(connection)
         self.rooms.leave(connection)
         connection.listen(self._reactor, 0)
         connection.sock.close()
@@ -184,6 +209,7 @@ class Clients:
 
     def end_overdue(self, now: float) -> None:
         """End connections that the idle timeout and the half-frame timeout have caught up with."""
+        self.half_closed.end_overdue(now)
         if limit := self.config.idle_timeout:
             silent = [
                 each for each in self.by_identity.values() if now - max(each.heard, each.quiet_until) > limit

@@ -36,6 +36,7 @@ class Connection:
         "cursor",
         "dialect",
         "fanout",
+        "half_closed",
         "heard",
         "host",
         "identity",
@@ -67,8 +68,10 @@ class Connection:
         self.asking = False
         # True if it sent little when it was read from last.
         self.light = True
-        # True once it has said something here.
+        # True once it has said something.
         self.spoke = False
+        # True from when it has ended its stream; it is still sent what it is owed.
+        self.half_closed = False
         # True from when it is not read any more because it is to be moved.
         self.leaving = False
         # Who writes to it (a ``fanout.Fanout``), and whether it is being sent the past of a room.

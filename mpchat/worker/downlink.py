@@ -63,6 +63,7 @@ class Downlink:
             Down.END: self._end,
             Down.ANSWERED: clients.answered,
             Down.HOLD: self._hold,
+            Down.ECHOED: clients.echoed,
         }
 
     @property

@@ -117,6 +117,11 @@ class Fanout:
         return connection in self._live
 
     @property
+    def messages(self) -> int:
+        """The number of the last message that this fan-out has been given."""
+        return self.stream.messages + self._pending.messages
+
+    @property
     def idle(self) -> bool:
         """True when every client has been sent everything, except those that are late."""
         return self._flush is None and not self._pending

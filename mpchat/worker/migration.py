@@ -101,6 +101,9 @@ class Migration:
         rooms, reading = self._clients.rooms, self._clients.reading
         connection.heard = state.heard
         connection.allowance, connection.budget = state.allowance, state.budget
+        connection.spoke = state.spoke
+        if state.half_closed:
+            self._clients.half_closed.begin(connection)
         reading.slow_down(connection)
         connection.outbox, connection.outbox_open = state.outbox, state.outbox_open
         reading.read_again(connection)
@@ -175,6 +178,7 @@ class Migration:
         """Take a connection out of everything, and return what it was."""
         connection.listen(self._reactor, 0)
         del self._clients.by_identity[connection.identity]
+        self._clients.half_closed.forget(connection)
         room, place = self._clients.rooms.take_out(connection)
         return ConnectionState(
             dialect=connection.dialect.name,
@@ -188,6 +192,8 @@ class Migration:
             left_at=self._left_at,
             allowance=connection.allowance,
             budget=connection.budget,
+            spoke=connection.spoke,
+            half_closed=connection.half_closed,
         )
 
     def take_receipt(self, receipt: Receipt) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from mpchat.config import Config
-from mpchat.ipc.reasons import CLOSED, CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
+from mpchat.ipc.reasons import CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
 from mpchat.protocol.session import REQUEST
 from mpchat.protocol.sniff import foreign, foreign_text, half_frame_text
 from mpchat.reactor import READ, WRITE, Reactor
@@ -70,6 +70,9 @@ class Owner(Protocol):
 
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send a client an answer."""
+
+    def half_close(self, connection: Connection) -> None:
+        """Take a client that has ended its stream: end its connection when it has what it is owed."""
 
     def refuse(self, connection: Connection, text: str, reason: str) -> None:
         """Tell a client that its bytes are no frames, and end its connection."""
@@ -217,7 +220,7 @@ class Reading:
         else:
             half = connection.dialect.half_frame()
             if in_order or half is None:
-                self._owner.end(connection, CLOSED)
+                self._owner.half_close(connection)
             else:  # it may have closed only its own side, and then it hears why nothing came of this
                 self._owner.refuse(connection, half_frame_text(half), CLOSED_INSIDE)
 
@@ -318,6 +321,8 @@ class Reading:
         quiet = connection.quiet_until > time.monotonic()
         full = len(connection.outbox) >= OUTBOX_LIMIT
         if self._lifetime.draining or connection.leaving or connection.asking or quiet or full:
+            return
+        if connection.half_closed:
             return
         if connection.dialect.has_more:
             self._again[connection] = None

@@ -17,6 +17,8 @@ from mpchat.worker.post_timing import next_post
 # Leavers in one item, and what one takes in bytes: an address of up to 47, a number, a reason.
 LEAVERS_PER_ITEM = 300
 LEAVER_COST = 80
+# What an identity takes in an item, in bytes.
+IDENTITY_COST = 10
 # What an entry of a head takes, in bytes: an address and two numbers.
 HEAD_COST = 40
 # The sender of a post: an address, or the identity of a connection that has asked to join.
@@ -35,6 +37,8 @@ class Uplink:
         self.posts_size = 0
         # Clients that have gone: an address, or identity, address and reason.
         self.left: list[str | tuple[int, str, str]] = []
+        # Clients that have ended their streams: their identities.
+        self.said_all: list[int] = []
         # True while connections wait for their last posts to be in the order: then nothing is gathered.
         self.hurried = False
         self._lifetime = lifetime
@@ -50,7 +54,7 @@ class Uplink:
 
     def due(self) -> float | None:
         """Return when :meth:`work` wants a call (seconds, monotonic); None: not at all."""
-        return self._post_due if self.posts or self.left else None
+        return self._post_due if self.posts or self.left or self.said_all else None
 
     def post(self, sender: Sender, count: int, frames: bytes) -> None:
         """Take ``count`` messages of one client."""
@@ -64,7 +68,7 @@ class Uplink:
 
     def work(self, now: float) -> None:
         """Post what clients sent, at once when the last posts went up a while ago; then say who has left."""
-        if not (self.posts or self.left):
+        if not (self.posts or self.left or self.said_all):
             if self._lifetime.draining and not self._drained:
                 self._drained = True
                 self.say(Up.DRAINED)
@@ -76,6 +80,10 @@ class Uplink:
         self._counters.messages_in += sum(count for _, count, _ in self.posts)
         try:
             self._send_posts()
+            while self.said_all:
+                silent = self.said_all[:LEAVERS_PER_ITEM]
+                del self.said_all[:LEAVERS_PER_ITEM]
+                self.link.send(Up.SAID_ALL, silent, len(silent) * IDENTITY_COST)
             while self.left:
                 leavers = self.left[:LEAVERS_PER_ITEM]
                 del self.left[:LEAVERS_PER_ITEM]

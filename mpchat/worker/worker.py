@@ -90,6 +90,8 @@ class Worker:
         self.uplink.work(now)
         self.downlink.work(now)
         self.rooms.work(now)
+        if self.clients.half_closed.busy:
+            self.clients.half_closed.work()
         self.migration.work()
         if self.lifetime.closing_until is not None:
             self._close_when_done(now, self.lifetime.closing_until)

@@ -216,6 +216,20 @@ def test_it_is_the_same_connection_under_the_same_address(server: Server) -> Non
         everybody_heard_of_leaving(others, 1)
 
 
+def test_a_client_that_has_ended_its_stream_gets_what_it_said_over_a_reload(server: Server) -> None:
+    said = [f"{number} 나가면서 " + "x" * 50_000 for number in range(100)]
+    with listeners(server, 1) as (other,), Client(server_address(server)) as leaver:
+        for text in said:
+            leaver.say(text)
+        leaver.sock.shutdown(socket.SHUT_WR)
+        everybody_hears([other], said[-1])
+        eventually(lambda: sum(each["late"] for each in facts(server)["workers"]), "the leaver to be late")
+        assert reload(server)["moved"] == 2
+        assert leaver.hear_until(said[-1]) == said
+        assert leaver.receive() is None
+        everybody_hears([other], f" Disconnect : {leaver.address} ")
+
+
 def test_a_reload_says_what_it_did_and_status_remembers_it(server: Server) -> None:
     assert facts(server)["last_reload"] is None
     assert (facts(server)["generation"], generations(server)) == (1, [1, 1])

@@ -17,7 +17,18 @@ from mpchat.worker.connection import Connection
 
 # Fields of a connection that its state holds, some of them under another name; the peer's address, the
 # identity and the socket travel beside it.
-MOVED = {"allowance", "budget", "cursor", "dialect", "fanout", "heard", "outbox", "outbox_open"}
+MOVED = {
+    "allowance",
+    "budget",
+    "cursor",
+    "dialect",
+    "fanout",
+    "half_closed",
+    "heard",
+    "outbox",
+    "outbox_open",
+    "spoke",
+}
 BESIDE = {"host", "identity", "port", "sock"}
 # What the next worker makes anew, because it follows from the rest or begins again there.
 MADE_ANEW = {
@@ -32,7 +43,6 @@ MADE_ANEW = {
     "on_event",
     "quiet_until",  # from the allowance
     "replaying",  # the hub begins again
-    "spoke",
 }
 
 SAID = [b"one", b"", b"three", b"four"]
@@ -53,6 +63,8 @@ STATES = st.builds(
     left_at=st.floats(0, 1e9),
     allowance=st.floats(-1e3, 1e9),
     budget=st.floats(-1e3, 1e9),
+    spoke=st.booleans(),
+    half_closed=st.booleans(),
 )
 
 
