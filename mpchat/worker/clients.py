@@ -27,6 +27,7 @@ from mpchat.worker.uplink import Uplink
 # Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
 IDLE, HALF_A_FRAME = "idle", "half a frame"
 CUT_OFF = frozenset({SLOW, IDLE, HALF_A_FRAME})
+
 # What a member is told whose connection the operator ends.
 _KICKED = error_frame("kicked", "the operator has ended your connection")
 
@@ -177,7 +178,7 @@ class Clients:
         connection.sock.close()
         if connection.dialect.asked:
             self._uplink.left.append((connection.identity, connection.address, reason))
-        else:
+        elif connection.spoke:  # health checks and speculative connections are no news to anybody
             self._uplink.left.append(connection.address)
         self._handoff.receipt.closed.append(connection.host)
         level = logging.WARNING if reason in CUT_OFF else logging.DEBUG

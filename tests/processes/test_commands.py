@@ -329,6 +329,8 @@ def test_say_of_what_is_no_message_is_one_line_and_the_server_goes_on(
 def test_kick_by_address_ends_that_connection_and_by_host_all_of_it(shared: Server) -> None:
     with clients(shared, 3) as (alice, bob, carol):
         shared.wait_for_connections(3)
+        bob.say("안녕")  # the leaving of a client that has said nothing is not told
+        assert [each.hear() for each in (alice, bob, carol)] == ["안녕"] * 3
         assert said(shared.command("kick", bob.address)) == "1 connection ended\n"
         assert bob.receive() is None
         assert alice.hear() == carol.hear() == f" Disconnect : {bob.address} "

@@ -24,7 +24,17 @@ from support.crowd import (
     listeners,
     worker_pids,
 )
-from support.harness import Client, Server, clients, commands_served, frame, running, settle, stopped
+from support.harness import (
+    Client,
+    Server,
+    clients,
+    commands_served,
+    frame,
+    introduce,
+    running,
+    settle,
+    stopped,
+)
 from support.waiting import eventually
 
 from mpchat.errors import MpchatError
@@ -134,7 +144,7 @@ def test_half_a_frame_and_then_quiet_bothers_nobody(server: Server) -> None:
 
 def test_a_client_that_never_reads_is_cut_off_and_the_others_get_everything(folder: Path) -> None:
     with running(folder, "--lag-limit", "1m") as server, connected(server.address, 1) as stalled:
-        settle(stalled)
+        introduce(stalled)
         with listeners(server, 4) as crowd:
             text = " " * 50_000
             for number in range(300):
@@ -174,7 +184,7 @@ def test_a_reader_of_a_byte_at_a_time_bothers_nobody(server: Server) -> None:
 def test_a_storm_of_five_hundred_that_leave_at_one_moment_shares_few_notices(server: Server) -> None:
     with descriptors_given_back(server), listeners(server, 2) as crowd:
         with connected(server.address, 500) as storm:
-            settle(storm)
+            introduce(storm)
         everybody_heard_of_leaving(crowd, 500)
         notices = [text for text in crowd[0].texts if text.startswith(" Disconnect : ")]
         assert len(notices) <= 50

@@ -27,6 +27,7 @@ from support.changing import (
 )
 from support.crowd import (
     Listener,
+    all_speak,
     connected,
     connections,
     descriptors_given_back,
@@ -38,7 +39,7 @@ from support.crowd import (
     payloads,
     worker_pids,
 )
-from support.harness import Client, Server, clients, frame, raw_frame, running, settle
+from support.harness import Client, Server, clients, frame, introduce, raw_frame, running, settle
 from support.waiting import eventually
 
 pytestmark = pytest.mark.one_python
@@ -202,6 +203,7 @@ def settle_reads(server: Server) -> None:
 
 def test_it_is_the_same_connection_under_the_same_address(server: Server) -> None:
     with descriptors_given_back(server), listeners(server, 20) as crowd:
+        all_speak(crowd)
         peers = [(each.sock.getsockname(), each.sock.getpeername()) for each in crowd]
         for _ in range(3):
             assert reload(server)["moved"] == 20
@@ -305,7 +307,7 @@ def test_the_limit_of_a_payload_changes_for_those_who_are_there(folder: Path) ->
 def test_notices_log_level_connections_and_workers_change(folder: Path) -> None:
     with configured(folder) as server, listeners(server, 4) as crowd:
         with connected(server_address(server), 1) as leaver:
-            settle(leaver)
+            introduce(leaver)
         everybody_heard_of_leaving(crowd, 1)
         assert "DEBUG" not in server.log
         write_settings(server, port=0, workers=3, notices=False, log_level="debug", max_connections=5)
@@ -328,6 +330,7 @@ def test_notices_log_level_connections_and_workers_change(folder: Path) -> None:
 
 def test_the_lag_limit_is_lowered_under_a_client_that_is_further_behind(folder: Path) -> None:
     with configured(folder) as server, stalled(server, 2) as late, listeners(server, 2) as prompt:
+        introduce(late)
         fall_behind(server, prompt[0], len(late))
         write_settings(server, port=0, workers=2, lag_limit="16M")
         assert reload(server)["changed"] == ["lag_limit"]

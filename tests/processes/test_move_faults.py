@@ -27,6 +27,7 @@ from support.changing import (
 )
 from support.crowd import (
     Listener,
+    all_speak,
     assert_same_stream,
     descriptors,
     everybody_heard_of_leaving,
@@ -358,6 +359,7 @@ def test_a_moved_connection_that_cannot_be_watched_is_ended_and_the_others_go_on
             connection.listen = fail
     """
     with configured(folder, fault=fault, workers=1) as server, listeners(server, COUNT) as crowd:
+        all_speak(crowd)
         (folder / "site" / "faulty").touch()
         answer = change(server, "reload")
         assert (answer.exit, answer.result["lost"]) == (OK, 0)

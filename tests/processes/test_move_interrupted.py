@@ -42,7 +42,7 @@ from support.crowd import (
     sending,
     wait_until_running,
 )
-from support.harness import MPCHAT, Server, kill, running, settle, stopped
+from support.harness import MPCHAT, Server, introduce, kill, running, settle, stopped
 from support.injected import inject
 from support.waiting import eventually
 
@@ -119,7 +119,7 @@ def test_clients_that_go_while_they_are_moved_are_told_of_once(server: Server, l
 
 def test_everybody_is_found_by_kick_wherever_they_are(server: Server) -> None:
     with listeners(server, 2) as crowd, connected(server_address(server), 30) as victims:
-        settle(victims)
+        introduce(victims)
         with reloading_all_the_time(server) as answers:
             for each in victims:
                 result = change(server, "kick", address=each.address).result

@@ -10,6 +10,8 @@ def test_a_server_starts_chats_refuses_a_second_start_and_stops(server: Server) 
     with clients(server, 3) as (alice, bob, carol):
         alice.say("안녕하세요 👋")
         assert [each.hear() for each in (alice, bob, carol)] == ["안녕하세요 👋"] * 3
+        carol.say("먼저 갑니다")
+        assert [each.hear() for each in (alice, bob, carol)] == ["먼저 갑니다"] * 3
         gone = carol.address
         carol.close()
         assert [each.hear() for each in (alice, bob)] == [f" Disconnect : {gone} "] * 2

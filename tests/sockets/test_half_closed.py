@@ -144,3 +144,26 @@ def test_a_move_carries_it(bench: Bench) -> None:
         assert [client.hear(), client.receive()] == ["나가기 전에", None]
     finally:
         other.close()
+
+
+@pytest.mark.parametrize("sent", [b"", frame("안녕")[:5], raw_frame(b""), raw_frame(b"junk") * 3])
+def test_a_client_that_has_said_nothing_valid_leaves_without_a_notice(bench: Bench, sent: bytes) -> None:
+    client, connection = bench.connect(1)
+    client.send_raw(sent)
+    client.reset()
+    bench.until(lambda: connection.closed)
+    assert bench.worker.uplink.left == []
+
+
+def test_a_client_that_has_said_something_is_told_of_also_after_a_move(bench: Bench) -> None:
+    client, connection = bench.connect(1)
+    client.send_raw(OWN)
+    bench.until(lambda: bool(bench.worker.uplink.posts))
+    moved = bench.take(1, connection.sock, bench.worker.migration.export_state(connection))
+    client.reset()
+    bench.until(lambda: moved.closed)
+    assert bench.worker.uplink.left == [client_address(moved)]
+
+
+def client_address(connection: Connection) -> str:
+    return f"{connection.host}:{connection.port}"

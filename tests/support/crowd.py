@@ -265,6 +265,13 @@ def wait_until_running(server: Server, timeout: float = 30.0) -> dict[str, Any]:
     return eventually(running, "every worker to run", timeout)
 
 
+def all_speak(crowd: Sequence[Listener]) -> None:
+    """Have every client say something: only then is its leaving told."""
+    for each in crowd:
+        each.say(f"{each.address}입니다")
+        everybody_hears([each], f"{each.address}입니다")
+
+
 def leavers_heard(client: Listener) -> int:
     """How many leavers the notices that a client got account for."""
     total = 0

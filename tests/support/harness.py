@@ -300,6 +300,13 @@ def settle(joined: Sequence[Client], mark: str = "= settled =") -> None:
         assert received is not None, "the connection ended, an answer was expected"
 
 
+def introduce(joined: Sequence[Client]) -> None:
+    """Have every client say something: only then is its leaving told."""
+    for each in joined:
+        each.say("안녕하세요")
+    settle(joined)
+
+
 def commands_served(process: psutil.Process) -> int:
     """Connections at the control socket, the listening one not counted."""
     return max(0, sum("control.sock" in str(each.laddr) for each in process.net_connections("unix")) - 1)
