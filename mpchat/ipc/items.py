@@ -62,10 +62,9 @@ class Down(IntEnum):
     TELL = FIRST_KIND + 27  # (identity, frames) for one client alone
     END = FIRST_KIND + 28  # (identity, reason): end a connection
     ANSWERED = FIRST_KIND + 29  # identity: its request was served, and what it gets for that has been sent
-    ECHOED = (
-        FIRST_KIND + 31
-    )  # identities: the answer to SAID_ALL, behind all that follows from what they said
     HOLD = FIRST_KIND + 30  # (room, held): read nothing from clients that speak in this room; or read again
+    # Identities: the answer to SAID_ALL, behind all that follows from what these clients said.
+    ECHOED = FIRST_KIND + 31
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True):
