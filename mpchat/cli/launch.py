@@ -44,7 +44,6 @@ def in_foreground(config: Config, sources: Sources) -> NoReturn:
     """
     settings = _settings_pipe(Order(config, sources))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    sys.stdout.flush()
     os.chdir(_SERVER_FOLDER)
     os.execv(sys.executable, _command(config, settings, -1))
 

@@ -3,9 +3,10 @@
 A log file is standard error itself, pointed at the file: so tracebacks, stack dumps and whatever a library
 prints go the same way, and opening the file anew is one ``dup2``. A line starts with what happened and ends
 with who it happened to; characters that do not print are escaped; a line that would come again and again is
-counted instead.
+counted instead. No line makes the process wait: see :mod:`mpchat.ipc.standard_stream`.
 """
 
+import atexit
 import faulthandler
 import logging
 import os
@@ -13,13 +14,16 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO, cast
 
+from mpchat.ipc.standard_stream import StandardStream
 from mpchat.text import visible
 
 # So many lines of one kind go out in so many seconds; the rest is counted and told with the next one.
 BURST = 5
 BURST_SECONDS = 10.0
+# Seconds that a process waits at its end for a log that is slow; less than a stop gives workers (STOP_GRACE).
+DRAIN = 0.5
 
 
 class _Formatter(logging.Formatter):
@@ -55,10 +59,15 @@ class _Repeats(logging.Filter):
         return count < BURST
 
 
-def set_up(level: str, who: str) -> None:
-    """Log what is at least ``level`` to standard error; ``who`` is in every line."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)s {who}[{os.getpid()}]: %(message)s"))
+def set_up(level: str, who: str, stream: TextIO | None = None) -> None:
+    """Log what is at least ``level`` to standard error; ``who`` is in every line.
+
+    All that this process writes to ``sys.stderr`` goes the same way from now on. A test may give a
+    ``stream`` of its own instead.
+    """
+    formatter = _Formatter(f"%(asctime)s %(levelname)s {who}[{os.getpid()}]: %(message)s")
+    handler = logging.StreamHandler(stream or _take_standard_error(formatter))
+    handler.setFormatter(formatter)
     handler.addFilter(_Repeats())
     logger = logging.getLogger("mpchat")
     logger.handlers = [handler]
@@ -68,12 +77,29 @@ def set_up(level: str, who: str) -> None:
     logging.raiseExceptions = False
 
 
+def _take_standard_error(formatter: logging.Formatter) -> TextIO:
+    def note(count: int) -> str:
+        text = "1 log line was dropped" if count == 1 else f"{count} log lines were dropped"
+        record = logging.LogRecord(
+            "mpchat.log", logging.WARNING, "", 0, f"{text}: the log could not be written", None, None
+        )
+        return f"{formatter.format(record)}\n"
+
+    stream = StandardStream(2, note)
+    atexit.register(stream.drain, DRAIN)
+    # A traceback, which nobody expected, must not block the process either.
+    sys.stderr = cast("TextIO", stream)
+    return sys.stderr
+
+
 def point_at(path: str) -> None:
     """Make ``path`` this process's standard error, appending. Raises ``OSError``."""
     descriptor = _open(path)
     os.set_blocking(descriptor, True)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    if isinstance(sys.stderr, StandardStream):
+        sys.stderr.renew()
 
 
 def check(path: str) -> None:

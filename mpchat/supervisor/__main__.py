@@ -11,6 +11,7 @@ import sys
 
 from mpchat.errors import Exit, MpchatError
 from mpchat.ipc import logs
+from mpchat.ipc.standard_stream import StandardStream
 from mpchat.supervisor.startup import Outcome, StartFacts, allow_signals, read_order, report, start_text
 from mpchat.supervisor.supervisor import Supervisor
 
@@ -23,8 +24,8 @@ def main() -> int:
     if outcome >= 0:
         os.set_inheritable(outcome, False)
     os.chdir("/")
-    # Standard error becomes the log; in the foreground the start's own errors go to the terminal.
-    terminal = os.fdopen(os.dup(2), "w") if outcome < 0 else None
+    # Standard error becomes the log; in the foreground the start's own words go to the terminal.
+    terminal, output = (_stream(os.dup(2)), _stream(1)) if outcome < 0 else (None, None)
 
     def on_ready(facts: StartFacts) -> None:
         nonlocal outcome
@@ -32,7 +33,7 @@ def main() -> int:
             report(outcome, Outcome(facts))
             outcome = -1  # reported, and closed
         else:
-            print(start_text(order.config, facts, order.sources.file), flush=True)
+            print(start_text(order.config, facts, order.sources.file), file=output)
 
     logs.set_up(order.config.log_level, "supervisor")
     try:
@@ -41,9 +42,18 @@ def main() -> int:
         if outcome >= 0:
             report(outcome, Outcome.failed(error))
         if terminal is not None:
-            print(f"mpchat: {error}", file=terminal, flush=True)
+            print(f"mpchat: {error}", file=terminal)
         return error.exit_code
+    finally:
+        for stream in (terminal, output):
+            if stream is not None:
+                stream.drain(logs.DRAIN)
     return Exit.OK
+
+
+def _stream(descriptor: int) -> StandardStream:
+    """Return a stream for what the user is told; a server serves on when it cannot be written."""
+    return StandardStream(descriptor, lambda count: "")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ from mpchat.ipc import logs
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What goes to standard error."""
+def written() -> Iterator[io.StringIO]:
+    """What is logged."""
     stream = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
     logger = logging.getLogger("mpchat")
     before = logger.handlers, logger.level, logger.propagate, logging.raiseExceptions
-    logs.set_up("info", "tester")
+    logs.set_up("info", "tester", stream)
     yield stream
     logger.handlers, logger.level, logger.propagate, logging.raiseExceptions = before
 

@@ -1,0 +1,138 @@
+"""A standard stream that stalls, is full or is gone: writers go on, and readers are told what is missing."""
+
+import fcntl
+import os
+import re
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from support.waiting import PATIENCE, eventually
+
+from mpchat.ipc import standard_stream
+from mpchat.ipc.standard_stream import WAITING, StandardStream
+
+# Seconds within which a program has written to a stream that takes nothing, on a busy machine.
+AT_ONCE = 5.0
+
+
+def note(count: int) -> str:
+    return f"- {count} missing -\n"
+
+
+@contextmanager
+def stalled_pipe() -> Iterator[tuple[int, int]]:
+    """A pipe that is full: its reading and its writing end."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        try:
+            while True:
+                os.write(writer, b"." * 4096)
+        except BlockingIOError:
+            os.set_blocking(writer, True)
+        yield reader, writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def read_until(reader: int, end: str) -> str:
+    """Read until the text ends so, without what had made the pipe full."""
+    os.set_blocking(reader, False)
+    data = bytearray()
+
+    def ended() -> bool:
+        with suppress(BlockingIOError):
+            data.extend(os.read(reader, 1 << 20))
+        return data.endswith(end.encode())
+
+    eventually(ended, f"the text to end with {end!r}")
+    return data.decode().lstrip(".")
+
+
+def test_a_reader_that_stalls_blocks_nobody_and_is_told_later_what_is_missing() -> None:
+    with stalled_pipe() as (reader, writer):
+        stream = StandardStream(writer, note)
+        began = time.monotonic()
+        for number in range(3 * WAITING):
+            stream.write(f"{number} 안녕하세요\n")
+        assert time.monotonic() - began < AT_ONCE
+        assert not fcntl.fcntl(writer, fcntl.F_GETFL) & os.O_NONBLOCK, "others write to it too"
+        text = read_until(reader, "missing -\n")  # without a further line
+        stream.write("again\n")
+        text += read_until(reader, "again\n")
+    assert text.endswith("missing -\nagain\n")
+    # The thread may take the first line when some were dropped already: then there is room for one more.
+    following, kept = 0, 0
+    for line in text.splitlines()[:-1]:
+        if line.startswith("- "):
+            following += int(line.split()[1])
+        else:
+            assert line == f"{following} 안녕하세요"
+            following, kept = following + 1, kept + 1
+    assert following == 3 * WAITING, "each line is there, or counted where it is missing"
+    assert WAITING <= kept <= WAITING + 1
+
+
+def test_of_a_long_text_only_the_beginning_waits() -> None:
+    with stalled_pipe() as (reader, writer):
+        stream = StandardStream(writer, note)
+        stream.write("x" * 10_000_000)
+        assert len(read_until(reader, "[cut]\n")) < 2 * standard_stream.LONGEST
+
+
+def test_a_drain_waits_for_a_slow_reader_and_not_for_a_stalled_one() -> None:
+    with stalled_pipe() as (reader, writer):
+        stream = StandardStream(writer, note)
+        stream.write("last\n")
+        began = time.monotonic()
+        stream.drain(0.05)
+        assert time.monotonic() - began < AT_ONCE
+        read_until(reader, "last\n")
+        stream.write("very last\n")
+        stream.drain(PATIENCE)
+        assert read_until(reader, "very last\n") == "very last\n"
+
+
+def test_a_stream_that_follows_its_descriptor_leaves_no_thread_and_no_descriptor(tmp_path: Path) -> None:
+    with stalled_pipe() as (reader, writer):
+        stream = StandardStream(writer, note)
+        stream.write("to the pipe\n")
+        before = os.dup(writer)
+        with open(tmp_path / "log", "wb") as file:
+            os.dup2(file.fileno(), writer)
+        stream.renew()
+        stream.write("to the file\n")
+        assert (tmp_path / "log").read_text() == "to the file\n"
+        assert read_until(reader, "to the pipe\n") == "to the pipe\n"
+        os.close(before)
+        eventually(lambda: os.read(reader, 1) == b"", "every writing end to be closed")
+
+
+def test_a_reader_that_has_gone_and_a_descriptor_that_is_closed_are_no_errors() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = StandardStream(writer, note)
+    stream.write("nobody\n")
+    stream.drain(PATIENCE)
+    os.close(writer)
+    StandardStream(writer, note).write("nowhere\n")
+
+
+def test_lines_that_a_full_disk_did_not_take_are_counted(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open(tmp_path / "log", "ab") as file:
+        stream = StandardStream(file.fileno(), note)
+        stream.write("first\n")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6, hard))
+        try:
+            for number in range(10):
+                stream.write(f"{number}\n")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        stream.write("last\n")
+        stream.write("really\n")
+    assert re.fullmatch(r"first\n- 10 missing -\nlast\nreally\n", (tmp_path / "log").read_text())
