@@ -10,7 +10,8 @@ from mpchat.ipc import logs
 from mpchat.reactor import READ, Reactor
 
 STOP = frozenset({signal.SIGTERM, signal.SIGINT})
-RELOAD = signal.SIGHUP
+# Reload, or end with the terminal.
+HANGUP = signal.SIGHUP
 # One worker more, and one fewer.
 MORE = signal.SIGTTIN
 FEWER = signal.SIGTTOU
@@ -33,7 +34,7 @@ def watch_signals(
     # Before any handler is set: a signal that found its handler but not this would be lost.
     signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
     stack.callback(signal.set_wakeup_fd, -1)
-    for number in (*STOP, RELOAD, MORE, FEWER, signal.SIGUSR2):
+    for number in (*STOP, HANGUP, MORE, FEWER, signal.SIGUSR2):
         signal.signal(number, _wake)
     logs.reopen_on_signal(log_file)
     logs.dump_on_signal(chain=True)

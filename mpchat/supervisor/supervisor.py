@@ -32,6 +32,7 @@ from mpchat.supervisor.capacity import connections_per_worker
 from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.client_commands import ClientCommands
 from mpchat.supervisor.commands import Commands
+from mpchat.supervisor.controlling_terminal import ControllingTerminal
 from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import open_listeners
 from mpchat.supervisor.live_settings import LiveSettings, limits_of
@@ -118,6 +119,7 @@ class Supervisor:
         record = RecordKeeper(guard.paths.record, Identity.of(os.getpid()), self.lifecycle.started)
         record.write()
         stack.callback(record.remove)
+        self._terminal = ControllingTerminal()
         signals.watch_signals(self.reactor, stack, config.log_file, self._on_signal)
         self.acceptor = Acceptor(self.reactor, open_listeners(config.host, config.port), self._on_client)
         stack.callback(self.acceptor.close)
@@ -201,12 +203,21 @@ class Supervisor:
     def _on_signal(self, number: signal.Signals) -> None:
         if number in signals.STOP:
             self.stop(f"signal {number.name}")
-        elif number == signals.RELOAD:
-            self.changes.reload_later()
+        elif number == signals.HANGUP:
+            self._on_hangup()
         elif number in (signals.MORE, signals.FEWER):
             self.changes.scale_by(1 if number == signals.MORE else -1)
         elif number in signals.PASSED_ON:
             self.pool.pass_on(number)
+
+    def _on_hangup(self) -> None:
+        """Reload, unless the signal says that the terminal was closed."""
+        if not self._terminal.closed_now():
+            self.changes.reload_later()
+        elif self._terminal.decides:
+            self.stop("its terminal was closed")
+        else:
+            log.info("its terminal was closed, serving on: SIGHUP was ignored at the start")
 
 
 def _open_log(path: str) -> None:
