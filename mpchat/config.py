@@ -227,7 +227,8 @@ SETTINGS: tuple[Setting, ...] = (
         ("127.0.0.1",),
         _hosts,
         "IP addresses or host names, separated by commas",
-        "Addresses to listen on. 0.0.0.0 and :: mean every interface; the default is this machine only.",
+        "Addresses to listen on. 0.0.0.0 means every interface by IPv4. :: means every interface by IPv6, "
+        "and by IPv4 too unless an IPv4 address is listed. The default is this machine only.",
     ),
     Setting(
         "port",

@@ -6,6 +6,11 @@ import ipaddress
 IPV6_NETWORK = 64
 
 
+def without_mapping(host: str) -> str:
+    """Return the IPv4 address of a client that a listener at ``::`` shows as ``::ffff:192.0.2.7``."""
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
 def covers(target: str, host: str) -> bool:
     """Tell whether ``target``, an address or a network (``192.0.2.0/24``), means this host."""
     if "/" not in target:

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
+from mpchat.ipc.addresses import without_mapping
 from mpchat.reactor import READ, Reactor
 from mpchat.supervisor.listeners import BACKLOG, ListenerChange, addresses_of
 from mpchat.supervisor.refusals import Refusal, Refusals
@@ -112,7 +113,7 @@ class Acceptor:
                 if error.errno in _OUT_OF_DESCRIPTORS:
                     return error
                 continue  # the client has gone again; the next one is its own case
-            self._on_client(sock, peer[0], peer[1])
+            self._on_client(sock, without_mapping(peer[0]), peer[1])
         return None
 
     # Out of descriptors.

@@ -7,8 +7,8 @@ names the address, the cause and the next step.
 import errno
 import os
 import socket
-import threading
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import psutil
@@ -16,6 +16,7 @@ import psutil
 from mpchat.config import format_address
 from mpchat.errors import StartError
 from mpchat.instance.record import server_folder
+from mpchat.supervisor.slow_call import SlowCall
 from mpchat.text import visible
 
 # Connections that the kernel completes before they are accepted; it caps this at net.core.somaxconn.
@@ -31,19 +32,32 @@ class ListenAddress(NamedTuple):
 
     family: int
     address: tuple[str, int]
+    # Whether it is ``::`` and takes the connections to all IPv4 addresses too.
+    dual: bool = False
 
 
-def open_listeners(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
-    """Listen on every address of ``hosts``. Raise :class:`StartError` with nothing left open.
+class AddressTakenError(StartError):
+    """The address of a listener is taken; :func:`taken_by` tells the user more."""
 
-    With port 0 all addresses share the port that the system gives the first one. Two hosts may have the same
-    address.
+    def __init__(self, where: ListenAddress) -> None:
+        super().__init__(f"{format_address(*where.address)} is taken; choose another --port")
+        self.where = where
+
+
+def open_listeners(wanted: list[ListenAddress]) -> list[socket.socket]:
+    """Listen on every address. Raise :class:`StartError` with nothing left open.
+
+    With port 0 all addresses share the port that the system gives the first one. It names the program that
+    has an address, which may take a second.
     """
     listeners: list[socket.socket] = []
     try:
-        for family, (ip, _) in dict.fromkeys(each for host in hosts for each in _resolve(host, port)):
-            listeners.append(_listen(ListenAddress(family, (ip, port))))
-            port = port or listeners[0].getsockname()[1]
+        for where in wanted:
+            port = where.address[1] or (port_of(listeners[0]) if listeners else 0)
+            listeners.append(_listen(where._replace(address=(where.address[0], port))))
+    except AddressTakenError as error:
+        close_all(listeners)
+        raise taken_by(error.where) from None
     except BaseException:
         close_all(listeners)
         raise
@@ -82,7 +96,10 @@ NO_CHANGE = ListenerChange([], [])
 
 
 def prepare_change(listeners: list[socket.socket], wanted: list[ListenAddress]) -> ListenerChange:
-    """Listen on those of ``wanted`` that are new. Raise :class:`StartError` with nothing changed."""
+    """Listen on those of ``wanted`` that are new.
+
+    Raise :class:`AddressTakenError` or another :class:`StartError` with nothing changed.
+    """
     have = {_address_of(listener): listener for listener in listeners}
     added: list[socket.socket] = []
     try:
@@ -95,39 +112,20 @@ def prepare_change(listeners: list[socket.socket], wanted: list[ListenAddress]) 
     return ListenerChange(added, [listener for where, listener in have.items() if where not in wanted])
 
 
-class Lookup:
-    """Resolves hosts for a loop that must not wait for a name server.
+def look_up(hosts: tuple[str, ...], port: int) -> SlowCall[list[ListenAddress]]:
+    """Begin to find the addresses of ``hosts``.
 
-    Host names are resolved in a thread, IP addresses at once. The thread starts no process and ends with
-    its answer, also if the result is not needed any more.
+    Host names take as long as a name server takes, IP addresses no time. The result raises
+    :class:`StartError` for an unknown host.
     """
+    return SlowCall(partial(_resolve_all, hosts, port), at_once=all(map(_is_numeric, hosts)))
 
-    def __init__(self, hosts: tuple[str, ...], port: int) -> None:
-        self._hosts, self._port = hosts, port
-        self._found: list[ListenAddress] = []
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._resolve, daemon=True)
-        if all(map(_is_numeric, hosts)):
-            self._resolve()
-        else:
-            self._thread.start()
 
-    def _resolve(self) -> None:
-        try:
-            self._found = [each for host in self._hosts for each in _resolve(host, self._port)]
-        except Exception as error:  # noqa: BLE001 (result() raises it, in the loop's thread)
-            self._error = error
-
-    @property
-    def done(self) -> bool:
-        """True when :meth:`result` need not wait."""
-        return not self._thread.is_alive()
-
-    def result(self) -> list[ListenAddress]:
-        """Return what the hosts stand for; call when done. Raise :class:`StartError` for an unknown host."""
-        if self._error is not None:
-            raise self._error
-        return self._found
+def _resolve_all(hosts: tuple[str, ...], port: int) -> list[ListenAddress]:
+    found = list(dict.fromkeys(each for host in hosts for each in _resolve(host, port)))
+    if any(each.family == socket.AF_INET for each in found):
+        return found
+    return [each._replace(dual=each.address[0] == "::") for each in found]
 
 
 def _resolve(host: str, port: int) -> list[ListenAddress]:
@@ -135,9 +133,7 @@ def _resolve(host: str, port: int) -> list[ListenAddress]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise StartError(f"{host} is no address of this machine: {error.strerror}; see --host") from None
-    return list(
-        dict.fromkeys(ListenAddress(int(family), (str(where[0]), port)) for family, _, _, _, where in found)
-    )
+    return [ListenAddress(int(family), (str(where[0]), port)) for family, _, _, _, where in found]
 
 
 def _is_numeric(host: str) -> bool:
@@ -152,46 +148,58 @@ def _listen(where: ListenAddress) -> socket.socket:
     try:
         listener = socket.socket(where.family, socket.SOCK_STREAM)
     except OSError as error:  # a system without IPv6
-        raise _cannot_listen(where.address, error) from None
+        raise _cannot_listen(where, error) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit it.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         if where.family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not where.dual)
         listener.bind(where.address)
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise _cannot_listen(where.address, error) from None
+        raise _cannot_listen(where, error) from None
     return listener
 
 
 def _address_of(listener: socket.socket) -> ListenAddress:
     host, port = listener.getsockname()[:2]
-    return ListenAddress(int(listener.family), (host, port))
+    dual = listener.family == socket.AF_INET6 and not listener.getsockopt(
+        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+    )
+    return ListenAddress(int(listener.family), (host, port), dual)
 
 
 # What an error says.
 
 
-def _cannot_listen(address: tuple[str, int], error: OSError) -> StartError:
-    where = format_address(*address)
-    if error.errno == errno.EADDRINUSE and _is_own(address[1]):
+def _cannot_listen(where: ListenAddress, error: OSError) -> StartError:
+    text = format_address(*where.address)
+    if error.errno == errno.EADDRINUSE:
+        return AddressTakenError(where)
+    if error.errno == errno.EACCES:
+        return StartError(f"no right to listen at {text}; choose a --port of 1024 or above")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return StartError(f"{where.address[0]} is no address of this machine; see --host")
+    if error.errno == errno.EAFNOSUPPORT:
+        return StartError(f"cannot listen at {text}: this system has no IPv6; choose another --host")
+    return StartError(f"cannot listen at {text}: {error.strerror}")
+
+
+def taken_by(where: ListenAddress) -> StartError:
+    """Return an error that names the holder of an address that is taken.
+
+    It looks through all processes of the machine, which takes a second where there are thousands.
+    """
+    text, port = format_address(*where.address), where.address[1]
+    if _is_own(port):
         return StartError(
-            f"cannot listen at {where} beside another address of that port; "
+            f"cannot listen at {text} beside another address of that port; "
             "to change between one address and all of them, stop and start"
         )
-    if error.errno == errno.EADDRINUSE:
-        return StartError(f"{where} is taken by {_holder(address[1])}; stop it or choose another --port")
-    if error.errno == errno.EACCES:
-        return StartError(f"no right to listen at {where}; choose a --port of 1024 or above")
-    if error.errno == errno.EADDRNOTAVAIL:
-        return StartError(f"{address[0]} is no address of this machine; see --host")
-    if error.errno == errno.EAFNOSUPPORT:
-        return StartError(f"cannot listen at {where}: this system has no IPv6; choose another --host")
-    return StartError(f"cannot listen at {where}: {error.strerror}")
+    return StartError(f"{text} is taken by {_holder(port)}; stop it or choose another --port")
 
 
 def _is_own(port: int) -> bool:

@@ -9,7 +9,8 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,12 +21,22 @@ from mpchat.hub.limits import Kept, Limits
 from mpchat.ipc import logs
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.capacity import connections_per_worker
-from mpchat.supervisor.listeners import NO_CHANGE, ListenerChange, Lookup, port_of, prepare_change
+from mpchat.supervisor.listeners import (
+    NO_CHANGE,
+    AddressTakenError,
+    ListenerChange,
+    look_up,
+    port_of,
+    prepare_change,
+    taken_by,
+)
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.record_keeper import RecordKeeper
+from mpchat.supervisor.slow_call import SlowCall
 from mpchat.supervisor.startup import Order
 
-# Seconds that a reload waits for the name server's answer about a new host.
+# Seconds that a reload waits for the name server's answer about a new host, and for the name of the program
+# that has a new address.
 LOOKUP_TIMEOUT = 5.0
 
 
@@ -82,14 +93,17 @@ class LiveSettings:
         self, config: Config, pause: Callable[[], Generator[None]]
     ) -> Generator[None, None, ListenerChange]:
         """Listen at new addresses. Port 0 stands for the port that the server has."""
-        lookup = Lookup(config.host, config.port or port_of(self._acceptor.listeners[0]))
-        deadline = time.monotonic() + LOOKUP_TIMEOUT
-        while not lookup.done:
-            if time.monotonic() > deadline:
-                hosts, within = ", ".join(config.host), f"within {LOOKUP_TIMEOUT:g} s"
-                raise StartError(f"no answer {within} about an address of {hosts}; nothing has changed")
-            yield from pause()
-        return prepare_change(self._acceptor.listeners, lookup.result())
+        lookup = look_up(config.host, config.port or port_of(self._acceptor.listeners[0]))
+        yield from _wait(lookup, pause)
+        if not lookup.done:
+            hosts, within = ", ".join(config.host), f"within {LOOKUP_TIMEOUT:g} s"
+            raise StartError(f"no answer {within} about an address of {hosts}; nothing has changed")
+        try:
+            return prepare_change(self._acceptor.listeners, lookup.result())
+        except AddressTakenError as error:
+            holder = SlowCall(partial(taken_by, error.where))
+            yield from _wait(holder, pause)
+            raise (holder.result() if holder.done else error) from None
 
     def give_up(self, prepared: Prepared) -> None:
         """Leave everything as it was before the check."""
@@ -107,6 +121,13 @@ class LiveSettings:
                 logs.point_at(self.config.log_file)
             logs.reopen_on_signal(self.config.log_file)
         self._record.set_addresses(self._acceptor.addresses)
+
+
+def _wait(call: SlowCall[Any], pause: Callable[[], Generator[None]]) -> Generator[None]:
+    """Wait for a slow call, at most ``LOOKUP_TIMEOUT``."""
+    deadline = time.monotonic() + LOOKUP_TIMEOUT
+    while not call.done and time.monotonic() < deadline:
+        yield from pause()
 
 
 def _check_log(path: str) -> None:

@@ -34,7 +34,7 @@ from mpchat.supervisor.client_commands import ClientCommands
 from mpchat.supervisor.commands import Commands
 from mpchat.supervisor.controlling_terminal import ControllingTerminal
 from mpchat.supervisor.lifecycle import Lifecycle, State
-from mpchat.supervisor.listeners import open_listeners
+from mpchat.supervisor.listeners import look_up, open_listeners
 from mpchat.supervisor.live_settings import LiveSettings, limits_of
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
@@ -47,6 +47,8 @@ from mpchat.supervisor.worker_watch import WorkerWatch
 
 # Seconds that a history file gets at the end to take what waits: a slow disk, not a disk that hangs.
 HISTORY_PATIENCE = 5.0
+# Seconds between two looks whether a host name's addresses are known, at the start.
+LOOK_AGAIN = 0.02
 
 log = logging.getLogger("mpchat.supervisor")
 
@@ -60,6 +62,8 @@ class Supervisor:
         self._on_ready = on_ready
         self.lifecycle = Lifecycle()
         self.reactor = Reactor()
+        # Whether all parts are there: before that a signal can only end the start.
+        self._built = False
 
     def run(self) -> None:
         """Serve until stopped.
@@ -74,13 +78,19 @@ class Supervisor:
             stack.callback(guard.release)
             # The last line, while the lock still keeps the next server from writing its first.
             stack.callback(self._log_stopped)
-            self._build(guard, self._open(guard, stack), stack)
-            for slot in self.pool.add(self.pool.wanted(self._order.config)):
-                self.pool.start(slot)
-            while not self.lifecycle.stopping or any(self.pool.handles):
-                self._turn()
+            record = self._open(guard, stack)
+            if record is not None:
+                self._build(guard, record, stack)
+                self._built = True
+                self._serve()
         if self.lifecycle.failure is not None:
             raise self.lifecycle.failure
+
+    def _serve(self) -> None:
+        for slot in self.pool.add(self.pool.wanted(self._order.config)):
+            self.pool.start(slot)
+        while not self.lifecycle.stopping or any(self.pool.handles):
+            self._turn()
 
     def _turn(self) -> None:
         """Handle what is ready, then let every part go on."""
@@ -102,18 +112,24 @@ class Supervisor:
         """Begin an orderly stop; asked for again, be quick."""
         if self.lifecycle.stopping:
             log.info("asked again, quick now: %s", why)
-            self.shutdown.hurry(time.monotonic())
+            if self._built:
+                self.shutdown.hurry(time.monotonic())
             return
         log.info("stopping: %s", why)
         self.lifecycle.state = State.STOPPING
+        if not self._built:
+            return
         self.acceptor.close()
         self.changes.cancel("the server was told to stop")
         self.shutdown.begin(time.monotonic())
 
     # What it is built from, in order.
 
-    def _open(self, guard: Guard, stack: ExitStack) -> RecordKeeper:
-        """Open the log, the record, the signals and the listeners; ``stack`` closes them."""
+    def _open(self, guard: Guard, stack: ExitStack) -> RecordKeeper | None:
+        """Open the log, the record, the signals and the listeners; ``stack`` closes them.
+
+        Return None if the server was told to stop meanwhile.
+        """
         config = self._order.config
         _open_log(config.log_file)
         record = RecordKeeper(guard.paths.record, Identity.of(os.getpid()), self.lifecycle.started)
@@ -121,7 +137,12 @@ class Supervisor:
         stack.callback(record.remove)
         self._terminal = ControllingTerminal()
         signals.watch_signals(self.reactor, stack, config.log_file, self._on_signal)
-        self.acceptor = Acceptor(self.reactor, open_listeners(config.host, config.port), self._on_client)
+        lookup = look_up(config.host, config.port)
+        while not lookup.done and not self.lifecycle.stopping:
+            self.reactor.turn(LOOK_AGAIN)  # for signals: a name server may take minutes
+        if self.lifecycle.stopping:
+            return None
+        self.acceptor = Acceptor(self.reactor, open_listeners(lookup.result()), self._on_client)
         stack.callback(self.acceptor.close)
         record.set_addresses(self.acceptor.addresses)
         return record
@@ -205,6 +226,8 @@ class Supervisor:
             self.stop(f"signal {number.name}")
         elif number == signals.HANGUP:
             self._on_hangup()
+        elif not self._built:
+            log.info("ignored, the server is just starting: signal %s", number.name)
         elif number in (signals.MORE, signals.FEWER):
             self.changes.scale_by(1 if number == signals.MORE else -1)
         elif number in signals.PASSED_ON:
@@ -213,7 +236,8 @@ class Supervisor:
     def _on_hangup(self) -> None:
         """Reload, unless the signal says that the terminal was closed."""
         if not self._terminal.closed_now():
-            self.changes.reload_later()
+            if self._built:
+                self.changes.reload_later()
         elif self._terminal.decides:
             self.stop("its terminal was closed")
         else:

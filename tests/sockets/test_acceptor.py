@@ -17,22 +17,25 @@ from mpchat.reactor import Reactor
 from mpchat.supervisor import refusals
 from mpchat.supervisor.acceptor import OUT_OF_DESCRIPTORS, Acceptor
 from mpchat.supervisor.listeners import (
-    Lookup,
+    AddressTakenError,
+    ListenAddress,
     addresses_of,
     close_all,
+    look_up,
     open_listeners,
     port_of,
     prepare_change,
+    taken_by,
 )
 from mpchat.supervisor.refusals import LINGERING, Refusal
 
 
 @contextmanager
-def accepting() -> Iterator[tuple[Acceptor, Reactor, list[socket.socket]]]:
+def accepting(*hosts: str) -> Iterator[tuple[Acceptor, Reactor, list[socket.socket]]]:
     """An acceptor at a free port, its loop, and the connections that it has accepted."""
     reactor, accepted = Reactor(), list[socket.socket]()
     acceptor = Acceptor(
-        reactor, open_listeners(("127.0.0.1",), 0), lambda sock, host, port: accepted.append(sock)
+        reactor, listen(hosts or ("127.0.0.1",)), lambda sock, host, port: accepted.append(sock)
     )
     try:
         yield acceptor, reactor, accepted
@@ -41,6 +44,16 @@ def accepting() -> Iterator[tuple[Acceptor, Reactor, list[socket.socket]]]:
         reactor.close()
         for each in accepted:
             each.close()
+
+
+def addresses(hosts: tuple[str, ...], port: int = 0) -> list[ListenAddress]:
+    lookup = look_up(hosts, port)
+    eventually(lambda: lookup.done, "the lookup")
+    return lookup.result()
+
+
+def listen(hosts: tuple[str, ...], port: int = 0) -> list[socket.socket]:
+    return open_listeners(addresses(hosts, port))
 
 
 def turn_until(reactor: Reactor, reached: Callable[[], object], what: str) -> None:
@@ -79,7 +92,7 @@ def told(client: socket.socket) -> tuple[str, str]:
 
 
 def test_two_addresses_of_one_host_share_the_port_that_the_system_gives() -> None:
-    listeners = open_listeners(("127.0.0.1", "127.0.0.2"), 0)
+    listeners = listen(("127.0.0.1", "127.0.0.2"), 0)
     try:
         assert len({port_of(each) for each in listeners}) == 1
         assert [each.rpartition(":")[0] for each in addresses_of(listeners)] == ["127.0.0.1", "127.0.0.2"]
@@ -88,7 +101,7 @@ def test_two_addresses_of_one_host_share_the_port_that_the_system_gives() -> Non
 
 
 def test_hosts_with_the_same_address_are_one_listener() -> None:
-    listeners = open_listeners(("localhost", "127.0.0.1", "127.0.0.1"), 0)
+    listeners = listen(("localhost", "127.0.0.1", "127.0.0.1"), 0)
     try:
         addresses = addresses_of(listeners)
         assert [each for each in addresses if each.startswith("127.0.0.1:")] == [
@@ -108,7 +121,7 @@ def test_without_ipv6_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("mpchat.supervisor.listeners.socket.socket", without_ipv6)
     with pytest.raises(StartError, match="this system has no IPv6; choose another --host"):
-        open_listeners(("::1",), 0)
+        listen(("::1",), 0)
 
 
 def test_the_name_of_a_program_that_has_the_port_reaches_no_terminal_as_it_is(tmp_path: Path) -> None:
@@ -124,7 +137,7 @@ def test_the_name_of_a_program_that_has_the_port_reaches_no_terminal_as_it_is(tm
                 holder.stdout.read(1)
                 taken.close()
                 with pytest.raises(StartError) as raised:
-                    open_listeners(("127.0.0.1",), port)
+                    listen(("127.0.0.1",), port)
             finally:
                 holder.kill()
     assert f"(pid {holder.pid})" in str(raised.value)
@@ -135,14 +148,14 @@ def test_a_taken_port_is_an_error_that_leaves_nothing_open() -> None:
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=rf"127\.0\.0\.2:{port} "):
-            open_listeners(("127.0.0.1", "127.0.0.2"), port)
+            listen(("127.0.0.1", "127.0.0.2"), port)
         with socket.create_server(("127.0.0.1", port)):
             pass
 
 
 def test_a_change_that_cannot_listen_leaves_the_listeners_as_they_were() -> None:
     with accepting() as (acceptor, _, _), socket.create_server(("127.0.0.3", 0)) as taken:
-        lookup = Lookup(("127.0.0.2", "127.0.0.3"), taken.getsockname()[1])
+        lookup = look_up(("127.0.0.2", "127.0.0.3"), taken.getsockname()[1])
         with pytest.raises(StartError):
             prepare_change(acceptor.listeners, lookup.result())
         with socket.create_server(("127.0.0.2", taken.getsockname()[1])):
@@ -151,10 +164,76 @@ def test_a_change_that_cannot_listen_leaves_the_listeners_as_they_were() -> None
 
 
 def test_an_unknown_host_is_an_error_where_its_result_is_asked_for() -> None:
-    lookup = Lookup(("no-such-host.invalid",), 1)
+    lookup = look_up(("no-such-host.invalid",), 1)
     eventually(lambda: lookup.done, "the lookup")
     with pytest.raises(StartError, match=r"no-such-host\.invalid is no address of this machine"):
         lookup.result()
+
+
+# IPv6 and IPv4.
+
+
+def reached(listeners: list[socket.socket]) -> list[str]:
+    """Which of this machine's addresses lead to the listeners."""
+    found = []
+    for host in ("127.0.0.1", "127.0.0.2", "::1"):
+        try:
+            socket.create_connection((host, port_of(listeners[0])), timeout=5.0).close()
+            found.append(host)
+        except ConnectionRefusedError:
+            pass
+    return found
+
+
+@pytest.mark.parametrize(
+    ("hosts", "leading"),
+    [
+        (("::",), ["127.0.0.1", "127.0.0.2", "::1"]),
+        (("::", "0.0.0.0"), ["127.0.0.1", "127.0.0.2", "::1"]),
+        (("0.0.0.0", "::"), ["127.0.0.1", "127.0.0.2", "::1"]),
+        (("::", "127.0.0.2"), ["127.0.0.2", "::1"]),
+        (("0.0.0.0",), ["127.0.0.1", "127.0.0.2"]),
+        (("::1",), ["::1"]),
+    ],
+)
+def test_every_interface_by_ipv6_is_every_interface_unless_ipv4_is_listed_too(
+    hosts: tuple[str, ...], leading: list[str]
+) -> None:
+    listeners = listen(hosts)
+    try:
+        assert reached(listeners) == leading
+        # The same settings again are no change, other ones are.
+        assert prepare_change(listeners, addresses(hosts, port_of(listeners[0]))) == ([], [])
+    finally:
+        close_all(listeners)
+
+
+def test_a_client_that_comes_by_ipv4_to_an_ipv6_listener_has_its_ipv4_address() -> None:
+    reactor, hosts = Reactor(), list[str]()
+
+    def on_client(sock: socket.socket, host: str, port: int) -> None:
+        sock.close()
+        hosts.append(host)
+
+    acceptor = Acceptor(reactor, listen(("::",)), on_client)
+    try:
+        acceptor.open()
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port_of(acceptor.listeners[0])), timeout=5.0).close()
+            turn_until(reactor, lambda host=host: host in hosts, f"{host} to come in")  # type: ignore[misc]
+        assert hosts == ["127.0.0.1", "::1"]
+    finally:
+        acceptor.close()
+        reactor.close()
+
+
+def test_from_both_to_ipv6_alone_needs_a_restart_and_changes_nothing() -> None:
+    with accepting("::") as (acceptor, _, _):
+        port = port_of(acceptor.listeners[0])
+        with pytest.raises(AddressTakenError) as raised:
+            prepare_change(acceptor.listeners, addresses(("::", "127.0.0.2"), port))
+        assert "stop and start" in str(taken_by(raised.value.where))
+        assert reached(acceptor.listeners) == ["127.0.0.1", "127.0.0.2", "::1"]
 
 
 # Accepting.
@@ -168,7 +247,7 @@ def test_a_client_in_the_queue_of_an_address_that_goes_comes_in(count: int, paus
         if paused:
             acceptor.pause()
         waiting = [clients.enter_context(connect(acceptor)) for _ in range(count)]
-        lookup = Lookup(("127.0.0.2",), port_of(acceptor.listeners[0]))
+        lookup = look_up(("127.0.0.2",), port_of(acceptor.listeners[0]))
         eventually(lambda: lookup.done, "the addresses")
         acceptor.change(prepare_change(acceptor.listeners, lookup.result()))
         assert acceptor.addresses[0].startswith("127.0.0.2:")

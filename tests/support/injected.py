@@ -1,7 +1,8 @@
-"""Real faults inside worker processes: code that runs in them, put there through ``sitecustomize``.
+"""Real faults inside the server's processes: code that runs in them, put there through ``sitecustomize``.
 
 The server's PYTHONPATH gets a folder whose ``sitecustomize`` waits, in worker processes only, for the module
-``mpchat.worker.worker`` to be imported, and then hands it to a fault.
+``mpchat.worker.worker`` to be imported, and then hands it to a fault. A fault of the supervisor runs when its
+interpreter starts.
 """
 
 import os
@@ -58,16 +59,46 @@ if any("spawn_main" in each for each in sys.orig_argv):
 '''
 
 
+_SUPERVISOR = """
+import os, socket, sys, time
+
+def flagged(name):
+    return os.path.exists(os.path.join(FOLDER, name))
+
+def hold(name):
+    \"\"\"Wait while NAME is flagged; flag "NAME waits" meanwhile.\"\"\"
+    if flagged(name):
+        open(os.path.join(FOLDER, name + " waits"), "w").close()
+    while flagged(name):
+        time.sleep(0.01)
+
+if "mpchat.supervisor" in sys.orig_argv:
+    install()
+"""
+
+
+def inject_into_supervisor(server: Server, fault: str) -> Path:
+    """Have ``fault`` in the supervisor that this server starts from now on.
+
+    ``fault`` is the source of ``install()``. Returns the folder of what ``flagged(NAME)`` and ``hold(NAME)``
+    look for.
+    """
+    return _inject(server, textwrap.dedent(fault), _SUPERVISOR)
+
+
 def inject(server: Server, fault: str) -> Path:
     """Have ``fault`` in the workers that this server starts from now on.
 
     ``fault`` is the source of ``install(worker, slot)``: it gets the module, and does what it wants with it.
     Returns a folder: a file in it is what ``flagged(NAME)`` looks for.
     """
+    return _inject(server, _SITECUSTOMIZE, textwrap.dedent(fault))
+
+
+def _inject(server: Server, *source: str) -> Path:
     site = server.folder / "site"
     site.mkdir()
-    source = f"FOLDER = {str(site)!r}\n{_SITECUSTOMIZE}{textwrap.dedent(fault)}"
-    (site / "sitecustomize.py").write_text(source)
+    (site / "sitecustomize.py").write_text("\n".join([f"FOLDER = {str(site)!r}", *source]))
     before = server.environment.get("PYTHONPATH")
     server.environment["PYTHONPATH"] = os.pathsep.join([str(site), *([before] if before else [])])
     return site
