@@ -144,9 +144,14 @@ class Server:
         self._reactor.watch(listener, READ, self._accept)
         return listener
 
+    @property
+    def in_place(self) -> bool:
+        """Tell whether the socket's file is there."""
+        return self._path.is_socket()
+
     def heal(self) -> None:
         """Listen anew if the socket's file was deleted."""
-        if not self._path.is_socket():
+        if not self.in_place:
             before, self._listener = self._listener, self._listen()
             if not self._resting:
                 self._reactor.forget(before)

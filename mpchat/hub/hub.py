@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from mpchat.hub.history import Run
 from mpchat.hub.limits import Limits
 from mpchat.hub.log import Follow, MemoryLog, More, Record, SaidAll, Step, Sync
 from mpchat.hub.moderation import BANS, MUTES, Moderation, ban_target, lifted_key, mute_target
-from mpchat.hub.moderation_file import NotKeptError, read_moderation, write_moderation
+from mpchat.hub.moderation_file import encode_moderation, read_moderation, write_moderation
 from mpchat.hub.past import Past
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.sender_holds import SenderHolds, Strain
@@ -310,10 +311,9 @@ class Hub:
             self._judge_hold(room)
 
     def ban(self, target: str, until: float | None, now: float) -> str:
-        """Ban a name or an address; return it as it is kept.
+        """Ban a name or an address; return it as it is kept. Raises :class:`MpchatError` for what is neither.
 
-        Raises :class:`MpchatError` for what is neither, and :class:`NotKeptError` for a ban that holds, but
-        not after a restart.
+        It holds at once, and after a restart once :meth:`moderation_write` was made.
         """
         return self._moderate(BANS, ban_target(target), until, now)
 
@@ -324,10 +324,6 @@ class Hub:
     def _moderate(self, table: str, target: tuple[str, str], until: float | None, now: float) -> str:
         key, spelled = target
         self._put_in_order(Moderated(table, key, spelled, until), now)
-        try:
-            self._write_moderation()
-        except MpchatError as error:
-            raise NotKeptError(str(error), spelled) from None
         return spelled
 
     def lift(self, table: str, target: str, now: float) -> None:
@@ -336,11 +332,15 @@ class Hub:
         if key not in self.state.moderation.table(table):
             raise MpchatError(f"{target} is not {'banned' if table == BANS else 'muted'}")
         self._put_in_order(Lifted(table, key), now)
-        self._write_moderation()
 
-    def _write_moderation(self) -> None:
-        if self._moderation_path is not None:
-            write_moderation(self._moderation_path, self.state.moderation)
+    def moderation_write(self) -> Callable[[], None]:
+        """Return a call that writes the bans and mutes of now to their file, and waits for the disk.
+
+        It may be made in any thread. It raises :class:`MpchatError`.
+        """
+        if self._moderation_path is None:
+            return lambda: None
+        return partial(write_moderation, self._moderation_path, encode_moderation(self.state.moderation))
 
     # What is so.
 

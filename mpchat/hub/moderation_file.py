@@ -14,14 +14,6 @@ from mpchat.errors import MpchatError, StartError
 from mpchat.hub.moderation import Moderation
 
 
-class NotKeptError(MpchatError):
-    """A ban or mute of ``target`` that holds and could not be written."""
-
-    def __init__(self, text: str, target: str) -> None:
-        super().__init__(text)
-        self.target = target
-
-
 def read_moderation(path: Path) -> Moderation:
     """Return what is kept; nothing when there is no file.
 
@@ -38,13 +30,18 @@ def read_moderation(path: Path) -> Moderation:
         ) from None
 
 
-def write_moderation(path: Path, moderation: Moderation) -> None:
+def encode_moderation(moderation: Moderation) -> bytes:
+    """Return what the file holds."""
+    return msgspec.json.format(msgspec.json.encode(moderation))
+
+
+def write_moderation(path: Path, data: bytes) -> None:
     """Replace the file. Raises :class:`MpchatError` when that fails; the rules hold all the same."""
     fresh = path.with_name(path.name + ".new")
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as stream:
-            stream.write(msgspec.json.format(msgspec.json.encode(moderation)))
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(fresh, path)

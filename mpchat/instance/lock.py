@@ -159,13 +159,17 @@ class Guard:
                 fcntl.flock(self._workers_lock, fcntl.LOCK_UN)
                 return True
 
+    @property
+    def in_place(self) -> bool:
+        """Tell whether the lock's file is still there, and the same."""
+        with suppress(OSError):
+            return os.path.samestat(self.paths.lock.lstat(), os.fstat(self._lock_descriptor))
+        return False
+
     def heal(self) -> bool:
         """Take the lock again if its file was deleted or replaced; return True if that was done."""
-        held = os.fstat(self._lock_descriptor)
-        with suppress(OSError):
-            status = self.paths.lock.lstat()
-            if (status.st_dev, status.st_ino) == (held.st_dev, held.st_ino):
-                return False
+        if self.in_place:
+            return False
         fresh = self._new_lock()
         with suppress(OSError, StartError, Timeout):
             prepare_folder(self.paths.folder)

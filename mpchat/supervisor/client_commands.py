@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from mpchat.control.answers import Banned, Kicked, Muted, Said, Sanction, Sanctions
-from mpchat.control.messages import Answer, Reply
+from mpchat.control.answers import Banned, Kicked, Lifted, Muted, Said, Sanction, Sanctions
+from mpchat.control.messages import Answer, Reply, refusal
+from mpchat.errors import Exit
 from mpchat.hub.hub import Hub
-from mpchat.hub.moderation_file import NotKeptError
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.admission import BANNED
 from mpchat.supervisor.ask_workers import PATIENCE, WorkerQuestions
+from mpchat.supervisor.disk import Disk
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
 
@@ -29,12 +30,14 @@ class ClientCommands:
         pool: WorkerPool,
         placement: Placement,
         questions: WorkerQuestions,
+        disk: Disk,
     ) -> None:
         self._hub = hub
         self._reactor = reactor
         self._pool = pool
         self._placement = placement
         self._questions = questions
+        self._disk = disk
 
     def say(self, text: str, reply: Reply) -> None:
         """Send an announcement to every client. Raise :class:`ProtocolError` if it fits no frame."""
@@ -48,33 +51,34 @@ class ClientCommands:
     def ban(self, target: str, seconds: float | None, reply: Reply) -> None:
         """Ban a name, a host or a network and close its connections.
 
-        Raise :class:`MpchatError` for what is none of these. A ban that could not be written closes the
-        connections too; then the answer is an error.
+        Raise :class:`MpchatError` for what is none of these. The answer comes when the connections are closed
+        and the ban is on the disk. It is an error if the ban could not be written.
         """
-        try:
-            banned = self._hub.ban(target, _end(seconds), self._reactor.now)
-        except NotKeptError as error:
-            log.warning("banned: %s; %s", error.target, error)
-            self._placement.refuse(BANNED, host=error.target)
-            self._close_connections(error.target, lambda kicked: None)
-            raise
+        banned = self._hub.ban(target, _end(seconds), self._reactor.now)
         log.info("banned: %s", banned)
         self._placement.refuse(BANNED, host=banned)
-        self._close_connections(
-            banned,
-            lambda kicked: reply(Answer(Banned(target=banned, ended=kicked.ended, silent=kicked.silent))),
-        )
+        answer = _BanAnswer(banned, reply)
+        self._close_connections(banned, answer.on_kicked)
+        self._disk.do(self._hub.moderation_write(), answer.on_kept)
 
     def mute(self, target: str, seconds: float | None, reply: Reply) -> None:
         """Mute a name. Raise :class:`MpchatError` for what cannot be one."""
         name = self._hub.mute(target, _end(seconds), self._reactor.now)
         log.info("muted: %s", name)
-        reply(Answer(Muted(name, self._hub.address_of(name) is not None)))
+        self._keep(Muted(name, self._hub.address_of(name) is not None), reply)
 
-    def lift(self, what: Literal["bans", "mutes"], target: str) -> None:
+    def lift(self, what: Literal["bans", "mutes"], target: str, reply: Reply) -> None:
         """End a ban or a mute. Raise :class:`MpchatError` if there is none."""
         self._hub.lift(what, target, self._reactor.now)
         log.info("lifted from %s: %s", what, target)
+        self._keep(Lifted(), reply)
+
+    def _keep(self, result: object, reply: Reply) -> None:
+        """Write the bans and mutes of now; answer with ``result``, or with the error of that."""
+        self._disk.do(
+            self._hub.moderation_write(),
+            lambda error: reply(Answer(result) if error is None else _not_kept(error)),
+        )
 
     def list_sanctions(self) -> Sanctions:
         """Return the bans and mutes in force."""
@@ -107,6 +111,40 @@ class ClientCommands:
         number = self._questions.begin(set(asked), on_result)
         for handle in asked.values():
             handle.endpoint.send(Down.KICK, (number, address))
+
+
+class _BanAnswer:
+    """Answers a ban when its connections are closed and it is on the disk, or is known not to be."""
+
+    def __init__(self, banned: str, reply: Reply) -> None:
+        self._banned = banned
+        self._reply = reply
+        self._kicked: Kicked | None = None
+        self._kept = False
+        self._error: Exception | None = None
+
+    def on_kicked(self, kicked: Kicked) -> None:
+        self._kicked = kicked
+        self._answer()
+
+    def on_kept(self, error: Exception | None) -> None:
+        self._kept, self._error = True, error
+        self._answer()
+
+    def _answer(self) -> None:
+        if self._kicked is None or not self._kept:
+            return
+        if self._error is not None:
+            self._reply(_not_kept(self._error))
+        else:
+            ended, silent = self._kicked.ended, self._kicked.silent
+            self._reply(Answer(Banned(target=self._banned, ended=ended, silent=silent)))
+
+
+def _not_kept(error: Exception) -> Answer[object]:
+    """Return the answer to a command that holds, but not after a restart."""
+    log.warning("bans and mutes not written: %s", error)
+    return refusal(Exit.FAILED, str(error))
 
 
 def _end(seconds: float | None) -> float | None:

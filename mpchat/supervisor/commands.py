@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from mpchat.config import MOST_WORKERS
 from mpchat.control import requests
-from mpchat.control.answers import Lifted, Stopping
+from mpchat.control.answers import Stopping
 from mpchat.control.messages import Answer, Reply
 from mpchat.control.requests import Request
 from mpchat.errors import ConfigError
@@ -63,8 +63,7 @@ class Commands:
             case requests.Mute(target, seconds):
                 self._clients.mute(target, seconds, reply)
             case requests.Lift(what, target):
-                self._clients.lift(what, target)
-                reply(Answer(Lifted()))
+                self._clients.lift(what, target, reply)
             case requests.Bans():
                 reply(Answer(self._clients.list_sanctions()))
             case _:

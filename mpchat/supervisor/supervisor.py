@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from mpchat.config import Config
@@ -33,6 +32,7 @@ from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.client_commands import ClientCommands
 from mpchat.supervisor.commands import Commands
 from mpchat.supervisor.controlling_terminal import ControllingTerminal
+from mpchat.supervisor.disk import Disk
 from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import look_up, open_listeners
 from mpchat.supervisor.live_settings import LiveSettings, limits_of
@@ -42,11 +42,13 @@ from mpchat.supervisor.record_keeper import RecordKeeper
 from mpchat.supervisor.shutdown import Shutdown
 from mpchat.supervisor.startup import Order, StartFacts
 from mpchat.supervisor.status import StatusReport
-from mpchat.supervisor.upkeep import Upkeep, heal_files
+from mpchat.supervisor.upkeep import OwnFiles, Upkeep
 from mpchat.supervisor.worker_watch import WorkerWatch
 
 # Seconds that a history file gets at the end to take what waits: a slow disk, not a disk that hangs.
 HISTORY_PATIENCE = 5.0
+# Seconds that bans and the record get at the end, for the same reason.
+DISK_PATIENCE = 2.0
 # Seconds between two looks whether a host name's addresses are known, at the start.
 LOOK_AGAIN = 0.02
 
@@ -132,7 +134,10 @@ class Supervisor:
         """
         config = self._order.config
         _open_log(config.log_file)
-        record = RecordKeeper(guard.paths.record, Identity.of(os.getpid()), self.lifecycle.started)
+        self._disk = Disk(self.reactor)
+        stack.callback(self._disk.close, DISK_PATIENCE)
+        me = Identity.of(os.getpid())
+        record = RecordKeeper(guard.paths.record, me, self.lifecycle.started, self._disk.do)
         record.write()
         stack.callback(record.remove)
         self._terminal = ControllingTerminal()
@@ -176,13 +181,13 @@ class Supervisor:
             self.changes,
             guard.paths.folder,
         )
-        clients = ClientCommands(self.reactor, self.hub, self.pool, self.placement, questions)
+        clients = ClientCommands(self.reactor, self.hub, self.pool, self.placement, questions, self._disk)
         commands = Commands(self.lifecycle, self.stop, record, self.report, self.changes, clients)
         control = _open_control(self.reactor, guard.paths.control, commands)
         stack.callback(control.close)
         stack.callback(self.pool.kill)
-        heal = partial(heal_files, guard, record, control)
-        Upkeep(self.reactor, self.lifecycle, self.pool, self.changes, self.hub, heal).begin()
+        files = OwnFiles(self._disk, guard, record, control)
+        Upkeep(self.reactor, self.lifecycle, self.pool, self.changes, self.hub, files.look).begin()
 
     def _log_stopped(self) -> None:
         if self.lifecycle.stopping:

@@ -11,6 +11,7 @@ from mpchat.instance.lock import Guard
 from mpchat.ipc.beat import beat_every
 from mpchat.reactor import Reactor
 from mpchat.supervisor.change_runner import ChangeRunner
+from mpchat.supervisor.disk import Disk
 from mpchat.supervisor.hang_watch import end_hung_workers
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.pool import WorkerPool
@@ -57,10 +58,35 @@ class Upkeep:
         self._heal_files()
 
 
-def heal_files(guard: Guard, record: RecordKeeper, control: Server) -> None:
-    """Restore the lock, the record and the control socket if their files were deleted or replaced."""
-    with suppress(OSError):
-        if guard.heal():
-            log.warning("lock file was gone or replaced, taken again: %s", guard.paths.lock)
-        record.heal()
-        control.heal()
+class OwnFiles:
+    """The lock, the record and the control socket: restored when their files were deleted or replaced.
+
+    The disk is looked at in its thread, because a disk that hangs may not even tell whether a file is there.
+    """
+
+    def __init__(self, disk: Disk, guard: Guard, record: RecordKeeper, control: Server) -> None:
+        self._disk = disk
+        self._guard = guard
+        self._record = record
+        self._control = control
+        self._looking = False
+        self._whole = True
+
+    def look(self) -> None:
+        """Begin to look, unless the last look is still under way; restore what is missing."""
+        if not self._looking:
+            self._looking = True
+            self._disk.do(self._look, self._on_seen)
+
+    def _look(self) -> None:
+        self._whole = self._guard.in_place and self._record.in_place and self._control.in_place
+
+    def _on_seen(self, error: Exception | None) -> None:
+        self._looking = False
+        if error is not None or self._whole:
+            return
+        with suppress(OSError):
+            if self._guard.heal():
+                log.warning("lock file was gone or replaced, taken again: %s", self._guard.paths.lock)
+            self._record.heal()
+            self._control.heal()

@@ -1,10 +1,13 @@
-"""A name server that does not answer: nobody waits for it but the command that needs it."""
+"""A name server or a disk that does not answer: nobody waits for it but the command that needs it."""
 
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-from support.harness import MPCHAT, Server
+import pytest
+from support.harness import MPCHAT, Client, Server, clients, kill
 from support.injected import inject_into_supervisor
 from support.waiting import eventually
 
@@ -21,6 +24,27 @@ SLOW_RESOLVER = """
                 host = "127.0.0.1"
             return real(host, *arguments, **more)
         socket.getaddrinfo = getaddrinfo
+"""
+# A disk that hangs while "disk" is flagged: no sync ends, no new name of a file, no look at the server's
+# own files.
+HANGING_DISK = """
+    def install():
+        import pathlib
+        def held(real):
+            def call(*arguments, **more):
+                hold("disk")
+                return real(*arguments, **more)
+            return call
+        os.fsync, os.replace = held(os.fsync), held(os.replace)
+        pathlib.Path.replace = held(pathlib.Path.replace)
+        own = os.path.dirname(FOLDER) + "/run/"
+        def held_look(real):
+            def look(path, *arguments, **more):
+                if str(path).startswith(own):
+                    hold("disk")
+                return real(path, *arguments, **more)
+            return look
+        os.stat, os.lstat = held_look(os.stat), held_look(os.lstat)
 """
 
 
@@ -46,3 +70,60 @@ def test_a_stop_does_not_wait_for_a_name_server_at_the_start(folder: Path) -> No
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def hanging(folder: Path) -> Iterator[tuple[Server, Path]]:
+    """A server on a disk that hangs while the flag is there."""
+    server = Server(folder)
+    flag = inject_into_supervisor(server, HANGING_DISK) / "disk"
+    try:
+        yield server.start("--stop-timeout", "2s"), flag
+    finally:
+        flag.unlink(missing_ok=True)
+        server.end()
+
+
+def chat_goes_on(server: Server) -> None:
+    with clients(server, 2) as (one, two):
+        one.say("안녕")
+        two.hear_until("안녕")
+
+
+def test_while_the_disk_hangs_all_goes_on_and_a_ban_is_answered_when_it_is_written(
+    hanging: tuple[Server, Path],
+) -> None:
+    server, flag = hanging
+    with Client(server.address, source="127.0.0.9") as banned:
+        flag.touch()
+        done = list[str]()
+        ban = threading.Thread(target=lambda: done.append(server.command("ban", "127.0.0.9").stdout))
+        ban.start()
+        waits(flag)
+        # The ban holds at once.
+        while banned.receive() is not None:
+            pass
+        chat_goes_on(server)
+        worker = server.worker_pids[0]
+        kill(worker)
+        eventually(lambda: worker not in server.worker_pids, "the dead worker to be gone")
+        server.wait_until_running()
+        chat_goes_on(server)
+        assert not done
+        assert not (server.instance_folder / "bans.json").exists()
+    flag.unlink()
+    ban.join(IN_TIME)
+    assert done == ["127.0.0.9 is banned for good; 1 connection ended\n"]
+    assert "127.0.0.9" in (server.instance_folder / "bans.json").read_text()
+    record = server.instance_folder / "record.json"
+    eventually(lambda: str(server.worker_pids[0]) in record.read_text(), "the record to follow")
+
+
+def test_a_stop_does_not_wait_for_a_disk_that_hangs(hanging: tuple[Server, Path]) -> None:
+    server, flag = hanging
+    flag.touch()
+    kill(server.worker_pids[0])
+    waits(flag)
+    process = server.processes()[0]
+    process.send_signal(signal.SIGTERM)
+    process.wait(IN_TIME)

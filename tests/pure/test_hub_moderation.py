@@ -31,13 +31,18 @@ class Operator:
         self._hub = Hub(LIMITS, moderation_path=path)
 
     def ban(self, target: str, until: float | None = None) -> str:
-        return self._hub.ban(target, until, 0.0)
+        banned = self._hub.ban(target, until, 0.0)
+        self._hub.moderation_write()()
+        return banned
 
     def mute(self, name: str, until: float | None = None) -> str:
-        return self._hub.mute(name, until, 0.0)
+        muted = self._hub.mute(name, until, 0.0)
+        self._hub.moderation_write()()
+        return muted
 
     def lift(self, table: str, target: str) -> None:
         self._hub.lift(table, target, 0.0)
+        self._hub.moderation_write()()
 
     def sweep(self) -> None:
         self._hub.sweep(0.0)
