@@ -2,9 +2,11 @@
 
 The lock is the truth: a ``flock`` on a file that is never removed. The supervisor holds it as long as it
 lives, and the kernel releases it however the supervisor dies. The record beside it is only information, for
-messages. On Linux a name in the kernel's own table (an abstract socket) stands behind the lock, in case the
-file is deleted or renamed. Only ``start`` ever tries the lock: a probe from another command would make a
-concurrent start fail.
+messages. Only ``start`` ever tries the lock: a probe from another command would make a concurrent start fail.
+
+On Linux a name in the kernel's own table (an abstract socket) stands behind the lock, in case the file is
+deleted or renamed. Any user can take such a name, and containers that share a network share the table. So a
+name that another user or another container has does not count.
 
 A free lock does not mean that no process serves: workers can outlive a killed supervisor for a moment. Each
 worker holds a shared lock on a second file, and a new supervisor waits for that one too.
@@ -62,6 +64,8 @@ class Guard:
         self._lock = self._new_lock()
         self._kernel_name: socket.socket | None = None
         self._workers_lock: int | None = None
+        # Whether a process that is no server of this folder has the kernel's name: the lock stands alone.
+        self.alone = False
 
     def _new_lock(self) -> UnixFileLock:
         return UnixFileLock(
@@ -120,10 +124,29 @@ class Guard:
                 self._kernel_name.bind(name)
                 return
             except OSError:
-                if time.monotonic() > deadline:
+                if time.monotonic() <= deadline:
+                    time.sleep(_POLL)
+                elif self._is_ours(name):
                     self.release()
                     raise already_running(self.config, self._living_record()) from None
-                time.sleep(_POLL)
+                else:
+                    self.alone = True
+                    return
+
+    def _is_ours(self, name: str) -> bool:
+        """Tell whether a server of this user and this folder has the kernel's name, or whether it may be one.
+
+        A process that cannot be looked at belongs to another user, or to a container.
+        """
+        if self._living_record() is not None:
+            return True
+        try:
+            found = psutil.net_connections("unix")
+        except psutil.Error:
+            return True
+        shown = name.replace("\0", "@")
+        holders = [each.pid for each in found if str(each.laddr) == shown and each.pid]
+        return any(_uses(each, self.paths.folder) for each in holders)
 
     def _wait_for_survivors(self) -> None:
         """Wait for the workers of a killed supervisor; kill, by identity, those that do not end."""
@@ -192,6 +215,18 @@ class Guard:
             self._kernel_name.close()
         if self._workers_lock is not None:
             os.close(self._workers_lock)
+
+
+def _uses(pid: int, folder: Path) -> bool:
+    """Tell whether a process is this user's, and finds this same folder at its path: no other container."""
+    try:
+        if psutil.Process(pid).uids().effective != os.geteuid():
+            return False
+        return os.path.samestat(os.stat(f"/proc/{pid}/root{folder.resolve()}"), folder.stat())
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
+    except (psutil.Error, OSError):
+        return True
 
 
 def _holds(process: psutil.Process, path: Path) -> bool:

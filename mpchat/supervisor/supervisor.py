@@ -134,6 +134,8 @@ class Supervisor:
         """
         config = self._order.config
         _open_log(config.log_file)
+        if guard.alone:
+            log.warning("guarded by the lock file alone, another user or container has the kernel's name")
         self._disk = Disk(self.reactor)
         stack.callback(self._disk.close, DISK_PATIENCE)
         me = Identity.of(os.getpid())

@@ -7,7 +7,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -152,6 +152,56 @@ def test_a_name_that_is_released_meanwhile_is_waited_for(
         assert process.stdout.readline() == "held\n"
         with held(config):
             pass
+
+
+# The kernel's name, which anybody can take.
+
+# Takes the abstract socket of a guard's name, and says so; ends when it is told.
+OCCUPIER = """
+import os, socket, sys
+if int(sys.argv[2]):
+    os.setuid(int(sys.argv[2]))
+taken = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+taken.bind("\\0" + sys.argv[1])
+print("taken", flush=True)
+sys.stdin.read()
+"""
+# Another container with the same path, as far as files go: a mount namespace with another disk there.
+CONTAINER = 'mount -t tmpfs none "$0" && mkdir -m 700 "$0/one" && exec "$@"'
+
+
+@contextmanager
+def occupied(config: Config, *, before: Sequence[str] = (), user: int = 0) -> Iterator[None]:
+    """Another process has the kernel's name of the guard of ``config``; root starts it."""
+    with held(config) as guard:
+        assert guard._kernel_name is not None
+        name = guard._kernel_name.getsockname()[1:].decode()
+    command = [*before, sys.executable, "-c", OCCUPIER, name, str(user)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != "taken\n":
+            pytest.skip("this machine lets nobody make a namespace of mounts")
+        yield
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs abstract sockets, which only Linux has")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user or another container")
+@pytest.mark.parametrize("who", ["another user", "another container"])
+def test_a_kernel_name_of_a_process_that_is_not_ours_prevents_no_start(
+    config: Config, tmp_path: Path, who: str
+) -> None:
+    container = ["unshare", "--mount", "sh", "-c", CONTAINER, str(tmp_path)]
+    before, user = (container, 0) if who == "another container" else ((), 65534)
+    with occupied(config, before=before, user=user), held(config) as guard:
+        assert guard.alone
+        refused(config)
+    with held(config) as guard:
+        assert not guard.alone
+
+
+def test_a_kernel_name_that_an_own_process_has_prevents_a_start(config: Config) -> None:
+    with occupied(config):
+        refused(config)
 
 
 # Files that go away while it is held.
