@@ -34,8 +34,8 @@ from mpchat.hub.entries import (
 from mpchat.hub.history import Run
 from mpchat.hub.limits import Limits
 from mpchat.hub.log import Follow, MemoryLog, More, Record, Step, Sync
-from mpchat.hub.moderation import BANS, MUTES, Moderation, ban_target, lifted_key, mute_target
-from mpchat.hub.moderation_file import NotKeptError, read_moderation, write_moderation
+from mpchat.hub.moderation import BANS, MUTES, Moderation, Rule, ban_target, lifted_key, mute_target
+from mpchat.hub.moderation_file import ModerationFile, NotKeptError, read_moderation
 from mpchat.hub.past import Past
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.sender_holds import SenderHolds, Strain
@@ -73,6 +73,7 @@ class Hub:
         behind before all wait for it. ``on_run`` gets every run of messages that is numbered.
         ``moderation_path`` is the file of bans and mutes. ``connections`` returns how many there are.
         """
+        self._moderation_file = ModerationFile(moderation_path) if moderation_path else None
         moderation = read_moderation(moderation_path) if moderation_path else Moderation()
         past = past or Past(secrets.token_urlsafe(9))
         self.state = HubState(limits, past, moderation, notices=notices, archived=on_run is not None)
@@ -84,7 +85,6 @@ class Hub:
         self._hold = StreamHold(self.plain.buffer)
         self._sender_holds = SenderHolds()
         self._connections = connections
-        self._moderation_path = moderation_path
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
             Up.POSTS: lambda endpoint, payload, now: Posted(time.time(), *payload),
             Up.LEFT: lambda endpoint, payload, now: Left(now, payload),
@@ -318,7 +318,7 @@ class Hub:
         key, spelled = target
         self._put_in_order(Moderated(table, key, spelled, until), now)
         try:
-            self._write_moderation()
+            self._keep(table, key, Rule(spelled, until))
         except MpchatError as error:
             raise NotKeptError(str(error), spelled) from None
         return spelled
@@ -329,11 +329,28 @@ class Hub:
         if key not in self.state.moderation.table(table):
             raise MpchatError(f"{target} is not {'banned' if table == BANS else 'muted'}")
         self._put_in_order(Lifted(table, key), now)
-        self._write_moderation()
+        self._keep(table, key, None)
 
-    def _write_moderation(self) -> None:
-        if self._moderation_path is not None:
-            write_moderation(self._moderation_path, self.state.moderation)
+    def _keep(self, table: str, key: str, rule: Rule | None) -> None:
+        if self._moderation_file is not None:
+            self._moderation_file.change(table, key, rule, self.state.moderation)
+
+    def follow_moderation_file(self, now: float) -> list[str]:
+        """Take over what another program has changed in the file, and write the file again if it is gone.
+
+        Return the names and addresses that are newly banned. Call it about once a second.
+        """
+        mine, at = self.state.moderation, time.time()
+        found = self._moderation_file.look(mine) if self._moderation_file is not None else None
+        if found is None:
+            return []
+        fresh, gone = list(found.missing_in(mine, at)), list(mine.missing_in(found, at))
+        for table, key, _ in gone:
+            if key not in found.table(table):
+                self._put_in_order(Lifted(table, key), now)
+        for table, key, rule in fresh:
+            self._put_in_order(Moderated(table, key, rule.target, rule.until), now)
+        return [rule.target for table, _, rule in fresh if table == BANS]
 
     # What is so.
 

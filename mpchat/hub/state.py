@@ -193,10 +193,10 @@ class HubState:
     # Operators and time.
 
     def _moderated(self, entry: Moderated) -> None:
-        self.moderation.table(entry.table)[entry.key] = Rule(entry.target, entry.until)
+        self.moderation.put(entry.table, entry.key, Rule(entry.target, entry.until))
 
     def _lifted(self, entry: Lifted) -> None:
-        self.moderation.table(entry.table).pop(entry.key, None)
+        self.moderation.put(entry.table, entry.key, None)
 
     def _configured(self, entry: Configured) -> None:
         self.members.limits = entry.limits

@@ -65,6 +65,13 @@ class ClientCommands:
             lambda kicked: reply(Answer(Banned(target=banned, ended=kicked.ended, silent=kicked.silent))),
         )
 
+    def follow_moderation_file(self) -> None:
+        """Close the connections of those that another server, or a person, has banned in the file."""
+        for target in self._hub.follow_moderation_file(self._reactor.now):
+            log.info("banned, says the file of bans: %s", target)
+            self._placement.refuse(BANNED, host=target)
+            self._close_connections(target, lambda kicked: None)
+
     def mute(self, target: str, seconds: float | None, reply: Reply) -> None:
         """Mute a name. Raise :class:`MpchatError` for what cannot be one."""
         name = self._hub.mute(target, _end(seconds), self._reactor.now)
@@ -73,6 +80,7 @@ class ClientCommands:
 
     def lift(self, what: Literal["bans", "mutes"], target: str) -> None:
         """End a ban or a mute. Raise :class:`MpchatError` if there is none."""
+        self.follow_moderation_file()  # another server may have written it a moment ago
         self._hub.lift(what, target, self._reactor.now)
         log.info("lifted from %s: %s", what, target)
 

@@ -158,7 +158,7 @@ class Supervisor:
         control = _open_control(self.reactor, guard.paths.control, commands)
         stack.callback(control.close)
         stack.callback(self.pool.kill)
-        heal = partial(heal_files, guard, record, control)
+        heal = partial(heal_files, guard, record, control, clients)
         Upkeep(self.reactor, self.lifecycle, self.pool, self.changes, self.hub, heal).begin()
 
     def _log_stopped(self) -> None:

@@ -11,6 +11,7 @@ from mpchat.instance.lock import Guard
 from mpchat.ipc.beat import beat_every
 from mpchat.reactor import Reactor
 from mpchat.supervisor.change_runner import ChangeRunner
+from mpchat.supervisor.client_commands import ClientCommands
 from mpchat.supervisor.hang_watch import end_hung_workers
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.pool import WorkerPool
@@ -57,10 +58,11 @@ class Upkeep:
         self._heal_files()
 
 
-def heal_files(guard: Guard, record: RecordKeeper, control: Server) -> None:
-    """Restore the lock, the record and the control socket if their files were deleted or replaced."""
+def heal_files(guard: Guard, record: RecordKeeper, control: Server, clients: ClientCommands) -> None:
+    """Restore the lock, the record, the control socket and the bans if their files are gone."""
     with suppress(OSError):
         if guard.heal():
             log.warning("lock file was gone or replaced, taken again: %s", guard.paths.lock)
         record.heal()
         control.heal()
+    clients.follow_moderation_file()
