@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -74,6 +75,24 @@ def point_at(path: str) -> None:
     os.set_blocking(descriptor, True)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+def heal(path: str) -> None:
+    """Open the log file again if it was deleted, moved or replaced; without a file do nothing.
+
+    Call it about once a second. Until the file can be opened, lines go where they went before.
+    """
+    if path and not _is_open(path):
+        with suppress(OSError):
+            point_at(path)
+            logging.getLogger("mpchat").warning("log file was gone or replaced, opened again: %s", path)
+
+
+def _is_open(path: str) -> bool:
+    """Tell whether standard error is the file at ``path``."""
+    with suppress(OSError):
+        return os.path.samestat(os.stat(path), os.fstat(2))
+    return False
 
 
 def check(path: str) -> None:

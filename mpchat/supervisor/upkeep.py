@@ -8,6 +8,7 @@ from contextlib import suppress
 from mpchat.control.server import Server
 from mpchat.hub.hub import Hub
 from mpchat.instance.lock import Guard
+from mpchat.ipc import logs
 from mpchat.ipc.beat import beat_every
 from mpchat.reactor import Reactor
 from mpchat.supervisor.change_runner import ChangeRunner
@@ -56,6 +57,7 @@ class Upkeep:
             self._changes.watch_balance(now)
         self._hub.sweep(now)
         self._heal_files()
+        logs.heal(self._pool.config.log_file)
 
 
 def heal_files(guard: Guard, record: RecordKeeper, control: Server, clients: ClientCommands) -> None:

@@ -124,6 +124,7 @@ class Worker:
         )
         self._longest_turn = 0.0
         self.uplink.beat(beat)
+        logs.heal(self.config.log_file)
         self.clients.end_overdue(self.reactor.now)
 
     def _close_when_done(self, now: float, deadline: float) -> None:
