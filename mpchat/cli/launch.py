@@ -7,6 +7,7 @@ through a pipe; in the background a second pipe brings back the outcome of the s
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ from mpchat.supervisor.startup import Order, Outcome, StartFacts, encode_order, 
 # The folder that the package lies in. The server starts there, so that ``-m`` finds this package, installed
 # or not, and nothing in the folder of the user who starts it.
 _PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
-# Bytes that fit a pipe before the server reads it, on every system.
-_PIPE_SIZE = 64 << 10
+# Bytes that fit a socket before the server reads it.
+_ORDER_SIZE = 64 << 10
 
 
 def in_foreground(config: Config, sources: Sources) -> NoReturn:
@@ -79,15 +80,19 @@ def in_background(config: Config, sources: Sources) -> StartFacts:
 
 
 def _settings_pipe(order: Order) -> int:
-    """Return the reading end of a pipe that holds the order."""
+    """Return the reading end of a socket that holds the order.
+
+    A pipe may hold no more than 4 KiB, of a user whose pipes take much already.
+    """
     data = encode_order(order)
-    if len(data) > _PIPE_SIZE:
-        raise ConfigError(f"all settings together take {len(data)} bytes, allowed: {_PIPE_SIZE}")
-    reader, writer = os.pipe()
-    os.write(writer, data)
-    os.close(writer)
-    os.set_inheritable(reader, True)
-    return reader
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _ORDER_SIZE)
+        writer.setblocking(False)
+        if len(data) > _ORDER_SIZE or writer.send(data) < len(data):
+            raise ConfigError(f"all settings together take {len(data)} bytes, allowed: {_ORDER_SIZE}")
+        reader.set_inheritable(True)
+        return reader.detach()
 
 
 def _command(config: Config, settings: int, outcome: int) -> list[str]:
