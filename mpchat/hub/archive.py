@@ -96,6 +96,8 @@ class Archive:
         self._had_file = False
         self._whole = True
         self._next_sweep = 0.0
+        # True when the file may hold more than other limits allow, which hold since the last write.
+        self._resized = False
         self._state = "ok"
 
         # Shared with the thread, under the lock, which neither thread holds during I/O.
@@ -151,6 +153,15 @@ class Archive:
                 self._whole = False
         if not self._wake.is_set():
             self._wake.set()
+
+    def change_limits(self, *, messages: int, age: float) -> None:
+        """Keep so many messages of each room from now on, for so many seconds; see :meth:`__init__`."""
+        with self._lock:
+            if (messages, age) == (self._messages, self._age):
+                return
+            self._messages, self._age = messages, age
+            self._resized = True
+        self._wake.set()
 
     def status(self) -> ArchiveStatus:
         """Return the state of the writing."""
@@ -243,15 +254,19 @@ class Archive:
         with self._lock:
             runs, first = list(self._queue), self._gone
             marks, self._marks = self._marks, {}
+            messages = self._messages
+            resized, self._resized = self._resized, False
         if marks or runs:
             try:
-                self._file.write(runs, {run.room: (run.last, run.at) for run in runs} | marks, self._messages)
+                self._file.write(runs, {run.room: (run.last, run.at) for run in runs} | marks, messages)
             except _FAULTS:
                 with self._lock:
                     self._marks = marks | self._marks
                 raise
             self._written(runs, first)
-        if time.monotonic() >= self._next_sweep:
+        if resized or time.monotonic() >= self._next_sweep:
+            if resized:
+                self._file.keep_last(messages)
             self._file.expire(self._oldest(), self._rooms)
             self._next_sweep = time.monotonic() + SWEEP
         self._works()

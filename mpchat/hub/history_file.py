@@ -240,12 +240,21 @@ class HistoryFile:
                     for run in runs
                 ),
             )
-            # By the index alone, and up to the run that holds the first kept number: that run stays whole.
-            self._db.executemany(
-                "DELETE FROM runs WHERE room = ?"
-                " AND seq < (SELECT max(seq) FROM runs WHERE room = ? AND seq <= ?)",
-                [(rooms[room], rooms[room], last - messages + 1) for room, (last, _) in marks.items()],
-            )
+            self._forget_before((rooms[room], last - messages + 1) for room, (last, _) in marks.items())
+
+    def _forget_before(self, firsts: Iterable[tuple[int, int]]) -> None:
+        """Forget the runs before the first kept number of each room (an id); its own run stays whole."""
+        self._db.executemany(  # by the index alone
+            "DELETE FROM runs WHERE room = ?1"
+            " AND seq < (SELECT max(seq) FROM runs WHERE room = ?1 AND seq <= ?2)",
+            firsts,
+        )
+
+    def keep_last(self, messages: int) -> None:
+        """Forget all but the last ``messages`` numbers of every room: fewer are kept than before."""
+        with _Transaction(self._db):
+            rooms = self._db.execute("SELECT id, last FROM rooms").fetchall()
+            self._forget_before((room, last - messages + 1) for room, last in rooms)
 
     def expire(self, oldest: float, rooms: int) -> None:
         """Forget messages from before ``oldest`` (seconds since 1970), and rooms that were not used lately.

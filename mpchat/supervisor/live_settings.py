@@ -22,7 +22,6 @@ from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.capacity import connections_per_worker
 from mpchat.supervisor.listeners import NO_CHANGE, ListenerChange, Lookup, port_of, prepare_change
 from mpchat.supervisor.placement import Placement
-from mpchat.supervisor.record_keeper import RecordKeeper
 from mpchat.supervisor.startup import Order
 
 # Seconds that a reload waits for the name server's answer about a new host.
@@ -48,16 +47,19 @@ class LiveSettings:
         acceptor: Acceptor,
         hub: Hub,
         placement: Placement,
-        record: RecordKeeper,
+        on_adopted: Callable[[Config], None],
     ) -> None:
-        """Begin with the settings of the start; ``descriptors`` is the limit of each process."""
+        """Begin with the settings of the start; ``descriptors`` is the limit of each process.
+
+        ``on_adopted`` is called when other settings hold, also where the server listens.
+        """
         self.config = order.config
         self.descriptors = descriptors
         self._sources = order.sources
         self._acceptor = acceptor
         self._hub = hub
         self._placement = placement
-        self._record = record
+        self._on_adopted = on_adopted
 
     def check(self, pause: Callable[[], Generator[None]]) -> Generator[None, None, Prepared]:
         """Read the settings again and prepare what they need; goes through ``pause`` while it has to wait.
@@ -106,7 +108,7 @@ class LiveSettings:
             with suppress(OSError):  # it could be written a moment ago; the old log stays open
                 logs.point_at(self.config.log_file)
             logs.reopen_on_signal(self.config.log_file)
-        self._record.set_addresses(self._acceptor.addresses)
+        self._on_adopted(self.config)
 
 
 def _check_log(path: str) -> None:

@@ -137,7 +137,8 @@ class Supervisor:
         watch = WorkerWatch(self.reactor, self.hub, self.placement, questions)
         observer = PoolObserver(self._on_worker_ready, record.set_workers, self._on_hopeless)
         self.pool = WorkerPool(config, self.reactor, self.placement, watch, guard.paths.workers, observer)
-        settings = LiveSettings(self._order, descriptors, self.acceptor, self.hub, self.placement, record)
+        follow = partial(_follow, self.acceptor, record, archive)
+        settings = LiveSettings(self._order, descriptors, self.acceptor, self.hub, self.placement, follow)
         self.changes = ChangeRunner(self.pool, self.placement, self.reactor, settings)
         self.admission = Admission(settings, self.hub, self.pool, self.placement, self.changes)
         self.shutdown = Shutdown(settings, self.hub, self.pool, self.placement)
@@ -227,6 +228,14 @@ def _open_history(config: Config, stack: ExitStack) -> tuple[Archive | None, Pas
     past = archive.open()
     stack.callback(archive.close, HISTORY_PATIENCE)
     return archive, past
+
+
+def _follow(acceptor: Acceptor, record: RecordKeeper, archive: Archive | None, config: Config) -> None:
+    """Let the record and the history file follow the settings that hold now."""
+    record.set_addresses(acceptor.addresses)
+    if archive is not None:
+        kept = limits_of(config).kept
+        archive.change_limits(messages=kept.messages, age=kept.age)
 
 
 def _make_hub(

@@ -3,8 +3,10 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
+from support.changing import configured, reload, write_settings
 from support.harness import Server, running
 from support.members import Member, members
 from support.waiting import eventually
@@ -43,6 +45,24 @@ def test_a_restart_goes_on_with_numbers_epoch_and_messages(folder: Path) -> None
         ]
         back.ask(message="and on")
         assert back.hear_from_room("and on")["seq"] > 10
+
+
+def test_how_much_is_kept_follows_a_reload_also_in_the_file(folder: Path) -> None:
+    settings: dict[str, Any] = {"port": 0, "workers": 1, "history": str(folder / "대화.db")}
+    with configured(folder, **settings, history_messages=10) as server:
+        with members(server.address, "alice", "밥") as (alice, bob):
+            write_settings(server, **settings, history_messages=100)
+            assert reload(server)["changed"] == ["history_messages"]
+            for number in range(50):
+                alice.ask(message=f"{number} 안녕")
+            bob.hear_from_room("49 안녕")
+        assert server.stop().returncode == 0
+        server.start_as_configured()
+        with Member(server.address) as back:
+            back.join("밥", after=0)
+            back.sync()
+            texts = [each["message"] for each in back.numbered]
+            assert texts[:50] == [f"{number} 안녕" for number in range(50)]
 
 
 def test_after_a_crash_of_everything_numbers_are_not_given_twice(folder: Path) -> None:

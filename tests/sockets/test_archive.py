@@ -184,6 +184,28 @@ def test_of_each_room_the_last_messages_are_kept_to_the_number(path: Path) -> No
     assert numbers(load(path, messages=1000), "로비") == list(range(92, 106))
 
 
+def test_limits_that_change_while_it_writes_hold_for_the_file_at_once(path: Path) -> None:
+    with opened(path, messages=10) as (store, _):
+        store.save(run("로비", 1, 5))
+        store.save(run("quiet", 1, 5))
+        store.change_limits(messages=100, age=0)
+        for seq in range(6, 56):
+            store.save(run("로비", seq))
+    assert numbers(load(path, messages=100), "로비") == list(range(1, 56))
+    with opened(path, messages=100) as (store, _):
+        store.change_limits(messages=3, age=0)
+        with closing(sqlite3.connect(path)) as db:
+            count = "SELECT count(*) FROM runs"
+            eventually(lambda: db.execute(count).fetchone() == (4,), "a file with less in it")
+    assert numbers(load(path, messages=100), "로비") == [53, 54, 55]
+    assert numbers(load(path, messages=3), "quiet") == [3, 4, 5]
+    with opened(path) as (store, _):
+        store.save(run("old", 1, at=time.time() - 3600))
+        written(store)
+        store.change_limits(messages=100, age=60)
+    assert numbers(load(path), "old") == []
+
+
 def test_no_more_is_loaded_than_there_is_memory_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(path) as (store, _):
         for seq in range(1, 101):
