@@ -194,7 +194,7 @@ class Supervisor:
             self._on_ready(self.report.start_facts())
 
     def _on_hopeless(self, why: str) -> None:
-        """Stop: no worker can be kept alive."""
+        """Stop: the server cannot start."""
         log_file = self.report.settings.config.log_file
         self.lifecycle.fail(f"{why}; see {log_file}" if log_file else why)
         self.stop(why)
