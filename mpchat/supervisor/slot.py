@@ -65,8 +65,13 @@ class Slot:
         return [each for each in (self.handle, self.next, self.old) if each is not None]
 
 
-def how_it_ended(code: int | None) -> str:
-    """Return in words what an exit code of ``multiprocessing`` says."""
+def how_it_ended(code: int | None, missing: str | None = None) -> str:
+    """Return in words what an exit code of ``multiprocessing`` says.
+
+    ``missing`` is the path of a part of the program that is gone.
+    """
     if code is not None and code < 0:
         return f"killed by {signal_name(-code)}"
+    if missing is not None:
+        return f"exit code {code}: {missing} is missing; restore it, or stop the server and start it anew"
     return f"exit code {code}"

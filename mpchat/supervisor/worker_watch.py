@@ -15,6 +15,7 @@ from mpchat.supervisor.ask_workers import WorkerQuestions
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.slot import how_it_ended
 from mpchat.supervisor.worker_handle import WorkerHandle
+from mpchat.supervisor.worker_process import missing_part
 
 
 class WorkerEvents(NamedTuple):
@@ -96,7 +97,7 @@ class WorkerWatch:
             self._receive(handle, events)
         self._hub.detach(handle.endpoint, now)
         self._questions.on_death(handle.pid)
-        handle.how = how_it_ended(code)
+        handle.how = how_it_ended(code, missing_part() if code and not handle.ready else None)
         self._placement.unwatch(handle)
         count, in_transit = handle.connections.count, self._placement.transit.identities
         self._hub.worker_died(handle.endpoint, count, in_transit, now)

@@ -1,7 +1,10 @@
 """A worker that dies again and again: tried less and less often, told, never given up; the others serve."""
 
+import os
 import re
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,6 +171,32 @@ def test_when_every_worker_dies_in_a_loop_the_server_waits_and_says_so_and_serve
         with listeners(server, 3) as crowd:
             crowd[0].say(END)
             everybody_hears(crowd, END)
+
+
+def test_a_worker_whose_interpreter_is_gone_is_told_with_its_path_and_comes_back_with_it(
+    folder: Path,
+) -> None:
+    """The virtual environment was removed while the server runs, and is there again later."""
+    server = Server(folder)
+    python = folder / "환경" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    server.environment["PYTHONPATH"] = os.pathsep.join(each for each in sys.path if each)
+    command = [str(python), "-m", "mpchat", "start", "--port", "0", "--workers", "1"]
+    try:
+        subprocess.run(command, env=server.environment, cwd=folder, check=True, timeout=60.0)
+        python.unlink()
+        missing = f"exit code 255: {python} is missing; restore it, or stop the server and start it anew"
+        done = server.command("reload")
+        assert (done.returncode, missing in done.stderr) == (5, True), done.stderr
+        psutil.Process(server.worker_pids[0]).kill()
+        eventually(lambda: facts(server)["workers"][0]["died"] == missing, "the path to be told")
+        assert f"died: worker 1, {missing}" in server.log
+        python.symlink_to(sys.executable)
+        server.wait_until_running()
+        assert server.command("reload").returncode == 0
+    finally:
+        server.end()
 
 
 @pytest.mark.parametrize("when", ["at import", "before it is ready", "by a signal before it is ready"])
