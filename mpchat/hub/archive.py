@@ -20,11 +20,13 @@ import time
 from collections import deque
 from contextlib import closing, suppress
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 from mpchat.errors import StartError
 from mpchat.hub.history import Run, size_of
+from mpchat.hub.history_age import StampedAges
 from mpchat.hub.history_file import EARLIER_KEPT, MOVE_AWAY, HistoryFile, Numbering, UnusableFile, token
 from mpchat.hub.history_lock import lock_history
 from mpchat.hub.past import Past
@@ -96,6 +98,7 @@ class Archive:
         self._had_file = False
         self._whole = True
         self._next_sweep = 0.0
+        self._stamps = StampedAges(time.monotonic(), time.time())
         # True when the file may hold more than other limits allow, which hold since the last write.
         self._resized = False
         self._state = "ok"
@@ -195,7 +198,8 @@ class Archive:
         if file.new:
             return []
         found = file.numbering()
-        runs, damaged = file.runs(found.last, self._messages, self._oldest(), LOADED)
+        times = (time.monotonic(), time.time())
+        runs, damaged = file.runs(found.last, self._messages, self._age, LOADED, times)
         self._owners.add(found.owner)
         self._had_file = True
         self._numbering = found._replace(owner=self._numbering.owner)
@@ -210,9 +214,6 @@ class Archive:
         before = self._numbering
         earlier = [*before.earlier.items(), (before.epoch, before.last)][-EARLIER_KEPT:]
         self._numbering = before._replace(epoch=token(), earlier=dict(earlier))
-
-    def _oldest(self) -> float:
-        return time.time() - self._age if self._age else 0.0
 
     # In the archive's thread; at the start :meth:`_attach` and :meth:`_failed` are called too.
 
@@ -254,8 +255,10 @@ class Archive:
         with self._lock:
             runs, first = list(self._queue), self._gone
             marks, self._marks = self._marks, {}
-            messages = self._messages
+            messages, age = self._messages, self._age
             resized, self._resized = self._resized, False
+        for each in runs:
+            self._stamps.note(each.taken, each.at)
         if marks or runs:
             try:
                 self._file.write(runs, {run.room: (run.last, run.at) for run in runs} | marks, messages)
@@ -267,7 +270,8 @@ class Archive:
         if resized or time.monotonic() >= self._next_sweep:
             if resized:
                 self._file.keep_last(messages)
-            self._file.expire(self._oldest(), self._rooms)
+            span = self._stamps.span(time.monotonic(), age) if age else (-inf, inf)
+            self._file.expire(*span, self._rooms)
             self._next_sweep = time.monotonic() + SWEEP
         self._works()
 

@@ -86,7 +86,7 @@ class Hub:
         self._sender_holds = SenderHolds()
         self._connections = connections
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
-            Up.POSTS: lambda endpoint, payload, now: Posted(time.time(), *payload),
+            Up.POSTS: lambda endpoint, payload, now: Posted(now, time.time(), *payload),
             Up.LEFT: lambda endpoint, payload, now: Left(now, payload),
             Up.ASK: self._read_request,
             Up.SYNC: lambda endpoint, payload, now: Sync(*payload),
@@ -282,7 +282,7 @@ class Hub:
             raise ProtocolError(
                 "too_long", f"the message takes {len(frame)} bytes, {ANNOUNCEMENT_LIMIT} are allowed"
             )
-        self._put_in_order(Announced(time.time(), frame), now)
+        self._put_in_order(Announced(now, time.time(), frame), now)
 
     def change_limits(self, limits: Limits, *, notices: bool, now: float) -> None:
         """Keep to other limits from now on."""
@@ -297,7 +297,7 @@ class Hub:
 
     def sweep(self, now: float) -> None:
         """Forget what is too old or unused; call it about once a second."""
-        self._put_in_order(Swept(time.time()), now)
+        self._put_in_order(Swept(now, time.time()), now)
         self.delivery.keep_to_share()
         for room in self._sender_holds.expire(now - STUCK_AFTER):
             self._judge_hold(room)

@@ -48,6 +48,7 @@ PURE = {
     "hub.effects",
     "hub.entries",
     "hub.history",
+    "hub.history_age",
     "hub.limits",
     "hub.members",
     "hub.moderation",
