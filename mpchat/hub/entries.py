@@ -101,6 +101,12 @@ class Configured(msgspec.Struct, frozen=True, array_like=True, tag="configured")
     notices: bool
 
 
+class ClockStepped(msgspec.Struct, frozen=True, array_like=True, tag="clock_stepped"):
+    """The wall clock was set forward by ``by`` seconds, or back if that is negative."""
+
+    by: float
+
+
 class NoticesDue(msgspec.Struct, frozen=True, array_like=True, tag="notices_due"):
     """Time has come to tell clients who has come and gone (``now``: monotonic clock)."""
 
@@ -125,6 +131,7 @@ Entry = (
     | Moderated
     | Lifted
     | Configured
+    | ClockStepped
     | NoticesDue
     | Swept
 )

@@ -9,17 +9,20 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mpchat.errors import MpchatError, ProtocolError
+from mpchat.hub.clock_watch import ClockWatch
 from mpchat.hub.delivery import Delivery
 from mpchat.hub.endpoint import STUCK_AFTER, Endpoint
 from mpchat.hub.entries import (
     Announced,
     Asked,
+    ClockStepped,
     Configured,
     CutOff,
     Entry,
@@ -82,6 +85,7 @@ class Hub:
         self.delivery.on_run = on_run
         self._limits, self._notices = limits, notices
         self._log = MemoryLog()
+        self._clock = ClockWatch(time.monotonic(), time.time())
         self._hold = StreamHold(self.plain.buffer)
         self._sender_holds = SenderHolds()
         self._connections = connections
@@ -147,6 +151,7 @@ class Hub:
         return members + self._connections() - self.members
 
     def _read_request(self, endpoint: Endpoint, payload: Any, now: float) -> Asked | CutOff:
+        self.watch_clock()
         (identity, address), packed = payload
         try:
             request = unpack_request(packed)
@@ -297,6 +302,7 @@ class Hub:
 
     def sweep(self, now: float) -> None:
         """Forget what is too old or unused; call it about once a second."""
+        self.watch_clock()
         self._put_in_order(Swept(now, time.time()), now)
         self.delivery.keep_to_share()
         for room in self._sender_holds.expire(now - STUCK_AFTER):
@@ -315,6 +321,7 @@ class Hub:
         return self._moderate(MUTES, mute_target(name), until, now)
 
     def _moderate(self, table: str, target: tuple[str, str], until: float | None, now: float) -> str:
+        self.watch_clock()
         key, spelled = target
         self._put_in_order(Moderated(table, key, spelled, until), now)
         try:
@@ -333,13 +340,36 @@ class Hub:
 
     def _keep(self, table: str, key: str, rule: Rule | None) -> None:
         if self._moderation_file is not None:
-            self._moderation_file.change(table, key, rule, self.state.moderation)
+            self._moderation_file.change({(table, key): rule}, self.state.moderation)
+
+    def watch_clock(self) -> None:
+        """Let bans and mutes last as long as was said, although the wall clock was stepped.
+
+        Call it before a rule is judged or read.
+        """
+        now = time.monotonic()
+        step = self._clock.step(now, time.time())
+        if not step:
+            return
+        log.warning("the clock was stepped by %.1f s: bans and mutes end that much later", step)
+        self._put_in_order(ClockStepped(step), now)
+        mine = self.state.moderation
+        ending = {
+            (table, key): rule
+            for table in (BANS, MUTES)
+            for key, rule in mine.table(table).items()
+            if rule.until is not None
+        }
+        if ending and self._moderation_file is not None:
+            with suppress(MpchatError):  # a later look tries again
+                self._moderation_file.change(ending, mine)
 
     def follow_moderation_file(self, now: float) -> list[str]:
         """Take over what another program has changed in the file, and write the file again if it is gone.
 
         Return the names and addresses that are newly banned. Call it about once a second.
         """
+        self.watch_clock()
         mine, at = self.state.moderation, time.time()
         found = self._moderation_file.look(mine) if self._moderation_file is not None else None
         if found is None:

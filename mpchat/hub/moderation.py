@@ -70,6 +70,13 @@ class Moderation(msgspec.Struct):
         else:
             self.table(table)[key] = rule
 
+    def shift(self, by: float) -> None:
+        """Let rules that end do so ``by`` seconds later: the wall clock was stepped."""
+        for table in (self.bans, self.mutes):
+            for key, rule in table.items():
+                if rule.until is not None:
+                    table[key] = msgspec.structs.replace(rule, until=rule.until + by)
+
     def normal(self) -> "Moderation":
         """Return the same rules under the keys that are looked up: older versions wrote others."""
         found = Moderation({}, {})

@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,12 +61,12 @@ class ModerationFile:
         # Why the file could not be read or written; each reason is logged once.
         self._fault = ""
 
-    def change(self, table: str, key: str, rule: Rule | None, mine: Moderation) -> None:
-        """Write a rule, or remove it (None). ``mine`` are the rules that hold here, this one included.
+    def change(self, rules: Mapping[tuple[str, str], Rule | None], mine: Moderation) -> None:
+        """Write rules by table and key, or remove them (None). ``mine`` are the rules that hold here by now.
 
         Raises :class:`MpchatError` when that fails; a later look tries again.
         """
-        self._unwritten[table, key] = rule
+        self._unwritten.update(rules)
         try:
             self._write(mine)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ from mpchat.hub.effects import Effect, Forget, ForgetRoom, NoticeInRoom, Say, Sa
 from mpchat.hub.entries import (
     Announced,
     Asked,
+    ClockStepped,
     Configured,
     CutOff,
     Entry,
@@ -73,6 +74,7 @@ class HubState:
             Moderated: self._moderated,
             Lifted: self._lifted,
             Configured: self._configured,
+            ClockStepped: self._clock_stepped,
             NoticesDue: self._notices_due,
             Swept: self._swept,
         }
@@ -197,6 +199,9 @@ class HubState:
 
     def _lifted(self, entry: Lifted) -> None:
         self.moderation.put(entry.table, entry.key, None)
+
+    def _clock_stepped(self, entry: ClockStepped) -> None:
+        self.moderation.shift(entry.by)
 
     def _configured(self, entry: Configured) -> None:
         self.members.limits = entry.limits

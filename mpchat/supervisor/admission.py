@@ -46,6 +46,7 @@ class Admission:
 
     def check(self, host: str) -> Refusal | None:
         """Return why a client from ``host`` may not come in, or None if it may."""
+        self._hub.watch_clock()
         if self._hub.state.moderation.banned_host(host, time.time()):
             return BANNED
         if self.connections >= self.limit:

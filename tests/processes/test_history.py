@@ -2,12 +2,16 @@
 
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from support.changing import configured, reload, write_settings
 from support.harness import Server, running
+from support.injected import steppable_clock
 from support.members import Member, members
 from support.waiting import eventually
 
@@ -115,3 +119,31 @@ def test_a_broken_file_is_left_alone_and_the_server_serves(folder: Path) -> None
         assert "history not written" in server.log
         assert "failing" in server.command("status").stdout
     assert history.read_bytes() == b"this is no database " * 1000
+
+
+@pytest.mark.parametrize("step", [86_400, -86_400])
+def test_a_step_of_the_clock_takes_no_history_and_ends_no_ban(folder: Path, step: int) -> None:
+    server = Server(folder)
+    ahead = steppable_clock(server)
+    history = str(folder / "대화.db")
+    try:
+        server.start("--history", history, "--history-age", "1h", workers=1)
+        with members(server.address, "alice", "밥") as (alice, bob):
+            alice.ask(message="먼저")
+            bob.hear_from_room("먼저")
+            assert server.command("ban", "철수", "--for", "1h").returncode == 0
+            eventually(lambda: server.status()["history"]["saved"] >= 1, ALL_SAVED)
+            ahead.write_text(str(step))
+            eventually(lambda: "the clock was stepped by" in server.log, "the step to be noticed", 10.0)
+            alice.ask(message="나중")
+            bob.hear_from_room("나중")
+            with Member(server.address) as late, Member(server.address) as banned:
+                late.join("영희", after=0)
+                late.sync()
+                assert [each["message"] for each in late.numbered] == ["먼저", "나중"]
+                assert banned.refused(join={"name": "철수"}) == "banned"
+            assert server.status()["uptime"] < 60
+    finally:
+        server.end()
+    with closing(sqlite3.connect(history)) as db:
+        assert db.execute("SELECT min(seq) FROM runs").fetchone() == (1,)

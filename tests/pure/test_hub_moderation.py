@@ -319,3 +319,43 @@ def test_a_file_that_is_gone_is_written_again_and_one_that_is_broken_changes_not
     operator.follow()
     assert sorted(operator.kept.bans) == sorted(["셋", "넷"])
     assert operator.kept.mutes == {}
+
+
+# A wall clock that is stepped.
+
+DAY = 86_400.0
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize("step", [DAY, -DAY])
+def test_a_step_of_the_clock_ends_no_ban_and_prolongs_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    real, ahead = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    one, two = Operator(path), Operator(path)
+    one.ban("철수", time.time() + HOUR)
+    one.mute("영희", time.time() + HOUR)
+    one.ban("192.0.2.7")
+    two.follow()
+    ahead = step
+    for each in (one, two, one, two):  # each shifts once, whatever the other one has written
+        each.sweep()
+        each.follow()
+    for kept in (one.kept, two.kept, Operator(path).kept):
+        for left, holds in ((HOUR - 60, True), (HOUR + 60, False)):
+            at = time.time() + left
+            assert kept.banned_name("철수", at) == kept.muted("영희", at) == holds
+        assert kept.banned_host("192.0.2.7", EVER)
+
+
+def test_a_ban_made_right_after_a_step_lasts_as_long_as_was_said(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ahead = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    operator = Operator(path)
+    ahead = DAY
+    operator.ban("철수", time.time() + HOUR)
+    operator.sweep()
+    assert operator.kept.bans["철수"].until == pytest.approx(time.time() + HOUR, abs=60)

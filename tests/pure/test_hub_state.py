@@ -14,6 +14,7 @@ from mpchat.hub.effects import Effect, NoticeInRoom, Say, SayInRoom, Tell
 from mpchat.hub.entries import (
     Announced,
     Asked,
+    ClockStepped,
     Configured,
     CutOff,
     Entry,
@@ -108,6 +109,7 @@ ENTRIES = st.lists(
             st.booleans(),
         ),
         st.builds(NoticesDue, TIMES),
+        st.builds(ClockStepped, st.floats(-1e6, 1e6, allow_nan=False)),
         st.builds(Swept, TIMES, TIMES),
     ),
     max_size=40,

@@ -45,6 +45,7 @@ PURE = {
     "ipc.reasons",
     "ipc.stream_buffer",
     "hub.claims",
+    "hub.clock_watch",
     "hub.effects",
     "hub.entries",
     "hub.history",
