@@ -99,8 +99,8 @@ class Archive:
         self._whole = True
         self._next_sweep = 0.0
         self._stamps = StampedAges(time.monotonic(), time.time())
-        # True when the file may hold more than other limits allow, which hold since the last write.
-        self._resized = False
+        # The limits that the file followed last: messages of each room, and their age.
+        self._followed = (messages, age)
         self._state = "ok"
 
         # Shared with the thread, under the lock, which neither thread holds during I/O.
@@ -163,7 +163,6 @@ class Archive:
             if (messages, age) == (self._messages, self._age):
                 return
             self._messages, self._age = messages, age
-            self._resized = True
         self._wake.set()
 
     def status(self) -> ArchiveStatus:
@@ -256,7 +255,6 @@ class Archive:
             runs, first = list(self._queue), self._gone
             marks, self._marks = self._marks, {}
             messages, age = self._messages, self._age
-            resized, self._resized = self._resized, False
         for each in runs:
             self._stamps.note(each.taken, each.at)
         if marks or runs:
@@ -267,12 +265,14 @@ class Archive:
                     self._marks = marks | self._marks
                 raise
             self._written(runs, first)
-        if resized or time.monotonic() >= self._next_sweep:
-            if resized:
-                self._file.keep_last(messages)
+        changed = (messages, age) != self._followed
+        if changed:
+            self._file.keep_last(messages)
+        if changed or time.monotonic() >= self._next_sweep:
             span = self._stamps.span(time.monotonic(), age) if age else (-inf, inf)
             self._file.expire(*span, self._rooms)
             self._next_sweep = time.monotonic() + SWEEP
+            self._followed = (messages, age)
         self._works()
 
     def _written(self, runs: list[Run], first: int) -> None:

@@ -68,7 +68,7 @@ class ModerationFile:
         """
         self._unwritten.update(rules)
         try:
-            self._write(mine)
+            self._write(mine, LOCK_PATIENCE)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MpchatError(
                 f"it holds until the server stops, but could not be written to {self.path}: {_reason(error)}"
@@ -83,7 +83,7 @@ class ModerationFile:
             found = self._stamp()
             gone = found is None and (mine.bans or mine.mutes)
             if gone or self._unwritten:
-                self._write(mine)
+                self._write(mine, 0.0)
                 log.warning("written again, with all bans and mutes: %s", self.path)
                 found = self._stamp()
             if found == self._seen:
@@ -108,9 +108,9 @@ class ModerationFile:
             return None
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
-    def _write(self, mine: Moderation) -> None:
+    def _write(self, mine: Moderation, patience: float) -> None:
         """Put what waits into the file as it is now; without a file, write all of ``mine``."""
-        with _locked(self.path.parent):
+        with _locked(self.path.parent, patience):
             rules = _read(self.path)
             if rules is None:
                 rules = mine
@@ -120,6 +120,7 @@ class ModerationFile:
                     rules.put(table, key, rule)
             _replace(self.path, rules)
         self._unwritten.clear()
+        self._fault = ""
 
 
 def _reason(error: Exception) -> str:
@@ -135,11 +136,11 @@ def _read(path: Path) -> Moderation | None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, patience: float) -> Iterator[None]:
     """Hold the lock of a folder: the file itself is replaced, and a file for the lock would stay behind."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        deadline = time.monotonic() + LOCK_PATIENCE
+        deadline = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,6 +19,7 @@ from mpchat.instance.record import Identity
 from mpchat.ipc import os_process
 from mpchat.worker import worker
 
+# The folder of the package that workers import.
 _PACKAGE = str(Path(__file__).parents[1])
 
 
