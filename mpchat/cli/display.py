@@ -80,6 +80,9 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
         head.append(f"\n{_change_line(status)}")
     if last := status.last_reload:
         head.append(f"\n{_last_reload_line(last)}", style="red" if last.exit else "")
+    for worker in status.workers:
+        if worker.restart_in is not None:
+            head.append(f"\n{_waiting_line(worker, worker.restart_in)}", style="red")
     if width < TABLE_WIDTH:
         return Group(head, *map(_worker_lines, status.workers))
     return Group(head, _workers_table(status.workers))
@@ -175,6 +178,15 @@ def progress_text(progress: Progress) -> str:
     worker = "" if progress.worker is None else progress.worker
     line = f"{_PHASES.get(progress.phase, visible(progress.phase))} {worker}"
     return f"{line}, {progress.moved} of {progress.connections}" if progress.connections else line
+
+
+def _waiting_line(worker: WorkerStatus, seconds: float) -> str:
+    """Return why a slot has no worker, and when the next one starts."""
+    at = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+    line = f"worker {worker.slot} waits: the next one starts in {seconds:.0f} s, at {at}"
+    if not worker.died:
+        return line
+    return f"{line}; {_count(worker.deaths, 'death')} in a row, the last: {visible(worker.died)}"
 
 
 def _worker_lines(worker: WorkerStatus) -> Text:

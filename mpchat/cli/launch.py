@@ -8,6 +8,7 @@ start, and a third one what the server says before its log is open.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,8 +34,8 @@ _SERVER_FOLDER = "/"
 _LAST_LINES = 5
 # Seconds to wait for them: a process that the server has left may hold its standard error open.
 _LAST_LINES_TIMEOUT = 1.0
-# Bytes that fit a pipe before the server reads it, on every system.
-_PIPE_SIZE = 64 << 10
+# Bytes that fit a socket before the server reads it.
+_ORDER_SIZE = 64 << 10
 
 
 def in_foreground(config: Config, sources: Sources) -> NoReturn:
@@ -88,15 +89,19 @@ def in_background(config: Config, sources: Sources) -> StartFacts:
 
 
 def _settings_pipe(order: Order) -> int:
-    """Return the reading end of a pipe that holds the order."""
+    """Return the reading end of a socket that holds the order.
+
+    A pipe may hold no more than 4 KiB, of a user whose pipes take much already.
+    """
     data = encode_order(order)
-    if len(data) > _PIPE_SIZE:
-        raise ConfigError(f"all settings together take {len(data)} bytes, allowed: {_PIPE_SIZE}")
-    reader, writer = os.pipe()
-    os.write(writer, data)
-    os.close(writer)
-    os.set_inheritable(reader, True)
-    return reader
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _ORDER_SIZE)
+        writer.setblocking(False)
+        if len(data) > _ORDER_SIZE or writer.send(data) < len(data):
+            raise ConfigError(f"all settings together take {len(data)} bytes, allowed: {_ORDER_SIZE}")
+        reader.set_inheritable(True)
+        return reader.detach()
 
 
 def _command(config: Config, settings: int, outcome: int) -> list[str]:

@@ -92,6 +92,11 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     # CPU seconds per second.
     cpu: float
     restarts: int
+    # Seconds until the next worker starts; None: the slot does not wait for that.
+    restart_in: float | None = None
+    # Deaths in a row, each after a short service, and how the last worker died.
+    deaths: int = 0
+    died: str = ""
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):

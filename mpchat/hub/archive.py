@@ -20,11 +20,13 @@ import time
 from collections import deque
 from contextlib import closing, suppress
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 from mpchat.errors import StartError
 from mpchat.hub.history import Run, size_of
+from mpchat.hub.history_age import StampedAges
 from mpchat.hub.history_file import EARLIER_KEPT, MOVE_AWAY, HistoryFile, Numbering, UnusableFile, token
 from mpchat.hub.history_lock import lock_history
 from mpchat.hub.past import Past
@@ -96,6 +98,9 @@ class Archive:
         self._had_file = False
         self._whole = True
         self._next_sweep = 0.0
+        self._stamps = StampedAges(time.monotonic(), time.time())
+        # The limits that the file followed last: messages of each room, and their age.
+        self._followed = (messages, age)
         self._state = "ok"
 
         # Shared with the thread, under the lock, which neither thread holds during I/O.
@@ -152,6 +157,14 @@ class Archive:
         if not self._wake.is_set():
             self._wake.set()
 
+    def change_limits(self, *, messages: int, age: float) -> None:
+        """Keep so many messages of each room from now on, for so many seconds; see :meth:`__init__`."""
+        with self._lock:
+            if (messages, age) == (self._messages, self._age):
+                return
+            self._messages, self._age = messages, age
+        self._wake.set()
+
     def status(self) -> ArchiveStatus:
         """Return the state of the writing."""
         with self._lock:
@@ -184,7 +197,8 @@ class Archive:
         if file.new:
             return []
         found = file.numbering()
-        runs, damaged = file.runs(found.last, self._messages, self._oldest(), LOADED)
+        times = (time.monotonic(), time.time())
+        runs, damaged = file.runs(found.last, self._messages, self._age, LOADED, times)
         self._owners.add(found.owner)
         self._had_file = True
         self._numbering = found._replace(owner=self._numbering.owner)
@@ -199,9 +213,6 @@ class Archive:
         before = self._numbering
         earlier = [*before.earlier.items(), (before.epoch, before.last)][-EARLIER_KEPT:]
         self._numbering = before._replace(epoch=token(), earlier=dict(earlier))
-
-    def _oldest(self) -> float:
-        return time.time() - self._age if self._age else 0.0
 
     # In the archive's thread; at the start :meth:`_attach` and :meth:`_failed` are called too.
 
@@ -243,17 +254,25 @@ class Archive:
         with self._lock:
             runs, first = list(self._queue), self._gone
             marks, self._marks = self._marks, {}
+            messages, age = self._messages, self._age
+        for each in runs:
+            self._stamps.note(each.taken, each.at)
         if marks or runs:
             try:
-                self._file.write(runs, {run.room: (run.last, run.at) for run in runs} | marks, self._messages)
+                self._file.write(runs, {run.room: (run.last, run.at) for run in runs} | marks, messages)
             except _FAULTS:
                 with self._lock:
                     self._marks = marks | self._marks
                 raise
             self._written(runs, first)
-        if time.monotonic() >= self._next_sweep:
-            self._file.expire(self._oldest(), self._rooms)
+        changed = (messages, age) != self._followed
+        if changed:
+            self._file.keep_last(messages)
+        if changed or time.monotonic() >= self._next_sweep:
+            span = self._stamps.span(time.monotonic(), age) if age else (-inf, inf)
+            self._file.expire(*span, self._rooms)
             self._next_sweep = time.monotonic() + SWEEP
+            self._followed = (messages, age)
         self._works()
 
     def _written(self, runs: list[Run], first: int) -> None:

@@ -15,12 +15,14 @@ Sender = int | str
 
 
 class Posted(msgspec.Struct, frozen=True, array_like=True, tag="posted", gc=False):
-    """Messages from a worker's clients, at the wall clock's ``at`` (seconds since 1970).
+    """Messages from a worker's clients.
 
+    ``now`` is the monotonic clock and ``at`` the wall clock, in seconds.
     ``runs`` holds the sender, the number of messages and the bytes of each run; ``frames`` holds all of them,
     one after the other, as plain clients get them.
     """
 
+    now: float
     at: float
     runs: list[tuple[Sender, int, int]]
     frames: bytes
@@ -68,6 +70,7 @@ class WorkerDied(msgspec.Struct, frozen=True, array_like=True, tag="worker_died"
 class Announced(msgspec.Struct, frozen=True, array_like=True, tag="announced"):
     """One message of the server itself, for every room; ``frame`` is what plain clients get."""
 
+    now: float
     at: float
     frame: bytes
 
@@ -98,6 +101,12 @@ class Configured(msgspec.Struct, frozen=True, array_like=True, tag="configured")
     notices: bool
 
 
+class ClockStepped(msgspec.Struct, frozen=True, array_like=True, tag="clock_stepped"):
+    """The wall clock was set forward by ``by`` seconds, or back if that is negative."""
+
+    by: float
+
+
 class NoticesDue(msgspec.Struct, frozen=True, array_like=True, tag="notices_due"):
     """Time has come to tell clients who has come and gone (``now``: monotonic clock)."""
 
@@ -105,8 +114,10 @@ class NoticesDue(msgspec.Struct, frozen=True, array_like=True, tag="notices_due"
 
 
 class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
-    """Time to forget rooms that are empty and history that is too old at ``at`` (wall clock)."""
+    """Time to forget rooms that are empty, history that is too old at ``now`` (monotonic clock), and rules
+    that have ended at ``at`` (wall clock)."""
 
+    now: float
     at: float
 
 
@@ -120,6 +131,7 @@ Entry = (
     | Moderated
     | Lifted
     | Configured
+    | ClockStepped
     | NoticesDue
     | Swept
 )

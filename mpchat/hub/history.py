@@ -32,6 +32,8 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     sender: str
     # What plain clients get: for each message two bytes of length and {"message": …}.
     frames: bytes
+    # Seconds on the steady clock, which its age is counted from: the wall clock may be stepped.
+    taken: float = 0.0
 
     @property
     def last(self) -> int:
@@ -65,13 +67,16 @@ class History:
         self._count += run.count
         self._size += size_of(run)
         if self._count > kept.messages or self._size > kept.size or kept.age:
-            self.trim(run.at, kept)
+            self.trim(run.taken, kept)
 
-    def trim(self, at: float, kept: Kept) -> None:
-        """Forget runs that are too old at ``at`` or too many. The last run stays while it is not too old."""
+    def trim(self, now: float, kept: Kept) -> None:
+        """Forget runs that are too old at ``now`` (steady clock) or too many.
+
+        The last run stays while it is not too old.
+        """
         runs = self._runs
         while runs and (
-            (kept.age and runs[0].at < at - kept.age)
+            (kept.age and runs[0].taken < now - kept.age)
             or (len(runs) > 1 and (self._count - runs[0].count >= kept.messages or self._size > kept.size))
         ):
             run = runs.popleft()

@@ -167,13 +167,17 @@ class HistoryFile:
         except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
             raise UnusableFile(f"its numbers are damaged; {MOVE_AWAY}") from None
 
-    def runs(self, last: Mapping[str, int], messages: int, oldest: float, most: int) -> tuple[list[Run], int]:
+    def runs(
+        self, last: Mapping[str, int], messages: int, age: float, most: int, times: tuple[float, float]
+    ) -> tuple[list[Run], int]:
         """Return the kept runs, oldest first, and how many damaged runs were left out.
 
-        Of each room the last ``messages`` numbers are kept, where ``at`` is not before ``oldest``; and of all
-        rooms the newest, in about ``most`` bytes of memory: the file on disk has room for more.
+        Of each room the last ``messages`` numbers are kept, no older than ``age`` seconds (0: of any age).
+        Of all rooms the newest are kept, in about ``most`` bytes of memory; the file has room for more.
+        ``times`` are the steady clock and the wall clock. A message from the future counts as of now.
         """
         kept, damaged = [], 0
+        now, wall = times
         before = self._value(
             "SELECT coalesce(max(id), 0) FROM"
             " (SELECT id, sum(length(frames) + ?) OVER (ORDER BY id DESC) AS size FROM runs)"
@@ -192,8 +196,9 @@ class HistoryFile:
                 damaged += 1
                 continue
             first = max(run.seq, last[run.room] - messages + 1, seen.get(run.room, 0) + 1)
-            if run.last >= first and run.at >= oldest:
-                kept.append(run.since(first))
+            aged = max(0.0, wall - run.at)
+            if run.last >= first and (not age or aged <= age):
+                kept.append(msgspec.structs.replace(run.since(first), taken=now - aged))
                 seen[run.room] = run.last
         return kept, damaged
 
@@ -240,20 +245,30 @@ class HistoryFile:
                     for run in runs
                 ),
             )
-            # By the index alone, and up to the run that holds the first kept number: that run stays whole.
-            self._db.executemany(
-                "DELETE FROM runs WHERE room = ?"
-                " AND seq < (SELECT max(seq) FROM runs WHERE room = ? AND seq <= ?)",
-                [(rooms[room], rooms[room], last - messages + 1) for room, (last, _) in marks.items()],
-            )
+            self._forget_before((rooms[room], last - messages + 1) for room, (last, _) in marks.items())
 
-    def expire(self, oldest: float, rooms: int) -> None:
-        """Forget messages from before ``oldest`` (seconds since 1970), and rooms that were not used lately.
+    def _forget_before(self, firsts: Iterable[tuple[int, int]]) -> None:
+        """Forget the runs before the first kept number of each room (an id); its own run stays whole."""
+        self._db.executemany(  # by the index alone
+            "DELETE FROM runs WHERE room = ?1"
+            " AND seq < (SELECT max(seq) FROM runs WHERE room = ?1 AND seq <= ?2)",
+            firsts,
+        )
 
-        ``rooms`` rooms are remembered; the floor rises to the numbers of the forgotten ones.
+    def keep_last(self, messages: int) -> None:
+        """Forget all but the last ``messages`` numbers of every room: fewer are kept than before."""
+        with _Transaction(self._db):
+            rooms = self._db.execute("SELECT id, last FROM rooms").fetchall()
+            self._forget_before((room, last - messages + 1) for room, last in rooms)
+
+    def expire(self, oldest: float, newest: float, rooms: int) -> None:
+        """Forget messages from before ``oldest`` or after ``newest``, and rooms that were not used lately.
+
+        Both are in seconds since 1970. ``rooms`` rooms are remembered; the floor rises to the numbers of the
+        forgotten ones.
         """
         with _Transaction(self._db):
-            self._db.execute("DELETE FROM runs WHERE at < ?", (oldest,))
+            self._db.execute("DELETE FROM runs WHERE at < ? OR at > ?", (oldest, newest))
             forgotten = self._db.execute(
                 "SELECT id, last FROM rooms ORDER BY at DESC, id DESC LIMIT -1 OFFSET ?", (rooms,)
             ).fetchall()

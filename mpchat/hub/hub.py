@@ -9,18 +9,19 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mpchat.errors import MpchatError, ProtocolError
+from mpchat.hub.clock_watch import ClockWatch
 from mpchat.hub.delivery import Delivery
 from mpchat.hub.endpoint import STUCK_AFTER, Endpoint
 from mpchat.hub.entries import (
     Announced,
     Asked,
+    ClockStepped,
     Configured,
     CutOff,
     Entry,
@@ -35,8 +36,8 @@ from mpchat.hub.entries import (
 from mpchat.hub.history import Run
 from mpchat.hub.limits import Limits
 from mpchat.hub.log import Follow, MemoryLog, More, Record, SaidAll, Step, Sync
-from mpchat.hub.moderation import BANS, MUTES, Moderation, ban_target, lifted_key, mute_target
-from mpchat.hub.moderation_file import encode_moderation, read_moderation, write_moderation
+from mpchat.hub.moderation import BANS, MUTES, Rule, ban_target, lifted_key, mute_target
+from mpchat.hub.moderation_keeper import FileLook, ModerationKeeper
 from mpchat.hub.past import Past
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.sender_holds import SenderHolds, Strain
@@ -74,20 +75,21 @@ class Hub:
         behind before all wait for it. ``on_run`` gets every run of messages that is numbered.
         ``moderation_path`` is the file of bans and mutes. ``connections`` returns how many there are.
         """
-        moderation = read_moderation(moderation_path) if moderation_path else Moderation()
+        self._keeper = ModerationKeeper(moderation_path)
         past = past or Past(secrets.token_urlsafe(9))
-        self.state = HubState(limits, past, moderation, notices=notices, archived=on_run is not None)
+        rules = self._keeper.at_start
+        self.state = HubState(limits, past, rules, notices=notices, archived=on_run is not None)
         self.plain = PlainStream(limits.lag)
         self.delivery = Delivery(self.state.rooms, self.plain, limits.lag)
         self.delivery.on_run = on_run
         self._limits, self._notices = limits, notices
         self._log = MemoryLog()
+        self._clock = ClockWatch(time.monotonic(), time.time())
         self._hold = StreamHold(self.plain.buffer)
         self._sender_holds = SenderHolds()
         self._connections = connections
-        self._moderation_path = moderation_path
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
-            Up.POSTS: lambda endpoint, payload, now: Posted(time.time(), *payload),
+            Up.POSTS: lambda endpoint, payload, now: Posted(now, time.time(), *payload),
             Up.LEFT: lambda endpoint, payload, now: Left(now, payload),
             Up.ASK: self._read_request,
             Up.SYNC: lambda endpoint, payload, now: Sync(*payload),
@@ -150,6 +152,7 @@ class Hub:
         return members + self._connections() - self.members
 
     def _read_request(self, endpoint: Endpoint, payload: Any, now: float) -> Asked | CutOff:
+        self.watch_clock()
         (identity, address), packed = payload
         try:
             request = unpack_request(packed)
@@ -290,7 +293,7 @@ class Hub:
             raise ProtocolError(
                 "too_long", f"the message takes {len(frame)} bytes, {ANNOUNCEMENT_LIMIT} are allowed"
             )
-        self._put_in_order(Announced(time.time(), frame), now)
+        self._put_in_order(Announced(now, time.time(), frame), now)
 
     def change_limits(self, limits: Limits, *, notices: bool, now: float) -> None:
         """Keep to other limits from now on."""
@@ -305,7 +308,8 @@ class Hub:
 
     def sweep(self, now: float) -> None:
         """Forget what is too old or unused; call it about once a second."""
-        self._put_in_order(Swept(time.time()), now)
+        self.watch_clock()
+        self._put_in_order(Swept(now, time.time()), now)
         self.delivery.keep_to_share()
         for room in self._sender_holds.expire(now - STUCK_AFTER):
             self._judge_hold(room)
@@ -322,8 +326,10 @@ class Hub:
         return self._moderate(MUTES, mute_target(name), until, now)
 
     def _moderate(self, table: str, target: tuple[str, str], until: float | None, now: float) -> str:
+        self.watch_clock()
         key, spelled = target
         self._put_in_order(Moderated(table, key, spelled, until), now)
+        self._keeper.note(table, key, Rule(spelled, until))
         return spelled
 
     def lift(self, table: str, target: str, now: float) -> None:
@@ -332,15 +338,47 @@ class Hub:
         if key not in self.state.moderation.table(table):
             raise MpchatError(f"{target} is not {'banned' if table == BANS else 'muted'}")
         self._put_in_order(Lifted(table, key), now)
+        self._keeper.note(table, key, None)
 
     def moderation_write(self) -> Callable[[], None]:
-        """Return a call that writes the bans and mutes of now to their file, and waits for the disk.
+        """Return a job for a thread: it writes what was banned, muted or lifted since the last job.
 
-        It may be made in any thread. It raises :class:`MpchatError`.
+        It raises :class:`MpchatError`; a later look tries again.
         """
-        if self._moderation_path is None:
-            return lambda: None
-        return partial(write_moderation, self._moderation_path, encode_moderation(self.state.moderation))
+        return self._keeper.write(self.state.moderation)
+
+    def moderation_look(self) -> FileLook:
+        """Return a job for a thread: it looks at the file. Then call :meth:`follow_moderation_file`."""
+        self.watch_clock()
+        return self._keeper.look(self.state.moderation)
+
+    def follow_moderation_file(self, look: FileLook, now: float) -> list[str]:
+        """Take over what another program has changed in the file; return what is newly banned."""
+        banned = []
+        for table, key, rule in self._keeper.news(look, self.state.moderation, time.time()):
+            if rule is None:
+                self._put_in_order(Lifted(table, key), now)
+                continue
+            self._put_in_order(Moderated(table, key, rule.target, rule.until), now)
+            if table == BANS:
+                banned.append(rule.target)
+        return banned
+
+    def watch_clock(self) -> None:
+        """Let bans and mutes last as long as was said, although the wall clock was stepped.
+
+        Call it before a rule is judged or read. The file follows with the next look.
+        """
+        now = time.monotonic()
+        step = self._clock.step(now, time.time())
+        if not step:
+            return
+        log.warning("the clock was stepped by %.1f s: bans and mutes end that much later", step)
+        self._put_in_order(ClockStepped(step), now)
+        for table in (BANS, MUTES):
+            for key, rule in self.state.moderation.table(table).items():
+                if rule.until is not None:
+                    self._keeper.note(table, key, rule)
 
     # What is so.
 

@@ -4,7 +4,9 @@ The table is kept over restarts; see :mod:`mpchat.hub.moderation_file`.
 """
 
 import ipaddress
+from collections.abc import Iterator
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 import msgspec
@@ -14,6 +16,10 @@ from mpchat.ipc.addresses import covers
 from mpchat.protocol.names import checked_name, name_key
 
 BANS, MUTES = "bans", "mutes"
+# Bits in front of an IPv4 address in the notation of IPv6.
+_MAPPED_BITS = 96
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,6 +63,52 @@ class Moderation(msgspec.Struct):
         """Return the table called ``bans`` or ``mutes``."""
         return self.bans if name == BANS else self.mutes
 
+    def put(self, table: str, key: str, rule: Rule | None) -> None:
+        """Set the rule for ``key``; None removes it."""
+        if rule is None:
+            self.table(table).pop(key, None)
+        else:
+            self.table(table)[key] = rule
+
+    def copy(self) -> "Moderation":
+        """Return the rules of now, for another thread."""
+        return Moderation(dict(self.bans), dict(self.mutes))
+
+    def shift(self, by: float) -> None:
+        """Let rules that end do so ``by`` seconds later: the wall clock was stepped."""
+        for table in (self.bans, self.mutes):
+            for key, rule in table.items():
+                if rule.until is not None:
+                    table[key] = msgspec.structs.replace(rule, until=rule.until + by)
+
+    def normal(self) -> "Moderation":
+        """Return the same rules under the keys that are looked up: older versions wrote others."""
+        found = Moderation({}, {})
+        for table in (BANS, MUTES):
+            for key, rule in self.table(table).items():
+                host = as_host(key) if table == BANS else None
+                if host is not None and host != key:
+                    key, rule = host, msgspec.structs.replace(rule, target=host)
+                other = found.table(table).get(key)
+                if other is None or _ends(other) < _ends(rule):
+                    found.put(table, key, rule)
+        return found
+
+    def missing_in(self, other: "Moderation", at: float) -> Iterator[tuple[str, str, Rule]]:
+        """Yield table, key and rule of those that hold at ``at`` and are not the same in ``other``."""
+        for name in (BANS, MUTES):
+            theirs = other.table(name)
+            for key, rule in self.table(name).items():
+                if rule.holds(at) and theirs.get(key) != rule:
+                    yield name, key, rule
+
+    def forget_ended(self, at: float, kept: "Moderation") -> None:
+        """Drop the rules that hold no longer at ``at``, but not those of ``kept``."""
+        for name in (BANS, MUTES):
+            table, theirs = self.table(name), kept.table(name)
+            for key in [key for key, rule in table.items() if not rule.holds(at) and key not in theirs]:
+                del table[key]
+
     def forget_expired(self, at: float) -> None:
         """Drop the rules that hold no longer at ``at``."""
         for table in (self.bans, self.mutes):
@@ -73,6 +125,10 @@ class Moderation(msgspec.Struct):
             ]
             for name in (BANS, MUTES)
         }
+
+
+def _ends(rule: Rule) -> float:
+    return inf if rule.until is None else rule.until
 
 
 def ban_target(target: str) -> tuple[str, str]:
@@ -100,13 +156,21 @@ def as_host(target: str) -> str | None:
     """
     if "/" in target:
         with suppress(ValueError):
-            return str(ipaddress.ip_network(target, strict=False))
+            return str(_unmapped(ipaddress.ip_network(target, strict=False)))
         return None
     for candidate in (target, target.rpartition(":")[0]):
         with suppress(ValueError):
             address = ipaddress.ip_address(candidate.strip("[]"))
             return str(getattr(address, "ipv4_mapped", None) or address)
     return None
+
+
+def _unmapped(network: Network) -> Network:
+    """Return the IPv4 network of one in the notation of IPv6 (``::ffff:192.0.2.0/120``), else the same."""
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return ipaddress.ip_network((mapped, network.prefixlen - _MAPPED_BITS))
 
 
 def _name(target: str, otherwise: str) -> str:

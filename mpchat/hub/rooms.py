@@ -22,6 +22,9 @@ LEAST_SHARE = 16 << 10
 SWEPT = 500
 SWEEPS = 10
 
+# The steady clock and the wall clock, in seconds.
+Times = tuple[float, float]
+
 
 class Room:
     """One room. It knows members by the identities of their connections."""
@@ -40,9 +43,9 @@ class Room:
         self._left: dict[str, str] = {}
         self._next_notice = 0.0
 
-    def post(self, sender: str, count: int, frames: bytes, at: float, kept: Kept) -> Run:
+    def post(self, sender: str, count: int, frames: bytes, times: Times, kept: Kept) -> Run:
         """Number ``count`` messages; ``sender`` is a name, an address, or empty for the server itself."""
-        run = Run(self.name, self.seq + 1, count, at, sender, frames)
+        run = Run(self.name, self.seq + 1, count, times[1], sender, frames, times[0])
         self.seq += count
         self.history.add(run, kept)
         return run
@@ -153,8 +156,8 @@ class Rooms:
             if room.history.last != room.seq:  # the last messages were lost, and with them what is before
                 room.history.clear()
 
-    def sweep(self, at: float) -> list[Room]:
-        """Forget some of the rooms that are empty and have no history at ``at``; return them.
+    def sweep(self, now: float) -> list[Room]:
+        """Forget some of the rooms that are empty and have no history at ``now``; return them.
 
         Trims the others to their share. Each call looks at a part of all rooms, because 10 000 take a while.
         """
@@ -164,7 +167,7 @@ class Rooms:
         looked_at, self._unswept = self._unswept[:part], self._unswept[part:]
         forgotten = []
         for key, room in looked_at:
-            room.history.trim(at, self.kept)
+            room.history.trim(now, self.kept)
             if not room.members and room is not self.lobby and not room.history:
                 self._forget(key, room)
                 forgotten.append(room)

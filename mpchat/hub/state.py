@@ -12,6 +12,7 @@ from mpchat.hub.effects import Effect, Forget, ForgetRoom, NoticeInRoom, Say, Sa
 from mpchat.hub.entries import (
     Announced,
     Asked,
+    ClockStepped,
     Configured,
     CutOff,
     Entry,
@@ -28,7 +29,7 @@ from mpchat.hub.limits import Limits
 from mpchat.hub.members import MUTED, Member, Members
 from mpchat.hub.moderation import Moderation, Rule
 from mpchat.hub.past import Past
-from mpchat.hub.rooms import Room, Rooms
+from mpchat.hub.rooms import Room, Rooms, Times
 from mpchat.hub.sequencer import Sequencer
 from mpchat.protocol.messages import error_frame, message_frame
 from mpchat.protocol.requests import as_said_by
@@ -73,6 +74,7 @@ class HubState:
             Moderated: self._moderated,
             Lifted: self._lifted,
             Configured: self._configured,
+            ClockStepped: self._clock_stepped,
             NoticesDue: self._notices_due,
             Swept: self._swept,
         }
@@ -105,37 +107,37 @@ class HubState:
 
     def _posted(self, entry: Posted) -> None:
         """Number messages of plain clients and members; each run in the room of its sender."""
-        at, frames, position = entry.at, entry.frames, 0
+        times, frames, position = (entry.now, entry.at), entry.frames, 0
         if self.members.by_identity or not _all_plain(entry):
             for sender, count, size in entry.runs:
-                self._said(sender, count, frames[position : position + size], at)
+                self._said(sender, count, frames[position : position + size], times)
                 position += size
             return
         # As long as no member is there, plain clients get everything in one piece.
         lobby, total = self.rooms.lobby, 0
         for sender, count, size in entry.runs:
             said = frames[position : position + size]
-            self._say_in_room(lobby, sender, count, said, at)  # type: ignore[arg-type]
+            self._say_in_room(lobby, sender, count, said, times)  # type: ignore[arg-type]
             position += size
             total += count
         self.messages += total
         self._say(total, frames)
 
-    def _said(self, sender: Sender, count: int, said: bytes, at: float) -> None:
+    def _said(self, sender: Sender, count: int, said: bytes, times: Times) -> None:
         """Number a run of one sender's messages."""
         if isinstance(sender, str):
             self._say(count, said)
-            self._say_in_room(self.rooms.lobby, sender, count, said, at)
+            self._say_in_room(self.rooms.lobby, sender, count, said, times)
         elif (member := self.members.by_identity.get(sender)) is None:
             return  # the connection was replaced and is being ended
         elif member.room is None:
             self._say(count, said)
-            self._say_in_room(self.rooms.lobby, member.address, count, said, at)
-        elif self.members.is_muted(member, at):
+            self._say_in_room(self.rooms.lobby, member.address, count, said, times)
+        elif self.members.is_muted(member, times[1]):
             self._effects.append(Tell(member.identity, error_frame("muted", MUTED)))
             return
         else:
-            self._say_in_room(member.room, member.name, count, said, at)
+            self._say_in_room(member.room, member.name, count, said, times)
             if member.room is self.rooms.lobby:
                 self._say(count, as_said_by(member.name, said))
         self.messages += count
@@ -144,8 +146,8 @@ class HubState:
         self.sequencer.number(count)
         self._effects.append(Say(count, frames))
 
-    def _say_in_room(self, room: Room, sender: str, count: int, frames: bytes, at: float) -> None:
-        run = room.post(sender, count, frames, at, self.rooms.kept)
+    def _say_in_room(self, room: Room, sender: str, count: int, frames: bytes, times: Times) -> None:
+        run = room.post(sender, count, frames, times, self.rooms.kept)
         if room.members or self._archived:
             self._effects.append(SayInRoom(room.number, run))
 
@@ -154,7 +156,7 @@ class HubState:
         self._say(1, entry.frame)
         for room in self.rooms:
             if room.members:
-                self._say_in_room(room, "", 1, entry.frame, entry.at)
+                self._say_in_room(room, "", 1, entry.frame, (entry.now, entry.at))
 
     # Members.
 
@@ -193,10 +195,13 @@ class HubState:
     # Operators and time.
 
     def _moderated(self, entry: Moderated) -> None:
-        self.moderation.table(entry.table)[entry.key] = Rule(entry.target, entry.until)
+        self.moderation.put(entry.table, entry.key, Rule(entry.target, entry.until))
 
     def _lifted(self, entry: Lifted) -> None:
-        self.moderation.table(entry.table).pop(entry.key, None)
+        self.moderation.put(entry.table, entry.key, None)
+
+    def _clock_stepped(self, entry: ClockStepped) -> None:
+        self.moderation.shift(entry.by)
 
     def _configured(self, entry: Configured) -> None:
         self.members.limits = entry.limits
@@ -222,7 +227,7 @@ class HubState:
 
     def _swept(self, entry: Swept) -> None:
         self.moderation.forget_expired(entry.at)
-        for room in self.rooms.sweep(entry.at):
+        for room in self.rooms.sweep(entry.now):
             self._effects.append(ForgetRoom(room.number))
 
 

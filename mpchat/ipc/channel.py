@@ -5,17 +5,18 @@ written. It has one writer and one reader, so it gets no lock: nothing that a ki
 no named semaphore that could outlive everybody.
 
 The link writes and reads the queue's pipe itself (the private attributes ``_writer`` and ``_reader``, touched
-in this module and nowhere else), because ``put`` and ``get`` may wait and a link may not. Writing does not,
-because a window keeps what is on its way below what the pipe takes. Reading does not, because it takes all
-that is there and keeps half an item until the rest comes: a process that is stopped or killed in the middle
-of one holds nobody up. It is cheaper too: one system call an item there, one for many items here.
+in this module and nowhere else), because ``put`` and ``get`` may wait and a link may not. A window keeps what
+is on its way below what the pipe takes. Where it does not, because the pipe is small and an item is not, the
+link keeps the rest of the item until there is room (see :mod:`mpchat.ipc.link_watch`). Reading takes all that
+is there and keeps half an item until the rest comes: a process that is stopped or killed in the middle of one
+holds nobody up. It is cheaper too: one system call an item there, one for many items here.
 """
 
 import fcntl
 import os
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from multiprocessing.queues import SimpleQueue
 from pickle import HIGHEST_PROTOCOL, dumps, loads
@@ -49,6 +50,10 @@ _LENGTH = struct.Struct("!I")
 Queue = SimpleQueue[tuple[int, int, int, Any]]
 
 
+def _nothing() -> None:
+    """Stand for a reaction that nobody has asked for."""
+
+
 class _Unlocked:
     """Stands where the queue expects a multiprocessing context, to be given no locks."""
 
@@ -67,6 +72,16 @@ def _pipe_size(descriptor: int) -> int:
     with suppress(PermissionError):  # this user's pipes take too much already (pipe-user-pages-soft)
         fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
     return fcntl.fcntl(descriptor, _F_GETPIPE_SZ)
+
+
+class WritingEnd(NamedTuple):
+    """The end of a pipe that is watched for room."""
+
+    descriptor: int
+
+    def fileno(self) -> int:
+        """Return the descriptor, for a selector."""
+        return self.descriptor
 
 
 class Item(NamedTuple):
@@ -99,6 +114,10 @@ class Link:
         self._sent = self._acknowledged = 0
         self._taken = self._told = 0
         self._half = b""
+        # The rest of an item for which the pipe had no room, and small items behind it.
+        self._unwritten = bytearray()
+        # Called when the pipe has no room: :meth:`write_on` is to be called when it has some again.
+        self.on_full: Callable[[], None] = _nothing
         self._pieces: list[bytes] = []
         self._incoming, self._outgoing = incoming, outgoing
         self._reader: Any = incoming._reader  # type: ignore[attr-defined]
@@ -106,6 +125,7 @@ class Link:
         # Their descriptors, asked for once.
         self._from: int = self._reader.fileno()
         self._to: int = self._writer.fileno()
+        os.set_blocking(self._to, False)
 
     def close_far_ends(self) -> None:
         """Close the other process's ends in this process; in the parent only after the child was started.
@@ -118,6 +138,16 @@ class Link:
     def fileno(self) -> int:
         """The descriptor that is readable when :meth:`receive` has something to return."""
         return self._from
+
+    @property
+    def writing_end(self) -> WritingEnd:
+        """What to watch for room after ``on_full``."""
+        return WritingEnd(self._to)
+
+    @property
+    def full(self) -> bool:
+        """True while the pipe has no room for what was to be written."""
+        return bool(self._unwritten)
 
     @property
     def readable(self) -> bool:
@@ -171,7 +201,7 @@ class Link:
 
     def _pump(self) -> None:
         backlog = self._backlog
-        while backlog and self._sent - self._acknowledged < self.window:
+        while backlog and not self._unwritten and self._sent - self._acknowledged < self.window:
             kind, payload, cost = backlog.popleft()
             self.backlog_size -= cost
             self._sent += cost
@@ -181,7 +211,21 @@ class Link:
         self._told = self._taken
         # The kind as a plain number: as a member of its enum it would go by name, and be looked up there.
         item = dumps((int(kind), self._taken, cost, payload), HIGHEST_PROTOCOL)
-        os.writev(self._to, (_LENGTH.pack(len(item)), item))
+        head = _LENGTH.pack(len(item))
+        written = 0
+        if not self._unwritten:
+            with suppress(BlockingIOError):
+                written = os.writev(self._to, (head, item))
+            if written == len(head) + len(item):
+                return
+            self.on_full()
+        self._unwritten += (head + item)[written:]
+
+    def write_on(self) -> None:
+        """Write what the pipe had no room for, as far as it has now. Raise ``OSError`` if nobody reads it."""
+        with suppress(BlockingIOError):
+            del self._unwritten[: os.write(self._to, self._unwritten)]
+        self._pump()
 
     def receive(self) -> list[Item]:
         """Read what is there; returns the items that are whole by now.

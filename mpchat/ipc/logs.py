@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any, TextIO, cast
 
@@ -100,6 +101,15 @@ def point_at(path: str) -> None:
     os.close(descriptor)
     if isinstance(sys.stderr, StandardStream):
         sys.stderr.renew()
+
+
+def is_open(path: str) -> bool:
+    """Tell whether standard error is the file at ``path``; True without a file. Asks the disk."""
+    if not path:
+        return True
+    with suppress(OSError):
+        return os.path.samestat(os.stat(path), os.fstat(2))
+    return False
 
 
 def check(path: str) -> None:

@@ -33,7 +33,7 @@ class Admission:
     def limit(self) -> int:
         """How many connections the server takes at a time.
 
-        Workers that a change will remove do not count, nor do slots that were given up.
+        Workers that a change will remove do not count, nor do slots whose workers keep dying.
         """
         able = min(self._pool.able, self._changes.aim or self._pool.able)
         fits, most = self._placement.per_worker * able, self._settings.config.max_connections
@@ -46,6 +46,7 @@ class Admission:
 
     def check(self, host: str) -> Refusal | None:
         """Return why a client from ``host`` may not come in, or None if it may."""
+        self._hub.watch_clock()
         if self._hub.state.moderation.banned_host(host, time.time()):
             return BANNED
         if self.connections >= self.limit:
@@ -58,9 +59,11 @@ class Admission:
     @property
     def full(self) -> Refusal:
         """What clients are told that do not fit."""
+        if not self.limit:
+            return Refusal("no worker can be kept alive at present; try again later")
         return Refusal(f"the server is full: {self.limit} clients; try again later")
 
     @property
     def surplus(self) -> int:
-        """How many connections there are beyond the limit: a worker was given up after they had come in."""
+        """How many connections there are beyond the limit: workers kept dying after they had come in."""
         return max(0, self.connections - self.limit)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mpchat.control.answers import Banned, Kicked, Lifted, Muted, Said, Sanction, Sanctions
 from mpchat.control.messages import Answer, Reply, refusal
-from mpchat.errors import Exit
+from mpchat.errors import Exit, MpchatError
 from mpchat.hub.hub import Hub
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
@@ -61,6 +61,22 @@ class ClientCommands:
         self._close_connections(banned, answer.on_kicked)
         self._disk.do(self._hub.moderation_write(), answer.on_kept)
 
+    def follow_moderation_file(self, then: Callable[[], None] = lambda: None) -> None:
+        """Have the file of bans looked at; call ``then`` afterwards.
+
+        Close the connections that another server, or a person, has banned there.
+        """
+        look = self._hub.moderation_look()
+
+        def on_done(error: Exception | None) -> None:
+            for target in self._hub.follow_moderation_file(look, self._reactor.now):
+                log.info("banned, says the file of bans: %s", target)
+                self._placement.refuse(BANNED, host=target)
+                self._close_connections(target, lambda kicked: None)
+            then()
+
+        self._disk.do(look, on_done)
+
     def mute(self, target: str, seconds: float | None, reply: Reply) -> None:
         """Mute a name. Raise :class:`MpchatError` for what cannot be one."""
         name = self._hub.mute(target, _end(seconds), self._reactor.now)
@@ -68,10 +84,18 @@ class ClientCommands:
         self._keep(Muted(name, self._hub.address_of(name) is not None), reply)
 
     def lift(self, what: Literal["bans", "mutes"], target: str, reply: Reply) -> None:
-        """End a ban or a mute. Raise :class:`MpchatError` if there is none."""
-        self._hub.lift(what, target, self._reactor.now)
-        log.info("lifted from %s: %s", what, target)
-        self._keep(Lifted(), reply)
+        """End a ban or a mute. The answer is an error if there is none."""
+
+        def lift() -> None:
+            try:
+                self._hub.lift(what, target, self._reactor.now)
+            except MpchatError as error:
+                reply(refusal(error.exit_code, str(error)))
+                return
+            log.info("lifted from %s: %s", what, target)
+            self._keep(Lifted(), reply)
+
+        self.follow_moderation_file(lift)  # another server may have written it a moment ago
 
     def _keep(self, result: object, reply: Reply) -> None:
         """Write the bans and mutes of now; answer with ``result``, or with the error of that."""

@@ -31,7 +31,6 @@ from mpchat.supervisor.listeners import (
     taken_by,
 )
 from mpchat.supervisor.placement import Placement
-from mpchat.supervisor.record_keeper import RecordKeeper
 from mpchat.supervisor.slow_call import SlowCall
 from mpchat.supervisor.startup import Order
 
@@ -59,16 +58,19 @@ class LiveSettings:
         acceptor: Acceptor,
         hub: Hub,
         placement: Placement,
-        record: RecordKeeper,
+        on_adopted: Callable[[Config], None],
     ) -> None:
-        """Begin with the settings of the start; ``descriptors`` is the limit of each process."""
+        """Begin with the settings of the start; ``descriptors`` is the limit of each process.
+
+        ``on_adopted`` is called when other settings hold, also where the server listens.
+        """
         self.config = order.config
         self.descriptors = descriptors
         self._sources = order.sources
         self._acceptor = acceptor
         self._hub = hub
         self._placement = placement
-        self._record = record
+        self._on_adopted = on_adopted
 
     def check(self, pause: Callable[[], Generator[None]]) -> Generator[None, None, Prepared]:
         """Read the settings again and prepare what they need; goes through ``pause`` while it has to wait.
@@ -120,7 +122,7 @@ class LiveSettings:
             with suppress(OSError):  # it could be written a moment ago; the old log stays open
                 logs.point_at(self.config.log_file)
             logs.reopen_on_signal(self.config.log_file)
-        self._record.set_addresses(self._acceptor.addresses)
+        self._on_adopted(self.config)
 
 
 def _wait(call: SlowCall[Any], pause: Callable[[], Generator[None]]) -> Generator[None]:

@@ -20,7 +20,13 @@ from mpchat.instance.record import Identity
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.placement import Placement
-from mpchat.supervisor.restart_policy import BACKOFF_FIRST, DEATHS_AT_START, DEATHS_TO_FATAL, BackOff
+from mpchat.supervisor.restart_policy import (
+    BACKOFF_FIRST,
+    BACKOFF_MOST,
+    DEATHS_AT_START,
+    DEATHS_TO_FAILING,
+    BackOff,
+)
 from mpchat.supervisor.slot import Slot, SlotState
 from mpchat.supervisor.worker_handle import WorkerHandle
 from mpchat.supervisor.worker_watch import WorkerEvents, WorkerWatch
@@ -36,7 +42,7 @@ log = logging.getLogger("mpchat.supervisor")
 class Phase(Enum):
     """Where the pool is between its start and its end."""
 
-    # Slots are given up sooner: a mistake that kills every worker should be reported at once.
+    # A slot whose workers die ends the start.
     STARTING = "starting"
     SERVING = "serving"
     # No worker is started or replaced.
@@ -50,7 +56,7 @@ class PoolObserver(NamedTuple):
     on_ready: Callable[[], None]
     # Processes have come or gone; these are there now.
     on_processes: Callable[[list[Identity]], None]
-    # No worker can be kept alive, for this reason.
+    # The server cannot start, for this reason.
     on_hopeless: Callable[[str], None]
 
 
@@ -106,8 +112,8 @@ class WorkerPool:
 
     @property
     def able(self) -> int:
-        """How many slots serve or will serve again: no new slots, none given up, none about to be removed."""
-        return sum(slot.able and slot.state is not SlotState.FATAL for slot in self.slots.values())
+        """How many slots serve or will soon serve again: none that is new, failing or about to be removed."""
+        return sum(slot.able and not slot.failing for slot in self.slots.values())
 
     @property
     def leaving(self) -> int:
@@ -191,6 +197,7 @@ class WorkerPool:
         """Start an empty slot's worker in ``pause`` seconds."""
         slot.state = SlotState.BACKOFF
         slot.restart = self._reactor.call_later(pause, partial(self.start, slot))
+        slot.restart_at = self._reactor.now + pause
 
     # Replacement.
 
@@ -269,23 +276,24 @@ class WorkerPool:
             self._decide_restart(slot, lived, handle.how)
 
     def _decide_restart(self, slot: Slot, lived: float, how: str) -> None:
-        most = DEATHS_AT_START if self.phase is Phase.STARTING else DEATHS_TO_FATAL
-        pause = slot.back_off.after_death(lived, most)
+        slot.died = how
+        pause = slot.back_off.after_death(lived, DEATHS_AT_START if self.phase is Phase.STARTING else None)
+        deaths = slot.back_off.deaths
         if pause is not None:
             slot.restarts += 1
             log.warning("died: worker %d, %s; the next starts in %.2f s", slot.number, how, pause)
+            if deaths == DEATHS_TO_FAILING:
+                log.error(
+                    "dead %d times in a row, tried again for ever, at most %g s apart: worker %d, %s",
+                    deaths,
+                    BACKOFF_MOST,
+                    slot.number,
+                    how,
+                )
             self.start_later(slot, pause)
             return
         slot.state = SlotState.FATAL
-        deaths = slot.back_off.deaths
-        log.error("given up: worker %d, dead %d times in a row, %s", slot.number, deaths, how)
-        if self.phase is Phase.STARTING:
-            self._observer.on_hopeless(
-                f"worker {slot.number} died {deaths} times before it could serve, {how}"
-            )
-        elif all(each.state is SlotState.FATAL and not each.handles for each in self.slots.values()):
-            why = f"no worker is left: each died {deaths} times in a row, the last {how}"
-            self._observer.on_hopeless(why)
+        self._observer.on_hopeless(f"worker {slot.number} died {deaths} times before it could serve, {how}")
 
     def pass_on(self, number: int) -> None:
         """Signal the workers one after the other: stacks written at the same time would be mixed."""

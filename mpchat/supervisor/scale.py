@@ -37,7 +37,7 @@ def resize(change: Change, workers: int, renewed: Sequence[int] = ()) -> Steps:
         key=lambda slot: (slot.number not in renewed, slot.state is not SlotState.RUNNING, slot.number),
     )
     for slot in slots[:workers]:
-        if slot.state is SlotState.FATAL:  # a request for so many workers includes this one
+        if slot.failing and slot.handle is None:  # a request for so many workers includes this one
             yield from _revive(change, slot)
     yield from _shrink(change, [slot.number for slot in slots[workers:]])
 
@@ -72,7 +72,7 @@ def _drop(change: Change, slots: list[Slot]) -> Steps:
 
 
 def _revive(change: Change, slot: Slot) -> Steps:
-    """Start a worker in a slot that was given up."""
+    """Start a worker at once in a slot whose workers keep dying."""
     pool = change.pool
     yield from change.until_ready(change.start_next(slot, pool.config, pool.generation))
     pool.promote(slot)
@@ -102,6 +102,6 @@ def _empty(change: Change, old: WorkerHandle, done: int, of: int) -> Steps:
         yield
     if change.lacks_room:
         raise StartError(
-            "a worker was given up meanwhile: the workers that would be left have no room for all connections"
+            "workers kept dying meanwhile: the workers that would be left have no room for all connections"
         )
     yield from change.retire(old)

@@ -24,7 +24,7 @@ class SlotState(Enum):
     STOPPING = "STOPPING"
     # Dead; the next process is started after a pause.
     BACKOFF = "BACKOFF"
-    # Dead too often in a row; given up.
+    # Dead too often while the server started, which has failed.
     FATAL = "FATAL"
 
 
@@ -42,14 +42,22 @@ class Slot:
         self.able = False
         self.back_off = BackOff(random)
         self.restarts = 0
-        # The timer of the next start while the slot has no worker.
+        # The timer of the next start while the slot has no worker, and when it is due (seconds, monotonic).
         self.restart: Timer | None = None
+        self.restart_at: float | None = None
+        # How the last worker died.
+        self.died = ""
 
     def cancel_restart(self) -> None:
         """Keep the next worker from being started, if that is planned."""
         if self.restart is not None:
             self.restart.cancel()
-            self.restart = None
+            self.restart = self.restart_at = None
+
+    @property
+    def failing(self) -> bool:
+        """True while the slot has no worker that serves, after many that died."""
+        return self.back_off.failing and self.state in (SlotState.BACKOFF, SlotState.STARTING)
 
     @property
     def handles(self) -> list[WorkerHandle]:
@@ -57,8 +65,13 @@ class Slot:
         return [each for each in (self.handle, self.next, self.old) if each is not None]
 
 
-def how_it_ended(code: int | None) -> str:
-    """Return in words what an exit code of ``multiprocessing`` says."""
+def how_it_ended(code: int | None, missing: str | None = None) -> str:
+    """Return in words what an exit code of ``multiprocessing`` says.
+
+    ``missing`` is the path of a part of the program that is gone.
+    """
     if code is not None and code < 0:
         return f"killed by {signal_name(-code)}"
+    if missing is not None:
+        return f"exit code {code}: {missing} is missing; restore it, or stop the server and start it anew"
     return f"exit code {code}"

@@ -4,7 +4,6 @@ The command's half is :mod:`mpchat.cli.launch`. What goes between the two is des
 """
 
 import json
-import os
 import signal
 from contextlib import suppress
 
@@ -66,9 +65,8 @@ def read_order(descriptor: int) -> Order:
 
 def report(descriptor: int, outcome: Outcome) -> None:
     """Send the outcome to the command, which may have gone, and close the pipe."""
-    with suppress(OSError):
-        os.write(descriptor, msgspec.json.encode(outcome))
-    os.close(descriptor)
+    with suppress(OSError), open(descriptor, "wb") as stream:
+        stream.write(msgspec.json.encode(outcome))
 
 
 def allow_signals() -> None:

@@ -115,4 +115,7 @@ def worker_status(slot: Slot) -> WorkerStatus:
         rss=handle.process.memory() if handle else 0,
         cpu=rates.cpu,
         restarts=slot.restarts,
+        restart_in=max(0.0, slot.restart_at - time.monotonic()) if slot.restart_at is not None else None,
+        deaths=slot.back_off.deaths,
+        died=slot.died,
     )

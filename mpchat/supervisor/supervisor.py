@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from mpchat.config import Config
@@ -167,7 +168,8 @@ class Supervisor:
         watch = WorkerWatch(self.reactor, self.hub, self.placement, questions)
         observer = PoolObserver(self._on_worker_ready, record.set_workers, self._on_hopeless)
         self.pool = WorkerPool(config, self.reactor, self.placement, watch, guard.paths.workers, observer)
-        settings = LiveSettings(self._order, descriptors, self.acceptor, self.hub, self.placement, record)
+        follow = partial(_follow, self.acceptor, record, archive)
+        settings = LiveSettings(self._order, descriptors, self.acceptor, self.hub, self.placement, follow)
         self.changes = ChangeRunner(self.pool, self.placement, self.reactor, settings)
         self.admission = Admission(settings, self.hub, self.pool, self.placement, self.changes)
         self.shutdown = Shutdown(settings, self.hub, self.pool, self.placement)
@@ -188,7 +190,7 @@ class Supervisor:
         control = _open_control(self.reactor, guard.paths.control, commands)
         stack.callback(control.close)
         stack.callback(self.pool.kill)
-        files = OwnFiles(self._disk, guard, record, control)
+        files = OwnFiles(self._disk, guard, record, control, self.pool, clients.follow_moderation_file)
         Upkeep(self.reactor, self.lifecycle, self.pool, self.changes, self.hub, files.look).begin()
 
     def _log_stopped(self) -> None:
@@ -223,7 +225,7 @@ class Supervisor:
             self._on_ready(self.report.start_facts())
 
     def _on_hopeless(self, why: str) -> None:
-        """Stop: no worker can be kept alive."""
+        """Stop: the server cannot start."""
         log_file = self.report.settings.config.log_file
         self.lifecycle.fail(f"{why}; see {log_file}" if log_file else why)
         self.stop(why)
@@ -269,6 +271,14 @@ def _open_history(config: Config, stack: ExitStack) -> tuple[Archive | None, Pas
     past = archive.open()
     stack.callback(archive.close, HISTORY_PATIENCE)
     return archive, past
+
+
+def _follow(acceptor: Acceptor, record: RecordKeeper, archive: Archive | None, config: Config) -> None:
+    """Let the record and the history file follow the settings that hold now."""
+    record.set_addresses(acceptor.addresses)
+    if archive is not None:
+        kept = limits_of(config).kept
+        archive.change_limits(messages=kept.messages, age=kept.age)
 
 
 def _make_hub(

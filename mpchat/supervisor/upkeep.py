@@ -1,6 +1,7 @@
 """Upkeep: what the supervisor looks after at every beat: hung workers, balance, idle rooms, its own files."""
 
 import logging
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,6 +9,7 @@ from contextlib import suppress
 from mpchat.control.server import Server
 from mpchat.hub.hub import Hub
 from mpchat.instance.lock import Guard
+from mpchat.ipc import logs
 from mpchat.ipc.beat import beat_every
 from mpchat.reactor import Reactor
 from mpchat.supervisor.change_runner import ChangeRunner
@@ -59,30 +61,45 @@ class Upkeep:
 
 
 class OwnFiles:
-    """The lock, the record and the control socket: restored when their files were deleted or replaced.
+    """The lock, the record, the control socket and the log: restored when their files are gone or replaced.
 
     The disk is looked at in its thread, because a disk that hangs may not even tell whether a file is there.
     """
 
-    def __init__(self, disk: Disk, guard: Guard, record: RecordKeeper, control: Server) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        guard: Guard,
+        record: RecordKeeper,
+        control: Server,
+        pool: WorkerPool,
+        follow_moderation_file: Callable[[], None],
+    ) -> None:
+        """``follow_moderation_file`` has the file of bans and mutes looked at too."""
         self._disk = disk
         self._guard = guard
         self._record = record
         self._control = control
+        self._pool = pool
+        self._follow_moderation_file = follow_moderation_file
         self._looking = False
-        self._whole = True
+        self._whole = self._log_is_open = True
 
     def look(self) -> None:
         """Begin to look, unless the last look is still under way; restore what is missing."""
         if not self._looking:
             self._looking = True
+            self._follow_moderation_file()
             self._disk.do(self._look, self._on_seen)
 
     def _look(self) -> None:
+        self._log_is_open = logs.is_open(self._pool.config.log_file)
         self._whole = self._guard.in_place and self._record.in_place and self._control.in_place
 
     def _on_seen(self, error: Exception | None) -> None:
         self._looking = False
+        if not self._log_is_open:
+            self._open_log_again()
         if error is not None or self._whole:
             return
         with suppress(OSError):
@@ -90,3 +107,11 @@ class OwnFiles:
                 log.warning("lock file was gone or replaced, taken again: %s", self._guard.paths.lock)
             self._record.heal()
             self._control.heal()
+
+    def _open_log_again(self) -> None:
+        """Open the log here and in all workers; until it can be opened, lines go where they went before."""
+        path = self._pool.config.log_file
+        with suppress(OSError):
+            logs.point_at(path)
+            log.warning("log file was gone or replaced, opened again: %s", path)
+            self._pool.pass_on(signal.SIGUSR1)

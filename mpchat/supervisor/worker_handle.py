@@ -38,8 +38,9 @@ class WorkerHandle:
         # It was told to end, since it has no connections; it has posted everything.
         self.retiring = False
         self.drained = False
-        up, window = make_queue()
-        down, _ = make_queue()
+        up, up_window = make_queue()
+        down, down_window = make_queue()
+        window = min(up_window, down_window)
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.connections = WorkerConnections(near)
         self.endpoint = Endpoint(slot, Link(up, down, window))

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,9 @@ from mpchat.config import Config
 from mpchat.instance.record import Identity
 from mpchat.ipc import os_process
 from mpchat.worker import worker
+
+# The folder of the package that workers import.
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class WorkerEnds(NamedTuple):
@@ -74,6 +77,15 @@ class WorkerProcess:
         """Wait for the end and release what the process has left here."""
         self._process.join()
         self._process.close()
+
+
+def missing_part() -> str | None:
+    """Return the path of the interpreter or of this package if a new worker would not find it any more.
+
+    Both go when a virtual environment is removed or built anew at another place while the server runs.
+    """
+    paths = (os.fsdecode(spawn.get_executable()), _PACKAGE)
+    return next((each for each in paths if not os.path.exists(each)), None)
 
 
 def _spawn(config: Config, slot: int, ends: WorkerEnds, workers_lock: Path) -> SpawnProcess:

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 from mpchat.hub.hub import Hub
 from mpchat.ipc.items import Up, decode_beat
+from mpchat.ipc.link_watch import LinkWatch
 from mpchat.reactor import READ, Reactor
 from mpchat.supervisor.ask_workers import WorkerQuestions
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.slot import how_it_ended
 from mpchat.supervisor.worker_handle import WorkerHandle
+from mpchat.supervisor.worker_process import missing_part
 
 
 class WorkerEvents(NamedTuple):
@@ -32,6 +34,8 @@ class WorkerWatch:
         self._hub = hub
         self._placement = placement
         self._questions = questions
+        # By process id, until no more will come.
+        self._links: dict[int, LinkWatch] = {}
         # What a worker says of its process; everything else is for the hub.
         self._on_news: dict[int, Callable[[WorkerHandle, WorkerEvents, Any], None]] = {
             Up.BEAT: self._on_beat,
@@ -43,7 +47,9 @@ class WorkerWatch:
     def begin(self, handle: WorkerHandle, events: WorkerEvents) -> None:
         """Watch a worker that was just started, up to its death."""
         self._hub.attach(handle.endpoint)
-        self._reactor.watch(handle.endpoint.link, READ, lambda mask: self._on_link(handle, events))
+        self._links[handle.pid] = LinkWatch(
+            self._reactor, handle.endpoint.link, lambda mask: self._on_link(handle, events)
+        )
         self._placement.watch(handle)
         self._reactor.watch(handle.process.sentinel, READ, lambda mask: self._on_death(handle, events))
 
@@ -52,7 +58,7 @@ class WorkerWatch:
             return
         self._receive(handle, events)
         if handle.endpoint.ended:  # its death comes through the sentinel; the pipe's end would come for ever
-            self._reactor.forget(handle.endpoint.link)
+            self._links.pop(handle.pid).close()
 
     def _receive(self, handle: WorkerHandle, events: WorkerEvents) -> None:
         """Read what a worker has written: news of the process, and items for the hub."""
@@ -85,13 +91,13 @@ class WorkerWatch:
         now = self._reactor.now
         self._reactor.forget(handle.process.sentinel)
         code = handle.process.wait()  # from here on its ends are closed, and reading them comes to an end
-        if not handle.endpoint.ended:
-            self._reactor.forget(handle.endpoint.link)
+        if (link := self._links.pop(handle.pid, None)) is not None:
+            link.close()
         while not handle.endpoint.ended:
             self._receive(handle, events)
         self._hub.detach(handle.endpoint, now)
         self._questions.on_death(handle.pid)
-        handle.how = how_it_ended(code)
+        handle.how = how_it_ended(code, missing_part() if code and not handle.ready else None)
         self._placement.unwatch(handle)
         count, in_transit = handle.connections.count, self._placement.transit.identities
         self._hub.worker_died(handle.endpoint, count, in_transit, now)

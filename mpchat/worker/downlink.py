@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mpchat.ipc.items import Down, Up
-from mpchat.reactor import READ, Reactor
+from mpchat.ipc.link_watch import LinkWatch
+from mpchat.reactor import Reactor
 from mpchat.worker.clients import Clients
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.migration import Migration
@@ -73,7 +74,7 @@ class Downlink:
 
     def serve(self) -> None:
         """Listen."""
-        self._reactor.watch(self._link, READ, self._on_ready)
+        LinkWatch(self._reactor, self._link, self._on_ready)
 
     def _on_ready(self, mask: int) -> None:
         """Take all that is there: what waits in the pipe delays everybody, what waits in a room only that."""

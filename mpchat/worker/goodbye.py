@@ -19,15 +19,16 @@ def say_goodbye(socks: list[socket.socket]) -> None:
     open_socks = set(socks)
 
     def discard(sock: socket.socket, mask: int) -> None:
-        with suppress(BlockingIOError):
-            try:
-                if sock.recv(_READ_SIZE):
-                    return
-            except ConnectionError:
-                pass
-            reactor.forget(sock)
-            open_socks.remove(sock)
-            sock.close()
+        try:
+            if sock.recv(_READ_SIZE):
+                return
+        except BlockingIOError:
+            return
+        except OSError:  # a reset, a time-out, a network that is gone: the end of this connection alone
+            pass
+        reactor.forget(sock)
+        open_socks.remove(sock)
+        sock.close()
 
     for sock in socks:
         with suppress(OSError):

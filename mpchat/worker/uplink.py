@@ -120,7 +120,9 @@ class Uplink:
             self._lifetime.finished = True
 
     def beat(self, beat: Beat) -> None:
-        """Send a beat, past all that waits."""
+        """Send a beat, past all that waits; none while the pipe has no room."""
+        if self.link.full:
+            return
         try:
             self.link.send_now(Up.BEAT, encode_beat(beat))
         except OSError:

@@ -1,7 +1,10 @@
-"""A worker that dies again and again: tried less and less often, given up, told; the others serve."""
+"""A worker that dies again and again: tried less and less often, told, never given up; the others serve."""
 
+import os
 import re
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +14,11 @@ import psutil
 import pytest
 from support.changing import scale
 from support.crowd import connected, everybody_hears, facts, listeners
-from support.harness import Server, assert_nothing_left, in_foreground, leftovers
+from support.harness import Client, Server, leftovers
 from support.injected import inject
 from support.waiting import eventually
+
+from mpchat.supervisor.restart_policy import DEATHS_TO_FAILING
 
 pytestmark = pytest.mark.one_python
 
@@ -73,23 +78,35 @@ def end_the_healthy_one(server: Server) -> None:
         psutil.Process(pid).kill()
 
 
+def failing(server: Server, number: int) -> bool:
+    """Tell whether the slot waits for its next worker after many that died."""
+    found = slot(server, number)
+    return bool(found["deaths"] >= DEATHS_TO_FAILING and found["state"] == "BACKOFF")
+
+
 @pytest.mark.parametrize("when", FAULTS)
-def test_a_worker_that_dies_is_given_up_and_the_others_serve(folder: Path, when: str) -> None:
+def test_a_worker_that_dies_is_tried_again_for_ever_and_the_others_serve(folder: Path, when: str) -> None:
     with faulty(folder, FAULTS[when]) as server:
         raise_flag(server)
         end_the_healthy_one(server)
-        eventually(lambda: slot(server, 2)["state"] == "FATAL", "the slot to be given up", 60.0)
+        eventually(lambda: failing(server, 2), "the slot to fail again and again", 60.0)
+        found = slot(server, 2)
         assert slot(server, 1)["state"] == "RUNNING"
-        assert slot(server, 2)["pid"] is None
-        assert "given up: worker 2, dead 6 times in a row" in server.log
-        assert "FATAL" in server.command("status").stdout
+        assert (found["pid"], found["restart_in"] > 0) == (None, True)
+        assert "dead 6 times in a row, tried again for ever, at most 60 s apart: worker 2" in server.log
+        shown = " ".join(server.command("status").stdout.split())
+        assert "worker 2 waits: the next one starts in" in shown
+        assert found["died"] in shown
         with listeners(server, 3) as crowd:
             crowd[0].say(END)
             everybody_hears(crowd, END)
         pauses = [float(each) for each in re.findall(r"the next starts in ([\d.]+) s", server.log)]
-        assert len(pauses) == 5
+        assert len(pauses) >= 5, "further ones within ten seconds are counted, not logged"
         assert pauses == sorted(pauses), "each pause is longer than the one before"
         assert pauses[-1] >= 4 * pauses[0]
+        (server.folder / "site" / "faulty").unlink()
+        eventually(lambda: slot(server, 2)["state"] == "RUNNING", "the slot to serve again", 20.0)
+        assert slot(server, 2)["restart_in"] is None
 
 
 def test_the_others_chat_while_a_worker_dies_in_a_loop(folder: Path) -> None:
@@ -98,7 +115,7 @@ def test_the_others_chat_while_a_worker_dies_in_a_loop(folder: Path) -> None:
         with listeners(server, 4) as crowd:
             end_the_healthy_one(server)
             rounds = 0
-            while slot(server, 2)["state"] != "FATAL":
+            while not failing(server, 2):
                 alive = [each for each in crowd if each.ended is None]
                 rounds += 1
                 alive[0].say(f"round {rounds}")
@@ -107,7 +124,7 @@ def test_the_others_chat_while_a_worker_dies_in_a_loop(folder: Path) -> None:
             assert len([each for each in crowd if each.ended is None]) == 2
 
 
-def test_nobody_waits_for_a_worker_that_was_given_up_and_scaling_brings_it_back(folder: Path) -> None:
+def test_nobody_waits_for_a_worker_that_keeps_dying_and_scaling_tries_it_at_once(folder: Path) -> None:
     server = Server(folder)
     flag = inject(server, FAULTS["before it is ready"]) / "faulty"
     try:
@@ -117,7 +134,7 @@ def test_nobody_waits_for_a_worker_that_was_given_up_and_scaling_brings_it_back(
         fits = facts(server)["limits"]["connections"]
         end_the_healthy_one(server)
         with connected(server.address, fits) as crowd:  # half of them wait for the worker's return
-            eventually(lambda: slot(server, 2)["state"] == "FATAL", "the slot to be given up", 60.0)
+            eventually(lambda: failing(server, 2), "the slot to fail again and again", 60.0)
             assert facts(server)["limits"]["connections"] == fits // 2
             eventually(lambda: facts(server)["refused"] == fits // 2, "the others to be sent away")
             assert server.command("say", END).stdout == f"said to {fits // 2} clients\n"
@@ -138,18 +155,48 @@ def _few_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
 
 
-def test_when_every_worker_dies_in_a_loop_the_server_ends_and_says_so(folder: Path) -> None:
-    server = Server(folder)
-    inject(server, FAULTS["before it is ready"].replace("slot == 2 and ", ""))
-    with in_foreground(server) as process:
+def test_when_every_worker_dies_in_a_loop_the_server_waits_and_says_so_and_serves_again(folder: Path) -> None:
+    with faulty(folder, FAULTS["before it is ready"].replace("slot == 2 and ", "")) as server:
+        address = server.address
         raise_flag(server)
         for each in facts(server)["workers"]:
             psutil.Process(each["pid"]).kill()
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "Traceback" not in errors
-    assert "mpchat: no worker is left" in errors
-    assert_nothing_left(folder)
+        eventually(lambda: failing(server, 1) and failing(server, 2), "both slots to fail", 60.0)
+        with Client(address) as early:
+            error = (early.receive() or {})["error"]
+            assert (error["code"], "no worker can be kept alive" in error["text"]) == ("full", True)
+        assert "Traceback" not in server.log
+        (server.folder / "site" / "faulty").unlink()
+        server.wait_until_running()
+        with listeners(server, 3) as crowd:
+            crowd[0].say(END)
+            everybody_hears(crowd, END)
+
+
+def test_a_worker_whose_interpreter_is_gone_is_told_with_its_path_and_comes_back_with_it(
+    folder: Path,
+) -> None:
+    """The virtual environment was removed while the server runs, and is there again later."""
+    server = Server(folder)
+    python = folder / "환경" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    server.environment["PYTHONPATH"] = os.pathsep.join(each for each in sys.path if each)
+    command = [str(python), "-m", "mpchat", "start", "--port", "0", "--workers", "1"]
+    try:
+        subprocess.run(command, env=server.environment, cwd=folder, check=True, timeout=60.0)
+        python.unlink()
+        missing = f"exit code 255: {python} is missing; restore it, or stop the server and start it anew"
+        done = server.command("reload")
+        assert (done.returncode, missing in done.stderr) == (5, True), done.stderr
+        psutil.Process(server.worker_pids[0]).kill()
+        eventually(lambda: facts(server)["workers"][0]["died"] == missing, "the path to be told")
+        assert f"died: worker 1, {missing}" in server.log
+        python.symlink_to(sys.executable)
+        server.wait_until_running()
+        assert server.command("reload").returncode == 0
+    finally:
+        server.end()
 
 
 @pytest.mark.parametrize("when", ["at import", "before it is ready", "by a signal before it is ready"])

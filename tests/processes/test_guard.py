@@ -1,5 +1,6 @@
 """The guard: one server of a name on this machine, however it is started, killed or tampered with."""
 
+import json
 import os
 import re
 import shlex
@@ -598,6 +599,24 @@ def test_with_its_whole_folder_deleted_a_second_start_is_refused_and_the_server_
     assert server.pid == pid
     assert f"pid {pid}" in refused(server.command("start", "--port", "0"), ALREADY)
     assert server.stop().returncode == 0
+
+
+def test_after_its_whole_folder_was_swept_bans_and_the_log_are_there_again(server: Server) -> None:
+    assert server.command("ban", "철수").returncode == 0
+    pids = {server.pid, *server.worker_pids}
+    shutil.rmtree(server.instance_folder)
+    bans = server.instance_folder / "bans.json"
+    eventually(bans.exists, "the bans to be written again", 10.0)
+    assert list(json.loads(bans.read_bytes())["bans"]) == ["철수"]
+    log = server.instance_folder / "server.log"
+    eventually(
+        lambda: log.exists() and all(log.samefile(f"/proc/{pid}/fd/2") for pid in pids),
+        "all to have the new log",
+        10.0,
+    )
+    assert "log file was gone or replaced, opened again" in server.log
+    assert server.stop().returncode == 0
+    assert "stopped after" in server.log
 
 
 def test_a_deleted_control_socket_is_not_told_as_not_running_and_comes_back(server: Server) -> None:

@@ -2,10 +2,16 @@
 
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pytest
+from support.changing import configured, reload, write_settings
 from support.harness import Server, running
+from support.injected import steppable_clock
 from support.members import Member, members
 from support.waiting import eventually
 
@@ -43,6 +49,24 @@ def test_a_restart_goes_on_with_numbers_epoch_and_messages(folder: Path) -> None
         ]
         back.ask(message="and on")
         assert back.hear_from_room("and on")["seq"] > 10
+
+
+def test_how_much_is_kept_follows_a_reload_also_in_the_file(folder: Path) -> None:
+    settings: dict[str, Any] = {"port": 0, "workers": 1, "history": str(folder / "대화.db")}
+    with configured(folder, **settings, history_messages=10) as server:
+        with members(server.address, "alice", "밥") as (alice, bob):
+            write_settings(server, **settings, history_messages=100)
+            assert reload(server)["changed"] == ["history_messages"]
+            for number in range(50):
+                alice.ask(message=f"{number} 안녕")
+            bob.hear_from_room("49 안녕")
+        assert server.stop().returncode == 0
+        server.start_as_configured()
+        with Member(server.address) as back:
+            back.join("밥", after=0)
+            back.sync()
+            texts = [each["message"] for each in back.numbered]
+            assert texts[:50] == [f"{number} 안녕" for number in range(50)]
 
 
 def test_after_a_crash_of_everything_numbers_are_not_given_twice(folder: Path) -> None:
@@ -95,3 +119,31 @@ def test_a_broken_file_is_left_alone_and_the_server_serves(folder: Path) -> None
         assert "history not written" in server.log
         assert "failing" in server.command("status").stdout
     assert history.read_bytes() == b"this is no database " * 1000
+
+
+@pytest.mark.parametrize("step", [86_400, -86_400])
+def test_a_step_of_the_clock_takes_no_history_and_ends_no_ban(folder: Path, step: int) -> None:
+    server = Server(folder)
+    ahead = steppable_clock(server)
+    history = str(folder / "대화.db")
+    try:
+        server.start("--history", history, "--history-age", "1h", workers=1)
+        with members(server.address, "alice", "밥") as (alice, bob):
+            alice.ask(message="먼저")
+            bob.hear_from_room("먼저")
+            assert server.command("ban", "철수", "--for", "1h").returncode == 0
+            eventually(lambda: server.status()["history"]["saved"] >= 1, ALL_SAVED)
+            ahead.write_text(str(step))
+            eventually(lambda: "the clock was stepped by" in server.log, "the step to be noticed", 10.0)
+            alice.ask(message="나중")
+            bob.hear_from_room("나중")
+            with Member(server.address) as late, Member(server.address) as banned:
+                late.join("영희", after=0)
+                late.sync()
+                assert [each["message"] for each in late.numbered] == ["먼저", "나중"]
+                assert banned.refused(join={"name": "철수"}) == "banned"
+            assert server.status()["uptime"] < 60
+    finally:
+        server.end()
+    with closing(sqlite3.connect(history)) as db:
+        assert db.execute("SELECT min(seq) FROM runs").fetchone() == (1,)

@@ -1,5 +1,6 @@
 """Kick, ban, mute: by name and by address, told to whom it concerns, and kept over restarts."""
 
+import json
 import time
 from pathlib import Path
 
@@ -199,3 +200,23 @@ def test_others_are_read_while_one_that_floods_is_not(folder: Path) -> None:
             calm.ask(message="in between")
             calm.hear_from_room("in between")
             assert "599" not in [each.get("message") for each in calm.got]
+
+
+def test_two_servers_share_a_file_of_bans_and_it_comes_back_when_it_is_removed(folder: Path) -> None:
+    bans = str(folder / "금지.json")
+    with (
+        running(folder, "--bans", bans, workers=1) as one,
+        running(folder, "--bans", bans, workers=1, name="second") as two,
+        Client(two.address, source="127.0.0.9") as bad,
+    ):
+        two.wait_for_connections(1)
+        assert one.command("ban", "127.0.0.9").returncode == 0
+        assert ended(bad), "the other server closes the connections too"
+        assert two.command("ban", "철수").returncode == 0
+        eventually(lambda: "철수" in one.command("bans").stdout, "the ban to be known to both", 10.0)
+        Path(bans).unlink()
+        eventually(lambda: Path(bans).exists(), "the file to be written again", 10.0)
+        assert sorted(json.loads(Path(bans).read_bytes())["bans"]) == ["127.0.0.9", "철수"]
+        assert two.command("unban", "127.0.0.9").returncode == 0
+        assert one.command("unban", "철수").returncode == 0
+        assert one.command("bans").stdout == "nobody is banned or muted\n"

@@ -167,7 +167,7 @@ def test_a_worker_s_death_loses_its_members_and_not_those_in_transit(site: Site)
 def test_a_message_of_the_server_goes_to_plain_clients_and_rooms_with_members(site: Site) -> None:
     site.join(1, "alice", site.one, room="r")
     site.one.sent.clear()
-    site.desk.apply(Announced(1.0, message_frame("공지")))
+    site.desk.apply(Announced(1.0, 1.0, message_frame("공지")))
     site.settle()
     kinds = {kind for kind, _ in site.one.sent}
     assert kinds == {Down.BATCH, Down.ROOMS}

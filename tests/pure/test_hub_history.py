@@ -3,9 +3,11 @@
 import time
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
-from support.desk import KEPT, objects, run
+from support.desk import KEPT, LIMITS, Desk, objects, run
 
+from mpchat.hub.entries import Swept
 from mpchat.hub.history import History, Run, size_of
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import as_said_by, numbered_frames, room_field
@@ -128,3 +130,18 @@ def test_to_give_the_last_few_of_a_long_history_takes_no_time() -> None:
     for _ in range(300):
         assert [each.seq for each in history.since(many - 49)] == list(range(many - 49, many + 1))
     assert time.process_time() - began < 1.0  # looking at all of it, it was five
+
+
+@pytest.mark.parametrize("step", [86_400.0, -86_400.0])
+def test_a_step_of_the_wall_clock_makes_no_message_older_or_younger(step: float) -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(age=60.0)))
+    history = desk.state.rooms.lobby.history
+    wall = 1e9
+    desk.post("127.0.0.1:1", "먼저", now=100.0, at=wall)
+    desk.post("127.0.0.1:1", "나중", now=110.0, at=wall + 10 + step)
+    desk.apply(Swept(160.0, wall + 60 + step))
+    assert [each.at for each in history.since(0)] == [wall, wall + 10 + step], "the order and the stamps stay"
+    desk.apply(Swept(161.0, wall + 61 + step))
+    assert [each.at for each in history.since(0)] == [wall + 10 + step]
+    desk.apply(Swept(171.0, wall + 71))
+    assert not history

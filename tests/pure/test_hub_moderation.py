@@ -1,5 +1,6 @@
 """Moderation: what a ban or mute is of, how long it holds, and what a restart or a fault leaves of it."""
 
+import fcntl
 import json
 import os
 import stat
@@ -12,7 +13,7 @@ from support.desk import LIMITS
 from mpchat.errors import MpchatError, StartError
 from mpchat.hub.hub import Hub
 from mpchat.hub.moderation import Moderation, as_host
-from mpchat.hub.moderation_file import read_moderation
+from mpchat.hub.moderation_file import LOCK_PATIENCE, read_moderation
 
 NOW = 1000.0
 EVER = 1e12
@@ -46,6 +47,11 @@ class Operator:
 
     def sweep(self) -> None:
         self._hub.sweep(0.0)
+
+    def follow(self) -> list[str]:
+        look = self._hub.moderation_look()
+        look()
+        return self._hub.follow_moderation_file(look, 0.0)
 
     @property
     def kept(self) -> Moderation:
@@ -247,3 +253,116 @@ def test_a_write_that_fails_at_the_last_step_leaves_nothing_beside_the_file(path
     with pytest.raises(MpchatError, match="Is a directory"):
         operator.ban("troll")
     assert os.listdir(path.parent) == [path.name]
+
+
+# A file that others change.
+
+
+def test_a_ban_in_the_notation_of_an_older_version_holds_and_can_be_lifted(path: Path) -> None:
+    old = {
+        "::ffff:192.0.2.7": {"target": "::ffff:192.0.2.7"},
+        "::ffff:192.0.2.8": {"target": "::ffff:192.0.2.8"},
+        "192.0.2.8": {"target": "192.0.2.8", "until": EVER},
+        "::ffff:c000:300/120": {"target": "::ffff:192.0.3.0/120"},
+        "철수": {"target": "철수"},
+    }
+    path.write_text(json.dumps({"bans": old, "mutes": {}}))
+    operator = Operator(path)
+    for host in ("192.0.2.7", "192.0.2.8", "192.0.3.9"):
+        assert operator.kept.banned_host(host, NOW)
+    assert operator.kept.banned_host("192.0.2.8", EVER), "of two bans the longer one holds"
+    for target in ("::ffff:192.0.2.7", "192.0.2.8", "192.0.3.0/24", "철수"):
+        operator.lift("bans", target)
+    assert read_moderation(path) == operator.kept == Moderation()
+
+
+def test_two_servers_with_one_file_lose_none_of_each_other_s_rules(path: Path) -> None:
+    one, two = Operator(path), Operator(path)
+    one.ban("하나")
+    two.ban("둘")
+    two.mute("셋")
+    one.ban("넷")
+    assert two.follow() == ["하나", "넷"]
+    two.lift("bans", "하나")
+    assert one.follow() == ["둘"]
+    assert one.kept == two.kept == read_moderation(path)
+    assert sorted(one.kept.bans) == sorted(["둘", "넷"])
+    assert one.follow() == two.follow() == []
+
+
+def test_a_file_that_another_server_is_writing_is_waited_for_and_then_written_later(path: Path) -> None:
+    operator = Operator(path)
+    operator.ban("하나")
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    began = time.monotonic()
+    with pytest.raises(MpchatError, match="it holds until the server stops, but could not be written"):
+        operator.ban("둘")
+    operator.follow()
+    assert time.monotonic() - began < 10 * LOCK_PATIENCE
+    assert list(read_moderation(path).bans) == ["하나"]
+    os.close(folder)
+    operator.follow()
+    assert read_moderation(path) == operator.kept
+    assert len(operator.kept.bans) == 2
+
+
+def test_a_file_that_is_gone_is_written_again_and_one_that_is_broken_changes_nothing(path: Path) -> None:
+    operator = Operator(path)
+    operator.ban("하나")
+    operator.mute("둘")
+    before = operator.kept.listing(NOW)
+    path.unlink()
+    assert operator.follow() == []
+    assert read_moderation(path).listing(NOW) == before
+    path.write_text("{")
+    assert operator.follow() == []
+    assert operator.kept.listing(NOW) == before
+    with pytest.raises(MpchatError, match="could not be written"):
+        operator.ban("셋")
+    assert path.read_text() == "{", "what a person was writing stays"
+    path.write_text('{"bans": {"넷": {"target": "넷"}}}')
+    operator.follow()  # writes the ban that waits
+    operator.follow()
+    assert sorted(operator.kept.bans) == sorted(["셋", "넷"])
+    assert operator.kept.mutes == {}
+
+
+# A wall clock that is stepped.
+
+DAY = 86_400.0
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize("step", [DAY, -DAY])
+def test_a_step_of_the_clock_ends_no_ban_and_prolongs_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    real, ahead = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    one, two = Operator(path), Operator(path)
+    one.ban("철수", time.time() + HOUR)
+    one.mute("영희", time.time() + HOUR)
+    one.ban("192.0.2.7")
+    two.follow()
+    ahead = step
+    for each in (one, two, one, two):  # each shifts once, whatever the other one has written
+        each.sweep()
+        each.follow()
+    for kept in (one.kept, two.kept, Operator(path).kept):
+        for left, holds in ((HOUR - 60, True), (HOUR + 60, False)):
+            at = time.time() + left
+            assert kept.banned_name("철수", at) == kept.muted("영희", at) == holds
+        assert kept.banned_host("192.0.2.7", EVER)
+
+
+def test_a_ban_made_right_after_a_step_lasts_as_long_as_was_said(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ahead = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    operator = Operator(path)
+    ahead = DAY
+    operator.ban("철수", time.time() + HOUR)
+    operator.sweep()
+    assert operator.kept.bans["철수"].until == pytest.approx(time.time() + HOUR, abs=60)

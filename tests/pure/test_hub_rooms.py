@@ -211,7 +211,7 @@ def test_a_history_whose_end_was_lost_is_not_shown() -> None:
 
 def test_what_members_get_of_a_run_is_numbered_and_fits_a_stream() -> None:
     room, stream = Room(1, "r"), StreamBuffer(1 << 20)
-    posted = room.post("alice", 2, message_frame("a") + message_frame("b"), 7.25, KEPT)
+    posted = room.post("alice", 2, message_frame("a") + message_frame("b"), (7.25, 7.25), KEPT)
     stream.append(room.numbered(posted), posted.count)
     got = objects(b"".join(map(bytes, stream.read_all(0))))
     assert [(each["seq"], each["from"], each["message"], each["at"]) for each in got] == [

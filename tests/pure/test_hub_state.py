@@ -14,6 +14,7 @@ from mpchat.hub.effects import Effect, NoticeInRoom, Say, SayInRoom, Tell
 from mpchat.hub.entries import (
     Announced,
     Asked,
+    ClockStepped,
     Configured,
     CutOff,
     Entry,
@@ -63,7 +64,7 @@ def posted(draw: st.DrawFn) -> Posted:
         frames = b"".join(map(message_frame, texts))
         runs.append((sender, len(texts), len(frames)))
         parts.append(frames)
-    return Posted(draw(TIMES), runs, b"".join(parts))
+    return Posted(draw(TIMES), draw(TIMES), runs, b"".join(parts))
 
 
 @st.composite
@@ -94,7 +95,7 @@ ENTRIES = st.lists(
         ),
         st.builds(CutOff, TIMES, IDENTITIES, st.just("slow consumer")),
         st.builds(WorkerDied, TIMES, st.lists(IDENTITIES, max_size=3, unique=True), st.integers(0, 5)),
-        st.builds(Announced, TIMES, st.just(message_frame("공지"))),
+        st.builds(Announced, TIMES, TIMES, st.just(message_frame("공지"))),
         st.builds(
             lambda table, key, until: Moderated(table, key, key, until), TABLES, KEYS, st.none() | TIMES
         ),
@@ -108,7 +109,8 @@ ENTRIES = st.lists(
             st.booleans(),
         ),
         st.builds(NoticesDue, TIMES),
-        st.builds(Swept, TIMES),
+        st.builds(ClockStepped, st.floats(-1e6, 1e6, allow_nan=False)),
+        st.builds(Swept, TIMES, TIMES),
     ),
     max_size=40,
 )
@@ -243,7 +245,7 @@ def test_messages_of_many_senders_in_one_entry_each_go_to_the_room_of_their_send
     ]
     parts = [b"".join(map(message_frame, texts)) for _, texts in said]
     runs = [(sender, len(texts), len(part)) for (sender, texts), part in zip(said, parts, strict=True)]
-    effects = desk.apply(Posted(1.0, runs, b"".join(parts)))
+    effects = desk.apply(Posted(1.0, 1.0, runs, b"".join(parts)))
     found = [
         (effect.run.room, effect.run.sender, [each["message"] for each in objects(effect.run.frames)])
         for effect in effects
@@ -263,7 +265,7 @@ def test_without_members_plain_clients_hear_all_senders_in_order() -> None:
     desk = Desk()
     parts = [message_frame("a") + message_frame("b"), message_frame("c")]
     runs = [("1.1.1.1:1", 2, len(parts[0])), ("2.2.2.2:2", 1, len(parts[1]))]
-    effects = desk.apply(Posted(1.0, list(runs), b"".join(parts)))
+    effects = desk.apply(Posted(1.0, 1.0, list(runs), b"".join(parts)))
     assert _said(effects) == ["a", "b", "c"]
     assert [effect.messages for effect in effects if isinstance(effect, Say)] == [3]
     assert [effect.run.sender for effect in effects if isinstance(effect, SayInRoom)] == [
@@ -303,14 +305,14 @@ def test_every_message_counts_once_in_whatever_room_it_is_said() -> None:
     desk.post(1, "a", "b")
     desk.post(2, "c")
     desk.post("1.1.1.1:1", "d")
-    desk.apply(Announced(1.0, message_frame("e")))
+    desk.apply(Announced(1.0, 1.0, message_frame("e")))
     assert desk.state.messages == 5
 
 
 def test_an_announcement_reaches_plain_clients_and_every_room_with_members() -> None:
     desk = Desk()
     desk.join(1, "alice", room="x")
-    effects = desk.apply(Announced(1.0, message_frame("공지")))
+    effects = desk.apply(Announced(1.0, 1.0, message_frame("공지")))
     assert [effect.messages for effect in effects if isinstance(effect, Say)] == [1]
     runs = [effect.run for effect in effects if isinstance(effect, SayInRoom)]
     assert [(run.room, run.seq, run.count, run.sender) for run in runs] == [("x", 1, 1, "")]
@@ -338,7 +340,7 @@ def test_a_notice_in_the_order_of_plain_clients_is_a_message() -> None:
     desk.apply(Left(1.0, ["1.1.1.1:1"]))
     assert _said(desk.apply(NoticesDue(1.0))) == [" Disconnect : 1.1.1.1:1 "]
     assert (desk.state.messages, desk.state.sequencer.sequence) == (1, 1)
-    desk.apply(Announced(2.0, message_frame("공지")))
+    desk.apply(Announced(2.0, 2.0, message_frame("공지")))
     assert (desk.state.messages, desk.state.sequencer.sequence) == (2, 2)
     assert desk.apply(NoticesDue(9.0)) == []
 

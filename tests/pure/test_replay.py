@@ -14,7 +14,7 @@ PLENTY = KEPT._replace(messages=1000)
 
 def say(room: Room, stream: StreamBuffer, count: int = 1) -> None:
     """Say something that goes into the history and the stream."""
-    posted = room.post("alice", count, run(room.seq + 1, count).frames, 1.0, PLENTY)
+    posted = room.post("alice", count, run(room.seq + 1, count).frames, (1.0, 1.0), PLENTY)
     stream.append(room.numbered(posted), count)
 
 
@@ -41,7 +41,7 @@ def test_a_replay_sends_every_message_once_however_it_is_cut(
 def test_a_replay_whose_history_is_overtaken_says_so() -> None:
     room = Room(1, "r")
     for _ in range(50):
-        room.post("alice", 1, run(room.seq + 1).frames, 1.0, KEPT._replace(messages=5))
+        room.post("alice", 1, run(room.seq + 1).frames, (1.0, 1.0), KEPT._replace(messages=5))
     with pytest.raises(OvertakenError):
         Replay(room, StreamBuffer(0), 10, 50, 0).chunk(100)
 

@@ -62,6 +62,9 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
         "rss": int,
         "cpu": float,
         "restarts": int,
+        "restart_in": float | None,
+        "deaths": int,
+        "died": str,
     },
 }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from msgspec.structs import replace
 from support.archive_writer import MOST_UNSAID, ROOMS, run, text_of
 from support.waiting import eventually
 
@@ -125,7 +126,8 @@ def test_what_was_saved_is_there_at_the_next_start_in_its_order(path: Path) -> N
         status = store.status()
         assert status == (str(path), "ok", 0, 4, 0)
     again = load(path)
-    assert again.runs == said
+    assert [each.taken for each in again.runs] == pytest.approx([each.taken for each in said], abs=5.0)
+    assert [replace(each, taken=0.0) for each in again.runs] == [replace(each, taken=0.0) for each in said]
     assert again.last == {"로비": 3, "game-7": 1}
     assert (again.epoch, again.floor, again.earlier) == (first.epoch, 0, {})
 
@@ -184,6 +186,28 @@ def test_of_each_room_the_last_messages_are_kept_to_the_number(path: Path) -> No
     assert numbers(load(path, messages=1000), "로비") == list(range(92, 106))
 
 
+def test_limits_that_change_while_it_writes_hold_for_the_file_at_once(path: Path) -> None:
+    with opened(path, messages=10) as (store, _):
+        store.save(run("로비", 1, 5))
+        store.save(run("quiet", 1, 5))
+        store.change_limits(messages=100, age=0)
+        for seq in range(6, 56):
+            store.save(run("로비", seq))
+    assert numbers(load(path, messages=100), "로비") == list(range(1, 56))
+    with opened(path, messages=100) as (store, _):
+        store.change_limits(messages=3, age=0)
+        with closing(sqlite3.connect(path)) as db:
+            count = "SELECT count(*) FROM runs"
+            eventually(lambda: db.execute(count).fetchone() == (4,), "a file with less in it")
+    assert numbers(load(path, messages=100), "로비") == [53, 54, 55]
+    assert numbers(load(path, messages=3), "quiet") == [3, 4, 5]
+    with opened(path) as (store, _):
+        store.save(run("old", 1, at=time.time() - 3600))
+        written(store)
+        store.change_limits(messages=100, age=60)
+    assert numbers(load(path), "old") == []
+
+
 def test_no_more_is_loaded_than_there_is_memory_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(path) as (store, _):
         for seq in range(1, 101):
@@ -217,6 +241,69 @@ def test_what_gets_too_old_leaves_the_file_though_nobody_says_anything(
         with closing(sqlite3.connect(path)) as db:
             eventually(lambda: db.execute("SELECT count(*) FROM runs").fetchone() == (0,), "an empty file")
     assert load(path).last == {"로비": 3}
+
+
+class SteppedClock:
+    """The wall clock of this process; ``ahead`` is by how many seconds it has been stepped."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + self.ahead)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SteppedClock:
+    return SteppedClock(monkeypatch)
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize("step", [DAY, -DAY])
+def test_a_step_of_the_clock_takes_no_message_out_of_the_file(
+    path: Path, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    monkeypatch.setattr(archive, "SWEEP", 0.0)  # with every write
+    with opened(path, age=3600) as (store, _):
+        store.save(run("로비", 1, 3))
+        written(store)
+        clock.ahead = step
+        for seq in (4, 5):
+            store.save(run("로비", seq))
+            written(store)
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT seq FROM runs ORDER BY id").fetchall() == [(1,), (4,), (5,)]
+
+
+@pytest.mark.parametrize("step", [DAY, -DAY])
+def test_after_a_step_of_the_clock_messages_leave_the_file_in_time(
+    path: Path, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    monkeypatch.setattr(archive, "SWEEP", 0.05)
+    with opened(path, age=0.5) as (store, _):
+        store.save(run("로비", 1, 3))
+        written(store)
+        clock.ahead = step
+        store.save(run("로비", 4))
+        written(store)
+        with closing(sqlite3.connect(path)) as db:
+            eventually(lambda: db.execute("SELECT count(*) FROM runs").fetchone() == (0,), "an empty file")
+
+
+def test_a_message_from_the_future_is_loaded_as_of_now_and_leaves_the_file_in_time(
+    path: Path, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "SWEEP", 0.05)
+    clock.ahead = DAY
+    with opened(path, age=1.0) as (store, _):
+        store.save(run("로비", 1, 3))
+    clock.ahead = 0.0
+    with opened(path, age=1.0) as (store, loaded):
+        assert numbers(loaded, "로비") == [1, 2, 3]
+        assert loaded.runs[0].taken == pytest.approx(time.monotonic(), abs=5.0)
+        with closing(sqlite3.connect(path)) as db:
+            eventually(lambda: db.execute("SELECT count(*) FROM runs").fetchone() == (0,), "an empty file")
 
 
 def test_of_too_many_rooms_the_last_used_are_remembered_and_no_number_comes_twice(

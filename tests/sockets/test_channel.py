@@ -6,9 +6,11 @@ import os
 import random
 import re
 import select
+import signal
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import SimpleQueue
@@ -17,9 +19,21 @@ from typing import Any
 
 import psutil
 import pytest
+from support.waiting import PATIENCE, eventually
 
 import mpchat
-from mpchat.ipc.channel import FIRST_KIND, ITEM_COST, ITEM_SIZE, Item, Link, Queue, make_queue
+from mpchat.ipc.channel import (
+    FIRST_KIND,
+    ITEM_COST,
+    ITEM_SIZE,
+    WINDOW_SHARE,
+    Item,
+    Link,
+    Queue,
+    make_queue,
+)
+from mpchat.ipc.link_watch import LinkWatch
+from mpchat.reactor import Reactor
 
 FRAMES, OTHER, STOP = FIRST_KIND, FIRST_KIND + 1, FIRST_KIND + 2
 
@@ -198,6 +212,119 @@ def test_sending_to_a_peer_that_closed_is_an_error() -> None:
         far.close()
         with pytest.raises(BrokenPipeError):
             near.send(OTHER, None)
+
+
+# Through pipes as small as they get for a user whose pipes take too much (pipe-user-pages-soft).
+
+
+@contextmanager
+def small_links() -> Iterator[tuple[Link, Link]]:
+    """Both ends of a channel whose pipes hold one page."""
+    up, _ = make_queue()
+    down, _ = make_queue()
+    for queue in (up, down):
+        size = fcntl.fcntl(queue._writer.fileno(), fcntl.F_SETPIPE_SZ, 4096)  # type: ignore[attr-defined]
+    near, far = Link(down, up, size // WINDOW_SHARE), Link(up, down, size // WINDOW_SHARE)
+    try:
+        yield near, far
+    finally:
+        near.close()
+        far.close()
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Fail what waits for longer, and not at all by accident: the signal interrupts system calls."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError(f"still waiting after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+needs_small_pipes = pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="only Linux resizes pipes")
+
+
+@needs_small_pipes
+@pytest.mark.parametrize("size", [900, 4_000, 4_096, 60_000])
+def test_items_larger_than_the_pipe_block_neither_end_and_come_whole(size: int) -> None:
+    chance = random.Random(size)
+    reactor = Reactor()
+    sent = [chance.randbytes(size) for _ in range(6)]
+    got: dict[Link, list[Any]] = {}
+    with small_links() as ends, alarm(PATIENCE):
+        watches = []
+        for link in ends:
+            got[link] = []
+            watches.append(LinkWatch(reactor, link, partial(take_into, got[link], link)))
+        for link in ends:  # both have sent more than fits before either reads
+            for number, data in enumerate(sent):
+                link.send(OTHER, (number, data), len(data))
+                link.send_now(OTHER, "beat")
+        while any(len(each) < 2 * len(sent) for each in got.values()):
+            reactor.turn()
+        for items in got.values():
+            assert [each for each in items if each != "beat"] == list(enumerate(sent))
+        for each in watches:
+            each.close()
+        for link in ends:
+            assert not link.full
+            assert not link.congested
+    reactor.close()
+
+
+def take_into(payloads: list[Any], link: Link, mask: int) -> None:
+    """Take what has come."""
+    for item in link.receive():
+        link.take(item.cost)
+        payloads.append(item.payload)
+
+
+@needs_small_pipes
+def test_a_signal_in_the_middle_of_a_write_tears_no_item() -> None:
+    """A write that waits for room returns early for a signal with a handler, and has written a part."""
+    with small_links() as (near, far), alarm(PATIENCE):
+        seen: list[int] = []
+        signal.signal(signal.SIGALRM, lambda number, frame: seen.append(number))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        near.send(OTHER, bytes(10_000), 10_000)
+        eventually(lambda: seen, "the signal")
+        got: list[Item] = []
+        while not got:
+            got = far.receive()
+            far.take(sum(each.cost for each in got))
+            near.write_on()
+        assert [each.payload for each in got] == [bytes(10_000)]
+
+
+@needs_small_pipes
+def test_a_peer_that_dies_while_the_pipe_is_full_is_no_busy_loop() -> None:
+    with small_links() as (near, far), alarm(PATIENCE):
+        reactor = Reactor()
+        ended: list[bool] = []
+
+        def on_items(mask: int) -> None:
+            try:
+                near.receive()
+            except EOFError:
+                ended.append(True)
+                watch.close()
+
+        watch = LinkWatch(reactor, near, on_items)
+        near.send(OTHER, bytes(10_000), 10_000)
+        assert near.full
+        far.close()
+        while not ended:
+            reactor.turn()
+        reactor.call_later(0.0, lambda: None)
+        reactor.turn()  # nothing but the timer is left to be waited for
+        reactor.close()
 
 
 # With a real process at the other end.

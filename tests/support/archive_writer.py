@@ -35,7 +35,8 @@ def text_of(room: str, number: int) -> str:
 def run(room: str, seq: int, count: int = 1, *, at: float | None = None, sender: str = "철수") -> Run:
     """Return a run of messages that each tell their number."""
     frames = b"".join(message_frame(text_of(room, number)) for number in range(seq, seq + count))
-    return Run(room, seq, count, time.time() if at is None else at, sender, frames)
+    at = time.time() if at is None else at
+    return Run(room, seq, count, at, sender, frames, time.monotonic() + at - time.time())
 
 
 def write(path: Path) -> None:

@@ -29,7 +29,7 @@ def objects(frames: bytes) -> list[Object]:
 def run(seq: int, count: int = 1, at: float = 0.0) -> Run:
     """Return a run of messages whose texts are their numbers."""
     frames = b"".join(message_frame(f"{number}") for number in range(seq, seq + count))
-    return Run("r", seq, count, at, "alice", frames)
+    return Run("r", seq, count, at, "alice", frames, at)
 
 
 class Desk:
@@ -68,10 +68,10 @@ class Desk:
         """Ask to join."""
         return self.ask(identity, Request(join=Join(name=name, **join)), now)
 
-    def post(self, sender: int | str, *texts: str, at: float = 1.0) -> list[Effect]:
-        """Say something."""
+    def post(self, sender: int | str, *texts: str, at: float = 1.0, now: float | None = None) -> list[Effect]:
+        """Say something at ``at``; the steady clock shows the same unless ``now`` says otherwise."""
         frames = b"".join(map(message_frame, texts))
-        return self.apply(Posted(at, [(sender, len(texts), len(frames))], frames))
+        return self.apply(Posted(at if now is None else now, at, [(sender, len(texts), len(frames))], frames))
 
     def leave(self, identity: int, reason: str = "closed", now: float = 1.0) -> None:
         """End a connection that has asked to join."""
@@ -83,7 +83,7 @@ class Desk:
 
     def sweep(self, at: float = 1.0) -> None:
         """Let the state forget what it may forget."""
-        self.apply(Swept(at))
+        self.apply(Swept(at, at))
 
 
 def code(answer: Object) -> str:

@@ -104,6 +104,34 @@ def _inject(server: Server, *source: str) -> Path:
     return site
 
 
+_STEPPED_CLOCK = """
+import os, time
+
+real, path = time.time, {path!r}
+
+def stepped():
+    try:
+        with open(path) as file:
+            return real() + float(file.read())
+    except (OSError, ValueError):
+        return real()
+
+time.time = stepped
+"""
+
+
+def steppable_clock(server: Server) -> Path:
+    """Give all processes of a server that is started later a wall clock that can be stepped.
+
+    Returns a file: the seconds in it are added to the time.
+    """
+    ahead, site = server.folder / "ahead", server.folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(_STEPPED_CLOCK.format(path=str(ahead)))
+    server.environment["PYTHONPATH"] = str(site)
+    return ahead
+
+
 # Workers of a slot that are started while it is :func:`held` wait for the end of that.
 HELD = """
     def install(worker, slot):
