@@ -6,5 +6,7 @@ CLOSED = "closed"
 INTERNAL_ERROR = "internal error"
 # The client has fallen too far behind.
 SLOW = "slow consumer"
+# The client holds most of the answers that a worker keeps, and they are too many.
+UNREAD = "answers not read"
 # A later connection has taken the name.
 REPLACED = "replaced"

@@ -9,7 +9,7 @@ import logging
 from mpchat.config import Config
 from mpchat.ipc.addresses import covers
 from mpchat.ipc.items import Up
-from mpchat.ipc.reasons import SLOW
+from mpchat.ipc.reasons import SLOW, UNREAD
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.messages import error_frame
 from mpchat.reactor import READ, WRITE, Reactor
@@ -17,13 +17,14 @@ from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.lifetime import Lifetime
+from mpchat.worker.outboxes import Outboxes
 from mpchat.worker.reading import ENTER_COST, OUTBOX_LIMIT, Reading
 from mpchat.worker.rooms import Rooms
 from mpchat.worker.uplink import Uplink
 
 # Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
 IDLE, HALF_A_FRAME = "idle", "half a frame"
-CUT_OFF = frozenset({SLOW, IDLE, HALF_A_FRAME})
+CUT_OFF = frozenset({SLOW, UNREAD, IDLE, HALF_A_FRAME})
 
 # What a member is told whose connection the operator ends.
 _KICKED = error_frame("kicked", "the operator has ended your connection")
@@ -46,6 +47,7 @@ class Clients:
         """Begin with none."""
         self.config = config
         self.by_identity: dict[int, Connection] = {}
+        self.outboxes = Outboxes(config.answers_memory)
         self.rooms = Rooms(config, reactor, counters, self)
         self.reading = Reading(config, reactor, uplink, self, lifetime)
         self._reactor = reactor
@@ -71,6 +73,7 @@ class Clients:
             self.reading.charge(connection, len(frames), ENTER_COST)
         connection.replaying = not live
         self.rooms.enter(connection, frames, room_number, Place(number) if live else None)
+        self.keep_to_memory()
 
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send a client an answer; while it does not read its answers it is not read from."""
@@ -78,6 +81,13 @@ class Clients:
         self.rooms.reply(connection, frames)
         if not connection.closed and len(connection.outbox) >= OUTBOX_LIMIT:
             connection.no_longer(self._reactor, READ)
+        self.keep_to_memory()
+
+    def keep_to_memory(self) -> None:
+        """Cut off the clients that hold most of what is kept for single clients, where that is too much."""
+        if self.outboxes.over:
+            for connection in self.outboxes.largest(self.by_identity.values()):
+                self.end(connection, UNREAD)
 
     def tell(self, identity: int, frames: bytes) -> None:
         """Send a client what others have to say to it alone; one that does not read it is cut off."""
@@ -119,7 +129,7 @@ class Clients:
             self.end(connection, SLOW)
         elif isinstance(error, ConnectionError) and not self._lifetime.draining:
             connection.fanout.leave(connection)
-            connection.outbox = b""
+            self.outboxes.drop(connection)
             connection.no_longer(self._reactor, WRITE)
             self.reading.read_again(connection)
         else:
@@ -134,6 +144,7 @@ class Clients:
         del self.by_identity[connection.identity]
         self.reading.forget(connection)
         self.rooms.leave(connection)
+        self.outboxes.drop(connection)
         connection.listen(self._reactor, 0)
         connection.sock.close()
         if connection.dialect.asked:

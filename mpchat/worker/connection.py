@@ -83,6 +83,7 @@ class Connection:
         # What is left to it for work that is no plain message, as of ``heard``; see ``reading.BUDGET``.
         self.budget = 0.0
         self.quiet_until = 0.0
+        # Changed by ``outboxes.Outboxes`` alone.
         self.outbox: bytes | bytearray = b""
         self.outbox_open = False
         self.cursor = LIVE
@@ -116,12 +117,6 @@ class Connection:
     def no_longer(self, reactor: Reactor, event: int) -> None:
         """Watch for ``event`` no longer."""
         self.listen(reactor, self.interest & ~event)
-
-    def put(self, frames: bytes) -> None:
-        """Append to the outbox. In place: one that is full of small answers was copied for each of them."""
-        if self.outbox and isinstance(self.outbox, bytes):
-            self.outbox = bytearray(self.outbox)
-        self.outbox += frames
 
     @property
     def reading(self) -> bool:

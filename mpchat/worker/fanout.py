@@ -18,6 +18,7 @@ from mpchat.worker.connection import LIVE, Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.flush import Flush
 from mpchat.worker.late_clients import LateClients, Struggling
+from mpchat.worker.outboxes import Outboxes
 
 # Sends between two looks at the other descriptors: about a millisecond's worth.
 SLICE = 512
@@ -34,6 +35,8 @@ TRY_AGAIN = 0.002
 
 class Keeper(Protocol):
     """What a fan-out needs of the part of the worker that owns connections."""
+
+    outboxes: Outboxes
 
     def lost(self, connection: Connection, error: OSError | None) -> None:
         """Take a client whose send failed; with None a slow consumer, which has fallen too far behind."""
@@ -98,7 +101,8 @@ class Fanout:
         self._live: dict[Connection, socket.socket] = {}
         # The same in lists, made when they are needed next after a client has come or gone.
         self._lists: tuple[list[Connection], list[socket.socket]] | None = None
-        self._late = LateClients(reactor, self.stream, counters)
+        self._outboxes = keeper.outboxes
+        self._late = LateClients(reactor, self.stream, counters, self._outboxes)
         self._pending = Pending(stream.framing)
         self._flush: Flush | None = None
         self._flushed_at = 0.0
@@ -173,6 +177,10 @@ class Fanout:
         while self._flush is not None or (pending and self._pending):
             self._send_slice(self._flush or self._begin(), now)
 
+    def owed_size(self, connection: Connection) -> int:
+        """Return the size of :meth:`owed` in bytes."""
+        return self.stream.end - connection.cursor if connection.cursor >= 0 else 0
+
     def owed(self, connection: Connection) -> bytes:
         """Return what a client is still to get of the stream, but for what is not in it yet."""
         if connection.cursor < 0:
@@ -208,7 +216,7 @@ class Fanout:
 
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send something to one client, after what it is being sent and before what it is not yet sent."""
-        connection.put(frames)
+        self._outboxes.put(connection, frames)
         if connection.cursor != LIVE:
             return
         if self._flush is not None:
@@ -331,7 +339,7 @@ class Fanout:
             self._fail(connection, error)
             return
         connection.outbox_open = connection.outbox_open or sent > 0
-        connection.outbox = connection.outbox[sent:]
+        self._outboxes.sent(connection, sent)
         if connection.outbox:
             self._fall_behind(connection, self.stream.end, self.stream.messages, self._reactor.now)
         else:

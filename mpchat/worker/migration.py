@@ -102,7 +102,8 @@ class Migration:
         connection.heard = state.heard
         connection.allowance, connection.budget = state.allowance, state.budget
         reading.slow_down(connection)
-        connection.outbox, connection.outbox_open = state.outbox, state.outbox_open
+        self._clients.outboxes.set(connection, state.outbox)
+        connection.outbox_open = state.outbox_open
         reading.read_again(connection)
         if state.half_since is not None:
             reading.half[connection] = state.half_since
@@ -113,6 +114,7 @@ class Migration:
             rooms.put_aside(connection)
         if connection.dialect.asked and not connection.closed:
             self._uplink.say(Up.FOLLOW, (connection.identity, state.room, state.place.number))
+        self._clients.keep_to_memory()
 
     # Connections that leave.
 
@@ -176,12 +178,14 @@ class Migration:
         connection.listen(self._reactor, 0)
         del self._clients.by_identity[connection.identity]
         room, place = self._clients.rooms.take_out(connection)
+        outbox = bytes(connection.outbox)
+        self._clients.outboxes.drop(connection)
         return ConnectionState(
             dialect=connection.dialect.name,
             dialect_state=connection.dialect.export(),
             room=room,
             place=place,
-            outbox=bytes(connection.outbox),
+            outbox=outbox,
             outbox_open=connection.outbox_open,
             heard=connection.heard,
             half_since=self._clients.reading.forget(connection),

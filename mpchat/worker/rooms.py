@@ -43,6 +43,7 @@ class Rooms:
         self._coalesce = config.coalesce - gather_time(config.coalesce)
         self._reactor = reactor
         self._counters = counters
+        self._outboxes = keeper.outboxes
         self._keeper = keeper
         self.plain = self._make_fanout(PLAIN, PLAIN_FRAMING, counters)
         # The same stream in other framings; only those that a client here reads.
@@ -156,17 +157,18 @@ class Rooms:
         before.complete(self._reactor.now, pending=True)
         if connection.closed or connection not in before:
             return
-        owed, box = before.owed(connection), connection.outbox
-        if len(owed) + len(box) > self._lag_limit:  # it has asked for the past again and again
+        box, most = connection.outbox, min(self._lag_limit, self._outboxes.limit)
+        if before.owed_size(connection) + len(box) > most:  # it has asked for the past again and again
             self._keeper.lost(connection, None)
             return
+        owed = before.owed(connection)
         got = before.take_out(connection)
         self.forget_if_empty(before)
         if owed:
             self._counters.delivered += before.stream.messages - got.number
-            connection.outbox = box + owed if connection.outbox_open else owed + box
+            self._outboxes.set(connection, box + owed if connection.outbox_open else owed + box)
         framing = connection.dialect.framing
-        connection.put(framing.encode(frames))
+        self._outboxes.put(connection, framing.encode(frames))
         if place is None:
             self.put_aside(connection)
             return
@@ -223,10 +225,22 @@ class Rooms:
         fanout = self.fanout_of(connection)
         fanout.complete(self._reactor.now)
         if fanout.number != PLAIN:
-            _finish_frame_first(connection, fanout)
+            self._finish_frame_first(connection, fanout)
         place = fanout.take_out(connection)
         self.forget_if_empty(fanout)
         return fanout.number, place
+
+    def _finish_frame_first(self, connection: Connection, room: Fanout) -> None:
+        """Put the rest of a frame that a member has been sent a part of in front of its outbox.
+
+        The next worker hears of the room later than it is asked to send the member something for it alone,
+        and that must not get into the middle of a frame. No frame of a stream is begun while a part of the
+        outbox has gone.
+        """
+        if rest := room.rest_of_frame(connection):
+            connection.cursor += len(rest)
+            self._outboxes.set(connection, rest + connection.outbox)
+            connection.outbox_open = True
 
     def leave(self, connection: Connection) -> None:
         """Forget a client that has ended."""
@@ -258,16 +272,3 @@ class Rooms:
         """Return how many bytes a member takes along of a frame that it has been sent a part of."""
         fanout = self.fanout_of(connection)
         return len(fanout.rest_of_frame(connection)) if fanout.number != PLAIN else 0
-
-
-def _finish_frame_first(connection: Connection, room: Fanout) -> None:
-    """Put the rest of a frame that a member has been sent a part of in front of its outbox.
-
-    The next worker hears of the room later than it is asked to send the member something for it alone, and
-    that must not get into the middle of a frame. No frame of a stream is begun while a part of the outbox has
-    gone.
-    """
-    if rest := room.rest_of_frame(connection):
-        connection.cursor += len(rest)
-        connection.outbox = rest + connection.outbox
-        connection.outbox_open = True
