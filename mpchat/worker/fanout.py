@@ -208,6 +208,13 @@ class Fanout:
         cursors = (each.cursor for each in connections if each.cursor >= 0)
         return self.stream.place_of(min(cursors, default=self.stream.end)).number
 
+    def trim(self, limit: int) -> None:
+        """Keep ``limit`` bytes of the stream from now on, and cut off the clients that need more."""
+        self.stream.limit = limit
+        self.stream.append(b"", 0)  # which forgets what is too much
+        for connection in self._late.slow_consumers():
+            self._keeper.lost(connection, None)
+
     # What goes out.
 
     def publish(self, count: int, frames: bytes) -> None:

@@ -18,6 +18,10 @@ from mpchat.worker.counters import Counters
 from mpchat.worker.fanout import Fanout, Keeper
 from mpchat.worker.post_timing import gather_time
 
+# Bytes that the streams of all members' rooms keep together here, and the least that each may keep. The hub
+# shares out as much to its own streams, for at least as many rooms; see ``hub.rooms``.
+STREAMS_MEMORY = 128 << 20
+LEAST_SHARE = 16 << 10
 # Instead of a room's number: none.
 ASIDE = -1
 
@@ -52,6 +56,8 @@ class Rooms:
         self.aside = self._make_fanout(ASIDE, PLAIN_FRAMING, Counters())
         # The rooms that members here are live in: for each a fan-out by framing.
         self.by_number: dict[int, dict[Framing, Fanout]] = {}
+        # How much each of these may keep of its stream, and the most since all were last trimmed to that.
+        self._share = self._largest_share = self._lag_limit
         # Fan-outs but the plain one that have something to send.
         self.busy: dict[Fanout, None] = {}
 
@@ -92,12 +98,26 @@ class Rooms:
 
     def _work_in_rooms(self, now: float) -> None:
         for room in list(self.busy):
+            if room.number != PLAIN:
+                room.stream.limit = self._share
             room.work(now)
             # Nothing of a room is needed but by clients that are late; of the plain stream, by those to come.
             if room.number != PLAIN and not room.late and room.between_flushes:
                 room.stream.forget()
             if room.due() is None:
                 self.busy.pop(room, None)
+
+    def _share_out(self) -> None:
+        """Divide the memory for streams among the rooms that members here are live in."""
+        share = STREAMS_MEMORY // max(1, len(self.by_number))
+        self._share = max(LEAST_SHARE, min(self._lag_limit, share))
+
+    def keep_to_share(self) -> None:
+        """Trim the streams in which nothing is said to the share that a room has by now; call it seldom."""
+        if self._largest_share > self._share:
+            for fanout in [each for room in self.by_number.values() for each in room.values()]:
+                fanout.trim(self._share)
+        self._largest_share = self._share
 
     def due(self) -> float | None:
         """Return when :meth:`work` wants a call (seconds, monotonic): 0 for now, None for not at all."""
@@ -177,6 +197,9 @@ class Rooms:
         if fanout is None:
             fanout = room[framing] = self._make_fanout(room_number, framing, self._counters)
             fanout.stream.begin(place.number)
+            self._share_out()
+            fanout.stream.limit = self._share
+            self._largest_share = max(self._largest_share, self._share)
         self._go_to(connection, fanout, place)
 
     def reply(self, connection: Connection, frames: bytes) -> None:
@@ -259,6 +282,7 @@ class Rooms:
         self.busy.pop(room, None)
         if not fanouts:
             self.by_number.pop(room.number, None)
+            self._share_out()
 
     def furthest_behind(self, connections: Iterable[Connection]) -> int:
         """Return how many frames of the plain stream all plain clients among these have got."""

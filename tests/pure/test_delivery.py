@@ -9,9 +9,9 @@ from support.desk import LIMITS, Desk, Object, objects
 from support.endpoints import RecordingEndpoint
 
 from mpchat.hub import delivery, rooms
-from mpchat.hub.delivery import Delivery
+from mpchat.hub.delivery import BLOB_SIZE, Delivery
 from mpchat.hub.endpoint import Endpoint
-from mpchat.hub.entries import Announced, NoticesDue
+from mpchat.hub.entries import Announced, NoticesDue, Posted
 from mpchat.hub.history import Run
 from mpchat.hub.hub import Hub
 from mpchat.hub.plain_stream import PlainStream
@@ -172,6 +172,19 @@ def test_a_message_of_the_server_goes_to_plain_clients_and_rooms_with_members(si
     kinds = {kind for kind, _ in site.one.sent}
     assert kinds == {Down.BATCH, Down.ROOMS}
     assert {kind for kind, _ in site.other.sent} == {Down.BATCH}
+
+
+def test_a_room_keeps_little_more_than_its_share_of_short_messages_under_long_names(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sender and room they become many times as long, and what was said together was kept together."""
+    monkeypatch.setattr(rooms, "ROOMS_MEMORY", 0)
+    site.join(1, "한" * 20, site.one, room="방" * 32)
+    site.desk.apply(Posted(1.0, [(1, 4000, 4000 * len(message_frame("")))], message_frame("") * 4000))
+    site.settle()
+    number = site.desk.state.members.by_identity[1].room.number  # type: ignore[union-attr]
+    assert site.desk.state.rooms.by_key.keys() >= {"방" * 32}
+    assert 0 < site.delivery.kept_bytes(number) <= site.desk.state.rooms.share + BLOB_SIZE
 
 
 def test_streams_keep_to_their_rooms_share_and_an_empty_room_keeps_none(

@@ -13,6 +13,8 @@ from support.one_worker import ROOM, Bench
 
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import CLOSED
+from mpchat.worker import rooms as rooms_module
+from mpchat.worker.fanout import ENOUGH
 from mpchat.worker.reading import OUTBOX_LIMIT
 
 # What Linux says of a connection that is no more (TCP_CLOSE).
@@ -130,3 +132,32 @@ def test_who_reads_a_long_answer_while_the_room_speaks_is_read_from_again(bench:
     bench.room().work(time.monotonic())
     bench.until(lambda: not connection.outbox)
     bench.until(lambda: connection.reading)
+
+
+def test_the_streams_of_all_rooms_share_memory_also_where_clients_in_each_do_not_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each room kept as much as lag_limit for a client that does not read: ten thousand rooms, 80 GB."""
+    monkeypatch.setattr(rooms_module, "STREAMS_MEMORY", most := 4 << 20)
+    said = frame("x" * 60_000)
+    rooms = bench.worker.rooms
+
+    def kept() -> int:
+        streams = [fanout.stream for room in rooms.by_number.values() for fanout in room.values()]
+        return sum(each.end - each.start for each in streams)
+
+    for number in range(1, 17):
+        client, connection = bench.connect(number)
+        client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+        bench.until(lambda each=connection: each.dialect.asked)  # type: ignore[misc]
+        bench.order(Down.ENTER, ((number, number, 0, True), b""))
+        with suppress(BlockingIOError):
+            while True:
+                connection.sock.send(bytes(1 << 20))
+        for _ in range(most // number // len(said) - 1):
+            rooms.publish([(number, 1, len(said))], said)
+            rooms.work(time.monotonic() + 1)
+    assert kept() > 3 * most // 2, "otherwise this test says nothing"
+    rooms.keep_to_share()
+    assert most // 2 < kept() <= most + len(rooms.by_number) * ENOUGH
+    assert bench.worker.counters.ended["slow consumer"] > 0
