@@ -59,9 +59,9 @@ class Clients:
     def __len__(self) -> int:
         return len(self.by_identity)
 
-    def owns(self, connection: Connection) -> bool:
-        """Tell whether a connection is here: it has neither ended nor left."""
-        return self.by_identity.get(connection.identity) is connection
+    def find(self, identity: int) -> Connection | None:
+        """Return the connection of this identity, if it is here: it has neither ended nor left."""
+        return self.by_identity.get(identity)
 
     def enter(self, head: tuple[int, int, int, bool], frames: bytes) -> None:
         """Let a client read another stream, after what it is owed of the one before and ``frames``."""
@@ -146,7 +146,7 @@ class Clients:
         self.rooms.leave(connection)
         self.outboxes.drop(connection)
         connection.listen(self._reactor, 0)
-        connection.sock.close()
+        connection.close()
         if connection.dialect.asked:
             self._uplink.left.append((connection.identity, connection.address, reason))
         else:

@@ -118,6 +118,15 @@ class Connection:
         """Watch for ``event`` no longer."""
         self.listen(reactor, self.interest & ~event)
 
+    def close(self) -> None:
+        """Close the socket, which nothing watches any more.
+
+        ``on_event`` refers to the connection. Without that cycle all is freed at once, and not when the
+        collector looks at old objects, which is after thousands of clients have come and gone.
+        """
+        self.sock.close()
+        self.on_event = _unwatched
+
     @property
     def reading(self) -> bool:
         """True while the client is read from."""

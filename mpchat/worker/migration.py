@@ -197,7 +197,7 @@ class Migration:
     def take_receipt(self, receipt: Receipt) -> None:
         """Let go of what was taken, and go on with what was not."""
         for identity in receipt.acks:
-            self._in_transit.pop(identity)[0].sock.close()
+            self._in_transit.pop(identity)[0].close()
         for identity in receipt.nacks:
             connection, state = self._in_transit.pop(identity)
             self._clients.by_identity[identity] = connection

@@ -114,7 +114,7 @@ def test_who_does_not_read_answers_is_not_read_from_when_he_has_been_quiet_long_
     held = len(connection.outbox)
     assert held >= OUTBOX_LIMIT
     client.send_raw(b"\0\0" * 1000)
-    bench.worker.clients.reading.quiet_is_over(connection)
+    bench.worker.clients.reading.quiet_is_over(1)
     bench.worker.clients.reading.begin_round()
     assert not connection.reading
     assert len(connection.outbox) == held
