@@ -28,7 +28,7 @@ class Site:
     def __init__(self) -> None:
         self.desk = Desk()
         self.plain = PlainStream(LIMITS.lag)
-        self.delivery = Delivery(self.desk.state.rooms, self.plain, LIMITS.lag)
+        self.delivery = Delivery(self.desk.state.rooms, self.plain, LIMITS.lag, LIMITS.answers)
         self.one, self.other = RecordingEndpoint(1), RecordingEndpoint(2)
         self.delivery.endpoints += [self.one, self.other]
         self._carried = 0
@@ -251,6 +251,36 @@ def test_a_worker_hears_a_room_until_its_last_member_has_left(site: Site) -> Non
     site.one.sent.clear()
     site.post(3, "none")
     assert site.one.take_all(Down.ROOMS) == []
+
+
+def test_what_waits_for_all_members_in_transit_together_is_bounded_and_counted_to_the_byte(
+    site: Site,
+) -> None:
+    """Each of 256 could have lag_limit waiting: two gigabytes."""
+    for identity in range(1, 12):
+        site.join(identity, f"n{identity}", site.one)
+    for identity in range(2, 12):
+        site.delivery.depart(identity)
+    in_transit = [
+        each for identity in range(2, 12) if (each := site.delivery.recipient(identity)) is not None
+    ]
+
+    def waiting() -> int:
+        return sum(len(each.waiting or b"") for each in in_transit)
+
+    site.delivery.answers_memory = 10_000
+    for turn in range(12):
+        for number in range(2, 12):
+            if number == 5 or turn % 2:
+                site.desk.ask(1, Request(message="x" * 200, to=f"n{number}"))
+                site.settle()
+                assert waiting() == site.delivery._waiting <= 10_000
+    assert site.delivery.too_slow[0] == 5, "the member that most waits for"
+    for identity in (2, 3):
+        site.delivery.arrive(identity, site.other)
+    site.desk.leave(4)
+    site.settle()
+    assert site.delivery._waiting == waiting() - len(in_transit[2].waiting or b"")
 
 
 def test_a_member_in_transit_that_is_told_too_much_is_cut_off(site: Site) -> None:
