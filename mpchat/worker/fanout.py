@@ -26,8 +26,6 @@ SLICE = 512
 # segments that TCP makes: 65 483 bytes on loopback, 65 160 where a packet has 1500. What goes beyond is a
 # further segment for each client, however short; a third one is often kept back by pacing, with a timer.
 ENOUGH = 130_000
-# Bytes that may be pending in one room: what was on its way when its senders were told to wait.
-SWAMPED = 1 << 20
 # Seconds after a flush for which a client that could not take all of it waits for the next one: to ask for
 # its socket to become writable, and not to ask any more, costs more than to try once again.
 TRY_AGAIN = 0.002
@@ -131,9 +129,9 @@ class Fanout:
         return self._behind
 
     @property
-    def swamped(self) -> bool:
-        """True while so much is pending that the hub must wait, and everybody with it."""
-        return self._pending.size > SWAMPED
+    def pending(self) -> int:
+        """Bytes that wait for the next flush."""
+        return self._pending.size
 
     @property
     def between_flushes(self) -> bool:

@@ -22,6 +22,10 @@ from mpchat.worker.post_timing import gather_time
 # shares out as much to its own streams, for at least as many rooms; see ``hub.rooms``.
 STREAMS_MEMORY = 128 << 20
 LEAST_SHARE = 16 << 10
+# Bytes that may be pending in one room, what was on its way when its senders were told to wait, and in all
+# together. With more the hub must wait, and everybody with it.
+SWAMPED = 1 << 20
+SWAMPED_TOGETHER = 4 << 20
 # Instead of a room's number: none.
 ASIDE = -1
 
@@ -143,7 +147,8 @@ class Rooms:
         Most of all ``connections`` count, not of a room's: a room of two must not hold everybody up.
         """
         fanouts = (self.plain, *self.busy)
-        if any(each.swamped for each in fanouts):
+        pending = [each.pending for each in fanouts]
+        if max(pending) > SWAMPED or sum(pending) > SWAMPED_TOGETHER:
             return True
         struggling = sum(each.struggling(now).at_the_edge for each in fanouts)
         return struggling > 0 and most_struggle(struggling, connections)
