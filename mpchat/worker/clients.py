@@ -92,7 +92,7 @@ class Clients:
     def tell(self, identity: int, frames: bytes) -> None:
         """Send a client what others have to say to it alone; one that does not read it is cut off."""
         connection = self.by_identity.get(identity)
-        if connection is None:
+        if connection is None or connection not in connection.fanout:  # it is gone, but for its last words
             return
         if connection.asking:
             self.reading.charge(connection, len(frames))

@@ -161,3 +161,18 @@ def test_the_streams_of_all_rooms_share_memory_also_where_clients_in_each_do_not
     rooms.keep_to_share()
     assert most // 2 < kept() <= most + len(rooms.by_number) * ENOUGH
     assert bench.worker.counters.ended["slow consumer"] > 0
+
+
+def test_a_member_that_has_gone_ends_although_others_still_have_much_to_say_to_it(bench: Bench) -> None:
+    """What it was told filled its outbox, and so it was not read from: its end was never seen."""
+    client, connection = bench.member(1)
+    with suppress(BlockingIOError):
+        while True:
+            connection.sock.send(bytes(1 << 20))
+    bench.order(Down.TELL, (1, frame("x" * 60_000)))
+    client.reset()
+    bench.worker.clients.lost(connection, ConnectionResetError(104, "Connection reset by peer"))
+    for _ in range(3):
+        bench.order(Down.TELL, (1, frame("x" * 60_000)))
+    bench.until(lambda: connection.closed)
+    assert bench.worker.clients.outboxes.held == 0
