@@ -176,3 +176,14 @@ def test_a_member_that_has_gone_ends_although_others_still_have_much_to_say_to_i
         bench.order(Down.TELL, (1, frame("x" * 60_000)))
     bench.until(lambda: connection.closed)
     assert bench.worker.clients.outboxes.held == 0
+
+
+def test_the_hub_waits_when_much_is_pending_in_all_rooms_together_and_little_in_each(bench: Bench) -> None:
+    rooms, said = bench.worker.rooms, frame("x" * 50_000) * 10
+    for number in range(1, 11):
+        bench.connect(number)[0].send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+        bench.until(lambda each=number: bench.worker.clients.by_identity[each].dialect.asked)  # type: ignore[misc]
+        bench.order(Down.ENTER, ((number, number, 0, True), b""))
+        rooms.publish([(number, 10, len(said))], said)
+        assert rooms.must_hold(0.0, 10) is (number * len(said) > rooms_module.SWAMPED_TOGETHER)
+    assert rooms.must_hold(0.0, 10)
