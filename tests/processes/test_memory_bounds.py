@@ -22,6 +22,8 @@ from mpchat.config import resolve
 from mpchat.ipc.reasons import UNREAD
 from mpchat.memory import bounds, total
 
+pytestmark = pytest.mark.one_python
+
 HOSTILE = 1000
 WORKERS = 2
 MIB = 1 << 20
