@@ -52,6 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_per_address: int
     payload_limit: int
     lag_limit: int
+    answers_memory: int
     coalesce: float
     idle_timeout: float
     frame_timeout: float
@@ -289,6 +290,14 @@ SETTINGS: tuple[Setting, ...] = (
         _size(256 << 10, 1 << 30),
         "256 KiB to 1 GiB",
         "How far a client may fall behind before it is cut off; each worker keeps that much of the stream.",
+    ),
+    Setting(
+        "answers_memory",
+        64 << 20,
+        _size(1 << 20, 64 << 30),
+        "1 MiB to 64 GiB",
+        "What each worker keeps at most for single clients: answers, private messages, parts of the past. "
+        "Past it the clients that hold most are cut off.",
     ),
     Setting(
         "coalesce",

@@ -1,23 +1,29 @@
 """``mpchat config``: the settings in force, or a check of one file."""
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mpchat.cli.options import all_settings, shown
-from mpchat.config import SETTINGS, default_workers, resolve
+from mpchat.config import SETTINGS, Config, default_workers, resolve
 from mpchat.cores import usable_cores
+from mpchat.memory import bounds
 from mpchat.settings import Sources, read_file
+from mpchat.supervisor.capacity import connections_per_worker
 from mpchat.text import visible
+
+# What macOS allows although it says "unlimited".
+_OPEN_MAX = 10_240
 
 
 @click.command("config")
 @all_settings
 @click.option("--check", metavar="FILE", help="Only check FILE.")
 def show_config(config_file: str | None, check: str | None, **flags: Any) -> None:
-    """Show the settings in force and where each came from."""
+    """Show the settings in force and where each came from, and how much memory the server takes at most."""
     if check:
         resolve([read_file(check, str(Path(check)))])
         click.echo(f"{check} is right")
@@ -26,11 +32,23 @@ def show_config(config_file: str | None, check: str | None, **flags: Any) -> Non
     config, places = sources.read(os.environ)
     from rich.console import Console
 
-    from mpchat.cli.display import config_picture
+    from mpchat.cli.display import config_picture, memory_picture
 
     rows = [(each.name, shown(getattr(config, each.name)), places[each.name]) for each in SETTINGS]
     cores = usable_cores()
-    Console(highlight=False).print(config_picture(rows))
+    workers = config.workers or default_workers(cores)
+    connections = _most_connections(config, workers)
+    console = Console(highlight=False)
+    console.print(config_picture(rows))
     click.echo(f"settings file: {visible(sources.file) or 'none'}")
+    console.print(memory_picture(bounds(config, workers, connections), workers, connections))
     if not config.workers:
         click.echo(f"workers = 0 means {default_workers(cores)} here, with {cores} cores")
+
+
+def _most_connections(config: Config, workers: int) -> int:
+    """Return how many connections a server has at most that is started from here."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    descriptors = _OPEN_MAX if hard == resource.RLIM_INFINITY else hard
+    fit = workers * connections_per_worker(descriptors, config.multiplexer)
+    return min(fit, config.max_connections) if config.max_connections else fit

@@ -30,6 +30,9 @@ from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import REPLACED
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 
+# Bytes of a blob in the stream of a room, which the room keeps beside its share: short messages become
+# seventeen times as long with the names of sender and room. A frame has at most 65 537.
+BLOB_SIZE = 66 << 10
 # Bytes of the past that a member is sent at a time.
 REPLAY_SIZE = 32 << 10
 
@@ -76,9 +79,10 @@ class RoomStream:
 class Delivery:
     """Reaches members, and plain clients through the plain stream."""
 
-    def __init__(self, rooms: Rooms, plain: PlainStream, lag_limit: int) -> None:
-        """``lag_limit``: bytes that may wait for one connection in transit."""
+    def __init__(self, rooms: Rooms, plain: PlainStream, lag_limit: int, answers_memory: int) -> None:
+        """Bytes that may wait for one connection in transit (``lag_limit``), and for all together."""
         self.lag_limit = lag_limit
+        self.answers_memory = answers_memory
         self.endpoints: list[Endpoint] = []
         # Gets every run of messages that is numbered.
         self.on_run: Callable[[Run], None] | None = None
@@ -87,6 +91,9 @@ class Delivery:
         self._rooms = rooms
         self._plain = plain
         self._recipients: dict[int, Recipient] = {}
+        # Connections in transit that frames wait for, and the bytes of all those.
+        self._awaited: dict[Recipient, None] = {}
+        self._waiting = 0
         self._streams: dict[int, RoomStream] = {}
         # The largest share of the memory that a stream was given since all were last trimmed to theirs.
         self._largest_share = 0
@@ -138,7 +145,7 @@ class Delivery:
             count = stream.count
             stream.count, stream.frames = 0, []
             stream.buffer.limit = share
-            stream.buffer.append(frames, count)
+            stream.buffer.append_in_pieces(frames, count, BLOB_SIZE)
             for endpoint in stream.endpoints:
                 endpoint.add_room(stream.room, count, frames)
                 told[endpoint] = None
@@ -178,11 +185,22 @@ class Delivery:
         if recipient.waiting is None:
             recipient.waiting = bytearray()
         recipient.waiting += frames
+        self._awaited[recipient] = None
+        self._waiting += len(frames)
         if len(recipient.waiting) > self.lag_limit:
             self._cut_off(recipient)
+        elif self._waiting > self.answers_memory:  # few are in transit at a time: see ``supervisor.move_out``
+            self._cut_off(max(self._awaited, key=lambda each: len(each.waiting or b"")))
+
+    def _take_waiting(self, recipient: Recipient) -> bytes:
+        """Return what waits for a connection in transit, and keep it no longer."""
+        waiting, recipient.waiting = bytes(recipient.waiting or b""), None
+        self._awaited.pop(recipient, None)
+        self._waiting -= len(waiting)
+        return waiting
 
     def _cut_off(self, recipient: Recipient) -> None:
-        recipient.waiting = None
+        self._take_waiting(recipient)
         recipient.replay = None
         self.too_slow.append(recipient.identity)
 
@@ -256,7 +274,9 @@ class Delivery:
                 recipient.endpoint.send(Down.END, (effect.identity, effect.reason))
 
     def _forget(self, effect: Forget) -> None:
-        self._recipients.pop(effect.identity, None)
+        recipient = self._recipients.pop(effect.identity, None)
+        if recipient is not None:
+            self._take_waiting(recipient)
 
     def _forget_room(self, effect: ForgetRoom) -> None:
         self._streams.pop(effect.room, None)
@@ -290,9 +310,8 @@ class Delivery:
             if recipient.live:
                 self._not_live(recipient)
             recipient.endpoint, recipient.came_from = endpoint, None
-            waiting, recipient.waiting = recipient.waiting, None
-            if waiting:
-                self._send(recipient, bytes(waiting))
+            if waiting := self._take_waiting(recipient):
+                self._send(recipient, waiting)
 
     def follow(self, endpoint: Endpoint, identity: int, room: int, number: int) -> None:
         """Continue with a connection that was moved, from message ``number`` of its room on."""

@@ -80,7 +80,7 @@ class Hub:
         rules = self._keeper.at_start
         self.state = HubState(limits, past, rules, notices=notices, archived=on_run is not None)
         self.plain = PlainStream(limits.lag)
-        self.delivery = Delivery(self.state.rooms, self.plain, limits.lag)
+        self.delivery = Delivery(self.state.rooms, self.plain, limits.lag, limits.answers)
         self.delivery.on_run = on_run
         self._limits, self._notices = limits, notices
         self._log = MemoryLog()
@@ -300,7 +300,7 @@ class Hub:
         self._limits, self._notices = limits, notices
         self._put_in_order(Configured(limits, notices), now)
         self.plain.buffer.limit = limits.lag
-        self.delivery.lag_limit = limits.lag
+        self.delivery.lag_limit, self.delivery.answers_memory = limits.lag, limits.answers
 
     def silence_notices(self, now: float) -> None:
         """Tell no client any more that others have gone."""

@@ -13,10 +13,12 @@ class Kept(NamedTuple):
 
 class Limits(NamedTuple):
     """How many rooms there may be, and members in one room (0: any number); for how many seconds a name is
-    held; how much history is kept; and how many bytes of a stream a client may be behind."""
+    held; how much history is kept; how many bytes of a stream a client may be behind; and how many may wait
+    for all members in transit together."""
 
     rooms: int
     members: int
     name_hold: float
     kept: Kept
     lag: int
+    answers: int

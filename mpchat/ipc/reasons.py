@@ -6,6 +6,8 @@ CLOSED = "closed"
 INTERNAL_ERROR = "internal error"
 # The client has fallen too far behind.
 SLOW = "slow consumer"
+# The client holds most of the answers that a worker keeps, and they are too many.
+UNREAD = "answers not read"
 # A later connection has taken the name.
 REPLACED = "replaced"
 # The client has closed in the middle of a frame, or its first bytes are another protocol's.

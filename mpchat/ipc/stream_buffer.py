@@ -88,6 +88,18 @@ class StreamBuffer:
             del blobs[:first], self._offsets[:first], self._numbers[:first]
             self._first = 0
 
+    def append_in_pieces(self, frames: bytes, messages: int, most: int) -> None:
+        """Add whole frames in blobs of at most ``most`` bytes, which is more than the longest frame.
+
+        The last blob is kept whatever the limit is, so a long one would be kept beyond it.
+        """
+        while len(frames) > most:
+            count, end = self.framing.leading(frames, most)
+            self.append(frames[:end], count)
+            frames = frames[end:]
+            messages -= count
+        self.append(frames, messages)
+
     def read(self, cursor: int, most: int) -> list[memoryview]:
         """Return what stands from ``cursor`` on, about ``most`` bytes, as views to hand to ``sendmsg``.
 

@@ -142,4 +142,6 @@ def _check_log(path: str) -> None:
 def limits_of(config: Config) -> Limits:
     """Return the limits that the hub keeps to."""
     kept = Kept(config.history_messages, config.lag_limit, config.history_age)
-    return Limits(config.max_rooms, config.max_members, config.name_hold, kept, config.lag_limit)
+    return Limits(
+        config.max_rooms, config.max_members, config.name_hold, kept, config.lag_limit, config.answers_memory
+    )

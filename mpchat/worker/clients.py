@@ -10,7 +10,7 @@ from contextlib import suppress
 from mpchat.config import Config
 from mpchat.ipc.addresses import covers
 from mpchat.ipc.items import Up
-from mpchat.ipc.reasons import CLOSED, SLOW
+from mpchat.ipc.reasons import CLOSED, SLOW, UNREAD
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.messages import error_frame
 from mpchat.protocol.sniff import half_frame_text
@@ -20,13 +20,14 @@ from mpchat.worker.counters import Counters
 from mpchat.worker.half_closed import HalfClosed
 from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.lifetime import Lifetime
+from mpchat.worker.outboxes import Outboxes
 from mpchat.worker.reading import ENTER_COST, OUTBOX_LIMIT, READ_SIZE, Reading
 from mpchat.worker.rooms import Rooms
 from mpchat.worker.uplink import Uplink
 
 # Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
 IDLE, HALF_A_FRAME = "idle", "half a frame"
-CUT_OFF = frozenset({SLOW, IDLE, HALF_A_FRAME})
+CUT_OFF = frozenset({SLOW, UNREAD, IDLE, HALF_A_FRAME})
 
 # What a member is told whose connection the operator ends.
 _KICKED = error_frame("kicked", "the operator has ended your connection")
@@ -49,6 +50,7 @@ class Clients:
         """Begin with none."""
         self.config = config
         self.by_identity: dict[int, Connection] = {}
+        self.outboxes = Outboxes(config.answers_memory)
         self.rooms = Rooms(config, reactor, counters, self)
         self.reading = Reading(config, reactor, uplink, self, lifetime)
         self.half_closed = HalfClosed(reactor, uplink, self.end)
@@ -61,9 +63,9 @@ class Clients:
     def __len__(self) -> int:
         return len(self.by_identity)
 
-    def owns(self, connection: Connection) -> bool:
-        """Tell whether a connection is here: it has neither ended nor left."""
-        return self.by_identity.get(connection.identity) is connection
+    def find(self, identity: int) -> Connection | None:
+        """Return the connection of this identity, if it is here: it has neither ended nor left."""
+        return self.by_identity.get(identity)
 
     def enter(self, head: tuple[int, int, int, bool], frames: bytes) -> None:
         """Let a client read another stream, after what it is owed of the one before and ``frames``."""
@@ -75,6 +77,7 @@ class Clients:
             self.reading.charge(connection, len(frames), ENTER_COST)
         connection.replaying = not live
         self.rooms.enter(connection, frames, room_number, Place(number) if live else None)
+        self.keep_to_memory()
         if connection.half_closed:
             self.half_closed.settle(connection)
 
@@ -84,11 +87,18 @@ class Clients:
         self.rooms.reply(connection, frames)
         if not connection.closed and len(connection.outbox) >= OUTBOX_LIMIT:
             connection.no_longer(self._reactor, READ)
+        self.keep_to_memory()
+
+    def keep_to_memory(self) -> None:
+        """Cut off the clients that hold most of what is kept for single clients, where that is too much."""
+        if self.outboxes.over:
+            for connection in self.outboxes.largest(self.by_identity.values()):
+                self.end(connection, UNREAD)
 
     def tell(self, identity: int, frames: bytes) -> None:
         """Send a client what others have to say to it alone; one that does not read it is cut off."""
         connection = self.by_identity.get(identity)
-        if connection is None:
+        if connection is None or connection not in connection.fanout:  # it is gone, but for its last words
             return
         if connection.asking:
             self.reading.charge(connection, len(frames))
@@ -145,7 +155,7 @@ class Clients:
             self.end(connection, CLOSED)
         elif isinstance(error, ConnectionError) and not self._lifetime.draining:
             connection.fanout.leave(connection)
-            connection.outbox = b""
+            self.outboxes.drop(connection)
             connection.no_longer(self._reactor, WRITE)
             self.reading.read_again(connection)
         else:
@@ -174,8 +184,9 @@ class Clients:
         self.reading.forget(connection)
         self.half_closed.forget(connection)
         self.rooms.leave(connection)
+        self.outboxes.drop(connection)
         connection.listen(self._reactor, 0)
-        connection.sock.close()
+        connection.close()
         if connection.dialect.asked:
             self._uplink.left.append((connection.identity, connection.address, reason))
         elif connection.spoke:  # health checks and speculative connections are no news to anybody

@@ -86,6 +86,7 @@ class Connection:
         # What is left to it for work that is no plain message, as of ``heard``; see ``reading.BUDGET``.
         self.budget = 0.0
         self.quiet_until = 0.0
+        # Changed by ``outboxes.Outboxes`` alone.
         self.outbox: bytes | bytearray = b""
         self.outbox_open = False
         self.cursor = LIVE
@@ -120,11 +121,14 @@ class Connection:
         """Watch for ``event`` no longer."""
         self.listen(reactor, self.interest & ~event)
 
-    def put(self, frames: bytes) -> None:
-        """Append to the outbox. In place: one that is full of small answers was copied for each of them."""
-        if self.outbox and isinstance(self.outbox, bytes):
-            self.outbox = bytearray(self.outbox)
-        self.outbox += frames
+    def close(self) -> None:
+        """Close the socket, which nothing watches any more.
+
+        ``on_event`` refers to the connection. Without that cycle all is freed at once, and not when the
+        collector looks at old objects, which is after thousands of clients have come and gone.
+        """
+        self.sock.close()
+        self.on_event = _unwatched
 
     @property
     def reading(self) -> bool:

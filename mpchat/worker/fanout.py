@@ -18,6 +18,7 @@ from mpchat.worker.connection import LIVE, Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.flush import Flush
 from mpchat.worker.late_clients import LateClients, Struggling
+from mpchat.worker.outboxes import Outboxes
 
 # Sends between two looks at the other descriptors: about a millisecond's worth.
 SLICE = 512
@@ -25,8 +26,6 @@ SLICE = 512
 # segments that TCP makes: 65 483 bytes on loopback, 65 160 where a packet has 1500. What goes beyond is a
 # further segment for each client, however short; a third one is often kept back by pacing, with a timer.
 ENOUGH = 130_000
-# Bytes that may be pending in one room: what was on its way when its senders were told to wait.
-SWAMPED = 1 << 20
 # Seconds after a flush for which a client that could not take all of it waits for the next one: to ask for
 # its socket to become writable, and not to ask any more, costs more than to try once again.
 TRY_AGAIN = 0.002
@@ -34,6 +33,8 @@ TRY_AGAIN = 0.002
 
 class Keeper(Protocol):
     """What a fan-out needs of the part of the worker that owns connections."""
+
+    outboxes: Outboxes
 
     def lost(self, connection: Connection, error: OSError | None) -> None:
         """Take a client whose send failed; with None a slow consumer, which has fallen too far behind."""
@@ -98,7 +99,8 @@ class Fanout:
         self._live: dict[Connection, socket.socket] = {}
         # The same in lists, made when they are needed next after a client has come or gone.
         self._lists: tuple[list[Connection], list[socket.socket]] | None = None
-        self._late = LateClients(reactor, self.stream, counters)
+        self._outboxes = keeper.outboxes
+        self._late = LateClients(reactor, self.stream, counters, self._outboxes)
         self._pending = Pending(stream.framing)
         self._flush: Flush | None = None
         self._flushed_at = 0.0
@@ -132,9 +134,9 @@ class Fanout:
         return self._behind
 
     @property
-    def swamped(self) -> bool:
-        """True while so much is pending that the hub must wait, and everybody with it."""
-        return self._pending.size > SWAMPED
+    def pending(self) -> int:
+        """Bytes that wait for the next flush."""
+        return self._pending.size
 
     @property
     def between_flushes(self) -> bool:
@@ -178,6 +180,10 @@ class Fanout:
         while self._flush is not None or (pending and self._pending):
             self._send_slice(self._flush or self._begin(), now)
 
+    def owed_size(self, connection: Connection) -> int:
+        """Return the size of :meth:`owed` in bytes."""
+        return self.stream.end - connection.cursor if connection.cursor >= 0 else 0
+
     def owed(self, connection: Connection) -> bytes:
         """Return what a client is still to get of the stream, but for what is not in it yet."""
         if connection.cursor < 0:
@@ -205,6 +211,13 @@ class Fanout:
         cursors = (each.cursor for each in connections if each.cursor >= 0)
         return self.stream.place_of(min(cursors, default=self.stream.end)).number
 
+    def trim(self, limit: int) -> None:
+        """Keep ``limit`` bytes of the stream from now on, and cut off the clients that need more."""
+        self.stream.limit = limit
+        self.stream.append(b"", 0)  # which forgets what is too much
+        for connection in self._late.slow_consumers():
+            self._keeper.lost(connection, None)
+
     # What goes out.
 
     def publish(self, count: int, frames: bytes) -> None:
@@ -213,7 +226,7 @@ class Fanout:
 
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send something to one client, after what it is being sent and before what it is not yet sent."""
-        connection.put(frames)
+        self._outboxes.put(connection, frames)
         if connection.cursor != LIVE:
             return
         if self._flush is not None:
@@ -336,7 +349,7 @@ class Fanout:
             self._fail(connection, error)
             return
         connection.outbox_open = connection.outbox_open or sent > 0
-        connection.outbox = connection.outbox[sent:]
+        self._outboxes.sent(connection, sent)
         if connection.outbox:
             self._fall_behind(connection, self.stream.end, self.stream.messages, self._reactor.now)
         else:

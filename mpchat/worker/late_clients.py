@@ -14,6 +14,7 @@ from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.backpressure import is_brisk
 from mpchat.worker.connection import EARLY, Connection
 from mpchat.worker.counters import Counters
+from mpchat.worker.outboxes import Outboxes
 
 # Bytes a late client is sent in one go, about what its socket's buffer takes.
 CATCH_UP = 128 << 10
@@ -36,7 +37,9 @@ NOBODY = Struggling(0, 0)
 class LateClients:
     """The clients of one fan-out that are late or early."""
 
-    def __init__(self, reactor: Reactor, stream: StreamBuffer, counters: Counters) -> None:
+    def __init__(
+        self, reactor: Reactor, stream: StreamBuffer, counters: Counters, outboxes: Outboxes
+    ) -> None:
         """Begin with none."""
         self.late: dict[Connection, None] = {}
         self.early: dict[Connection, Place] = {}
@@ -45,6 +48,7 @@ class LateClients:
         self._reactor = reactor
         self._stream = stream
         self._counters = counters
+        self._outboxes = outboxes
         # Those of them whose turn it is in this one.
         self.trying: list[Connection] = []
         self._judged_at = 0.0
@@ -120,13 +124,18 @@ class LateClients:
         Returns True when it has everything. Raises ``OSError`` when sending fails.
         """
         try:
-            if connection.outbox_open and not _continue_outbox(connection):
+            if connection.outbox_open and not self._continue_outbox(connection):
                 return False
             if not self._catch_up(connection):
                 return False
-            return not connection.outbox or _continue_outbox(connection)
+            return not connection.outbox or self._continue_outbox(connection)
         except BlockingIOError:
             return False
+
+    def _continue_outbox(self, connection: Connection) -> bool:
+        self._outboxes.sent(connection, connection.sock.send(connection.outbox))
+        connection.outbox_open = bool(connection.outbox)
+        return not connection.outbox
 
     def _catch_up(self, connection: Connection) -> bool:
         views = self._stream.read(connection.cursor, CATCH_UP)
@@ -155,10 +164,3 @@ def _note(connection: Connection, cursor: int, messages: int, now: float) -> Non
     connection.cursor = connection.late_from = cursor
     connection.late_since = now
     connection.late_messages = messages
-
-
-def _continue_outbox(connection: Connection) -> bool:
-    sent = connection.sock.send(connection.outbox)
-    connection.outbox = connection.outbox[sent:]
-    connection.outbox_open = bool(connection.outbox)
-    return not connection.outbox

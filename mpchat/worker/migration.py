@@ -105,7 +105,8 @@ class Migration:
         if state.half_closed:
             self._clients.half_closed.begin(connection)
         reading.slow_down(connection)
-        connection.outbox, connection.outbox_open = state.outbox, state.outbox_open
+        self._clients.outboxes.set(connection, state.outbox)
+        connection.outbox_open = state.outbox_open
         reading.read_again(connection)
         if state.half_since is not None:
             reading.half[connection] = state.half_since
@@ -116,6 +117,7 @@ class Migration:
             rooms.put_aside(connection)
         if connection.dialect.asked and not connection.closed:
             self._uplink.say(Up.FOLLOW, (connection.identity, state.room, state.place.number))
+        self._clients.keep_to_memory()
 
     # Connections that leave.
 
@@ -180,12 +182,14 @@ class Migration:
         del self._clients.by_identity[connection.identity]
         self._clients.half_closed.forget(connection)
         room, place = self._clients.rooms.take_out(connection)
+        outbox = bytes(connection.outbox)
+        self._clients.outboxes.drop(connection)
         return ConnectionState(
             dialect=connection.dialect.name,
             dialect_state=connection.dialect.export(),
             room=room,
             place=place,
-            outbox=bytes(connection.outbox),
+            outbox=outbox,
             outbox_open=connection.outbox_open,
             heard=connection.heard,
             half_since=self._clients.reading.forget(connection),
@@ -199,7 +203,7 @@ class Migration:
     def take_receipt(self, receipt: Receipt) -> None:
         """Let go of what was taken, and go on with what was not."""
         for identity in receipt.acks:
-            self._in_transit.pop(identity)[0].sock.close()
+            self._in_transit.pop(identity)[0].close()
         for identity in receipt.nacks:
             connection, state = self._in_transit.pop(identity)
             self._clients.by_identity[identity] = connection

@@ -62,8 +62,8 @@ log = logging.getLogger("mpchat.worker")
 class Owner(Protocol):
     """What reading needs of the part that owns the connections; see ``clients.Clients``."""
 
-    def owns(self, connection: Connection) -> bool:
-        """Tell whether a connection is here: it has neither ended nor left."""
+    def find(self, identity: int) -> Connection | None:
+        """Return the connection of this identity, if it is here: it has neither ended nor left."""
 
     def end(self, connection: Connection, reason: str) -> None:
         """End a connection and tell the hub."""
@@ -308,12 +308,16 @@ class Reading:
         connection.quiet_until = connection.heard + pause
         connection.no_longer(self._reactor, READ)
         self._reactor.call_later(
-            connection.quiet_until - self._reactor.now, partial(self.quiet_is_over, connection)
+            connection.quiet_until - self._reactor.now, partial(self.quiet_is_over, connection.identity)
         )
 
-    def quiet_is_over(self, connection: Connection) -> None:
-        """Read again from a client that may say something again, if it is still here."""
-        if self._owner.owns(connection):
+    def quiet_is_over(self, identity: int) -> None:
+        """Read again from a client that may say something again, if it is still here.
+
+        By its identity: a timer that held the connection would keep it, and what it had sent, after its end.
+        """
+        connection = self._owner.find(identity)
+        if connection is not None:
             self.read_again(connection)
 
     def read_again(self, connection: Connection) -> None:

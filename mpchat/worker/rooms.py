@@ -18,6 +18,14 @@ from mpchat.worker.counters import Counters
 from mpchat.worker.fanout import Fanout, Keeper
 from mpchat.worker.post_timing import gather_time
 
+# Bytes that the streams of all members' rooms keep together here, and the least that each may keep. The hub
+# shares out as much to its own streams, for at least as many rooms; see ``hub.rooms``.
+STREAMS_MEMORY = 128 << 20
+LEAST_SHARE = 16 << 10
+# Bytes that may be pending in one room, what was on its way when its senders were told to wait, and in all
+# together. With more the hub must wait, and everybody with it.
+SWAMPED = 1 << 20
+SWAMPED_TOGETHER = 4 << 20
 # Instead of a room's number: none.
 ASIDE = -1
 
@@ -43,6 +51,7 @@ class Rooms:
         self._coalesce = config.coalesce - gather_time(config.coalesce)
         self._reactor = reactor
         self._counters = counters
+        self._outboxes = keeper.outboxes
         self._keeper = keeper
         self.plain = self._make_fanout(PLAIN, PLAIN_FRAMING, counters)
         # The same stream in other framings; only those that a client here reads.
@@ -51,6 +60,8 @@ class Rooms:
         self.aside = self._make_fanout(ASIDE, PLAIN_FRAMING, Counters())
         # The rooms that members here are live in: for each a fan-out by framing.
         self.by_number: dict[int, dict[Framing, Fanout]] = {}
+        # How much each of these may keep of its stream, and the most since all were last trimmed to that.
+        self._share = self._largest_share = self._lag_limit
         # Fan-outs but the plain one that have something to send.
         self.busy: dict[Fanout, None] = {}
 
@@ -91,12 +102,26 @@ class Rooms:
 
     def _work_in_rooms(self, now: float) -> None:
         for room in list(self.busy):
+            if room.number != PLAIN:
+                room.stream.limit = self._share
             room.work(now)
             # Nothing of a room is needed but by clients that are late; of the plain stream, by those to come.
             if room.number != PLAIN and not room.late and room.between_flushes:
                 room.stream.forget()
             if room.due() is None:
                 self.busy.pop(room, None)
+
+    def _share_out(self) -> None:
+        """Divide the memory for streams among the rooms that members here are live in."""
+        share = STREAMS_MEMORY // max(1, len(self.by_number))
+        self._share = max(LEAST_SHARE, min(self._lag_limit, share))
+
+    def keep_to_share(self) -> None:
+        """Trim the streams in which nothing is said to the share that a room has by now; call it seldom."""
+        if self._largest_share > self._share:
+            for fanout in [each for room in self.by_number.values() for each in room.values()]:
+                fanout.trim(self._share)
+        self._largest_share = self._share
 
     def due(self) -> float | None:
         """Return when :meth:`work` wants a call (seconds, monotonic): 0 for now, None for not at all."""
@@ -122,7 +147,8 @@ class Rooms:
         Most of all ``connections`` count, not of a room's: a room of two must not hold everybody up.
         """
         fanouts = (self.plain, *self.busy)
-        if any(each.swamped for each in fanouts):
+        pending = [each.pending for each in fanouts]
+        if max(pending) > SWAMPED or sum(pending) > SWAMPED_TOGETHER:
             return True
         struggling = sum(each.struggling(now).at_the_edge for each in fanouts)
         return struggling > 0 and most_struggle(struggling, connections)
@@ -156,17 +182,18 @@ class Rooms:
         before.complete(self._reactor.now, pending=True)
         if connection.closed or connection not in before:
             return
-        owed, box = before.owed(connection), connection.outbox
-        if len(owed) + len(box) > self._lag_limit:  # it has asked for the past again and again
+        box, most = connection.outbox, min(self._lag_limit, self._outboxes.limit)
+        if before.owed_size(connection) + len(box) > most:  # it has asked for the past again and again
             self._keeper.lost(connection, None)
             return
+        owed = before.owed(connection)
         got = before.take_out(connection)
         self.forget_if_empty(before)
         if owed:
             self._counters.delivered += before.stream.messages - got.number
-            connection.outbox = box + owed if connection.outbox_open else owed + box
+            self._outboxes.set(connection, box + owed if connection.outbox_open else owed + box)
         framing = connection.dialect.framing
-        connection.put(framing.encode(frames))
+        self._outboxes.put(connection, framing.encode(frames))
         if place is None:
             self.put_aside(connection)
             return
@@ -175,6 +202,9 @@ class Rooms:
         if fanout is None:
             fanout = room[framing] = self._make_fanout(room_number, framing, self._counters)
             fanout.stream.begin(place.number)
+            self._share_out()
+            fanout.stream.limit = self._share
+            self._largest_share = max(self._largest_share, self._share)
         self._go_to(connection, fanout, place)
 
     def reply(self, connection: Connection, frames: bytes) -> None:
@@ -223,10 +253,22 @@ class Rooms:
         fanout = self.fanout_of(connection)
         fanout.complete(self._reactor.now)
         if fanout.number != PLAIN:
-            _finish_frame_first(connection, fanout)
+            self._finish_frame_first(connection, fanout)
         place = fanout.take_out(connection)
         self.forget_if_empty(fanout)
         return fanout.number, place
+
+    def _finish_frame_first(self, connection: Connection, room: Fanout) -> None:
+        """Put the rest of a frame that a member has been sent a part of in front of its outbox.
+
+        The next worker hears of the room later than it is asked to send the member something for it alone,
+        and that must not get into the middle of a frame. No frame of a stream is begun while a part of the
+        outbox has gone.
+        """
+        if rest := room.rest_of_frame(connection):
+            connection.cursor += len(rest)
+            self._outboxes.set(connection, rest + connection.outbox)
+            connection.outbox_open = True
 
     def leave(self, connection: Connection) -> None:
         """Forget a client that has ended."""
@@ -245,6 +287,7 @@ class Rooms:
         self.busy.pop(room, None)
         if not fanouts:
             self.by_number.pop(room.number, None)
+            self._share_out()
 
     def furthest_behind(self, connections: Iterable[Connection]) -> int:
         """Return how many frames of the plain stream all plain clients among these have got."""
@@ -258,16 +301,3 @@ class Rooms:
         """Return how many bytes a member takes along of a frame that it has been sent a part of."""
         fanout = self.fanout_of(connection)
         return len(fanout.rest_of_frame(connection)) if fanout.number != PLAIN else 0
-
-
-def _finish_frame_first(connection: Connection, room: Fanout) -> None:
-    """Put the rest of a frame that a member has been sent a part of in front of its outbox.
-
-    The next worker hears of the room later than it is asked to send the member something for it alone, and
-    that must not get into the middle of a frame. No frame of a stream is begun while a part of the outbox has
-    gone.
-    """
-    if rest := room.rest_of_frame(connection):
-        connection.cursor += len(rest)
-        connection.outbox = rest + connection.outbox
-        connection.outbox_open = True

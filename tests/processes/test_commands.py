@@ -29,7 +29,10 @@ from support.harness import (
 )
 from support.waiting import PATIENCE, eventually
 
+from mpchat.cli.display import size
+from mpchat.config import resolve
 from mpchat.control.answers import ServerStatus
+from mpchat.memory import bounds, total
 
 pytestmark = pytest.mark.usefixtures("commands_apart")
 
@@ -436,13 +439,31 @@ def test_config_shows_every_setting_its_value_and_where_it_came_from(folder: Pat
     (folder / "mpchat.toml").write_text("workers = 3\nnotices = false\n")
     environment = {**server.environment, "MPCHAT_WORKERS": "5", "MPCHAT_NAME": "lobby", "COLUMNS": "200"}
     shown = said(server.command("config", "--port", "5000", env=environment))
-    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.splitlines()[1:]}
+    settings = shown.split("\n\n")[0]
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in settings.splitlines()[1:]}
     assert rows["port"] == "5000 flag --port"
     assert rows["workers"] == f"3 {folder / 'mpchat.toml'}, line 1"
     assert rows["notices"] == f"off {folder / 'mpchat.toml'}, line 2"
     assert rows["name"] == "lobby variable MPCHAT_NAME"
     assert rows["host"] == "127.0.0.1 default"
     assert f"\nsettings file: {folder / 'mpchat.toml'}\n" in shown
+
+
+def test_config_shows_how_much_memory_the_server_takes_at_most_and_what_that_follows_from(
+    folder: Path,
+) -> None:
+    server = Server(folder)
+    flags = ("--workers", "3", "--max-connections", "500", "--max-rooms", "10")
+    shown = said(server.command("config", *flags, env={**server.environment, "COLUMNS": "200"}))
+    table = shown.split("\n\n")[1]
+    assert table.startswith("memory at most, with 3 workers and 500 connections:\n")
+    config = msgspec.structs.replace(resolve([])[0], max_rooms=10)
+    expected = bounds(config, 3, 500)
+    lines = [" ".join(line.split()) for line in table.splitlines()[2:]]
+    assert lines == [
+        *(f"{each.what} {size(each.size)} {', '.join(each.settings)}".strip() for each in expected),
+        f"all together {size(total(expected))}",
+    ]
 
 
 def test_config_check_tells_a_good_file_from_a_bad_one(folder: Path) -> None:

@@ -9,9 +9,9 @@ from support.desk import LIMITS, Desk, Object, objects
 from support.endpoints import RecordingEndpoint
 
 from mpchat.hub import delivery, rooms
-from mpchat.hub.delivery import Delivery
+from mpchat.hub.delivery import BLOB_SIZE, Delivery
 from mpchat.hub.endpoint import Endpoint
-from mpchat.hub.entries import Announced, NoticesDue
+from mpchat.hub.entries import Announced, NoticesDue, Posted
 from mpchat.hub.history import Run
 from mpchat.hub.hub import Hub
 from mpchat.hub.plain_stream import PlainStream
@@ -28,7 +28,7 @@ class Site:
     def __init__(self) -> None:
         self.desk = Desk()
         self.plain = PlainStream(LIMITS.lag)
-        self.delivery = Delivery(self.desk.state.rooms, self.plain, LIMITS.lag)
+        self.delivery = Delivery(self.desk.state.rooms, self.plain, LIMITS.lag, LIMITS.answers)
         self.one, self.other = RecordingEndpoint(1), RecordingEndpoint(2)
         self.delivery.endpoints += [self.one, self.other]
         self._carried = 0
@@ -174,6 +174,19 @@ def test_a_message_of_the_server_goes_to_plain_clients_and_rooms_with_members(si
     assert {kind for kind, _ in site.other.sent} == {Down.BATCH}
 
 
+def test_a_room_keeps_little_more_than_its_share_of_short_messages_under_long_names(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sender and room they become many times as long, and what was said together was kept together."""
+    monkeypatch.setattr(rooms, "ROOMS_MEMORY", 0)
+    site.join(1, "한" * 20, site.one, room="방" * 32)
+    site.desk.apply(Posted(1.0, 1.0, [(1, 4000, 4000 * len(message_frame("")))], message_frame("") * 4000))
+    site.settle()
+    number = site.desk.state.members.by_identity[1].room.number  # type: ignore[union-attr]
+    assert site.desk.state.rooms.by_key.keys() >= {"방" * 32}
+    assert 0 < site.delivery.kept_bytes(number) <= site.desk.state.rooms.share + BLOB_SIZE
+
+
 def test_streams_keep_to_their_rooms_share_and_an_empty_room_keeps_none(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +251,36 @@ def test_a_worker_hears_a_room_until_its_last_member_has_left(site: Site) -> Non
     site.one.sent.clear()
     site.post(3, "none")
     assert site.one.take_all(Down.ROOMS) == []
+
+
+def test_what_waits_for_all_members_in_transit_together_is_bounded_and_counted_to_the_byte(
+    site: Site,
+) -> None:
+    """Each of 256 could have lag_limit waiting: two gigabytes."""
+    for identity in range(1, 12):
+        site.join(identity, f"n{identity}", site.one)
+    for identity in range(2, 12):
+        site.delivery.depart(identity)
+    in_transit = [
+        each for identity in range(2, 12) if (each := site.delivery.recipient(identity)) is not None
+    ]
+
+    def waiting() -> int:
+        return sum(len(each.waiting or b"") for each in in_transit)
+
+    site.delivery.answers_memory = 10_000
+    for turn in range(12):
+        for number in range(2, 12):
+            if number == 5 or turn % 2:
+                site.desk.ask(1, Request(message="x" * 200, to=f"n{number}"))
+                site.settle()
+                assert waiting() == site.delivery._waiting <= 10_000
+    assert site.delivery.too_slow[0] == 5, "the member that most waits for"
+    for identity in (2, 3):
+        site.delivery.arrive(identity, site.other)
+    site.desk.leave(4)
+    site.settle()
+    assert site.delivery._waiting == waiting() - len(in_transit[2].waiting or b"")
 
 
 def test_a_member_in_transit_that_is_told_too_much_is_cut_off(site: Site) -> None:

@@ -16,6 +16,7 @@ LADDER = """
 errors text
 protocol
 config
+memory
 multiplexer
 cores
 reactor
@@ -38,6 +39,7 @@ PURE = {
     "errors",
     "text",
     "config",
+    "memory",
     "protocol",
     "ipc.addresses",
     "ipc.beat",

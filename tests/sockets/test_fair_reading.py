@@ -1,5 +1,6 @@
 """Everybody gets a turn before anybody gets a second one, however much a client sends; in one process."""
 
+import gc
 import json
 from collections.abc import Iterator
 
@@ -8,9 +9,11 @@ from support.crowd import payloads
 from support.harness import Client, frame, raw_frame
 from support.one_worker import Bench
 
+from mpchat.ipc.handoff import Receipt
 from mpchat.ipc.items import PLAIN, Down, Up
 from mpchat.reactor import READ
 from mpchat.worker import reading as reading_module
+from mpchat.worker.connection import Connection
 from mpchat.worker.reading import (
     ANSWER_COST,
     ERROR_COST,
@@ -280,3 +283,33 @@ def test_who_sends_much_has_a_turn_in_every_round(bench: Bench, monkeypatch: pyt
     assert not errors_in(received(client))
     one_round(bench)
     assert errors_in(received(client)) == TURN_WORK
+
+
+# Clients that have gone.
+
+
+def connections_in_memory() -> int:
+    return sum(isinstance(each, Connection) for each in gc.get_objects())
+
+
+def test_of_a_client_that_has_gone_nothing_is_kept_not_even_until_it_might_have_said_more(
+    bench: Bench,
+) -> None:
+    """What it had sent was kept until the collector looked at old objects, or its time to wait was over."""
+    gc.collect()
+    before = connections_in_memory()
+    gc.disable()
+    try:
+        for number in range(1, 6):
+            bench.connect(number)[0].send_raw(EMPTY * 50_000)
+        bench.until(lambda: all(each.quiet_until for each in bench.worker.clients.by_identity.values()))
+        assert connections_in_memory() == before + 5
+        for each in list(bench.worker.clients.by_identity.values())[:4]:
+            bench.worker.clients.end(each, "test")
+        state = bench.worker.migration.export_state(each := bench.worker.clients.by_identity[5])
+        bench.worker.migration._in_transit[5] = each, state
+        bench.worker.migration.take_receipt(Receipt(acks=[5]))
+        del each, state
+        assert connections_in_memory() == before
+    finally:
+        gc.enable()

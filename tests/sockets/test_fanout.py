@@ -26,6 +26,7 @@ from mpchat.worker.connection import LIVE, Connection, tune
 from mpchat.worker.counters import Counters
 from mpchat.worker.fanout import ENOUGH, SLICE, TRY_AGAIN, Fanout
 from mpchat.worker.flush import SHARED_BY, SHARED_SIZE
+from mpchat.worker.outboxes import Outboxes
 
 SocketPair = tuple[socket.socket, socket.socket]
 
@@ -87,6 +88,7 @@ class Hall:
     def __init__(self, *, lag_limit: int = LAG) -> None:
         self.reactor = Reactor()
         self.counters = Counters()
+        self.outboxes = Outboxes(1 << 30)
         self.fanout = Fanout(
             self.reactor, StreamBuffer(lag_limit), coalesce=0.0, keeper=self, counters=self.counters
         )

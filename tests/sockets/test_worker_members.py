@@ -13,6 +13,8 @@ from support.one_worker import ROOM, Bench
 
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import CLOSED
+from mpchat.worker import rooms as rooms_module
+from mpchat.worker.fanout import ENOUGH
 from mpchat.worker.reading import OUTBOX_LIMIT
 
 # What Linux says of a connection that is no more (TCP_CLOSE).
@@ -112,7 +114,7 @@ def test_who_does_not_read_answers_is_not_read_from_when_he_has_been_quiet_long_
     held = len(connection.outbox)
     assert held >= OUTBOX_LIMIT
     client.send_raw(b"\0\0" * 1000)
-    bench.worker.clients.reading.quiet_is_over(connection)
+    bench.worker.clients.reading.quiet_is_over(1)
     bench.worker.clients.reading.begin_round()
     assert not connection.reading
     assert len(connection.outbox) == held
@@ -130,3 +132,58 @@ def test_who_reads_a_long_answer_while_the_room_speaks_is_read_from_again(bench:
     bench.room().work(time.monotonic())
     bench.until(lambda: not connection.outbox)
     bench.until(lambda: connection.reading)
+
+
+def test_the_streams_of_all_rooms_share_memory_also_where_clients_in_each_do_not_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each room kept as much as lag_limit for a client that does not read: ten thousand rooms, 80 GB."""
+    monkeypatch.setattr(rooms_module, "STREAMS_MEMORY", most := 4 << 20)
+    said = frame("x" * 60_000)
+    rooms = bench.worker.rooms
+
+    def kept() -> int:
+        streams = [fanout.stream for room in rooms.by_number.values() for fanout in room.values()]
+        return sum(each.end - each.start for each in streams)
+
+    for number in range(1, 17):
+        client, connection = bench.connect(number)
+        client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+        bench.until(lambda each=connection: each.dialect.asked)  # type: ignore[misc]
+        bench.order(Down.ENTER, ((number, number, 0, True), b""))
+        with suppress(BlockingIOError):
+            while True:
+                connection.sock.send(bytes(1 << 20))
+        for _ in range(most // number // len(said) - 1):
+            rooms.publish([(number, 1, len(said))], said)
+            rooms.work(time.monotonic() + 1)
+    assert kept() > 3 * most // 2, "otherwise this test says nothing"
+    rooms.keep_to_share()
+    assert most // 2 < kept() <= most + len(rooms.by_number) * ENOUGH
+    assert bench.worker.counters.ended["slow consumer"] > 0
+
+
+def test_a_member_that_has_gone_ends_although_others_still_have_much_to_say_to_it(bench: Bench) -> None:
+    """What it was told filled its outbox, and so it was not read from: its end was never seen."""
+    client, connection = bench.member(1)
+    with suppress(BlockingIOError):
+        while True:
+            connection.sock.send(bytes(1 << 20))
+    bench.order(Down.TELL, (1, frame("x" * 60_000)))
+    client.reset()
+    bench.worker.clients.lost(connection, ConnectionResetError(104, "Connection reset by peer"))
+    for _ in range(3):
+        bench.order(Down.TELL, (1, frame("x" * 60_000)))
+    bench.until(lambda: connection.closed)
+    assert bench.worker.clients.outboxes.held == 0
+
+
+def test_the_hub_waits_when_much_is_pending_in_all_rooms_together_and_little_in_each(bench: Bench) -> None:
+    rooms, said = bench.worker.rooms, frame("x" * 50_000) * 10
+    for number in range(1, 11):
+        bench.connect(number)[0].send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+        bench.until(lambda each=number: bench.worker.clients.by_identity[each].dialect.asked)  # type: ignore[misc]
+        bench.order(Down.ENTER, ((number, number, 0, True), b""))
+        rooms.publish([(number, 10, len(said))], said)
+        assert rooms.must_hold(0.0, 10) is (number * len(said) > rooms_module.SWAMPED_TOGETHER)
+    assert rooms.must_hold(0.0, 10)

@@ -16,7 +16,7 @@ from mpchat.protocol.requests import Join, Request
 from support.crowd import payloads
 
 KEPT = Kept(messages=100, size=1 << 20, age=0.0)
-LIMITS = Limits(rooms=100, members=0, name_hold=60.0, kept=KEPT, lag=1 << 20)
+LIMITS = Limits(rooms=100, members=0, name_hold=60.0, kept=KEPT, lag=1 << 20, answers=1 << 30)
 
 Object = dict[str, Any]
 

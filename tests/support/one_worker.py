@@ -3,6 +3,9 @@
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from mpchat.config import resolve
 from mpchat.ipc.channel import Link, make_queue
@@ -22,12 +25,14 @@ ROOM = 7
 class Bench:
     """A worker whose loop the test turns, and the hub's end of its channel."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
+        """``settings`` are other ones than the defaults."""
         up, window = make_queue()
         down, _ = make_queue()
         self.near, self.far = socket.socketpair()
         self.link = Link(up, down, window)
-        self.worker = Worker(resolve([])[0], Link(down, up, window), HandoffSocket(self.near))
+        config = msgspec.structs.replace(resolve([])[0], **settings)
+        self.worker = Worker(config, Link(down, up, window), HandoffSocket(self.near))
         self.worker.handoff.serve(self.worker.migration)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.clients: list[Client] = []
