@@ -105,8 +105,12 @@ class NoticesDue(msgspec.Struct, frozen=True, array_like=True, tag="notices_due"
 
 
 class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
-    """Time to forget rooms that are empty and history that is too old at ``at`` (wall clock)."""
+    """Time to forget unused rooms, and history that is too old at ``at`` (wall clock).
 
+    ``now`` is the monotonic clock.
+    """
+
+    now: float
     at: float
 
 

@@ -70,6 +70,8 @@ class Members:
         self.claims = Claims()
         # Rooms in which a notice has begun to wait since the state looked last.
         self.stirred: dict[Room, None] = {}
+        # Rooms whose last member has left since the state looked last, and when (seconds, monotonic).
+        self.emptied: dict[Room, float] = {}
         self._rooms = rooms
         self._moderation = moderation
         self._emit = emit
@@ -113,13 +115,15 @@ class Members:
         self.ending.pop(identity, None)
         member = self.by_identity.pop(identity, None)
         if member is not None:
-            self._leave(member, reason)
-            claim = member.claim
+            room, claim = member.room, member.claim
+            self._leave(member, reason, now)
             if claim is not None and claim.identity == identity:
                 if reason == CLOSED:
                     self.claims.free(claim)
                 else:
                     self.claims.hold(claim, now, self.limits.name_hold)
+                    if room is not None:
+                        room.awaited = claim.until
         return member
 
     def end(self, member: Member, reason: str) -> None:
@@ -138,13 +142,13 @@ class Members:
         if self._moderation.banned_name(wanted, asked.at):
             raise ProtocolError("banned", f"{wanted} is banned here")
         before = member.room
-        room = self._room_to_enter(join.room, before, self._room_given_up(wanted, join.token))
+        room = self._room_to_enter(join.room, before, self._room_given_up(wanted, join.token), asked.now)
         if member.claim is None:
             member.claim = self._claim(member, wanted, join.token, asked)
         if room is None:
             room = self._rooms.make(checked_room(join.room or LOBBY))
         if room is not before:
-            self._leave(member, "moved")
+            self._leave(member, "moved", asked.now)
             room.enter(member.identity, member.claim.name)
             self.stirred[room] = None
             member.room = room
@@ -157,7 +161,9 @@ class Members:
             return None
         return self.by_identity[claim.identity].room
 
-    def _room_to_enter(self, name: str | None, before: Room | None, given_up: Room | None) -> Room | None:
+    def _room_to_enter(
+        self, name: str | None, before: Room | None, given_up: Room | None, now: float
+    ) -> Room | None:
         """Return the room, or None for a room that must be made. Raises :class:`ProtocolError`.
 
         In ``before`` and in ``given_up`` the member leaves a place that it may take itself.
@@ -167,7 +173,8 @@ class Members:
         name = checked_room(name if name is not None else LOBBY)
         room = self._rooms.get(name)
         if room is None:
-            if len(self._rooms) >= self.limits.rooms:
+            ends = before is not None and self._rooms.is_unused(before, now, members=1)
+            if len(self._rooms) - ends >= self.limits.rooms:
                 raise ProtocolError(
                     "too_many_rooms", f"there are {len(self._rooms)} rooms, no more are allowed"
                 )
@@ -181,7 +188,7 @@ class Members:
         claim, replaced = self.claims.take(name, member.identity, token, asked.token, asked.now)
         if replaced is not None:
             other = self.by_identity.pop(replaced)
-            self._leave(other, REPLACED)
+            self._leave(other, REPLACED, asked.now)
             self._emit(Tell(other.identity, error_frame("taken_over", text)))
             self.end(other, REPLACED)
         return claim
@@ -216,11 +223,13 @@ class Members:
         """Tell whether the numbers up to ``after`` that a client has seen are those of this room."""
         return epoch is not None and self.past.knows(epoch, room.name, after)
 
-    def _leave(self, member: Member, reason: str) -> None:
+    def _leave(self, member: Member, reason: str, now: float) -> None:
         room, member.room = member.room, None
         if room is not None:
             room.leave(member.identity, reason)
             self.stirred[room] = None
+            if not room.members:
+                self.emptied[room] = now
             self._emit(Leave(member.identity))
 
     # Questions.

@@ -39,6 +39,8 @@ class Room:
         self._joined: dict[str, None] = {}
         self._left: dict[str, str] = {}
         self._next_notice = 0.0
+        # Until when a lost member may come back (seconds, monotonic): so long the room is not unused.
+        self.awaited = 0.0
 
     def post(self, sender: str, count: int, frames: bytes, at: float, kept: Kept) -> Run:
         """Number ``count`` messages; ``sender`` is a name, an address, or empty for the server itself."""
@@ -109,7 +111,7 @@ class Rooms:
         self._floor = 0
         self._last: dict[str, int] = {}
         self._numbers = 0
-        self._unswept: list[tuple[str, Room]] = []
+        self._unswept: list[Room] = []
         self.lobby = self.make(LOBBY)
 
     def __len__(self) -> int:
@@ -153,29 +155,39 @@ class Rooms:
             if room.history.last != room.seq:  # the last messages were lost, and with them what is before
                 room.history.clear()
 
-    def sweep(self, at: float) -> list[Room]:
-        """Forget some of the rooms that are empty and have no history at ``at``; return them.
+    def is_unused(self, room: Room, now: float, members: int = 0) -> bool:
+        """Tell whether nothing is lost with a room, once so many ``members`` have left it.
 
-        Trims the others to their share. Each call looks at a part of all rooms, because 10 000 take a while.
+        It has no other member and no history, and no lost member may come back.
         """
-        if not self._unswept:
-            self._unswept = list(self.by_key.items())
-        part = max(SWEPT, len(self) // SWEEPS)
-        looked_at, self._unswept = self._unswept[:part], self._unswept[part:]
-        forgotten = []
-        for key, room in looked_at:
-            room.history.trim(at, self.kept)
-            if not room.members and room is not self.lobby and not room.history:
-                self._forget(key, room)
-                forgotten.append(room)
-        self._share_out()
-        return forgotten
+        used = len(room.members) > members or room.history or room.awaited > now
+        return not (used or room is self.lobby)
 
-    def _forget(self, key: str, room: Room) -> None:
+    def forget(self, room: Room) -> None:
+        """Forget an unused room."""
+        key = name_key(room.name)
         del self.by_key[key], self.by_number[room.number]
         del self.names[bisect_left(self.names, room.name)]
         self._floor = max(self._floor, room.seq)
         self._last.pop(key, None)
+        self._share_out()
+
+    def sweep(self, now: float, at: float) -> list[Room]:
+        """Forget some of the rooms that are unused at ``now``, history that is too old at ``at`` aside.
+
+        Return them. Each call looks at a part of all rooms, because 10 000 take a while.
+        """
+        if not self._unswept:
+            self._unswept = list(self)
+        part = max(SWEPT, len(self) // SWEEPS)
+        looked_at, self._unswept = self._unswept[:part], self._unswept[part:]
+        forgotten = []
+        for room in looked_at:
+            room.history.trim(at, self.kept)
+            if room.number in self.by_number and self.is_unused(room, now):
+                self.forget(room)
+                forgotten.append(room)
+        return forgotten
 
     def _share_out(self) -> None:
         """Divide the memory among the rooms: half of each share for the stream, half for the history."""

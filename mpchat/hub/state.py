@@ -82,6 +82,8 @@ class HubState:
         self._appliers[type(entry)](entry)
         if self.members.stirred:
             self._wait_for_notices()
+        if self.members.emptied:
+            self._forget_emptied()
         effects = self._effects.copy()
         self._effects.clear()
         return effects
@@ -100,6 +102,14 @@ class HubState:
             if due is not None and room.number not in self._waiting:
                 self._waiting.add(room.number)
                 heappush(self._notices, (due, room.number))
+
+    def _forget_emptied(self) -> None:
+        """Forget rooms that were emptied and are unused: the entry may have filled one of them again."""
+        emptied, self.members.emptied = self.members.emptied, {}
+        for room, now in emptied.items():
+            if self.rooms.is_unused(room, now):
+                self.rooms.forget(room)
+                self._effects.append(ForgetRoom(room.number))
 
     # Messages.
 
@@ -222,7 +232,7 @@ class HubState:
 
     def _swept(self, entry: Swept) -> None:
         self.moderation.forget_expired(entry.at)
-        for room in self.rooms.sweep(entry.at):
+        for room in self.rooms.sweep(entry.now, entry.at):
             self._effects.append(ForgetRoom(room.number))
 
 

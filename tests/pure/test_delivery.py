@@ -420,11 +420,25 @@ def test_places_stay_right_when_a_stream_is_trimmed(site: Site) -> None:
     assert head[2] == 21
 
 
+def test_a_silent_room_stays_for_its_only_member_in_transit_and_ends_when_that_is_lost(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.delivery.depart(1)
+    site.desk.sweep()
+    site.settle()
+    site.delivery.follow(site.other, 1, _room_number(site), 0)
+    site.post(1, "still here")
+    assert texts(site.other.take_all(Down.ROOMS)) == ["still here"]
+    site.join(1, "alice", site.other, room="x")
+    site.delivery.depart(1)
+    site.desk.leave(1, "lost", now=2.0)
+    site.desk.sweep(now=100.0)
+    site.settle()
+    assert site.desk.state.rooms.get("x") is None
+
+
 def test_of_a_room_that_is_forgotten_no_stream_is_kept(site: Site) -> None:
     for number in range(20):
         site.join(1, "alice", site.one, room=f"r{number}")
-        site.desk.sweep()
-        site.settle()
     assert len(site.delivery._streams) == 1
 
 

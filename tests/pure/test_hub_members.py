@@ -54,7 +54,7 @@ def test_a_replaced_connection_is_told_leaves_its_room_and_is_closed() -> None:
     assert [each["error"]["code"] for identity, each in desk.sent if identity == 1 and "error" in each] == [
         "taken_over"
     ]
-    assert desk.state.rooms.by_key["x"].names == []
+    assert "x" not in desk.state.rooms.by_key
     assert desk.state.rooms.by_key["y"].names == ["Alice"]
 
 

@@ -8,7 +8,7 @@ from support.desk import KEPT, LIMITS, Desk, code, objects, run
 
 from mpchat.hub import rooms
 from mpchat.hub.effects import ForgetRoom
-from mpchat.hub.entries import Configured
+from mpchat.hub.entries import Configured, CutOff
 from mpchat.hub.history import size_of
 from mpchat.hub.past import Past
 from mpchat.hub.rooms import Room
@@ -72,10 +72,68 @@ def test_limits_on_rooms_and_members() -> None:
     assert "welcome" in desk.join(4, "c")
     desk.leave(1)
     desk.leave(2)
-    desk.sweep()
     assert [room.name for room in desk.state.rooms] == ["lobby"]
     assert len([each for each in desk.effects if isinstance(each, ForgetRoom)]) == 1
     assert "welcome" in desk.join(4, room="y")
+
+
+def names_of_rooms(desk: Desk) -> list[str]:
+    """Return the rooms that exist, in the order of their making."""
+    return [room.name for room in desk.state.rooms]
+
+
+@pytest.mark.parametrize("how", ["closes", "moves", "is replaced", "is cut off"])
+def test_a_room_in_which_nothing_was_said_ends_with_its_last_member(how: str) -> None:
+    desk = Desk(LIMITS._replace(name_hold=0.0))
+    token = desk.join(1, "앨리스", room="방")["welcome"]["token"]
+    desk.join(2, "bob", room="방")
+    desk.leave(2)
+    assert names_of_rooms(desk) == ["lobby", "방"]
+    number = desk.state.rooms.by_key["방"].number
+    if how == "closes":
+        desk.leave(1)
+    elif how == "moves":
+        desk.join(1)
+        desk.join(1, room="lobby")
+    elif how == "is replaced":
+        desk.join(3, "앨리스", token=token)
+    else:
+        desk.apply(CutOff(1.0, 1, "slow consumer"))
+    assert names_of_rooms(desk) == ["lobby"]
+    assert desk.effects[-1] == ForgetRoom(number)
+    assert (len(desk.state.rooms.by_number), desk.state.rooms.names) == (1, ["lobby"])
+
+
+def test_a_client_that_goes_from_room_to_room_leaves_no_room_behind() -> None:
+    desk = Desk(LIMITS._replace(rooms=2))
+    for number in range(1000):
+        assert "welcome" in desk.join(1, "a", room=f"r{number}")
+    assert names_of_rooms(desk) == ["lobby", "r999"]
+    assert code(desk.join(2, "b", room="mine")) == "too_many_rooms"
+
+
+def test_a_member_that_replaces_the_only_one_of_its_room_finds_the_room_as_it_was() -> None:
+    desk = Desk()
+    token = desk.join(1, "a", room="x")["welcome"]["token"]
+    number = desk.state.rooms.by_key["x"].number
+    assert desk.join(2, "a", room="x", token=token)["welcome"]["members"] == 1
+    assert desk.state.rooms.by_key["x"].number == number
+    assert not [each for each in desk.effects if isinstance(each, ForgetRoom)]
+
+
+def test_a_silent_room_waits_for_a_member_whose_name_is_held() -> None:
+    desk = Desk(LIMITS._replace(rooms=2, name_hold=60.0))
+    welcome = desk.join(1, "a", room="x")["welcome"]
+    desk.leave(1, "lost", now=10.0)
+    desk.sweep(now=69.0)
+    assert code(desk.join(2, "b", room="y", now=69.0)) == "too_many_rooms"
+    back = {"room": "x", "token": welcome["token"], "epoch": welcome["epoch"], "after": welcome["seq"]}
+    assert desk.join(3, "a", now=69.0, **back)["welcome"]["recovered"]
+    desk.leave(3, "lost", now=70.0)
+    desk.sweep(now=129.0)
+    assert names_of_rooms(desk) == ["lobby", "x"]
+    desk.sweep(now=130.0)
+    assert names_of_rooms(desk) == ["lobby"]
 
 
 def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
@@ -180,14 +238,14 @@ def test_rooms_that_are_filled_one_after_the_other_share_their_memory(
 def test_a_sweep_looks_at_some_rooms_and_all_are_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rooms, "SWEPT", 3)
     monkeypatch.setattr(rooms, "SWEEPS", 5)
-    desk = Desk()
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(age=10.0)))
     for number in range(40):
         desk.join(number, f"n{number}", room=f"r{number}")
-    for number in range(40):
+        desk.post(number, "hello", at=1.0)
         desk.leave(number)
     left = []
     for _ in range(20):
-        desk.sweep()
+        desk.sweep(100.0)
         left.append(len(desk.state.rooms))
     assert 41 - 8 <= left[0] < 41
     assert left[-1] == 1

@@ -81,9 +81,9 @@ class Desk:
         """End connections with their worker."""
         self.apply(WorkerDied(now, list(identities), len(identities)))
 
-    def sweep(self, at: float = 1.0) -> None:
+    def sweep(self, at: float = 1.0, now: float = 1.0) -> None:
         """Let the state forget what it may forget."""
-        self.apply(Swept(at))
+        self.apply(Swept(now, at))
 
 
 def code(answer: Object) -> str:
