@@ -28,6 +28,7 @@ from mpchat.hub.history import Run, size_of
 from mpchat.hub.history_file import EARLIER_KEPT, MOVE_AWAY, HistoryFile, Numbering, UnusableFile, token
 from mpchat.hub.history_lock import lock_history
 from mpchat.hub.past import Past
+from mpchat.hub.shares import HISTORY_MEMORY
 
 __all__ = ["Archive", "ArchiveStatus", "Past", "Run"]
 
@@ -45,8 +46,6 @@ SWEEP = 60.0
 ROOMS = 10_000
 # Seconds that a start waits for a server that is just ending to release the file.
 LOCK_PATIENCE = 0.5
-# Bytes of memory that are loaded from the file at most: what all rooms keep (see rooms.ROOMS_MEMORY).
-LOADED = 128 << 20
 
 # Errors of the file; every other one would be a bug.
 _FAULTS = (sqlite3.Error, OSError, UnusableFile, StartError)
@@ -184,7 +183,7 @@ class Archive:
         if file.new:
             return []
         found = file.numbering()
-        runs, damaged = file.runs(found.last, self._messages, self._oldest(), LOADED)
+        runs, damaged = file.runs(found.last, self._messages, self._oldest(), HISTORY_MEMORY)
         self._owners.add(found.owner)
         self._had_file = True
         self._numbering = found._replace(owner=self._numbering.owner)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from mpchat.hub.history import RUN_OVERHEAD, Run
+from mpchat.hub.shares import highest_share
 
 # The application in SQLite's header: "mpch".
 APPLICATION_ID = 0x6D706368
@@ -170,22 +171,20 @@ class HistoryFile:
     def runs(self, last: Mapping[str, int], messages: int, oldest: float, most: int) -> tuple[list[Run], int]:
         """Return the kept runs, oldest first, and how many damaged runs were left out.
 
-        Of each room the last ``messages`` numbers are kept, where ``at`` is not before ``oldest``; and of all
-        rooms the newest, in about ``most`` bytes of memory: the file on disk has room for more.
+        Of each room the last ``messages`` numbers are kept, where ``at`` is not before ``oldest``; and of the
+        largest rooms fewer, to fit ``most`` bytes of memory: the file on disk has room for more.
         """
         kept, damaged = [], 0
-        before = self._value(
-            "SELECT coalesce(max(id), 0) FROM"
-            " (SELECT id, sum(length(frames) + ?) OVER (ORDER BY id DESC) AS size FROM runs)"
-            " WHERE size > ?",
-            RUN_OVERHEAD,
-            most,
-        )
+        sizes = self._db.execute("SELECT sum(length(frames) + ?) FROM runs GROUP BY room", (RUN_OVERHEAD,))
+        share = highest_share((size for (size,) in sizes), most)
         seen: dict[str, int] = {}
         for checksum, *columns in self._db.execute(
             "SELECT runs.sum, rooms.name, seq, count, runs.at, sender, frames FROM runs"
-            " LEFT JOIN rooms ON rooms.id = runs.room WHERE runs.id > ? ORDER BY runs.id",
-            (before,),
+            " LEFT JOIN rooms ON rooms.id = runs.room"
+            " WHERE runs.id IN (SELECT id FROM (SELECT id,"
+            " sum(length(frames) + ?) OVER (PARTITION BY room ORDER BY id DESC) AS size FROM runs)"
+            " WHERE size <= ?) ORDER BY runs.id",
+            (RUN_OVERHEAD, share),
         ):
             run = Run(*columns)
             if not isinstance(run.frames, bytes) or _checksum(run) != checksum:

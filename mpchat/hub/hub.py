@@ -298,7 +298,6 @@ class Hub:
     def sweep(self, now: float) -> None:
         """Forget what is too old or unused; call it about once a second."""
         self._put_in_order(Swept(now, time.time()), now)
-        self.delivery.keep_to_share()
         for room in self._sender_holds.expire(now - STUCK_AFTER):
             self._judge_hold(room)
 

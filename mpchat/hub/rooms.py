@@ -11,13 +11,10 @@ import msgspec
 from mpchat.hub.history import History, Run
 from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.sequencer import NOTICE_GATHER
+from mpchat.hub.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import LOBBY, joined_frame, left_frame, numbered_frames, room_field
 
-# Bytes that the streams and the histories of all rooms take together, and the least of each for a room. A
-# member that is further behind than its room's share is cut off when it is moved.
-ROOMS_MEMORY = 256 << 20
-LEAST_SHARE = 16 << 10
 # Rooms that one sweep looks at, at least, and sweeps until all were looked at: 1000 rooms take a millisecond.
 SWEPT = 500
 SWEEPS = 10
@@ -26,12 +23,13 @@ SWEEPS = 10
 class Room:
     """One room. It knows members by the identities of their connections."""
 
-    def __init__(self, number: int, name: str, seq: int = 0) -> None:
+    def __init__(self, number: int, name: str, seq: int = 0, memory: Memory | None = None) -> None:
+        """``memory`` is what the histories of all rooms take together."""
         self.number = number
         self.name = name
         # The number of the last message.
         self.seq = seq
-        self.history = History()
+        self.history = History(memory)
         self._field = room_field(name)
         # Names by identity; and sorted, because sorting thousands at each question would delay all others.
         self.members: dict[int, str] = {}
@@ -94,14 +92,13 @@ class Room:
 
 
 class Rooms:
-    """All rooms, by name and by number, and each one's share of the memory."""
+    """All rooms, by name and by number, and the memory that their histories take."""
 
     def __init__(self, limits: Limits) -> None:
         """Begin with the lobby, which is always there."""
-        self._limits = limits
-        # The bytes that each room may keep of its stream, and how much of its history.
-        self.share = 0
+        # What each room may keep of its history, and what all of them may keep.
         self.kept = limits.kept
+        self.memory = Memory(HISTORY_MEMORY)
         self.by_key: dict[str, Room] = {}
         self.by_number: dict[int, Room] = {}
         # Sorted, for pages.
@@ -128,16 +125,14 @@ class Rooms:
         """Make the room of this name, which must not be there."""
         self._numbers += 1
         key = name_key(name)
-        room = Room(self._numbers, name, self._last.get(key, self._floor))
+        room = Room(self._numbers, name, self._last.get(key, self._floor), self.memory)
         self.by_key[key] = self.by_number[room.number] = room
         insort(self.names, name)
-        self._share_out()
         return room
 
     def change_limits(self, limits: Limits) -> None:
         """Keep to other limits from now on."""
-        self._limits = limits
-        self._share_out()
+        self.kept = limits.kept
 
     def restore(self, last: Mapping[str, int], floor: int, runs: Sequence[Run]) -> None:
         """Continue where an earlier server stopped: last numbers by room, and its history. Call it first."""
@@ -170,7 +165,6 @@ class Rooms:
         del self.names[bisect_left(self.names, room.name)]
         self._floor = max(self._floor, room.seq)
         self._last.pop(key, None)
-        self._share_out()
 
     def sweep(self, now: float, at: float) -> list[Room]:
         """Forget some of the rooms that are unused at ``now``, history that is too old at ``at`` aside.
@@ -189,8 +183,11 @@ class Rooms:
                 forgotten.append(room)
         return forgotten
 
-    def _share_out(self) -> None:
-        """Divide the memory among the rooms: half of each share for the stream, half for the history."""
-        share = ROOMS_MEMORY // (2 * len(self.by_key))
-        self.share = max(LEAST_SHARE, min(self._limits.lag, share))
-        self.kept = self._limits.kept._replace(size=self.share)
+    def keep_to_memory(self) -> None:
+        """Forget the oldest messages of the rooms that hold most. Call it when too much is kept."""
+        share = self.memory.share(room.history.size for room in self)
+        for room in self:
+            if room.history.size > share:
+                room.history.shrink(share)
+                if self.memory.has_room:
+                    return

@@ -84,6 +84,8 @@ class HubState:
             self._wait_for_notices()
         if self.members.emptied:
             self._forget_emptied()
+        if self.rooms.memory.is_over:
+            self.rooms.keep_to_memory()
         effects = self._effects.copy()
         self._effects.clear()
         return effects

@@ -88,6 +88,18 @@ class StreamBuffer:
             del blobs[:first], self._offsets[:first], self._numbers[:first]
             self._first = 0
 
+    @property
+    def size(self) -> int:
+        """How many bytes are kept."""
+        return self.end - self.start
+
+    def trim(self, most: int) -> None:
+        """Forget the oldest blobs until no more than ``most`` bytes are kept, perhaps none."""
+        while self.size > most:
+            self.start += len(self._blobs[self._first])
+            self._blobs[self._first] = b""
+            self._first += 1
+
     def read(self, cursor: int, most: int) -> list[memoryview]:
         """Return what stands from ``cursor`` on, about ``most`` bytes, as views to hand to ``sendmsg``.
 

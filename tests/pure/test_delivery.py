@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.desk import LIMITS, Desk, Object, objects
 from support.endpoints import RecordingEndpoint
 
-from mpchat.hub import delivery, rooms
+from mpchat.hub import delivery
 from mpchat.hub.delivery import Delivery
 from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.entries import Announced, NoticesDue
@@ -174,22 +174,25 @@ def test_a_message_of_the_server_goes_to_plain_clients_and_rooms_with_members(si
     assert {kind for kind, _ in site.other.sent} == {Down.BATCH}
 
 
-def test_streams_keep_to_their_rooms_share_and_an_empty_room_keeps_none(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rooms, "ROOMS_MEMORY", 1 << 20)
-    monkeypatch.setattr(rooms, "LEAST_SHARE", 1 << 10)
+def test_streams_share_memory_a_small_one_stays_whole_and_an_empty_room_keeps_none(site: Site) -> None:
+    site.delivery._memory.limit = memory = 1 << 20
+    site.join(50, "small", site.one, room="small")
+    site.post(50, "a few words")
     for number in range(50):
         site.join(number, f"n{number}", site.one, room=f"r{number}")
-        for _ in range(2 * site.desk.state.rooms.share // 4000 + 2):
+        for _ in range(20):
             site.post(number, "x" * 4000)
         site.one.sent.clear()
-    site.delivery.keep_to_share()
     kept = [site.delivery.kept_bytes(room.number) for room in site.desk.state.rooms]
-    assert 0 < sum(kept) <= rooms.ROOMS_MEMORY // 2 + 2 * 4000 * len(kept)
-    for number in range(50):
+    assert memory // 2 < sum(kept) == site.delivery._memory.used <= memory
+    small = site.desk.state.rooms.by_key["small"].number
+    before = site.delivery.kept_bytes(small)
+    site.post(50, "more")
+    assert site.delivery.kept_bytes(small) > before
+    for number in range(51):
         site.desk.leave(number)
     site.settle()
+    assert site.delivery._memory.used == 0
     assert sum(site.delivery.kept_bytes(room.number) for room in site.desk.state.rooms) == 0
 
 
@@ -258,7 +261,7 @@ def test_a_member_in_transit_that_is_told_too_much_is_cut_off(site: Site) -> Non
 def test_a_member_whose_place_in_the_room_is_forgotten_is_cut_off(site: Site) -> None:
     site.join(1, "alice", site.one, room="r")
     site.join(2, "bob", site.other, room="r")
-    site.desk.state.rooms.share = 1000
+    site.delivery.lag_limit = 1000
     site.delivery.depart(1)
     for _ in range(30):
         site.post(2, "x" * 100)
@@ -410,8 +413,7 @@ def test_places_stay_right_when_a_stream_is_trimmed(site: Site) -> None:
     for number in range(20):
         site.post(1, f"{number} " + "x" * 100)
     site.delivery.depart(2)
-    site.desk.state.rooms.share = 1000
-    site.delivery.keep_to_share()
+    site.delivery._memory.limit = 1000
     site.post(1, "the last")
     site.other.sent.clear()
     site.delivery.follow(site.other, 2, _room_number(site), 18)

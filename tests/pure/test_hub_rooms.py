@@ -9,7 +9,6 @@ from support.desk import KEPT, LIMITS, Desk, code, objects, run
 from mpchat.hub import rooms
 from mpchat.hub.effects import ForgetRoom
 from mpchat.hub.entries import Configured, CutOff
-from mpchat.hub.history import size_of
 from mpchat.hub.past import Past
 from mpchat.hub.rooms import Room
 from mpchat.hub.sequencer import NOTICE_GATHER
@@ -178,27 +177,63 @@ def test_an_empty_room_is_kept_while_it_has_a_history_and_the_lobby_always() -> 
     assert [room.name for room in desk.state.rooms] == ["lobby"]
 
 
-def test_rooms_that_are_left_share_the_memory_of_those_that_are_forgotten() -> None:
-    desk = Desk(LIMITS._replace(lag=1 << 40, rooms=1000))
-    shares = [desk.state.rooms.share]
+def kept_of(desk: Desk, name: str) -> int:
+    """Return how many messages are kept of a room."""
+    return sum(each.count for each in desk.state.rooms.by_key[name].history.since(0))
+
+
+def test_the_history_of_a_room_is_whole_whatever_many_rooms_with_little_in_them_exist() -> None:
+    desk = Desk(LIMITS._replace(rooms=10_000, kept=KEPT._replace(messages=1000, size=8 << 20), lag=8 << 20))
+    desk.join(1, "앨리스", room="방")
+    for number in range(2, 10_000):
+        desk.join(number, f"n{number}", room=f"r{number}")
+        desk.post(number, "x")
+    for number in range(1500):
+        desk.post(1, f"안녕 {number} " + "x" * 100)
+    assert kept_of(desk, "방") == 1000
+    desk.sweep()
+    welcome = desk.join(20_000, "bob", room="방", after=500, epoch="epoch")["welcome"]
+    assert (welcome["recovered"], welcome["lost"]) == (True, None)
+
+
+def test_past_the_memory_the_rooms_that_hold_most_forget_their_oldest_and_others_nothing() -> None:
+    desk = Desk()
+    desk.state.rooms.memory.limit = 1 << 20
+    desk.join(1, "small", room="small")
+    desk.post(1, *map(str, range(20)))
+    for number in range(2, 20):
+        desk.join(number, f"n{number}", room=f"r{number}")
+        for _ in range(50):
+            desk.post(number, "x" * 4000)
+            assert (
+                sum(room.history.size for room in desk.state.rooms) == desk.state.rooms.memory.used <= 1 << 20
+            )
+    assert kept_of(desk, "small") == 20
+    sizes = [desk.state.rooms.by_key[f"r{number}"].history.size for number in range(2, 20)]
+    assert min(sizes) > (1 << 20) // 20
+    room = desk.state.rooms.by_key["r2"]
+    assert room.history.last == room.seq == 50
+
+
+def test_a_room_with_more_in_one_piece_than_its_share_keeps_nothing_and_its_numbers_go_on() -> None:
+    desk = Desk()
+    desk.state.rooms.memory.limit = 50_000
+    desk.join(1, "a", room="x")
+    desk.post(1, "x" * 60_000)
+    assert not desk.state.rooms.by_key["x"].history
+    desk.post(1, "short")
+    welcome = desk.join(2, "b", room="x", after=0, epoch="epoch")["welcome"]
+    assert (welcome["seq"], welcome["recovered"], welcome["lost"]) == (2, False, [1, 1])
+
+
+def test_memory_of_histories_that_are_forgotten_is_free_again() -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(age=10.0)))
     for number in range(9):
         desk.join(number, f"n{number}", room=f"r{number}")
-        shares.append(desk.state.rooms.share)
-    # Streams and histories of all rooms take the whole.
-    assert [2 * share * (1 + number) for number, share in enumerate(shares)] == pytest.approx(
-        [rooms.ROOMS_MEMORY] * 10, rel=1e-6
-    )
-    for number in range(9):
-        desk.leave(number)
-    desk.sweep()
-    assert desk.state.rooms.share == desk.state.rooms.kept.size == shares[0]
-
-
-def test_no_room_gets_less_than_a_working_share_or_more_than_a_client_may_be_behind() -> None:
-    desk = Desk(LIMITS._replace(lag=1 << 20))
-    assert desk.state.rooms.share == 1 << 20
-    desk.apply(Configured(LIMITS._replace(lag=1 << 10), notices=True))
-    assert desk.state.rooms.share == rooms.LEAST_SHARE
+        desk.post(number, "hello", at=1.0)
+    assert desk.state.rooms.memory.used > 0
+    desk.sweep(100.0)
+    assert desk.state.rooms.memory.used == 0
 
 
 def test_other_limits_hold_from_then_on() -> None:
@@ -212,27 +247,6 @@ def test_other_limits_hold_from_then_on() -> None:
     assert (room.history.first, room.history.last) == (51, 60)
     desk.sweep(9.0)
     assert not room.history
-
-
-@pytest.mark.parametrize("left", [True, False])
-def test_rooms_that_are_filled_one_after_the_other_share_their_memory(
-    monkeypatch: pytest.MonkeyPatch, left: bool
-) -> None:
-    monkeypatch.setattr(rooms, "ROOMS_MEMORY", 1 << 20)
-    monkeypatch.setattr(rooms, "LEAST_SHARE", 1 << 10)
-    desk = Desk()
-    for number in range(50):
-        desk.join(number, f"n{number}", room=f"r{number}")
-        room = desk.state.rooms.by_key[f"r{number}"]
-        while room.history.first in (None, 1):
-            desk.post(number, "x" * 4000)
-        if left:
-            desk.leave(number)
-    desk.sweep()
-    histories = sum(size_of(each) for room in desk.state.rooms for each in room.history.since(0))
-    # A stream of each room may take as much again; see the delivery's tests.
-    assert histories <= rooms.ROOMS_MEMORY // 2 + 2 * 4000 * len(desk.state.rooms)
-    assert desk.state.rooms.share * 2 * len(desk.state.rooms) <= rooms.ROOMS_MEMORY
 
 
 def test_a_sweep_looks_at_some_rooms_and_all_are_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ PURE = {
     "hub.rooms",
     "hub.sender_holds",
     "hub.sequencer",
+    "hub.shares",
     "hub.state",
     "supervisor.balance_policy",
     "supervisor.capacity",
