@@ -12,10 +12,13 @@ class Kept(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How many rooms there may be, and members in one room (0: any number); for how many seconds a name is
-    held; how much history is kept; and how many bytes of a stream a client may be behind."""
+    """How many rooms there may be, how many of one address, and members in one room (0: any number).
+
+    For how many seconds a name is held; how much history is kept; how many bytes a client may be behind.
+    """
 
     rooms: int
+    rooms_per_address: int
     members: int
     name_hold: float
     kept: Kept

@@ -15,6 +15,7 @@ from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
 from mpchat.hub.replay import HISTORY_AT_JOIN
 from mpchat.hub.rooms import Room, Rooms
+from mpchat.ipc.addresses import owner_of_client
 from mpchat.ipc.reasons import CLOSED, REPLACED
 from mpchat.protocol.messages import Welcome, error_frame
 from mpchat.protocol.names import checked_name, checked_room, name_key
@@ -142,11 +143,11 @@ class Members:
         if self._moderation.banned_name(wanted, asked.at):
             raise ProtocolError("banned", f"{wanted} is banned here")
         before = member.room
-        room = self._room_to_enter(join.room, before, self._room_given_up(wanted, join.token), asked.now)
+        room = self._room_to_enter(join.room, before, self._room_given_up(wanted, join.token), asked)
         if member.claim is None:
             member.claim = self._claim(member, wanted, join.token, asked)
         if room is None:
-            room = self._rooms.make(checked_room(join.room or LOBBY))
+            room = self._rooms.make(checked_room(join.room or LOBBY), owner_of_client(member.address))
         if room is not before:
             self._leave(member, "moved", asked.now)
             room.enter(member.identity, member.claim.name)
@@ -162,7 +163,7 @@ class Members:
         return self.by_identity[claim.identity].room
 
     def _room_to_enter(
-        self, name: str | None, before: Room | None, given_up: Room | None, now: float
+        self, name: str | None, before: Room | None, given_up: Room | None, asked: Asked
     ) -> Room | None:
         """Return the room, or None for a room that must be made. Raises :class:`ProtocolError`.
 
@@ -173,14 +174,24 @@ class Members:
         name = checked_room(name if name is not None else LOBBY)
         room = self._rooms.get(name)
         if room is None:
-            ends = before is not None and self._rooms.is_unused(before, now, members=1)
-            if len(self._rooms) - ends >= self.limits.rooms:
-                raise ProtocolError(
-                    "too_many_rooms", f"there are {len(self._rooms)} rooms, no more are allowed"
-                )
+            self._check_for_a_new_room(before, asked)
         elif room not in (before, given_up) and 0 < self.limits.members <= len(room.members):
             raise ProtocolError("room_full", f"{room.name} has {len(room.members)} members, no more fit")
         return room
+
+    def _check_for_a_new_room(self, before: Room | None, asked: Asked) -> None:
+        """Raise :class:`ProtocolError` when there are too many rooms, were the member to leave ``before``."""
+        rooms, owner = self._rooms, owner_of_client(asked.address)
+        ending = before if before is not None and rooms.is_unused(before, asked.now, members=1) else None
+        if len(rooms) - (ending is not None) >= self.limits.rooms:
+            raise ProtocolError("too_many_rooms", f"there are {len(rooms)} rooms, no more are allowed")
+        made = rooms.made_by[owner]
+        if 0 < self.limits.rooms_per_address <= made - (ending is not None and ending.owner == owner):
+            raise ProtocolError(
+                "too_many_rooms_by_address",
+                f"your address has made {made} rooms that still exist, no more are allowed; "
+                "enter one that exists, or come again when one of yours has ended",
+            )
 
     def _claim(self, member: Member, name: str, token: str | None, asked: Asked) -> Claim:
         held = self.claims.get(name)

@@ -4,6 +4,7 @@ Not here: which worker serves a member, and how far a client has got; see :mod:`
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -37,6 +38,8 @@ class Room:
         self._joined: dict[str, None] = {}
         self._left: dict[str, str] = {}
         self._next_notice = 0.0
+        # What counts as the address of the client that has made it; empty when no client has.
+        self.owner = ""
         # Until when a lost member may come back (seconds, monotonic): so long the room is not unused.
         self.awaited = 0.0
 
@@ -101,6 +104,8 @@ class Rooms:
         self.memory = Memory(HISTORY_MEMORY)
         self.by_key: dict[str, Room] = {}
         self.by_number: dict[int, Room] = {}
+        # How many of them clients of an address have made; see ``addresses.owner_of``.
+        self.made_by: Counter[str] = Counter()
         # Sorted, for pages.
         self.names: list[str] = []
         # The number after which the messages of a new room begin, unless `_last` has its own: no number of a
@@ -121,13 +126,16 @@ class Rooms:
         """Return the room of this name, however it is spelled."""
         return self.by_key.get(name_key(name))
 
-    def make(self, name: str) -> Room:
-        """Make the room of this name, which must not be there."""
+    def make(self, name: str, owner: str = "") -> Room:
+        """Make the room of this name, which must not be there, for a client of the address ``owner``."""
         self._numbers += 1
         key = name_key(name)
         room = Room(self._numbers, name, self._last.get(key, self._floor), self.memory)
         self.by_key[key] = self.by_number[room.number] = room
         insort(self.names, name)
+        if owner:
+            room.owner = owner
+            self.made_by[owner] += 1
         return room
 
     def change_limits(self, limits: Limits) -> None:
@@ -165,6 +173,10 @@ class Rooms:
         del self.names[bisect_left(self.names, room.name)]
         self._floor = max(self._floor, room.seq)
         self._last.pop(key, None)
+        if room.owner:
+            self.made_by[room.owner] -= 1
+            if not self.made_by[room.owner]:
+                del self.made_by[room.owner]
 
     def sweep(self, now: float, at: float) -> list[Room]:
         """Forget some of the rooms that are unused at ``now``, history that is too old at ``at`` aside.

@@ -59,6 +59,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "history_age": [(0, 0.0), ("24h", 86_400.0), ("168h", 604_800.0)],
     "name_hold": [(0, 0.0), ("90s", 90.0), ("168h", 604_800.0)],
     "max_rooms": [(1, 1), ("1000000", 1_000_000)],
+    "max_rooms_per_address": [(0, 0), ("1000000", 1_000_000)],
     "max_members": [(0, 0), ("10000000", 10_000_000)],
     "farewell": [("", ""), ("안녕 👋\n[bye]", "안녕 👋\n[bye]"), ("\x01" * 1000, "\x01" * 1000)],
 }
@@ -106,6 +107,7 @@ BAD: dict[str, list[Any]] = {
     "history_age": ["0.5s", "169h", -1, "soon", True, None],
     "name_hold": ["169h", -1, "soon", True, None],
     "max_rooms": [0, -1, 1_000_001, "many", 1.5, True, None],
+    "max_rooms_per_address": [-1, 1_000_001, "few", 0.5],
     "max_members": [-1, 10_000_001, "many", 1.5, True, None],
     "farewell": ["x" * 1001, "half \udcff", "\ud83d", 5, True, ["bye"], None],
 }

@@ -135,6 +135,55 @@ def test_a_silent_room_waits_for_a_member_whose_name_is_held() -> None:
     assert names_of_rooms(desk) == ["lobby"]
 
 
+def test_one_address_makes_no_more_rooms_than_it_may_and_others_do() -> None:
+    desk = Desk(LIMITS._replace(rooms_per_address=2))
+    desk.hosts = {5: "192.0.2.5"}
+    for number in (1, 2):
+        assert "welcome" in desk.join(number, f"n{number}", room=f"r{number}")
+        desk.post(number, "hello", at=1.0)
+    refused = desk.join(3, "앨리스", room="방")["error"]
+    assert refused == {
+        "code": "too_many_rooms_by_address",
+        "text": "your address has made 2 rooms that still exist, no more are allowed; enter one that exists, "
+        "or come again when one of yours has ended",
+    }
+    # A refused join has not taken the name; rooms of others may be entered.
+    assert "welcome" in desk.join(5, "앨리스", room="방")
+    assert "welcome" in desk.join(3, "c", room="방")
+
+
+def test_one_network_of_64_bits_makes_rooms_as_one_address() -> None:
+    desk = Desk(LIMITS._replace(rooms_per_address=1))
+    desk.hosts = {1: "[2001:db8::1]", 2: "[2001:db8::ffff:2]", 3: "[2001:db8:0:1::1]"}
+    assert "welcome" in desk.join(1, "a", room="x")
+    assert code(desk.join(2, "b", room="y")) == "too_many_rooms_by_address"
+    assert "welcome" in desk.join(3, "c", room="y")
+
+
+def test_a_room_counts_for_the_address_that_made_it_until_it_ends_whatever_client_is_in_it() -> None:
+    desk = Desk(LIMITS._replace(rooms_per_address=1, kept=KEPT._replace(age=10.0)))
+    desk.hosts = {2: "192.0.2.2"}
+    desk.join(1, "a", room="x")
+    desk.join(2, "b", room="x")
+    desk.post(1, "hello", at=1.0)
+    desk.leave(1)
+    assert code(desk.join(3, "c", room="y")) == "too_many_rooms_by_address"
+    assert "welcome" in desk.join(2, room="y")
+    desk.sweep(100.0)
+    assert "welcome" in desk.join(3, "c", room="z")
+    # Alone in a silent room, a member may change to a new one: its own ends.
+    assert "welcome" in desk.join(3, room="z2")
+    assert "welcome" in desk.join(3, room="lobby")
+    assert desk.state.rooms.made_by == {"192.0.2.2": 1}
+
+
+def test_rooms_of_an_earlier_server_count_for_no_address() -> None:
+    desk = Desk(LIMITS._replace(rooms_per_address=1), past=Past("e", {"r": 20}, 0, [run(20)], {}))
+    assert desk.state.rooms.get("r") is not None
+    assert desk.state.rooms.made_by == {}
+    assert "welcome" in desk.join(1, "a", room="x")
+
+
 def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
     desk = Desk(LIMITS._replace(kept=KEPT._replace(age=10.0)))
     desk.join(1, "a", room="x")
