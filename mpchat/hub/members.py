@@ -122,7 +122,7 @@ class Members:
                 if reason == CLOSED:
                     self.claims.free(claim)
                 else:
-                    self.claims.hold(claim, now, self.limits.name_hold)
+                    self.claims.hold(claim, now, self.limits.name_hold, owner_of_client(member.address))
                     if room is not None:
                         room.awaited = claim.until
         return member

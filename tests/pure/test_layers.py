@@ -47,6 +47,7 @@ PURE = {
     "hub.claims",
     "hub.effects",
     "hub.entries",
+    "hub.held_names",
     "hub.history",
     "hub.limits",
     "hub.members",
