@@ -51,6 +51,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     notices: bool
     max_connections: int
     max_per_address: int
+    connect_rate: int
+    connect_burst: int
     payload_limit: int
     lag_limit: int
     coalesce: float
@@ -276,6 +278,23 @@ SETTINGS: tuple[Setting, ...] = (
         _whole(0, 10_000_000),
         "0 to 10000000; 0 means no limit",
         "Clients at a time from one address. All addresses of an IPv6 network of 64 bits count as one.",
+    ),
+    # Off by default, like max_per_address: behind one address there may be a class room, a proxy with all
+    # clients, or a load test, and after a restart all of them come back at once.
+    Setting(
+        "connect_rate",
+        0,
+        _whole(0, 100_000),
+        "0 to 100000; 0 means no limit",
+        "New connections a second from one address. One more is answered with the error too_fast and closed. "
+        "All addresses of an IPv6 network of 64 bits count as one.",
+    ),
+    Setting(
+        "connect_burst",
+        1000,
+        _whole(1, 1_000_000),
+        "1 to 1000000",
+        "Connections that one address may make at once before connect_rate counts.",
     ),
     Setting(
         "payload_limit",

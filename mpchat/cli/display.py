@@ -72,6 +72,8 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
     head.append(f"up {duration(status.uptime)}, since {since}\n")
     head.append(f"{status.connections} of {_count(status.limits.connections, 'connection')}, ")
     head.append(f"{_count(status.messages, 'message')}, {status.refused} refused")
+    if too_fast := status.refused_by_code.get("too_fast"):
+        head.append(f", {too_fast} of them too fast")
     if status.people or status.history:
         head.append(f"\n{_people_line(status)}")
     if history := status.history:

@@ -114,7 +114,9 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     people: int = 0
     rooms: int = 0
     history: History | None = None
+    # Connections that were refused since the start: all, and by the code of the error.
     refused: int
+    refused_by_code: dict[str, int] = {}
     log: str
     runtime_dir: str
     # One more than there were reloads.

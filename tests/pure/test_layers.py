@@ -61,6 +61,7 @@ PURE = {
     "hub.state",
     "supervisor.balance_policy",
     "supervisor.capacity",
+    "supervisor.connect_rates",
     "supervisor.placement_policy",
     "supervisor.restart_policy",
     "worker.backpressure",
