@@ -12,6 +12,7 @@ from mpchat.control.answers import (
     LastReload,
     Progress,
     ReloadResult,
+    RoomFacts,
     Sanctions,
     ScaleResult,
     ServerStatus,
@@ -220,6 +221,28 @@ def _workers_table(workers: Sequence[WorkerStatus]) -> Table:
             str(each.restarts),
         )
     return table
+
+
+def rooms_picture(rooms: Sequence[RoomFacts], now: float) -> RenderableType:
+    """Draw ``mpchat rooms``; ``now`` is in seconds since 1970. Names of rooms come from clients."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("room", overflow="fold")
+    for name in ("members", "messages", "memory", "age", "last active"):
+        table.add_column(name, justify="right", overflow="fold")
+    for each in rooms:
+        table.add_row(
+            Text(visible(each.room)),
+            str(each.members),
+            str(each.messages),
+            size(each.bytes),
+            _since(each.made, now),
+            _since(each.active, now),
+        )
+    return table
+
+
+def _since(moment: float | None, now: float) -> str:
+    return "-" if moment is None else duration(max(0.0, now - moment))
 
 
 def config_picture(rows: Sequence[tuple[str, str, str]]) -> RenderableType:

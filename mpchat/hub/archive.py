@@ -102,6 +102,8 @@ class Archive:
         self._queue: deque[Run] = deque()
         # By room: its last number that is not in the file yet, and when it was given; of dropped runs too.
         self._marks: dict[str, tuple[int, float]] = {}
+        # By room: up to which number its messages are to be removed from the file.
+        self._forgotten: dict[str, int] = {}
         # How many runs have left the queue, written or dropped; and the bytes that are in it.
         self._gone = 0
         self._waiting = 0
@@ -150,6 +152,12 @@ class Archive:
                 self._whole = False
         if not self._wake.is_set():
             self._wake.set()
+
+    def forget(self, room: str, last: int) -> None:
+        """Remove a room's messages up to number ``last`` from the file, soon. Never blocks."""
+        with self._lock:
+            self._forgotten[room] = last
+        self._wake.set()
 
     def status(self) -> ArchiveStatus:
         """Return the state of the writing."""
@@ -242,13 +250,18 @@ class Archive:
         with self._lock:
             runs, first = list(self._queue), self._gone
             marks, self._marks = self._marks, {}
-        if marks or runs:
-            try:
+            forgotten, self._forgotten = self._forgotten, {}
+        try:
+            if marks or runs:
                 self._file.write(runs, {run.room: (run.last, run.at) for run in runs} | marks, self._messages)
-            except _FAULTS:
-                with self._lock:
-                    self._marks = marks | self._marks
-                raise
+            if forgotten:  # behind the runs: some of these may belong to it
+                self._file.forget(forgotten)
+        except _FAULTS:
+            with self._lock:
+                self._marks = marks | self._marks
+                self._forgotten = forgotten | self._forgotten
+            raise
+        if runs:
             self._written(runs, first)
         if time.monotonic() >= self._next_sweep:
             self._file.expire(self._oldest(), self._rooms)

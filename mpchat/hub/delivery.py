@@ -14,6 +14,7 @@ from mpchat.hub.effects import (
     End,
     Enter,
     Forget,
+    ForgetHistory,
     ForgetRoom,
     Leave,
     NoticeInRoom,
@@ -83,6 +84,8 @@ class Delivery:
         self.endpoints: list[Endpoint] = []
         # Gets every run of messages that is numbered.
         self.on_run: Callable[[Run], None] | None = None
+        # Gets the name and the last number of every room whose history is to be removed.
+        self.on_forget: Callable[[str, int], None] | None = None
         # Connections that were found to be too slow since the hub looked last.
         self.too_slow: list[int] = []
         self._rooms = rooms
@@ -104,6 +107,7 @@ class Delivery:
             End: self._end,
             Forget: self._forget,
             ForgetRoom: self._forget_room,
+            ForgetHistory: self._forget_history,
         }
 
     def recipient(self, identity: int) -> Recipient | None:
@@ -273,6 +277,10 @@ class Delivery:
 
     def _forget_room(self, effect: ForgetRoom) -> None:
         self._streams.pop(effect.room, None)
+
+    def _forget_history(self, effect: ForgetHistory) -> None:
+        if self.on_forget is not None:
+            self.on_forget(*effect)
 
     # What workers say about members.
 

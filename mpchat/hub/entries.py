@@ -91,6 +91,17 @@ class Lifted(msgspec.Struct, frozen=True, array_like=True, tag="lifted"):
     key: str
 
 
+class RoomClosed(msgspec.Struct, frozen=True, array_like=True, tag="room_closed"):
+    """An operator closes a room that exists, by the number of the room.
+
+    ``now`` is the monotonic clock and ``at`` the wall clock, in seconds.
+    """
+
+    now: float
+    at: float
+    room: int
+
+
 class Configured(msgspec.Struct, frozen=True, array_like=True, tag="configured"):
     """Other limits hold from here on; ``notices``: tell clients who has gone."""
 
@@ -123,6 +134,7 @@ Entry = (
     | Announced
     | Moderated
     | Lifted
+    | RoomClosed
     | Configured
     | NoticesDue
     | Swept

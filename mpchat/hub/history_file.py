@@ -22,6 +22,7 @@ import msgspec
 
 from mpchat.hub.history import RUN_OVERHEAD, Run
 from mpchat.hub.shares import highest_share
+from mpchat.protocol.names import name_key
 
 # The application in SQLite's header: "mpch".
 APPLICATION_ID = 0x6D706368
@@ -261,6 +262,16 @@ class HistoryFile:
                 self._db.execute("UPDATE numbering SET floor = max(floor, ?)", (floor,))
                 self._db.executemany("DELETE FROM runs WHERE room = ?", [(room,) for room, _ in forgotten])
                 self._db.executemany("DELETE FROM rooms WHERE id = ?", [(room,) for room, _ in forgotten])
+
+    def forget(self, rooms: Mapping[str, int]) -> None:
+        """Remove the messages of rooms up to a number each, however the rooms were spelled."""
+        by_key = {name_key(name): last for name, last in rooms.items()}
+        with _Transaction(self._db):
+            known = self._db.execute("SELECT id, name FROM rooms").fetchall()
+            self._db.executemany(
+                "DELETE FROM runs WHERE room = ? AND seq <= ?",
+                [(room, by_key[key]) for room, name in known if (key := name_key(name)) in by_key],
+            )
 
     def finish(self) -> None:
         """Mark the file as closed in order: all numbers that were given are in it."""

@@ -5,10 +5,11 @@ Times are given; what is to be sent is returned as effects. How a member is reac
 
 from bisect import bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 
 from mpchat.errors import ProtocolError
 from mpchat.hub.claims import Claim, Claims
-from mpchat.hub.effects import Effect, End, Enter, Leave, Tell
+from mpchat.hub.effects import Effect, End, Enter, ForgetHistory, Leave, Tell
 from mpchat.hub.entries import Asked
 from mpchat.hub.limits import Limits
 from mpchat.hub.moderation import Moderation
@@ -132,6 +133,24 @@ class Members:
         self.ending[member.identity] = member
         self._emit(End(member.identity, reason))
 
+    def close(self, room: Room, now: float, at: float) -> None:
+        """End a room and forget its history. Its members go into the lobby, with an error that says so."""
+        lobby = self._rooms.lobby
+        closed = error_frame(
+            "room_closed", f"{room.name} was closed by the operator; you are in {lobby.name}"
+        )
+        # From the last name on: to take names from the end of a list moves no others.
+        for identity, _ in sorted(room.members.items(), key=itemgetter(1), reverse=True):
+            member = self.by_identity[identity]
+            self._leave(member, "closed", now)
+            self._emit(Tell(identity, closed))
+            self._enter(member, lobby, at)
+            self._welcome(member, lobby, Join())
+        room.history.clear()
+        room.awaited = 0.0
+        self.emptied[room] = now
+        self._emit(ForgetHistory(room.name, room.seq))
+
     # Joining.
 
     def _join(self, member: Member, join: Join, asked: Asked) -> None:
@@ -147,13 +166,18 @@ class Members:
         if member.claim is None:
             member.claim = self._claim(member, wanted, join.token, asked)
         if room is None:
-            room = self._rooms.make(checked_room(join.room or LOBBY), owner_of_client(member.address))
+            room = self._rooms.make(
+                checked_room(join.room or LOBBY), owner_of_client(member.address), asked.at
+            )
         if room is not before:
             self._leave(member, "moved", asked.now)
-            room.enter(member.identity, member.claim.name)
-            self.stirred[room] = None
-            member.room = room
+            self._enter(member, room, asked.at)
         self._welcome(member, room, join)
+
+    def _enter(self, member: Member, room: Room, at: float) -> None:
+        room.enter(member.identity, member.name, at)
+        self.stirred[room] = None
+        member.room = room
 
     def _room_given_up(self, name: str, token: str | None) -> Room | None:
         """Return the room of the connection that a join with this token replaces."""

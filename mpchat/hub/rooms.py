@@ -40,13 +40,17 @@ class Room:
         self._next_notice = 0.0
         # What counts as the address of the client that has made it; empty when no client has.
         self.owner = ""
-        # Until when a lost member may come back (seconds, monotonic): so long the room is not unused.
+        # When it was made, and when a message or a member last came in (seconds since 1970; None: never).
+        self.made_at: float | None = None
+        self.active_at: float | None = None
+        # Until when a lost member may come back (seconds, monotonic); until then the room is kept.
         self.awaited = 0.0
 
     def post(self, sender: str, count: int, frames: bytes, at: float, kept: Kept) -> Run:
         """Number ``count`` messages; ``sender`` is a name, an address, or empty for the server itself."""
         run = Run(self.name, self.seq + 1, count, at, sender, frames)
         self.seq += count
+        self.active_at = at
         self.history.add(run, kept)
         return run
 
@@ -54,8 +58,9 @@ class Room:
         """Return the frames that members get for a run of this room."""
         return numbered_frames(run.frames, run.sender, self._field, run.seq, run.at)
 
-    def enter(self, identity: int, name: str) -> None:
+    def enter(self, identity: int, name: str, at: float | None = None) -> None:
         """Let a member in."""
+        self.active_at = at
         self.members[identity] = name
         insort(self.names, name)
         if self._left.pop(name, None) is None:
@@ -126,13 +131,14 @@ class Rooms:
         """Return the room of this name, however it is spelled."""
         return self.by_key.get(name_key(name))
 
-    def make(self, name: str, owner: str = "") -> Room:
+    def make(self, name: str, owner: str = "", at: float | None = None) -> Room:
         """Make the room of this name, which must not be there, for a client of the address ``owner``."""
         self._numbers += 1
         key = name_key(name)
         room = Room(self._numbers, name, self._last.get(key, self._floor), self.memory)
         self.by_key[key] = self.by_number[room.number] = room
         insort(self.names, name)
+        room.made_at = at
         if owner:
             room.owner = owner
             self.made_by[owner] += 1
@@ -150,7 +156,8 @@ class Rooms:
             self._last[key] = max(number, self._last.get(key, 0))
         self.lobby.seq = self._last.get(name_key(LOBBY), floor)
         for run in runs:
-            room = self.get(run.room) or self.make(run.room)
+            room = self.get(run.room) or self.make(run.room, at=run.at)
+            room.active_at = run.at
             if run.room != room.name:
                 run = msgspec.structs.replace(run, room=room.name)
             room.history.add(run, self.kept)
@@ -179,9 +186,9 @@ class Rooms:
                 del self.made_by[room.owner]
 
     def sweep(self, now: float, at: float) -> list[Room]:
-        """Forget some of the rooms that are unused at ``now``, history that is too old at ``at`` aside.
+        """Forget history that is too old at ``at``, and some of the rooms that are unused at ``now``.
 
-        Return them. Each call looks at a part of all rooms, because 10 000 take a while.
+        Return these rooms. Each call looks at a part of all rooms, because 10 000 take a while.
         """
         if not self._unswept:
             self._unswept = list(self)

@@ -20,6 +20,7 @@ from mpchat.hub.entries import (
     Moderated,
     NoticesDue,
     Posted,
+    RoomClosed,
     Sender,
     Swept,
     WorkerDied,
@@ -72,6 +73,7 @@ class HubState:
             Announced: self._announced,
             Moderated: self._moderated,
             Lifted: self._lifted,
+            RoomClosed: self._room_closed,
             Configured: self._configured,
             NoticesDue: self._notices_due,
             Swept: self._swept,
@@ -209,6 +211,11 @@ class HubState:
 
     def _lifted(self, entry: Lifted) -> None:
         self.moderation.table(entry.table).pop(entry.key, None)
+
+    def _room_closed(self, entry: RoomClosed) -> None:
+        room = self.rooms.by_number.get(entry.room)
+        if room is not None and room is not self.rooms.lobby:
+            self.members.close(room, entry.now, entry.at)
 
     def _configured(self, entry: Configured) -> None:
         self.members.limits = entry.limits

@@ -15,6 +15,7 @@ from mpchat.supervisor.admission import BANNED
 from mpchat.supervisor.ask_workers import PATIENCE, WorkerQuestions
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
+from mpchat.supervisor.room_commands import RoomCommands
 
 log = logging.getLogger("mpchat.supervisor")
 
@@ -30,6 +31,7 @@ class ClientCommands:
         placement: Placement,
         questions: WorkerQuestions,
     ) -> None:
+        self.rooms = RoomCommands(reactor, hub)
         self._hub = hub
         self._reactor = reactor
         self._pool = pool

@@ -11,7 +11,7 @@ from support.endpoints import RecordingEndpoint
 from mpchat.hub import delivery
 from mpchat.hub.delivery import Delivery
 from mpchat.hub.endpoint import Endpoint
-from mpchat.hub.entries import Announced, NoticesDue
+from mpchat.hub.entries import Announced, NoticesDue, RoomClosed
 from mpchat.hub.history import Run
 from mpchat.hub.hub import Hub
 from mpchat.hub.plain_stream import PlainStream
@@ -436,6 +436,29 @@ def test_a_silent_room_stays_for_its_only_member_in_transit_and_ends_when_that_i
     site.desk.sweep(now=100.0)
     site.settle()
     assert site.desk.state.rooms.get("x") is None
+
+
+def test_a_member_in_transit_whose_room_is_closed_arrives_in_the_lobby(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.post(1, "before")
+    number = _room_number(site)
+    site.delivery.depart(1)
+    site.desk.apply(RoomClosed(1.0, 1.0, number))
+    site.settle()
+    site.join(2, "bob", site.one)
+    site.post(2, "meanwhile")
+    site.delivery.follow(site.other, 1, number, 1)
+    (_, told), (kind, (head, frames)) = (
+        (kind, payload) for kind, payload in site.other.sent if kind != Down.BATCH
+    )
+    assert [list(each) for each in objects(told[1])] == [["error"], ["welcome"]]
+    assert kind == Down.ENTER
+    lobby = site.desk.state.rooms.lobby.number
+    assert (head[0], head[1], head[3]) == (1, lobby, True)
+    assert [each["message"] for each in objects(frames) if "message" in each] == ["meanwhile"]
+    site.other.sent.clear()
+    site.post(2, "after")
+    assert texts(site.other.take_all(Down.ROOMS)) == ["after"]
 
 
 def test_of_a_room_that_is_forgotten_no_stream_is_kept(site: Site) -> None:

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from support.desk import KEPT, LIMITS, Desk, code, objects, run
 
 from mpchat.hub import rooms
-from mpchat.hub.effects import ForgetRoom
-from mpchat.hub.entries import Configured, CutOff
+from mpchat.hub.effects import ForgetHistory, ForgetRoom
+from mpchat.hub.entries import Configured, CutOff, RoomClosed
 from mpchat.hub.past import Past
 from mpchat.hub.rooms import Room
 from mpchat.hub.sequencer import NOTICE_GATHER
@@ -182,6 +182,50 @@ def test_rooms_of_an_earlier_server_count_for_no_address() -> None:
     assert desk.state.rooms.get("r") is not None
     assert desk.state.rooms.made_by == {}
     assert "welcome" in desk.join(1, "a", room="x")
+
+
+def test_a_closed_room_ends_and_its_members_are_told_and_are_in_the_lobby() -> None:
+    desk = Desk()
+    for identity, name in ((1, "앨리스"), (2, "bob"), (3, "carol")):
+        desk.join(identity, name, room="방")
+        desk.post(identity, f"{identity}")
+    desk.join(4, "dave")
+    desk.leave(3, "lost")
+    room = desk.state.rooms.by_key["방"]
+    desk.sent.clear()
+    effects = desk.apply(RoomClosed(1.0, 1.0, room.number))
+    for identity in (1, 2):
+        (told, welcome) = (each for who, each in desk.sent if who == identity)
+        assert told["error"]["code"] == "room_closed"
+        assert told["error"]["text"] == "방 was closed by the operator; you are in lobby"
+        assert (welcome["welcome"]["room"], welcome["welcome"]["seq"]) == ("lobby", 0)
+    assert effects[-2:] == [ForgetHistory("방", 3), ForgetRoom(room.number)]
+    assert desk.state.rooms.lobby.names == ["bob", "dave", "앨리스"]
+    assert names_of_rooms(desk) == ["lobby"]
+    assert desk.state.rooms.memory.used == 0
+    desk.post(1, "in the lobby")
+    assert desk.state.rooms.lobby.seq == 1
+    assert desk.join(1, room="방")["welcome"]["seq"] == 3
+
+
+def test_the_lobby_and_a_room_that_is_gone_are_not_closed() -> None:
+    desk = Desk()
+    desk.join(1, "a")
+    assert desk.apply(RoomClosed(1.0, 1.0, desk.state.rooms.lobby.number)) == []
+    assert desk.apply(RoomClosed(1.0, 1.0, 77)) == []
+    assert desk.state.rooms.lobby.names == ["a"]
+
+
+def test_a_room_knows_when_it_was_made_and_when_a_message_or_a_member_last_came_in() -> None:
+    desk = Desk(past=Past("e", {"r": 21}, 0, [run(20, at=3.0), run(21, at=4.0)], {}))
+    desk.join(1, "a", room="x", now=5.0)
+    desk.post(1, "hello", at=6.0)
+    room, old = desk.state.rooms.by_key["x"], desk.state.rooms.by_key["r"]
+    assert (room.made_at, room.active_at) == (5.0, 6.0)
+    desk.join(2, "b", room="x", now=7.0)
+    desk.leave(2, now=8.0)
+    assert (room.made_at, room.active_at) == (5.0, 7.0)
+    assert (old.made_at, old.active_at) == (3.0, 4.0)
 
 
 def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
