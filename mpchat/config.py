@@ -50,6 +50,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     notices: bool
     max_connections: int
     max_per_address: int
+    connect_rate: int
+    connect_burst: int
     payload_limit: int
     lag_limit: int
     answers_memory: int
@@ -68,6 +70,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     history_age: float
     name_hold: float
     max_rooms: int
+    max_rooms_per_address: int
     max_members: int
 
 
@@ -277,6 +280,23 @@ SETTINGS: tuple[Setting, ...] = (
         "0 to 10000000; 0 means no limit",
         "Clients at a time from one address. All addresses of an IPv6 network of 64 bits count as one.",
     ),
+    # Off by default, like max_per_address: behind one address there may be a class room, a proxy with all
+    # clients, or a load test, and after a restart all of them come back at once.
+    Setting(
+        "connect_rate",
+        0,
+        _whole(0, 100_000),
+        "0 to 100000; 0 means no limit",
+        "New connections a second from one address. One more is answered with the error too_fast and closed. "
+        "All addresses of an IPv6 network of 64 bits count as one.",
+    ),
+    Setting(
+        "connect_burst",
+        1000,
+        _whole(1, 1_000_000),
+        "1 to 1000000",
+        "Connections that one address may make at once before connect_rate counts.",
+    ),
     Setting(
         "payload_limit",
         DEFAULT_PAYLOAD_LIMIT,
@@ -403,6 +423,16 @@ SETTINGS: tuple[Setting, ...] = (
         _whole(1, 1_000_000),
         "1 to 1000000",
         "Rooms at a time. A join that would make one more gets the error too_many_rooms.",
+    ),
+    # A hundred rooms that one address fills leave each room 1.3 MB of the histories' memory, and so the 1000
+    # messages of an ordinary room whole.
+    Setting(
+        "max_rooms_per_address",
+        100,
+        _whole(0, 1_000_000),
+        "0 to 1000000; 0 means no limit",
+        "Rooms at a time that clients of one address have made. A join that would make one more gets the "
+        "error too_many_rooms_by_address. All addresses of an IPv6 network of 64 bits count as one.",
     ),
     Setting(
         "max_members",

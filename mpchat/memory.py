@@ -18,15 +18,17 @@ UNDER_WAY_OF_LIGHT = 96 << 10  # worker.reading
 ENOUGH = 130_000  # worker.fanout
 SWAMPED_TOGETHER = 4 << 20  # worker.rooms
 STREAMS_MEMORY = 128 << 20  # worker.rooms
-LEAST_SHARE = 16 << 10  # worker.rooms, hub.rooms
+LEAST_SHARE = 16 << 10  # worker.rooms
 STATE_LIMIT = 256 << 10  # worker.migration
 MUCH = 1 << 20  # worker.downlink
 BATCH = 128  # supervisor.move_out; connections
 RUN_SIZE = 64 << 10  # protocol.session
 RUN_OVERHEAD = 300  # hub.history
-ROOMS_MEMORY = 256 << 20  # hub.rooms
+HISTORY_MEMORY = 128 << 20  # hub.shares
+STREAM_MEMORY = 128 << 20  # hub.shares
 BLOB_SIZE = 66 << 10  # hub.delivery
 MOST_HELD = 100_000  # hub.claims; names
+MOST_CONNECTING = 100_000  # supervisor.connect_rates.MOST; addresses
 QUEUE_LIMIT = 32 << 20  # hub.archive
 REMEMBERED_ROOMS = 10_000  # hub.archive.ROOMS
 EARLIER_KEPT = 8  # hub.history_file
@@ -40,6 +42,8 @@ ROOM_COST = 8 << 10
 FANOUT_COST = 4 << 10
 # A held name: in the worst script its key takes eighteen times as many characters.
 NAME_COST = 3 << 10
+# An address and when it may connect again.
+ADDRESS_COST = 400
 # A number with the name of its room, in what a history file says of rooms.
 NUMBER_COST = 400
 # What a blob of a stream takes beside its bytes, and the shortest frames of plain clients and of members.
@@ -94,7 +98,7 @@ def bounds(config: Config, workers: int, connections: int) -> list[Bound]:
         ),
         Bound(
             "streams of rooms",
-            there * _rooms_streams(lag, together, ENOUGH) + _rooms_streams(lag, together, BLOB_SIZE),
+            there * _rooms_streams(lag, together) + _hub_streams(lag, together),
             ("max_rooms", "max_connections", "lag_limit", "workers"),
         ),
         Bound("history of rooms", _history(config), ("max_rooms", "lag_limit")),
@@ -104,6 +108,11 @@ def bounds(config: Config, workers: int, connections: int) -> list[Bound]:
             ("max_rooms", "max_connections", "workers"),
         ),
         Bound("names that are held", MOST_HELD * NAME_COST if config.name_hold else 0, ("name_hold",)),
+        Bound(
+            "addresses that connected a moment ago",
+            MOST_CONNECTING * ADDRESS_COST if config.connect_rate else 0,
+            ("connect_rate",),
+        ),
         Bound("on the way between processes", there * _under_way(lag), ("lag_limit", "workers")),
         Bound("the history file", _history_file() if config.history else 0, ("history",)),
     ]
@@ -129,15 +138,20 @@ def _stream(size: int, shortest: int) -> int:
     return size + size // shortest * BLOB_COST
 
 
-def _rooms_streams(lag: int, rooms: int, blob: int) -> int:
+def _rooms_streams(lag: int, rooms: int) -> int:
     shared = min(STREAMS_MEMORY, rooms * lag)
-    return _stream(shared + rooms * LEAST_SHARE, SHORTEST_NUMBERED) + rooms * blob
+    return _stream(shared + rooms * LEAST_SHARE, SHORTEST_NUMBERED) + rooms * ENOUGH
+
+
+def _hub_streams(lag: int, rooms: int) -> int:
+    """The hub cuts streams down after it has added what came in one turn: a blob to each room at most."""
+    return _stream(min(STREAM_MEMORY, rooms * lag), SHORTEST_NUMBERED) + rooms * BLOB_SIZE
 
 
 def _history(config: Config) -> int:
-    """A room keeps its share, and its last run whatever the share is. Shares shrink while rooms are made."""
-    shared = min(ROOMS_MEMORY // 2, config.max_rooms * config.lag_limit)
-    return shared + config.max_rooms * (LEAST_SHARE + RUN_SIZE + RUN_OVERHEAD)
+    """A room keeps its last run, however long it is; all rooms together are cut down after each run."""
+    longest = RUN_SIZE + RUN_OVERHEAD
+    return min(HISTORY_MEMORY, config.max_rooms * (config.lag_limit + longest)) + longest
 
 
 def _under_way(lag: int) -> int:

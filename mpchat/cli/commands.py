@@ -18,6 +18,7 @@ from mpchat.cli.config import show_config
 from mpchat.cli.life_cycle import start, stop
 from mpchat.cli.manual import manual
 from mpchat.cli.moderation import ban, bans, kick, mute, say, unban, unmute
+from mpchat.cli.rooms import close, rooms
 from mpchat.cli.status import status
 from mpchat.errors import Exit, MpchatError
 
@@ -83,6 +84,7 @@ def main() -> None:
 for _command in (
     *(start, stop, status, reload, scale, chat),
     *(say, kick, ban, unban, mute, unmute, bans),
+    *(rooms, close),
     *(show_config, manual),
 ):
     main.add_command(_command)

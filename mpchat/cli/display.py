@@ -12,6 +12,7 @@ from mpchat.control.answers import (
     LastReload,
     Progress,
     ReloadResult,
+    RoomFacts,
     Sanctions,
     ScaleResult,
     ServerStatus,
@@ -73,6 +74,8 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
     head.append(f"up {duration(status.uptime)}, since {since}\n")
     head.append(f"{status.connections} of {_count(status.limits.connections, 'connection')}, ")
     head.append(f"{_count(status.messages, 'message')}, {status.refused} refused")
+    if too_fast := status.refused_by_code.get("too_fast"):
+        head.append(f", {too_fast} of them too fast")
     if status.people or status.history:
         head.append(f"\n{_people_line(status)}")
     if history := status.history:
@@ -231,6 +234,28 @@ def _workers_table(workers: Sequence[WorkerStatus]) -> Table:
             str(each.restarts),
         )
     return table
+
+
+def rooms_picture(rooms: Sequence[RoomFacts], now: float) -> RenderableType:
+    """Draw ``mpchat rooms``; ``now`` is in seconds since 1970. Names of rooms come from clients."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("room", overflow="fold")
+    for name in ("members", "messages", "memory", "age", "last active"):
+        table.add_column(name, justify="right", overflow="fold")
+    for each in rooms:
+        table.add_row(
+            Text(visible(each.room)),
+            str(each.members),
+            str(each.messages),
+            size(each.bytes),
+            _since(each.made, now),
+            _since(each.active, now),
+        )
+    return table
+
+
+def _since(moment: float | None, now: float) -> str:
+    return "-" if moment is None else duration(max(0.0, now - moment))
 
 
 def config_picture(rows: Sequence[tuple[str, str, str]]) -> RenderableType:

@@ -64,7 +64,9 @@ EVENT_SIZE = 96
 DEFAULT_ROOM = "lobby"
 # A join that was rejected for one of these may be granted later: a name is free again a minute after its
 # connection was lost, and members leave rooms.
-PASSING = frozenset({"name_taken", "room_full", "too_many_rooms", "full"})
+PASSING = frozenset(
+    {"name_taken", "room_full", "too_many_rooms", "too_many_rooms_by_address", "full", "too_fast"}
+)
 # Error code sent when a newer connection took the name. To take it back would never end.
 TAKEN_OVER = "taken_over"
 # Error codes of a join, and of every other request. A server of an earlier version answers both with

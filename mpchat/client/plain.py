@@ -36,7 +36,7 @@ ECHO_TIMEOUT = 5.0
 # Seconds without a server before the program fails: a restart takes less.
 RETURN_TIMEOUT = 30.0
 # Error codes of a server that rejects the client and closes: a script fails and does not try again.
-NO_ENTRY = frozenset({"full", "banned"})
+NO_ENTRY = frozenset({"full", "banned", "too_fast"})
 # Bytes of one read from stdin: the size of a pipe.
 STDIN_READ = 65_536
 

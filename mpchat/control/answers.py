@@ -119,7 +119,9 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     people: int = 0
     rooms: int = 0
     history: History | None = None
+    # Connections that were refused since the start: all, and by the code of the error.
     refused: int
+    refused_by_code: dict[str, int] = {}
     log: str
     runtime_dir: str
     # One more than there were reloads.
@@ -230,3 +232,35 @@ class Sanctions(msgspec.Struct, frozen=True):
 
     bans: list[Sanction]
     mutes: list[Sanction]
+
+
+# Rooms.
+
+
+class RoomFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A room. Moments are seconds since 1970, None when they are not known."""
+
+    room: str
+    members: int
+    # Messages that are kept, and the bytes of memory that they take.
+    messages: int
+    bytes: int
+    # When it was made, and when a message or a member last came in.
+    made: float | None
+    active: float | None
+    # The address of the client that made it, for IPv6 its network; empty when it is not known.
+    made_by: str = ""
+
+
+class RoomsPage(msgspec.Struct, frozen=True):
+    """A page of rooms; ``next`` asks for the next page, None: the last."""
+
+    rooms: list[RoomFacts]
+    next: str | None = None
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """The room that has ended, and how many members it had."""
+
+    room: str
+    members: int

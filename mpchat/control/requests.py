@@ -77,6 +77,19 @@ class Bans(Request, frozen=True):
     """List the bans and mutes in force."""
 
 
+class Rooms(Request, frozen=True):
+    """List a page of rooms whose names follow ``after``, in the order of their names."""
+
+    after: str | None = None
+
+
+class Close(Request, frozen=True):
+    """End a room and remove its history."""
+
+    room: str
+
+
 BY_COMMAND: dict[str, type[Request]] = {
-    each.command(): each for each in (Status, Stop, Reload, Scale, Say, Kick, Ban, Mute, Lift, Bans)
+    each.command(): each
+    for each in (Status, Stop, Reload, Scale, Say, Kick, Ban, Mute, Lift, Bans, Rooms, Close)
 }

@@ -30,6 +30,7 @@ from mpchat.hub.history_age import StampedAges
 from mpchat.hub.history_file import EARLIER_KEPT, MOVE_AWAY, HistoryFile, Numbering, UnusableFile, token
 from mpchat.hub.history_lock import lock_history
 from mpchat.hub.past import Past
+from mpchat.hub.shares import HISTORY_MEMORY
 
 __all__ = ["Archive", "ArchiveStatus", "Past", "Run"]
 
@@ -47,8 +48,6 @@ SWEEP = 60.0
 ROOMS = 10_000
 # Seconds that a start waits for a server that is just ending to release the file.
 LOCK_PATIENCE = 0.5
-# Bytes of memory that are loaded from the file at most: what all rooms keep (see rooms.ROOMS_MEMORY).
-LOADED = 128 << 20
 
 # Errors of the file; every other one would be a bug.
 _FAULTS = (sqlite3.Error, OSError, UnusableFile, StartError)
@@ -108,6 +107,8 @@ class Archive:
         self._queue: deque[Run] = deque()
         # By room: its last number that is not in the file yet, and when it was given; of dropped runs too.
         self._marks: dict[str, tuple[int, float]] = {}
+        # By room: up to which number its messages are to be removed from the file.
+        self._forgotten: dict[str, int] = {}
         # How many runs have left the queue, written or dropped; and the bytes that are in it.
         self._gone = 0
         self._waiting = 0
@@ -165,6 +166,12 @@ class Archive:
             self._messages, self._age = messages, age
         self._wake.set()
 
+    def forget(self, room: str, last: int) -> None:
+        """Remove a room's messages up to number ``last`` from the file, soon. Never blocks."""
+        with self._lock:
+            self._forgotten[room] = last
+        self._wake.set()
+
     def status(self) -> ArchiveStatus:
         """Return the state of the writing."""
         with self._lock:
@@ -198,7 +205,7 @@ class Archive:
             return []
         found = file.numbering()
         times = (time.monotonic(), time.time())
-        runs, damaged = file.runs(found.last, self._messages, self._age, LOADED, times)
+        runs, damaged = file.runs(found.last, self._messages, self._age, HISTORY_MEMORY, times)
         self._owners.add(found.owner)
         self._had_file = True
         self._numbering = found._replace(owner=self._numbering.owner)
@@ -255,15 +262,20 @@ class Archive:
             runs, first = list(self._queue), self._gone
             marks, self._marks = self._marks, {}
             messages, age = self._messages, self._age
+            forgotten, self._forgotten = self._forgotten, {}
         for each in runs:
             self._stamps.note(each.taken, each.at)
-        if marks or runs:
-            try:
+        try:
+            if marks or runs:
                 self._file.write(runs, {run.room: (run.last, run.at) for run in runs} | marks, messages)
-            except _FAULTS:
-                with self._lock:
-                    self._marks = marks | self._marks
-                raise
+            if forgotten:  # behind the runs: some of these may belong to it
+                self._file.forget(forgotten)
+        except _FAULTS:
+            with self._lock:
+                self._marks = marks | self._marks
+                self._forgotten = forgotten | self._forgotten
+            raise
+        if runs:
             self._written(runs, first)
         changed = (messages, age) != self._followed
         if changed:

@@ -3,9 +3,10 @@
 import secrets
 
 from mpchat.errors import ProtocolError
+from mpchat.hub.held_names import HeldNames
 from mpchat.protocol.names import name_key
 
-# Names that are held at most; past it the name that has been held longest is free.
+# Names that are held at most; see held_names for which is free past it.
 MOST_HELD = 100_000
 
 
@@ -36,8 +37,7 @@ class Claims:
 
     def __init__(self) -> None:
         self._by_key: dict[str, Claim] = {}
-        # Held names, the longest held first.
-        self._held: dict[str, Claim] = {}
+        self._held = HeldNames()
 
     def get(self, name: str) -> Claim | None:
         """Return the claim on a name, however it is spelled."""
@@ -63,7 +63,7 @@ class Claims:
             if replaced > identity:  # this join was longer on its way, and its connection is gone
                 raise ProtocolError("name_taken", f"{claim.name} has come back by a later connection")
             claim.before, claim.token = claim.token, fresh  # else the replaced one would take it back
-        self._held.pop(key, None)
+        self._held.remove(key)
         claim.name, claim.identity = name, identity
         return claim, replaced
 
@@ -71,14 +71,19 @@ class Claims:
         """Let any client have the name from now on."""
         del self._by_key[name_key(claim.name)]
 
-    def hold(self, claim: Claim, now: float, seconds: float) -> None:
-        """Keep the name for its owner for ``seconds``; forget names that were held long enough."""
+    def hold(self, claim: Claim, now: float, seconds: float, address: str) -> None:
+        """Keep the name for its owner for ``seconds``; forget names that were held long enough.
+
+        ``address`` is what counts as one address, of the client that was lost.
+        """
         claim.identity = None
         claim.until = now + seconds
-        key = name_key(claim.name)
-        self._held[key] = claim
-        while self._held:
-            oldest = next(iter(self._held))
-            if self._held[oldest].until > now and len(self._held) <= MOST_HELD:
-                return
-            del self._held[oldest], self._by_key[oldest]
+        self._held.add(name_key(claim.name), address)
+        while self._held and self._by_key[self._held.oldest].until <= now:
+            self._forget(self._held.oldest)
+        while len(self._held) > MOST_HELD:
+            self._forget(self._held.first_to_go)
+
+    def _forget(self, key: str) -> None:
+        self._held.remove(key)
+        del self._by_key[key]

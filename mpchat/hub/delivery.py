@@ -14,6 +14,7 @@ from mpchat.hub.effects import (
     End,
     Enter,
     Forget,
+    ForgetHistory,
     ForgetRoom,
     Leave,
     NoticeInRoom,
@@ -26,6 +27,7 @@ from mpchat.hub.history import Run
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.replay import OvertakenError, Replay
 from mpchat.hub.rooms import Rooms
+from mpchat.hub.shares import STREAM_MEMORY, Memory
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import REPLACED
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
@@ -80,12 +82,17 @@ class Delivery:
     """Reaches members, and plain clients through the plain stream."""
 
     def __init__(self, rooms: Rooms, plain: PlainStream, lag_limit: int, answers_memory: int) -> None:
-        """Bytes that may wait for one connection in transit (``lag_limit``), and for all together."""
+        """Set how many bytes may wait for one connection in transit, and for all of them together.
+
+        ``lag_limit`` is also how many bytes a stream keeps.
+        """
         self.lag_limit = lag_limit
         self.answers_memory = answers_memory
         self.endpoints: list[Endpoint] = []
         # Gets every run of messages that is numbered.
         self.on_run: Callable[[Run], None] | None = None
+        # Gets the name and the last number of every room whose history is to be removed.
+        self.on_forget: Callable[[str, int], None] | None = None
         # Connections that were found to be too slow since the hub looked last.
         self.too_slow: list[int] = []
         self._rooms = rooms
@@ -95,8 +102,9 @@ class Delivery:
         self._awaited: dict[Recipient, None] = {}
         self._waiting = 0
         self._streams: dict[int, RoomStream] = {}
-        # The largest share of the memory that a stream was given since all were last trimmed to theirs.
-        self._largest_share = 0
+        # What all streams take together. A member that is further behind than what its room's stream keeps is
+        # cut off when it is moved.
+        self._memory = Memory(STREAM_MEMORY)
         # Streams with something to send.
         self._stirred: dict[RoomStream, None] = {}
         self._carriers: dict[type, Callable[[Any], None]] = {
@@ -109,6 +117,7 @@ class Delivery:
             End: self._end,
             Forget: self._forget,
             ForgetRoom: self._forget_room,
+            ForgetHistory: self._forget_history,
         }
 
     def recipient(self, identity: int) -> Recipient | None:
@@ -118,7 +127,7 @@ class Delivery:
     def kept_bytes(self, room: int) -> int:
         """Return the bytes that are kept of a room's stream."""
         stream = self._streams.get(room)
-        return stream.buffer.end - stream.buffer.start if stream is not None else 0
+        return stream.buffer.size if stream is not None else 0
 
     def meet(self, identity: int, endpoint: Endpoint) -> None:
         """Remember by which worker a connection asks, if it asks for the first time."""
@@ -138,19 +147,29 @@ class Delivery:
             return
         stirred, self._stirred = self._stirred, {}
         told: dict[Endpoint, None] = {}
-        share = self._rooms.share
-        self._largest_share = max(self._largest_share, share)
         for stream in stirred:
             frames = stream.frames[0] if len(stream.frames) == 1 else b"".join(stream.frames)
             count = stream.count
             stream.count, stream.frames = 0, []
-            stream.buffer.limit = share
+            kept = stream.buffer.size
+            stream.buffer.limit = self.lag_limit
             stream.buffer.append_in_pieces(frames, count, BLOB_SIZE)
+            self._memory.used += stream.buffer.size - kept
             for endpoint in stream.endpoints:
                 endpoint.add_room(stream.room, count, frames)
                 told[endpoint] = None
         for endpoint in told:
             endpoint.send_rooms()
+        if self._memory.is_over:
+            self._keep_to_memory()
+
+    def _keep_to_memory(self) -> None:
+        """Forget the oldest parts of the streams that hold most."""
+        buffers = [stream.buffer for stream in self._streams.values()]
+        share = self._memory.share(each.size for each in buffers)
+        for each in buffers:
+            each.trim(share)
+        self._memory.used = sum(each.size for each in buffers)
 
     # Effects.
 
@@ -263,6 +282,7 @@ class Delivery:
         if not stream.recipients:  # no connection is owed anything of it
             self._stirred.pop(stream, None)
             stream.count, stream.frames = 0, []
+            self._memory.used -= stream.buffer.size
             stream.buffer.forget()
 
     def _end(self, effect: End) -> None:
@@ -280,6 +300,10 @@ class Delivery:
 
     def _forget_room(self, effect: ForgetRoom) -> None:
         self._streams.pop(effect.room, None)
+
+    def _forget_history(self, effect: ForgetHistory) -> None:
+        if self.on_forget is not None:
+            self.on_forget(*effect)
 
     # What workers say about members.
 
@@ -350,14 +374,3 @@ class Delivery:
         for stream in self._streams.values():
             stream.endpoints.pop(endpoint, None)
         return lost
-
-    def keep_to_share(self) -> None:
-        """Trim the streams in which nothing is said to the share that a room has by now."""
-        share = self._rooms.share
-        if self._largest_share <= share:
-            return
-        self._largest_share = share
-        for stream in self._streams.values():
-            if stream.buffer.limit > share:
-                stream.buffer.limit = share
-                stream.buffer.append(b"", 0)  # which forgets what is too much

@@ -70,4 +70,11 @@ class ForgetRoom(NamedTuple):
     room: int
 
 
-Effect = Say | SayInRoom | NoticeInRoom | Tell | Enter | Leave | End | Forget | ForgetRoom
+class ForgetHistory(NamedTuple):
+    """Remove a room's messages up to number ``last`` from the history file."""
+
+    room: str
+    last: int
+
+
+Effect = Say | SayInRoom | NoticeInRoom | Tell | Enter | Leave | End | Forget | ForgetRoom | ForgetHistory

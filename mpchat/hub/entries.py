@@ -94,6 +94,17 @@ class Lifted(msgspec.Struct, frozen=True, array_like=True, tag="lifted"):
     key: str
 
 
+class RoomClosed(msgspec.Struct, frozen=True, array_like=True, tag="room_closed"):
+    """An operator closes a room that exists, by the number of the room.
+
+    ``now`` is the monotonic clock and ``at`` the wall clock, in seconds.
+    """
+
+    now: float
+    at: float
+    room: int
+
+
 class Configured(msgspec.Struct, frozen=True, array_like=True, tag="configured"):
     """Other limits hold from here on; ``notices``: tell clients who has gone."""
 
@@ -114,8 +125,10 @@ class NoticesDue(msgspec.Struct, frozen=True, array_like=True, tag="notices_due"
 
 
 class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
-    """Time to forget rooms that are empty, history that is too old at ``now`` (monotonic clock), and rules
-    that have ended at ``at`` (wall clock)."""
+    """Time to forget unused rooms and history that is too old at ``now`` (monotonic clock).
+
+    And rules that have ended at ``at`` (wall clock).
+    """
 
     now: float
     at: float
@@ -130,6 +143,7 @@ Entry = (
     | Announced
     | Moderated
     | Lifted
+    | RoomClosed
     | Configured
     | ClockStepped
     | NoticesDue

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from mpchat.hub.limits import Kept
+from mpchat.hub.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.frames import cut_frames
 
 # What a run takes in memory beside its frames, in bytes.
@@ -55,18 +56,23 @@ def size_of(run: Run) -> int:
 class History:
     """The last messages of a room."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory | None = None) -> None:
+        """``memory`` is what the histories of all rooms take together."""
+        # Messages, and bytes of memory.
+        self.count = self.size = 0
         self._runs: deque[Run] = deque()
-        self._count = self._size = 0
+        self._memory = memory if memory is not None else Memory(HISTORY_MEMORY)
 
     def add(self, run: Run, kept: Kept) -> None:
         """Keep a run. A gap in the numbers empties the history first: kept numbers have no gaps."""
         if self._runs and run.seq != self._runs[-1].last + 1:
             self.clear()
         self._runs.append(run)
-        self._count += run.count
-        self._size += size_of(run)
-        if self._count > kept.messages or self._size > kept.size or kept.age:
+        size = size_of(run)
+        self.count += run.count
+        self.size += size
+        self._memory.used += size
+        if self.count > kept.messages or self.size > kept.size or kept.age:
             self.trim(run.taken, kept)
 
     def trim(self, now: float, kept: Kept) -> None:
@@ -77,16 +83,25 @@ class History:
         runs = self._runs
         while runs and (
             (kept.age and runs[0].taken < now - kept.age)
-            or (len(runs) > 1 and (self._count - runs[0].count >= kept.messages or self._size > kept.size))
+            or (len(runs) > 1 and (self.count - runs[0].count >= kept.messages or self.size > kept.size))
         ):
-            run = runs.popleft()
-            self._count -= run.count
-            self._size -= size_of(run)
+            self._forget_oldest()
+
+    def shrink(self, size: int) -> None:
+        """Forget the oldest runs until no more than ``size`` bytes are left, perhaps none."""
+        while self.size > size:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        run = self._runs.popleft()
+        size = size_of(run)
+        self.count -= run.count
+        self.size -= size
+        self._memory.used -= size
 
     def clear(self) -> None:
         """Forget everything."""
-        self._runs.clear()
-        self._count = self._size = 0
+        self.shrink(0)
 
     def __bool__(self) -> bool:
         return bool(self._runs)

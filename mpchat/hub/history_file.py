@@ -21,6 +21,8 @@ from typing import NamedTuple
 import msgspec
 
 from mpchat.hub.history import RUN_OVERHEAD, Run
+from mpchat.hub.shares import highest_share
+from mpchat.protocol.names import name_key
 
 # The application in SQLite's header: "mpch".
 APPLICATION_ID = 0x6D706368
@@ -172,24 +174,22 @@ class HistoryFile:
     ) -> tuple[list[Run], int]:
         """Return the kept runs, oldest first, and how many damaged runs were left out.
 
-        Of each room the last ``messages`` numbers are kept, no older than ``age`` seconds (0: of any age).
-        Of all rooms the newest are kept, in about ``most`` bytes of memory; the file has room for more.
+        Of each room the last ``messages`` numbers are kept, no older than ``age`` seconds (0: of any age). Of
+        the largest rooms fewer are kept, to fit ``most`` bytes of memory; the file has room for more.
         ``times`` are the steady clock and the wall clock. A message from the future counts as of now.
         """
         kept, damaged = [], 0
         now, wall = times
-        before = self._value(
-            "SELECT coalesce(max(id), 0) FROM"
-            " (SELECT id, sum(length(frames) + ?) OVER (ORDER BY id DESC) AS size FROM runs)"
-            " WHERE size > ?",
-            RUN_OVERHEAD,
-            most,
-        )
+        sizes = self._db.execute("SELECT sum(length(frames) + ?) FROM runs GROUP BY room", (RUN_OVERHEAD,))
+        share = highest_share((size for (size,) in sizes), most)
         seen: dict[str, int] = {}
         for checksum, *columns in self._db.execute(
             "SELECT runs.sum, rooms.name, seq, count, runs.at, sender, frames FROM runs"
-            " LEFT JOIN rooms ON rooms.id = runs.room WHERE runs.id > ? ORDER BY runs.id",
-            (before,),
+            " LEFT JOIN rooms ON rooms.id = runs.room"
+            " WHERE runs.id IN (SELECT id FROM (SELECT id,"
+            " sum(length(frames) + ?) OVER (PARTITION BY room ORDER BY id DESC) AS size FROM runs)"
+            " WHERE size <= ?) ORDER BY runs.id",
+            (RUN_OVERHEAD, share),
         ):
             run = Run(*columns)
             if not isinstance(run.frames, bytes) or _checksum(run) != checksum:
@@ -277,6 +277,16 @@ class HistoryFile:
                 self._db.execute("UPDATE numbering SET floor = max(floor, ?)", (floor,))
                 self._db.executemany("DELETE FROM runs WHERE room = ?", [(room,) for room, _ in forgotten])
                 self._db.executemany("DELETE FROM rooms WHERE id = ?", [(room,) for room, _ in forgotten])
+
+    def forget(self, rooms: Mapping[str, int]) -> None:
+        """Remove the messages of rooms up to a number each, however the rooms were spelled."""
+        by_key = {name_key(name): last for name, last in rooms.items()}
+        with _Transaction(self._db):
+            known = self._db.execute("SELECT id, name FROM rooms").fetchall()
+            self._db.executemany(
+                "DELETE FROM runs WHERE room = ? AND seq <= ?",
+                [(room, by_key[key]) for room, name in known if (key := name_key(name)) in by_key],
+            )
 
     def finish(self) -> None:
         """Mark the file as closed in order: all numbers that were given are in it."""

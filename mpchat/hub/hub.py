@@ -30,6 +30,7 @@ from mpchat.hub.entries import (
     Moderated,
     NoticesDue,
     Posted,
+    RoomClosed,
     Swept,
     WorkerDied,
 )
@@ -49,6 +50,7 @@ from mpchat.ipc.limits import BATCH_SIZE
 from mpchat.ipc.reasons import INTERNAL_ERROR, SLOW
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import unpack_request
+from mpchat.text import visible
 
 # Bytes of an announcement: room, number and time must still fit into a member's frame.
 ANNOUNCEMENT_LIMIT = 65_000
@@ -295,6 +297,20 @@ class Hub:
             )
         self._put_in_order(Announced(now, time.time(), frame), now)
 
+    def close_room(self, name: str, now: float) -> tuple[str, int]:
+        """End a room and forget its history; return its name and how many members it had.
+
+        Raises :class:`MpchatError` when there is no such room, and for the lobby.
+        """
+        room = self.state.rooms.get(name)
+        if room is None:
+            raise MpchatError(f"there is no room {visible(name)}; mpchat rooms lists them")
+        if room is self.state.rooms.lobby:
+            raise MpchatError(f"{room.name} cannot be closed: members of closed rooms are put there")
+        members = len(room.members)
+        self._put_in_order(RoomClosed(now, time.time(), room.number), now)
+        return room.name, members
+
     def change_limits(self, limits: Limits, *, notices: bool, now: float) -> None:
         """Keep to other limits from now on."""
         self._limits, self._notices = limits, notices
@@ -310,7 +326,6 @@ class Hub:
         """Forget what is too old or unused; call it about once a second."""
         self.watch_clock()
         self._put_in_order(Swept(now, time.time()), now)
-        self.delivery.keep_to_share()
         for room in self._sender_holds.expire(now - STUCK_AFTER):
             self._judge_hold(room)
 

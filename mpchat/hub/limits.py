@@ -12,11 +12,14 @@ class Kept(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How many rooms there may be, and members in one room (0: any number); for how many seconds a name is
-    held; how much history is kept; how many bytes of a stream a client may be behind; and how many may wait
-    for all members in transit together."""
+    """How many rooms there may be, how many of one address, and members in one room (0: any number).
+
+    For how many seconds a name is held; how much history is kept; how many bytes of a stream a client may be
+    behind; and how many may wait for all members in transit together.
+    """
 
     rooms: int
+    rooms_per_address: int
     members: int
     name_hold: float
     kept: Kept

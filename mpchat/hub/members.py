@@ -5,16 +5,18 @@ Times are given; what is to be sent is returned as effects. How a member is reac
 
 from bisect import bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 
 from mpchat.errors import ProtocolError
 from mpchat.hub.claims import Claim, Claims
-from mpchat.hub.effects import Effect, End, Enter, Leave, Tell
+from mpchat.hub.effects import Effect, End, Enter, ForgetHistory, Leave, Tell
 from mpchat.hub.entries import Asked
 from mpchat.hub.limits import Limits
 from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
 from mpchat.hub.replay import HISTORY_AT_JOIN
 from mpchat.hub.rooms import Room, Rooms
+from mpchat.ipc.addresses import owner_of_client
 from mpchat.ipc.reasons import CLOSED, REPLACED
 from mpchat.protocol.messages import Welcome, error_frame
 from mpchat.protocol.names import checked_name, checked_room, name_key
@@ -70,6 +72,8 @@ class Members:
         self.claims = Claims()
         # Rooms in which a notice has begun to wait since the state looked last.
         self.stirred: dict[Room, None] = {}
+        # Rooms whose last member has left since the state looked last, and when (seconds, monotonic).
+        self.emptied: dict[Room, float] = {}
         self._rooms = rooms
         self._moderation = moderation
         self._emit = emit
@@ -113,19 +117,39 @@ class Members:
         self.ending.pop(identity, None)
         member = self.by_identity.pop(identity, None)
         if member is not None:
-            self._leave(member, reason)
-            claim = member.claim
+            room, claim = member.room, member.claim
+            self._leave(member, reason, now)
             if claim is not None and claim.identity == identity:
                 if reason == CLOSED:
                     self.claims.free(claim)
                 else:
-                    self.claims.hold(claim, now, self.limits.name_hold)
+                    self.claims.hold(claim, now, self.limits.name_hold, owner_of_client(member.address))
+                    if room is not None:
+                        room.awaited = claim.until
         return member
 
     def end(self, member: Member, reason: str) -> None:
         """Close the connection of a member that is forgotten already; drop what it still sends."""
         self.ending[member.identity] = member
         self._emit(End(member.identity, reason))
+
+    def close(self, room: Room, now: float, at: float) -> None:
+        """End a room and forget its history. Its members go into the lobby, with an error that says so."""
+        lobby = self._rooms.lobby
+        closed = error_frame(
+            "room_closed", f"{room.name} was closed by the operator; you are in {lobby.name}"
+        )
+        # From the last name on: to take names from the end of a list moves no others.
+        for identity, _ in sorted(room.members.items(), key=itemgetter(1), reverse=True):
+            member = self.by_identity[identity]
+            self._leave(member, "closed", now)
+            self._emit(Tell(identity, closed))
+            self._enter(member, lobby, at)
+            self._welcome(member, lobby, Join())
+        room.history.clear()
+        room.awaited = 0.0
+        self.emptied[room] = now
+        self._emit(ForgetHistory(room.name, room.seq))
 
     # Joining.
 
@@ -138,17 +162,22 @@ class Members:
         if self._moderation.banned_name(wanted, asked.at):
             raise ProtocolError("banned", f"{wanted} is banned here")
         before = member.room
-        room = self._room_to_enter(join.room, before, self._room_given_up(wanted, join.token))
+        room = self._room_to_enter(join.room, before, self._room_given_up(wanted, join.token), asked)
         if member.claim is None:
             member.claim = self._claim(member, wanted, join.token, asked)
         if room is None:
-            room = self._rooms.make(checked_room(join.room or LOBBY))
+            room = self._rooms.make(
+                checked_room(join.room or LOBBY), owner_of_client(member.address), asked.at
+            )
         if room is not before:
-            self._leave(member, "moved")
-            room.enter(member.identity, member.claim.name)
-            self.stirred[room] = None
-            member.room = room
+            self._leave(member, "moved", asked.now)
+            self._enter(member, room, asked.at)
         self._welcome(member, room, join)
+
+    def _enter(self, member: Member, room: Room, at: float) -> None:
+        room.enter(member.identity, member.name, at)
+        self.stirred[room] = None
+        member.room = room
 
     def _room_given_up(self, name: str, token: str | None) -> Room | None:
         """Return the room of the connection that a join with this token replaces."""
@@ -157,7 +186,9 @@ class Members:
             return None
         return self.by_identity[claim.identity].room
 
-    def _room_to_enter(self, name: str | None, before: Room | None, given_up: Room | None) -> Room | None:
+    def _room_to_enter(
+        self, name: str | None, before: Room | None, given_up: Room | None, asked: Asked
+    ) -> Room | None:
         """Return the room, or None for a room that must be made. Raises :class:`ProtocolError`.
 
         In ``before`` and in ``given_up`` the member leaves a place that it may take itself.
@@ -167,13 +198,24 @@ class Members:
         name = checked_room(name if name is not None else LOBBY)
         room = self._rooms.get(name)
         if room is None:
-            if len(self._rooms) >= self.limits.rooms:
-                raise ProtocolError(
-                    "too_many_rooms", f"there are {len(self._rooms)} rooms, no more are allowed"
-                )
+            self._check_for_a_new_room(before, asked)
         elif room not in (before, given_up) and 0 < self.limits.members <= len(room.members):
             raise ProtocolError("room_full", f"{room.name} has {len(room.members)} members, no more fit")
         return room
+
+    def _check_for_a_new_room(self, before: Room | None, asked: Asked) -> None:
+        """Raise :class:`ProtocolError` when there are too many rooms, were the member to leave ``before``."""
+        rooms, owner = self._rooms, owner_of_client(asked.address)
+        ending = before if before is not None and rooms.is_unused(before, asked.now, members=1) else None
+        if len(rooms) - (ending is not None) >= self.limits.rooms:
+            raise ProtocolError("too_many_rooms", f"there are {len(rooms)} rooms, no more are allowed")
+        made = rooms.made_by[owner]
+        if 0 < self.limits.rooms_per_address <= made - (ending is not None and ending.owner == owner):
+            raise ProtocolError(
+                "too_many_rooms_by_address",
+                f"your address has made {made} rooms that still exist, no more are allowed; "
+                "enter one that exists, or come again when one of yours has ended",
+            )
 
     def _claim(self, member: Member, name: str, token: str | None, asked: Asked) -> Claim:
         held = self.claims.get(name)
@@ -181,7 +223,7 @@ class Members:
         claim, replaced = self.claims.take(name, member.identity, token, asked.token, asked.now)
         if replaced is not None:
             other = self.by_identity.pop(replaced)
-            self._leave(other, REPLACED)
+            self._leave(other, REPLACED, asked.now)
             self._emit(Tell(other.identity, error_frame("taken_over", text)))
             self.end(other, REPLACED)
         return claim
@@ -216,11 +258,13 @@ class Members:
         """Tell whether the numbers up to ``after`` that a client has seen are those of this room."""
         return epoch is not None and self.past.knows(epoch, room.name, after)
 
-    def _leave(self, member: Member, reason: str) -> None:
+    def _leave(self, member: Member, reason: str, now: float) -> None:
         room, member.room = member.room, None
         if room is not None:
             room.leave(member.identity, reason)
             self.stirred[room] = None
+            if not room.members:
+                self.emptied[room] = now
             self._emit(Leave(member.identity))
 
     # Questions.

@@ -4,6 +4,7 @@ Not here: which worker serves a member, and how far a client has got; see :mod:`
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -11,13 +12,10 @@ import msgspec
 from mpchat.hub.history import History, Run
 from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.sequencer import NOTICE_GATHER
+from mpchat.hub.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import LOBBY, joined_frame, left_frame, numbered_frames, room_field
 
-# Bytes that the streams and the histories of all rooms take together, and the least of each for a room. A
-# member that is further behind than its room's share is cut off when it is moved.
-ROOMS_MEMORY = 256 << 20
-LEAST_SHARE = 16 << 10
 # Rooms that one sweep looks at, at least, and sweeps until all were looked at: 1000 rooms take a millisecond.
 SWEPT = 500
 SWEEPS = 10
@@ -29,12 +27,13 @@ Times = tuple[float, float]
 class Room:
     """One room. It knows members by the identities of their connections."""
 
-    def __init__(self, number: int, name: str, seq: int = 0) -> None:
+    def __init__(self, number: int, name: str, seq: int = 0, memory: Memory | None = None) -> None:
+        """``memory`` is what the histories of all rooms take together."""
         self.number = number
         self.name = name
         # The number of the last message.
         self.seq = seq
-        self.history = History()
+        self.history = History(memory)
         self._field = room_field(name)
         # Names by identity; and sorted, because sorting thousands at each question would delay all others.
         self.members: dict[int, str] = {}
@@ -42,11 +41,19 @@ class Room:
         self._joined: dict[str, None] = {}
         self._left: dict[str, str] = {}
         self._next_notice = 0.0
+        # What counts as the address of the client that has made it; empty when no client has.
+        self.owner = ""
+        # When it was made, and when a message or a member last came in (seconds since 1970; None: never).
+        self.made_at: float | None = None
+        self.active_at: float | None = None
+        # Until when a lost member may come back (seconds, monotonic); until then the room is kept.
+        self.awaited = 0.0
 
     def post(self, sender: str, count: int, frames: bytes, times: Times, kept: Kept) -> Run:
         """Number ``count`` messages; ``sender`` is a name, an address, or empty for the server itself."""
         run = Run(self.name, self.seq + 1, count, times[1], sender, frames, times[0])
         self.seq += count
+        self.active_at = times[1]
         self.history.add(run, kept)
         return run
 
@@ -54,8 +61,9 @@ class Room:
         """Return the frames that members get for a run of this room."""
         return numbered_frames(run.frames, run.sender, self._field, run.seq, run.at)
 
-    def enter(self, identity: int, name: str) -> None:
+    def enter(self, identity: int, name: str, at: float | None = None) -> None:
         """Let a member in."""
+        self.active_at = at
         self.members[identity] = name
         insort(self.names, name)
         if self._left.pop(name, None) is None:
@@ -95,16 +103,17 @@ class Room:
 
 
 class Rooms:
-    """All rooms, by name and by number, and each one's share of the memory."""
+    """All rooms, by name and by number, and the memory that their histories take."""
 
     def __init__(self, limits: Limits) -> None:
         """Begin with the lobby, which is always there."""
-        self._limits = limits
-        # The bytes that each room may keep of its stream, and how much of its history.
-        self.share = 0
+        # What each room may keep of its history, and what all of them may keep.
         self.kept = limits.kept
+        self.memory = Memory(HISTORY_MEMORY)
         self.by_key: dict[str, Room] = {}
         self.by_number: dict[int, Room] = {}
+        # How many of them clients of an address have made; see ``addresses.owner_of``.
+        self.made_by: Counter[str] = Counter()
         # Sorted, for pages.
         self.names: list[str] = []
         # The number after which the messages of a new room begin, unless `_last` has its own: no number of a
@@ -112,7 +121,7 @@ class Rooms:
         self._floor = 0
         self._last: dict[str, int] = {}
         self._numbers = 0
-        self._unswept: list[tuple[str, Room]] = []
+        self._unswept: list[Room] = []
         self.lobby = self.make(LOBBY)
 
     def __len__(self) -> int:
@@ -125,20 +134,22 @@ class Rooms:
         """Return the room of this name, however it is spelled."""
         return self.by_key.get(name_key(name))
 
-    def make(self, name: str) -> Room:
-        """Make the room of this name, which must not be there."""
+    def make(self, name: str, owner: str = "", at: float | None = None) -> Room:
+        """Make the room of this name, which must not be there, for a client of the address ``owner``."""
         self._numbers += 1
         key = name_key(name)
-        room = Room(self._numbers, name, self._last.get(key, self._floor))
+        room = Room(self._numbers, name, self._last.get(key, self._floor), self.memory)
         self.by_key[key] = self.by_number[room.number] = room
         insort(self.names, name)
-        self._share_out()
+        room.made_at = at
+        if owner:
+            room.owner = owner
+            self.made_by[owner] += 1
         return room
 
     def change_limits(self, limits: Limits) -> None:
         """Keep to other limits from now on."""
-        self._limits = limits
-        self._share_out()
+        self.kept = limits.kept
 
     def restore(self, last: Mapping[str, int], floor: int, runs: Sequence[Run]) -> None:
         """Continue where an earlier server stopped: last numbers by room, and its history. Call it first."""
@@ -148,7 +159,8 @@ class Rooms:
             self._last[key] = max(number, self._last.get(key, 0))
         self.lobby.seq = self._last.get(name_key(LOBBY), floor)
         for run in runs:
-            room = self.get(run.room) or self.make(run.room)
+            room = self.get(run.room) or self.make(run.room, at=run.at)
+            room.active_at = run.at
             if run.room != room.name:
                 run = msgspec.structs.replace(run, room=room.name)
             room.history.add(run, self.kept)
@@ -156,32 +168,48 @@ class Rooms:
             if room.history.last != room.seq:  # the last messages were lost, and with them what is before
                 room.history.clear()
 
-    def sweep(self, now: float) -> list[Room]:
-        """Forget some of the rooms that are empty and have no history at ``now``; return them.
+    def is_unused(self, room: Room, now: float, members: int = 0) -> bool:
+        """Tell whether nothing is lost with a room, once so many ``members`` have left it.
 
-        Trims the others to their share. Each call looks at a part of all rooms, because 10 000 take a while.
+        It has no other member and no history, and no lost member may come back.
         """
-        if not self._unswept:
-            self._unswept = list(self.by_key.items())
-        part = max(SWEPT, len(self) // SWEEPS)
-        looked_at, self._unswept = self._unswept[:part], self._unswept[part:]
-        forgotten = []
-        for key, room in looked_at:
-            room.history.trim(now, self.kept)
-            if not room.members and room is not self.lobby and not room.history:
-                self._forget(key, room)
-                forgotten.append(room)
-        self._share_out()
-        return forgotten
+        used = len(room.members) > members or room.history or room.awaited > now
+        return not (used or room is self.lobby)
 
-    def _forget(self, key: str, room: Room) -> None:
+    def forget(self, room: Room) -> None:
+        """Forget an unused room."""
+        key = name_key(room.name)
         del self.by_key[key], self.by_number[room.number]
         del self.names[bisect_left(self.names, room.name)]
         self._floor = max(self._floor, room.seq)
         self._last.pop(key, None)
+        if room.owner:
+            self.made_by[room.owner] -= 1
+            if not self.made_by[room.owner]:
+                del self.made_by[room.owner]
 
-    def _share_out(self) -> None:
-        """Divide the memory among the rooms: half of each share for the stream, half for the history."""
-        share = ROOMS_MEMORY // (2 * len(self.by_key))
-        self.share = max(LEAST_SHARE, min(self._limits.lag, share))
-        self.kept = self._limits.kept._replace(size=self.share)
+    def sweep(self, now: float) -> list[Room]:
+        """Forget history that is too old at ``now``, and some of the unused rooms; return these rooms.
+
+        Each call looks at a part of all rooms, because 10 000 take a while.
+        """
+        if not self._unswept:
+            self._unswept = list(self)
+        part = max(SWEPT, len(self) // SWEEPS)
+        looked_at, self._unswept = self._unswept[:part], self._unswept[part:]
+        forgotten = []
+        for room in looked_at:
+            room.history.trim(now, self.kept)
+            if room.number in self.by_number and self.is_unused(room, now):
+                self.forget(room)
+                forgotten.append(room)
+        return forgotten
+
+    def keep_to_memory(self) -> None:
+        """Forget the oldest messages of the rooms that hold most. Call it when too much is kept."""
+        share = self.memory.share(room.history.size for room in self)
+        for room in self:
+            if room.history.size > share:
+                room.history.shrink(share)
+                if self.memory.has_room:
+                    return

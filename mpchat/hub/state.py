@@ -21,6 +21,7 @@ from mpchat.hub.entries import (
     Moderated,
     NoticesDue,
     Posted,
+    RoomClosed,
     Sender,
     Swept,
     WorkerDied,
@@ -73,6 +74,7 @@ class HubState:
             Announced: self._announced,
             Moderated: self._moderated,
             Lifted: self._lifted,
+            RoomClosed: self._room_closed,
             Configured: self._configured,
             ClockStepped: self._clock_stepped,
             NoticesDue: self._notices_due,
@@ -84,6 +86,10 @@ class HubState:
         self._appliers[type(entry)](entry)
         if self.members.stirred:
             self._wait_for_notices()
+        if self.members.emptied:
+            self._forget_emptied()
+        if self.rooms.memory.is_over:
+            self.rooms.keep_to_memory()
         effects = self._effects.copy()
         self._effects.clear()
         return effects
@@ -102,6 +108,14 @@ class HubState:
             if due is not None and room.number not in self._waiting:
                 self._waiting.add(room.number)
                 heappush(self._notices, (due, room.number))
+
+    def _forget_emptied(self) -> None:
+        """Forget rooms that were emptied and are unused: the entry may have filled one of them again."""
+        emptied, self.members.emptied = self.members.emptied, {}
+        for room, now in emptied.items():
+            if self.rooms.is_unused(room, now):
+                self.rooms.forget(room)
+                self._effects.append(ForgetRoom(room.number))
 
     # Messages.
 
@@ -202,6 +216,11 @@ class HubState:
 
     def _clock_stepped(self, entry: ClockStepped) -> None:
         self.moderation.shift(entry.by)
+
+    def _room_closed(self, entry: RoomClosed) -> None:
+        room = self.rooms.by_number.get(entry.room)
+        if room is not None and room is not self.rooms.lobby:
+            self.members.close(room, entry.now, entry.at)
 
     def _configured(self, entry: Configured) -> None:
         self.members.limits = entry.limits

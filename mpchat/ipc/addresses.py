@@ -21,6 +21,11 @@ def covers(target: str, host: str) -> bool:
         return False
 
 
+def owner_of_client(address: str) -> str:
+    """Return what counts as one address, for a client's ``host:port`` or ``[host]:port``."""
+    return owner_of(address.rpartition(":")[0].strip("[]"))
+
+
 def owner_of(host: str) -> str:
     """Return what counts as one address: the host itself, for IPv6 its network of 64 bits."""
     if ":" not in host:

@@ -100,6 +100,18 @@ class StreamBuffer:
             messages -= count
         self.append(frames, messages)
 
+    @property
+    def size(self) -> int:
+        """How many bytes are kept."""
+        return self.end - self.start
+
+    def trim(self, most: int) -> None:
+        """Forget the oldest blobs until no more than ``most`` bytes are kept, perhaps none."""
+        while self.size > most:
+            self.start += len(self._blobs[self._first])
+            self._blobs[self._first] = b""
+            self._first += 1
+
     def read(self, cursor: int, most: int) -> list[memoryview]:
         """Return what stands from ``cursor`` on, about ``most`` bytes, as views to hand to ``sendmsg``.
 

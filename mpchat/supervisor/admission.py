@@ -1,14 +1,17 @@
-"""Admission: whether a client may connect: bans, the room that is left, the limit per address."""
+"""Admission: whether a client may connect: bans, the room that is left, the limits per address."""
 
 import time
 
 from mpchat.hub.hub import Hub
+from mpchat.ipc.addresses import owner_of
 from mpchat.supervisor.change_runner import ChangeRunner
+from mpchat.supervisor.connect_rates import ConnectRates, Rate
 from mpchat.supervisor.live_settings import LiveSettings
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.refusals import Refusal
 
+TOO_FAST = Refusal("your address connects too fast; wait a few seconds, then connect again", "too_fast")
 BANNED = Refusal("your address is banned here", "banned")
 
 
@@ -28,6 +31,7 @@ class Admission:
         self._pool = pool
         self._placement = placement
         self._changes = changes
+        self._rates = ConnectRates()
 
     @property
     def limit(self) -> int:
@@ -54,7 +58,9 @@ class Admission:
         most = self._settings.config.max_per_address
         if most and self._placement.from_host(host) >= most:
             return Refusal(f"{most} clients are connected from your address already")
-        return None
+        config = self._settings.config
+        rate = Rate(config.connect_rate, config.connect_burst)
+        return None if self._rates.admit(owner_of(host), rate, time.monotonic()) else TOO_FAST
 
     @property
     def full(self) -> Refusal:

@@ -16,6 +16,7 @@ from mpchat.supervisor.ask_workers import PATIENCE, WorkerQuestions
 from mpchat.supervisor.disk import Disk
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
+from mpchat.supervisor.room_commands import RoomCommands
 
 log = logging.getLogger("mpchat.supervisor")
 
@@ -32,6 +33,7 @@ class ClientCommands:
         questions: WorkerQuestions,
         disk: Disk,
     ) -> None:
+        self.rooms = RoomCommands(reactor, hub)
         self._hub = hub
         self._reactor = reactor
         self._pool = pool

@@ -52,7 +52,7 @@ class Commands:
                 self._handle_clients(request, reply)
 
     def _handle_clients(self, request: Request, reply: Reply) -> None:
-        """Carry out a request that concerns clients."""
+        """Carry out a request that concerns clients or rooms."""
         match request:
             case requests.Say(text):
                 self._clients.say(text, reply)
@@ -66,6 +66,10 @@ class Commands:
                 self._clients.lift(what, target, reply)
             case requests.Bans():
                 reply(Answer(self._clients.list_sanctions()))
+            case requests.Rooms(after):
+                reply(Answer(self._clients.rooms.list(after)))
+            case requests.Close(room):
+                reply(Answer(self._clients.rooms.close(room)))
             case _:
                 raise NotImplementedError(request.command())
 

@@ -143,5 +143,11 @@ def limits_of(config: Config) -> Limits:
     """Return the limits that the hub keeps to."""
     kept = Kept(config.history_messages, config.lag_limit, config.history_age)
     return Limits(
-        config.max_rooms, config.max_members, config.name_hold, kept, config.lag_limit, config.answers_memory
+        rooms=config.max_rooms,
+        rooms_per_address=config.max_rooms_per_address,
+        members=config.max_members,
+        name_hold=config.name_hold,
+        kept=kept,
+        lag=config.lag_limit,
+        answers=config.answers_memory,
     )

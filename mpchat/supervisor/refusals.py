@@ -1,7 +1,7 @@
 """Refusals: answers clients that may not come in, so that each can read why before its connection closes."""
 
 import socket
-from collections import deque
+from collections import Counter, deque
 from typing import NamedTuple
 
 from mpchat.protocol.messages import error_frame
@@ -25,13 +25,19 @@ class Refusals:
     """Refused clients, counted, and those that are still reading their answer."""
 
     def __init__(self, reactor: Reactor) -> None:
-        self.count = 0
+        # By code.
+        self.counts: Counter[str] = Counter()
         self._reactor = reactor
         self._lingering: deque[socket.socket] = deque()
 
+    @property
+    def count(self) -> int:
+        """How many clients were refused."""
+        return self.counts.total()
+
     def refuse(self, sock: socket.socket, refusal: Refusal, *, linger: bool = True) -> None:
         """Send an error and close, now or, with ``linger``, after the client had time to read it."""
-        self.count += 1
+        self.counts[refusal.code] += 1
         if not (_answer(sock, refusal) and linger):
             sock.close()
             return

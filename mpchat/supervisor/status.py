@@ -70,6 +70,7 @@ class StatusReport:
             rooms=self.hub.rooms,
             history=_history(self.archive) if self.archive else None,
             refused=self.acceptor.refusals.count,
+            refused_by_code=dict(self.acceptor.refusals.counts),
             log=config.log_file,
             runtime_dir=str(self.folder),
             generation=self.pool.generation,

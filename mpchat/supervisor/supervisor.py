@@ -285,7 +285,7 @@ def _make_hub(
     config: Config, bans: Path, archive: Archive | None, past: Past | None, connections: Callable[[], int]
 ) -> Hub:
     """Return a hub that goes on from the history and from the bans kept in a file."""
-    return Hub(
+    hub = Hub(
         limits_of(config),
         notices=config.notices,
         past=past,
@@ -293,6 +293,8 @@ def _make_hub(
         on_run=archive.save if archive else None,
         connections=connections,
     )
+    hub.delivery.on_forget = archive.forget if archive else None
+    return hub
 
 
 def _open_control(reactor: Reactor, path: Path, commands: Commands) -> Server:

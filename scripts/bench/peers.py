@@ -159,7 +159,9 @@ def mpchat_peer(name: str, *options: str, workers: int | None = None) -> Peer:
 
     def command(folder: Path, port: int, _connections: int) -> list[str]:
         where = ("--name", INSTANCE, "--runtime-dir", str(folder), "--port", str(port))
-        return [sys.executable, "-m", "mpchat", "start", "--foreground", *where, *options]
+        # All clients of a measurement come from one address.
+        unbounded = ("--max-rooms-per-address", "0")
+        return [sys.executable, "-m", "mpchat", "start", "--foreground", *where, *unbounded, *options]
 
     return Peer(
         name,

@@ -100,6 +100,34 @@ def test_one_client_more_than_an_address_may_have(folder: Path) -> None:
         eventually(lambda: is_served(server.address), "room for another client of the address")
 
 
+def answer_code(address: tuple[str, int], source: str = "127.0.0.1") -> str:
+    """The code of the error that a client gets for an empty frame, or for coming at all."""
+    with Client(address, source=source) as client:
+        with suppress(OSError):
+            client.send_raw(b"\0\0")
+        answer = client.receive()
+        while answer is not None and "error" not in answer:  # a notice about the one before
+            answer = client.receive()
+        assert answer is not None
+        return str(answer["error"]["code"])
+
+
+def test_an_address_that_connects_too_fast_is_told_so_and_others_come_in(folder: Path) -> None:
+    with (
+        running(folder, "--connect-rate", "1", "--connect-burst", "3") as server,
+        Client(server.address, source="127.0.0.2") as other,
+    ):
+        begun = time.monotonic()
+        codes = [answer_code(server.address) for _ in range(20)]
+        served = len(codes) - codes.count("too_fast")
+        assert 3 <= served <= 4 + time.monotonic() - begun
+        assert facts(server)["refused_by_code"] == {"too_fast": codes.count("too_fast")}
+        assert answer_code(server.address, "127.0.0.2") == "not_json"
+        other.say("still here")
+        other.hear_until("still here")
+        eventually(lambda: answer_code(server.address) == "not_json", "a place after a while")
+
+
 def test_a_client_that_says_nothing_is_ended_by_the_idle_timeout(folder: Path) -> None:
     with running(folder, "--idle-timeout", "2s") as server, listeners(server, 2) as (busy, idle):
         begun = time.monotonic()

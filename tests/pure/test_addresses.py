@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpchat.ipc.addresses import covers, owner_of
+from mpchat.ipc.addresses import covers, owner_of, owner_of_client
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,8 @@ def test_a_network_of_64_bits_is_one_owner_and_an_address_of_ipv4_is_one() -> No
     assert owner_of("192.0.2.7") == "192.0.2.7"
     assert owner_of("::1%") == owner_of("::1")
     assert owner_of("no:address") == "no:address"
+
+
+def test_the_owner_of_a_client_is_that_of_its_host() -> None:
+    assert owner_of_client("192.0.2.7:4000") == "192.0.2.7"
+    assert owner_of_client("[2001:db8::1]:4000") == owner_of("2001:db8::2")

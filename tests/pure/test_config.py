@@ -43,6 +43,8 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "notices": [("on", True), ("OFF", False), (True, True), (False, False)],
     "max_connections": [(0, 0), ("10000000", 10_000_000)],
     "max_per_address": [(0, 0), ("7", 7)],
+    "connect_rate": [(0, 0), ("100000", 100_000)],
+    "connect_burst": [(1, 1), ("1000000", 1_000_000)],
     "payload_limit": [(64, 64), ("60000", 60_000), ("1k", 1024), ("58 KiB", 59_392)],
     "lag_limit": [("256k", 262_144), ("8 MiB", 8 << 20), ("1GB", 1 << 30), (1 << 20, 1 << 20)],
     "answers_memory": [("1M", 1 << 20), ("64 MiB", 64 << 20), ("64g", 64 << 30), (5 << 20, 5 << 20)],
@@ -60,6 +62,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "history_age": [(0, 0.0), ("24h", 86_400.0), ("168h", 604_800.0)],
     "name_hold": [(0, 0.0), ("90s", 90.0), ("168h", 604_800.0)],
     "max_rooms": [(1, 1), ("1000000", 1_000_000)],
+    "max_rooms_per_address": [(0, 0), ("1000000", 1_000_000)],
     "max_members": [(0, 0), ("10000000", 10_000_000)],
     "farewell": [("", ""), ("안녕 👋\n[bye]", "안녕 👋\n[bye]"), ("\x01" * 1000, "\x01" * 1000)],
 }
@@ -91,6 +94,8 @@ BAD: dict[str, list[Any]] = {
     "notices": ["", "yes", "1", 1, 0, ["on"], "on "],
     "max_connections": ["-1", "10000001", "many"],
     "max_per_address": ["-1", "10000001", 0.5],
+    "connect_rate": ["-1", 100_001, 0.5],
+    "connect_burst": [0, 1_000_001, "all"],
     "payload_limit": ["63", "60001", "1m", "k", "1.5k", "-64", "64 bits", True, 64.0],
     "lag_limit": ["255k", "2g", "1 TiB", "9" * 400 + "g", 1],
     "answers_memory": ["1023k", "65g", "-1", "many", 1],
@@ -108,6 +113,7 @@ BAD: dict[str, list[Any]] = {
     "history_age": ["0.5s", "169h", -1, "soon", True, None],
     "name_hold": ["169h", -1, "soon", True, None],
     "max_rooms": [0, -1, 1_000_001, "many", 1.5, True, None],
+    "max_rooms_per_address": [-1, 1_000_001, "few", 0.5],
     "max_members": [-1, 10_000_001, "many", 1.5, True, None],
     "farewell": ["x" * 1001, "half \udcff", "\ud83d", 5, True, ["bye"], None],
 }

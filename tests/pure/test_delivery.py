@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from support.desk import LIMITS, Desk, Object, objects
 from support.endpoints import RecordingEndpoint
 
-from mpchat.hub import delivery, rooms
+from mpchat.hub import delivery
 from mpchat.hub.delivery import BLOB_SIZE, Delivery
 from mpchat.hub.endpoint import Endpoint
-from mpchat.hub.entries import Announced, NoticesDue, Posted
+from mpchat.hub.entries import Announced, NoticesDue, Posted, RoomClosed
 from mpchat.hub.history import Run
 from mpchat.hub.hub import Hub
 from mpchat.hub.plain_stream import PlainStream
@@ -174,35 +174,36 @@ def test_a_message_of_the_server_goes_to_plain_clients_and_rooms_with_members(si
     assert {kind for kind, _ in site.other.sent} == {Down.BATCH}
 
 
-def test_a_room_keeps_little_more_than_its_share_of_short_messages_under_long_names(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_room_keeps_little_more_than_the_lag_limit_of_short_messages_under_long_names(site: Site) -> None:
     """With sender and room they become many times as long, and what was said together was kept together."""
-    monkeypatch.setattr(rooms, "ROOMS_MEMORY", 0)
+    site.delivery.lag_limit = 1 << 14
     site.join(1, "한" * 20, site.one, room="방" * 32)
     site.desk.apply(Posted(1.0, 1.0, [(1, 4000, 4000 * len(message_frame("")))], message_frame("") * 4000))
     site.settle()
     number = site.desk.state.members.by_identity[1].room.number  # type: ignore[union-attr]
     assert site.desk.state.rooms.by_key.keys() >= {"방" * 32}
-    assert 0 < site.delivery.kept_bytes(number) <= site.desk.state.rooms.share + BLOB_SIZE
+    assert 0 < site.delivery.kept_bytes(number) <= site.delivery.lag_limit + BLOB_SIZE
 
 
-def test_streams_keep_to_their_rooms_share_and_an_empty_room_keeps_none(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rooms, "ROOMS_MEMORY", 1 << 20)
-    monkeypatch.setattr(rooms, "LEAST_SHARE", 1 << 10)
+def test_streams_share_memory_a_small_one_stays_whole_and_an_empty_room_keeps_none(site: Site) -> None:
+    site.delivery._memory.limit = memory = 1 << 20
+    site.join(50, "small", site.one, room="small")
+    site.post(50, "a few words")
     for number in range(50):
         site.join(number, f"n{number}", site.one, room=f"r{number}")
-        for _ in range(2 * site.desk.state.rooms.share // 4000 + 2):
+        for _ in range(20):
             site.post(number, "x" * 4000)
         site.one.sent.clear()
-    site.delivery.keep_to_share()
     kept = [site.delivery.kept_bytes(room.number) for room in site.desk.state.rooms]
-    assert 0 < sum(kept) <= rooms.ROOMS_MEMORY // 2 + 2 * 4000 * len(kept)
-    for number in range(50):
+    assert memory // 2 < sum(kept) == site.delivery._memory.used <= memory
+    small = site.desk.state.rooms.by_key["small"].number
+    before = site.delivery.kept_bytes(small)
+    site.post(50, "more")
+    assert site.delivery.kept_bytes(small) > before
+    for number in range(51):
         site.desk.leave(number)
     site.settle()
+    assert site.delivery._memory.used == 0
     assert sum(site.delivery.kept_bytes(room.number) for room in site.desk.state.rooms) == 0
 
 
@@ -301,7 +302,7 @@ def test_a_member_in_transit_that_is_told_too_much_is_cut_off(site: Site) -> Non
 def test_a_member_whose_place_in_the_room_is_forgotten_is_cut_off(site: Site) -> None:
     site.join(1, "alice", site.one, room="r")
     site.join(2, "bob", site.other, room="r")
-    site.desk.state.rooms.share = 1000
+    site.delivery.lag_limit = 1000
     site.delivery.depart(1)
     for _ in range(30):
         site.post(2, "x" * 100)
@@ -453,8 +454,7 @@ def test_places_stay_right_when_a_stream_is_trimmed(site: Site) -> None:
     for number in range(20):
         site.post(1, f"{number} " + "x" * 100)
     site.delivery.depart(2)
-    site.desk.state.rooms.share = 1000
-    site.delivery.keep_to_share()
+    site.delivery._memory.limit = 1000
     site.post(1, "the last")
     site.other.sent.clear()
     site.delivery.follow(site.other, 2, _room_number(site), 18)
@@ -463,11 +463,48 @@ def test_places_stay_right_when_a_stream_is_trimmed(site: Site) -> None:
     assert head[2] == 21
 
 
+def test_a_silent_room_stays_for_its_only_member_in_transit_and_ends_when_that_is_lost(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.delivery.depart(1)
+    site.desk.sweep()
+    site.settle()
+    site.delivery.follow(site.other, 1, _room_number(site), 0)
+    site.post(1, "still here")
+    assert texts(site.other.take_all(Down.ROOMS)) == ["still here"]
+    site.join(1, "alice", site.other, room="x")
+    site.delivery.depart(1)
+    site.desk.leave(1, "lost", now=2.0)
+    site.desk.sweep(now=100.0)
+    site.settle()
+    assert site.desk.state.rooms.get("x") is None
+
+
+def test_a_member_in_transit_whose_room_is_closed_arrives_in_the_lobby(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.post(1, "before")
+    number = _room_number(site)
+    site.delivery.depart(1)
+    site.desk.apply(RoomClosed(1.0, 1.0, number))
+    site.settle()
+    site.join(2, "bob", site.one)
+    site.post(2, "meanwhile")
+    site.delivery.follow(site.other, 1, number, 1)
+    (_, told), (kind, (head, frames)) = (
+        (kind, payload) for kind, payload in site.other.sent if kind != Down.BATCH
+    )
+    assert [list(each) for each in objects(told[1])] == [["error"], ["welcome"]]
+    assert kind == Down.ENTER
+    lobby = site.desk.state.rooms.lobby.number
+    assert (head[0], head[1], head[3]) == (1, lobby, True)
+    assert [each["message"] for each in objects(frames) if "message" in each] == ["meanwhile"]
+    site.other.sent.clear()
+    site.post(2, "after")
+    assert texts(site.other.take_all(Down.ROOMS)) == ["after"]
+
+
 def test_of_a_room_that_is_forgotten_no_stream_is_kept(site: Site) -> None:
     for number in range(20):
         site.join(1, "alice", site.one, room=f"r{number}")
-        site.desk.sweep()
-        site.settle()
     assert len(site.delivery._streams) == 1
 
 

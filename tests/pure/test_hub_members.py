@@ -54,7 +54,7 @@ def test_a_replaced_connection_is_told_leaves_its_room_and_is_closed() -> None:
     assert [each["error"]["code"] for identity, each in desk.sent if identity == 1 and "error" in each] == [
         "taken_over"
     ]
-    assert desk.state.rooms.by_key["x"].names == []
+    assert "x" not in desk.state.rooms.by_key
     assert desk.state.rooms.by_key["y"].names == ["Alice"]
 
 
@@ -97,6 +97,30 @@ def test_past_the_limit_the_name_that_was_lost_longest_ago_is_free(monkeypatch: 
     desk.leave(2, "lost")  # now b was lost first
     assert [code(desk.join(20, name)) for name in "ac"] == ["name_taken"] * 2
     assert "welcome" in desk.join(20, "b")
+
+
+def test_held_names_of_one_address_push_out_their_own_oldest_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(claims, "MOST_HELD", 10)
+    desk = Desk()
+    desk.hosts = {1: "192.0.2.77", 2: "[2001:db8::1]"}
+    for identity, name in ((1, "앨리스"), (2, "bob")):
+        desk.join(identity, name)
+        desk.leave(identity, "lost")
+    for identity in range(100, 150):
+        desk.join(identity, f"n{identity}")
+        desk.leave(identity, "lost")
+    held = ["앨리스", "bob", *(f"n{identity}" for identity in range(142, 150))]
+    assert [code(desk.join(20, name)) for name in held] == ["name_taken"] * 10
+    assert desk.state.members.claims.get("n141") is None
+    # A new address is held in place of the address that holds most, and not in place of the oldest.
+    desk.hosts[3] = "192.0.2.78"
+    desk.join(3, "carol")
+    desk.leave(3, "lost")
+    held = ["앨리스", "bob", "carol", *(f"n{identity}" for identity in range(143, 150))]
+    assert [code(desk.join(20, name)) for name in held] == ["name_taken"] * 10
+    assert "welcome" in desk.join(20, "n142")
 
 
 def test_a_name_that_was_held_long_enough_is_new_to_its_former_owner() -> None:

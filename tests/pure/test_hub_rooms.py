@@ -7,9 +7,8 @@ from msgspec.structs import replace
 from support.desk import KEPT, LIMITS, Desk, code, objects, run
 
 from mpchat.hub import rooms
-from mpchat.hub.effects import ForgetRoom
-from mpchat.hub.entries import Configured
-from mpchat.hub.history import size_of
+from mpchat.hub.effects import ForgetHistory, ForgetRoom
+from mpchat.hub.entries import Configured, CutOff, RoomClosed
 from mpchat.hub.past import Past
 from mpchat.hub.rooms import Room
 from mpchat.hub.sequencer import NOTICE_GATHER
@@ -72,10 +71,161 @@ def test_limits_on_rooms_and_members() -> None:
     assert "welcome" in desk.join(4, "c")
     desk.leave(1)
     desk.leave(2)
-    desk.sweep()
     assert [room.name for room in desk.state.rooms] == ["lobby"]
     assert len([each for each in desk.effects if isinstance(each, ForgetRoom)]) == 1
     assert "welcome" in desk.join(4, room="y")
+
+
+def names_of_rooms(desk: Desk) -> list[str]:
+    """Return the rooms that exist, in the order of their making."""
+    return [room.name for room in desk.state.rooms]
+
+
+@pytest.mark.parametrize("how", ["closes", "moves", "is replaced", "is cut off"])
+def test_a_room_in_which_nothing_was_said_ends_with_its_last_member(how: str) -> None:
+    desk = Desk(LIMITS._replace(name_hold=0.0))
+    token = desk.join(1, "앨리스", room="방")["welcome"]["token"]
+    desk.join(2, "bob", room="방")
+    desk.leave(2)
+    assert names_of_rooms(desk) == ["lobby", "방"]
+    number = desk.state.rooms.by_key["방"].number
+    if how == "closes":
+        desk.leave(1)
+    elif how == "moves":
+        desk.join(1)
+        desk.join(1, room="lobby")
+    elif how == "is replaced":
+        desk.join(3, "앨리스", token=token)
+    else:
+        desk.apply(CutOff(1.0, 1, "slow consumer"))
+    assert names_of_rooms(desk) == ["lobby"]
+    assert desk.effects[-1] == ForgetRoom(number)
+    assert (len(desk.state.rooms.by_number), desk.state.rooms.names) == (1, ["lobby"])
+
+
+def test_a_client_that_goes_from_room_to_room_leaves_no_room_behind() -> None:
+    desk = Desk(LIMITS._replace(rooms=2))
+    for number in range(1000):
+        assert "welcome" in desk.join(1, "a", room=f"r{number}")
+    assert names_of_rooms(desk) == ["lobby", "r999"]
+    assert code(desk.join(2, "b", room="mine")) == "too_many_rooms"
+
+
+def test_a_member_that_replaces_the_only_one_of_its_room_finds_the_room_as_it_was() -> None:
+    desk = Desk()
+    token = desk.join(1, "a", room="x")["welcome"]["token"]
+    number = desk.state.rooms.by_key["x"].number
+    assert desk.join(2, "a", room="x", token=token)["welcome"]["members"] == 1
+    assert desk.state.rooms.by_key["x"].number == number
+    assert not [each for each in desk.effects if isinstance(each, ForgetRoom)]
+
+
+def test_a_silent_room_waits_for_a_member_whose_name_is_held() -> None:
+    desk = Desk(LIMITS._replace(rooms=2, name_hold=60.0))
+    welcome = desk.join(1, "a", room="x")["welcome"]
+    desk.leave(1, "lost", now=10.0)
+    desk.sweep(now=69.0)
+    assert code(desk.join(2, "b", room="y", now=69.0)) == "too_many_rooms"
+    back = {"room": "x", "token": welcome["token"], "epoch": welcome["epoch"], "after": welcome["seq"]}
+    assert desk.join(3, "a", now=69.0, **back)["welcome"]["recovered"]
+    desk.leave(3, "lost", now=70.0)
+    desk.sweep(now=129.0)
+    assert names_of_rooms(desk) == ["lobby", "x"]
+    desk.sweep(now=130.0)
+    assert names_of_rooms(desk) == ["lobby"]
+
+
+def test_one_address_makes_no_more_rooms_than_it_may_and_others_do() -> None:
+    desk = Desk(LIMITS._replace(rooms_per_address=2))
+    desk.hosts = {5: "192.0.2.5"}
+    for number in (1, 2):
+        assert "welcome" in desk.join(number, f"n{number}", room=f"r{number}")
+        desk.post(number, "hello", at=1.0)
+    refused = desk.join(3, "앨리스", room="방")["error"]
+    assert refused == {
+        "code": "too_many_rooms_by_address",
+        "text": "your address has made 2 rooms that still exist, no more are allowed; enter one that exists, "
+        "or come again when one of yours has ended",
+    }
+    # A refused join has not taken the name; rooms of others may be entered.
+    assert "welcome" in desk.join(5, "앨리스", room="방")
+    assert "welcome" in desk.join(3, "c", room="방")
+
+
+def test_one_network_of_64_bits_makes_rooms_as_one_address() -> None:
+    desk = Desk(LIMITS._replace(rooms_per_address=1))
+    desk.hosts = {1: "[2001:db8::1]", 2: "[2001:db8::ffff:2]", 3: "[2001:db8:0:1::1]"}
+    assert "welcome" in desk.join(1, "a", room="x")
+    assert code(desk.join(2, "b", room="y")) == "too_many_rooms_by_address"
+    assert "welcome" in desk.join(3, "c", room="y")
+
+
+def test_a_room_counts_for_the_address_that_made_it_until_it_ends_whatever_client_is_in_it() -> None:
+    desk = Desk(LIMITS._replace(rooms_per_address=1, kept=KEPT._replace(age=10.0)))
+    desk.hosts = {2: "192.0.2.2"}
+    desk.join(1, "a", room="x")
+    desk.join(2, "b", room="x")
+    desk.post(1, "hello", at=1.0)
+    desk.leave(1)
+    assert code(desk.join(3, "c", room="y")) == "too_many_rooms_by_address"
+    assert "welcome" in desk.join(2, room="y")
+    desk.sweep(100.0)
+    assert "welcome" in desk.join(3, "c", room="z")
+    # Alone in a silent room, a member may change to a new one: its own ends.
+    assert "welcome" in desk.join(3, room="z2")
+    assert "welcome" in desk.join(3, room="lobby")
+    assert desk.state.rooms.made_by == {"192.0.2.2": 1}
+
+
+def test_rooms_of_an_earlier_server_count_for_no_address() -> None:
+    desk = Desk(LIMITS._replace(rooms_per_address=1), past=Past("e", {"r": 20}, 0, [run(20)], {}))
+    assert desk.state.rooms.get("r") is not None
+    assert desk.state.rooms.made_by == {}
+    assert "welcome" in desk.join(1, "a", room="x")
+
+
+def test_a_closed_room_ends_and_its_members_are_told_and_are_in_the_lobby() -> None:
+    desk = Desk()
+    for identity, name in ((1, "앨리스"), (2, "bob"), (3, "carol")):
+        desk.join(identity, name, room="방")
+        desk.post(identity, f"{identity}")
+    desk.join(4, "dave")
+    desk.leave(3, "lost")
+    room = desk.state.rooms.by_key["방"]
+    desk.sent.clear()
+    effects = desk.apply(RoomClosed(1.0, 1.0, room.number))
+    for identity in (1, 2):
+        (told, welcome) = (each for who, each in desk.sent if who == identity)
+        assert told["error"]["code"] == "room_closed"
+        assert told["error"]["text"] == "방 was closed by the operator; you are in lobby"
+        assert (welcome["welcome"]["room"], welcome["welcome"]["seq"]) == ("lobby", 0)
+    assert effects[-2:] == [ForgetHistory("방", 3), ForgetRoom(room.number)]
+    assert desk.state.rooms.lobby.names == ["bob", "dave", "앨리스"]
+    assert names_of_rooms(desk) == ["lobby"]
+    assert desk.state.rooms.memory.used == 0
+    desk.post(1, "in the lobby")
+    assert desk.state.rooms.lobby.seq == 1
+    assert desk.join(1, room="방")["welcome"]["seq"] == 3
+
+
+def test_the_lobby_and_a_room_that_is_gone_are_not_closed() -> None:
+    desk = Desk()
+    desk.join(1, "a")
+    assert desk.apply(RoomClosed(1.0, 1.0, desk.state.rooms.lobby.number)) == []
+    assert desk.apply(RoomClosed(1.0, 1.0, 77)) == []
+    assert desk.state.rooms.lobby.names == ["a"]
+
+
+def test_a_room_knows_when_it_was_made_and_when_a_message_or_a_member_last_came_in() -> None:
+    desk = Desk(past=Past("e", {"r": 21}, 0, [run(20, at=3.0), run(21, at=4.0)], {}))
+    desk.join(1, "a", room="x", now=5.0)
+    desk.post(1, "hello", at=6.0)
+    room, old = desk.state.rooms.by_key["x"], desk.state.rooms.by_key["r"]
+    assert (room.made_at, room.active_at) == (5.0, 6.0)
+    desk.join(2, "b", room="x", now=7.0)
+    desk.leave(2, now=8.0)
+    assert (room.made_at, room.active_at) == (5.0, 7.0)
+    assert (old.made_at, old.active_at) == (3.0, 4.0)
 
 
 def test_a_room_that_comes_again_does_not_use_its_numbers_again() -> None:
@@ -120,27 +270,63 @@ def test_an_empty_room_is_kept_while_it_has_a_history_and_the_lobby_always() -> 
     assert [room.name for room in desk.state.rooms] == ["lobby"]
 
 
-def test_rooms_that_are_left_share_the_memory_of_those_that_are_forgotten() -> None:
-    desk = Desk(LIMITS._replace(lag=1 << 40, rooms=1000))
-    shares = [desk.state.rooms.share]
+def kept_of(desk: Desk, name: str) -> int:
+    """Return how many messages are kept of a room."""
+    return sum(each.count for each in desk.state.rooms.by_key[name].history.since(0))
+
+
+def test_the_history_of_a_room_is_whole_whatever_many_rooms_with_little_in_them_exist() -> None:
+    desk = Desk(LIMITS._replace(rooms=10_000, kept=KEPT._replace(messages=1000, size=8 << 20), lag=8 << 20))
+    desk.join(1, "앨리스", room="방")
+    for number in range(2, 10_000):
+        desk.join(number, f"n{number}", room=f"r{number}")
+        desk.post(number, "x")
+    for number in range(1500):
+        desk.post(1, f"안녕 {number} " + "x" * 100)
+    assert kept_of(desk, "방") == 1000
+    desk.sweep()
+    welcome = desk.join(20_000, "bob", room="방", after=500, epoch="epoch")["welcome"]
+    assert (welcome["recovered"], welcome["lost"]) == (True, None)
+
+
+def test_past_the_memory_the_rooms_that_hold_most_forget_their_oldest_and_others_nothing() -> None:
+    desk = Desk()
+    desk.state.rooms.memory.limit = 1 << 20
+    desk.join(1, "small", room="small")
+    desk.post(1, *map(str, range(20)))
+    for number in range(2, 20):
+        desk.join(number, f"n{number}", room=f"r{number}")
+        for _ in range(50):
+            desk.post(number, "x" * 4000)
+            assert (
+                sum(room.history.size for room in desk.state.rooms) == desk.state.rooms.memory.used <= 1 << 20
+            )
+    assert kept_of(desk, "small") == 20
+    sizes = [desk.state.rooms.by_key[f"r{number}"].history.size for number in range(2, 20)]
+    assert min(sizes) > (1 << 20) // 20
+    room = desk.state.rooms.by_key["r2"]
+    assert room.history.last == room.seq == 50
+
+
+def test_a_room_with_more_in_one_piece_than_its_share_keeps_nothing_and_its_numbers_go_on() -> None:
+    desk = Desk()
+    desk.state.rooms.memory.limit = 50_000
+    desk.join(1, "a", room="x")
+    desk.post(1, "x" * 60_000)
+    assert not desk.state.rooms.by_key["x"].history
+    desk.post(1, "short")
+    welcome = desk.join(2, "b", room="x", after=0, epoch="epoch")["welcome"]
+    assert (welcome["seq"], welcome["recovered"], welcome["lost"]) == (2, False, [1, 1])
+
+
+def test_memory_of_histories_that_are_forgotten_is_free_again() -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(age=10.0)))
     for number in range(9):
         desk.join(number, f"n{number}", room=f"r{number}")
-        shares.append(desk.state.rooms.share)
-    # Streams and histories of all rooms take the whole.
-    assert [2 * share * (1 + number) for number, share in enumerate(shares)] == pytest.approx(
-        [rooms.ROOMS_MEMORY] * 10, rel=1e-6
-    )
-    for number in range(9):
-        desk.leave(number)
-    desk.sweep()
-    assert desk.state.rooms.share == desk.state.rooms.kept.size == shares[0]
-
-
-def test_no_room_gets_less_than_a_working_share_or_more_than_a_client_may_be_behind() -> None:
-    desk = Desk(LIMITS._replace(lag=1 << 20))
-    assert desk.state.rooms.share == 1 << 20
-    desk.apply(Configured(LIMITS._replace(lag=1 << 10), notices=True))
-    assert desk.state.rooms.share == rooms.LEAST_SHARE
+        desk.post(number, "hello", at=1.0)
+    assert desk.state.rooms.memory.used > 0
+    desk.sweep(100.0)
+    assert desk.state.rooms.memory.used == 0
 
 
 def test_other_limits_hold_from_then_on() -> None:
@@ -156,38 +342,17 @@ def test_other_limits_hold_from_then_on() -> None:
     assert not room.history
 
 
-@pytest.mark.parametrize("left", [True, False])
-def test_rooms_that_are_filled_one_after_the_other_share_their_memory(
-    monkeypatch: pytest.MonkeyPatch, left: bool
-) -> None:
-    monkeypatch.setattr(rooms, "ROOMS_MEMORY", 1 << 20)
-    monkeypatch.setattr(rooms, "LEAST_SHARE", 1 << 10)
-    desk = Desk()
-    for number in range(50):
-        desk.join(number, f"n{number}", room=f"r{number}")
-        room = desk.state.rooms.by_key[f"r{number}"]
-        while room.history.first in (None, 1):
-            desk.post(number, "x" * 4000)
-        if left:
-            desk.leave(number)
-    desk.sweep()
-    histories = sum(size_of(each) for room in desk.state.rooms for each in room.history.since(0))
-    # A stream of each room may take as much again; see the delivery's tests.
-    assert histories <= rooms.ROOMS_MEMORY // 2 + 2 * 4000 * len(desk.state.rooms)
-    assert desk.state.rooms.share * 2 * len(desk.state.rooms) <= rooms.ROOMS_MEMORY
-
-
 def test_a_sweep_looks_at_some_rooms_and_all_are_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rooms, "SWEPT", 3)
     monkeypatch.setattr(rooms, "SWEEPS", 5)
-    desk = Desk()
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(age=10.0)))
     for number in range(40):
         desk.join(number, f"n{number}", room=f"r{number}")
-    for number in range(40):
+        desk.post(number, "hello", at=1.0)
         desk.leave(number)
     left = []
     for _ in range(20):
-        desk.sweep()
+        desk.sweep(100.0)
         left.append(len(desk.state.rooms))
     assert 41 - 8 <= left[0] < 41
     assert left[-1] == 1

@@ -23,6 +23,7 @@ from mpchat.hub.entries import (
     Moderated,
     NoticesDue,
     Posted,
+    RoomClosed,
     Swept,
     WorkerDied,
 )
@@ -100,6 +101,7 @@ ENTRIES = st.lists(
             lambda table, key, until: Moderated(table, key, key, until), TABLES, KEYS, st.none() | TIMES
         ),
         st.builds(Lifted, TABLES, KEYS),
+        st.builds(RoomClosed, TIMES, TIMES, st.integers(1, 6)),
         st.builds(
             lambda rooms, messages, notices: Configured(
                 LIMITS._replace(rooms=rooms, kept=KEPT._replace(messages=messages)), notices

@@ -5,13 +5,12 @@ import pytest
 
 from mpchat import memory
 from mpchat.config import BY_NAME, resolve
-from mpchat.hub import archive, claims, delivery, history, history_file
-from mpchat.hub import rooms as hub_rooms
+from mpchat.hub import archive, claims, delivery, history, history_file, shares
 from mpchat.memory import bounds, total
 from mpchat.protocol import session
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import numbered_frames, room_field
-from mpchat.supervisor import move_out
+from mpchat.supervisor import connect_rates, move_out
 from mpchat.worker import downlink, fanout, migration, reading, rooms
 
 CONFIG = resolve([])[0]
@@ -35,14 +34,14 @@ LARGER = {
         (memory.SWAMPED_TOGETHER, rooms.SWAMPED_TOGETHER),
         (memory.STREAMS_MEMORY, rooms.STREAMS_MEMORY),
         (memory.LEAST_SHARE, rooms.LEAST_SHARE),
-        (memory.LEAST_SHARE, hub_rooms.LEAST_SHARE),
-        (memory.ROOMS_MEMORY, hub_rooms.ROOMS_MEMORY),
-        (memory.ROOMS_MEMORY // 2, rooms.STREAMS_MEMORY),
+        (memory.HISTORY_MEMORY, shares.HISTORY_MEMORY),
+        (memory.STREAM_MEMORY, shares.STREAM_MEMORY),
         (memory.STATE_LIMIT, migration.STATE_LIMIT),
         (memory.MUCH, downlink.MUCH),
         (memory.RUN_SIZE, session.RUN_SIZE),
         (memory.RUN_OVERHEAD, history.RUN_OVERHEAD),
         (memory.BLOB_SIZE, delivery.BLOB_SIZE),
+        (memory.MOST_CONNECTING, connect_rates.MOST),
         (memory.MOST_HELD, claims.MOST_HELD),
         (memory.QUEUE_LIMIT, archive.QUEUE_LIMIT),
         (memory.REMEMBERED_ROOMS, archive.ROOMS),

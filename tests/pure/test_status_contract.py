@@ -21,6 +21,7 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
         "rooms": int,
         "history": History | None,
         "refused": int,
+        "refused_by_code": dict[str, int],
         "log": str,
         "runtime_dir": str,
         "generation": int | None,

@@ -214,10 +214,59 @@ def test_no_more_is_loaded_than_there_is_memory_for(path: Path, monkeypatch: pyt
             for room in ("a", "b"):
                 store.save(run(room, seq))
     newest = [run(room, seq) for seq in range(96, 101) for room in ("a", "b")]
-    monkeypatch.setattr(archive, "LOADED", sum(map(size_of, newest)))
+    monkeypatch.setattr(archive, "HISTORY_MEMORY", sum(map(size_of, newest)))
     loaded = load(path)
     assert (loaded.last, len(loaded.runs)) == ({"a": 100, "b": 100}, len(newest))
     assert numbers(loaded, "b") == [96, 97, 98, 99, 100]
+
+
+def test_a_quiet_room_is_loaded_whole_whatever_was_said_in_another_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(path) as (store, _):
+        for seq in range(1, 11):
+            store.save(run("조용한 방", seq))
+        for seq in range(1, 101):
+            store.save(run("loud", seq))
+    monkeypatch.setattr(archive, "HISTORY_MEMORY", 30 * size_of(run("조용한 방", 10)))
+    loaded = load(path)
+    assert numbers(loaded, "조용한 방") == list(range(1, 11))
+    loud = numbers(loaded, "loud")
+    assert 15 <= len(loud) <= 20
+    assert loud[-1] == 100
+
+
+def test_messages_of_a_closed_room_leave_the_file_and_later_ones_stay_with_their_numbers(path: Path) -> None:
+    with opened(path) as (store, _):
+        store.save(run("방", 1, 5))
+        store.save(run("Game", 1, 5))
+        written(store)
+        store.save(run("game", 6, 5))
+        store.save(run("방", 6, 5))
+        store.forget("GAME", 10)
+        store.save(run("game", 11, 2))
+    loaded = load(path)
+    assert numbers(loaded, "game") == [11, 12]
+    assert numbers(loaded, "Game") == []
+    assert numbers(loaded, "방") == list(range(1, 11))
+    with opened(path) as (store, _):
+        store.forget("game", 12)
+    loaded = load(path)
+    assert numbers(loaded, "game") == []
+    assert (loaded.last["game"], loaded.epoch) == (12, load(path).epoch)
+
+
+def test_messages_of_a_closed_room_leave_the_file_once_it_can_be_written_again(path: Path) -> None:
+    with opened(path) as (store, _):
+        store.save(run("방", 1, 5))
+        written(store)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            store.forget("방", 5)
+            eventually(lambda: store.status().state != "ok", "the write to fail")
+            other.execute("ROLLBACK")
+        eventually(lambda: store.status().state == "ok", "the write to be tried again")
+    assert numbers(load(path), "방") == []
 
 
 def test_what_is_too_old_is_not_loaded_and_the_numbers_go_on(path: Path) -> None:

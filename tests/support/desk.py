@@ -16,7 +16,9 @@ from mpchat.protocol.requests import Join, Request
 from support.crowd import payloads
 
 KEPT = Kept(messages=100, size=1 << 20, age=0.0)
-LIMITS = Limits(rooms=100, members=0, name_hold=60.0, kept=KEPT, lag=1 << 20, answers=1 << 30)
+LIMITS = Limits(
+    rooms=100, rooms_per_address=0, members=0, name_hold=60.0, kept=KEPT, lag=1 << 20, answers=1 << 30
+)
 
 Object = dict[str, Any]
 
@@ -40,7 +42,13 @@ class Desk:
         self.effects: list[Effect] = []
         self.sent: list[tuple[int, Object]] = []
         self.ended: list[int] = []
+        # By identity: the host of a client, if it is not 192.0.2.1.
+        self.hosts: dict[int, str] = {}
         self._tokens = 0
+
+    def address(self, identity: int) -> str:
+        """Return the address of a client."""
+        return f"{self.hosts.get(identity, '192.0.2.1')}:{identity}"
 
     def apply(self, entry: Entry) -> list[Effect]:
         """Apply an entry; return its effects."""
@@ -61,7 +69,7 @@ class Desk:
         before = len(self.sent)
         self._tokens += 1
         token = f"token {self._tokens}"
-        self.apply(Asked(now, now, identity, f"192.0.2.1:{identity}", request, token))
+        self.apply(Asked(now, now, identity, self.address(identity), request, token))
         return next((each for who, each in reversed(self.sent[before:]) if who == identity), {})
 
     def join(self, identity: int, name: str | None = None, now: float = 1.0, **join: Any) -> Object:
@@ -75,15 +83,15 @@ class Desk:
 
     def leave(self, identity: int, reason: str = "closed", now: float = 1.0) -> None:
         """End a connection that has asked to join."""
-        self.apply(Left(now, [(identity, f"192.0.2.1:{identity}", reason)]))
+        self.apply(Left(now, [(identity, self.address(identity), reason)]))
 
     def kill_worker(self, *identities: int, now: float = 1.0) -> None:
         """End connections with their worker."""
         self.apply(WorkerDied(now, list(identities), len(identities)))
 
-    def sweep(self, at: float = 1.0) -> None:
+    def sweep(self, now: float = 1.0) -> None:
         """Let the state forget what it may forget."""
-        self.apply(Swept(at, at))
+        self.apply(Swept(now, now))
 
 
 def code(answer: Object) -> str:

@@ -98,7 +98,8 @@ class MembersScenario(Scenario):
     @staticmethod
     def server_options(options: Any) -> tuple[str, ...]:
         """Let the server forget messages and release names soon enough to be seen."""
-        return ("--name-hold", f"{options.name_hold:g}s", "--history-messages", str(HISTORY))
+        limits = ("--history-messages", str(HISTORY), "--max-rooms-per-address", "0")
+        return ("--name-hold", f"{options.name_hold:g}s", *limits)
 
     def start(self) -> list[ClientProcess]:
         """Start the members."""

@@ -1,0 +1,59 @@
+"""Held names: which names are held for which address, and which goes first when there are too many. Pure.
+
+The rule: past the limit, the address that holds most names loses the name that it has held longest. So the
+names of one address push out their own, and never those of an address that holds fewer. Every step is O(1).
+"""
+
+
+class HeldNames:
+    """The keys of the held names, the longest held first."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+        self._by_owner: dict[str, dict[str, None]] = {}
+        # Addresses by the number of names that they hold, and the largest such number.
+        self._by_count: dict[int, dict[str, None]] = {}
+        self._most = 0
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    @property
+    def oldest(self) -> str:
+        """The key of the name that has been held longest. There must be one."""
+        return next(iter(self._owners))
+
+    @property
+    def first_to_go(self) -> str:
+        """The key of the longest held name of the address that holds most. There must be one."""
+        owner = next(iter(self._by_count[self._most]))
+        return next(iter(self._by_owner[owner]))
+
+    def add(self, key: str, owner: str) -> None:
+        """Hold a name, not held yet, for an address."""
+        self._owners[key] = owner
+        names = self._by_owner.setdefault(owner, {})
+        names[key] = None
+        self._recount(owner, len(names) - 1, len(names))
+
+    def remove(self, key: str) -> None:
+        """Hold a name no more, if it is held."""
+        owner = self._owners.pop(key, None)
+        if owner is None:
+            return
+        names = self._by_owner[owner]
+        del names[key]
+        if not names:
+            del self._by_owner[owner]
+        self._recount(owner, len(names) + 1, len(names))
+
+    def _recount(self, owner: str, before: int, after: int) -> None:
+        """Note that an address holds one name more or one fewer."""
+        if after:
+            self._by_count.setdefault(after, {})[owner] = None
+        if before:
+            del self._by_count[before][owner]
+            if not self._by_count[before]:
+                del self._by_count[before]
+        if after > self._most or self._most not in self._by_count:
+            self._most = after
