@@ -128,7 +128,8 @@ class Conversation:
         return asked
 
     def _on_error(self, error: Object) -> None:
-        if error["code"] == "taken_over" and self.former:
+        # A member that ends its stream may do so inside a frame.
+        if error["code"] in ("taken_over", "bad_frame") and self.former:
             return
         asked = self.asked.popleft() if self.asked else None
         kind = asked.kind if asked else None
