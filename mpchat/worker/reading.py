@@ -120,8 +120,11 @@ class Reading:
 
     def _full(self, *, light: bool) -> bool:
         """Tell whether the hub is so far behind that nobody is read from who sends little, or much."""
+        under_way = self._uplink.under_way
+        if under_way <= UNDER_WAY_OF_MANY:  # as a rule: it is asked before each read
+            return False
         limit = UNDER_WAY if self._waiting < MANY else UNDER_WAY_OF_MANY
-        return self._uplink.under_way > (limit + UNDER_WAY_OF_LIGHT if light else limit)
+        return under_way > (limit + UNDER_WAY_OF_LIGHT if light else limit)
 
     @property
     def _waiting(self) -> int:
@@ -151,13 +154,17 @@ class Reading:
         """Serve a client unless this round has taken enough; then it waits in a line."""
         if connection.closed or connection.leaving:
             return
-        # What came after a wait has its own time.
-        in_time = in_time or time.monotonic() <= max(self._round_ends, self._reactor.now + ROUND_TIME)
-        if not in_time or self._full(light=connection.light):
+        if not (in_time or self._in_time) or self._full(light=connection.light):
             connection.no_longer(self._reactor, READ)
             (self._light if connection.light else self._line)[connection] = None
         else:
             self._guard(self._read, connection)
+
+    @property
+    def _in_time(self) -> bool:
+        """True while this round may take more. What came after a wait has its own time."""
+        now = time.monotonic()
+        return now <= self._round_ends or now <= self._reactor.now + ROUND_TIME
 
     def on_event(self, connection: Connection, mask: int) -> None:
         """Serve a client whose socket is ready."""
@@ -210,8 +217,9 @@ class Reading:
 
     def _share(self) -> int:
         """Return how many bytes are read from a client: what the hub takes at once is for all that wait."""
-        waiting = self._waiting
-        return max(READ_LEAST, READ_SIZE // (1 + waiting)) if waiting else READ_SIZE
+        if not (self._waited or self._line or self._again):
+            return READ_SIZE
+        return max(READ_LEAST, READ_SIZE // (1 + self._waiting))
 
     def _take_end(self, connection: Connection) -> None:
         in_order = connection.dialect.receive_eof()

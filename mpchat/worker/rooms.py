@@ -19,7 +19,7 @@ from mpchat.worker.fanout import Fanout, Keeper
 from mpchat.worker.post_timing import gather_time
 
 # Bytes that the streams of all members' rooms keep together here, and the least that each may keep. The hub
-# shares out as much to its own streams, for at least as many rooms; see ``hub.rooms``.
+# keeps as much in its own streams; see ``hub.shares``.
 STREAMS_MEMORY = 128 << 20
 LEAST_SHARE = 16 << 10
 # Bytes that may be pending in one room, what was on its way when its senders were told to wait, and in all
