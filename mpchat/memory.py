@@ -58,7 +58,7 @@ SPARE = 8
 
 
 class Bound(NamedTuple):
-    """What is kept, how many bytes it takes at most, and which settings that comes from."""
+    """A kind of content, how many bytes it takes at most, and the settings that decide that."""
 
     what: str
     size: int

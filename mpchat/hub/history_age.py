@@ -17,7 +17,7 @@ class StampedAges:
     """
 
     def __init__(self, now: float, at: float) -> None:
-        """Begin at ``at`` by the wall clock. What was stamped before may come from any clock."""
+        """Begin at ``at`` by the wall clock. Earlier stamps may come from any clock."""
         self._offset = at - now
         # The lowest difference of the clocks before the last step, and when that step was.
         self._lowest_before = self._offset

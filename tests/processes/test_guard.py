@@ -454,6 +454,24 @@ done
 """
 
 
+def with_own_mounts(
+    server: Server, script: str, environment: dict[str, str]
+) -> "subprocess.CompletedProcess[str]":
+    """Run a shell script that mounts folders for itself alone, and that exits with 99 where it cannot."""
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script],
+        env=environment,
+        cwd=server.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip("no folder can be mounted here")
+    return done
+
+
 def test_with_nothing_writable_a_start_names_the_folder_and_the_way_out(stranger: Server) -> None:
     environment = {**stranger.environment, "TMPDIR": ""}
     del environment["MPCHAT_RUNTIME_DIR"]
@@ -463,17 +481,7 @@ def test_with_nothing_writable_a_start_names_the_folder_and_the_way_out(stranger
         command = shlex.join(
             ["setpriv", "--reuid", "12345", "--clear-groups", python, "-m", "mpchat", *words]
         )
-        done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", f"{READ_ONLY} exec {command}"],
-            env=environment,
-            cwd=stranger.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode == 99 or "unshare" in done.stderr:
-            pytest.skip("no folder can be mounted here")
+        done = with_own_mounts(stranger, f"{READ_ONLY} exec {command}", environment)
         assert done.returncode == code, done.stderr
         if words[0] == "start":
             assert re.match(r"mpchat: cannot make the folder /tmp/\S+: Read-only file system; ", done.stderr)
@@ -484,17 +492,8 @@ def test_with_nothing_writable_a_start_names_the_folder_and_the_way_out(stranger
 def test_a_full_file_system_is_told_with_the_folder(instance: Server) -> None:
     run = shlex.quote(str(instance.folder / "run"))
     script = f"mkdir {run} && mount -t tmpfs -o nr_inodes=1,mode=700 none {run} || exit 99; exec "
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script + shlex.join([*MPCHAT, "start", "--port", "0"])],
-        env=instance.environment,
-        cwd=instance.folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    if done.returncode == 99 or "unshare" in done.stderr:
-        pytest.skip("no folder can be mounted here")
+    command = shlex.join([*MPCHAT, "start", "--port", "0"])
+    done = with_own_mounts(instance, script + command, instance.environment)
     said = refused(done, NOT_STARTED)
     assert f"{instance.instance_folder}: No space left on device; " in said
     assert "MPCHAT_RUNTIME_DIR" in said
