@@ -103,10 +103,14 @@ class ConnectionLostError(MpchatError):
 
 
 class RefusedError(MpchatError):
-    """The server answered ``{"error": …}``: ``code`` is stable, ``text`` is for people."""
+    """The server answered ``{"error": …}``: ``code`` is stable, ``text`` is for people.
 
-    def __init__(self, code: str, text: str) -> None:
-        """Keep both; ``str()`` of the error shows both."""
-        super().__init__(f"{text} ({code})")
+    ``times`` is how many rejected messages or requests it stands for.
+    """
+
+    def __init__(self, code: str, text: str, times: int = 1) -> None:
+        """Keep all; ``str()`` of the error shows all."""
+        super().__init__(f"{text} ({code}{f', {times} times' if times > 1 else ''})")
         self.code = code
         self.text = text
+        self.times = times

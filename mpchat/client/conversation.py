@@ -9,7 +9,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -420,21 +420,29 @@ class Conversation:
         return None
 
     def _refused(self, refused: Refused) -> None:
-        """Find the request that was rejected; without one, the server rejected a message."""
+        """Find the requests that were rejected; without one, the server rejected a message."""
+        left = refused.times
+        while left and self.rejected is None and self._rejects(refused):
+            left -= 1
+        if left and self.rejected is None:
+            self.inbox.put(replace(refused, times=left))
+
+    def _rejects(self, refused: Refused) -> bool:
+        """Give the error to a request, or to the chat; returns False when it is about a message."""
         request = next((each for each in self._requests if self._may_mean(refused, each)), None)
         if request is None and refused.code == TAKEN_OVER and self.seat is not None:
             self.rejected = Rejected(self.seat.name, self.seat.room, refused.code, refused.text, False)
             self.inbox.put(self.rejected)
-            return
+            return True
         if request is None:
-            self.inbox.put(refused)
-            return
+            return False
         self._requests.remove(request)
         request.error = RefusedError(refused.code, refused.text)
         if request is self.entrance and self.seat is not None and self._was_seated:
             retrying = self._reconnect and refused.code in PASSING
             self.rejected = Rejected(self.seat.name, self.seat.room, refused.code, refused.text, retrying)
             self.inbox.put(self.rejected)
+        return True
 
     def _may_mean(self, refused: Refused, request: Request[Any]) -> bool:
         # Before the welcome nothing else is sent.
@@ -454,7 +462,7 @@ def message_in(event: Event) -> Message | None:
         case Message():
             return event
         case Refused():
-            raise RefusedError(event.code, event.text)
+            raise RefusedError(event.code, event.text, event.times)
         case Garbled():
             raise ProtocolError(event.code, event.text)
         case _:

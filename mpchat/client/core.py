@@ -67,10 +67,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The server rejected something: ``code`` is stable and for programs, ``text`` is for people."""
+    """The server rejected something: ``code`` is stable and for programs, ``text`` is for people.
+
+    ``times`` is how many rejected messages or requests of this client the event stands for.
+    """
 
     code: str
     text: str
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,7 @@ def _event(payload: bytes | Oversized) -> Received | None:
     except ProtocolError as error:
         return Garbled(error.code, error.text)
     if content.error is not None:
-        return Refused(content.error.code, content.error.text)
+        return Refused(content.error.code, content.error.text, content.error.times)
     # An object with neither key is a notice of a later version, which this version cannot show.
     return None if content.message is None else Message(content.message)
 
@@ -189,7 +193,7 @@ def _named_event(payload: bytes | Oversized) -> Received | None:
     if content.message is not None:
         return Message(content.message, content.sender, content.room, content.seq, content.at, content.to)
     if content.error is not None:
-        return Refused(content.error.code, content.error.text)
+        return Refused(content.error.code, content.error.text, content.error.times)
     if content.pong is not msgspec.UNSET:
         return Pong(content.pong)
     return content.welcome or content.joined or content.left or content.who or content.rooms

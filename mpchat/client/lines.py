@@ -161,7 +161,8 @@ def shown(event: Event) -> str:
         case Message():
             return "".join(said(event))
         case Refused():
-            return f"the server refused: {visible(event.text)} ({visible(event.code)})"
+            times = f", {event.times} times" if event.times > 1 else ""
+            return f"the server refused: {visible(event.text)} ({visible(event.code)}{times})"
         case Garbled():
             return visible(event.text)
         case Pong():

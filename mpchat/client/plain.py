@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 from mpchat.client.blocking import BlockingChat, connect_blocking
 from mpchat.client.conversation import DEFAULT_ROOM, STEADY, State
@@ -83,16 +84,16 @@ class _Echoes:
                 del self._pending[text]
             self._changed.notify_all()
 
-    def settle_oldest(self) -> bool:
-        """Note that the server rejected the oldest message: it answers in order.
+    def settle_oldest(self, times: int) -> bool:
+        """Note that the server rejected so many of the oldest messages: it answers in order.
 
         Return False when no message is pending, so the error answers something else.
         """
         with self._changed:
-            for text in self._pending:
+            oldest = list(islice(self._pending.elements(), times))
+            for text in oldest:
                 self.settle(text)
-                return True
-        return False
+        return bool(oldest)
 
     def wait(self, timeout: float) -> bool:
         with self._changed:
@@ -220,7 +221,7 @@ class _Listener:
             if isinstance(event, Refused):
                 if event.code in NO_ENTRY:
                     return Exit.FAILED
-                if self._echoes.settle_oldest():
+                if self._echoes.settle_oldest(event.times):
                     self._result = Exit.FAILED
 
     def _message(self, message: Message) -> None:

@@ -41,6 +41,12 @@ class Dialect(Protocol):
     def receive_data(self, data: bytes, posts: list[tuple[int, bytes]], most: float = inf) -> bytes:
         """Take bytes from the client; see ``plain_dialect.PlainDialect``."""
 
+    def end_run(self) -> bytes:
+        """End a run of errors; returns the frame that tells what was counted; see ``session.Session``."""
+
+    def take_counted(self) -> int:
+        """Return the bytes of the errors that were counted instead of sent since the last call."""
+
     def receive_eof(self) -> bool:
         """Take the end of the client's stream; returns True when it came between two frames."""
 

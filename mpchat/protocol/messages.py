@@ -8,7 +8,7 @@ as bytes.
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,11 +23,19 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     message: str
 
 
-class Refusal(msgspec.Struct, frozen=True, gc=False):
-    """The reason of a rejection: ``code`` is stable and for programs, ``text`` is for people."""
+# The range of a count on the wire. Python refuses to print an integer of more than 4300 digits.
+Times = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The reason of a rejection: ``code`` is stable and for programs, ``text`` is for people.
+
+    ``times`` counts the rejected payloads that this error stands for.
+    """
 
     code: str
     text: str
+    times: Times = 1
 
 
 class ErrorReply(msgspec.Struct, frozen=True, gc=False):
@@ -69,6 +77,13 @@ def message_frame(text: str) -> bytes:
 def error_frame(code: str, text: str) -> bytes:
     """Return the frame of ``{"error": {"code": code, "text": text}}``. Cached: errors come in swarms."""
     return encode_frame(_encode(ErrorReply(Refusal(code, text))))
+
+
+def counted_error_frame(frame: bytes, times: int) -> bytes:
+    """Return the frame of :func:`error_frame` that stands for so many errors: ``times`` is added to it."""
+    if times == 1:
+        return frame
+    return encode_frame(b'%b,"times":%d}}' % (frame[HEADER_SIZE : -len(b"}}")], times))
 
 
 def leading_run(data: bytes, start: int, most: int, limit: int) -> tuple[int, int]:

@@ -44,11 +44,14 @@ class PlainDialect(Session):
         A request is among them with ``session.REQUEST`` for a count, in its place in the order. Returns the
         plain frames to answer this client with, nearly always none (``b""``). Does so much work at ``most``,
         see ``session.REQUEST_WORK``, and keeps the rest: while :attr:`has_more`, call it again with no data.
+        Repeats of an error may then be counted and not told: see :meth:`end_run`.
         """
         # A list: 64 KiB of empty frames have 2.5 MB of answers, and to append them one by one takes seconds.
         replies: list[bytes] = []
         decoder, limit = self._decoder, self.limit
         data, position = decoder.begin(data)
+        if self._error:  # a run that the last call did not end
+            self._posts = len(posts)
         # What need not be encoded again is posted in one piece: 0.4 µs a message, and one by one 0.8.
         count, end = leading_run(data, position, RUN_SIZE, limit)
         while count:
@@ -59,12 +62,13 @@ class PlainDialect(Session):
             payload, position = decoder.cut(data, position)
             if payload is None:
                 break
-            if reply := self.take(payload, posts):
-                replies.append(reply)
+            if self.take(payload, posts, replies):
                 most -= 1
             else:
                 most -= REQUEST_WORK if posts[-1][0] == REQUEST else MESSAGE_WORK
         decoder.keep(data, position)
+        if self._error and not (decoder.has_more and len(posts) == self._posts):
+            self._end_run(replies)
         return b"".join(replies)
 
     def half_frame(self) -> HalfFrame | None:
@@ -76,5 +80,8 @@ class PlainDialect(Session):
         return not self._decoder.mid_frame
 
     def export(self) -> DialectState:
-        """Return all that another process needs to go on, as of a moment between two reads."""
+        """Return all that another process needs to go on, as of a moment between two reads.
+
+        Call :meth:`end_run` before: a run of errors does not go along.
+        """
         return DialectState(*self._decoder.export(), self.asked)

@@ -9,7 +9,7 @@ import msgspec
 
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, Oversized
-from mpchat.protocol.messages import error_frame, relayed_frame
+from mpchat.protocol.messages import counted_error_frame, error_frame, relayed_frame
 from mpchat.protocol.requests import Request, decode_request, pack_request, pong_frame
 from mpchat.protocol.sniff import HalfFrame
 
@@ -22,6 +22,9 @@ REQUEST = 0
 # worker that takes one from a client takes no more from it in that turn.
 MESSAGE_WORK = 1 / 8
 REQUEST_WORK = 64
+# Repeats of an error that one frame counts at most: a client that sends nothing else hears of it every five
+# seconds (200 errors a second, see ``reading.BUDGET``).
+MOST_TIMES = 1000
 
 
 class DialectState(msgspec.Struct, frozen=True):
@@ -35,33 +38,78 @@ class DialectState(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """Takes what a client sends; gives posts for the room and replies for the client alone."""
+    """Takes what a client sends; gives posts for the room and replies for the client alone.
 
-    __slots__ = ("asked", "limit")
+    The same error again and again is a *run*: the first one is answered at once, the others are counted, and
+    one frame tells their number when the run ends. Another payload ends it, and so does the caller.
+    """
+
+    __slots__ = ("_counted", "_error", "_posts", "_times", "asked", "limit")
 
     def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, *, asked: bool = False) -> None:
         """Begin, or go on. ``limit`` is the longest payload taken, in bytes."""
         # True from the first time that the client has asked to join.
         self.asked = asked
         self.limit = limit
+        # The frame of the last error while its run lasts; how many repeats were counted and not told.
+        self._error = b""
+        self._times = 0
+        # How many posts there were at the last error: with more of them, another payload came between.
+        self._posts = 0
+        # Bytes of errors that were counted instead of sent; see :meth:`take_counted`.
+        self._counted = 0
 
     def half_frame(self) -> HalfFrame | None:
         """Return what is known of a frame that has begun; None where the dialect has no such thing."""
         return None
 
-    def take(self, payload: bytes | Oversized, posts: list[tuple[int, bytes]]) -> bytes:
-        """Take a payload. Appends to ``posts`` what goes to the hub; returns the plain frame to answer with.
+    def take(self, payload: bytes | Oversized, posts: list[tuple[int, bytes]], replies: list[bytes]) -> bool:
+        """Take a payload. Appends to ``posts`` what goes to the hub, and to ``replies`` plain frames.
 
         A message is appended as ``(1, frame)``, a request as ``(REQUEST, packed request)``; see ``requests``.
+        Returns True for a payload that gives no post: it was answered, or its error was counted.
         """
         try:
             read = self._read(payload)
         except ProtocolError as error:
-            return error_frame(error.code, error.text)
+            self._reject(error_frame(error.code, error.text), posts, replies)
+            return True
         if isinstance(read, Request):
-            return self._ask(read, posts)
+            return self._ask(read, posts, replies)
         posts.append((1, read))
-        return b""
+        return False
+
+    def end_run(self) -> bytes:
+        """End a run of errors; returns the frame that tells what was counted, ``b""`` when all was told."""
+        told = counted_error_frame(self._error, self._times) if self._times else b""
+        self._error, self._times = b"", 0
+        return told
+
+    def take_counted(self) -> int:
+        """Return the bytes of the errors that were counted instead of sent since the last call.
+
+        One of each run is missing: the frame that tells the number is in its place.
+        """
+        counted, self._counted = self._counted, 0
+        return counted
+
+    def _reject(self, error: bytes, posts: list[tuple[int, bytes]], replies: list[bytes]) -> None:
+        """Answer with the frame of an error, or count it."""
+        if error != self._error or len(posts) != self._posts:
+            self._end_run(replies)
+            self._error, self._posts = error, len(posts)
+            replies.append(error)
+            return
+        if self._times == MOST_TIMES:
+            self._end_run(replies)
+            self._error = error
+        if self._times:
+            self._counted += len(error)
+        self._times += 1
+
+    def _end_run(self, replies: list[bytes]) -> None:
+        if told := self.end_run():
+            replies.append(told)
 
     def _read(self, payload: bytes | Oversized) -> bytes | Request:
         """Return the frame of a message, or a request. Raises :class:`ProtocolError` for anything else."""
@@ -77,11 +125,14 @@ class Session:
                 raise
             return request
 
-    def _ask(self, request: Request, posts: list[tuple[int, bytes]]) -> bytes:
+    def _ask(self, request: Request, posts: list[tuple[int, bytes]], replies: list[bytes]) -> bool:
         if bytes(request.ping):
-            return pong_frame(request.ping)
+            self._end_run(replies)
+            replies.append(pong_frame(request.ping))
+            return True
         if request.join is None and not self.asked:
-            return error_frame("not_joined", 'send {"join": {"name": "…"}} first')
+            self._reject(error_frame("not_joined", 'send {"join": {"name": "…"}} first'), posts, replies)
+            return True
         self.asked = True
         posts.append((REQUEST, pack_request(request)))
-        return b""
+        return False

@@ -202,8 +202,9 @@ class Clients:
 
     def stop_reading(self) -> None:
         """Read from no client any more; the worker drains."""
-        for connection in self.by_identity.values():
+        for connection in list(self.by_identity.values()):
             connection.no_longer(self._reactor, READ)
+            self.reading.end_run(connection)
 
     def kick(self, address: str) -> int:
         """End the connections from "host:port", a host or a network; returns how many there were."""

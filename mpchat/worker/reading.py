@@ -47,8 +47,10 @@ ROUND_TIME = 0.003
 # gets 200 errors or 50 short answers a second, and may save up two seconds' worth.
 BUDGET = 200_000
 BUDGET_RATE = 100_000
-# Charged for a byte of an error, and for a byte of what was wrong: 60 KB of nonsense take a millisecond, and
-# have a short error.
+# Seconds of a pause before which a client is told how often its last error came, though more may follow.
+LONG_PAUSE = 1.0
+# Charged for a byte of an error, sent or only counted, and for a byte of what was wrong: 60 KB of nonsense
+# take a millisecond, and have a short error.
 ERROR_COST = 8
 WRONG_COST = 1 / 16
 # Charged for a request; for a way into a room, and each part of its past; and for a byte of an answer.
@@ -196,6 +198,7 @@ class Reading:
         if waiting is not None and (connection.spoke or not connection.light):
             connection.no_longer(self._reactor, READ)
             waiting[connection] = None
+            self.end_run(connection)
             return
         if connection.dialect.has_more:
             self._take(connection, b"")
@@ -248,11 +251,13 @@ class Reading:
         if replies or not completed:
             passed_on = sum(len(frames) for _, frames in completed)
             wrong = max(0, held + len(data) - dialect.held - passed_on)
-            budget -= wrong * WRONG_COST + len(replies) * ERROR_COST
+            budget -= wrong * WRONG_COST + (len(replies) + dialect.take_counted()) * ERROR_COST
         connection.allowance = allowance
         connection.budget = budget - REQUEST_COST if connection.asking else budget
         if allowance < 0 or connection.budget < 0:
             self.slow_down(connection)
+            if connection.quiet_until > now + LONG_PAUSE:
+                replies += dialect.end_run()
         if (replies or connection.asking) and connection not in connection.fanout:
             self._owner.end(connection, "lost")  # it cannot be answered any more
             return
@@ -348,6 +353,12 @@ class Reading:
         connection.leaving = True
         connection.no_longer(self._reactor, READ)
         self._leave_line(connection)
+        self.end_run(connection)
+
+    def end_run(self, connection: Connection) -> None:
+        """Tell a client how often its last error came: nothing more is read from it for now."""
+        if (told := connection.dialect.end_run()) and connection in connection.fanout:
+            self._owner.reply(connection, told)
 
     def _leave_line(self, connection: Connection) -> None:
         for waiting in (self._line, self._again, self._light, *self._held.values()):

@@ -15,7 +15,7 @@ from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, HEADER_SIZE, MAX_PAYLO
 from mpchat.protocol.messages import decode_from_server, leading_run, message_frame, relayed_frame
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.requests import Join, Request, Who, unpack_request
-from mpchat.protocol.session import REQUEST, REQUEST_WORK, RUN_SIZE
+from mpchat.protocol.session import MOST_TIMES, REQUEST, REQUEST_WORK, RUN_SIZE
 
 T = TypeVar("T")
 
@@ -64,6 +64,15 @@ def objects(frames: bytes) -> list[Any]:
         found.append(json.loads(frames[HEADER_SIZE:end]))
         frames = frames[end:]
     return found
+
+
+def errors(frames: bytes) -> list[tuple[str, str]]:
+    """Return code and text of each error that the frames tell, a counted one as often as it came."""
+    return [
+        (told["error"]["code"], told["error"]["text"])
+        for told in objects(frames)
+        for _ in range(told["error"].get("times", 1))
+    ]
 
 
 def the_same_however_it_arrives(data: bytes, limit: int = DEFAULT_PAYLOAD_LIMIT) -> tuple[list[bytes], bytes]:
@@ -227,8 +236,9 @@ def test_any_bytes_in_any_pieces_give_whole_posts_and_documented_answers(
     data: bytes, cuts: list[int]
 ) -> None:
     posts, replies = received(data, limit=64)
-    assert received(data, *(cut for cut in cuts if cut < len(data)), limit=64) == (posts, replies)
-    assert received(data, *range(len(data)), limit=64) == (posts, replies)
+    for places in ([cut for cut in cuts if cut < len(data)], range(len(data))):
+        in_pieces, answered = received(data, *places, limit=64)
+        assert (in_pieces, errors(answered)) == (posts, errors(replies))
     for post in posts:
         ((message),) = objects(post)
         assert list(message) == ["message"]
@@ -281,7 +291,8 @@ def test_another_session_goes_on_from_any_cut(data: bytes, place: int) -> None:
     replies = first.receive_data(data[:place], posts)
     second = PlainDialect(64, first.export())
     replies += second.receive_data(data[place:], posts)
-    assert (single(posts), replies) == received(data, limit=64)
+    whole, answered = received(data, limit=64)
+    assert (single(posts), errors(replies)) == (whole, errors(answered))
     assert second.mid_frame == PlainDialect(64, second.export()).mid_frame
 
 
@@ -318,7 +329,7 @@ def test_a_read_full_of_empty_frames_is_answered_in_time_that_grows_with_their_n
     """A client that sends nothing else must not stop its worker: 32 768 of them fit one read."""
     begun = time.process_time()
     replies = PlainDialect().receive_data(bytes(64 << 10), [])
-    assert replies.count(b'"error"') == 32 << 10
+    assert len(errors(replies)) == 32 << 10
     assert time.process_time() - begun < 2.0
 
 
@@ -329,6 +340,104 @@ def test_what_is_kept_of_a_frame_that_has_begun_is_counted() -> None:
     assert (session.held, session.mid_frame) == (7, True)
     session.receive_data(encode_frame(HELLO)[7:], [])
     assert (session.held, session.mid_frame) == (0, False)
+
+
+# The same error again and again.
+
+EMPTY = encode_frame(b"")
+OBJECT = encode_frame(b"{}")
+PING = encode_frame(b'{"ping":1}')
+JOIN = encode_frame(b'{"join":{"name":"a"}}')
+ESCAPED = encode_frame(b'{"message" :"x"}')  # is encoded again, so it stands in no run of messages
+
+
+def told(frames: bytes) -> list[Any]:
+    """Return for each answer a pong's value, or how many errors it stands for."""
+    return [each["pong"] if "pong" in each else each["error"].get("times") for each in objects(frames)]
+
+
+def test_a_packet_that_is_padded_with_zeros_is_answered_with_two_errors() -> None:
+    sent = message_frame("hello.").ljust(1024, b"\0")
+    posts: list[tuple[int, bytes]] = []
+    replies = PlainDialect().receive_data(sent, posts)
+    assert posts == [(1, message_frame("hello."))]
+    padding = (1024 - len(message_frame("hello."))) // 2
+    error = {"code": "not_json", "text": "the frame is empty"}
+    assert objects(replies) == [{"error": error}, {"error": {**error, "times": padding - 1}}]
+    assert len(replies) < 200
+
+
+@pytest.mark.parametrize("between", [OBJECT, PING, JOIN, message_frame("x"), ESCAPED])
+def test_another_frame_ends_a_run_of_errors(between: bytes) -> None:
+    _, replies = received(EMPTY * 5 + between + EMPTY * 3)
+    # The count comes before the answer to the frame that ended the run.
+    expected = {OBJECT: [None, 4, None, None, 2], PING: [None, 4, 1, None, 2]}
+    assert told(replies) == expected.get(between, [None, 4, None, 2])
+
+
+def test_an_error_that_came_twice_is_told_twice_and_other_errors_each_for_itself() -> None:
+    _, replies = received((EMPTY + OBJECT) * 3 + EMPTY)
+    assert told(replies) == [None] * 7
+    assert errors(received(EMPTY * 2)[1]) == [("not_json", "the frame is empty")] * 2
+    assert told(received(EMPTY * 2)[1]) == [None, None]
+
+
+def test_the_same_pong_again_is_no_error_that_is_counted() -> None:
+    assert told(received(PING * 5)[1]) == [1] * 5
+
+
+def test_a_run_goes_on_in_the_next_turn_and_its_number_is_told_after_a_bounded_one() -> None:
+    session = PlainDialect()
+    replies = [session.receive_data(EMPTY * (MOST_TIMES + 10), [], 16)]
+    while session.has_more:
+        replies.append(session.receive_data(b"", [], 16))
+    assert [told(each) for each in replies if each] == [[None], [MOST_TIMES], [9]]
+    session.receive_data(EMPTY * 20, [], 16)
+    assert told(session.end_run()) == [15]
+    assert session.end_run() == b""
+    assert told(session.receive_data(b"", [])) == [None, 3], "what comes after is another run"
+
+
+def test_errors_that_are_counted_are_as_large_as_if_they_were_sent() -> None:
+    session = PlainDialect()
+    size = len(received(EMPTY)[1])
+    replies = session.receive_data(EMPTY * 100, [])
+    counted = session.take_counted()
+    assert 100 * size <= counted + len(replies) <= 100 * size + 20
+    assert session.take_counted() == 0
+
+
+MIXED = st.lists(
+    st.tuples(
+        st.sampled_from([EMPTY, OBJECT, PING, JOIN, message_frame("x"), ESCAPED, encode_frame(bytes(100))]),
+        st.integers(1, 5),
+    )
+)
+
+
+@given(MIXED, st.integers(1, 5), st.lists(st.integers(0, 300)), st.booleans())
+def test_errors_and_their_counts_are_as_many_as_the_wrong_frames_and_in_the_order_of_all_answers(
+    parts: list[tuple[bytes, int]], most: int, cuts: list[int], interrupted: bool
+) -> None:
+    frames = [frame for frame, count in parts for _ in range(count)]
+    expected = [objects(received(frame, limit=64)[1]) for frame in frames]
+    data = b"".join(frames)
+    session = PlainDialect(64)
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    answered: list[Any] = []
+    for start, end in pairwise(edges):
+        piece = data[start:end]
+        while piece or session.has_more:
+            posts: list[tuple[int, bytes]] = []
+            replies = session.receive_data(piece, posts, most)
+            if interrupted:
+                replies += session.end_run()
+            for each in objects(replies):
+                times = each.get("error", {}).pop("times", 1)
+                answered += [each] * times
+            piece = b""
+    assert answered == [answer for each in expected for answer in each]
+    assert session.end_run() == b""
 
 
 # Requests.
@@ -437,12 +546,12 @@ def test_a_turn_ends_after_a_bounded_number_of_errors_and_whoever_goes_on_knows(
     session = PlainDialect()
     posts: list[tuple[int, bytes]] = []
     replies = session.receive_data(bytes(100), posts, 10)
-    assert replies.count(b"empty") == 10
+    assert len(errors(replies + session.end_run())) == 10
     assert session.has_more
     assert not session.mid_frame  # nothing is missing of what is kept
     moved = PlainDialect(60_000, session.export())
     assert moved.has_more
-    assert moved.receive_data(b"", posts, 100).count(b"empty") == 40
+    assert len(errors(moved.receive_data(b"", posts, 100))) == 40
     assert (moved.has_more, moved.held, posts) == (False, 0, [])
 
 

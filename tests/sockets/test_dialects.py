@@ -81,7 +81,10 @@ class LongDialect(Session):
         data = self._partial + data
         _, end = self.framing.leading(data, len(data))
         self._partial = data[end:]
-        return b"".join([self.take(payload, posts) for payload in long_frames(data[:end])])
+        replies: list[bytes] = []
+        for payload in long_frames(data[:end]):
+            self.take(payload, posts, replies)
+        return b"".join([*replies, self.end_run()])
 
     def receive_eof(self) -> bool:
         return not self._partial

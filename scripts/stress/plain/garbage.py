@@ -16,7 +16,7 @@ import socket
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from scripts.common.frames import framed, split_frames
+from scripts.common.frames import HEADER, framed, split_frames
 from scripts.stress.clients import reset_at_close
 from scripts.stress.faults import Fault
 from scripts.stress.fleet import ClientProcess
@@ -203,7 +203,7 @@ class GarbageSenders(PlainLoop):
         if batch is None:
             super().rejected(connection, frame)
         else:
-            batch.rejections += 1
+            batch.rejections += json.loads(frame[HEADER:])["error"].get("times", 1)
 
     def forget(self, connection: PlainConnection) -> None:
         """Let another connection send as much as this one had under way."""
