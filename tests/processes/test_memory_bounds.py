@@ -193,8 +193,8 @@ Attack = Callable[[Server, Crowd, Memory], None]
 
 
 def zeros(server: Server, crowd: Crowd, memory: Memory) -> None:
-    """Each empty frame has an error for an answer."""
-    crowd.send(lambda number: b"\0\0" * 60_000, memory.look)
+    """Each frame has an error for an answer: one that is not that of the frame before."""
+    crowd.send(lambda number: b"\0\0\0\2{}" * 20_000, memory.look)
 
 
 def half_frames(server: Server, crowd: Crowd, memory: Memory) -> None:

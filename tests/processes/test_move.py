@@ -453,13 +453,13 @@ def test_a_reload_while_the_supervisor_is_short_of_descriptors_loses_nobody(fold
 
 
 def test_a_connection_with_megabytes_of_unread_answers_moves_too(server: Server) -> None:
-    """Tens of thousands of empty frames, each answered; what of it is in the outbox goes along."""
+    """Tens of thousands of wrong frames, each answered; what of it is in the outbox goes along."""
     with stalled(server, 8) as crowd, listeners(server, 1) as prompt:
         for each in crowd:
             each.sock.settimeout(0.1)
             with suppress(TimeoutError):
                 for _ in range(40):
-                    each.sock.sendall(b"\0\0" * 2_000)
+                    each.sock.sendall((b"\0\0" + raw_frame(b"{}")) * 1_000)
             each.sock.settimeout(20.0)
         assert scale(server, 3)["moved"] >= 2
         begun = cpu(server)

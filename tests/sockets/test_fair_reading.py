@@ -16,6 +16,7 @@ from mpchat.worker import reading as reading_module
 from mpchat.worker.connection import Connection
 from mpchat.worker.reading import (
     ANSWER_COST,
+    BUDGET_RATE,
     ERROR_COST,
     LITTLE,
     OUTBOX_LIMIT,
@@ -317,3 +318,81 @@ def test_of_a_client_that_has_gone_nothing_is_kept_not_even_until_it_might_have_
         assert connections_in_memory() == before
     finally:
         gc.enable()
+
+
+# The same error again and again.
+
+
+def told_of_errors(data: bytes) -> list[int]:
+    """Return how many errors each frame stands for."""
+    return [json.loads(payload)["error"].get("times", 1) for payload in payloads(data)]
+
+
+def test_a_client_that_is_to_be_moved_is_told_first_how_often_its_error_came(bench: Bench) -> None:
+    client, connection = bench.connect(1)
+    client.send_raw(EMPTY * 1000)
+    bench.until(lambda: connection.dialect.has_more)
+    assert told_of_errors(received(client)) == [1]
+    bench.worker.clients.reading.stop(connection)
+    state = bench.worker.migration.export_state(connection)
+    assert told_of_errors(received(client) + state.outbox) == [TURN_WORK - 1]
+    bench.take(1, connection.sock, state)
+    bench.until(lambda: not bench.worker.clients.by_identity[1].dialect.has_more)
+    assert errors_in(received(client)) == 1000 - TURN_WORK
+
+
+def test_a_client_is_told_how_often_its_error_came_before_it_waits_for_long(bench: Bench) -> None:
+    client, connection = bench.connect(1)
+    client.send_raw(EMPTY * 1000)
+    connection.budget = -0.5 * BUDGET_RATE  # it is paused for half a second
+    bench.until(lambda: bool(connection.quiet_until))
+    assert told_of_errors(received(client)) == [1]
+    connection.budget = -1.5 * BUDGET_RATE
+    reading = bench.worker.clients.reading
+    connection.quiet_until = 0.0
+    reading.read_again(connection)
+    bench.until(lambda: bool(connection.quiet_until))
+    assert told_of_errors(received(client)) == [2 * TURN_WORK - 1]
+
+
+def test_a_client_in_a_room_that_is_held_is_told_how_often_its_error_came(bench: Bench) -> None:
+    client, connection = bench.connect(1)
+    client.say("before")
+    bench.until(lambda: connection.spoke)
+    client.send_raw(EMPTY * 1000)
+    bench.until(lambda: connection.dialect.has_more)
+    bench.order(Down.HOLD, (PLAIN, True))
+    one_round(bench)
+    assert told_of_errors(received(client)) == [1, TURN_WORK - 1]
+
+
+def test_a_client_of_a_worker_that_drains_is_told_how_often_its_error_came(bench: Bench) -> None:
+    client, connection = bench.connect(1)
+    client.send_raw(EMPTY * 1000)
+    bench.until(lambda: connection.dialect.has_more)
+    bench.order(Down.DRAIN, None)
+    assert told_of_errors(received(client)) == [1, TURN_WORK - 1]
+
+
+def test_an_error_that_is_counted_is_charged_like_one_that_is_sent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_module, "BUDGET_RATE", 1e-6)  # nothing is regained meanwhile
+    client, connection = bench.connect(1)
+
+    def cost(sent: bytes, answers: list[int]) -> float:
+        connection.budget = 100_000.0
+        client.send_raw(sent)
+        data = b""
+
+        def answered() -> bool:
+            nonlocal data
+            data += received(client)
+            return told_of_errors(data) == answers
+
+        bench.until(answered)
+        return 100_000.0 - connection.budget
+
+    one = cost(EMPTY, [1])
+    assert one > 50 * ERROR_COST
+    assert 100 * one <= cost(EMPTY * 100, [1, 99]) <= 101 * one

@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "empty frames": Kind(lambda number: b"\0\0" * 60_000),
-    "no JSON": Kind(lambda number: framed(b"{" * 40) * 500),
+    "no JSON": Kind(lambda number: (framed(b"{" * 40) + framed(b"[" * 40)) * 250),
     "not UTF-8": Kind(lambda number: framed(b'{"message":"\xff"}') * 500),
     "too long": Kind(lambda number: framed(b"x" * 65_000) * 10),
     "deep JSON": Kind(lambda number: framed(b'{"message":' + b"[" * 50_000) * 10),
