@@ -86,6 +86,7 @@ def test_the_two_cores_back_to_back(text: str) -> None:
     ("payload", "event"),
     [
         (b'{"error":{"code":"full","text":"no place"}}', Refused("full", "no place")),
+        (b'{"error":{"code":"full","text":"no place","times":7}}', Refused("full", "no place", 7)),
         (b'{"message":"a","room":"b","seq":1}', Message("a")),
         (b'{"joined":"somebody"}', None),
         (b"", Garbled),
@@ -261,8 +262,9 @@ def test_an_inbox_knows_its_size(steps: list[Message | None]) -> None:
 
 def test_an_error_of_the_server_is_raised() -> None:
     with pytest.raises(RefusedError) as refused:
-        message_in(Refused("full", "no place"))
-    assert refused.value.code == "full"
+        message_in(Refused("full", "no place", 3))
+    assert (refused.value.code, refused.value.times) == ("full", 3)
+    assert str(refused.value) == "no place (full, 3 times)"
     assert message_in(Connected("h:1", again=True)) is None
 
 

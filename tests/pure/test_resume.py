@@ -434,6 +434,32 @@ def test_answers_go_to_who_asked_in_order() -> None:
     assert events(chat)[2:] == [Refused("too_long", "a message")]
 
 
+def test_an_error_that_is_counted_answers_as_many_questions_and_the_rest_is_about_messages() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(0))
+    questions = [chat.ask(Who), chat.ask(Rooms), chat.ask(Who)]
+    chat.received(frame({"error": {"code": "bad_request", "text": "no", "times": 2}}))
+    assert [each.done for each in questions] == [True, True, False]
+    chat.received(frame({"error": {"code": "bad_request", "text": "no", "times": 2**63 - 1}}))
+    with pytest.raises(RefusedError, match="no"):
+        questions[2].result()
+    assert events(chat)[2:] == [Refused("bad_request", "no", 2**63 - 2)]
+
+
+@pytest.mark.parametrize("code", ["taken_over", "name_taken"])
+def test_a_chat_that_an_error_ends_ends_once_however_often_the_error_came(code: str) -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(0))
+    if code == "name_taken":
+        chat.lost(1, None)
+        chat.opened(2)
+    events(chat)
+    chat.received(frame({"error": {"code": code, "text": "no", "times": 2**63 - 1}}))
+    assert [type(each) for each in events(chat)] == [Rejected]
+
+
 def test_a_question_that_was_not_sent_takes_nobodys_answer() -> None:
     chat = conversation()
     chat.opened(0)

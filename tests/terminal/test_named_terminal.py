@@ -129,6 +129,7 @@ def test_the_three_parts_of_a_line_have_the_sender_in_the_middle() -> None:
         (Who("lobby", ("밥",), 1), "lobby, 1 person: 밥"),
         (Rooms((RoomSize("lobby", 2),), 7, "lobby"), "lobby (2), …"),
         (Refused("muted", "you are muted"), "the server refused: you are muted (muted)"),
+        (Refused("muted", "you are muted", 12), "the server refused: you are muted (muted, 12 times)"),
         (Garbled("not_a_message", "not an mpchat server"), "not an mpchat server"),
         (Pong(1), "pong"),
     ],

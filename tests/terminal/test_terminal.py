@@ -1,6 +1,7 @@
 """The chat that people use: in a real terminal, and as plain lines in a pipe."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.harness import Server
+from support.harness import Server, running
 from support.peers import Relay
 from support.screens import Screen
 from support.waiting import PATIENCE, eventually
@@ -18,7 +19,7 @@ from support.waiting import PATIENCE, eventually
 from mpchat.cli.commands import main
 from mpchat.client.conversation import STEADY
 from mpchat.client.core import Connected, Disconnected, Message
-from mpchat.client.plain import RETURN_TIMEOUT, Patience
+from mpchat.client.plain import RETURN_TIMEOUT, Patience, _Echoes
 from mpchat.config import Origin, resolve
 from mpchat.instance.record import Identity, Record
 from mpchat.protocol.messages import error_frame
@@ -367,6 +368,27 @@ def test_a_server_that_does_not_answer_what_was_said() -> None:
         code, out, err = _plain(relay.port, b"hi\n", before="plain.ECHO_TIMEOUT = 0.3")
     assert (code, out) == (6, "")
     assert err == "mpchat: what was sent last did not come back within 0.3 s\n"
+
+
+def test_lines_that_the_server_rejects_all_count(folder: Path) -> None:
+    with running(folder, "--payload-limit", "100") as server:
+        _, port = server.address
+        said = b"".join(b"x" * 200 + b"\n" for _ in range(300))
+        result, out, err = _plain(port, said + "안녕\n".encode())
+    assert (result, out) == (1, "안녕\n")
+    told = re.findall(r"mpchat: the server refused: .* \(too_long(?:, (\d+) times)?\)", err)
+    assert sum(int(times or 1) for times in told) == 300
+
+
+def test_one_error_can_be_about_many_lines() -> None:
+    echoes = _Echoes()
+    for text in ("a", "b", "a", "c"):
+        echoes.expect(text)
+    assert echoes.settle_oldest(2)
+    assert not echoes.wait(0)
+    assert echoes.settle_oldest(2**63 - 1)
+    assert echoes.wait(0)
+    assert not echoes.settle_oldest(1)
 
 
 def test_patience_is_not_renewed_by_a_server_that_only_accepts() -> None:
