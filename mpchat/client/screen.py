@@ -1,21 +1,25 @@
 """Chat in a terminal: messages appear above the line that the user is typing.
 
 Prints text from the server only through ``lines``. Typing never waits for the network: actions stand in a
-short queue, and a task does them in order. A member gets more than a plain client: a time and a colour for
-each message, a status line, and Tab.
+queue, and a task does them in order. What was typed or pasted is not dropped: the queue has no limit but the
+user's own text, and a line that the server does not take is tried again. A member gets more than a plain
+client: a time and a colour for each message, a status line, and Tab.
 """
 
 import asyncio
+import math
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding.bindings.completion import display_completions_like_readline
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.utils import get_cwidth
@@ -38,13 +42,13 @@ from mpchat.client.lines import (
     said,
     shown,
 )
-from mpchat.errors import Exit, MpchatError
+from mpchat.errors import ConnectionLostError, Exit, MpchatError, TimedOutError
 from mpchat.text import visible
 
-# Typed or pasted lines that may wait while the server does not read.
-OUTGOING_LINES = 1000
-# Seconds that leaving waits for earlier lines; long enough for every server that still reads.
+# Seconds that leaving waits for the server to take an earlier line; long enough for every server that reads.
 LEAVE_TIMEOUT = 2.0
+# Seconds after a Tab in which more input makes it a part of pasted text. A hand takes longer.
+PASTE_PAUSE = 0.05
 # Dim, then normal. A message cannot look like this, because its escapes are made visible.
 NOTICE = "\x1b[2m{}\x1b[0m"
 # The colours, of 256, that are readable on black and on white.
@@ -69,7 +73,9 @@ class _Screen:
     def __init__(self, chat: Chat, board: Board | None) -> None:
         self._chat = chat
         self._board = board
-        self._outgoing: asyncio.Queue[Action] = asyncio.Queue(OUTGOING_LINES)
+        self._outgoing: asyncio.Queue[Action] = asyncio.Queue()
+        # True while a line of the queue is being sent.
+        self._doing = False
         self._moved = asyncio.Event()
         self._prompt = _new_prompt(board)
 
@@ -90,10 +96,16 @@ class _Screen:
         return Exit.FAILED if over else Exit.OK
 
     async def _leave(self) -> None:
-        try:
-            await asyncio.wait_for(self._outgoing.join(), LEAVE_TIMEOUT)
-        except TimeoutError:
-            _notice("left before everything was sent")
+        """Wait for earlier lines for as long as the server takes them."""
+        before = math.inf
+        while (waiting := self._waiting) < before:
+            if before < math.inf:
+                _notice(f"lines that are still to be sent: {waiting}; Ctrl-C leaves without them")
+            before = waiting
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._outgoing.join(), LEAVE_TIMEOUT)
+        if waiting:
+            _notice(f"left before everything was sent; lines that were not sent: {waiting}")
 
     async def _read_lines(self) -> None:
         """Prompt until the user wants to leave."""
@@ -118,38 +130,52 @@ class _Screen:
             case None:
                 pass
             case action:
-                self._enqueue(action, line)
+                self._outgoing.put_nowait(action)
         return True
-
-    def _enqueue(self, action: Action, line: str) -> None:
-        try:
-            self._outgoing.put_nowait(action)
-        except asyncio.QueueFull:
-            _notice(f"not sent, {OUTGOING_LINES} lines are waiting already: {visible(line)}")
 
     async def _deliver(self) -> None:
         while True:
             action = await self._outgoing.get()
+            self._doing = True
             try:
                 await self._do(action)
             except MpchatError as error:
                 text = f": {visible(action.text)}" if isinstance(action, Say | Tell) else ""
                 _notice(f"{visible(str(error))}{text}")
             finally:
+                self._doing = False
                 self._outgoing.task_done()
 
     async def _do(self, action: Action) -> None:
         match action:
             case Say(text):
-                await self._chat.send(text)
+                await self._insist(lambda: self._chat.send(text))
             case Tell(name, text):
-                await self._chat.tell(name, text)
+                await self._insist(lambda: self._chat.tell(name, text))
             case Enter(room):
                 await self._chat.enter(room)
             case Command.WHO:
                 self._answer(await self._chat.who())
             case Command.ROOMS:
                 self._answer(await self._chat.rooms())
+
+    async def _insist(self, send: Callable[[], Awaitable[None]]) -> None:
+        """Send a line; while the server does not take it, try again until the chat is over."""
+        told = False
+        while True:
+            try:
+                return await send()
+            except (TimedOutError, ConnectionLostError) as error:
+                if self._chat.state.final:
+                    raise
+                if not told:
+                    _notice(f"{visible(str(error))}; trying again, lines that wait: {self._waiting}")
+                    told = True
+
+    @property
+    def _waiting(self) -> int:
+        """How many lines are still to be sent."""
+        return self._outgoing.qsize() + self._doing
 
     def _answer(self, answer: Who | Rooms) -> None:
         if self._board is not None:
@@ -182,17 +208,50 @@ class _Screen:
 
 def _new_prompt(board: Board | None) -> PromptSession[str]:
     # Erased, because each message comes back from the server, in its place in the conversation.
+    keys = KeyBindings()
     if board is None:
-        return PromptSession("> ", erase_when_done=True)
+        keys.add("tab")(lambda event: event.current_buffer.insert_text("\t"))
+        return PromptSession("> ", erase_when_done=True, key_bindings=keys)
+    keys.add("tab")(_Tab().press)
     return PromptSession(
         "> ",
         erase_when_done=True,
+        key_bindings=keys,
         completer=_BoardCompleter(board),
         complete_while_typing=False,
         # The other styles keep eight lines free for a menu.
         complete_style=CompleteStyle.READLINE_LIKE,
         bottom_toolbar=lambda: clipped(f" {board.status()}", shutil.get_terminal_size().columns),
     )
+
+
+class _Tab:
+    """Tells a Tab that asks for a completion from a tab in pasted text, which other text follows at once.
+
+    Not every terminal marks pasted text (bracketed paste). So a tab is a character first, and becomes a
+    question when nothing else has come for a moment.
+    """
+
+    def __init__(self) -> None:
+        self._presses = 0
+
+    def press(self, event: KeyPressEvent) -> None:
+        """Insert the character. Complete instead, a moment later, if it was alone."""
+        self._presses += 1
+        event.current_buffer.insert_text("\t")
+        if event.key_processor.input_queue:  # more came with it
+            return
+        asyncio.get_running_loop().call_later(
+            PASTE_PAUSE, self._complete, event, event.current_buffer.document, self._presses
+        )
+
+    def _complete(self, event: KeyPressEvent, document: Document, press: int) -> None:
+        buffer = event.current_buffer
+        if press != self._presses or buffer.document != document:
+            return
+        buffer.delete_before_cursor()
+        display_completions_like_readline(event)
+        event.app.invalidate()
 
 
 class _BoardCompleter(Completer):

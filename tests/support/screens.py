@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -35,6 +36,13 @@ class Screen:
     def press(self, *keys: str) -> None:
         """Press keys by tmux's names, as ``Enter`` or ``C-c``."""
         self._tmux("send-keys", *keys)
+
+    def paste(self, text: str, *, bracketed: bool) -> None:
+        """Paste ``text``; ``bracketed`` marks it for the program as pasted, as most terminals do."""
+        file = Path(self._directory.name) / "pasted"
+        file.write_text(text, encoding="utf-8")
+        self._tmux("load-buffer", str(file))
+        self._tmux("paste-buffer", *(["-p"] if bracketed else []))
 
     def say(self, text: str) -> None:
         """Type a line and press Enter."""

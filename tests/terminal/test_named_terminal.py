@@ -383,6 +383,16 @@ def test_typing_faster_than_the_prompt_comes_back(server: NamedServer) -> None:
         screen.ends_with(*said, ">", " connected · lobby · 1 here · 앨리스")
 
 
+@pytest.mark.parametrize("bracketed", [True, False])
+def test_a_tab_in_pasted_text_completes_nothing(server: NamedServer, bracketed: bool) -> None:
+    with _screen(server, "밥돌이"), _screen(server) as screen:
+        screen.paste("밥\t뒤\n밥\t\n\t밥\n", bracketed=bracketed)
+        if bracketed:
+            screen.press("Enter")
+        for line in (r"밥\t뒤", r"밥\t", r"\t밥"):
+            screen.shows(f"앨리스: {line}")
+
+
 def test_tab_completes_commands_names_and_rooms(server: NamedServer) -> None:
     with _screen(server, "밥돌이"), _screen(server) as screen:
         screen.type_in("/m")

@@ -1,5 +1,6 @@
 """The chat that people use: in a real terminal, and as plain lines in a pipe."""
 
+import json
 import os
 import re
 import signal
@@ -27,6 +28,8 @@ from mpchat.supervisor.startup import StartFacts, start_text
 
 # The worst locale: Python's own repairs of it switched off.
 POSIX = {"LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+# Seconds for thousands of pasted lines: without marks each of them has a prompt of its own.
+LONG_PASTE = 6 * PATIENCE
 
 
 def _chat(port: int, *, plain: bool = False, before: str = "") -> list[str]:
@@ -56,6 +59,10 @@ def _screen(port: int, columns: int = 80) -> Iterator[Screen]:
 
 def _connected(relay: Relay) -> str:
     return f"* connected to 127.0.0.1:{relay.port} (/help)"
+
+
+def _said(relay: Relay) -> list[str]:
+    return [json.loads(each)["message"] for each in relay.received]
 
 
 # In a terminal
@@ -129,6 +136,75 @@ def test_leaving(relay: Relay, how: str) -> None:
         assert screen.exit_code() == 0
         assert "Traceback" not in screen.text
         eventually(lambda: relay.received == [b'{"message":"last words"}'], "the last words")
+
+
+@pytest.mark.parametrize("bracketed", [True, False])
+def test_a_pasted_tab_is_said(relay: Relay, bracketed: bool) -> None:
+    with _screen(relay.port) as screen:
+        screen.paste("\t앞\t뒤\t", bracketed=bracketed)
+        screen.shows("뒤")
+        screen.press("Enter")
+        eventually(lambda: relay.received, "the line")
+        assert _said(relay) == ["\t앞\t뒤\t"]
+
+
+@pytest.mark.parametrize("bracketed", [True, False])
+def test_of_a_long_paste_no_line_is_lost(relay: Relay, bracketed: bool) -> None:
+    lines = [f"줄 {number}\t안녕하세요" for number in range(3000)]
+    with _screen(relay.port) as screen:
+        screen.paste("".join(f"{line}\n" for line in lines), bracketed=bracketed)
+        screen.press("Enter")
+        eventually(lambda: len(relay.received) >= len(lines), "all lines", LONG_PASTE)
+        assert _said(relay) == lines
+        screen.ends_with(r"줄 2999\t안녕하세요", ">")
+
+
+@contextmanager
+def _screen_with(send: str, port: int) -> Iterator[Screen]:
+    """Chat with another ``Chat.send``, of which ``send`` is the body; the real one is ``really``."""
+    body = "\n".join(f"    {line}" for line in send.splitlines())
+    before = f"""
+import asyncio
+from mpchat.client.aio import Chat
+from mpchat.errors import TimedOutError
+really, calls = Chat.send, []
+async def send(self, text):
+    calls.append(text)
+{body}
+Chat.send = send
+"""
+    with Screen(_chat(port, before=before)) as screen:
+        screen.shows(f"connected to 127.0.0.1:{port}")
+        screen.shows(">")
+        yield screen
+
+
+def test_who_leaves_after_a_long_paste_waits_as_long_as_lines_are_taken(relay: Relay) -> None:
+    lines = [f"줄 {number}" for number in range(100)]  # five seconds, longer than a leaving waits for one
+    with _screen_with("await asyncio.sleep(0.05)\nawait really(self, text)", relay.port) as screen:
+        screen.paste("\n".join([*lines, "/quit"]), bracketed=True)
+        screen.press("Enter")
+        screen.shows("; Ctrl-C leaves without them")
+        assert screen.exit_code() == 0
+        eventually(lambda: len(relay.received) >= len(lines), "all lines")
+        assert _said(relay) == lines
+
+
+def test_who_leaves_a_server_that_takes_nothing_is_told_what_was_not_sent(relay: Relay) -> None:
+    with _screen_with("await asyncio.sleep(3600)", relay.port) as screen:
+        screen.paste("하나\n둘\n/quit", bracketed=True)
+        screen.press("Enter")
+        assert screen.exit_code() == 0
+        assert "* left before everything was sent; lines that were not sent: 2" in screen.text
+
+
+def test_a_line_that_the_server_does_not_take_is_tried_again_and_the_next_ones_wait(relay: Relay) -> None:
+    send = "if len(calls) < 4: raise TimedOutError('it does not read')\nawait really(self, text)"
+    with _screen_with(send, relay.port) as screen:
+        screen.paste("하나\n둘", bracketed=True)
+        screen.press("Enter")
+        screen.ends_with("* it does not read; trying again, lines that wait: 2", "하나", "둘", ">")
+        assert _said(relay) == ["하나", "둘"]
 
 
 def test_an_error_of_the_server_is_one_line() -> None:
