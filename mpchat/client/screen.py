@@ -14,12 +14,18 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from itertools import takewhile
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.key_binding.bindings.completion import display_completions_like_readline
+from prompt_toolkit.key_binding.key_processor import KeyPress
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.utils import get_cwidth
@@ -49,6 +55,8 @@ from mpchat.text import visible
 LEAVE_TIMEOUT = 2.0
 # Seconds after a Tab in which more input makes it a part of pasted text. A hand takes longer.
 PASTE_PAUSE = 0.05
+# Keys that are characters in pasted text.
+_TEXT_KEYS: dict[str, str] = {Keys.Enter: "\n", Keys.Tab: "\t"}
 # Dim, then normal. A message cannot look like this, because its escapes are made visible.
 NOTICE = "\x1b[2m{}\x1b[0m"
 # The colours, of 256, that are readable on black and on white.
@@ -209,6 +217,7 @@ class _Screen:
 def _new_prompt(board: Board | None) -> PromptSession[str]:
     # Erased, because each message comes back from the server, in its place in the conversation.
     keys = KeyBindings()
+    keys.add(Keys.Any, filter=has_focus(DEFAULT_BUFFER) & Condition(_more_came))(_insert_burst)
     if board is None:
         keys.add("tab")(lambda event: event.current_buffer.insert_text("\t"))
         return PromptSession("> ", erase_when_done=True, key_bindings=keys)
@@ -223,6 +232,35 @@ def _new_prompt(board: Board | None) -> PromptSession[str]:
         complete_style=CompleteStyle.READLINE_LIKE,
         bottom_toolbar=lambda: clipped(f" {board.status()}", shutil.get_terminal_size().columns),
     )
+
+
+def _more_came() -> bool:
+    """Tell whether more keys have come with this one, as in a paste that the terminal does not mark."""
+    return bool(get_app().key_processor.input_queue)
+
+
+def _text_of(press: KeyPress) -> str | None:
+    """Return what a key is in a text, None for a key that is no text."""
+    if press.key in _TEXT_KEYS:
+        return _TEXT_KEYS[press.key]
+    return press.data if press.data == press.key else None
+
+
+def _insert_burst(event: KeyPressEvent) -> None:
+    """Insert a character and the text that came with it: key by key it would take half a millisecond each.
+
+    The last Enter is left, because it ends the input, and so is a Tab at the end, which may be a question.
+    """
+    queue = event.key_processor.input_queue
+    keys = list(takewhile(lambda press: _text_of(press) is not None, queue))
+    ends = [number for number, press in enumerate(keys) if press.key == Keys.Enter]
+    if ends:
+        del keys[ends[-1] :]
+    elif keys and keys[-1].key == Keys.Tab:
+        keys.pop()
+    for _ in keys:
+        queue.popleft()
+    event.current_buffer.insert_text(event.data + "".join(filter(None, map(_text_of, keys))))
 
 
 class _Tab:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpchat.client.conversation import Conversation, Seat, State
+from mpchat.client.conversation import Conversation, Request, Seat, State
 from mpchat.client.core import (
     Connected,
     Disconnected,
@@ -438,7 +438,7 @@ def test_an_error_that_is_counted_answers_as_many_questions_and_the_rest_is_abou
     chat = conversation()
     chat.opened(0)
     chat.received(welcome(0))
-    questions = [chat.ask(Who), chat.ask(Rooms), chat.ask(Who)]
+    questions: list[Request[Any]] = [chat.ask(Who), chat.ask(Rooms), chat.ask(Who)]
     chat.received(frame({"error": {"code": "bad_request", "text": "no", "times": 2}}))
     assert [each.done for each in questions] == [True, True, False]
     chat.received(frame({"error": {"code": "bad_request", "text": "no", "times": 2**63 - 1}}))
