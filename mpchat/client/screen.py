@@ -57,6 +57,7 @@ LEAVE_TIMEOUT = 2.0
 PASTE_PAUSE = 0.05
 # Keys that are characters in pasted text.
 _TEXT_KEYS: dict[str, str] = {Keys.Enter: "\n", Keys.Tab: "\t"}
+NOT_SENT = "left before everything was sent; lines that were not sent: {}"
 # Dim, then normal. A message cannot look like this, because its escapes are made visible.
 NOTICE = "\x1b[2m{}\x1b[0m"
 # The colours, of 256, that are readable on black and on white.
@@ -110,10 +111,15 @@ class _Screen:
             if before < math.inf:
                 _notice(f"lines that are still to be sent: {waiting}; Ctrl-C leaves without them")
             before = waiting
-            with suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(self._outgoing.join(), LEAVE_TIMEOUT)
+            except TimeoutError:
+                continue
+            except asyncio.CancelledError:  # Ctrl-C
+                _notice(NOT_SENT.format(self._waiting))
+                raise
         if waiting:
-            _notice(f"left before everything was sent; lines that were not sent: {waiting}")
+            _notice(NOT_SENT.format(waiting))
 
     async def _read_lines(self) -> None:
         """Prompt until the user wants to leave."""

@@ -190,6 +190,17 @@ def test_who_leaves_after_a_long_paste_waits_as_long_as_lines_are_taken(relay: R
         assert _said(relay) == lines
 
 
+def test_ctrl_c_ends_the_wait_for_lines_that_are_still_to_be_sent(relay: Relay) -> None:
+    with _screen_with("await asyncio.sleep(0.2)\nawait really(self, text)", relay.port) as screen:
+        screen.paste("\n".join(["줄"] * 100 + ["/quit"]), bracketed=True)
+        screen.press("Enter")
+        screen.shows("; Ctrl-C leaves without them")
+        screen.press("C-c")
+        assert screen.exit_code() == 0
+        assert "* left before everything was sent; lines that were not sent: " in screen.text
+        assert 0 < len(relay.received) < 100
+
+
 def test_who_leaves_a_server_that_takes_nothing_is_told_what_was_not_sent(relay: Relay) -> None:
     with _screen_with("await asyncio.sleep(3600)", relay.port) as screen:
         screen.paste("하나\n둘\n/quit", bracketed=True)
