@@ -118,8 +118,9 @@ class _Screen:
             except asyncio.CancelledError:  # Ctrl-C
                 _notice(NOT_SENT.format(self._waiting))
                 raise
-        if waiting:
-            _notice(NOT_SENT.format(waiting))
+            else:
+                return
+        _notice(NOT_SENT.format(waiting))
 
     async def _read_lines(self) -> None:
         """Prompt until the user wants to leave."""

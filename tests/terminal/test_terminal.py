@@ -186,6 +186,8 @@ def test_who_leaves_after_a_long_paste_waits_as_long_as_lines_are_taken(relay: R
         screen.press("Enter")
         screen.shows("; Ctrl-C leaves without them")
         assert screen.exit_code() == 0
+        assert "still to be sent: 0;" not in screen.text
+        assert "left before everything was sent" not in screen.text
         eventually(lambda: len(relay.received) >= len(lines), "all lines")
         assert _said(relay) == lines
 
