@@ -24,6 +24,8 @@ from scripts.stress.plain.clients import PlainConnection, PlainLoop, PlainPlan
 
 # Inputs between two proofs: each proof goes to all clients.
 BATCH = 10
+# The part of the inputs that are the one before once more.
+REPEATED = 0.3
 # Every so many inputs are a wild connection of their own.
 WILD_EVERY = 25
 # The largest payload that the server accepts, in bytes; its default.
@@ -106,6 +108,15 @@ def garbage(chooser: random.Random) -> bytes:
     return bytes(payload)
 
 
+def some_garbage(chooser: random.Random, count: int) -> list[bytes]:
+    """Return so many payloads; some of them come again and again, because the server counts such errors."""
+    payloads: list[bytes] = []
+    while len(payloads) < count:
+        again = payloads and chooser.random() < REPEATED
+        payloads.append(payloads[-1] if again else garbage(chooser))
+    return payloads
+
+
 class _Batch:
     """The inputs that one connection has under way."""
 
@@ -159,7 +170,7 @@ class GarbageSenders(PlainLoop):
             self._run_wild()
         self._begun += count
         self.counts["inputs"] += wild
-        batch = self._batches[connection] = _Batch([garbage(self.random) for _ in range(count - wild)])
+        batch = self._batches[connection] = _Batch(some_garbage(self.random, count - wild))
         data = b"".join(map(framed, batch.inputs))
         cuts = sorted(self.random.randrange(len(data) + 1) for _ in range(3))
         batch.pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
