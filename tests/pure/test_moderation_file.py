@@ -1,5 +1,6 @@
 """The file of bans and mutes: when it is read and written, what is waited for, and what is logged."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -126,3 +127,38 @@ def test_a_change_waits_for_the_lock_and_a_look_does_not(path: Path, monkeypatch
     finally:
         os.close(folder)
     assert read_moderation(path) == mine
+
+
+def test_all_of_the_file_is_on_the_disk_before_it_takes_its_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(descriptor: int) -> None:
+        real_sync(descriptor)
+        done.append(f"{os.fstat(descriptor).st_size} bytes")
+
+    def replace(fresh: Path, place: Path) -> None:
+        real_replace(fresh, place)
+        done.append("in its place")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    ModerationFile(path).change({}, with_rule())
+    assert done == [f"{path.stat().st_size} bytes", "in its place"]
+
+
+def test_a_file_that_cannot_take_its_place_is_not_left_beside_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fresh: Path, place: Path) -> None:
+        assert fresh.exists()
+        raise OSError(errno.EIO, "Input/output error")
+
+    ModerationFile(path).change({}, with_rule())
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(MpchatError, match=r"Input/output error$"):
+        ModerationFile(path).change({}, Moderation())
+    assert os.listdir(path.parent) == [path.name]
+    assert read_moderation(path) == with_rule()
