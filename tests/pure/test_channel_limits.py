@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from mpchat.ipc import channel
-from mpchat.ipc.channel import FIRST_KIND, ITEM_COST, WINDOW_SHARE, Item, Link, make_queue
+from mpchat.ipc.channel import FIRST_KIND, ITEM_COST, Item, Link, make_queue
 
 # More than any pipe takes at once, and turns in which all of it has been read for long.
 MUCH = 4 << 20
@@ -55,7 +55,7 @@ def test_where_a_pipe_cannot_be_asked_for_its_size_the_smallest_is_taken(
             patch.setattr(channel, name, None)
             queue, window = make_queue()
             queue.close()
-        assert window == channel._PIPE_SIZE_FLOOR // WINDOW_SHARE
+        assert window == 4 << 10
 
 
 def test_without_the_far_ends_an_end_has_neither_a_reader_nor_a_writer() -> None:
@@ -66,3 +66,20 @@ def test_without_the_far_ends_an_end_has_neither_a_reader_nor_a_writer() -> None
             link.send(FIRST_KIND, None)
         with pytest.raises(EOFError):
             link.receive()
+
+
+def test_what_has_been_told_of_is_not_told_again_before_an_eighth_more_is_taken(
+    ends: tuple[Link, Link],
+) -> None:
+    near, far = ends
+    assert not near.readable
+    far.take(1000 // 8)
+    assert not near.readable
+    far.take(1)
+    assert near.readable
+    assert near.receive() == []
+    far.take(1000 // 8)
+    assert not near.readable
+    far.take(1)
+    assert near.receive() == []
+    assert near.acknowledged == 2 * (1000 // 8 + 1)
