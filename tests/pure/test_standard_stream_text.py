@@ -1,0 +1,129 @@
+"""A standard stream that is a plain file: what is written, and what is counted where nothing could be."""
+
+import errno
+import io
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mpchat.ipc.standard_stream import StandardStream
+
+
+def note(count: int) -> str:
+    return f"- {count} missing -\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def descriptor(path: Path) -> Iterator[int]:
+    with open(path, "wb") as file:
+        yield file.fileno()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"), [("ascii", b"\\xe9\n"), ("latin-1", b"\xe9\n"), ("utf-8", "é\n".encode())]
+)
+def test_text_is_in_the_encoding_of_standard_error(
+    path: Path, descriptor: int, monkeypatch: pytest.MonkeyPatch, encoding: str, written: bytes
+) -> None:
+    monkeypatch.setattr(sys, "__stderr__", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert StandardStream(descriptor, note).write("é\n") == 2
+    assert path.read_bytes() == written
+
+
+def test_without_a_standard_error_text_is_in_utf_8(
+    path: Path, descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "__stderr__", None)
+    StandardStream(descriptor, note).write("안녕\n")
+    assert path.read_text("utf-8") == "안녕\n"
+
+
+def test_half_a_surrogate_pair_is_escaped(path: Path, descriptor: int) -> None:
+    StandardStream(descriptor, note).write("\udcff\n")
+    assert path.read_bytes() == b"\\udcff\n"
+
+
+def test_it_can_be_written_to_and_says_where(descriptor: int) -> None:
+    stream = StandardStream(descriptor, note)
+    assert stream.fileno() == descriptor
+    assert stream.writable()
+    stream.drain(0.0)  # nothing waits, and nothing was begun for it
+
+
+def test_each_line_that_a_file_does_not_take_is_counted_once(
+    path: Path, descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = StandardStream(descriptor, note)
+
+    def full(number: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for text in ("one\n", "two\nthree\n", "half a ", "line\n"):
+            assert stream.write(text) == len(text)
+    stream.write("last\n")
+    stream.write("really\n")
+    assert path.read_text() == "- 4 missing -\nlast\nreally\n"
+
+
+def test_text_of_which_a_file_takes_a_part_at_a_time_is_written_whole(
+    path: Path, descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda number, data: real(number, data[:3]))
+    StandardStream(descriptor, note).write("more than three\n")
+    assert path.read_text() == "more than three\n"
+
+
+@pytest.mark.parametrize("text", ["one\n", "one\ntwo\n"])
+def test_without_a_descriptor_for_a_thread_lines_are_counted(
+    path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    reader, writer = os.pipe()
+
+    def none_free(number: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    stream = StandardStream(writer, note)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", none_free)
+        stream.write(text)
+        stream.write(text)
+    with open(path, "wb") as file:
+        os.dup2(file.fileno(), writer)
+    os.close(reader)
+    stream.write("last\n")
+    os.close(writer)
+    assert path.read_text() == f"- {2 * text.count(chr(10))} missing -\nlast\n"
+
+
+def test_a_thread_that_cannot_be_begun_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    copies: list[int] = []
+    real = os.dup
+
+    def dup(number: int) -> int:
+        copies.append(real(number))
+        return copies[-1]
+
+    def no_room(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(os, "dup", dup)
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    assert StandardStream(writer, note).write("one\n") == 4
+    assert len(copies) == 1
+    with pytest.raises(OSError):
+        os.fstat(copies[0])
+    os.close(reader)
+    os.close(writer)
