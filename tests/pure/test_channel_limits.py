@@ -23,6 +23,7 @@ def ends() -> Iterator[tuple[Link, Link]]:
 
 def test_an_item_costs_what_its_data_take_and_a_little(ends: tuple[Link, Link]) -> None:
     near, _ = ends
+    assert near.item_size == near.window == 1000
     near.send(FIRST_KIND, None)
     assert near.under_way == ITEM_COST
     near.send_frames(FIRST_KIND, 1, b"abc")
@@ -83,3 +84,16 @@ def test_what_has_been_told_of_is_not_told_again_before_an_eighth_more_is_taken(
     far.take(1)
     assert near.receive() == []
     assert near.acknowledged == 2 * (1000 // 8 + 1)
+
+
+def test_a_link_that_is_closed_reads_from_no_other_descriptor() -> None:
+    (up, window), (down, _) = make_queue(), make_queue()
+    link = Link(up, down, window)
+    link.close()
+    assert link.fileno() < 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        link.receive()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        link.send(FIRST_KIND, None)
+    up._writer.close()  # type: ignore[attr-defined]
+    down._reader.close()  # type: ignore[attr-defined]

@@ -1,16 +1,17 @@
-"""A standard stream that is a plain file: what is written, and what is counted where nothing could be."""
+"""A standard stream: what is written and waited for, and what is counted where nothing could be written."""
 
 import errno
 import io
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mpchat.ipc.standard_stream import StandardStream
+from mpchat.ipc.standard_stream import LONGEST, StandardStream
 
 
 def note(count: int) -> str:
@@ -127,3 +128,70 @@ def test_a_thread_that_cannot_be_begun_leaves_no_descriptor(monkeypatch: pytest.
         os.fstat(copies[0])
     os.close(reader)
     os.close(writer)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def test_after_a_drain_all_text_is_written(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = pipe
+    real = os.write
+
+    def slow(number: int, data: bytes) -> int:
+        time.sleep(0.05)
+        return real(number, data)
+
+    monkeypatch.setattr(os, "write", slow)
+    stream = StandardStream(writer, note)
+    stream.write("to the pipe\n")
+    stream.drain(threading.TIMEOUT_MAX)
+    assert os.read(reader, 100) == b"to the pipe\n"
+    stream.renew()
+
+
+def test_the_thread_keeps_no_process_from_its_end(pipe: tuple[int, int]) -> None:
+    stream = StandardStream(pipe[1], note)
+    before = set(threading.enumerate())
+    stream.write("one\n")
+    stream.write("two\n")
+    assert [each.daemon for each in threading.enumerate() if each not in before] == [True]
+    stream.renew()
+
+
+@pytest.mark.parametrize(("length", "cut"), [(LONGEST, ""), (LONGEST + 1, " [cut]\n")])
+def test_only_what_is_longer_than_the_longest_text_is_cut(
+    pipe: tuple[int, int], length: int, cut: str
+) -> None:
+    reader, writer = pipe
+    stream = StandardStream(writer, note)
+    stream.write("x" * length)
+    stream.drain(threading.TIMEOUT_MAX)
+    assert os.read(reader, 1 << 20).decode() == "x" * LONGEST + cut
+    stream.renew()
+
+
+def test_lines_that_a_descriptor_did_not_take_are_told_of_once(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pipe
+    stream = StandardStream(writer, note)
+
+    def fail(number: int, data: bytes) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fail)
+        for text in ("one\n", "two\nthree\n"):
+            stream.write(text)
+            stream.drain(threading.TIMEOUT_MAX)
+    for text in ("last\n", "really\n"):
+        stream.write(text)
+        stream.drain(threading.TIMEOUT_MAX)
+    assert os.read(reader, 100) == b"- 3 missing -\nlast\nreally\n"
+    stream.renew()
