@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE
 
 from mpchat.ipc.standard_stream import LONGEST, StandardStream
 
@@ -194,4 +195,13 @@ def test_lines_that_a_descriptor_did_not_take_are_told_of_once(
         stream.write(text)
         stream.drain(threading.TIMEOUT_MAX)
     assert os.read(reader, 100) == b"- 3 missing -\nlast\nreally\n"
+    stream.renew()
+
+
+def test_what_cannot_be_encoded_is_escaped_for_a_pipe_too(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    stream = StandardStream(writer, note)
+    stream.write("\udcff\n")
+    stream.drain(PATIENCE)
+    assert os.read(reader, 100) == b"\\udcff\n"
     stream.renew()
