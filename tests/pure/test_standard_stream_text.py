@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, eventually
 
 from mpchat.ipc.standard_stream import LONGEST, StandardStream
 
@@ -204,4 +205,22 @@ def test_what_cannot_be_encoded_is_escaped_for_a_pipe_too(pipe: tuple[int, int])
     stream.write("\udcff\n")
     stream.drain(PATIENCE)
     assert os.read(reader, 100) == b"\\udcff\n"
+    stream.renew()
+
+
+def test_a_pipe_that_another_program_has_made_non_blocking_gets_all_the_same(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    stream = StandardStream(writer, note)
+    sent = ["x" * LONGEST] * 100  # more than a pipe takes
+    for text in sent:
+        stream.write(text)
+    got = bytearray()
+
+    def all_came() -> bool:
+        with suppress(BlockingIOError):
+            got.extend(os.read(reader, 1 << 16))
+        return len(got) == sum(map(len, sent))
+
+    eventually(all_came, "all of the text")
     stream.renew()
