@@ -1,6 +1,7 @@
 """Settings: one table, one precedence, and for every mistake a line that says where and what is allowed."""
 
 import contextlib
+import re
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from mpchat.config import (
     SETTINGS,
     Config,
     Origin,
+    Setting,
     default_workers,
     differing,
     format_address,
+    parse_duration,
     parse_environment,
     parse_file,
     resolve,
@@ -147,6 +150,44 @@ def test_one_table_holds_every_setting_of_config_with_its_flag_variable_and_word
         assert setting.help.endswith(".")
 
 
+_RANGE = re.compile(r"([\d.]+) ?(KiB|MiB|s)? to ([\d.]+) ?(GiB|s|h|days|bytes)?\b")
+_UNITS = {
+    None: 1,
+    "bytes": 1,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "s": 1,
+    "h": 3600,
+    "days": 86_400,
+}
+RANGES = [each for each in SETTINGS if _RANGE.match(each.allowed) and each.name != "name"]
+
+
+@pytest.mark.parametrize("setting", RANGES, ids=[each.name for each in RANGES])
+def test_what_is_said_to_be_allowed_is_allowed_and_nothing_outside_is(setting: Setting) -> None:
+    found = _RANGE.match(setting.allowed)
+    assert found is not None
+    low, high = float(found[1]) * _UNITS[found[2]], float(found[3]) * _UNITS[found[4]]
+    step = 0.001 if isinstance(setting.default, float) else 1
+    kind = type(setting.default)
+    for value in (low, high):
+        assert setting.parse(kind(value)) == value
+    outside = [low - step, high + step]
+    if "or 0 for" in setting.allowed:
+        outside[0] = low / 2
+        assert setting.parse(kind(0)) == 0
+    for value in outside:
+        with pytest.raises(ValueError):
+            setting.parse(kind(value))
+
+
+def test_no_range_is_left_out() -> None:
+    assert {each.name for each in RANGES} == {
+        each.name for each in SETTINGS if type(each.default) in (int, float)
+    }
+
+
 def test_every_default_is_a_value_that_its_own_check_takes() -> None:
     for setting in SETTINGS:
         assert setting.parse(setting.default) == setting.default
@@ -240,6 +281,7 @@ def test_an_unknown_key_is_told_with_those_that_are_known() -> None:
         ("log-file = 'log = 3'\n'port' = 99999", 2),
         ('\t"port"=99999', 1),
         ("runtime-dir = 'a\u2028b'\nport = 99999", 2),
+        ('# none is found\n"p\\u006Frt" = 99999', 1),
         ("name = 'a'\r\nport = 99999\r\n", 2),
     ],
 )
@@ -247,6 +289,36 @@ def test_the_line_is_the_one_where_the_setting_stands_not_one_that_looks_like_it
     text: str, line: int
 ) -> None:
     assert refused(parse_file(text, "conf.toml")).startswith(f"conf.toml, line {line}: port is 99999")
+
+
+@pytest.mark.parametrize(("length", "shown"), [(58, "'" + "x" * 58 + "'"), (59, "'" + "x" * 56 + "…")])
+def test_of_a_long_value_only_the_beginning_is_shown(length: int, shown: str) -> None:
+    assert refused(flag("port", "x" * length)).startswith(f"flag --port: port is {shown}, allowed: ")
+
+
+@pytest.mark.parametrize("text", ["runtime-dir = 'run'\ncolour = 1", "runtime_dir = 'run'\nport = 'x'"])
+def test_only_the_settings_that_are_asked_for_are_read(text: str) -> None:
+    assert parse_file(text, "conf.toml", ["runtime_dir"]) == {
+        "runtime_dir": Origin("run", "conf.toml, line 1")
+    }
+    assert parse_file(text, "conf.toml", ["name"]) == {}
+    for half in ("runtime-dir = ", "runtime_dir = "):
+        assert parse_file(half, "conf.toml", ["name"]) == {}
+        with pytest.raises(ConfigError, match="not TOML"):
+            parse_file(half, "conf.toml", ["name", "runtime_dir"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1", 1.0), ("1.5 h", 5400.0), ("90m", 5400.0), ("87600h", 315_360_000.0)]
+)
+def test_a_duration_is_written_like_a_setting(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0", "999 ms", "-1", "87600.1h", "2 d", "nan", "9" * 400])
+def test_a_text_that_is_no_duration_up_to_ten_years_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_duration(text)
 
 
 def test_flag_goes_before_file_and_file_before_variable() -> None:

@@ -41,6 +41,15 @@ def test_addresses_with_a_whole_burst_are_forgotten() -> None:
     assert len(rates) == 1
 
 
+def test_the_table_shrinks_although_each_connection_is_of_another_address() -> None:
+    rates = ConnectRates()
+    for number in range(1000):
+        rates.admit(f"{number}", RATE, 100.0)
+    for number in range(500):
+        rates.admit(f"later {number}", RATE, 200.0)
+    assert len(rates) == 500
+
+
 def test_no_more_addresses_are_remembered_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect_rates, "MOST", 100)
     rates = ConnectRates()
@@ -48,8 +57,16 @@ def test_no_more_addresses_are_remembered_than_there_may_be(monkeypatch: pytest.
     for number in range(1000):
         assert rates.admit(f"{number}", RATE, 100.0)
         assert len(rates) <= 100
-    # An address that goes on connecting is not pushed out.
+    assert len(rates) == 100
     assert admitted(rates, "999", 100.0) == 4
+
+
+def test_an_address_that_goes_on_connecting_is_not_pushed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect_rates, "MOST", 2)
+    rates = ConnectRates()
+    for owner in ("a", "b", "a", "c"):
+        assert rates.admit(owner, RATE, 100.0)
+    assert admitted(rates, "a", 100.0) == 3
 
 
 def test_without_a_rate_every_connection_may_come_in_and_nothing_is_remembered() -> None:

@@ -34,3 +34,12 @@ def test_of_addresses_that_hold_the_same_number_the_first_loses_a_name() -> None
     for key in "xyz":
         held.add(key, f"owner of {key}")
     assert held.first_to_go == "x"
+
+
+def test_addresses_whose_names_are_gone_are_forgotten() -> None:
+    held = HeldNames()
+    for key in "xyz":
+        held.add(key, "owner of two" if key != "z" else "owner of one")
+    for key in "zxy":
+        held.remove(key)
+    assert vars(held) == vars(HeldNames())

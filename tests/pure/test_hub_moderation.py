@@ -247,14 +247,6 @@ def test_a_ban_that_cannot_be_written_holds_and_comes_into_the_file_with_the_nex
     assert read_moderation(path).listing(NOW) == operator.kept.listing(NOW)
 
 
-def test_a_write_that_fails_at_the_last_step_leaves_nothing_beside_the_file(path: Path) -> None:
-    operator = Operator(path)
-    path.mkdir()  # a fresh file can be written, and not be put in this place
-    with pytest.raises(MpchatError, match="Is a directory"):
-        operator.ban("troll")
-    assert os.listdir(path.parent) == [path.name]
-
-
 # A file that others change.
 
 

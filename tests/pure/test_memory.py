@@ -22,6 +22,7 @@ LARGER = {
     "answers_memory": 256 << 20,
     "history": "history.db",
 }
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,60 @@ def test_a_small_machine_has_room_for_a_small_server() -> None:
         CONFIG, max_rooms=20, lag_limit=512 << 10, answers_memory=16 << 20, name_hold=0.0
     )
     assert total(bounds(small, 1, 500)) < 768 << 20
+
+
+def sizes(workers: int, connections: int, **settings: object) -> dict[str, int]:
+    config = msgspec.structs.replace(CONFIG, payload_limit=1000, answers_memory=4 * MIB, **settings)
+    return {row.what: row.size for row in bounds(config, workers, connections)}
+
+
+def test_each_row_is_what_the_limits_add_up_to() -> None:
+    """Two workers and one more during a reload, and ten rooms that do not fill the memory of all rooms."""
+    rows = sizes(2, 1000, max_rooms=10, lag_limit=MIB, connect_rate=1, history="history.db")
+    programs = rows.pop("programs")
+    holes = rows.pop("holes that freed memory leaves")
+    assert programs == 4 * 40 * MIB
+    assert rows == {
+        "connections and members": 1000 * 8 * KIB,
+        # What is read at a time and a payload, and an eighth to spare.
+        "frames that are not whole, posts that wait for their turn": 1000 * (123_880 + 15_485),
+        "answers and private messages that are not sent yet": 3 * (4 + 3) * MIB,
+        # Two batches, six copies of each.
+        "members in transit between two workers": 4608 * KIB + 2 * 6 * ((256 + 1024 + 120) * KIB + 1000),
+        # In the hub and three workers; each 16 bytes take 160 more.
+        "the stream of plain clients": 4 * (MIB + 130_000 + 73_661 * 160),
+        # In three workers and in the hub; each 64 bytes take 160 more.
+        "streams of rooms": 3 * (10 * (1024 + 16) * KIB + 166_400 * 160 + 10 * 130_000)
+        + (10 * MIB + 163_840 * 160 + 10 * 66 * KIB),
+        # One run of one room may be over while it is added.
+        "history of rooms": 10 * (MIB + 64 * KIB + 300) + 64 * KIB + 300,
+        "rooms themselves": 10 * 8 * KIB + 3 * 10 * 4 * KIB,
+        "names that are held": 100_000 * 3 * KIB,
+        "addresses that connected a moment ago": 100_000 * 400,
+        "on the way between processes": 3 * (4 * (192 + 96 + 2 * 120) * KIB + 2 * (1 + 4 + 2) * MIB),
+        "the history file": 2 * 32 * MIB + 10_000 * (8 + 2) * 400,
+    }
+    assert holes == sum(rows.values()) // 8
+
+
+@pytest.mark.parametrize(("connections", "with_members"), [(5000, 2000), (100, 100)])
+def test_many_rooms_share_their_memory_and_no_more_of_them_have_members_than_there_are_clients(
+    connections: int, with_members: int
+) -> None:
+    rows = sizes(1, connections, max_rooms=2000, lag_limit=8 * MIB)
+    worker = 128 * MIB + with_members * 16 * KIB
+    hub = 128 * MIB
+    assert rows["streams of rooms"] == (
+        2 * (worker + worker // 64 * 160 + with_members * 130_000)
+        + (hub + hub // 64 * 160 + with_members * 66 * KIB)
+    )
+    assert rows["history of rooms"] == 128 * MIB + 64 * KIB + 300
+    assert rows["rooms themselves"] == 2000 * 8 * KIB + 2 * with_members * 4 * KIB
+    assert rows["answers and private messages that are not sent yet"] == 2 * (4 + 3 * 4) * MIB
+    assert rows["addresses that connected a moment ago"] == rows["the history file"] == 0
+
+
+def test_the_total_is_the_sum_of_all_rows() -> None:
+    rows = bounds(CONFIG, 2, 1000)
+    assert total(rows) == sum(row.size for row in rows)
+    assert rows[0].what == "programs"

@@ -29,3 +29,13 @@ def test_more_is_freed_than_needed_so_that_the_next_message_needs_no_look_at_all
     memory.used += 1
     assert memory.is_over
     assert memory.share([3201]) == 3200 - 3200 // FREED
+
+
+def test_there_is_room_again_once_as_much_is_free_as_is_freed_at_a_time() -> None:
+    memory = Memory(3200)
+    assert memory.used == 0
+    memory.used += 3200 - 3200 // FREED
+    assert memory.has_room
+    memory.used += 1
+    assert not memory.has_room
+    assert not memory.is_over

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from mpchat.protocol.frames import FrameDecoder, encode_frame
 from mpchat.protocol.plain_dialect import PlainDialect
-from mpchat.protocol.sniff import foreign, half_frame_text, shown
+from mpchat.protocol.sniff import HEAD_SIZE, foreign, foreign_text, half_frame_text, shown, too_long_hint
 
 HELLO = '{"message":"안녕하세요"}'.encode()
+LONG = (300).to_bytes(2, "little") + HELLO
 TLS = bytes.fromhex("16030102000100") + bytes(100)
 
 
@@ -25,17 +26,21 @@ def text_for(data: bytes) -> str:
     ("data", "cause"),
     [
         (len(HELLO).to_bytes(2, "little") + HELLO, f"little-endian: read so it is {len(HELLO)}"),
+        (LONG[:2] + LONG[2:].ljust(300), "little-endian: read so it is 300"),
         (len(HELLO).to_bytes(4, "little") + HELLO, "four little-endian bytes"),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "this looks like HTTP"),
-        (b"PRI * HTTP/2.0\r\n", "this looks like HTTP/2"),
-        (TLS, "this looks like TLS"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "this looks like SSH"),
-        (HELLO, "this looks like JSON without a length"),
-        (b'{ "message": "a" }', "this looks like JSON without a length"),
-        (b'{\n    "message": "a"\n}\n', "this looks like JSON without a length"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "this looks like HTTP: "),
+        (b"PRI * HTTP/2.0\r\n", "this looks like HTTP/2: "),
+        (TLS, "this looks like TLS: "),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "this looks like SSH: "),
+        (HELLO, "this looks like JSON without a length: "),
+        (b'{ "message": "a" }', "this looks like JSON without a length: "),
+        (b'{\n    "message": "a"\n}\n', "this looks like JSON without a length: "),
         ("안녕하세요\n".encode()[1:], "text without a length"),
         (b"hello\n", "text without a length"),
         ('녕"}'.encode()[1:], "count bytes, not characters"),
+        (b"a" * 61 + b'"}\n', "count bytes, not characters"),
+        # Not all of it is looked at, and what is looked at ends so by chance.
+        (b"a" * (HEAD_SIZE - 1) + b"}a", "text without a length"),
     ],
 )
 def test_the_likely_cause_is_named(data: bytes, cause: str) -> None:
@@ -48,11 +53,19 @@ def test_the_text_says_how_many_bytes_of_how_many_came() -> None:
         "looks little-endian: read so it is 28; two bytes of length, the high byte first, come before "
         "each payload"
     )
+    assert text_for(b"\x00\x05") == "a frame of 5 bytes was announced and 0 came: \\x00\\x05"
     assert text_for(b"\x01") == "one byte of a length came, and no second one: \\x01"
     assert text_for(encode_frame(HELLO)[:9]) == (
         f'a frame of {len(HELLO)} bytes was announced and 7 came: \\x00\\x1d{{"messa'
     )
     assert text_for(b"\xff\xff" + bytes(535)) == "65000 bytes of a payload over the limit did not come"
+
+
+def test_the_text_for_another_protocol_names_it_and_shows_how_it_began() -> None:
+    assert foreign_text("SSH", b"SSH-2.0-x\r\n") == (
+        "this looks like SSH: SSH-2.0-x\\x0d\\x0a; two bytes of length, the high byte first, come before "
+        "each payload"
+    )
 
 
 def test_no_frame_with_a_json_object_is_taken_for_another_protocol() -> None:
@@ -79,3 +92,15 @@ def test_whatever_came_the_text_is_short_and_printable(data: bytes) -> None:
 def test_a_length_over_the_limit_that_is_little_endian_is_told() -> None:
     replies = PlainDialect().receive_data((235).to_bytes(2, "little") + b"{", [])
     assert b"if the length is little-endian, it is 235" in replies
+
+
+@pytest.mark.parametrize(("size", "hint"), [(60_160, "it is 235"), (60_001, ""), (60_161, ""), (65_535, "")])
+def test_only_a_length_whose_low_byte_is_zero_may_be_little_endian(size: int, hint: str) -> None:
+    assert hint in too_long_hint(size)
+    assert bool(hint) == bool(too_long_hint(size))
+
+
+def test_the_first_bytes_are_shown_and_all_but_printable_ascii_is_escaped() -> None:
+    assert shown(b"a" * 24) == "a" * 24
+    assert shown(b"a" * 25) == "a" * 24 + "…"
+    assert shown(b" ~\\\x7f\x1f") == " ~\\x5c\\x7f\\x1f"
