@@ -9,7 +9,6 @@ from contextlib import suppress
 
 from mpchat.config import Config
 from mpchat.ipc.addresses import covers
-from mpchat.ipc.items import Up
 from mpchat.ipc.reasons import CLOSED, SLOW, UNREAD
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.messages import error_frame
@@ -70,6 +69,7 @@ class Clients:
     def enter(self, head: tuple[int, int, int, bool], frames: bytes) -> None:
         """Let a client read another stream, after what it is owed of the one before and ``frames``."""
         identity, room_number, number, live = head
+        self._uplink.requests.answered(identity)
         connection = self.by_identity.get(identity)
         if connection is None or connection not in connection.fanout:  # it is gone
             return
@@ -108,6 +108,7 @@ class Clients:
 
     def answered(self, identity: int) -> None:
         """The request of a client was served."""
+        self._uplink.requests.answered(identity)
         connection = self.by_identity.get(identity)
         if connection is not None:
             self.reading.answered(connection)
@@ -124,7 +125,7 @@ class Clients:
         connection.fanout.on_writable(connection)
         if connection.replaying and connection.fanout.is_live(connection):
             connection.replaying = False
-            self._uplink.say(Up.MORE, connection.identity)
+            self._uplink.ask_for_more(connection.identity)
         if connection.half_closed:
             self.half_closed.settle(connection)
         elif not connection.closed and not connection.reading:
@@ -202,6 +203,7 @@ class Clients:
 
     def stop_reading(self) -> None:
         """Read from no client any more; the worker drains."""
+        self._uplink.requests.send_all()
         for connection in list(self.by_identity.values()):
             connection.no_longer(self._reactor, READ)
             self.reading.end_run(connection)

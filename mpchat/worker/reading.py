@@ -123,6 +123,8 @@ class Reading:
     def _full(self, *, light: bool) -> bool:
         """Tell whether the hub is so far behind that nobody is read from who sends little, or much."""
         under_way = self._uplink.under_way
+        if not light:
+            under_way += self._uplink.requests.size
         if under_way <= UNDER_WAY_OF_MANY:  # as a rule: it is asked before each read
             return False
         limit = UNDER_WAY if self._waiting < MANY else UNDER_WAY_OF_MANY
@@ -352,6 +354,7 @@ class Reading:
         """Read no more from a client that is about to be moved."""
         connection.leaving = True
         connection.no_longer(self._reactor, READ)
+        self._uplink.requests.send(connection.identity)
         self._leave_line(connection)
         self.end_run(connection)
 
@@ -367,6 +370,7 @@ class Reading:
     def forget(self, connection: Connection) -> float | None:
         """Forget a client; returns since when it has been inside a frame (seconds, monotonic), or None."""
         self._leave_line(connection)
+        self._uplink.requests.forget(connection.identity)
         return self.half.pop(connection, None)
 
     def inside_a_frame(self, before: float) -> list[Connection]:

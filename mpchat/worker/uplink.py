@@ -1,9 +1,10 @@
 """Uplink: what goes up to the hub: posts, requests, leavers, beats and answers, in order.
 
-Posts are gathered for a moment, because a trip to the hub and back wakes two processes. Nothing here waits:
-when the hub is behind, the link keeps what it is given, and the worker stops reading from its clients.
+Posts are gathered for a moment, because a trip to the hub and back wakes two processes. No call waits: when
+the hub is behind, the link keeps what it is given, and the worker stops reading from its clients.
 """
 
+from functools import partial
 from typing import Any
 
 from mpchat.ipc.channel import ITEM_SIZE, Link
@@ -13,6 +14,7 @@ from mpchat.protocol.session import REQUEST
 from mpchat.worker.counters import Counters
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.post_timing import next_post
+from mpchat.worker.request_line import RequestLine
 
 # Leavers in one item, and what one takes in bytes: an address of up to 47, a number, a reason.
 LEAVERS_PER_ITEM = 300
@@ -39,6 +41,8 @@ class Uplink:
         self.left: list[str | tuple[int, str, str]] = []
         # Clients that have ended their streams: their identities.
         self.said_all: list[int] = []
+        # What the hub is to answer; what waits there is not among the posts yet.
+        self.requests = RequestLine()
         # True while connections wait for their last posts to be in the order: then nothing is gathered.
         self.hurried = False
         self._lifetime = lifetime
@@ -62,7 +66,14 @@ class Uplink:
         self.posts_size += len(frames)
 
     def ask(self, identity: int, address: str, request: bytes) -> None:
-        """Take a client's request, which keeps its place among the posts."""
+        """Take a client's request. It keeps its place behind what the client has said before."""
+        self.requests.add(identity, len(request), partial(self._post_request, identity, address, request))
+
+    def ask_for_more(self, identity: int) -> None:
+        """Ask for the next part of the past for a client that has read the part before."""
+        self.requests.add(identity, 0, partial(self.say, Up.MORE, identity))
+
+    def _post_request(self, identity: int, address: str, request: bytes) -> None:
         self.posts.append(((identity, address), REQUEST, request))
         self.posts_size += len(request)
 

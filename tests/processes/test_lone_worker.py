@@ -15,6 +15,7 @@ from support.waiting import eventually
 from mpchat.ipc.handoff import Receipt
 from mpchat.ipc.items import Down, Up
 from mpchat.protocol.messages import message_frame
+from mpchat.worker.request_line import AT_A_TIME
 
 FIRST_ROOM, SECOND_ROOM = 7, 8
 # Messages that a client may send at once, and then each second.
@@ -149,3 +150,69 @@ def test_a_client_that_has_said_too_much_waits_as_long_though_it_is_moved(
     client.say("after")
     worker.until(Up.POSTS)
     assert time.monotonic() - began >= PAUSE
+
+
+# Requests go up a few at a time.
+
+
+def joins(worker: LoneWorker, count: int) -> None:
+    """Let so many clients ask to join, and wait until the worker has read what they ask."""
+    clients = [worker.connect(each) for each in range(1, count + 1)]
+    for number, each in enumerate(clients):
+        each.send_raw(raw_frame(b'{"join":{"name":"client%d"}}' % number))
+    has_read_everything(worker.connect(count + 1))
+    worker.has_done_all()
+
+
+def asked(worker: LoneWorker) -> list[int]:
+    """The clients whose requests have come up, in order."""
+    worker.has_done_all()
+    return [payload[0][0] for kind, payload in worker.said if kind == Up.ASK]
+
+
+def test_many_requests_go_up_a_few_at_a_time_each_when_another_one_was_served(folder: Path) -> None:
+    with lone_worker(folder) as worker:
+        joins(worker, AT_A_TIME + 3)
+        assert len(asked(worker)) == AT_A_TIME
+        served: set[int] = set()
+        while len(served) < AT_A_TIME + 3:
+            (identity, _), _ = worker.until(Up.ASK)  # which serves it
+            served.add(identity)
+            worker.has_done_all()
+            assert len(asked(worker)) <= AT_A_TIME
+        assert served == set(range(1, AT_A_TIME + 4))
+
+
+def test_a_client_that_has_gone_makes_room_for_another_request(folder: Path) -> None:
+    with lone_worker(folder) as worker:
+        joins(worker, AT_A_TIME + 1)
+        before = asked(worker)
+        worker.tell(Down.END, (before[0], "kicked"))
+        eventually(lambda: len(asked(worker)) == AT_A_TIME + 1, "the last request to come up")
+
+
+@pytest.mark.parametrize(("order", "done"), [(Down.MOVE, Up.SYNC), (Down.DRAIN, Up.DRAINED)])
+def test_requests_that_wait_go_up_before_the_worker_says_that_all_is_said(
+    folder: Path, order: Down, done: Up
+) -> None:
+    with lone_worker(folder) as worker:
+        joins(worker, AT_A_TIME + 3)
+        worker.tell(order, AT_A_TIME + 4 if order == Down.MOVE else None)
+        eventually(lambda: worker.beat() and any(kind == done for kind, _ in worker.said), done.name)
+        kinds = [kind for kind, _ in worker.said]
+        assert kinds[: kinds.index(done)].count(Up.ASK) == AT_A_TIME + 3
+
+
+def test_parts_of_the_past_take_their_turns_with_requests(folder: Path) -> None:
+    with lone_worker(folder) as worker:
+        reader = worker.connect(100)
+        reader.send_raw(raw_frame(b'{"join":{"name":"reader"}}'))
+        worker.until(Up.ASK)
+        joins(worker, AT_A_TIME + 1)
+        worker.tell_frames(Down.ENTER, (100, FIRST_ROOM, 0, False), frame("a part"))
+        assert reader.hear() == "a part"
+        worker.has_done_all()
+        assert not any(kind == Up.MORE for kind, _ in worker.said)
+        worker.until(Up.ASK)
+        worker.until(Up.ASK)
+        worker.until(Up.MORE)
