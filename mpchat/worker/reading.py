@@ -13,7 +13,7 @@ from typing import Protocol
 from mpchat.config import Config
 from mpchat.ipc.reasons import CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
 from mpchat.protocol.session import REQUEST
-from mpchat.protocol.sniff import foreign, foreign_text, half_frame_text
+from mpchat.protocol.sniff import HEAD_SIZE, foreign, foreign_text, half_frame_text
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.lifetime import Lifetime
@@ -147,7 +147,8 @@ class Reading:
         line = self._line | self._again
         self._waited = len(line)
         self._line, self._again = {}, {}
-        for connection in light:
+        # A client that has said nothing yet may be anybody: those that have come before it.
+        for connection in sorted(light, key=lambda each: not (each.spoke or each.dialect.asked)):
             self._serve_or_wait(connection)
         # However many send little, one that sends much has its turn.
         first = next(iter(line), None)
@@ -215,10 +216,10 @@ class Reading:
         except OSError as error:
             self._owner.end(connection, error.strerror or "read failed")
             return
-        if data:
-            self._take(connection, data)
-        else:
+        if not data:
             self._take_end(connection)
+        elif connection.spoke or connection.dialect.held or not self._refuse_foreign(connection, data):
+            self._take(connection, data)
 
     def _share(self) -> int:
         """Return how many bytes are read from a client: what the hub takes at once is for all that wait."""
@@ -279,11 +280,18 @@ class Reading:
             return
         if progress or connection not in self.half:
             self.half[connection] = self._reactor.now
-        if connection.spoke or connection.dialect.asked or connection not in connection.fanout:
-            return
-        half = connection.dialect.half_frame()
-        if half is not None and (name := foreign(half.head)):
-            self._owner.refuse(connection, foreign_text(name, half.head), NOT_A_FRAME)
+        if not connection.spoke and (half := connection.dialect.half_frame()) is not None:
+            self._refuse_foreign(connection, half.head)
+
+    def _refuse_foreign(self, connection: Connection, head: bytes) -> bool:
+        """Refuse a client that has said nothing yet, and whose first frame begins as another protocol does.
+
+        Returns True if that was so.
+        """
+        if connection.dialect.asked or not (name := foreign(head)) or connection not in connection.fanout:
+            return False
+        self._owner.refuse(connection, foreign_text(name, head[:HEAD_SIZE]), NOT_A_FRAME)
+        return True
 
     def _pass_on(self, connection: Connection, sender: Sender, completed: list[tuple[int, bytes]]) -> int:
         """Give the hub messages and requests; returns how many there are."""

@@ -29,12 +29,14 @@ def ended(bench: Bench, client: Client, reason: str) -> list[dict[str, Any]]:
     ("sent", "name"),
     [
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP"),
+        # Long enough to hold a whole frame, if it were one.
+        (b"POST / HTTP/1.1\r\n\r\n" + b"x" * 60_000, "HTTP"),
         (TLS, "TLS"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "SSH"),
         (HELLO, "JSON without a length"),
     ],
 )
-@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize("step", [1, 100_000])
 def test_another_protocol_is_told_at_once(bench: Bench, sent: bytes, name: str, step: int) -> None:
     client, connection = bench.connect(1)
     for begin in range(0, len(sent), step):
