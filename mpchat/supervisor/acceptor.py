@@ -17,8 +17,8 @@ from mpchat.reactor import READ, Reactor
 from mpchat.supervisor.listeners import BACKLOG, ListenerChange, addresses_of
 from mpchat.supervisor.refusals import Refusal, Refusals
 
-# Connections accepted in one turn of the loop; what one hand-off message takes.
-ACCEPTS_PER_TURN = 253
+# Connections accepted in one turn of the loop. Taking that many takes a worker some two milliseconds.
+ACCEPTS_PER_TURN = 32
 # Seconds that the acceptor rests when there is no descriptor for another client.
 REST = 0.1
 OUT_OF_DESCRIPTORS = Refusal("the server is out of descriptors; try again later")
