@@ -21,7 +21,6 @@ STREAMS_MEMORY = 128 << 20  # worker.rooms
 LEAST_SHARE = 16 << 10  # worker.rooms
 STATE_LIMIT = 256 << 10  # worker.migration
 MUCH = 1 << 20  # worker.downlink
-BATCH = 128  # supervisor.move_out; connections
 RUN_SIZE = 64 << 10  # protocol.session
 RUN_OVERHEAD = 300  # hub.history
 HISTORY_MEMORY = 128 << 20  # hub.shares
