@@ -1,14 +1,17 @@
 """What every test gets: a folder for its servers, and a look afterwards at what it left behind."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
-from support.harness import Server, leftovers, running
+from support.harness import Server, assert_nothing_left, leftovers, running
 from support.waiting import eventually
+
+from mpchat.hub.sequencer import NOTICE_GATHER
 
 # Hundreds of interpreters start here, and none of them should compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -54,3 +57,21 @@ def server(folder: Path) -> Iterator[Server]:
     """A server with two workers on a free port."""
     with running(folder) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two workers on a free port, for all tests of a file that leave it as it was."""
+    folder = tmp_path_factory.mktemp("lasting")
+    with running(folder) as started:
+        yield started
+    assert_nothing_left(folder)
+
+
+@pytest.fixture
+def shared(lasting: Server) -> Server:
+    """The file's server, with two workers that serve, no client, and no notice that is still to come."""
+    assert len(lasting.wait_until_running()["workers"]) == 2
+    lasting.wait_for_connections(0)
+    time.sleep(3 * NOTICE_GATHER)
+    return lasting

@@ -23,7 +23,7 @@ from mpchat.control.answers import ReloadResult, ScaleResult, ServerStatus
 from mpchat.control.messages import Answer, Reply, refusal
 from mpchat.control.requests import Request, Scale
 
-pytestmark = pytest.mark.usefixtures("commands_apart")
+pytestmark = [pytest.mark.usefixtures("commands_apart"), pytest.mark.one_python]
 
 OK, FAILED, USAGE, NOT_RUNNING, ALREADY, NOT_STARTED, TIMED_OUT = range(7)
 

@@ -27,6 +27,7 @@ from support.harness import (
     running,
     stopped,
 )
+from support.said import FAILED, NOT_STARTED, OK, TIMED_OUT, USAGE, one_line, said
 from support.waiting import PATIENCE, eventually
 
 from mpchat.cli.display import size
@@ -34,24 +35,7 @@ from mpchat.config import resolve
 from mpchat.control.answers import ServerStatus
 from mpchat.memory import bounds, total
 
-pytestmark = pytest.mark.usefixtures("commands_apart")
-
-# The exit codes of the manual's table.
-OK, FAILED, USAGE, NOT_RUNNING, ALREADY, NOT_STARTED, TIMED_OUT = range(7)
-
-
-def one_line(done: "subprocess.CompletedProcess[str]", code: int) -> str:
-    """The command ended with ``code``, said one line on standard error and nothing else."""
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    assert done.stdout == ""
-    assert done.stderr.startswith("mpchat: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
-
-
-def said(done: "subprocess.CompletedProcess[str]") -> str:
-    assert (done.returncode, done.stderr) == (OK, "")
-    return done.stdout
+pytestmark = [pytest.mark.usefixtures("commands_apart"), pytest.mark.one_python]
 
 
 @pytest.fixture(scope="module")
@@ -64,75 +48,17 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
+def commands_here(commands_apart: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run commands in the test's process: for many wrong words that take the same way."""
+    monkeypatch.setattr(Server, "apart", False)
+
+
+@pytest.fixture
 def instance(folder: Path) -> Iterator[Server]:
     """An instance that is not started yet; ended when the test is over."""
     server = Server(folder)
     yield server
     server.end()
-
-
-# No server.
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["status"], ["status", "--json"], ["status", "--watch"], ["stop"], ["say", "hello"], ["kick", "::1"]],
-)
-def test_with_no_server_a_command_says_so_and_what_starts_one(folder: Path, words: list[str]) -> None:
-    server = Server(folder, "lobby")
-    line = one_line(server.command(*words), NOT_RUNNING)
-    assert '"lobby" is not running; start it with: mpchat start --name lobby --runtime-dir' in line
-    assert not (folder / "run").exists()
-
-
-def test_the_command_that_a_line_tells_works_as_it_stands(instance: Server) -> None:
-    line = one_line(instance.command("status"), NOT_RUNNING)
-    words = shlex.split(line.partition("mpchat start")[2])
-    assert instance.command("start", *words, "--port", "0", "--workers", "1").returncode == OK
-
-
-def test_with_no_home_directory_and_no_runtime_folder_commands_work(folder: Path) -> None:
-    server = Server(folder, f"homeless-{os.getpid()}")
-    kept = {"PATH", "LANG"}
-    bare = {name: value for name, value in server.environment.items() if name in kept}
-    assert "not running" in one_line(server.command("status", env=bare), NOT_RUNNING)
-    assert "port" in said(server.command("config", env=bare))
-    started = server.command("start", "--port", "0", "--workers", "1", env=bare)
-    try:
-        assert "serves at" in said(started)
-    finally:
-        assert server.command("stop", env=bare).returncode == OK
-
-
-def test_with_the_current_folder_removed_commands_work(shared: Server, tmp_path: Path) -> None:
-    gone = shlex.quote(str(tmp_path / "gone"))
-    script = f"mkdir {gone} && cd {gone} && rmdir ../gone && exec {shlex.join(MPCHAT)} "
-    for words, code in (("status", OK), ("config", OK), ("status --runtime-dir here", USAGE)):
-        done = subprocess.run(
-            ["sh", "-c", script + words], env=shared.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-    assert "'here' leads nowhere" in done.stderr
-
-
-def test_a_home_that_does_not_exist_is_a_wrong_setting(folder: Path) -> None:
-    line = one_line(Server(folder).command("start", "--log-file", "~no-such-user/log"), USAGE)
-    assert "'~no-such-user/log' leads nowhere" in line
-
-
-def test_every_command_finds_a_server_whose_folder_is_written_with_a_tilde(
-    shared: Server, tmp_path: Path
-) -> None:
-    environment = {**shared.environment, "HOME": str(shared.folder)}
-    variable = {**environment, "MPCHAT_RUNTIME_DIR": "~/run"}
-    for words in (["status"], ["say", "hello"], ["bans"], ["chat", "--plain"]):
-        said(shared.run(*words, env=variable, cwd=tmp_path))
-    del environment["MPCHAT_RUNTIME_DIR"]
-    said(shared.run("status", "--runtime-dir", "~/run", env=environment, cwd=tmp_path))
-    (tmp_path / "mpchat.toml").write_text("runtime_dir = '~/run'\n")
-    for words in (["status"], ["chat", "--plain"]):
-        said(shared.run(*words, env=environment, cwd=tmp_path))
 
 
 # A server that hangs.
@@ -172,74 +98,6 @@ def test_stop_ends_in_time_while_a_worker_hangs(instance: Server) -> None:
     with stopped(instance.worker_pids[0]):
         assert "has stopped" in said(instance.stop())
     assert_nothing_left(instance.folder)
-
-
-# A terminal that is no terminal.
-
-
-@pytest.mark.parametrize("closing", [">&-", "<&- >&- 2>&-", "2>&-"])
-def test_with_standard_streams_closed_start_status_and_stop_work(instance: Server, closing: str) -> None:
-    for words in ("start --port 0 --workers 1", "status", "config", "stop"):
-        done = subprocess.run(
-            ["sh", "-c", f"exec {shlex.join(MPCHAT)} {words} {closing}"],
-            env=instance.environment,
-            cwd=instance.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (OK, ""), words
-
-
-@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["config"], ["say", "hello"]])
-def test_output_that_cannot_be_written_is_one_line(shared: Server, words: list[str]) -> None:
-    with open("/dev/full", "w") as full:
-        done = shared.command(*words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (FAILED, "mpchat: No space left on device\n")
-
-
-@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["config"]])
-def test_a_reader_that_has_gone_ends_a_command_quietly(shared: Server, words: list[str]) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = shared.command(*words, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (FAILED, "")
-
-
-def test_a_terminal_of_40_columns_shows_every_figure(shared: Server) -> None:
-    facts = shared.status()
-    shown = said(shared.command("status", env={**shared.environment, "COLUMNS": "40"}))
-    assert max(map(len, shown.splitlines())) <= 40
-    for worker in facts["workers"]:
-        assert re.search(rf"worker {worker['slot']} RUNNING,\s+pid\s+{worker['pid']}:", shown)
-    config = said(shared.command("config", env={**shared.environment, "COLUMNS": "40"}))
-    assert max(map(len, config.splitlines()[:-2])) <= 40  # two lines of text follow the table
-
-
-def test_a_terminal_of_80_columns_shows_a_row_per_worker(shared: Server) -> None:
-    shown = said(shared.command("status", env={**shared.environment, "COLUMNS": "80"}))
-    for worker in shared.status()["workers"]:
-        assert re.search(rf"^ +{worker['slot']} +{worker['pid']} RUNNING .*MiB +\d+ *$", shown, re.MULTILINE)
-
-
-ASCII = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-
-
-@pytest.mark.parametrize("language", [{"LANG": "C"}, ASCII], ids=["LANG=C", "strictly_ascii"])
-def test_without_a_language_commands_work_and_what_cannot_be_shown_is_escaped(
-    shared: Server, language: dict[str, str]
-) -> None:
-    environment = {**shared.environment, **language}
-    assert "RUNNING" in said(shared.command("status", env=environment))
-    done = shared.command("config", "--port", "한글", env=environment, encoding="utf-8")
-    assert "flag --port: port is" in one_line(done, USAGE)
-
-
-def test_korean_is_announced_as_it_is_without_a_language(shared: Server) -> None:
-    with clients(shared, 1) as (alice,):
-        said(shared.command("say", "안녕하세요 👋", env={**shared.environment, "LANG": "C", "LC_ALL": "C"}))
-        assert alice.hear() == "안녕하세요 👋"
 
 
 # What they say.
@@ -350,6 +208,7 @@ def ended(client: Client) -> bool:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "192.0.2.1", "nobody", "", "\x1b[2J", "[::1]:1"])
+@pytest.mark.usefixtures("commands_here")
 def test_kick_of_nobody_says_so(shared: Server, address: str) -> None:
     line = one_line(shared.command("kick", address), FAILED)
     assert "no member is called " in line
@@ -377,6 +236,7 @@ def test_kick_of_nobody_says_so(shared: Server, address: str) -> None:
         ["restart"],
     ],
 )
+@pytest.mark.usefixtures("commands_here")
 def test_wrong_words_are_refused_with_usage(shared: Server, words: list[str]) -> None:
     done = shared.command(*words)
     assert done.returncode == USAGE
@@ -398,6 +258,7 @@ def test_wrong_words_are_refused_with_usage(shared: Server, words: list[str]) ->
         (["--config", "."], "cannot read ."),
     ],
 )
+@pytest.mark.usefixtures("commands_here")
 def test_a_wrong_setting_is_one_line_and_nothing_is_changed(folder: Path, words: list[str], why: str) -> None:
     assert why in one_line(Server(folder).command("start", *words), USAGE)
     assert not (folder / "run").exists()

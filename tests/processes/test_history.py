@@ -15,6 +15,8 @@ from support.injected import steppable_clock
 from support.members import Member, members
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_python
+
 ALL_SAVED = "everything to be in the file"
 
 

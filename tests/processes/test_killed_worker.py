@@ -46,7 +46,7 @@ def survivors(crowd: Sequence[Listener]) -> list[Listener]:
 
 def test_killed_at_random_instants_while_everybody_sends_at_full_speed(four: Server) -> None:
     chance = random.Random(4)
-    texts = [numbered(str(number), 6_000, 2_000) for number in range(16)]
+    texts = [numbered(str(number), 4_000, 2_000) for number in range(16)]
     with descriptors_given_back(four):
         with listeners(four, 16) as crowd:
             crowd[0].say(BEGIN)

@@ -157,8 +157,8 @@ def test_half_a_frame_is_ended_by_the_frame_timeout_and_progress_is_not(folder: 
         eventually(lambda: ended(server, "half a frame") == 1, "the counter")
 
 
-def test_half_a_frame_and_then_quiet_bothers_nobody(server: Server) -> None:
-    with listeners(server, 4) as crowd:
+def test_half_a_frame_and_then_quiet_bothers_nobody(shared: Server) -> None:
+    with listeners(shared, 4) as crowd:
         crowd[0].send_raw(frame("never finished")[:1])
         crowd[1].send_raw(frame("never finished")[:9])
         for number in range(100):
@@ -188,7 +188,7 @@ def test_a_client_that_never_reads_is_cut_off_and_the_others_get_everything(fold
             everybody_heard_of_leaving(crowd, 1)
 
 
-def test_a_reader_of_a_byte_at_a_time_bothers_nobody(server: Server) -> None:
+def test_a_reader_of_a_byte_at_a_time_bothers_nobody(shared: Server) -> None:
     leave = threading.Event()
 
     def read_slowly(client: Client) -> None:
@@ -196,7 +196,7 @@ def test_a_reader_of_a_byte_at_a_time_bothers_nobody(server: Server) -> None:
             while not leave.wait(0.1) and client.sock.recv(1):
                 pass
 
-    with connected(server.address, 1) as slow, listeners(server, 3) as crowd:
+    with connected(shared.address, 1) as slow, listeners(shared, 3) as crowd:
         settle(slow)
         thread = threading.Thread(target=read_slowly, args=slow)
         thread.start()
@@ -204,14 +204,14 @@ def test_a_reader_of_a_byte_at_a_time_bothers_nobody(server: Server) -> None:
             crowd[0].say(" " * 50_000)
         crowd[0].say(END)
         everybody_hears(crowd, END)
-        assert facts(server)["connections"] == 4
+        assert facts(shared)["connections"] == 4
         leave.set()
         thread.join()
 
 
-def test_a_storm_of_five_hundred_that_leave_at_one_moment_shares_few_notices(server: Server) -> None:
-    with descriptors_given_back(server), listeners(server, 2) as crowd:
-        with connected(server.address, 500) as storm:
+def test_a_storm_of_five_hundred_that_leave_at_one_moment_shares_few_notices(shared: Server) -> None:
+    with descriptors_given_back(shared), listeners(shared, 2) as crowd:
+        with connected(shared.address, 500) as storm:
             introduce(storm)
         everybody_heard_of_leaving(crowd, 500)
         notices = [text for text in crowd[0].texts if text.startswith(" Disconnect : ")]
@@ -251,33 +251,33 @@ def cpu_share(pid: int, seconds: float) -> float:
 
 
 def test_a_supervisor_out_of_descriptors_neither_spins_nor_floods_the_log_and_recovers(
-    server: Server,
+    shared: Server,
 ) -> None:
     """The workers are stopped, so every client that is let in keeps a descriptor of the supervisor."""
-    found = facts(server)
-    address = server.address
-    lines = server.log.count("\n")
-    with descriptors_given_back(server), ExitStack() as fault:
+    found = facts(shared)
+    address = shared.address
+    lines = shared.log.count("\n")
+    with descriptors_given_back(shared), ExitStack() as fault:
         for each in found["workers"]:
             fault.enter_context(stopped(each["pid"]))
         fault.enter_context(short_of_descriptors(found["pid"], 5))
         with connected(address, 60) as waiting:
             assert cpu_share(found["pid"], 2.0) < 0.1
-            assert server.log.count("\n") - lines < 20
+            assert shared.log.count("\n") - lines < 20
             answered, _, _ = select.select([each.sock for each in waiting], [], [], 0)
             assert 0 < len(answered) < 60, "some are told full, at a pace that costs little"
             fault.close()
             eventually(lambda: is_served(address), "the server to let clients in again")
 
 
-def test_a_supervisor_without_one_descriptor_does_not_spin_over_a_command(server: Server) -> None:
-    pid = facts(server)["pid"]
+def test_a_supervisor_without_one_descriptor_does_not_spin_over_a_command(shared: Server) -> None:
+    pid = facts(shared)["pid"]
     with short_of_descriptors(pid, 0):
-        asking = threading.Thread(target=ask_in_vain, args=(server,))
+        asking = threading.Thread(target=ask_in_vain, args=(shared,))
         asking.start()
         assert cpu_share(pid, 2.0) < 0.1
     asking.join()
-    assert facts(server)["pid"] == pid
+    assert facts(shared)["pid"] == pid
 
 
 def ask_in_vain(server: Server) -> None:
@@ -296,36 +296,36 @@ def test_a_worker_killed_while_the_supervisor_has_no_descriptors_is_replaced_lat
     )
 
 
-def test_a_worker_out_of_descriptors_gives_its_connections_to_another(server: Server) -> None:
-    pids = worker_pids(server)
-    with descriptors_given_back(server), short_of_descriptors(pids[0], 3):
-        with connected(server.address, 40) as crowd:
+def test_a_worker_out_of_descriptors_gives_its_connections_to_another(shared: Server) -> None:
+    pids = worker_pids(shared)
+    with descriptors_given_back(shared), short_of_descriptors(pids[0], 3):
+        with connected(shared.address, 40) as crowd:
             settle(crowd)
-            counts = connections(server)
+            counts = connections(shared)
             assert sum(counts) == 40
             assert counts[0] <= 4
 
 
-def test_all_workers_out_of_descriptors_is_told_as_full_and_ends_with_it(server: Server) -> None:
-    address = server.address
-    with descriptors_given_back(server):
+def test_all_workers_out_of_descriptors_is_told_as_full_and_ends_with_it(shared: Server) -> None:
+    address = shared.address
+    with descriptors_given_back(shared):
         with ExitStack() as fault:
-            for pid in worker_pids(server):
+            for pid in worker_pids(shared):
                 fault.enter_context(short_of_descriptors(pid, 0))
             with connected(address, 5) as crowd:
                 assert [refused(each) for each in crowd] == ["full"] * 5
         eventually(lambda: is_served(address), "the workers to take clients again")
 
 
-def test_three_thousand_connect_and_leave_and_no_descriptor_stays(server: Server) -> None:
-    address = server.address
-    with descriptors_given_back(server):
+def test_three_thousand_connect_and_leave_and_no_descriptor_stays(shared: Server) -> None:
+    address = shared.address
+    with descriptors_given_back(shared):
         for number in range(3000):
             client = Client(address)
             if number % 3 == 0:
                 client.say("x")
             client.reset() if number % 2 else client.close()
-        eventually(lambda: facts(server)["connections"] == 0, "all to be gone")
+        eventually(lambda: facts(shared)["connections"] == 0, "all to be gone")
 
 
 def test_four_hundred_clients_are_spread_evenly_over_four_workers(folder: Path) -> None:

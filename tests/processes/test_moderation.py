@@ -12,6 +12,8 @@ from support.waiting import eventually
 from mpchat.control.client import ask
 from mpchat.control.requests import Ban
 
+pytestmark = pytest.mark.one_python
+
 
 def ok(server: Server, *words: str) -> str:
     done = server.command(*words)
@@ -157,8 +159,8 @@ def test_nobody_hears_a_muted_person_who_is_told(server: Server) -> None:
         (("unmute", "a"), 1, "a is not muted"),
     ],
 )
-def test_what_is_wrong_is_said(server: Server, words: tuple[str, ...], code: int, says: str) -> None:
-    done = server.command(*words)
+def test_what_is_wrong_is_said(shared: Server, words: tuple[str, ...], code: int, says: str) -> None:
+    done = shared.command(*words)
     assert (done.returncode, says in done.stderr) == (code, True), done.stderr
 
 

@@ -43,7 +43,7 @@ def test_reloads_and_scalings_while_all_send_at_full_speed(
             everybody_hears(crowd, BEGIN)
             moved = changes = 0
             with sending(crowd[:8], texts, Window(crowd, megabytes << 19)) as senders:
-                while any(each.thread.is_alive() for each in senders) and changes < 12:
+                while any(each.thread.is_alive() for each in senders) and changes < 6:
                     moved += reload(server)["moved"]
                     moved += scale(server, (3, 1, 2)[changes % 3])["moved"]
                     changes += 1

@@ -67,25 +67,25 @@ def test_one_five_two_one_with_even_loads_each_time(folder: Path) -> None:
         eventually(lambda: facts(server)["connections"] == 0, "all to be gone")
 
 
-def test_the_same_number_moves_nobody(server: Server) -> None:
-    with connected(server_address(server), 9) as crowd:
+def test_the_same_number_moves_nobody(shared: Server) -> None:
+    with connected(server_address(shared), 9) as crowd:
         settle(crowd)
-        before = worker_pids(server)
-        assert scale(server, 2)["moved"] == 0
-        assert worker_pids(server) == before
-        assert server.command("scale", "2").stdout.startswith('mpchat "default" has 2 workers')
+        before = worker_pids(shared)
+        assert scale(shared, 2)["moved"] == 0
+        assert worker_pids(shared) == before
+        assert shared.command("scale", "2").stdout.startswith('mpchat "default" has 2 workers')
 
 
-def test_new_slots_take_the_lowest_numbers_and_the_highest_go(server: Server) -> None:
-    kept = worker_pids(server)
-    scale(server, 4)
-    assert worker_pids(server)[:2] == kept
-    scale(server, 2)
-    assert worker_pids(server) == kept
-    assert [each["slot"] for each in facts(server)["workers"]] == [1, 2]
+def test_new_slots_take_the_lowest_numbers_and_the_highest_go(shared: Server) -> None:
+    kept = worker_pids(shared)
+    scale(shared, 4)
+    assert worker_pids(shared)[:2] == kept
+    scale(shared, 2)
+    assert worker_pids(shared) == kept
+    assert [each["slot"] for each in facts(shared)["workers"]] == [1, 2]
     for number in (3, 4):
-        assert f"ended after it was no longer wanted: worker {number}, exit code 0" in server.log
-    assert "replaced" not in server.log
+        assert f"ended after it was no longer wanted: worker {number}, exit code 0" in shared.log
+    assert "replaced" not in shared.log
 
 
 @pytest.mark.parametrize("dies", ["ready", "before"])
@@ -167,13 +167,13 @@ def test_fewer_than_the_connections_need_is_refused(folder: Path) -> None:
     ],
 )
 def test_wrong_numbers_are_wrong_usage_also_for_the_server_itself(
-    server: Server, number: int | float | str, why: str
+    shared: Server, number: int | float | str, why: str
 ) -> None:
-    before = worker_pids(server)
-    assert server.command("scale", str(number)).returncode == 2
-    answer = change(server, "scale", workers=number)
+    before = worker_pids(shared)
+    assert shared.command("scale", str(number)).returncode == 2
+    answer = change(shared, "scale", workers=number)
     assert (answer.exit, answer.text) == (2, why)
-    assert worker_pids(server) == before
+    assert worker_pids(shared) == before
 
 
 def test_ttin_and_ttou_are_one_more_and_one_fewer_and_one_is_the_least(server: Server) -> None:
@@ -220,16 +220,16 @@ def still_there(client: Client) -> bool:
         client.sock.settimeout(20.0)
 
 
-def test_small_differences_move_nobody(server: Server) -> None:
-    with connected(server_address(server), 40) as crowd:
+def test_small_differences_move_nobody(shared: Server) -> None:
+    with connected(server_address(shared), 40) as crowd:
         settle(crowd)
-        gone = [each for each, first in zip(crowd, by_first(server, crowd), strict=True) if first][:7]
+        gone = [each for each, first in zip(crowd, by_first(shared, crowd), strict=True) if first][:7]
         for each in gone:
             each.close()
-        eventually(lambda: sorted(connections(server)) == [13, 20], "seven fewer with one worker")
+        eventually(lambda: sorted(connections(shared)) == [13, 20], "seven fewer with one worker")
         last_for(4.5)
-        assert facts(server)["moves"] == 0
-        assert sorted(connections(server)) == [13, 20]
+        assert facts(shared)["moves"] == 0
+        assert sorted(connections(shared)) == [13, 20]
 
 
 def by_first(server: Server, crowd: Sequence[Client]) -> list[bool]:

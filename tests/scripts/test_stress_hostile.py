@@ -9,7 +9,7 @@ from scripts.common.latency import Latency
 from scripts.stress.hostile.kinds import KINDS
 from scripts.stress.hostile.scenario import Attack
 
-SHORT = ("--seconds", "1.5", "--connections", "10", "--slack", "100")
+SHORT = ("--seconds", "1", "--connections", "10", "--slack", "100")
 
 
 def latency(*milliseconds: float) -> Latency:

@@ -398,13 +398,13 @@ SMALL = ("--connections", "15", "--rooms", "4", "--rate", "150", "--workers", "2
 
 @pytest.mark.usefixtures("temporary")
 def test_the_real_server_keeps_its_promises_to_named_clients() -> None:
-    changes = ("--reload", "--reloads", "2", "--scale", "--scalings", "2", "--scale-most", "3")
-    code, verdict = stress("members", "--seconds", "4", "--cuts", "150", *changes, *SMALL)
+    changes = ("--reload", "--reloads", "1", "--scale", "--scalings", "1", "--scale-most", "3")
+    code, verdict = stress("members", "--seconds", "4", "--cuts", "100", *changes, *SMALL)
     assert verdict["reasons"] == [], verdict["examples"]
     assert code == 0
     counts = verdict["counts"]
-    assert counts["cuts"] >= 150
-    assert counts["recovered"] > 20
+    assert counts["cuts"] >= 100
+    assert counts["recovered"] > 10
     assert counts["name_taken"] > 0
     assert counts["privates"] > 20
     assert counts["messages"] > 100

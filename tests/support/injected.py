@@ -17,19 +17,26 @@ _SITECUSTOMIZE = '''
 import importlib.util, os, sys, time
 
 class Finder:
-    """Lets the module be found as usual, and has the fault installed after it was run."""
+    """Lets a module be found as usual, and has ``act(module)`` called after it was run."""
+
+    def __init__(self, name, act):
+        self.name, self.act = name, act
 
     def find_spec(self, name, path=None, target=None):
-        if name != "mpchat.worker.worker":
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         run = spec.loader.exec_module
         def exec_module(module):
             run(module)
-            install(module, _slot())
+            self.act(module)
         spec.loader.exec_module = exec_module
         return spec
+
+def when_imported(name, act):
+    """Have ``act(module)`` called once the module has been imported, in whatever process."""
+    sys.meta_path.insert(0, Finder(name, act))
 
 def _slot():
     from multiprocessing import current_process
@@ -54,7 +61,7 @@ def flagged(name):
     return os.path.exists(os.path.join(FOLDER, name))
 
 if any("spawn_main" in each for each in sys.orig_argv):
-    sys.meta_path.insert(0, Finder())
+    when_imported("mpchat.worker.worker", lambda module: install(module, _slot()))
 
 '''
 

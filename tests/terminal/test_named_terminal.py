@@ -39,6 +39,8 @@ from mpchat.client.lines import Command, Enter, Incomplete, Say, Tell, Unknown, 
 from mpchat.client.screen import COLOURS, clipped, colour, coloured, wrapped
 from mpchat.errors import Exit
 
+pytestmark = pytest.mark.one_python
+
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
 EVIL = "\x1b[2J\u202e\n\x9b"
 

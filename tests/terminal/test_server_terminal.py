@@ -11,6 +11,8 @@ from support.harness import MPCHAT, Client, Server
 from support.terminals import in_terminal
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_python
+
 # Seconds that a stop may take on a busy machine: much less than the stop_timeout of these servers.
 IN_TIME = 15.0
 # Seconds that a start may take: it needs more than a second of a core, and other tests use the cores too.
