@@ -37,7 +37,7 @@ class _CutOff:
 
     at: float  # seconds, monotonic
     segment: int
-    offset: int
+    offset: int  # bytes of the segment
 
 
 class Stopped(PlainLoop):
@@ -54,8 +54,9 @@ class Stopped(PlainLoop):
             super().ended(connection, why)
             return
         self.counts["cut_off"] += 1
-        offset = max(connection.reader.position, connection.reader.floor)
-        self._cut.append(_CutOff(time.monotonic(), self.order.segment, offset))
+        place = max(connection.reader.position, connection.reader.floor)
+        cut = _CutOff(time.monotonic(), self.order.segment, self.order.bytes_before(place))
+        self._cut.append(cut)
         self.close(connection)
 
     def tell(self) -> None:
@@ -75,7 +76,7 @@ class Stopped(PlainLoop):
         """
         while self._cut and now - self._cut[0].at >= JUDGE_AFTER:
             cut = self._cut.pop(0)
-            near = self.order.end - cut.offset < CUT_OFF_BEHIND
+            near = self.order.bytes_before(self.order.end) - cut.offset < CUT_OFF_BEHIND
             self.counts["unexplained"] += cut.segment == self.order.segment and near
 
 

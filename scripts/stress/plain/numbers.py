@@ -6,7 +6,6 @@ alone. :class:`Numbers` finds what happened to all clients alike.
 
 from dataclasses import dataclass, field
 
-from scripts.common.frames import split_frames
 from scripts.stress.findings import Findings
 from scripts.stress.plain.messages import TestMessages
 
@@ -29,8 +28,8 @@ class Numbers:
         self.messages = 0  # test messages in the order
         self.others = 0  # notices and all other frames
 
-    def feed(self, segment: int, data: bytes) -> None:
-        """Check the next whole frames of the order.
+    def feed(self, segment: int, frames: list[bytes]) -> None:
+        """Check the next frames of the order.
 
         A new ``segment`` begins after a time in which no client listened.
         """
@@ -39,7 +38,7 @@ class Numbers:
             # A sender may have sent meanwhile and goes on at any number; missing numbers stay missing.
             for sender in self._senders.values():
                 sender.next = -1
-        for frame in split_frames(data)[0]:
+        for frame in frames:
             stamp = self._tests.read(frame)
             if stamp is None:
                 self.others += 1

@@ -137,7 +137,7 @@ class PlainScenario(Scenario):
             stream.reader = self._order.add(Reader(old.name, weight=old.weight), floor=old.position)
         if stream.reader.joined == NEVER:
             stream.reader.joined = part.joined
-        self._order.feed(stream.reader, part.data)
+        self._order.feed(stream.reader, part.frames)
 
     def step(self, now: float) -> None:
         """Settle the order now and then, so that its memory stays bounded."""
@@ -147,8 +147,8 @@ class PlainScenario(Scenario):
             self._check_numbers()
 
     def _check_numbers(self) -> None:
-        for segment, data in self._order.take():
-            self.numbers.feed(segment, data)
+        for segment, frames in self._order.take():
+            self.numbers.feed(segment, frames)
 
     def before_leaving(self, processes: list[ClientProcess]) -> tuple[int, float]:
         """Send a mark: the clients leave once they have read up to it."""
