@@ -197,24 +197,21 @@ def mpchat_by_name(name: str) -> Peer:
     return mpchat_peer(name, workers=int(match.group(1)) if match.group(1) else None)
 
 
-def python_peer(
-    name: str, *program: str, arguments: Sequence[str] = (), most_clients: int | None = None
-) -> Peer:
-    """Return a Python program that speaks mpchat's wire to plain clients; its first argument is the port.
+def python_peer(name: str, *program: str, most_clients: int | None = None) -> Peer:
+    """Return a Python program that speaks mpchat's wire to plain clients; its last argument is the port.
 
-    ``program`` is a file, or ``-m`` and a module of this checkout.
+    ``program`` is a file, or ``-m`` and a module of this checkout, and other arguments.
     """
 
     def command(_folder: Path, port: int, _connections: int) -> list[str]:
-        return [sys.executable, *program, str(port), *arguments]
+        return [sys.executable, *program, str(port)]
 
     return Peer(name, "frames", command, lambda: sys.version.split()[0], most_clients=most_clients)
 
 
-def select_peer(multiplexer: str, most_clients: int | None = None) -> Peer:
-    """Return the server of one process and one loop that waits with ``multiplexer``."""
-    module = ("-m", "scripts.lecture.peer_loop")
-    return python_peer(multiplexer, *module, arguments=[multiplexer], most_clients=most_clients)
+def lecture_peer(kind: str, most_clients: int | None = None) -> Peer:
+    """Return one of the lecture's servers (scripts/lecture/peer.py)."""
+    return python_peer(kind, "-m", "scripts.lecture.peer", kind, most_clients=most_clients)
 
 
 def _floor(folder: Path, port: int, _connections: int) -> list[str]:
@@ -298,7 +295,7 @@ def all_peers() -> list[Peer]:
         program("floor", "frames", _floor, ("cc", "--version"), "gcc"),
         program("nats", "nats", _nats, ("nats-server", "--version"), "nats-server"),
         program("mosquitto", "mqtt", _mosquitto, ("mosquitto", "-h"), "mosquitto"),
-        select_peer("select", SELECT_CLIENTS),
-        python_peer("threads", "-m", "scripts.lecture.peer_threads", most_clients=THREAD_CLIENTS),
+        lecture_peer("select", SELECT_CLIENTS),
+        lecture_peer("threads", THREAD_CLIENTS),
         python_peer("asyncio", "-m", "scripts.lecture.peer_asyncio", most_clients=one_process),
     ]

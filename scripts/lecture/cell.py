@@ -21,7 +21,7 @@ import psutil
 
 from scripts.bench.cell import Cell, run_cell
 from scripts.bench.load_process import CellError
-from scripts.bench.peers import Peer, PeerError, Server, mpchat_peer, python_peer, select_peer
+from scripts.bench.peers import Peer, PeerError, Server, lecture_peer, mpchat_peer
 from scripts.bench.row import Figures, Row
 from scripts.bench.row import Options as BenchOptions
 from scripts.bench.wire import WIRES
@@ -97,16 +97,14 @@ class Outcome:
 
 def all_models() -> list[Model]:
     """Return every model, in the order of the lecture."""
-    blocking = python_peer("blocking", "-m", "scripts.lecture.peer_blocking")
-    threads = python_peer("threads", "-m", "scripts.lecture.peer_threads")
     loops = ("select", "poll", "epoll")
     return [
-        Model("blocking", "one client at a time", blocking, limited=True, one_client=True),
+        Model("blocking", "one client at a time", lecture_peer("blocking"), limited=True, one_client=True),
         *(
-            Model(name, f"one process, one {name} loop", select_peer(name), limited=name == "select")
+            Model(name, f"one process, one {name} loop", lecture_peer(name), limited=name == "select")
             for name in loops
         ),
-        Model("threads", "a thread per client", threads, limited=True),
+        Model("threads", "a thread per client", lecture_peer("threads"), limited=True),
         *(
             Model(f"mpchat {name}", f"mpchat, 1 worker, {name}", _mpchat(name, 1), limited=name == "select")
             for name in loops
