@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +18,7 @@ import psutil
 from scripts.bench.load_process import CellError, LoadProcess, client_processes, plans
 from scripts.bench.peers import Peer, PeerError, Server
 from scripts.bench.row import Figures, Options, Row
+from scripts.common.processes import SPAWN
 
 # Seconds that the load may take for a step in addition to what the plan says: to start, connect, drain.
 PATIENCE_S = 120.0
@@ -32,15 +33,12 @@ def run_cell(
         with TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
             folder = Path(name)
             # The load is there before the server and goes after it: a client's leaving is not measured.
-            load = [
-                stack.enter_context(closing(LoadProcess(folder / f"load-{index}.log")))
-                for index in range(client_processes(peer, row) + 1)
-            ]
+            count = client_processes(peer, row) + 1
+            board = SPAWN.RawArray("q", count)
+            load = [stack.enter_context(closing(LoadProcess(board, slot))) for slot in range(count)]
             server = stack.enter_context(peer.serving(folder, row.clients))
-            board = folder / "board"
-            board.write_bytes(bytes(8 * len(load)))
-            for process, plan in zip(load, plans(peer, row, options, server, board), strict=True):
-                process.tell(**asdict(plan))
+            for process, plan in zip(load, plans(peer, row, options, server), strict=True):
+                process.tell(plan=plan)
             Cell(row, options, server, folder, load, figures).measure(meanwhile)
     except (CellError, PeerError, psutil.NoSuchProcess) as error:
         figures.faults.append(str(error))

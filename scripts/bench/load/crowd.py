@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scripts.bench.load.asker import Asker
-from scripts.bench.load.plan import ANSWER_S, NOT_COUNTING, ORDERS_FD, WAIT_S, Board, LoadError, Plan
+from scripts.bench.load.plan import ANSWER_S, NOT_COUNTING, WAIT_S, Board, LoadError, Plan
 from scripts.bench.load.witness import Witness, witness_of
 from scripts.bench.wire import GO_SENDER, WIRES, Wire
 
@@ -34,12 +34,13 @@ DISCARD = socket.MSG_TRUNC
 class Crowd:
     """The connections of one process, and how many bytes each has received since it was served."""
 
-    def __init__(self, plan: Plan, board: Board) -> None:
-        """Prepare; nothing is connected yet."""
+    def __init__(self, plan: Plan, board: Board, slot: int, orders: int) -> None:
+        """Prepare; ``orders`` is the descriptor that orders come on."""
         self._plan = plan
+        self._orders = orders
         # The wire of the first room: all rooms' deliveries are equally long.
         self._wire = WIRES[plan.wire].in_room(0) if plan.rooms else WIRES[plan.wire]
-        self._board = board
+        self._board, self._slot = board, slot
         # On a wire that does not send to senders, a sender reads answers only, and counts nothing.
         self.counting = plan.role == "clients" or self._wire.sender_receives
         # Bytes of the go, and of a delivery at least.
@@ -79,11 +80,11 @@ class Crowd:
             if time.monotonic() > deadline:
                 raise LoadError(f"{len(waiting)} clients were not answered within {ANSWER_S:.0f} s")
         self._place_witnesses()
-        self._epoll.register(ORDERS_FD, select.EPOLLIN)
+        self._epoll.register(self._orders, select.EPOLLIN)
 
     def ask(self, connections: int, pause_s: float) -> list[list[int]]:
         """Ask on so many connections until an order comes; return each one's round trips in nanoseconds."""
-        asker = Asker(self._wire, list(self.sockets.values())[:connections], pause_s)
+        asker = Asker(self._wire, list(self.sockets.values())[:connections], pause_s, self._orders)
         asker.run()
         return list(asker.trips_ns.values())
 
@@ -171,7 +172,7 @@ class Crowd:
         go = b'{"message":"%02d ' % GO_SENDER
         while missing:
             for fd, _ in self._epoll.poll(WAIT_S):
-                if fd == ORDERS_FD:
+                if fd == self._orders:
                     raise LoadError("the bench went on before the go had come")
                 self._take_early(fd, self._heard(fd))
                 if self._tails[fd].startswith(go, 2):
@@ -185,7 +186,7 @@ class Crowd:
         got, sockets, witnesses = self._got, self.sockets, self._witnesses
         events = self._epoll.poll(timeout_s)
         for fd, _ in events:
-            if fd == ORDERS_FD:
+            if fd == self._orders:
                 ordered = True
                 continue
             witness = witnesses.get(fd)
@@ -206,7 +207,7 @@ class Crowd:
             self.last_ns = now_ns
         if now_ns - self._told_ns >= self._tell_ns:
             self._told_ns = now_ns
-            self._board.tell(self.least())
+            self._board[self._slot] = self.least()
         return ordered
 
     def least(self) -> int:

@@ -1,10 +1,11 @@
-"""What a load process is told to do, and the counter that it shares with the others."""
+"""What a load process is told to do, and the counters that all load processes share."""
 
-import mmap
+import ctypes
 from dataclasses import dataclass
 
-# Orders come on standard input.
-ORDERS_FD = 0
+# How many messages the slowest connection of each load process has. Eight aligned bytes and one writer each:
+# no lock is needed, and an old value only delays a sender.
+Board = ctypes.Array[ctypes.c_longlong]
 # Seconds that a wait for events lasts at most: a stall or a missing order is seen so late.
 WAIT_S = 0.1
 # Seconds for a connect, a knock or a question before it counts as refused.
@@ -30,9 +31,6 @@ class Plan:
     witnesses: int
     in_flight: int  # connections begun and not yet served; below any server's accept queue
     size: int  # of one text
-    board: str  # the file with one counter for each load process
-    slots: int
-    slot: int
     nap_s: float  # between two turns, so that reads are large; 0 where latency is measured
     stall_s: float  # without any progress: give up
     rate: float = 0.0  # messages a second; 0 is as fast as possible
@@ -46,24 +44,3 @@ class Plan:
     def channels(self) -> int:
         """The number of rooms, or 1 without rooms."""
         return max(1, self.rooms)
-
-
-class Board:
-    """A counter of each load process, in a file that all of them map.
-
-    Eight aligned bytes each, one writer each: no lock is needed, and an old value only delays a sender.
-    """
-
-    def __init__(self, path: str, slots: int, slot: int) -> None:
-        """Map the file at ``path``; write to ``slot`` of ``slots``."""
-        with open(path, "r+b") as file:
-            self._cells = memoryview(mmap.mmap(file.fileno(), slots * 8)).cast("q")
-        self._slot = slot
-
-    def tell(self, count: int) -> None:
-        """Write down how many messages the slowest connection of this process has."""
-        self._cells[self._slot] = count
-
-    def least(self) -> int:
-        """Return how many messages the slowest connection of all has."""
-        return min(self._cells)

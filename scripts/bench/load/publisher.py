@@ -92,8 +92,9 @@ class Publisher:
         """Return how many messages may be sent now; 0 while a socket is full."""
         if not self._flushed():
             return 0
+        slowest: int = min(self._board)
         # The go is in the counters and not in `sent`.
-        return self._plan.window - (self.sent // self._plan.channels + 1 - self._board.least())
+        return self._plan.window - (self.sent // self._plan.channels + 1 - slowest)
 
     def _flood(self) -> None:
         """Send bursts as fast as the window allows."""
