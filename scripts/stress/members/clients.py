@@ -19,8 +19,8 @@ from scripts.common.frames import HEADER, framed, split_frames
 from scripts.stress.clients import Report
 from scripts.stress.members.census import Present
 from scripts.stress.members.conversation import Ask, Asked
-from scripts.stress.members.ledger import Heard
-from scripts.stress.members.mailbox import Span, Told
+from scripts.stress.members.ledger import Ledger
+from scripts.stress.members.mailbox import Mailbox
 from scripts.stress.members.member import (
     MOST_PAD,
     Member,
@@ -31,7 +31,7 @@ from scripts.stress.members.member import (
     room_name,
 )
 from scripts.stress.members.strangers import Strangers
-from scripts.stress.members.texts import NEVER, Sent, write
+from scripts.stress.members.texts import NEVER, write
 
 # Connections of one process on their way in at a time.
 MAX_OPENING = 32
@@ -63,29 +63,21 @@ CUTS = {
 FATES = {"": 12, "behind the join": 3, "inside the join": 1, "in the past": 3}
 
 
-class News(NamedTuple):
-    """To the parent: messages that were received for the first time."""
-
-    heard: list[Heard]
-
-
 class Census(NamedTuple):
     """To the parent: which members are there by their own account, and by the server's answers."""
 
     round: int
     present: list[Present]
     who: dict[str, set[str]]
+    last: Counter[tuple[str, str]]  # of the ledger
 
 
 @dataclass(frozen=True, kw_only=True)
 class MembersReport(Report):
     """To the parent, last."""
 
-    owed: list[Sent]
-    last: Counter[tuple[str, str]]
-    told: list[Told]
-    got: dict[str, set[tuple[str, int]]]
-    spans: dict[str, list[Span]]
+    ledger: Ledger
+    mailbox: Mailbox
 
 
 def _drawn(chooser: random.Random, weights: dict[str, int]) -> str:
@@ -457,7 +449,7 @@ class MembersLoop(RequestLoop):
             self._asking = None
             talks = [(member.name, connection.talk) for member, connection in self._live()]
             present = [Present(name, talk.room, talk.position, talk.members) for name, talk in talks]
-            self.pipe.send(Census(self._round, present, self._who))
+            self.pipe.send(Census(self._round, present, self._who, self.ledger.last))
 
     # What the parent is told.
 
@@ -475,11 +467,6 @@ class MembersLoop(RequestLoop):
         all_quiet = len(live) == len(self.members) and all(each.talk.quiet for _, each in live)
         return all_quiet and len(self.connections) == len(self.members) and not self._paused
 
-    def tell(self) -> None:
-        """Report what was heard, and how far the members are."""
-        self.pipe.send(News(self.ledger.take_fresh()))
-        super().tell()
-
     def finish(self) -> None:
         """Close all connections, and report."""
         for connection in list(self.connections):
@@ -494,9 +481,6 @@ class MembersLoop(RequestLoop):
             findings=self.findings,
             counts=self.counts,
             latency=self.latency,
-            owed=self.ledger.owed,
-            last=self.ledger.last,
-            told=self.mailbox.told,
-            got=self.mailbox.got,
-            spans=self.mailbox.spans,
+            ledger=self.ledger,
+            mailbox=self.mailbox,
         )

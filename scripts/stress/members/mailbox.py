@@ -49,14 +49,11 @@ class Mailbox:
         self._confirmed.add((told.sender, told.number))
         self.told.append(told)
 
-    def merge(
-        self, told: list[Told], got: dict[str, set[tuple[str, int]]], spans: dict[str, list[Span]]
-    ) -> None:
+    def add(self, other: "Mailbox") -> None:
         """Add what another process noted; its members are other ones."""
-        self.told += told
-        self.got |= got
-        for name, more in spans.items():
-            self.spans.setdefault(name, []).extend(more)
+        self.told += other.told
+        self.got |= other.got
+        self.spans |= other.spans
 
     def judge(self) -> None:
         """Report messages that came back to their sender but not to an addressee that was surely there."""
