@@ -21,21 +21,15 @@ How the figures come about:
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 from rich.console import Console
 
 from scripts.bench.goals import Verdict, all_verdicts
 from scripts.bench.peers import Peer, PeerError, all_peers, mpchat_by_name
-from scripts.bench.report import (
-    as_json,
-    draw,
-    goal_table,
-    in_flight_grid,
-    versions_line,
-)
+from scripts.bench.report import as_json, draw, goal_table, in_flight_table, versions_line
 from scripts.bench.rounds import Rounds
 from scripts.bench.row import Options
 from scripts.bench.rows import Sizes, all_rows
@@ -45,24 +39,6 @@ from scripts.common.machine import machine_line
 
 # KiB of text in flight, at most: a server must hold so much for each client that is behind.
 MOST_KIB = 64 * 1024
-
-
-@dataclass(frozen=True)
-class Flags:
-    """The command line."""
-
-    rounds: int
-    seconds: float
-    rows: str
-    servers: str
-    windows: str
-    connects: int
-    idle: int
-    rooms: int
-    json_path: Path | None
-    plot_path: Path | None
-    check: bool
-    only_list: bool
 
 
 @click.command(context_settings={"show_default": True})
@@ -93,10 +69,10 @@ def main(**flags: object) -> None:
     Exit code 0: every delivery arrived; 1: a delivery was lost, or with --check a goal missed; 130:
     interrupted. The results so far are shown then.
     """
-    compare(Flags(**flags))  # type: ignore[arg-type]  # click has checked each type
+    compare(SimpleNamespace(**flags))
 
 
-def compare(flags: Flags) -> None:
+def compare(flags: SimpleNamespace) -> None:
     """Run the comparison, show the results, and end the process with the exit code."""
     console = make_console()
     windows = [1024 * kib for kib in split_numbers(flags.windows, 1, MOST_KIB, "--windows")]
@@ -151,8 +127,8 @@ def print_header(console: Console, peers: Sequence[Peer]) -> dict[str, str]:
 def show(console: Console, rounds: Rounds, verdicts: Sequence[Verdict]) -> None:
     """Print the tables of all rows, the faults and the goals."""
     rounds.show(console)
-    grid = in_flight_grid(rounds.begun, rounds.servers, rounds.results)
-    if grid.lines:
-        console.print(grid.as_table(), "")
+    table = in_flight_table(rounds.begun, rounds.servers, rounds.results)
+    if table.rows:
+        console.print(table, "")
     if verdicts:
         console.print(goal_table(verdicts))

@@ -9,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
 from scripts.bench.goals import BASE, FLOOR, MOST_OF_PLAIN, OURS, Summaries, Verdict
 from scripts.bench.row import FULL_WINDOW, Figures, Options, Results, Row, medians, ratio
 from scripts.bench.rows import window_name
-from scripts.common.console import Grid, figures_table, picture
+from scripts.common.console import figures_table, picture
 from scripts.common.machine import machine
 
 Cells = list[tuple[str, str | Text]]
@@ -108,19 +107,19 @@ def _short(value: float) -> str:
 # ---- tables over all rows
 
 
-def cost_grid(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Grid:
+def cost_table(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Table:
     """Return CPU per delivery as ratios to Redis's, with Redis's own figure and the goal."""
     others = [name for name in servers if name != BASE]
-    lines = []
+    table = figures_table("CPU per delivery, × Redis", "work", "Redis, µs", *others, "goal")
     for row in rows:
         costs = {name: medians(results.get((row.name, name), ())) for name in servers}
         if row.target is not None and (redis := costs.get(BASE)):
             ratios = [_times(ratio(costs[name], redis)) for name in others]
-            lines.append([row.title, f"{redis.cpu_us_per_delivery:.2f}", *ratios, f"{row.target:.2f}"])
-    return Grid("CPU per delivery, × Redis", ["work", "Redis, µs", *others, "goal"], lines)
+            table.add_row(row.title, f"{redis.cpu_us_per_delivery:.2f}", *ratios, f"{row.target:.2f}")
+    return table
 
 
-def in_flight_grid(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Grid:
+def in_flight_table(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Table:
     """Return CPU per delivery of the rows as fast as possible, × Redis, by how much text is in flight.
 
     The two figures of a cell belong to the smallest window and to the full one.
@@ -130,40 +129,36 @@ def in_flight_grid(rows: Sequence[Row], servers: Sequence[str], results: Results
         if not row.rate and not row.rooms:
             twins[row.clients, row.size, row.senders].append(row)
     others = [name for name in servers if name != BASE]
-    lines, names = [], ""
+    table = figures_table("", "row", *others)
     for each in twins.values():
-        ends = [min(each, key=_window), max(each, key=_window)]
+        each.sort(key=lambda row: row.window)
+        ends = [each[0], each[-1]]
         if ends[0] is not ends[1]:
             names = " → ".join(window_name(row.window) for row in ends)
+            table.title = f"CPU per delivery, × Redis, with {names} in flight"
             costs = [[_times(_of_redis(row.name, name, results)) for row in ends] for name in others]
-            lines.append([ends[1].name, *(" → ".join(cost) for cost in costs)])
-    return Grid(f"CPU per delivery, × Redis, with {names} in flight", ["row", *others], lines)
-
-
-def _window(row: Row) -> int:
-    return row.window
+            table.add_row(ends[1].name, *(" → ".join(cost) for cost in costs))
+    return table
 
 
 def _of_redis(row: str, server: str, results: Results) -> float | None:
     return ratio(medians(results.get((row, server), ())), medians(results.get((row, BASE), ())))
 
 
-def named_grid(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Grid:
+def named_table(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Table:
     """Return CPU per delivery to named members as ratios to plain clients of the same server."""
     named = [row for row in rows if row.plain and any(name == row.name for name, _ in results)]
     ours = [name for name in servers if any((row.name, name) in results for row in named)]
-    lines = []
+    table = figures_table("CPU per delivery to named members, × plain clients", "work", *ours)
     for row in named:
         pairs = [[medians(results.get((each, name), ())) for each in (row.name, row.plain)] for name in ours]
-        lines.append([row.title, *(_times(ratio(*pair)) for pair in pairs)])
-    return Grid("CPU per delivery to named members, × plain clients", ["work", *ours], lines)
+        table.add_row(row.title, *(_times(ratio(*pair)) for pair in pairs))
+    return table
 
 
 def goal_table(verdicts: Sequence[Verdict]) -> Table:
     """Return the goals, each with the figure that was reached."""
-    table = Table(title="Goals", title_justify="left", title_style="bold", box=SIMPLE)
-    for heading in ("row", "server", "goal", "reached", ""):
-        table.add_column(heading)
+    table = figures_table("Goals", "row", "server", "goal", "reached", "")
     marks = {True: Text("holds", style="green"), False: Text("MISSED", style="red"), None: Text("open")}
     for verdict in verdicts:
         table.add_row(verdict.row, verdict.server, verdict.goal, verdict.reached, marks[verdict.holds])

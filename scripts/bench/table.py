@@ -5,10 +5,15 @@ from collections import defaultdict
 from pathlib import Path
 
 import click
+from rich.box import MARKDOWN
+from rich.console import Console
 
-from scripts.bench.report import cost_grid, in_flight_grid, named_grid, versions_line
+from scripts.bench.report import cost_table, in_flight_table, named_table, versions_line
 from scripts.bench.row import Figures, Row
 from scripts.common.machine import machine_line
+
+# Characters of a line of a table, at most: Markdown does not wrap them.
+LONGEST_LINE = 500
 
 
 @click.command()
@@ -25,10 +30,14 @@ def main(file: Path) -> None:
     results: dict[tuple[str, str], list[Figures]] = defaultdict(list)
     for run in written["runs"]:
         results[run["row"], run["server"]].append(Figures(**run))
-    grids = [build(rows, servers, results) for build in (cost_grid, in_flight_grid, named_grid)]
-    for grid in grids:
-        if grid.lines:
-            click.echo(f"{grid.title}:\n\n{grid.as_markdown()}\n")
+    page = Console(width=LONGEST_LINE, highlight=False)
+    for build in (cost_table, in_flight_table, named_table):
+        table = build(rows, servers, results)
+        if table.rows:
+            click.echo(f"{table.title}:\n")
+            table.box, table.title = MARKDOWN, None
+            page.print(table)
+            click.echo()
     counts = sorted({len(runs) for runs in results.values()})
     rounds = " to ".join(str(count) for count in sorted({counts[0], counts[-1]})) if counts else "0"
     about = [machine_line(written["machine"]), versions_line(written["versions"])]
