@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -96,15 +96,21 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    _end(family)
+    wait_until_gone(family, STOP_S)
+    kill(family)
 
 
-def _end(family: Sequence[psutil.Process]) -> None:
-    """Wait for ``family``, then kill the rest; psutil knows a reused process id from the old one."""
-    deadline = time.monotonic() + STOP_S
-    while (left := [each for each in family if _lives(each)]) and time.monotonic() < deadline:
+def wait_until_gone(processes: Iterable[psutil.Process], patience_s: float) -> list[psutil.Process]:
+    """Wait until ``processes`` have ended, at most for ``patience_s``; return those that still run."""
+    deadline = time.monotonic() + patience_s
+    while (left := [each for each in processes if _lives(each)]) and time.monotonic() < deadline:
         time.sleep(LOOK_S)
-    for process in left:
+    return left
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kill those of ``processes`` that run; psutil knows a reused process id from the old one."""
+    for process in filter(_lives, processes):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
@@ -112,7 +118,7 @@ def _end(family: Sequence[psutil.Process]) -> None:
 def _lives(process: psutil.Process) -> bool:
     """Say whether a process runs. A zombie does not, and its new parent may collect it late or never."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 

@@ -145,23 +145,16 @@ def run(model: Model, clients: int, options: Options) -> Outcome:
 
     bench = BenchOptions(options.seconds, options.stall_s, REST_S)
     outcome.figures = run_cell(model.peer, row, bench, ask)
-    with _faults_to(outcome):
+    try:
         if outcome.faults and model.limited:
             outcome.refusal = refusal(model, clients)
             if outcome.refusal:
                 outcome.faults.clear()
         elif clients == 1:
             outcome.waits_s = waits(model, options.hold_s)
-    return outcome
-
-
-@contextlib.contextmanager
-def _faults_to(outcome: Outcome) -> Iterator[None]:
-    """Note what goes wrong in the block."""
-    try:
-        yield
     except (CellError, PeerError, psutil.NoSuchProcess, OSError) as error:
         outcome.faults.append(str(error))
+    return outcome
 
 
 @contextlib.contextmanager
