@@ -144,9 +144,9 @@ class PlainScenario(Scenario):
         if now >= self._next_settle:
             self._next_settle = now + SETTLE_EVERY
             self._order.settle()
-            self._check_numbers()
+            self._take_order()
 
-    def _check_numbers(self) -> None:
+    def _take_order(self) -> None:
         for segment, frames in self._order.take():
             self.numbers.feed(segment, frames)
 
@@ -159,12 +159,14 @@ class PlainScenario(Scenario):
     def judge(self, whole: bool) -> None:
         """Compare all that is left with the order, and the order with the senders' counts."""
         verdict = self.run.verdict
+        sent: dict[int, int] = {}
         if whole:
             self._order.finish(self._mark)
-            self._check_numbers()
-            reports = [process.report for process in self._streams]
-            senders = [report.senders for report in reports if isinstance(report, PlainReport)]
-            self.numbers.finish({name: count for each in senders for name, count in each.items()})
+            self._take_order()
+            for process in self._streams:
+                if isinstance(process.report, PlainReport):
+                    sent |= process.report.senders
+        self.numbers.finish(sent)
         verdict.counts.update(in_order=self.numbers.messages, others=self.numbers.others)
         limit = self.options.max_p99_ratio
         if limit is not None and verdict.ratio() > limit:
