@@ -126,16 +126,22 @@ class Peer:
 def _answers(port: int, wire: Wire) -> bool:
     try:
         with socket.create_connection((HOST, port), timeout=TRY_S) as sock:
-            sock.sendall(wire.sender_knock)
-            answer = b""
-            while not wire.sender_served(answer):
-                data = sock.recv(4096)
-                if not data:
-                    return False
-                answer += data
+            knock(sock, wire)
     except OSError:
         return False
     return True
+
+
+def knock(sock: socket.socket, wire: Wire) -> bytes:
+    """Knock as a connection that only sends; return the answer. Raise OSError when it is not served."""
+    sock.sendall(wire.sender_knock)
+    answer = b""
+    while not wire.sender_served(answer):
+        data = sock.recv(4096)
+        if not data:
+            raise ConnectionResetError("the server closed the connection")
+        answer += data
+    return answer
 
 
 def free_port() -> int:
@@ -297,5 +303,5 @@ def all_peers() -> list[Peer]:
         program("mosquitto", "mqtt", _mosquitto, ("mosquitto", "-h"), "mosquitto"),
         lecture_peer("select", SELECT_CLIENTS),
         lecture_peer("threads", THREAD_CLIENTS),
-        python_peer("asyncio", "-m", "scripts.lecture.peer_asyncio", most_clients=one_process),
+        lecture_peer("asyncio", one_process),
     ]

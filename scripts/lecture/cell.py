@@ -21,7 +21,7 @@ import psutil
 
 from scripts.bench.cell import Cell, run_cell
 from scripts.bench.load_process import CellError
-from scripts.bench.peers import Peer, PeerError, Server, lecture_peer, mpchat_peer
+from scripts.bench.peers import Peer, PeerError, Server, knock, lecture_peer, mpchat_peer
 from scripts.bench.row import Figures, Row
 from scripts.bench.row import Options as BenchOptions
 from scripts.bench.wire import WIRES
@@ -197,25 +197,13 @@ def refusal(model: Model, clients: int) -> str:
     with _serving(model, clients) as (server, log), ExitStack() as stack:
         for number in range(clients):
             try:
-                answer = _knock(stack.enter_context(_connect(server)))
+                answer = knock(stack.enter_context(_connect(server)), WIRE)[2:]
             except OSError as error:
                 return f"{number:,} clients served, then it ended: {_last_words(log) or error}"
             told = json.loads(answer).get("error", {}) if answer else {}
             if told.get("code") == "full":
                 return f"{number:,} clients served, then: {told['text']}"
     return ""
-
-
-def _knock(sock: socket.socket) -> bytes:
-    """Ask whether this client is served; return the payload of the answer."""
-    sock.sendall(WIRE.knock)
-    answer = b""
-    while not WIRE.served(answer):
-        data = sock.recv(4096)
-        if not data:
-            raise ConnectionResetError("the server closed the connection")
-        answer += data
-    return answer[2:]
 
 
 def _last_words(log: Path) -> str:

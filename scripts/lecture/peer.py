@@ -1,12 +1,13 @@
-"""The lecture's servers, for bench and lecture to compare with: one client at a time, one loop, threads.
+"""Small chat servers for bench and lecture to compare with: one client at a time, one loop, threads, asyncio.
 
-mpchat works otherwise: in each of these a client that does not read stops all others. The rules they keep:
+mpchat works otherwise: a client that does not read stops all others here. The rules they keep:
 
 * ``blocking`` is the lecture's very first server and no chat: the room is the client that is served. All
   others wait in the kernel's accept queue until that client leaves.
 * ``select``, ``poll`` and ``epoll`` run the same lines, so that what differs in their figures is the waiting
   alone. Where ``select`` refuses a descriptor, its error is the last thing that the program says.
 * ``threads`` has a thread per client, and touches the list of clients under its one lock only.
+* ``asyncio`` is no server of the lecture.
 
 Run as ``python -m scripts.lecture.peer KIND PORT``; it serves on 127.0.0.1 until it is killed.
 """
@@ -113,13 +114,52 @@ def threads(listener: socket.socket) -> None:
         threading.Thread(target=serve, args=(accept(listener),), daemon=True).start()
 
 
+def asynchronous(listener: socket.socket) -> None:
+    """Serve all clients in asyncio's loop, as it would be written today, with protocols: they cost least.
+
+    A client that does not read stops no other one here: its buffer grows without end.
+    """
+    import asyncio  # here, because it takes memory, which is measured for each kind
+
+    room: set[asyncio.WriteTransport] = set()
+
+    class Member(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:  # with TCP_NODELAY already
+            assert isinstance(transport, asyncio.WriteTransport)
+            self._transport = transport
+            self._decoder = FrameDecoder()
+            room.add(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            room.discard(self._transport)
+
+        def data_received(self, data: bytes) -> None:
+            for payload in self._decoder.feed(data):
+                if isinstance(payload, Oversized):
+                    continue
+                frame = encode_frame(payload)
+                for transport in room if payload else [self._transport]:
+                    transport.write(frame)
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(Member, sock=listener, backlog=BACKLOG)
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+KINDS: dict[str, Callable[[socket.socket], None]] = {
+    "blocking": blocking,
+    "threads": threads,
+    "asyncio": asynchronous,
+}
+
+
 def main(kind: str, port: int) -> None:
     """Serve in the way that ``kind`` names, until the process is killed."""
     with socket.create_server(("127.0.0.1", port), backlog=BACKLOG) as listener:
-        if kind == "blocking":
-            blocking(listener)
-        elif kind == "threads":
-            threads(listener)
+        if kind in KINDS:
+            KINDS[kind](listener)
         else:
             loop(listener, make_selector(kind))
 
