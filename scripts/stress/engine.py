@@ -82,10 +82,6 @@ class Scenario:
     def judge(self, whole: bool) -> None:
         """Check all that was heard; ``whole``: the run was not stopped by an error."""
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Return the scenario's own rows of the table, after :meth:`judge`."""
-        return []
-
     def play(self) -> None:
         """Go through the phases of the run."""
         run, seconds = self.run, self.run.options.seconds
@@ -316,7 +312,6 @@ class Run:
                 self.findings.add(process.report.findings)
                 verdict.add_latency(process.report.latency)
         self.scenario.judge(whole)
-        verdict.rows = self.scenario.rows()
         killing = self.options.kill_workers
         verdict.faults |= {name: fault.facts() for name, fault in self.faults.items()}
         verdict.reasons += [text for fault in self.faults.values() for text in fault.reasons(killing)]

@@ -27,7 +27,6 @@ from scripts.stress.members.member import (
     MemberConnection,
     MembersPlan,
     RequestLoop,
-    Role,
     room_name,
 )
 from scripts.stress.members.strangers import Strangers
@@ -133,7 +132,7 @@ class MembersLoop(RequestLoop):
                 opening += self._connect(member, now)
 
     def _connect(self, member: Member, now: float) -> bool:
-        connection = self.open(Role.OWN, member.name, member)
+        connection = self.open(member.name, member)
         if connection is None:
             return False
         if member.token and self._cuts_due(now):
@@ -232,7 +231,7 @@ class MembersLoop(RequestLoop):
         own = member is not None and member.connection is connection
         if not connection.address[1]:
             self.counts[why] += 1  # it never began
-        elif own or connection.role is not Role.OWN:  # else it was to be ended, or has ended itself
+        elif own or member is None:  # else it was to be ended, or has ended itself
             self.died.append((connection.address, f"{connection.name}: {why}"))
         if member is not None and own:
             self._be_unsure(member, connection)

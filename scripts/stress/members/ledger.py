@@ -1,6 +1,7 @@
 """What was said in every room: one message under one number, each sender in its own order. Pure."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from scripts.stress.findings import Findings
@@ -32,18 +33,17 @@ class Heard(NamedTuple):
         return f"{self.seq} in {self.room}, {self.said}"
 
 
+@dataclass
 class Ledger:
     """All messages that the members of a process have received, by room and number."""
 
-    def __init__(self, run: str, findings: Findings) -> None:
-        """Report to ``findings``."""
-        self.run = run
-        self.findings = findings
-        self.rooms: dict[tuple[str, str], dict[int, Said]] = {}
-        # The highest number that a welcome or a message has named.
-        self.last: Counter[tuple[str, str]] = Counter()
-        # Messages whose sender left the past of a room right after them: it need not have received them.
-        self.owed: list[Sent] = []
+    run: str
+    findings: Findings
+    rooms: dict[tuple[str, str], dict[int, Said]] = field(default_factory=dict)
+    # The highest number that a welcome or a message has named.
+    last: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # Messages whose sender left the past of a room right after them: it need not have received them.
+    owed: list[Sent] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return the number of different messages."""

@@ -182,24 +182,3 @@ class MembersScenario(Scenario):
         self.ledger.judge()
         rooms = len(self.ledger.rooms)
         self.run.verdict.counts.update(messages=len(self.ledger), rooms_used=rooms)
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Return the scenario's own rows of the table."""
-        counts = self.run.verdict.counts
-        return [
-            (
-                "messages",
-                f"{counts['messages']} in {counts['rooms_used']} rooms, {counts['deliveries']} deliveries "
-                f"checked, {counts['privates']} private ones",
-            ),
-            (
-                "came back",
-                f"{counts['welcomes']} welcomes, {counts['recovered']} without a gap, {counts['gaps']} with "
-                f"a gap that the server named",
-            ),
-            (
-                "names",
-                f"{counts['name_taken']} refused to strangers, {counts['inherited']} inherited after their "
-                f"time, {counts['renamed']} lost by members with an old token or an orderly end",
-            ),
-        ]

@@ -172,18 +172,6 @@ class PlainScenario(Scenario):
         if limit is not None and verdict.ratio() > limit:
             verdict.reasons.append(f"p99 with faults is {verdict.ratio():.2f} times as long as without")
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Return the scenario's own rows of the table."""
-        counts = self.run.verdict.counts
-        return [
-            (
-                "messages",
-                f"{counts['sent']} sent, {counts['halves']} in two pieces; {counts['in_order']} in the one "
-                f"order, {counts['others']} others",
-            ),
-            ("deliveries", f"{counts['deliveries']} checked"),
-        ]
-
 
 def _send_mark(tests: TestMessages, address: Address, number: int) -> None:
     """Send a mark from a connection of its own and wait until it comes back, so that it has its place."""
