@@ -18,6 +18,7 @@ import psutil
 from scripts.bench.load_process import CellError, LoadProcess, client_processes, plans
 from scripts.bench.peers import Peer, PeerError, Server
 from scripts.bench.row import Figures, Options, Row
+from scripts.common.latency import Latency
 from scripts.common.processes import SPAWN
 
 # Seconds that the load may take for a step in addition to what the plan says: to start, connect, drain.
@@ -97,7 +98,7 @@ class Cell:
         self.figures.connects_per_s = self.row.clients / max(1, ended - begun) * 1e9
 
     def _work(self) -> None:
-        """Have the senders send, everybody count; fill in the figures."""
+        """Let the senders send and all processes count; fill in the figures."""
         senders = self.load[-1]
         senders.tell(go=True)
         for process in self.load:
@@ -140,10 +141,12 @@ def _fill_in(
     figures.wall_s = (max(report["last_ns"] for report in reports) - sent["first_ns"]) / 1e9
     figures.cpu_us_per_delivery = cpu_us / figures.deliveries
     figures.deliveries_per_s = figures.deliveries / figures.wall_s
-    ages_ms = sorted(age / 1e6 for report in reports for age in report["ages_ns"])
-    if ages_ms:
-        figures.p50_ms, figures.p99_ms = (ages_ms[int(len(ages_ms) * share)] for share in (0.5, 0.99))
-        figures.max_ms = ages_ms[-1]
+    ages = Latency()
+    for report in reports:
+        ages.add(report["ages"])
+    figures.p50_ms, figures.p99_ms, figures.max_ms = (
+        ages.percentile(share) * 1e3 for share in (0.5, 0.99, 1)
+    )
     cores_us = figures.wall_s * (os.cpu_count() or 1) * 1e6
     figures.server_share = cpu_us / cores_us
     figures.load_share = sum(report["cpu_s"] for report in reports) * 1e6 / cores_us

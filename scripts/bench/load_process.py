@@ -20,8 +20,6 @@ CLIENTS_PER_PROCESS = 15_000
 IN_FLIGHT = 80
 # Messages a second that one process parses in full, about; decides how many connections are witnesses.
 PARSED_PER_S = 10_000
-# Seconds between two turns of the counting processes in rows as fast as possible.
-NAP_S = 0.001
 # Messages of each room that may be in flight where there are many rooms; they talk at a steady rate.
 ROOM_WINDOW = 4
 # Seconds until a load process must have ended after its orders did.
@@ -88,14 +86,9 @@ def plans(peer: Peer, row: Row, options: Options, server: Server) -> Iterator[Pl
             # The senders are witnesses only where nobody else is.
             witnesses=0 if senders and processes else witnesses,
             in_flight=max(1, IN_FLIGHT // (processes + 1)),
-            size=row.size,
-            nap_s=0.0 if row.rate else NAP_S,
-            stall_s=options.stall_s,
-            rate=row.rate,
-            seconds=options.seconds,
-            messages=row.messages,
+            row=row,
+            options=options,
             window=ROOM_WINDOW if row.rooms > 1 else max(row.senders, row.window // row.size),
-            rooms=row.rooms,
             first=0 if senders else first,
         )
         first += connections

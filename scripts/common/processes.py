@@ -8,7 +8,6 @@ import multiprocessing
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection as Pipe
@@ -67,35 +66,34 @@ def end(process: BaseProcess, patience_s: float) -> None:
 @contextlib.contextmanager
 def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` from the checkout until the end of the block; write its output to ``log``."""
+    before = psutil.Process().children()
+    process: subprocess.Popen[bytes] | None = None
     with open(log, "wb") as output:
-        process: subprocess.Popen[bytes] | None = None
         try:
-            with uninterrupted():
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=CHECKOUT,
-                    # Ctrl-C in the terminal reaches the script alone, which then stops its children in order.
-                    start_new_session=True,
-                )
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=CHECKOUT,
+                # Ctrl-C in the terminal reaches the script alone, which then stops its children in order.
+                start_new_session=True,
+            )
             yield process
         finally:
+            # A signal may have come before the line above knew the process: the system knows it.
+            _stop([each for each in psutil.Process().children() if each not in before])
             if process is not None:
-                _stop(process)
+                process.wait()
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _stop(processes: Sequence[psutil.Process]) -> None:
+    """End ``processes`` and all below them, by force where that takes too long."""
+    family = list(processes)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += process.children(recursive=True)
+            process.terminate()
     wait_until_gone(family, STOP_S)
     kill(family)
 
@@ -120,30 +118,6 @@ def _lives(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the end of the block.
-
-    A signal between the start of a child and the line that remembers it would leave the child running.
-    (Blocking the signals would not help: a child inherits the mask.)
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _frame: held.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for came in held:
-            signal.raise_signal(came)
 
 
 def last_line(log: Path) -> str:

@@ -7,11 +7,10 @@ clients come together to see how long each waits.
 
 import contextlib
 import json
-import select
 import socket
 import time
-from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,26 +169,18 @@ def _connect(server: Server) -> socket.socket:
 
 def waits(model: Model, hold_s: float) -> list[float]:
     """Let clients come together, each staying ``hold_s`` once it is served; return how long each waited."""
-    with _serving(model, QUEUE) as (server, _), ExitStack() as stack:
-        waiting = [stack.enter_context(_connect(server)) for _ in range(QUEUE)]
+    with _serving(model, QUEUE) as (server, _), ThreadPoolExecutor(QUEUE) as pool:
         came = time.monotonic()
-        for sock in waiting:
-            sock.sendall(WIRE.knock)
-        waited: list[float] = []
-        served: deque[tuple[float, socket.socket]] = deque()
-        while waiting:
-            until = served[0][0] if served else came + ANSWER_S + QUEUE * hold_s
-            for sock in select.select(waiting, [], [], max(0.0, until - time.monotonic()))[0]:
-                if not sock.recv(4096):
-                    raise CellError("the server closed a waiting client's connection")
-                waiting.remove(sock)
-                waited.append(time.monotonic() - came)
-                served.append((time.monotonic() + hold_s, sock))
-            if time.monotonic() >= until:
-                if not served:
-                    raise CellError(f"{len(waiting)} waiting clients were not served")
-                served.popleft()[1].close()
-    return waited
+
+        def stay() -> float:
+            with _connect(server) as sock:
+                knock(sock, WIRE)
+                waited = time.monotonic() - came
+                time.sleep(hold_s)
+            return waited
+
+        clients = [pool.submit(stay) for _ in range(QUEUE)]
+        return sorted(each.result() for each in clients)
 
 
 def refusal(model: Model, clients: int) -> str:

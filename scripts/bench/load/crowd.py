@@ -14,6 +14,7 @@ from scripts.bench.load.asker import Asker
 from scripts.bench.load.plan import ANSWER_S, NOT_COUNTING, WAIT_S, Board, LoadError, Plan
 from scripts.bench.load.witness import Witness, witness_of
 from scripts.bench.wire import GO_SENDER, WIRES, Wire
+from scripts.common.latency import Latency
 
 # Bytes of one read, at most. Larger than what a socket usually holds, so a read empties it.
 READ_SIZE = 256 * 1024
@@ -23,8 +24,6 @@ TELL_S = 0.001
 # Seconds after the last delivery in which a surplus delivery would still be seen: on a busy machine a server
 # may be stopped for some tens of milliseconds between two sends.
 AFTERMATH_S = 0.2
-# Latency samples of one process: enough for a p99, small as JSON. Beyond, only every second, third … is kept.
-MOST_SAMPLES = 50_000
 # Linux: bind to an address, but choose the port at connect, when the whole 4-tuple is known.
 IP_BIND_ADDRESS_NO_PORT = 24
 # Linux, TCP: count the bytes that have come and throw them away, without a copy.
@@ -39,12 +38,12 @@ class Crowd:
         self._plan = plan
         self._orders = orders
         # The wire of the first room: all rooms' deliveries are equally long.
-        self._wire = WIRES[plan.wire].in_room(0) if plan.rooms else WIRES[plan.wire]
+        self._wire = WIRES[plan.wire].in_room(0) if plan.row.rooms else WIRES[plan.wire]
         self._board, self._slot = board, slot
         # On a wire that does not send to senders, a sender reads answers only, and counts nothing.
         self.counting = plan.role == "clients" or self._wire.sender_receives
         # Bytes of the go, and of a delivery at least.
-        self._stride = self._wire.bytes_of(plan.size, 1)
+        self._stride = self._wire.bytes_of(plan.row.size, 1)
         self._tell_ns = TELL_S * 1e9 * (1 + plan.connections // 1000)
         self._epoll = select.epoll()
         self._buffer = bytearray(READ_SIZE)
@@ -125,7 +124,7 @@ class Crowd:
         return self._channel(self._room(index)).knock_of(self._plan.first + index)
 
     def _channel(self, room: int) -> Wire:
-        return self._wire.in_room(room) if self._plan.rooms else self._wire
+        return self._wire.in_room(room) if self._plan.row.rooms else self._wire
 
     def _take_early(self, fd: int, data: bytes) -> None:
         """Count what comes before the go. Where others talk, keep its end, as long as the go would be."""
@@ -149,7 +148,7 @@ class Crowd:
         count = min(self._plan.witnesses, len(fds)) if self.counting else 0
         for index in range(count):
             fd = fds[index * len(fds) // count]
-            self._witnesses[fd] = witness_of(self._channel(self._rooms[fd]), self._plan.size)
+            self._witnesses[fd] = witness_of(self._channel(self._rooms[fd]), self._plan.row.size)
 
     # ---- counting
 
@@ -214,7 +213,7 @@ class Crowd:
         """Return how many messages every connection has, the go included. Looks at each connection."""
         if not self.counting or not self._got:
             return NOT_COUNTING
-        return self._wire.messages_in(self._plan.size, min(self._got.values()))[0]
+        return self._wire.messages_in(self._plan.row.size, min(self._got.values()))[0]
 
     def count(self, sent: int) -> None:
         """Read until every connection has its go and its room's part of ``sent`` messages.
@@ -227,7 +226,7 @@ class Crowd:
             total = sum(self._got.values())
             if total != progress:
                 progress, since = total, time.monotonic()
-            elif time.monotonic() - since > self._plan.stall_s:
+            elif time.monotonic() - since > self._plan.options.stall_s:
                 share = 1 + sent // self._plan.channels
                 self._faults.append(f"the slowest connection got {self.least()} of {share} messages")
                 return
@@ -245,7 +244,7 @@ class Crowd:
     def _has_all(self, sent: int) -> bool:
         if not self.counting or not self._got:
             return True
-        size, of_all = self._plan.size, sent // self._plan.channels
+        size, of_all = self._plan.row.size, sent // self._plan.channels
         if min(self._got.values()) < self._wire.bytes_of(size, 1 + of_all):
             return False
         more, full = sent % self._plan.channels, self._wire.bytes_of(size, 2 + of_all)
@@ -262,20 +261,22 @@ class Crowd:
 
     def report(self, sent: int) -> dict[str, Any]:
         """Return the number of deliveries, the gos not counted, and the faults, when ``sent`` were sent."""
+        ages = Latency()
         if not self.counting:
-            return {"deliveries": 0, "faults": [], "ages_ns": [], "last_ns": 0}
+            return {"deliveries": 0, "faults": [], "ages": ages, "last_ns": 0}
         counts = {
-            fd: self._wire.messages_in(self._plan.size, got)
+            fd: self._wire.messages_in(self._plan.row.size, got)
             for fd, got in self._got.items()
             if got != NOT_COUNTING
         }
         self._find_wrong_counts(counts, sent)
         self._faults += [witness.fault for witness in self._witnesses.values() if witness.fault]
-        ages = [age for witness in self._witnesses.values() for age in witness.ages_ns]
+        for witness in self._witnesses.values():
+            ages.add(witness.ages)
         return {
             "deliveries": sum(count - 1 for count, _ in counts.values()),
             "faults": self._faults,
-            "ages_ns": ages[:: len(ages) // MOST_SAMPLES + 1],
+            "ages": ages,
             "last_ns": self.last_ns,
         }
 

@@ -3,6 +3,8 @@
 import ctypes
 from dataclasses import dataclass
 
+from scripts.bench.row import Options, Row
+
 # How many messages the slowest connection of each load process has. Eight aligned bytes and one writer each:
 # no lock is needed, and an old value only delays a sender.
 Board = ctypes.Array[ctypes.c_longlong]
@@ -30,17 +32,12 @@ class Plan:
     connections: int
     witnesses: int
     in_flight: int  # connections begun and not yet served; below any server's accept queue
-    size: int  # of one text
-    nap_s: float  # between two turns, so that reads are large; 0 where latency is measured
-    stall_s: float  # without any progress: give up
-    rate: float = 0.0  # messages a second; 0 is as fast as possible
-    seconds: float = 0.0
-    messages: int = 0  # stop after so many; 0 is no limit
-    window: int = 0  # messages on their way to the slowest connection, at most; in each room
-    rooms: int = 0  # 0: no rooms; else client number N is in room N modulo this
-    first: int = 0  # the number of this process's first client
+    row: Row
+    options: Options
+    window: int  # messages on their way to the slowest connection, at most; in each room
+    first: int  # the number of this process's first client
 
     @property
     def channels(self) -> int:
         """The number of rooms, or 1 without rooms."""
-        return max(1, self.rooms)
+        return max(1, self.row.rooms)
