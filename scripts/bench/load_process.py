@@ -83,7 +83,7 @@ def plans(peer: Peer, row: Row, options: Options, server: Server) -> Iterator[Pl
             port=server.port,
             source=f"127.0.0.{1 + index}",
             connections=connections,
-            # The senders are witnesses only where nobody else is.
+            # The senders are witnesses only where there are no other clients.
             witnesses=0 if senders and processes else witnesses,
             in_flight=max(1, IN_FLIGHT // (processes + 1)),
             row=row,

@@ -87,7 +87,10 @@ class Server:
 
     def look(self) -> dict[str, Any]:
         """Return the status, and note pid, address and processes."""
-        status = self.status()
+        done = self.command("status", "--json")
+        if done.returncode != OK:
+            raise HarnessError(f"mpchat status: exit {done.returncode}: {done.stderr.strip()}")
+        status: dict[str, Any] = json.loads(done.stdout)
         self.pid = status["pid"]
         host, _, port = status["addresses"][0].rpartition(":")
         self.address = (host.strip("[]"), int(port))
@@ -98,34 +101,17 @@ class Server:
         """Note the processes that it has now: none of them may be left at the end."""
         self.seen.update(self._processes())
 
-    def begin(self, verb: str, *options: str) -> "subprocess.Popen[str]":
-        """Start ``mpchat verb`` for this instance, without mpchat's settings in the environment."""
-        where = ("--name", self.name, "--runtime-dir", str(self.folder))
-        command = [sys.executable, "-m", "mpchat", verb, *where, *options]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MPCHAT_")}
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
-
     def command(
         self, verb: str, *options: str, timeout: float = COMMAND_TIMEOUT
     ) -> subprocess.CompletedProcess[str]:
-        """Run one command to its end."""
-        with self.begin(verb, *options) as process:
-            try:
-                said, error = process.communicate(timeout=timeout)
-            except subprocess.TimeoutExpired:
-                raise HarnessError(f"mpchat {verb} took more than {timeout:.0f} s") from None
-            finally:
-                process.kill()
-        return subprocess.CompletedProcess(process.args, process.returncode, said, error)
-
-    def status(self) -> dict[str, Any]:
-        """Return the answer of ``mpchat status --json``."""
-        done = self.command("status", "--json")
-        if done.returncode != OK:
-            raise HarnessError(f"mpchat status: exit {done.returncode}: {done.stderr.strip()}")
-        status: dict[str, Any] = json.loads(done.stdout)
-        return status
+        """Run ``mpchat verb`` for this instance to its end, without mpchat's settings in the environment."""
+        where = ("--name", self.name, "--runtime-dir", str(self.folder))
+        command = [sys.executable, "-m", "mpchat", verb, *where, *options]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MPCHAT_")}
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+        except subprocess.TimeoutExpired:
+            raise HarnessError(f"mpchat {verb} took more than {timeout:.0f} s") from None
 
     def snapshot(self) -> Snapshot:
         """Measure processes, memory and descriptors now."""

@@ -167,19 +167,17 @@ def running(target: Callable[..., None], *arguments: tuple[object, ...]) -> Iter
 NONE = -1
 
 
-def philosopher(
-    index: int, folder: str, board: "ctypes.Array[ctypes.c_int]", begin: Barrier, dump: str
-) -> None:
+def philosopher(index: int, folder: Path, board: "ctypes.Array[ctypes.c_int]", begin: Barrier) -> None:
     """Take lock ``index``, wait until the other process has its own, then ask for that."""
     holds, wants = board_places(index)
-    with open(dump, "w") as stack, open(Path(folder, "0")) as first, open(Path(folder, "1")) as second:
+    mine, other = folder / f"{index}", folder / f"{1 - index}"
+    with open(folder / f"stack-{index}", "w") as stack, open(mine, "a") as first, open(other, "a") as second:
         faulthandler.register(signal.SIGUSR1, stack)
-        mine, other = (first, second) if index == 0 else (second, first)
-        fcntl.flock(mine, fcntl.LOCK_EX)
+        fcntl.flock(first, fcntl.LOCK_EX)
         board[holds] = index
         begin.wait(DEADLINE_S)
         board[wants] = 1 - index
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(second, fcntl.LOCK_EX)
         board[wants] = NONE
 
 
@@ -205,20 +203,15 @@ class Deadlock:
 
 def deadlock() -> Deadlock:
     """Make a deadlock, find it, end one process; the kernel frees its lock, and the other goes on."""
-    with TemporaryDirectory(prefix="sync-lab-") as folder:
-        for name in ("0", "1"):
-            Path(folder, name).touch()
-        board, begin = RawArray(ctypes.c_int, [NONE] * 4), SPAWN.Barrier(2)
-        dumps = [str(Path(folder, f"stack-{index}")) for index in (0, 1)]
-        with running(
-            philosopher, *((index, folder, board, begin, dumps[index]) for index in (0, 1))
-        ) as processes:
+    with TemporaryDirectory(prefix="sync-lab-") as name:
+        folder, board, begin = Path(name), RawArray(ctypes.c_int, [NONE] * 4), SPAWN.Barrier(2)
+        both = [(index, folder, board, begin) for index in (0, 1)]
+        with running(philosopher, *both) as (victim, survivor):
             wait_for("deadlock", lambda: in_a_circle(list(board)))
             seen = list(board)
-            victim, survivor = processes
             assert victim.pid is not None
             os.kill(victim.pid, signal.SIGUSR1)
-            stack = Path(dumps[0])
+            stack = folder / "stack-0"
             wait_for("stack", lambda: stack.read_text().endswith("in <module>\n"))
             victim.kill()
             survivor.join(DEADLINE_S)

@@ -26,9 +26,6 @@ class Fault:
     def end(self) -> None:
         """Stop harming: continue all that was held up."""
 
-    def close(self) -> None:
-        """Leave nothing behind, whatever happened."""
-
     def done(self) -> bool:
         """Say whether it has done what was asked of it."""
         return True
