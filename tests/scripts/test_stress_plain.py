@@ -27,9 +27,10 @@ from scripts.common.latency import Latency
 from scripts.common.server import Snapshot
 from scripts.stress.changes import reasons_against
 from scripts.stress.findings import Findings
+from scripts.stress.plain.conflicts import Reader, State
 from scripts.stress.plain.messages import MARK_SENDER, TestMessages
 from scripts.stress.plain.numbers import Numbers
-from scripts.stress.plain.order import OneOrder, Reader, State
+from scripts.stress.plain.order import OneOrder
 from scripts.stress.report import Verdict
 
 pytestmark = pytest.mark.timeout(320)  # more than the longest run and its end

@@ -90,7 +90,7 @@ class MembersLoop(RequestLoop):
         """Prepare; ``pipe`` leads to the parent."""
         super().__init__(plan, pipe)
         self.strangers = Strangers(self)
-        self._paused: list[tuple[float, MemberConnection]] = []  # connections that do not read, until when
+        self._paused: dict[MemberConnection, float] = {}  # connections that do not read, until when
         self._since = self._acted = 0.0
         self._cut_since = 0.0
         self._round = 0
@@ -391,7 +391,7 @@ class MembersLoop(RequestLoop):
 
     def _do_pause(self, member: Member, connection: MemberConnection) -> None:
         """Read nothing for a while."""
-        self._paused.append((time.monotonic() + self.random.random(), connection))
+        self._paused[connection] = time.monotonic() + self.random.random()
         connection.reading = False
         self.watch(connection)
 
@@ -404,10 +404,10 @@ class MembersLoop(RequestLoop):
     # What is looked after.
 
     def _look_after(self, now: float) -> None:
-        for paused in [each for each in self._paused if now >= each[0]]:
-            self._paused.remove(paused)
-            paused[1].reading = True
-            self.watch(paused[1])
+        for connection in [each for each, until in self._paused.items() if now >= until]:
+            del self._paused[connection]
+            connection.reading = True
+            self.watch(connection)
         self.strangers.look_after(now)
         self._take_pages()
         self.names.overdue(now)

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, NamedTuple
 from scripts.common.frames import HEADER, is_error
 from scripts.common.latency import Latency
 from scripts.stress.clients import ClientLoop, Connection, Plan, Report
+from scripts.stress.plain.conflicts import Reader
 from scripts.stress.plain.messages import TestMessages
-from scripts.stress.plain.order import OneOrder, Reader
+from scripts.stress.plain.order import OneOrder
 
 # The first bytes of every connection: the server rejects them, so it answers, and no other client sees it.
 HELLO = b"\0\0"

@@ -29,6 +29,7 @@ class Reader:
     name: str
     joined: int = NEVER  # ns, monotonic; a message that was sent later must be in its stream
     weight: int = 1  # its votes
+    segment: int = 0  # of the order that it reports, where it is a process
     state: State = State.WAITING
     floor: int = 0  # end of the order when it was about to join
     start: int = 0

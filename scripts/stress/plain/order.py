@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from scripts.stress.findings import Findings
-from scripts.stress.plain.conflicts import NEVER, Conflict, Namer, Reader, State, meeting, regions
+from scripts.stress.plain.conflicts import Conflict, Namer, Reader, State, meeting, regions
 from scripts.stress.plain.messages import MARK_SENDER, TestMessages
-
-__all__ = ["NEVER", "OneOrder", "Reader", "State"]
 
 # Frames kept behind the slowest reader: a connection on a worker that lags may begin a little before what the
 # others have passed. Half a second at 1000 messages a second.
