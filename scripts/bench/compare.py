@@ -27,7 +27,7 @@ from types import SimpleNamespace
 import click
 from rich.console import Console
 
-from scripts.bench.goals import Verdict, all_verdicts
+from scripts.bench.goals import Verdict, judge
 from scripts.bench.peers import Peer, PeerError, all_peers, mpchat_by_name
 from scripts.bench.report import as_json, draw, goal_table, in_flight_table, versions_line
 from scripts.bench.rounds import Rounds
@@ -87,7 +87,7 @@ def compare(flags: SimpleNamespace) -> None:
     peers = [peer for peer in peers if peer.name in versions]
     rounds = Rounds(rows, peers, flags.rounds, Options(seconds=flags.seconds))
     finished = run_steps(console, rounds.total, rounds.steps(console))
-    verdicts = all_verdicts(rounds.begun, rounds.servers, rounds.results)
+    verdicts = [each for row in rounds.begun for each in judge(row, rounds.servers, rounds.results)]
     show(console, rounds, verdicts)
     if flags.json_path:
         everything = as_json(rounds.options, versions, rows, rounds.results, verdicts)

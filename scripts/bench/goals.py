@@ -3,10 +3,10 @@
 The rule it keeps: a goal is judged only where all figures that it needs are there. Otherwise it is open.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from scripts.bench.row import FULL_WINDOW, Figures, Results, Row, medians, ratio
+from scripts.bench.row import FULL_WINDOW, Figures, Results, Row, ratio
 
 # What mpchat is compared with, and its own entries: as installed, and with two workers.
 BASE = "redis"
@@ -27,8 +27,6 @@ MOST_OF_PLAIN = 1.5
 # Milliseconds of CPU a second that the server may take while the members of all rooms are silent.
 MOST_IDLE_MS = 10.0
 
-Summaries = Mapping[str, Figures | None]
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -41,28 +39,16 @@ class Verdict:
     holds: bool | None
 
 
-def all_verdicts(rows: Sequence[Row], servers: Sequence[str], results: Results) -> list[Verdict]:
-    """Judge every row by its medians."""
-    verdicts = []
-    for row in rows:
-        ours, plain = (
-            {name: medians(results.get((each, name), ())) for name in servers}
-            for each in (row.name, row.plain)
-        )
-        verdicts += judge(row, ours, plain)
-    return verdicts
-
-
-def judge(row: Row, summaries: Summaries, plain: Summaries | None = None) -> list[Verdict]:
-    """Compare the medians of ``row``, by server, with the goals; ``plain`` are those of ``row.plain``."""
+def judge(row: Row, servers: Sequence[str], results: Results) -> list[Verdict]:
+    """Compare the medians of ``row`` with the goals."""
     return [
         verdict
         for name in OURS
-        if name in summaries and row.window == FULL_WINDOW
+        if name in servers and row.window == FULL_WINDOW
         for verdict in (
-            [_judge_pace(row, name, summaries[name])]
+            [_judge_pace(row, name, results.median(row.name, name))]
             if row.crowd and row.name != "idle"
-            else [_at_most(row, name, *goal) for goal in _goals(row, name, summaries, plain or {})]
+            else [_at_most(row, name, *goal) for goal in _goals(row, name, servers, results)]
         )
     ]
 
@@ -71,19 +57,19 @@ def judge(row: Row, summaries: Summaries, plain: Summaries | None = None) -> lis
 Goal = tuple[float, str, float | None]
 
 
-def _goals(row: Row, name: str, summaries: Summaries, plain: Summaries) -> Iterator[Goal]:
-    ours, base = summaries[name], summaries.get(BASE)
+def _goals(row: Row, name: str, servers: Sequence[str], results: Results) -> Iterator[Goal]:
+    ours, base = results.median(row.name, name), results.median(row.name, BASE)
     if row.crowd:
         size = ours.bytes_per_connection if ours else None
         yield MOST_BYTES_PER_CONNECTION, "bytes for a connection", size
         return
     if row.plain:
-        yield MOST_OF_PLAIN, f"times the CPU of {row.plain}", ratio(ours, plain.get(name))
+        yield MOST_OF_PLAIN, f"times the CPU of {row.plain}", ratio(ours, results.median(row.plain, name))
         return
     if row.target is not None:
         yield row.target, "times Redis's CPU", ratio(ours, base)
-    if FLOOR in summaries and not row.rate and row.size == 100 and row.clients >= 100:
-        yield MOST_OF_FLOOR, "times the floor's CPU", ratio(ours, summaries[FLOOR])
+    if FLOOR in servers and not row.rate and row.size == 100 and row.clients >= 100:
+        yield MOST_OF_FLOOR, "times the floor's CPU", ratio(ours, results.median(row.name, FLOOR))
     if row.rate:
         above = ours.p99_ms - base.p99_ms if ours and base else None
         yield MOST_P99_ABOVE_MS, "ms of p99 above Redis's", above
@@ -91,8 +77,8 @@ def _goals(row: Row, name: str, summaries: Summaries, plain: Summaries) -> Itera
         idle = ours.idle_ms_per_s if ours else None
         yield MOST_IDLE_MS, "ms of CPU a second while all are silent", idle
         return
-    for other in sorted(summaries.keys() & set(BEHIND)):
-        yield 1.0, f"times the CPU of {other}", ratio(ours, summaries[other])
+    for other in sorted({*servers} & {*BEHIND}):
+        yield 1.0, f"times the CPU of {other}", ratio(ours, results.median(row.name, other))
 
 
 def _judge_pace(row: Row, name: str, ours: Figures | None) -> Verdict:

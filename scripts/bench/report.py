@@ -12,8 +12,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from scripts.bench.goals import BASE, FLOOR, MOST_OF_PLAIN, OURS, Summaries, Verdict
-from scripts.bench.row import FULL_WINDOW, Figures, Options, Results, Row, medians, ratio
+from scripts.bench.goals import BASE, FLOOR, MOST_OF_PLAIN, OURS, Verdict
+from scripts.bench.row import FULL_WINDOW, Figures, Options, Results, Row, ratio
 from scripts.bench.rows import window_name
 from scripts.common.console import figures_table, picture
 from scripts.common.machine import machine
@@ -41,14 +41,12 @@ def fault_lines(results: Results) -> list[str]:
 
 def row_table(row: Row, servers: Sequence[str], results: Results) -> Table:
     """Return a row of work as a table, a line for each server."""
-    summaries = {name: medians(results.get((row.name, name), ())) for name in servers}
-    plain = {name: medians(results.get((row.plain, name), ())) for name in servers}
-    headings = [heading for heading, _ in _cells(row, summaries, plain, Figures(row.name, ""))]
+    headings = [heading for heading, _ in _cells(row, results, Figures(row.name, ""))]
     table = figures_table(f"{row.name}: {row.title}", "", *headings)
     for name in servers:
         label = Text(name, style="bold" if name in OURS else "")
-        if (summary := summaries[name]) is not None:
-            table.add_row(label, *(cell for _, cell in _cells(row, summaries, plain, summary)))
+        if (summary := results.median(row.name, name)) is not None:
+            table.add_row(label, *(cell for _, cell in _cells(row, results, summary)))
         elif (row.name, name) in results:
             table.add_row(label, Text("FAILED", style="red"))
         elif row.rooms:
@@ -56,9 +54,9 @@ def row_table(row: Row, servers: Sequence[str], results: Results) -> Table:
     return table
 
 
-def _cells(row: Row, summaries: Summaries, plain: Summaries, figures: Figures) -> Cells:
+def _cells(row: Row, results: Results, figures: Figures) -> Cells:
     """Return the headings and cells of a server's line."""
-    base, floor = ratio(figures, summaries.get(BASE)), ratio(figures, summaries.get(FLOOR))
+    base, floor = (ratio(figures, results.median(row.name, other)) for other in (BASE, FLOOR))
     cost = [("µs/delivery", f"{figures.cpu_us_per_delivery:.4f}")]
     to_base = ("× Redis", _judged(base, row.target, figures.server))
     load = ("load", f"{figures.load_share:.0%}")
@@ -77,7 +75,8 @@ def _cells(row: Row, summaries: Summaries, plain: Summaries, figures: Figures) -
     ]
     if row.plain:
         limit = MOST_OF_PLAIN if row.window == FULL_WINDOW else None
-        to_plain = _judged(ratio(figures, plain.get(figures.server)), limit, figures.server)
+        plain = results.median(row.plain, figures.server)
+        to_plain = _judged(ratio(figures, plain), limit, figures.server)
         return [*cost, ("× plain", to_plain), *work]
     if row.rooms:
         silent = ("silent, ms/s", f"{figures.idle_ms_per_s:.1f}")
@@ -112,9 +111,8 @@ def cost_table(rows: Sequence[Row], servers: Sequence[str], results: Results) ->
     others = [name for name in servers if name != BASE]
     table = figures_table("CPU per delivery, × Redis", "work", "Redis, µs", *others, "goal")
     for row in rows:
-        costs = {name: medians(results.get((row.name, name), ())) for name in servers}
-        if row.target is not None and (redis := costs.get(BASE)):
-            ratios = [_times(ratio(costs[name], redis)) for name in others]
+        if row.target is not None and (redis := results.median(row.name, BASE)):
+            ratios = [_times(ratio(results.median(row.name, name), redis)) for name in others]
             table.add_row(row.title, f"{redis.cpu_us_per_delivery:.2f}", *ratios, f"{row.target:.2f}")
     return table
 
@@ -136,13 +134,12 @@ def in_flight_table(rows: Sequence[Row], servers: Sequence[str], results: Result
         if ends[0] is not ends[1]:
             names = " → ".join(window_name(row.window) for row in ends)
             table.title = f"CPU per delivery, × Redis, with {names} in flight"
-            costs = [[_times(_of_redis(row.name, name, results)) for row in ends] for name in others]
+            bases = [(row.name, results.median(row.name, BASE)) for row in ends]
+            costs = [
+                [_times(ratio(results.median(row, name), base)) for row, base in bases] for name in others
+            ]
             table.add_row(ends[1].name, *(" → ".join(cost) for cost in costs))
     return table
-
-
-def _of_redis(row: str, server: str, results: Results) -> float | None:
-    return ratio(medians(results.get((row, server), ())), medians(results.get((row, BASE), ())))
 
 
 def named_table(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Table:
@@ -151,7 +148,7 @@ def named_table(rows: Sequence[Row], servers: Sequence[str], results: Results) -
     ours = [name for name in servers if any((row.name, name) in results for row in named)]
     table = figures_table("CPU per delivery to named members, × plain clients", "work", *ours)
     for row in named:
-        pairs = [[medians(results.get((each, name), ())) for each in (row.name, row.plain)] for name in ours]
+        pairs = [[results.median(each, name) for each in (row.name, row.plain)] for name in ours]
         table.add_row(row.title, *(_times(ratio(*pair)) for pair in pairs))
     return table
 
@@ -176,7 +173,7 @@ def as_json(
     verdicts: Sequence[Verdict],
 ) -> dict[str, Any]:
     """Return everything, each single run included, as plain JSON values."""
-    summaries = {key: medians(runs) for key, runs in results.items()}
+    summaries = {key: results.median(*key) for key in results}
     return {
         "machine": machine(),
         "versions": dict(versions),
@@ -200,7 +197,7 @@ def draw(path: Path, rows: Sequence[Row], servers: Sequence[str], results: Resul
     with picture(path, caption, 2, 1, figsize=(max(8, 1.4 * len(drawn)), 9), sharex=True) as axes:
         for axis, (attribute, label) in zip(axes, panels, strict=True):
             for index, server in enumerate(servers):
-                summaries = [medians(results.get((row.name, server), ())) for row in drawn]
+                summaries = [results.median(row.name, server) for row in drawn]
                 places = [place + index * width for place, summary in enumerate(summaries) if summary]
                 heights = [getattr(summary, attribute) for summary in summaries if summary]
                 axis.bar(places, heights, width, label=server)

@@ -1,7 +1,6 @@
 """The tables of the speed page in Markdown, from the JSON of a run. Measures nothing."""
 
 import json
-from collections import defaultdict
 from pathlib import Path
 
 import click
@@ -9,7 +8,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 
 from scripts.bench.report import cost_table, in_flight_table, named_table, versions_line
-from scripts.bench.row import Figures, Row
+from scripts.bench.row import Figures, Results, Row
 from scripts.common.machine import machine_line
 
 # Characters of a line of a table, at most: Markdown does not wrap them.
@@ -27,9 +26,9 @@ def main(file: Path) -> None:
     written = json.loads(file.read_text())
     rows = [Row(**row) for row in written["rows"]]
     servers = list(written["versions"])
-    results: dict[tuple[str, str], list[Figures]] = defaultdict(list)
+    results = Results()
     for run in written["runs"]:
-        results[run["row"], run["server"]].append(Figures(**run))
+        results.setdefault((run["row"], run["server"]), []).append(Figures(**run))
     page = Console(width=LONGEST_LINE, highlight=False)
     for build in (cost_table, in_flight_table, named_table):
         table = build(rows, servers, results)
