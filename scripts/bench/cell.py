@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 
-from scripts.bench.load_process import CellError, LoadProcess, client_processes, plans
-from scripts.bench.peers import Peer, PeerError, Server
-from scripts.bench.row import Figures, Options, Row
+from scripts.bench.load_process import LoadProcess, client_processes, plans
+from scripts.bench.peers import Peer, Server
+from scripts.bench.row import BenchError, Figures, Options, Row
 from scripts.common.latency import Latency
 from scripts.common.processes import SPAWN
 
@@ -41,7 +41,7 @@ def run_cell(
             for process, plan in zip(load, plans(peer, row, options, server), strict=True):
                 process.tell(plan=plan)
             Cell(row, options, server, folder, load, figures).measure(meanwhile)
-    except (CellError, PeerError, psutil.NoSuchProcess) as error:
+    except (BenchError, psutil.NoSuchProcess) as error:
         figures.faults.append(str(error))
     return figures
 

@@ -28,10 +28,10 @@ import click
 from rich.console import Console
 
 from scripts.bench.goals import Verdict, judge
-from scripts.bench.peers import Peer, PeerError, all_peers, mpchat_by_name
+from scripts.bench.peers import Peer, all_peers, mpchat_by_name
 from scripts.bench.report import as_json, draw, goal_table, in_flight_table, versions_line
 from scripts.bench.rounds import Rounds
-from scripts.bench.row import Options
+from scripts.bench.row import BenchError, Options
 from scripts.bench.rows import Sizes, all_rows
 from scripts.common.command import split_names, split_numbers
 from scripts.common.console import FAILED, INTERRUPTED, make_console, run_steps
@@ -106,7 +106,7 @@ def chosen_peers(names: str) -> list[Peer]:
     wanted = [name.strip() for name in names.split(",") if name.strip()] or list(known)
     try:
         return [known.get(name) or mpchat_by_name(name) for name in wanted]
-    except PeerError as error:
+    except BenchError as error:
         raise click.BadParameter(f"{error}; or {', '.join(known)}", param_hint="--servers") from None
 
 

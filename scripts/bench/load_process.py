@@ -7,7 +7,7 @@ from typing import Any
 from scripts.bench.load.plan import Board, Plan
 from scripts.bench.load.work import carry_out
 from scripts.bench.peers import Peer, Server
-from scripts.bench.row import Options, Row
+from scripts.bench.row import BenchError, Options, Row
 from scripts.bench.wire import WIRES
 from scripts.common.processes import end, spawn
 
@@ -26,10 +26,6 @@ ROOM_WINDOW = 4
 LEAVE_S = 10.0
 
 
-class CellError(Exception):
-    """The run gave no figures; the text says why."""
-
-
 class LoadProcess:
     """A load process that runs until :meth:`close`."""
 
@@ -43,15 +39,15 @@ class LoadProcess:
             self._pipe.send(order)
 
     def hear(self, what: str, patience_s: float) -> dict[str, Any]:
-        """Wait for the answer ``what``. Raise :class:`CellError` when it does not come."""
+        """Wait for the answer ``what``. Raise :class:`BenchError` when it does not come."""
         if not self._pipe.poll(patience_s):
-            raise CellError(f"the load did not say {what!r} within {patience_s:.0f} s")
+            raise BenchError(f"the load did not say {what!r} within {patience_s:.0f} s")
         try:
             said, answer = self._pipe.recv()
         except (EOFError, ConnectionResetError):
-            raise CellError("the load ended") from None
+            raise BenchError("the load ended") from None
         if said != what:
-            raise CellError(str(answer.get("text", answer)))
+            raise BenchError(str(answer.get("text", answer)))
         return dict(answer)
 
     def close(self) -> None:

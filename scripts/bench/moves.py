@@ -27,9 +27,8 @@ from mpchat.control.client import ask
 from mpchat.control.requests import Reload
 from mpchat.errors import MpchatError
 from scripts.bench.cell import Cell, run_cell
-from scripts.bench.load_process import CellError
 from scripts.bench.peers import control_socket, mpchat_peer
-from scripts.bench.row import Options, Row
+from scripts.bench.row import BenchError, Options, Row
 from scripts.common.console import FAILED, figures_table, make_console
 from scripts.common.latency import Latency
 
@@ -94,7 +93,7 @@ def reload(folder: Path) -> dict[str, Any]:
     try:
         answer = ask(control_socket(folder), Reload(), SILENCE_S)
     except MpchatError as error:
-        raise CellError(f"a reload failed: {error}") from error
+        raise BenchError(f"a reload failed: {error}") from error
     shown = ("seconds", "moved", "failed", "lost", "pauses")
     result = {name: answer.result[name] for name in shown if name in answer.result}
     return {**result, "exit": answer.exit, "text": answer.text}

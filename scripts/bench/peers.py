@@ -23,6 +23,7 @@ from mpchat import __version__
 from mpchat.control.client import ask
 from mpchat.control.requests import Status
 from mpchat.errors import MpchatError
+from scripts.bench.row import BenchError
 from scripts.bench.wire import WIRES, Wire
 from scripts.common.machine import descriptor_limit
 from scripts.common.processes import LOOK_S, cpu_ns, last_line, resident_bytes, started
@@ -48,10 +49,6 @@ INSTANCE = "bench"
 
 # Makes a command line of a folder for the server's files, a port, and a number of connections.
 Command = Callable[[Path, int, int], Sequence[str]]
-
-
-class PeerError(Exception):
-    """A server did not start; the text says which and why."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class Peer:
                 if not self._serves(folder, port, process):
                     if process.poll() is not None and attempt + 1 < PORT_TRIES:
                         continue
-                    raise PeerError(f"{self.name} did not start: {last_line(log)}")
+                    raise BenchError(f"{self.name} did not start: {last_line(log)}")
                 yield Server(HOST, port, psutil.Process(process.pid))
                 return
 
@@ -199,7 +196,7 @@ def mpchat_by_name(name: str) -> Peer:
     """Return mpchat at its defaults (``mpchat``) or with N workers (``mpchat-wN``)."""
     match = re.fullmatch(r"mpchat(?:-w([1-9]\d*))?", name)
     if match is None:
-        raise PeerError(f"{name} is no server of this bench: mpchat, or mpchat-wN for N workers")
+        raise BenchError(f"{name} is no server of this bench: mpchat, or mpchat-wN for N workers")
     return mpchat_peer(name, workers=int(match.group(1)) if match.group(1) else None)
 
 
@@ -225,7 +222,7 @@ def _floor(folder: Path, port: int, _connections: int) -> list[str]:
     compiler = ["cc", "-O2", "-o", str(program), str(Path(__file__).with_name("floor.c"))]
     answer = subprocess.run(compiler, capture_output=True, text=True)
     if answer.returncode:
-        raise PeerError(f"the C floor does not compile: {answer.stderr.strip()}")
+        raise BenchError(f"the C floor does not compile: {answer.stderr.strip()}")
     return [str(program), str(port)]
 
 

@@ -8,6 +8,10 @@ from statistics import median
 FULL_WINDOW = 1024 * 1024
 
 
+class BenchError(Exception):
+    """A run gave no figures; the text says why."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A named piece of work. ``rate`` in messages a second, 0 is as fast as possible."""

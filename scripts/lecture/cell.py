@@ -19,9 +19,8 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from scripts.bench.cell import Cell, run_cell
-from scripts.bench.load_process import CellError
-from scripts.bench.peers import Peer, PeerError, Server, knock, lecture_peer, mpchat_peer
-from scripts.bench.row import Figures, Row
+from scripts.bench.peers import Peer, Server, knock, lecture_peer, mpchat_peer
+from scripts.bench.row import BenchError, Figures, Row
 from scripts.bench.row import Options as BenchOptions
 from scripts.bench.wire import WIRES
 from scripts.common.processes import LOOK_S, last_line
@@ -151,7 +150,7 @@ def run(model: Model, clients: int, options: Options) -> Outcome:
                 outcome.faults.clear()
         elif clients == 1:
             outcome.waits_s = waits(model, options.hold_s)
-    except (CellError, PeerError, psutil.NoSuchProcess, OSError) as error:
+    except (BenchError, psutil.NoSuchProcess, OSError) as error:
         outcome.faults.append(str(error))
     return outcome
 
