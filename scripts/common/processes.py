@@ -32,7 +32,7 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 def spawn(work: Callable[..., None], *arguments: Any) -> "tuple[BaseProcess, Pipe[Any, Any]]":
     """Run ``work(pipe, *arguments)`` in a new process, and return the process and the other end of the pipe.
 
-    The process ends with this one, with ``work``, and where ``work`` finds that the other end is closed.
+    The new process ends when ``work`` returns or finds the other end closed, and at the latest with this one.
     """
     ours, theirs = SPAWN.Pipe()
     process = SPAWN.Process(target=_child, args=(work, theirs, *arguments), daemon=True)

@@ -127,7 +127,7 @@ class Crowd:
         return self._wire.in_room(room) if self._plan.row.rooms else self._wire
 
     def _take_early(self, fd: int, data: bytes) -> None:
-        """Count what comes before the go. Where others talk, keep its end, as long as the go would be."""
+        """Count what comes before the go. On a wire that talks, keep its last bytes: so many as a go has."""
         if self._wire.talks:
             self._tails[fd] = (self._tails.get(fd, b"") + data)[-self._stride :]
         else:

@@ -316,7 +316,7 @@ class MembersLoop(RequestLoop):
 
     @staticmethod
     def _be_unsure(member: Member, connection: MemberConnection) -> None:
-        """Note that a join may be granted of which the member will never hear."""
+        """Note where the server may grant a join whose answer the member will never get."""
         if any(asked.kind is Ask.JOIN for asked in connection.talk.asked):
             member.unsure = True
 

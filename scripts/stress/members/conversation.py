@@ -16,8 +16,8 @@ from scripts.stress.members.texts import Sent, read
 
 # Names in a notice; further ones are only counted.
 NAMED = 8
-# Bytes of history that are followed at once by what is live. With more, a member that leaves in the middle of
-# the past never receives what was said after it.
+# History of up to so many bytes comes in one piece, and what is said later comes right behind. A member that
+# leaves in the middle of a longer history never receives what was said after it.
 AT_ONCE = 24 << 10
 
 Object = dict[str, Any]
@@ -180,7 +180,7 @@ class Conversation:
         return first
 
     def _leave_room(self, asked: Asked) -> None:
-        """Check that all that was said before the join came back before the welcome."""
+        """Check that the welcome came after all messages that were sent before the join."""
         while self.unseen and self.unseen[0] < asked.number:
             sent = Sent(self.room, self.name, self.unseen.popleft())
             if self._at_once:

@@ -42,7 +42,7 @@ class Ledger:
     rooms: dict[tuple[str, str], dict[int, Said]] = field(default_factory=dict)
     # The highest number that a welcome or a message has named.
     last: Counter[tuple[str, str]] = field(default_factory=Counter)
-    # Messages whose sender left the past of a room right after them: it need not have received them.
+    # Messages whose sender left the room while it still got history: they need not have come back to it.
     owed: list[Sent] = field(default_factory=list)
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from scripts.stress.members.mailbox import Mailbox
 from scripts.stress.members.names import Names
 from scripts.stress.members.texts import write
 
-# Bytes that the system keeps for those connections that shall fall behind, and every so many are such.
+# Bytes of the receive buffer of connections that are to fall behind; one connection of so many is.
 TINY_BUFFER = 4096
 TINY_EVERY = 3
 # Bytes more in a test message, at most.

@@ -19,7 +19,7 @@ class Names:
     _to_end: dict[int, tuple[float, str]] = field(default_factory=dict)
 
     def welcomed(self, name: str, number: int, label: str, now: float, *, owner: bool) -> None:
-        """Note that a connection was let in under a name; earlier ones with this name have to be ended."""
+        """Note that a connection was let in under a name; the server has to end earlier ones with it."""
         here = self._here.setdefault(name, {})
         if owner:
             self._freed.discard(name)

@@ -168,8 +168,8 @@ class MembersScenario(Scenario):
         taken = list(self._census.values())
         present = [each for census in taken for each in census.present]
         last: Counter[str] = Counter()
-        for census in taken:
-            last |= Counter({room: seq for (_, room), seq in census.last.items()})
+        for reached in (self.ledger.last, *(census.last for census in taken)):  # first, of those that left
+            last |= Counter({room: seq for (_, room), seq in reached.items()})
         for census in taken:
             compare(present, census.who, last.__getitem__, found)
         if len(present) != self.options.processes * self.options.connections:

@@ -13,7 +13,7 @@ TRY_EVERY = 0.5
 
 @dataclass(eq=False)
 class Heir:
-    """Waits for the name of a guest that has left: it is its own guest first."""
+    """A client that joins as a guest, leaves, and tries the guest's name again until it is free."""
 
     name: str
     next: float = 0.0

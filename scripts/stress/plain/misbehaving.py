@@ -16,7 +16,7 @@ from scripts.stress.plain.clients import PlainConnection, PlainLoop, PlainPlan
 
 # Bytes of receive buffer of a stalled client: few, so that the server notices soon.
 STALLED_BUFFER = 4096
-# Every so many of the stalled clients read one byte a second; the others read nothing.
+# One of so many stalled clients reads a byte a second; the others read nothing.
 TRICKLE_EVERY = 5
 # Seconds between two bytes, and between two looks for connections that the server has ended.
 TRICKLE_PAUSE = 1.0

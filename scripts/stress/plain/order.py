@@ -41,7 +41,7 @@ class OneOrder:
     tests: TestMessages
     findings: Findings
     window: int = WINDOW_BYTES
-    segment: int = 0  # a new one begins when all readers had left
+    segment: int = 0  # a new one begins after all readers have left
     seen: dict[int, int] = field(default_factory=dict)  # sender → highest number
     marks: dict[int, int] = field(default_factory=dict)  # number of a mark → the place after it
     delivered: int = 0  # frames of readers that left
