@@ -4,7 +4,6 @@ Writes ``mpchat/manual/settings.md`` and ``mpchat/manual/commands.md``. A test c
 generates, so a new setting or option cannot be forgotten.
 """
 
-import argparse
 from pathlib import Path
 
 import click
@@ -131,13 +130,9 @@ def commands_page() -> str:
 def _command_text(command: click.Command) -> str:
     names = {each.name for each in command.params}
     every_setting = set(BY_NAME) <= names
-    once = (
-        set(BY_NAME) | {"config_file"}
-        if every_setting
-        else set(ADDRESSING)
-        if "config_file" in names
-        else set()
-    )
+    once = set(ADDRESSING) if "config_file" in names else set()
+    if every_setting:
+        once = {*BY_NAME, "config_file"}
     own = [each for each in command.params if isinstance(each, click.Option) and each.name not in once]
     parts = [f"## mpchat {command.name}", f"`{_usage(command)}`", _paragraphs(command.help or "")]
     if every_setting:
@@ -170,7 +165,6 @@ PAGES = {"settings.md": settings_page, "commands.md": commands_page}
 
 def main() -> None:
     """Write both pages."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     for name, generate in PAGES.items():
         (MANUAL / name).write_text(generate(), encoding="utf-8")
         print(f"wrote {MANUAL / name}")

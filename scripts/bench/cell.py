@@ -8,16 +8,18 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 
-from scripts.bench.load_process import CellError, LoadProcess, client_processes, plans
-from scripts.bench.peers import Peer, PeerError, Server
-from scripts.bench.row import Figures, Options, Row
+from scripts.bench.load_process import LoadProcess, client_processes, plans
+from scripts.bench.peers import Peer, Server
+from scripts.bench.row import BenchError, Figures, Options, Row
+from scripts.common.latency import Latency
+from scripts.common.processes import SPAWN
 
 # Seconds that the load may take for a step in addition to what the plan says: to start, connect, drain.
 PATIENCE_S = 120.0
@@ -32,17 +34,14 @@ def run_cell(
         with TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
             folder = Path(name)
             # The load is there before the server and goes after it: a client's leaving is not measured.
-            load = [
-                stack.enter_context(closing(LoadProcess(folder / f"load-{index}.log")))
-                for index in range(client_processes(peer, row) + 1)
-            ]
+            count = client_processes(peer, row) + 1
+            board = SPAWN.RawArray("q", count)
+            load = [stack.enter_context(closing(LoadProcess(board, slot))) for slot in range(count)]
             server = stack.enter_context(peer.serving(folder, row.clients))
-            board = folder / "board"
-            board.write_bytes(bytes(8 * len(load)))
-            for process, plan in zip(load, plans(peer, row, options, server, board), strict=True):
-                process.tell(**asdict(plan))
+            for process, plan in zip(load, plans(peer, row, options, server), strict=True):
+                process.tell(plan=plan)
             Cell(row, options, server, folder, load, figures).measure(meanwhile)
-    except (CellError, PeerError, psutil.NoSuchProcess) as error:
+    except (BenchError, psutil.NoSuchProcess) as error:
         figures.faults.append(str(error))
     return figures
 
@@ -99,7 +98,7 @@ class Cell:
         self.figures.connects_per_s = self.row.clients / max(1, ended - begun) * 1e9
 
     def _work(self) -> None:
-        """Have the senders send, everybody count; fill in the figures."""
+        """Let the senders send and all processes count; fill in the figures."""
         senders = self.load[-1]
         senders.tell(go=True)
         for process in self.load:
@@ -142,10 +141,12 @@ def _fill_in(
     figures.wall_s = (max(report["last_ns"] for report in reports) - sent["first_ns"]) / 1e9
     figures.cpu_us_per_delivery = cpu_us / figures.deliveries
     figures.deliveries_per_s = figures.deliveries / figures.wall_s
-    ages_ms = sorted(age / 1e6 for report in reports for age in report["ages_ns"])
-    if ages_ms:
-        figures.p50_ms, figures.p99_ms = (ages_ms[int(len(ages_ms) * share)] for share in (0.5, 0.99))
-        figures.max_ms = ages_ms[-1]
+    ages = Latency()
+    for report in reports:
+        ages.add(report["ages"])
+    figures.p50_ms, figures.p99_ms, figures.max_ms = (
+        ages.percentile(share) * 1e3 for share in (0.5, 0.99, 1)
+    )
     cores_us = figures.wall_s * (os.cpu_count() or 1) * 1e6
     figures.server_share = cpu_us / cores_us
     figures.load_share = sum(report["cpu_s"] for report in reports) * 1e6 / cores_us

@@ -21,23 +21,17 @@ How the figures come about:
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 from rich.console import Console
 
-from scripts.bench.goals import Verdict, all_verdicts
-from scripts.bench.peers import Peer, PeerError, all_peers, mpchat_by_name
-from scripts.bench.report import (
-    as_json,
-    draw,
-    goal_table,
-    in_flight_grid,
-    versions_line,
-)
+from scripts.bench.goals import Verdict, judge
+from scripts.bench.peers import Peer, all_peers, mpchat_by_name
+from scripts.bench.report import as_json, draw, goal_table, in_flight_table, versions_line
 from scripts.bench.rounds import Rounds
-from scripts.bench.row import Options
+from scripts.bench.row import BenchError, Options
 from scripts.bench.rows import Sizes, all_rows
 from scripts.common.command import split_names, split_numbers
 from scripts.common.console import FAILED, INTERRUPTED, make_console, run_steps
@@ -45,24 +39,6 @@ from scripts.common.machine import machine_line
 
 # KiB of text in flight, at most: a server must hold so much for each client that is behind.
 MOST_KIB = 64 * 1024
-
-
-@dataclass(frozen=True)
-class Flags:
-    """The command line."""
-
-    rounds: int
-    seconds: float
-    rows: str
-    servers: str
-    windows: str
-    connects: int
-    idle: int
-    rooms: int
-    json_path: Path | None
-    plot_path: Path | None
-    check: bool
-    only_list: bool
 
 
 @click.command(context_settings={"show_default": True})
@@ -93,10 +69,10 @@ def main(**flags: object) -> None:
     Exit code 0: every delivery arrived; 1: a delivery was lost, or with --check a goal missed; 130:
     interrupted. The results so far are shown then.
     """
-    compare(Flags(**flags))  # type: ignore[arg-type]  # click has checked each type
+    compare(SimpleNamespace(**flags))
 
 
-def compare(flags: Flags) -> None:
+def compare(flags: SimpleNamespace) -> None:
     """Run the comparison, show the results, and end the process with the exit code."""
     console = make_console()
     windows = [1024 * kib for kib in split_numbers(flags.windows, 1, MOST_KIB, "--windows")]
@@ -111,7 +87,7 @@ def compare(flags: Flags) -> None:
     peers = [peer for peer in peers if peer.name in versions]
     rounds = Rounds(rows, peers, flags.rounds, Options(seconds=flags.seconds))
     finished = run_steps(console, rounds.total, rounds.steps(console))
-    verdicts = all_verdicts(rounds.begun, rounds.servers, rounds.results)
+    verdicts = [each for row in rounds.begun for each in judge(row, rounds.servers, rounds.results)]
     show(console, rounds, verdicts)
     if flags.json_path:
         everything = as_json(rounds.options, versions, rows, rounds.results, verdicts)
@@ -130,7 +106,7 @@ def chosen_peers(names: str) -> list[Peer]:
     wanted = [name.strip() for name in names.split(",") if name.strip()] or list(known)
     try:
         return [known.get(name) or mpchat_by_name(name) for name in wanted]
-    except PeerError as error:
+    except BenchError as error:
         raise click.BadParameter(f"{error}; or {', '.join(known)}", param_hint="--servers") from None
 
 
@@ -151,8 +127,8 @@ def print_header(console: Console, peers: Sequence[Peer]) -> dict[str, str]:
 def show(console: Console, rounds: Rounds, verdicts: Sequence[Verdict]) -> None:
     """Print the tables of all rows, the faults and the goals."""
     rounds.show(console)
-    grid = in_flight_grid(rounds.begun, rounds.servers, rounds.results)
-    if grid.lines:
-        console.print(grid.as_table(), "")
+    table = in_flight_table(rounds.begun, rounds.servers, rounds.results)
+    if table.rows:
+        console.print(table, "")
     if verdicts:
         console.print(goal_table(verdicts))

@@ -3,10 +3,10 @@
 The rule it keeps: a goal is judged only where all figures that it needs are there. Otherwise it is open.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from scripts.bench.row import FULL_WINDOW, Figures, Results, Row, medians, ratio
+from scripts.bench.row import FULL_WINDOW, Figures, Results, Row, ratio
 
 # What mpchat is compared with, and its own entries: as installed, and with two workers.
 BASE = "redis"
@@ -27,8 +27,6 @@ MOST_OF_PLAIN = 1.5
 # Milliseconds of CPU a second that the server may take while the members of all rooms are silent.
 MOST_IDLE_MS = 10.0
 
-Summaries = Mapping[str, Figures | None]
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -41,83 +39,56 @@ class Verdict:
     holds: bool | None
 
 
-def all_verdicts(rows: Sequence[Row], servers: Sequence[str], results: Results) -> list[Verdict]:
-    """Judge every row by its medians."""
-    verdicts = []
-    for row in rows:
-        ours, plain = (
-            {name: medians(results.get((each, name), ())) for name in servers}
-            for each in (row.name, row.plain)
-        )
-        verdicts += judge(row, ours, plain)
-    return verdicts
-
-
-def judge(row: Row, summaries: Summaries, plain: Summaries | None = None) -> list[Verdict]:
-    """Compare the medians of ``row``, by server, with the goals; ``plain`` are those of ``row.plain``."""
-    verdicts: list[Verdict] = []
-    for name in OURS:
-        if name not in summaries or row.window != FULL_WINDOW:
-            continue
-        if row.crowd:
-            verdicts.append(_judge_crowd(row, name, summaries[name]))
-        elif row.plain:
-            share = ratio(summaries[name], (plain or {}).get(name))
-            verdicts.append(_at_most(row, name, f"times the CPU of {row.plain}", share, MOST_OF_PLAIN))
-        elif row.rooms:
-            verdicts += _judge_rooms(row, name, summaries)
-        else:
-            verdicts += _judge_work(row, name, summaries)
-    return verdicts
-
-
-def _judge_rooms(row: Row, name: str, summaries: Summaries) -> list[Verdict]:
-    ours = summaries[name]
-    idle = ours.idle_ms_per_s if ours else None
+def judge(row: Row, servers: Sequence[str], results: Results) -> list[Verdict]:
+    """Compare the medians of ``row`` with the goals."""
     return [
-        *_judge_cpu(row, name, summaries),
-        _judge_latency(row, name, summaries),
-        _at_most(row, name, "ms of CPU a second while all are silent", idle, MOST_IDLE_MS),
+        verdict
+        for name in OURS
+        if name in servers and row.window == FULL_WINDOW
+        for verdict in (
+            [_judge_pace(row, name, results.median(row.name, name))]
+            if row.crowd and row.name != "idle"
+            else [_at_most(row, name, *goal) for goal in _goals(row, name, servers, results)]
+        )
     ]
 
 
-def _judge_work(row: Row, name: str, summaries: Summaries) -> list[Verdict]:
-    ours = summaries[name]
-    verdicts = _judge_cpu(row, name, summaries)
-    if FLOOR in summaries and not row.rate and row.size == 100 and row.clients >= 100:
-        floor = ratio(ours, summaries.get(FLOOR))
-        verdicts.append(_at_most(row, name, "times the floor's CPU", floor, MOST_OF_FLOOR))
-    if row.rate:
-        verdicts.append(_judge_latency(row, name, summaries))
-    for other in sorted(summaries.keys() & set(BEHIND)):
-        share = ratio(ours, summaries.get(other))
-        verdicts.append(_at_most(row, name, f"times the CPU of {other}", share, 1.0))
-    return verdicts
+# The most that a figure may be, what it is, and what was reached.
+Goal = tuple[float, str, float | None]
 
 
-def _judge_cpu(row: Row, name: str, summaries: Summaries) -> list[Verdict]:
-    if row.target is None:
-        return []
-    return [_at_most(row, name, "times Redis's CPU", ratio(summaries[name], summaries.get(BASE)), row.target)]
-
-
-def _judge_latency(row: Row, name: str, summaries: Summaries) -> Verdict:
-    ours, base = summaries[name], summaries.get(BASE)
-    above = ours.p99_ms - base.p99_ms if ours and base else None
-    return _at_most(row, name, "ms of p99 above Redis's", above, MOST_P99_ABOVE_MS)
-
-
-def _judge_crowd(row: Row, name: str, ours: Figures | None) -> Verdict:
-    if row.name == "idle":
+def _goals(row: Row, name: str, servers: Sequence[str], results: Results) -> Iterator[Goal]:
+    ours, base = results.median(row.name, name), results.median(row.name, BASE)
+    if row.crowd:
         size = ours.bytes_per_connection if ours else None
-        return _at_most(row, name, "bytes for a connection", size, MOST_BYTES_PER_CONNECTION)
-    pace = ours.connects_per_s if ours else None
-    holds = None if pace is None else pace >= LEAST_CONNECTS_PER_S
-    reached = "no figure" if pace is None else f"{pace:,.0f}"
-    return Verdict(row.name, name, f"at least {LEAST_CONNECTS_PER_S:,} connects a second", reached, holds)
+        yield MOST_BYTES_PER_CONNECTION, "bytes for a connection", size
+        return
+    if row.plain:
+        yield MOST_OF_PLAIN, f"times the CPU of {row.plain}", ratio(ours, results.median(row.plain, name))
+        return
+    if row.target is not None:
+        yield row.target, "times Redis's CPU", ratio(ours, base)
+    if FLOOR in servers and not row.rate and row.size == 100 and row.clients >= 100:
+        yield MOST_OF_FLOOR, "times the floor's CPU", ratio(ours, results.median(row.name, FLOOR))
+    if row.rate:
+        above = ours.p99_ms - base.p99_ms if ours and base else None
+        yield MOST_P99_ABOVE_MS, "ms of p99 above Redis's", above
+    if row.rooms:
+        idle = ours.idle_ms_per_s if ours else None
+        yield MOST_IDLE_MS, "ms of CPU a second while all are silent", idle
+        return
+    for other in sorted({*servers} & {*BEHIND}):
+        yield 1.0, f"times the CPU of {other}", ratio(ours, results.median(row.name, other))
 
 
-def _at_most(row: Row, name: str, what: str, value: float | None, limit: float) -> Verdict:
-    if value is None:
-        return Verdict(row.name, name, f"at most {limit:g} {what}", "no figure", None)
-    return Verdict(row.name, name, f"at most {limit:g} {what}", f"{value:,.2f}", value <= limit)
+def _judge_pace(row: Row, name: str, ours: Figures | None) -> Verdict:
+    goal = f"at least {LEAST_CONNECTS_PER_S:,} connects a second"
+    if ours is None:
+        return Verdict(row.name, name, goal, "no figure", None)
+    pace = ours.connects_per_s
+    return Verdict(row.name, name, goal, f"{pace:,.0f}", pace >= LEAST_CONNECTS_PER_S)
+
+
+def _at_most(row: Row, name: str, limit: float, what: str, value: float | None) -> Verdict:
+    reached, holds = ("no figure", None) if value is None else (f"{value:,.2f}", value <= limit)
+    return Verdict(row.name, name, f"at most {limit:g} {what}", reached, holds)

@@ -1,21 +1,15 @@
 """The bench's end of the load: starts the load processes, gives them orders, shares the clients out."""
 
-import json
-import os
-import select
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from scripts.bench.load.plan import Plan
+from scripts.bench.load.plan import Board, Plan
+from scripts.bench.load.work import carry_out
 from scripts.bench.peers import Peer, Server
-from scripts.bench.row import Options, Row
+from scripts.bench.row import BenchError, Options, Row
 from scripts.bench.wire import WIRES
-from scripts.common.processes import CHECKOUT, last_line
+from scripts.common.processes import end, spawn
 
 # Processes of clients, at least; one more is the senders'.
 LEAST_PROCESSES = 2
@@ -26,71 +20,40 @@ CLIENTS_PER_PROCESS = 15_000
 IN_FLIGHT = 80
 # Messages a second that one process parses in full, about; decides how many connections are witnesses.
 PARSED_PER_S = 10_000
-# Seconds between two turns of the counting processes in rows as fast as possible.
-NAP_S = 0.001
 # Messages of each room that may be in flight where there are many rooms; they talk at a steady rate.
 ROOM_WINDOW = 4
-# Seconds until a load process must have ended after its standard input did.
+# Seconds until a load process must have ended after its orders did.
 LEAVE_S = 10.0
-
-
-class CellError(Exception):
-    """The run gave no figures; the text says why."""
 
 
 class LoadProcess:
     """A load process that runs until :meth:`close`."""
 
-    def __init__(self, log: Path) -> None:
-        """Start the process; its standard error goes to ``log``."""
-        with open(log, "wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "scripts.bench.load"],
-                cwd=CHECKOUT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                bufsize=0,
-                start_new_session=True,
-            )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._orders = self._process.stdin
-        self._answers = self._process.stdout
-        self._log = log
-        self._unread = b""
+    def __init__(self, board: Board, slot: int) -> None:
+        """Start the process, which tells its count in ``slot`` of ``board``."""
+        self._process, self._pipe = spawn(carry_out, board, slot)
 
     def tell(self, **order: Any) -> None:
         """Send an order."""
-        with suppress(BrokenPipeError):  # it ended: hear() says why
-            self._orders.write(json.dumps(order).encode() + b"\n")
+        with suppress(OSError):  # it ended: hear() says so
+            self._pipe.send(order)
 
     def hear(self, what: str, patience_s: float) -> dict[str, Any]:
-        """Wait for the answer ``what``. Raise :class:`CellError` when it does not come."""
-        deadline = time.monotonic() + patience_s
-        while b"\n" not in self._unread:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0 or not select.select([self._answers], [], [], remaining)[0]:
-                raise CellError(f"the load did not say {what!r} within {patience_s:.0f} s")
-            data = os.read(self._answers.fileno(), 1 << 20)
-            if not data:
-                raise CellError(f"the load ended: {last_line(self._log)}")
-            self._unread += data
-        line, _, self._unread = self._unread.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        if answer["say"] != what:
-            raise CellError(str(answer.get("text", answer)))
-        return answer
+        """Wait for the answer ``what``. Raise :class:`BenchError` when it does not come."""
+        if not self._pipe.poll(patience_s):
+            raise BenchError(f"the load did not say {what!r} within {patience_s:.0f} s")
+        try:
+            said, answer = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            raise BenchError("the load ended") from None
+        if said != what:
+            raise BenchError(str(answer.get("text", answer)))
+        return dict(answer)
 
     def close(self) -> None:
         """End the process by the end of its orders; kill it when that takes too long."""
-        self._orders.close()
-        try:
-            self._process.wait(LEAVE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._answers.close()
+        self._pipe.close()
+        end(self._process, LEAVE_S)
 
 
 def client_processes(peer: Peer, row: Row) -> int:
@@ -99,7 +62,7 @@ def client_processes(peer: Peer, row: Row) -> int:
     return min(max(LEAST_PROCESSES, -(-receivers // CLIENTS_PER_PROCESS)), receivers)
 
 
-def plans(peer: Peer, row: Row, options: Options, server: Server, board: Path) -> Iterator[Plan]:
+def plans(peer: Peer, row: Row, options: Options, server: Server) -> Iterator[Plan]:
     """Share the clients out among the load processes; the last plan is the senders'."""
     processes = client_processes(peer, row)
     first = sending = _sending_clients(peer, row)
@@ -116,20 +79,12 @@ def plans(peer: Peer, row: Row, options: Options, server: Server, board: Path) -
             port=server.port,
             source=f"127.0.0.{1 + index}",
             connections=connections,
-            # The senders are witnesses only where nobody else is.
+            # The senders are witnesses only where there are no other clients.
             witnesses=0 if senders and processes else witnesses,
             in_flight=max(1, IN_FLIGHT // (processes + 1)),
-            size=row.size,
-            board=str(board),
-            slots=processes + 1,
-            slot=index,
-            nap_s=0.0 if row.rate else NAP_S,
-            stall_s=options.stall_s,
-            rate=row.rate,
-            seconds=options.seconds,
-            messages=row.messages,
+            row=row,
+            options=options,
             window=ROOM_WINDOW if row.rooms > 1 else max(row.senders, row.window // row.size),
-            rooms=row.rooms,
             first=0 if senders else first,
         )
         first += connections

@@ -14,8 +14,9 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,9 +27,8 @@ from mpchat.control.client import ask
 from mpchat.control.requests import Reload
 from mpchat.errors import MpchatError
 from scripts.bench.cell import Cell, run_cell
-from scripts.bench.load_process import CellError
 from scripts.bench.peers import control_socket, mpchat_peer
-from scripts.bench.row import Options, Row
+from scripts.bench.row import BenchError, Options, Row
 from scripts.common.console import FAILED, figures_table, make_console
 from scripts.common.latency import Latency
 
@@ -43,79 +43,60 @@ GOALS = {"seconds": 5.0, "p99": 0.1, "max": 0.5}
 QUIET, RELOAD = "quiet", "reload"
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is measured."""
+def measure(
+    connections: int, probes: int, rounds: int, quiet_s: float, workers: int, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Reload ``rounds`` times, each time after ``quiet_s`` of silence; return what ``--json`` prints."""
+    reloads: list[dict[str, Any]] = []
+    # All round trips, and the longest of each probe in each part of the run.
+    trips, longest = ({QUIET: Latency(), RELOAD: Latency()} for _ in range(2))
 
-    connections: int
-    probes: int
-    rounds: int  # reloads
-    quiet_s: float  # of silence before each reload and after the last
-
-
-class Reloads:
-    """What happens between the connecting of the clients and the one message to all."""
-
-    def __init__(self, work: Work, progress: Callable[[str], None]) -> None:
-        """Report each step to ``progress``."""
-        self._work = work
-        self._progress = progress
-        self.done: list[dict[str, Any]] = []
-        self.trips = {QUIET: Latency(), RELOAD: Latency()}
-        # The longest round trip of each probe in each part of the run.
-        self.longest = {QUIET: Latency(), RELOAD: Latency()}
-
-    def __call__(self, cell: Cell) -> None:
-        """Reload the server again and again while probes measure."""
-        for number in range(1, self._work.rounds + 1):
-            self._progress(f"reload {number} of {self._work.rounds}")
-            self._probe(cell, QUIET, self._rest)
-            self._probe(cell, RELOAD, self._reload)
-        self._probe(cell, QUIET, self._rest)
-        self._progress("one message to all")
-
-    def _probe(self, cell: Cell, phase: str, work: Callable[[Cell], None]) -> None:
-        with cell.asking(self._work.probes, PROBE_EVERY_S) as trips_ns:
-            work(cell)
+    @contextmanager
+    def probing(cell: Cell, phase: str) -> Iterator[None]:
+        with cell.asking(probes, PROBE_EVERY_S) as trips_ns:
+            yield
         for each in trips_ns:
             for trip in each:
-                self.trips[phase].record(trip)
-            self.longest[phase].record(max(each, default=0))
+                trips[phase].record(trip)
+            longest[phase].record(max(each, default=0))
 
-    def _rest(self, _cell: Cell) -> None:
-        time.sleep(self._work.quiet_s)
+    def meanwhile(cell: Cell) -> None:
+        for number in range(1, rounds + 1):
+            progress(f"reload {number} of {rounds}")
+            with probing(cell, QUIET):
+                time.sleep(quiet_s)
+            with probing(cell, RELOAD):
+                reloads.append(reload(cell.folder))
+        with probing(cell, QUIET):
+            time.sleep(quiet_s)
+        progress("one message to all")
 
-    def _reload(self, cell: Cell) -> None:
-        try:
-            answer = ask(control_socket(cell.folder), Reload(), SILENCE_S)
-        except MpchatError as error:
-            raise CellError(f"a reload failed: {error}") from error
-        shown = ("seconds", "moved", "failed", "lost", "pauses")
-        result = {name: answer.result[name] for name in shown if name in answer.result}
-        self.done.append({**result, "exit": answer.exit, "text": answer.text})
-
-
-# ---- what came of it
-
-
-def measure(work: Work, workers: int, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Do the whole run; return what ``--json`` prints."""
-    progress(f"opening {work.connections} connections")
-    reloads = Reloads(work, progress)
-    clients = work.connections + work.probes
-    row = Row("moves", "one message to idle clients", clients, senders=work.probes, rate=100, messages=1)
-    figures = run_cell(mpchat_peer("mpchat", workers=workers), row, Options(), reloads)
+    progress(f"opening {connections} connections")
+    clients = connections + probes
+    row = Row("moves", "one message to idle clients", clients, senders=probes, rate=100, messages=1)
+    figures = run_cell(mpchat_peer("mpchat", workers=workers), row, Options(), meanwhile)
     return {
         "workers": workers,
         "connections": clients,
-        "probes": work.probes,
-        "reloads": reloads.done,
+        "probes": probes,
+        "reloads": reloads,
         "received": figures.deliveries,
-        "trips": {phase: trips.summary() for phase, trips in reloads.trips.items()},
-        "longest": {phase: trips.summary() for phase, trips in reloads.longest.items()},
-        "faults": [*figures.faults, *faults(reloads.done)],
-        "missed": missed(reloads.done),
+        "trips": {phase: each.summary() for phase, each in trips.items()},
+        "longest": {phase: each.summary() for phase, each in longest.items()},
+        "faults": [*figures.faults, *faults(reloads)],
+        "missed": missed(reloads),
     }
+
+
+def reload(folder: Path) -> dict[str, Any]:
+    """Reload the server whose files are in ``folder``; return its answer."""
+    try:
+        answer = ask(control_socket(folder), Reload(), SILENCE_S)
+    except MpchatError as error:
+        raise BenchError(f"a reload failed: {error}") from error
+    shown = ("seconds", "moved", "failed", "lost", "pauses")
+    result = {name: answer.result[name] for name in shown if name in answer.result}
+    return {**result, "exit": answer.exit, "text": answer.text}
 
 
 def faults(reloads: Sequence[dict[str, Any]]) -> list[str]:
@@ -175,7 +156,7 @@ def in_ms(figures: dict[str, float]) -> list[str]:
 @click.option("--quiet", "quiet_s", type=click.FloatRange(0), default=2.0, help="Seconds between reloads.")
 @click.option("--check", is_flag=True, help="Exit with 1 when a goal is missed, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def main(workers: int, check: bool, as_json: bool, **work: Any) -> None:
+def main(check: bool, as_json: bool, **work: Any) -> None:
     """Reload a server with many idle connections; show what that takes, and what clients notice.
 
     Exit code 1: a reload failed, a connection or a message was lost, or with --check a goal was missed.
@@ -183,7 +164,7 @@ def main(workers: int, check: bool, as_json: bool, **work: Any) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing is left
     errors = Console(stderr=True, highlight=False)
     with errors.status("starting") as status:
-        facts = measure(Work(**work), workers, status.update)
+        facts = measure(**work, progress=status.update)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:

@@ -23,6 +23,7 @@ from mpchat import __version__
 from mpchat.control.client import ask
 from mpchat.control.requests import Status
 from mpchat.errors import MpchatError
+from scripts.bench.row import BenchError
 from scripts.bench.wire import WIRES, Wire
 from scripts.common.machine import descriptor_limit
 from scripts.common.processes import LOOK_S, cpu_ns, last_line, resident_bytes, started
@@ -48,10 +49,6 @@ INSTANCE = "bench"
 
 # Makes a command line of a folder for the server's files, a port, and a number of connections.
 Command = Callable[[Path, int, int], Sequence[str]]
-
-
-class PeerError(Exception):
-    """A server did not start; the text says which and why."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class Peer:
                 if not self._serves(folder, port, process):
                     if process.poll() is not None and attempt + 1 < PORT_TRIES:
                         continue
-                    raise PeerError(f"{self.name} did not start: {last_line(log)}")
+                    raise BenchError(f"{self.name} did not start: {last_line(log)}")
                 yield Server(HOST, port, psutil.Process(process.pid))
                 return
 
@@ -126,16 +123,22 @@ class Peer:
 def _answers(port: int, wire: Wire) -> bool:
     try:
         with socket.create_connection((HOST, port), timeout=TRY_S) as sock:
-            sock.sendall(wire.sender_knock)
-            answer = b""
-            while not wire.sender_served(answer):
-                data = sock.recv(4096)
-                if not data:
-                    return False
-                answer += data
+            knock(sock, wire)
     except OSError:
         return False
     return True
+
+
+def knock(sock: socket.socket, wire: Wire) -> bytes:
+    """Knock as a connection that only sends; return the answer. Raise OSError when it is not served."""
+    sock.sendall(wire.sender_knock)
+    answer = b""
+    while not wire.sender_served(answer):
+        data = sock.recv(4096)
+        if not data:
+            raise ConnectionResetError("the server closed the connection")
+        answer += data
+    return answer
 
 
 def free_port() -> int:
@@ -193,28 +196,25 @@ def mpchat_by_name(name: str) -> Peer:
     """Return mpchat at its defaults (``mpchat``) or with N workers (``mpchat-wN``)."""
     match = re.fullmatch(r"mpchat(?:-w([1-9]\d*))?", name)
     if match is None:
-        raise PeerError(f"{name} is no server of this bench: mpchat, or mpchat-wN for N workers")
+        raise BenchError(f"{name} is no server of this bench: mpchat, or mpchat-wN for N workers")
     return mpchat_peer(name, workers=int(match.group(1)) if match.group(1) else None)
 
 
-def python_peer(
-    name: str, *program: str, arguments: Sequence[str] = (), most_clients: int | None = None
-) -> Peer:
-    """Return a Python program that speaks mpchat's wire to plain clients; its first argument is the port.
+def python_peer(name: str, *program: str, most_clients: int | None = None) -> Peer:
+    """Return a Python program that speaks mpchat's wire to plain clients; its last argument is the port.
 
-    ``program`` is a file, or ``-m`` and a module of this checkout.
+    ``program`` is a file, or ``-m`` and a module of this checkout, and other arguments.
     """
 
     def command(_folder: Path, port: int, _connections: int) -> list[str]:
-        return [sys.executable, *program, str(port), *arguments]
+        return [sys.executable, *program, str(port)]
 
     return Peer(name, "frames", command, lambda: sys.version.split()[0], most_clients=most_clients)
 
 
-def select_peer(multiplexer: str, most_clients: int | None = None) -> Peer:
-    """Return the server of one process and one loop that waits with ``multiplexer``."""
-    module = ("-m", "scripts.lecture.peer_loop")
-    return python_peer(multiplexer, *module, arguments=[multiplexer], most_clients=most_clients)
+def lecture_peer(kind: str, most_clients: int | None = None) -> Peer:
+    """Return one of the lecture's servers (scripts/lecture/peer.py)."""
+    return python_peer(kind, "-m", "scripts.lecture.peer", kind, most_clients=most_clients)
 
 
 def _floor(folder: Path, port: int, _connections: int) -> list[str]:
@@ -222,7 +222,7 @@ def _floor(folder: Path, port: int, _connections: int) -> list[str]:
     compiler = ["cc", "-O2", "-o", str(program), str(Path(__file__).with_name("floor.c"))]
     answer = subprocess.run(compiler, capture_output=True, text=True)
     if answer.returncode:
-        raise PeerError(f"the C floor does not compile: {answer.stderr.strip()}")
+        raise BenchError(f"the C floor does not compile: {answer.stderr.strip()}")
     return [str(program), str(port)]
 
 
@@ -298,7 +298,7 @@ def all_peers() -> list[Peer]:
         program("floor", "frames", _floor, ("cc", "--version"), "gcc"),
         program("nats", "nats", _nats, ("nats-server", "--version"), "nats-server"),
         program("mosquitto", "mqtt", _mosquitto, ("mosquitto", "-h"), "mosquitto"),
-        select_peer("select", SELECT_CLIENTS),
-        python_peer("threads", "-m", "scripts.lecture.peer_threads", most_clients=THREAD_CLIENTS),
-        python_peer("asyncio", "-m", "scripts.lecture.peer_asyncio", most_clients=one_process),
+        lecture_peer("select", SELECT_CLIENTS),
+        lecture_peer("threads", THREAD_CLIENTS),
+        lecture_peer("asyncio", one_process),
     ]

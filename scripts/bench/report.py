@@ -9,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from scripts.bench.goals import BASE, FLOOR, MOST_OF_PLAIN, OURS, Summaries, Verdict
-from scripts.bench.row import FULL_WINDOW, Figures, Options, Results, Row, medians, ratio
+from scripts.bench.goals import BASE, FLOOR, MOST_OF_PLAIN, OURS, Verdict
+from scripts.bench.row import FULL_WINDOW, Figures, Options, Results, Row, ratio
 from scripts.bench.rows import window_name
-from scripts.common.console import Grid, figures_table, picture
+from scripts.common.console import figures_table, picture
 from scripts.common.machine import machine
 
 Cells = list[tuple[str, str | Text]]
@@ -42,14 +41,12 @@ def fault_lines(results: Results) -> list[str]:
 
 def row_table(row: Row, servers: Sequence[str], results: Results) -> Table:
     """Return a row of work as a table, a line for each server."""
-    summaries = {name: medians(results.get((row.name, name), ())) for name in servers}
-    plain = {name: medians(results.get((row.plain, name), ())) for name in servers}
-    headings = [heading for heading, _ in _cells(row, summaries, plain, Figures(row.name, ""))]
+    headings = [heading for heading, _ in _cells(row, results, Figures(row.name, ""))]
     table = figures_table(f"{row.name}: {row.title}", "", *headings)
     for name in servers:
         label = Text(name, style="bold" if name in OURS else "")
-        if (summary := summaries[name]) is not None:
-            table.add_row(label, *(cell for _, cell in _cells(row, summaries, plain, summary)))
+        if (summary := results.median(row.name, name)) is not None:
+            table.add_row(label, *(cell for _, cell in _cells(row, results, summary)))
         elif (row.name, name) in results:
             table.add_row(label, Text("FAILED", style="red"))
         elif row.rooms:
@@ -57,9 +54,9 @@ def row_table(row: Row, servers: Sequence[str], results: Results) -> Table:
     return table
 
 
-def _cells(row: Row, summaries: Summaries, plain: Summaries, figures: Figures) -> Cells:
+def _cells(row: Row, results: Results, figures: Figures) -> Cells:
     """Return the headings and cells of a server's line."""
-    base, floor = ratio(figures, summaries.get(BASE)), ratio(figures, summaries.get(FLOOR))
+    base, floor = (ratio(figures, results.median(row.name, other)) for other in (BASE, FLOOR))
     cost = [("µs/delivery", f"{figures.cpu_us_per_delivery:.4f}")]
     to_base = ("× Redis", _judged(base, row.target, figures.server))
     load = ("load", f"{figures.load_share:.0%}")
@@ -78,7 +75,8 @@ def _cells(row: Row, summaries: Summaries, plain: Summaries, figures: Figures) -
     ]
     if row.plain:
         limit = MOST_OF_PLAIN if row.window == FULL_WINDOW else None
-        to_plain = _judged(ratio(figures, plain.get(figures.server)), limit, figures.server)
+        plain = results.median(row.plain, figures.server)
+        to_plain = _judged(ratio(figures, plain), limit, figures.server)
         return [*cost, ("× plain", to_plain), *work]
     if row.rooms:
         silent = ("silent, ms/s", f"{figures.idle_ms_per_s:.1f}")
@@ -108,19 +106,18 @@ def _short(value: float) -> str:
 # ---- tables over all rows
 
 
-def cost_grid(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Grid:
+def cost_table(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Table:
     """Return CPU per delivery as ratios to Redis's, with Redis's own figure and the goal."""
     others = [name for name in servers if name != BASE]
-    lines = []
+    table = figures_table("CPU per delivery, × Redis", "work", "Redis, µs", *others, "goal")
     for row in rows:
-        costs = {name: medians(results.get((row.name, name), ())) for name in servers}
-        if row.target is not None and (redis := costs.get(BASE)):
-            ratios = [_times(ratio(costs[name], redis)) for name in others]
-            lines.append([row.title, f"{redis.cpu_us_per_delivery:.2f}", *ratios, f"{row.target:.2f}"])
-    return Grid("CPU per delivery, × Redis", ["work", "Redis, µs", *others, "goal"], lines)
+        if row.target is not None and (redis := results.median(row.name, BASE)):
+            ratios = [_times(ratio(results.median(row.name, name), redis)) for name in others]
+            table.add_row(row.title, f"{redis.cpu_us_per_delivery:.2f}", *ratios, f"{row.target:.2f}")
+    return table
 
 
-def in_flight_grid(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Grid:
+def in_flight_table(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Table:
     """Return CPU per delivery of the rows as fast as possible, × Redis, by how much text is in flight.
 
     The two figures of a cell belong to the smallest window and to the full one.
@@ -130,40 +127,35 @@ def in_flight_grid(rows: Sequence[Row], servers: Sequence[str], results: Results
         if not row.rate and not row.rooms:
             twins[row.clients, row.size, row.senders].append(row)
     others = [name for name in servers if name != BASE]
-    lines, names = [], ""
+    table = figures_table("", "row", *others)
     for each in twins.values():
-        ends = [min(each, key=_window), max(each, key=_window)]
+        each.sort(key=lambda row: row.window)
+        ends = [each[0], each[-1]]
         if ends[0] is not ends[1]:
             names = " → ".join(window_name(row.window) for row in ends)
-            costs = [[_times(_of_redis(row.name, name, results)) for row in ends] for name in others]
-            lines.append([ends[1].name, *(" → ".join(cost) for cost in costs)])
-    return Grid(f"CPU per delivery, × Redis, with {names} in flight", ["row", *others], lines)
+            table.title = f"CPU per delivery, × Redis, with {names} in flight"
+            bases = [(row.name, results.median(row.name, BASE)) for row in ends]
+            costs = [
+                [_times(ratio(results.median(row, name), base)) for row, base in bases] for name in others
+            ]
+            table.add_row(ends[1].name, *(" → ".join(cost) for cost in costs))
+    return table
 
 
-def _window(row: Row) -> int:
-    return row.window
-
-
-def _of_redis(row: str, server: str, results: Results) -> float | None:
-    return ratio(medians(results.get((row, server), ())), medians(results.get((row, BASE), ())))
-
-
-def named_grid(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Grid:
+def named_table(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Table:
     """Return CPU per delivery to named members as ratios to plain clients of the same server."""
     named = [row for row in rows if row.plain and any(name == row.name for name, _ in results)]
     ours = [name for name in servers if any((row.name, name) in results for row in named)]
-    lines = []
+    table = figures_table("CPU per delivery to named members, × plain clients", "work", *ours)
     for row in named:
-        pairs = [[medians(results.get((each, name), ())) for each in (row.name, row.plain)] for name in ours]
-        lines.append([row.title, *(_times(ratio(*pair)) for pair in pairs)])
-    return Grid("CPU per delivery to named members, × plain clients", ["work", *ours], lines)
+        pairs = [[results.median(each, name) for each in (row.name, row.plain)] for name in ours]
+        table.add_row(row.title, *(_times(ratio(*pair)) for pair in pairs))
+    return table
 
 
 def goal_table(verdicts: Sequence[Verdict]) -> Table:
     """Return the goals, each with the figure that was reached."""
-    table = Table(title="Goals", title_justify="left", title_style="bold", box=SIMPLE)
-    for heading in ("row", "server", "goal", "reached", ""):
-        table.add_column(heading)
+    table = figures_table("Goals", "row", "server", "goal", "reached", "")
     marks = {True: Text("holds", style="green"), False: Text("MISSED", style="red"), None: Text("open")}
     for verdict in verdicts:
         table.add_row(verdict.row, verdict.server, verdict.goal, verdict.reached, marks[verdict.holds])
@@ -181,7 +173,7 @@ def as_json(
     verdicts: Sequence[Verdict],
 ) -> dict[str, Any]:
     """Return everything, each single run included, as plain JSON values."""
-    summaries = {key: medians(runs) for key, runs in results.items()}
+    summaries = {key: results.median(*key) for key in results}
     return {
         "machine": machine(),
         "versions": dict(versions),
@@ -205,7 +197,7 @@ def draw(path: Path, rows: Sequence[Row], servers: Sequence[str], results: Resul
     with picture(path, caption, 2, 1, figsize=(max(8, 1.4 * len(drawn)), 9), sharex=True) as axes:
         for axis, (attribute, label) in zip(axes, panels, strict=True):
             for index, server in enumerate(servers):
-                summaries = [medians(results.get((row.name, server), ())) for row in drawn]
+                summaries = [results.median(row.name, server) for row in drawn]
                 places = [place + index * width for place, summary in enumerate(summaries) if summary]
                 heights = [getattr(summary, attribute) for summary in summaries if summary]
                 axis.bar(places, heights, width, label=server)

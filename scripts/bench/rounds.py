@@ -8,7 +8,7 @@ from rich.console import Console
 from scripts.bench.cell import run_cell
 from scripts.bench.peers import Peer
 from scripts.bench.report import fault_lines, row_table
-from scripts.bench.row import Figures, Options, Row
+from scripts.bench.row import Options, Results, Row
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Rounds:
     peers: Sequence[Peer]
     rounds: int
     options: Options
-    results: dict[tuple[str, str], list[Figures]] = field(default_factory=dict)
+    results: Results = field(default_factory=Results)
 
     @property
     def total(self) -> int:

@@ -1,11 +1,15 @@
 """A row is a named piece of work; figures are the results of one run of it on one server. Data only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from statistics import median
 
 # Bytes of text that a row as fast as possible keeps in flight, unless it says otherwise.
 FULL_WINDOW = 1024 * 1024
+
+
+class BenchError(Exception):
+    """A run gave no figures; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,12 @@ class Figures:
     idle_ms_per_s: float = 0.0
 
 
-# All runs, by row and server.
-Results = Mapping[tuple[str, str], Sequence[Figures]]
+class Results(dict[tuple[str, str], list[Figures]]):
+    """All runs, by row and server."""
+
+    def median(self, row: str, server: str) -> Figures | None:
+        """Return the medians of a server's runs of a row."""
+        return medians(self.get((row, server), ()))
 
 
 def medians(runs: Sequence[Figures]) -> Figures | None:

@@ -1,14 +1,18 @@
 """The tables of the speed page in Markdown, from the JSON of a run. Measures nothing."""
 
 import json
-from collections import defaultdict
 from pathlib import Path
 
 import click
+from rich.box import MARKDOWN
+from rich.console import Console
 
-from scripts.bench.report import cost_grid, in_flight_grid, named_grid, versions_line
-from scripts.bench.row import Figures, Row
+from scripts.bench.report import cost_table, in_flight_table, named_table, versions_line
+from scripts.bench.row import Figures, Results, Row
 from scripts.common.machine import machine_line
+
+# Characters of a line of a table, at most: Markdown does not wrap them.
+LONGEST_LINE = 500
 
 
 @click.command()
@@ -22,13 +26,17 @@ def main(file: Path) -> None:
     written = json.loads(file.read_text())
     rows = [Row(**row) for row in written["rows"]]
     servers = list(written["versions"])
-    results: dict[tuple[str, str], list[Figures]] = defaultdict(list)
+    results = Results()
     for run in written["runs"]:
-        results[run["row"], run["server"]].append(Figures(**run))
-    grids = [build(rows, servers, results) for build in (cost_grid, in_flight_grid, named_grid)]
-    for grid in grids:
-        if grid.lines:
-            click.echo(f"{grid.title}:\n\n{grid.as_markdown()}\n")
+        results.setdefault((run["row"], run["server"]), []).append(Figures(**run))
+    page = Console(width=LONGEST_LINE, highlight=False)
+    for build in (cost_table, in_flight_table, named_table):
+        table = build(rows, servers, results)
+        if table.rows:
+            click.echo(f"{table.title}:\n")
+            table.box, table.title = MARKDOWN, None
+            page.print(table)
+            click.echo()
     counts = sorted({len(runs) for runs in results.values()})
     rounds = " to ".join(str(count) for count in sorted({counts[0], counts[-1]})) if counts else "0"
     about = [machine_line(written["machine"]), versions_line(written["versions"])]

@@ -37,6 +37,9 @@ class Wire:
     # The end of the answer to each of them.
     answer_end = b""
     sender_answer_end = b""
+    # What stands before a text on its way to the server and to a client, with a place for its size.
+    publication_head = b""
+    delivery_head = b""
 
     def in_room(self, _room: int) -> "Wire":
         """Return the wire of the channel with this number."""
@@ -56,11 +59,11 @@ class Wire:
 
     def publication(self, size: int) -> tuple[bytes, bytes]:
         """Return what stands before and after a text of ``size`` bytes on its way to the server."""
-        raise NotImplementedError
+        return self.publication_head % size, b"\r\n"
 
     def delivery(self, size: int) -> tuple[bytes, bytes]:
         """Return what stands before and after a text of ``size`` bytes on its way to a client."""
-        raise NotImplementedError
+        return self.delivery_head % size, b"\r\n"
 
     def bytes_of(self, size: int, messages: int) -> int:
         """Return the bytes that the first ``messages`` deliveries of texts of ``size`` bytes take."""
@@ -167,20 +170,14 @@ class RedisWire(Wire):
 
     def __init__(self, channel: bytes = CHANNEL) -> None:
         """Speak on this channel."""
-        self._channel = b"$%d\r\n%s\r\n" % (len(channel), channel)
-        self.knock = b"*2\r\n$9\r\nSUBSCRIBE\r\n" + self._channel
+        named = b"$%d\r\n%s\r\n" % (len(channel), channel)
+        self.knock = b"*2\r\n$9\r\nSUBSCRIBE\r\n" + named
+        self.publication_head = b"*3\r\n$7\r\nPUBLISH\r\n" + named + b"$%d\r\n"
+        self.delivery_head = b"*3\r\n$7\r\nmessage\r\n" + named + b"$%d\r\n"
 
     def in_room(self, room: int) -> "RedisWire":
         """Return the wire of another channel."""
-        return RedisWire(b"r%05d" % room)
-
-    def publication(self, size: int) -> tuple[bytes, bytes]:
-        """Return the rest of ``PUBLISH chat text``."""
-        return b"*3\r\n$7\r\nPUBLISH\r\n%s$%d\r\n" % (self._channel, size), b"\r\n"
-
-    def delivery(self, size: int) -> tuple[bytes, bytes]:
-        """Return the rest of the push ``message chat text``."""
-        return b"*3\r\n$7\r\nmessage\r\n%s$%d\r\n" % (self._channel, size), b"\r\n"
+        return type(self)(b"r%05d" % room)
 
 
 class RedisMemberWire(RedisWire):
@@ -195,21 +192,13 @@ class RedisMemberWire(RedisWire):
         # No answers to PUBLISH: only pushes come, and they are counted.
         quiet = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$3\r\nOFF\r\n"
         self.knock = b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n" + self.knock + quiet
-
-    def in_room(self, room: int) -> "RedisMemberWire":
-        """Return the wire of another channel."""
-        return RedisMemberWire(b"r%05d" % room)
+        self.delivery_head = b">" + self.delivery_head[1:]  # a push has a type of its own in RESP3
 
     def served(self, answer: bytes) -> bool:
         """Say whether the push that confirms the subscription has come."""
         return b"subscribe" in answer and answer.endswith(self.answer_end)
 
     sender_served = served
-
-    def delivery(self, size: int) -> tuple[bytes, bytes]:
-        """Return the same push, which has a type of its own in RESP3."""
-        before, after = super().delivery(size)
-        return b">" + before[1:], after
 
 
 class NatsWire(Wire):
@@ -221,14 +210,8 @@ class NatsWire(Wire):
     knock = _hello + b"SUB %s 1\r\nPING\r\n" % CHANNEL
     sender_knock = _hello + b"PING\r\n"
     answer_end = sender_answer_end = b"PONG\r\n"
-
-    def publication(self, size: int) -> tuple[bytes, bytes]:
-        """Return the rest of ``PUB chat size``."""
-        return b"PUB %s %d\r\n" % (CHANNEL, size), b"\r\n"
-
-    def delivery(self, size: int) -> tuple[bytes, bytes]:
-        """Return the rest of ``MSG chat 1 size``."""
-        return b"MSG %s 1 %d\r\n" % (CHANNEL, size), b"\r\n"
+    publication_head = b"PUB " + CHANNEL + b" %d\r\n"
+    delivery_head = b"MSG " + CHANNEL + b" 1 %d\r\n"
 
 
 class MqttWire(Wire):

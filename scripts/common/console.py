@@ -2,9 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -63,27 +62,6 @@ def figures_table(title: str, *headings: str) -> Table:
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if index else "left", no_wrap=True)
     return table
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of plain text, for the terminal or for a page. The first column is names."""
-
-    title: str
-    headings: Sequence[str]
-    lines: Sequence[Sequence[str]]
-
-    def as_table(self) -> Table:
-        """Return it for the terminal."""
-        table = figures_table(self.title, "", *self.headings[1:])
-        for line in self.lines:
-            table.add_row(*line)
-        return table
-
-    def as_markdown(self) -> str:
-        """Return it in Markdown, without the title."""
-        rows = [self.headings, ["---"] * len(self.headings), *self.lines]
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 @contextmanager

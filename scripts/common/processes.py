@@ -4,15 +4,20 @@ The rule it keeps: what a script starts, it ends, by its own process id, whateve
 """
 
 import contextlib
+import multiprocessing
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from scripts.common.machine import raise_descriptor_limit
 
 # Where ``-m mpchat`` and ``-m scripts.NAME`` find this checkout, installed or not.
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -20,49 +25,90 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STOP_S = 10.0
 # Seconds between two looks at a condition that is waited for.
 LOOK_S = 0.02
+SPAWN = multiprocessing.get_context("spawn")
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+def spawn(work: Callable[..., None], *arguments: Any) -> "tuple[BaseProcess, Pipe[Any, Any]]":
+    """Run ``work(pipe, *arguments)`` in a new process, and return the process and the other end of the pipe.
+
+    The new process ends when ``work`` returns or finds the other end closed, and at the latest with this one.
+    """
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=_child, args=(work, theirs, *arguments), daemon=True)
+    # Ctrl-C reaches the whole group, and this process decides; the child has the mask from its first moment.
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        theirs.close()
+    return process, ours
+
+
+def _child(work: Callable[..., None], *arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    raise_descriptor_limit()
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the other end is closed
+        work(*arguments)
+
+
+def end(process: BaseProcess, patience_s: float) -> None:
+    """Wait until a spawned process has ended; kill it when that takes longer than ``patience_s``."""
+    process.join(patience_s)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    process.close()
 
 
 @contextlib.contextmanager
 def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` from the checkout until the end of the block; write its output to ``log``."""
+    before = psutil.Process().children()
+    process: subprocess.Popen[bytes] | None = None
     with open(log, "wb") as output:
-        process: subprocess.Popen[bytes] | None = None
         try:
-            with uninterrupted():
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=CHECKOUT,
-                    # Ctrl-C in the terminal reaches the script alone, which then stops its children in order.
-                    start_new_session=True,
-                )
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=CHECKOUT,
+                # Ctrl-C in the terminal reaches the script alone, which then stops its children in order.
+                start_new_session=True,
+            )
             yield process
         finally:
+            # A signal may have come before the line above knew the process: the system knows it.
+            _stop([each for each in psutil.Process().children() if each not in before])
             if process is not None:
-                _stop(process)
+                process.wait()
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _end(family)
+def _stop(processes: Sequence[psutil.Process]) -> None:
+    """End ``processes`` and all below them, by force where that takes too long."""
+    family = list(processes)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += process.children(recursive=True)
+            process.terminate()
+    wait_until_gone(family, STOP_S)
+    kill(family)
 
 
-def _end(family: Sequence[psutil.Process]) -> None:
-    """Wait for ``family``, then kill the rest; psutil knows a reused process id from the old one."""
-    deadline = time.monotonic() + STOP_S
-    while (left := [each for each in family if _lives(each)]) and time.monotonic() < deadline:
+def wait_until_gone(processes: Iterable[psutil.Process], patience_s: float) -> list[psutil.Process]:
+    """Wait until ``processes`` have ended, at most for ``patience_s``; return those that still run."""
+    deadline = time.monotonic() + patience_s
+    while (left := [each for each in processes if _lives(each)]) and time.monotonic() < deadline:
         time.sleep(LOOK_S)
-    for process in left:
+    return left
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kill those of ``processes`` that run; psutil knows a reused process id from the old one."""
+    for process in filter(_lives, processes):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
@@ -70,32 +116,8 @@ def _end(family: Sequence[psutil.Process]) -> None:
 def _lives(process: psutil.Process) -> bool:
     """Say whether a process runs. A zombie does not, and its new parent may collect it late or never."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the end of the block.
-
-    A signal between the start of a child and the line that remembers it would leave the child running.
-    (Blocking the signals would not help: a child inherits the mask.)
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _frame: held.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for came in held:
-            signal.raise_signal(came)
 
 
 def last_line(log: Path) -> str:

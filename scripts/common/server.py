@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from scripts.common.processes import kill, wait_until_gone
+
 Address = tuple[str, int]
 
 # Seconds for one command; starts of many at once on few cores take longest.
@@ -85,7 +87,10 @@ class Server:
 
     def look(self) -> dict[str, Any]:
         """Return the status, and note pid, address and processes."""
-        status = self.status()
+        done = self.command("status", "--json")
+        if done.returncode != OK:
+            raise HarnessError(f"mpchat status: exit {done.returncode}: {done.stderr.strip()}")
+        status: dict[str, Any] = json.loads(done.stdout)
         self.pid = status["pid"]
         host, _, port = status["addresses"][0].rpartition(":")
         self.address = (host.strip("[]"), int(port))
@@ -96,41 +101,17 @@ class Server:
         """Note the processes that it has now: none of them may be left at the end."""
         self.seen.update(self._processes())
 
-    def argv(self, verb: str, *options: str) -> list[str]:
-        """Return the command line of ``mpchat verb`` for this instance."""
-        where = ("--name", self.name, "--runtime-dir", str(self.folder))
-        return [sys.executable, "-m", "mpchat", verb, *where, *options]
-
     def command(
         self, verb: str, *options: str, timeout: float = COMMAND_TIMEOUT
     ) -> subprocess.CompletedProcess[str]:
-        """Run one command to its end."""
+        """Run ``mpchat verb`` for this instance to its end, without mpchat's settings in the environment."""
+        where = ("--name", self.name, "--runtime-dir", str(self.folder))
+        command = [sys.executable, "-m", "mpchat", verb, *where, *options]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MPCHAT_")}
         try:
-            return subprocess.run(
-                self.argv(verb, *options),
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-                env=clean_environment(),
-            )
+            return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
         except subprocess.TimeoutExpired:
             raise HarnessError(f"mpchat {verb} took more than {timeout:.0f} s") from None
-
-    def begin(self, verb: str, *options: str) -> "subprocess.Popen[str]":
-        """Start a command without waiting for its end."""
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            self.argv(verb, *options), stdout=pipe, stderr=pipe, text=True, env=clean_environment()
-        )
-
-    def status(self) -> dict[str, Any]:
-        """Return the answer of ``mpchat status --json``."""
-        done = self.command("status", "--json")
-        if done.returncode != OK:
-            raise HarnessError(f"mpchat status: exit {done.returncode}: {done.stderr.strip()}")
-        status: dict[str, Any] = json.loads(done.stdout)
-        return status
 
     def snapshot(self) -> Snapshot:
         """Measure processes, memory and descriptors now."""
@@ -178,8 +159,7 @@ class Server:
         """Stop the server; return what is left of it, in words."""
         done = self.command("stop", "--timeout", "30")
         left = [] if done.returncode == OK else [f"stop: exit {done.returncode}: {done.stderr.strip()}"]
-        alive = psutil.wait_procs(self.seen, timeout=GONE_TIMEOUT)[1]
-        left += [f"process {process.pid} is left" for process in alive if not _is_zombie(process)]
+        left += [f"process {process.pid} is left" for process in wait_until_gone(self.seen, GONE_TIMEOUT)]
         with socket.socket() as probe:
             probe.settimeout(1)
             if probe.connect_ex(self.address) == 0:
@@ -195,9 +175,7 @@ class Server:
             self.command("stop", "--kill", "--timeout", "5")
         except HarnessError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
-        for process in self.seen:
-            if process.is_running() and not _is_zombie(process):
-                process.kill()  # psutil compares the time of creation first
+        kill(self.seen)
 
     def _processes(self) -> list[psutil.Process]:
         try:
@@ -207,20 +185,8 @@ class Server:
             return []
 
 
-def clean_environment() -> dict[str, str]:
-    """Return the environment without mpchat's settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("MPCHAT_")}
-
-
 def _rss(process: psutil.Process) -> int:
     try:
         return int(process.memory_info().rss)
     except psutil.NoSuchProcess:
         return 0
-
-
-def _is_zombie(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True

@@ -7,11 +7,10 @@ clients come together to see how long each waits.
 
 import contextlib
 import json
-import select
 import socket
 import time
-from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,8 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from scripts.bench.cell import Cell, run_cell
-from scripts.bench.load_process import CellError
-from scripts.bench.peers import Peer, PeerError, Server, mpchat_peer, python_peer, select_peer
-from scripts.bench.row import Figures, Row
+from scripts.bench.peers import Peer, Server, knock, lecture_peer, mpchat_peer
+from scripts.bench.row import BenchError, Figures, Row
 from scripts.bench.row import Options as BenchOptions
 from scripts.bench.wire import WIRES
 from scripts.common.processes import LOOK_S, last_line
@@ -97,16 +95,14 @@ class Outcome:
 
 def all_models() -> list[Model]:
     """Return every model, in the order of the lecture."""
-    blocking = python_peer("blocking", "-m", "scripts.lecture.peer_blocking")
-    threads = python_peer("threads", "-m", "scripts.lecture.peer_threads")
     loops = ("select", "poll", "epoll")
     return [
-        Model("blocking", "one client at a time", blocking, limited=True, one_client=True),
+        Model("blocking", "one client at a time", lecture_peer("blocking"), limited=True, one_client=True),
         *(
-            Model(name, f"one process, one {name} loop", select_peer(name), limited=name == "select")
+            Model(name, f"one process, one {name} loop", lecture_peer(name), limited=name == "select")
             for name in loops
         ),
-        Model("threads", "a thread per client", threads, limited=True),
+        Model("threads", "a thread per client", lecture_peer("threads"), limited=True),
         *(
             Model(f"mpchat {name}", f"mpchat, 1 worker, {name}", _mpchat(name, 1), limited=name == "select")
             for name in loops
@@ -147,23 +143,16 @@ def run(model: Model, clients: int, options: Options) -> Outcome:
 
     bench = BenchOptions(options.seconds, options.stall_s, REST_S)
     outcome.figures = run_cell(model.peer, row, bench, ask)
-    with _faults_to(outcome):
+    try:
         if outcome.faults and model.limited:
             outcome.refusal = refusal(model, clients)
             if outcome.refusal:
                 outcome.faults.clear()
         elif clients == 1:
             outcome.waits_s = waits(model, options.hold_s)
-    return outcome
-
-
-@contextlib.contextmanager
-def _faults_to(outcome: Outcome) -> Iterator[None]:
-    """Note what goes wrong in the block."""
-    try:
-        yield
-    except (CellError, PeerError, psutil.NoSuchProcess, OSError) as error:
+    except (BenchError, psutil.NoSuchProcess, OSError) as error:
         outcome.faults.append(str(error))
+    return outcome
 
 
 @contextlib.contextmanager
@@ -179,26 +168,18 @@ def _connect(server: Server) -> socket.socket:
 
 def waits(model: Model, hold_s: float) -> list[float]:
     """Let clients come together, each staying ``hold_s`` once it is served; return how long each waited."""
-    with _serving(model, QUEUE) as (server, _), ExitStack() as stack:
-        waiting = [stack.enter_context(_connect(server)) for _ in range(QUEUE)]
+    with _serving(model, QUEUE) as (server, _), ThreadPoolExecutor(QUEUE) as pool:
         came = time.monotonic()
-        for sock in waiting:
-            sock.sendall(WIRE.knock)
-        waited: list[float] = []
-        served: deque[tuple[float, socket.socket]] = deque()
-        while waiting:
-            until = served[0][0] if served else came + ANSWER_S + QUEUE * hold_s
-            for sock in select.select(waiting, [], [], max(0.0, until - time.monotonic()))[0]:
-                if not sock.recv(4096):
-                    raise CellError("the server closed a waiting client's connection")
-                waiting.remove(sock)
-                waited.append(time.monotonic() - came)
-                served.append((time.monotonic() + hold_s, sock))
-            if time.monotonic() >= until:
-                if not served:
-                    raise CellError(f"{len(waiting)} waiting clients were not served")
-                served.popleft()[1].close()
-    return waited
+
+        def stay() -> float:
+            with _connect(server) as sock:
+                knock(sock, WIRE)
+                waited = time.monotonic() - came
+                time.sleep(hold_s)
+            return waited
+
+        clients = [pool.submit(stay) for _ in range(QUEUE)]
+        return sorted(each.result() for each in clients)
 
 
 def refusal(model: Model, clients: int) -> str:
@@ -206,25 +187,13 @@ def refusal(model: Model, clients: int) -> str:
     with _serving(model, clients) as (server, log), ExitStack() as stack:
         for number in range(clients):
             try:
-                answer = _knock(stack.enter_context(_connect(server)))
+                answer = knock(stack.enter_context(_connect(server)), WIRE)[2:]
             except OSError as error:
                 return f"{number:,} clients served, then it ended: {_last_words(log) or error}"
             told = json.loads(answer).get("error", {}) if answer else {}
             if told.get("code") == "full":
                 return f"{number:,} clients served, then: {told['text']}"
     return ""
-
-
-def _knock(sock: socket.socket) -> bytes:
-    """Ask whether this client is served; return the payload of the answer."""
-    sock.sendall(WIRE.knock)
-    answer = b""
-    while not WIRE.served(answer):
-        data = sock.recv(4096)
-        if not data:
-            raise ConnectionResetError("the server closed the connection")
-        answer += data
-    return answer[2:]
 
 
 def _last_words(log: Path) -> str:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 from rich.console import Console
@@ -74,19 +75,6 @@ FULL = Scope("10,100,1000,5000,10000", Options(1.5, 0.5, 1.0), WORKER_ROWS, 3)
 QUICK = Scope("1100", Options(0.3, 0.1, 0.2), WORKER_ROWS[:1], 1)
 
 
-@dataclass(frozen=True)
-class Flags:
-    """The command line."""
-
-    quick: bool
-    sizes: str
-    models: str
-    seconds: float | None
-    workers: str
-    json_path: Path | None
-    plot_path: Path | None
-
-
 @dataclass
 class Comparison:
     """What is compared, and the results so far."""
@@ -124,7 +112,7 @@ class Comparison:
                 self.outcomes.append(outcome)
 
 
-def planned(console: Console, flags: Flags) -> Comparison:
+def planned(console: Console, flags: SimpleNamespace) -> Comparison:
     """Return the comparison that the command line asks for."""
     scope = QUICK if flags.quick else FULL
     sizes = split_numbers(flags.sizes or scope.sizes, FEWEST_CLIENTS, MOST_CLIENTS, "--sizes")
@@ -183,10 +171,10 @@ def main(**flags: object) -> None:
 
     Exit code 0: every delivery arrived; 1: a delivery was lost; 130: interrupted, with the results so far.
     """
-    compare(Flags(**flags))  # type: ignore[arg-type]  # click has checked each type
+    compare(SimpleNamespace(**flags))
 
 
-def compare(flags: Flags) -> None:
+def compare(flags: SimpleNamespace) -> None:
     """Run the comparison, show the results, and end the process with the exit code."""
     console = make_console()
     if flags.plot_path and find_spec("matplotlib") is None:  # said now, not after minutes of work

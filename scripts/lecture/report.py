@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpchat.config import default_workers
-from scripts.bench.row import Results, medians
+from scripts.bench.row import Results
 from scripts.common.console import figures_table, picture
 from scripts.common.machine import machine
 from scripts.lecture.cell import Model, Options, Outcome
@@ -121,7 +121,7 @@ def growth_lines(outcomes: Sequence[Outcome]) -> list[str]:
 
 def middle(runs: Results, row: str, server: str, attribute: str) -> float:
     """Return the median of a figure over the runs without a fault; 0 without such a run."""
-    return float(getattr(medians(runs.get((row, server), ())), attribute, 0.0))
+    return float(getattr(runs.median(row, server), attribute, 0.0))
 
 
 def workers_lines(servers: Sequence[str], runs: Results, cores: int) -> list[str]:

@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
-import multiprocessing
 import os
 import signal
 import threading
@@ -28,13 +27,12 @@ from tempfile import TemporaryDirectory
 import click
 
 from scripts.common.console import figures_table, make_console
+from scripts.common.processes import SPAWN
 
-SPAWN = multiprocessing.get_context("spawn")
 # Seconds until a process that does not end is killed.
 DEADLINE_S = 60.0
-# Seconds between two looks of the watchdog; so many equal looks in a row are a deadlock.
+# Seconds between two looks of the watchdog.
 LOOK_S = 0.05
-EQUAL_LOOKS = 4
 
 
 @dataclass(frozen=True)
@@ -118,28 +116,15 @@ def own_cells(shared: Shared, change: int, steps: int) -> None:
 
 
 Way = Callable[[Shared, int, int], None]
-WAYS: list[Way] = [
-    nothing,
-    thread_lock,
-    lock_inside,
-    lock_outside,
-    spin_lock,
-    file_lock,
-    one_call,
-    own_cells,
-]
+UNGUARDED: list[Way] = [nothing, thread_lock]
+GUARDED: list[Way] = [lock_inside, lock_outside, spin_lock, file_lock, one_call, own_cells]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The value of the counter at the end, and the seconds that the slower process took."""
+def measure(way: Way, steps: int) -> tuple[int, float]:
+    """Let one process count ``steps`` up and another ``steps`` down in this way.
 
-    rest: int
-    seconds: float
-
-
-def measure(way: Way, steps: int) -> Outcome:
-    """Let one process count ``steps`` up and another ``steps`` down in this way."""
+    Return the value of the counter at the end, and the seconds that the slower process took.
+    """
     with TemporaryDirectory(prefix="sync-lab-") as folder:
         counter = RawValue(ctypes.c_longlong, 0)
         shared = Shared(counter, SPAWN.Lock(), SPAWN.Barrier(2), RawArray(ctypes.c_double, 2), folder)
@@ -148,7 +133,7 @@ def measure(way: Way, steps: int) -> Outcome:
                 process.join(DEADLINE_S)
                 if process.exitcode != 0:
                     raise RuntimeError(f"{way.__name__}: process {process.pid} ended with {process.exitcode}")
-        return Outcome(counter.value, max(shared.took_s))
+        return counter.value, max(shared.took_s)
 
 
 def count(way: Way, shared: Shared, index: int, change: int, steps: int) -> None:
@@ -182,19 +167,17 @@ def running(target: Callable[..., None], *arguments: tuple[object, ...]) -> Iter
 NONE = -1
 
 
-def philosopher(
-    index: int, folder: str, board: "ctypes.Array[ctypes.c_int]", begin: Barrier, dump: str
-) -> None:
+def philosopher(index: int, folder: Path, board: "ctypes.Array[ctypes.c_int]", begin: Barrier) -> None:
     """Take lock ``index``, wait until the other process has its own, then ask for that."""
     holds, wants = board_places(index)
-    with open(dump, "w") as stack, open(Path(folder, "0")) as first, open(Path(folder, "1")) as second:
+    mine, other = folder / f"{index}", folder / f"{1 - index}"
+    with open(folder / f"stack-{index}", "w") as stack, open(mine, "a") as first, open(other, "a") as second:
         faulthandler.register(signal.SIGUSR1, stack)
-        mine, other = (first, second) if index == 0 else (second, first)
-        fcntl.flock(mine, fcntl.LOCK_EX)
+        fcntl.flock(first, fcntl.LOCK_EX)
         board[holds] = index
         begin.wait(DEADLINE_S)
         board[wants] = 1 - index
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(second, fcntl.LOCK_EX)
         board[wants] = NONE
 
 
@@ -220,44 +203,28 @@ class Deadlock:
 
 def deadlock() -> Deadlock:
     """Make a deadlock, find it, end one process; the kernel frees its lock, and the other goes on."""
-    with TemporaryDirectory(prefix="sync-lab-") as folder:
-        for name in ("0", "1"):
-            Path(folder, name).touch()
-        board, begin = RawArray(ctypes.c_int, [NONE] * 4), SPAWN.Barrier(2)
-        dumps = [str(Path(folder, f"stack-{index}")) for index in (0, 1)]
-        with running(
-            philosopher, *((index, folder, board, begin, dumps[index]) for index in (0, 1))
-        ) as processes:
-            seen = watch(board)
-            victim, survivor = processes
+    with TemporaryDirectory(prefix="sync-lab-") as name:
+        folder, board, begin = Path(name), RawArray(ctypes.c_int, [NONE] * 4), SPAWN.Barrier(2)
+        both = [(index, folder, board, begin) for index in (0, 1)]
+        with running(philosopher, *both) as (victim, survivor):
+            wait_for("deadlock", lambda: in_a_circle(list(board)))
+            seen = list(board)
             assert victim.pid is not None
             os.kill(victim.pid, signal.SIGUSR1)
-            stack = dumped(Path(dumps[0]))
+            stack = folder / "stack-0"
+            wait_for("stack", lambda: stack.read_text().endswith("in <module>\n"))
             victim.kill()
             survivor.join(DEADLINE_S)
-            return Deadlock(seen, stack, survivor.exitcode)
+            return Deadlock(seen, stack.read_text(), survivor.exitcode)
 
 
-def watch(board: "ctypes.Array[ctypes.c_int]") -> list[int]:
-    """Return the board once it has shown the same circle for long enough."""
-    looks = 0
+def wait_for(what: str, look: Callable[[], bool]) -> None:
+    """Look until ``look`` finds it."""
     deadline = time.monotonic() + DEADLINE_S
-    while looks < EQUAL_LOOKS:
+    while not look():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"no deadlock within {DEADLINE_S:.0f} s")
+            raise RuntimeError(f"no {what} within {DEADLINE_S:.0f} s")
         time.sleep(LOOK_S)
-        looks = looks + 1 if in_a_circle(list(board)) else 0
-    return list(board)
-
-
-def dumped(path: Path) -> str:
-    """Return the stack that a process writes to ``path``, once it is all there."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (stack := path.read_text()).endswith("in <module>\n"):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"no stack within {DEADLINE_S:.0f} s")
-        time.sleep(LOOK_S)
-    return stack
 
 
 # ---- what is shown
@@ -271,12 +238,11 @@ def main(steps: int) -> None:
     title = f"{steps:,} times +1 in one process, −1 in another"
     table = figures_table(title, "", "comes out as", "ns a step")
     table.add_column("")
-    for way in WAYS:
-        outcome = measure(way, steps)
-        style = "green" if outcome.rest == 0 else "red"
+    for way in UNGUARDED + GUARDED:
+        rest, seconds = measure(way, steps)
+        style = "green" if rest == 0 else "red"
         lesson = (way.__doc__ or "").replace("``", "")
-        cost = f"{outcome.seconds / steps * 1e9:,.0f}"
-        table.add_row(way.__name__, f"[{style}]{outcome.rest:,}[/]", cost, lesson)
+        table.add_row(way.__name__, f"[{style}]{rest:,}[/]", f"{seconds / steps * 1e9:,.0f}", lesson)
     console.print(table)
     found = deadlock()
     for index in (0, 1):

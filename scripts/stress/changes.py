@@ -11,7 +11,9 @@ import statistics
 import subprocess
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from scripts.common.server import OK, HarnessError, Server
@@ -40,20 +42,17 @@ class Changes(Fault):
     answers: list[dict[str, Any]] = field(default_factory=list)
     _workers: int = 0  # asked for by the last scaling
     _verb: str = ""
-    _process: "subprocess.Popen[str] | None" = None
-    _begun: float = 0.0
+    _change: "Future[subprocess.CompletedProcess[str]] | None" = None  # the command under way
+    _pool: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1))
 
     def step(self, now: float) -> None:
         """Start the next change once the last one is done."""
-        if self._process is not None and self._process.poll() is None:
-            if now - self._begun > CHANGE_TIMEOUT:
-                self._process.kill()
-        elif self._process is not None:
-            self._take_answer(self._process)
-        else:
-            self._begin(now)
+        if self._change is None:
+            self._begin()
+        elif self._change.done():
+            self._take_answer(self._change)
 
-    def _begin(self, now: float) -> None:
+    def _begin(self) -> None:
         left = {
             verb: wanted - self.asked[verb] if wanted else 1
             for verb, wanted in self.wanted.items()
@@ -63,51 +62,42 @@ class Changes(Fault):
             return
         self._verb = self.chooser.choices(list(left), list(left.values()))[0]
         self.asked[self._verb] += 1
-        self._begun = now
-        self._process = self.server.begin(self._verb, *self._arguments(), "--json")
+        flags = ["--json"]
+        if self._verb == SCALE:
+            before = self._workers or self.server.workers
+            self._workers = self.chooser.choice([n for n in range(1, self.most + 1) if n != before] or [1])
+            flags.append(str(self._workers))
+        self._change = self._pool.submit(self.server.command, self._verb, *flags, timeout=CHANGE_TIMEOUT)
 
-    def _arguments(self) -> list[str]:
-        if self._verb == RELOAD:
-            return []
-        before = self._workers or self.server.workers
-        self._workers = self.chooser.choice([n for n in range(1, self.most + 1) if n != before] or [1])
-        return [str(self._workers)]
-
-    def _take_answer(self, process: "subprocess.Popen[str]") -> None:
-        self._process = None
-        said, error = process.communicate()
-        if said:
-            self.answers.append(json.loads(said))
-        if process.returncode == OK:
+    def _take_answer(self, change: "Future[subprocess.CompletedProcess[str]]") -> None:
+        self._change = None
+        try:
+            done = change.result()
+        except HarnessError as error:
+            self.wrong.append(str(error))
+            return
+        if done.stdout:
+            self.answers.append(json.loads(done.stdout))
+        if done.returncode == OK:
             self.did[self._verb] += 1
         else:
-            self.wrong.append(f"{self._verb}: exit {process.returncode}: {error.strip()}")
+            self.wrong.append(f"{self._verb}: exit {done.returncode}: {done.stderr.strip()}")
         self.server.remember()
 
     def end(self) -> None:
         """Wait for the change under way, and scale back to as many workers as at the start."""
         deadline = time.monotonic() + RESTORE_TIMEOUT
-        if self._process is not None:
-            try:
-                self._process.wait(CHANGE_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-            self._take_answer(self._process)
+        if self._change is not None:
+            self._take_answer(self._change)
         while (done := self.server.command(SCALE, str(self.server.workers))).returncode != OK:
             if time.monotonic() > deadline:
                 raise HarnessError(f"scaling back: exit {done.returncode}: {done.stderr.strip()}")
         self.server.remember()
 
-    def close(self) -> None:
-        """End a command that is still under way."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-
     def done(self) -> bool:
         """Say whether all wanted changes were started, at least one of each kind, and the last has ended."""
         enough = all(self.asked[verb] >= max(1, wanted) for verb, wanted in self.wanted.items())
-        return enough and (self._process is None or not all(self.wanted.values()))
+        return enough and (self._change is None or not all(self.wanted.values()))
 
     def facts(self) -> dict[str, Any]:
         """Return what was done and what it did to connections.

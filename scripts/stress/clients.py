@@ -6,15 +6,12 @@ subclasses :class:`ClientLoop`: what its clients send, and how it checks what th
 """
 
 import random
-import resource
 import selectors
-import signal
 import socket
 import struct
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -278,11 +275,6 @@ def reset_at_close(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def serve(loop: type[ClientLoop[Any]], plan: Plan, pipe: "Pipe[Any, Any]") -> None:
+def serve(pipe: "Pipe[Any, Any]", loop: type[ClientLoop[Any]], plan: Plan) -> None:
     """Run one loop in this process, until it is told to finish or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
-        loop(plan, pipe).run()
+    loop(plan, pipe).run()

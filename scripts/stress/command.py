@@ -7,14 +7,16 @@ import json
 import random
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from typing import Any
 
 import click
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from scripts.stress.engine import Scenario, run
+from scripts.stress.engine import Progress, Scenario, run
 from scripts.stress.hostile.scenario import HostileScenario
 from scripts.stress.members.scenario import MembersScenario
 from scripts.stress.plain.scenario import PlainScenario
@@ -28,30 +30,13 @@ SCENARIOS: dict[str, type[Scenario]] = {
 SETTINGS = {"show_default": True, "help_option_names": ["-h", "--help"]}
 
 
-class Bar:
-    """A bar for the phase that runs, when standard error is a terminal."""
-
-    def __init__(self) -> None:
-        """Prepare; use :attr:`progress` as a context manager."""
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description:12}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-        )
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self._task: Any = None
-        self._name = ""
-
-    def __call__(self, name: str, part: float) -> None:
-        """Show that ``part`` (0 to 1) of the phase ``name`` is done."""
-        if name != self._name:
-            self._name = name
-            if self._task is not None:
-                self.progress.remove_task(self._task)
-            self._task = self.progress.add_task(name, total=1.0)
-        self.progress.update(self._task, completed=part)
+@contextmanager
+def bar() -> Iterator[Progress]:
+    """Yield a function that shows how far a phase is, in a bar when standard error is a terminal."""
+    console = Console(stderr=True)
+    with rich.progress.Progress(console=console, disable=not console.is_terminal, transient=True) as shown:
+        task = shown.add_task("", total=1.0)
+        yield lambda name, part: shown.update(task, description=name, completed=part)
 
 
 @click.group(context_settings=SETTINGS)
@@ -88,9 +73,8 @@ def _command(name: str, scenario: type[Scenario]) -> click.Command:
         options = scenario.options_type(seed=seed, **flags)
         options.check()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: cleanly
-        bar = Bar()
-        with bar.progress:
-            verdict = run(name, scenario, options, bar)
+        with bar() as progress:
+            verdict = run(name, scenario, options, progress)
         if as_json:
             print(json.dumps(verdict.as_dict(), indent=2))
         else:

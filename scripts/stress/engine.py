@@ -10,7 +10,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -82,10 +82,6 @@ class Scenario:
     def judge(self, whole: bool) -> None:
         """Check all that was heard; ``whole``: the run was not stopped by an error."""
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Return the scenario's own rows of the table, after :meth:`judge`."""
-        return []
-
     def play(self) -> None:
         """Go through the phases of the run."""
         run, seconds = self.run, self.run.options.seconds
@@ -150,12 +146,11 @@ class Run:
 
     def close(self) -> None:
         """Leave nothing behind, whatever happened."""
-        with ExitStack() as stack:
+        try:
+            self.fleet.close()
+        finally:
             if self.server:
-                stack.callback(self.server.end)
-            stack.callback(self.fleet.close)
-            for fault in self.faults.values():
-                stack.callback(fault.close)
+                self.server.end()
 
     # What scenarios do with a run.
 
@@ -316,7 +311,6 @@ class Run:
                 self.findings.add(process.report.findings)
                 verdict.add_latency(process.report.latency)
         self.scenario.judge(whole)
-        verdict.rows = self.scenario.rows()
         killing = self.options.kill_workers
         verdict.faults |= {name: fault.facts() for name, fault in self.faults.items()}
         verdict.reasons += [text for fault in self.faults.values() for text in fault.reasons(killing)]
@@ -341,16 +335,14 @@ class Run:
 def run(name: str, scenario: type[Scenario], options: Options, progress: Progress) -> Verdict:
     """Do a whole run of ``scenario`` and return the verdict; nothing that was started is left."""
     verdict = Verdict(name, scenario.kinds, asdict(options))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mpstress-")))
+    with tempfile.TemporaryDirectory(prefix="mpstress-") as folder:
         if options.start_storm:
-            storm = StartStorm(folder, options.starts, options.rounds)
+            storm = StartStorm(Path(folder), options.starts, options.rounds)
             storm.run(lambda part: progress("start storm", part))
             verdict.faults["start_storm"] = storm.facts()
             verdict.reasons += storm.wrong
         if options.seconds:
-            under_way = Run(scenario, options, verdict, progress, folder)
-            stack.callback(under_way.close)
-            under_way.run()
+            with closing(Run(scenario, options, verdict, progress, Path(folder))) as under_way:
+                under_way.run()
     verdict.conclude()
     return verdict

@@ -26,9 +26,6 @@ class Fault:
     def end(self) -> None:
         """Stop harming: continue all that was held up."""
 
-    def close(self) -> None:
-        """Leave nothing behind, whatever happened."""
-
     def done(self) -> bool:
         """Say whether it has done what was asked of it."""
         return True
@@ -80,7 +77,7 @@ class Storms(Fault):
     """Many clients of one process leave in one moment, come back, and leave again."""
 
     def __init__(self, process: ClientProcess) -> None:
-        """Let the clients of ``process`` leave, which obeys ``storm`` and counts ``left``."""
+        """Take the process of the clients: it obeys the command ``storm`` and counts ``left``."""
         self.processes = (process,)
         self.storms = 0
         self._next = 0.0

@@ -1,28 +1,26 @@
 """The client processes of a run, seen from the parent process.
 
-Starts them, tells them what to do, receives what they report, and ends them. A thread empties all pipes into
+Starts them, tells them what to do, receives what they report, and ends them. A thread empties each pipe into
 a queue, so that no client process ever waits for the parent. The rule: every process that was started here
 is gone when the fleet closes.
 """
 
 import contextlib
-import multiprocessing
 import os
 import queue
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
-from multiprocessing.connection import wait as wait_readable
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from scripts.common.processes import end, spawn
 from scripts.common.server import Address, HarnessError
 from scripts.stress.clients import ClientLoop, Plan, Report, Tick, serve
 
-# Seconds that a client process has to end by itself once its pipe is closed.
+# Seconds that a client process has to end by itself once it has reported.
 END_TIMEOUT = 5.0
 # Seconds between two looks at the queue.
 LOOK_EVERY = 0.1
@@ -68,25 +66,12 @@ class Fleet:
         self.died: list[tuple[Address, str]] = []  # connections that ended: own address, and why
         self._hear = hear
         self._said: queue.SimpleQueue[tuple[ClientProcess, object]] = queue.SimpleQueue()
-        self._context = multiprocessing.get_context("spawn")
-        self._closing = False
-        self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
-        self._listener.start()
 
     def start(self, loop: type[ClientLoop[Any]], plan: Plan) -> ClientProcess:
         """Start one client process that runs ``loop``."""
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(loop, plan, theirs), name=plan.name, daemon=True)
-        # Ctrl-C reaches the whole group. The child inherits the mask from its first moment; here the signal
-        # is held back until the child is known.
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            process.start()
-            theirs.close()
-            started = ClientProcess(plan, process, ours)
-            self.processes.append(started)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        started = ClientProcess(plan, *spawn(serve, loop, plan))
+        self.processes.append(started)
+        threading.Thread(target=self._listen, args=(started,), daemon=True).start()
         return started
 
     def tell(self, processes: Iterable[ClientProcess], *command: Any) -> None:
@@ -102,35 +87,17 @@ class Fleet:
                 self._handle(*self._said.get_nowait())
 
     def close(self) -> None:
-        """End every client process, by force where it does not end by itself."""
-        self._closing = True
-        self._listener.join(END_TIMEOUT)
-        for process in self.processes:
-            process.resume()
-            process.pipe.close()
-        deadline = time.monotonic() + END_TIMEOUT
+        """End every client process that has not ended by itself."""
         for each in self.processes:
-            each.process.join(max(0.1, deadline - time.monotonic()))
-            if each.process.exitcode is None:
+            if each.report is None:
                 each.process.kill()
-                each.process.join()
-            each.process.close()
+            end(each.process, END_TIMEOUT)
 
-    def _listen(self) -> None:
-        ended: set[ClientProcess] = set()
-        while not self._closing:
-            by_pipe = {each.pipe: each for each in list(self.processes) if each not in ended}
-            if not by_pipe:
-                threading.Event().wait(LOOK_EVERY)
-                continue
-            for pipe in wait_readable(list(by_pipe), LOOK_EVERY):
-                process = by_pipe[pipe]  # type: ignore[index]  # one of those that were passed in
-                try:
-                    said = process.pipe.recv()
-                except (EOFError, OSError):
-                    said = None
-                    ended.add(process)
-                self._said.put((process, said))
+    def _listen(self, process: ClientProcess) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self._said.put((process, process.pipe.recv()))
+        self._said.put((process, None))
 
     def _handle(self, process: ClientProcess, said: object) -> None:
         if isinstance(said, Tick):

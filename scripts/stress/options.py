@@ -1,5 +1,6 @@
 """The options that mean the same in every scenario: one table, of which command line and report are made."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +16,6 @@ def option(default: Any, text: str, kind: Any = None) -> Any:
     return field(default=default, metadata={"help": text, "type": kind})
 
 
-class _Address(click.ParamType):  # type: ignore[type-arg]  # generic in some versions of click only
-    name = "host:port"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        host, _, port = str(value).rpartition(":")
-        if value and not (host and port.isdecimal() and 0 < int(port) < 0x10000):
-            self.fail("expected HOST:PORT, as in 127.0.0.1:4000", param, ctx)
-        return str(value)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What a run was asked for. A field is an option: ``kill_every`` is ``--kill-every``."""
@@ -33,7 +24,7 @@ class Options:
     processes: int = option(2, "Client processes.", click.IntRange(1, 64))
     connections: int = option(50, "Connections of each client process.", click.IntRange(1, 5000))
     rate: float = option(40.0, "Messages a second, of all clients together.", click.FloatRange(0.1))
-    address: str = option("", "A running server, HOST:PORT; no server is started.", _Address())
+    address: str = option("", "A running server, HOST:PORT; no server is started.")
     workers: int = option(2, "Workers of the server that is started.", click.IntRange(1))
     server_log: str = option("", "Where the started server logs; default: not kept.")
     kill_workers: bool = option(False, "kill -9 of a random worker now and then.")
@@ -63,6 +54,8 @@ class Options:
 
     def check(self) -> None:
         """Raise click.UsageError for options that do not go together."""
+        if self.address and not re.fullmatch(r".+:\d{1,5}", self.address):
+            raise click.UsageError("--address is HOST:PORT, as in 127.0.0.1:4000")
         if self.address and (self.kill_workers or self.start_storm or self.changes):
             raise click.UsageError(
                 "--kill-workers, --reload, --scale and --start-storm need an own server, not --address"

@@ -33,7 +33,6 @@ from scripts.stress.findings import Findings
 # Growth of memory after the faults have stopped that is no leak: a part, and bytes.
 MEMORY_SLACK = 0.10
 MEMORY_SLACK_BYTES = 16 * 1024 * 1024
-PHASES = ("calm", "faults", "after")
 # Connections that ended without cause and are written out; all are counted.
 MAX_DROPPED = 10
 
@@ -55,7 +54,6 @@ class Verdict:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     faults: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: list[tuple[str, str]] = field(default_factory=list)  # the scenario's own, for the table
 
     def add_latency(self, measured: dict[str, Latency]) -> None:
         """Add the latencies that a process measured, by phase."""
@@ -104,7 +102,7 @@ class Verdict:
             "reasons": self.reasons,
             "run": self.options,
             "findings": {kind: self.findings.counts[kind] for kind in self.kinds},
-            "examples": self._examples(),
+            "examples": self.findings.examples + self.dropped[:MAX_DROPPED],
             "counts": dict(sorted(self.counts.items())),
             "connections": {
                 "planned": self.planned,
@@ -118,48 +116,33 @@ class Verdict:
         }
 
     def show(self, console: Console) -> None:
-        """Print the table, examples and reasons."""
+        """Print the table, examples and reasons; times are in seconds, memory is in bytes."""
         table = Table(title=f"stress, {self.scenario}: the verdict", show_header=False, title_justify="left")
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
-        for kind in self.kinds:
-            count = self.findings.counts[kind]
+        facts = self.as_dict()
+        for kind, count in facts["findings"].items():
             table.add_row(kind, f"[{'red' if count else 'green'}]{count}")
         table.add_section()
-        for title, text in [*self.rows, *self._rows()]:
-            table.add_row(title, text)
+        for part in ("counts", "connections"):
+            table.add_row(part, _text(facts[part]))
+        for part in ("latency", "server", "faults"):
+            for name, each in facts[part].items():
+                table.add_row(f"{part}, {name}", _text(each))
         console.print(table)
-        for example in self._examples():
+        for example in facts["examples"]:
             console.print(f"  {example}", markup=False, highlight=False)
         for reason in self.reasons:
             console.print(f"[red]not clean:[/] {reason}", highlight=False)
         if not self.reasons:
             console.print("[green]clean[/]")
 
-    def _examples(self) -> list[str]:
-        return self.findings.examples + self.dropped[:MAX_DROPPED]
 
-    def _rows(self) -> list[tuple[str, str]]:
-        ended = f"{self.died} died with a worker, {len(self.dropped)} ended without cause"
-        latency = [(phase, self.latency[phase]) for phase in PHASES if phase in self.latency]
-        return [
-            ("connections", f"{self.planned} planned, {ended}, {self.refused} refused"),
-            *((f"latency, {phase}", _latency_text(each)) for phase, each in latency),
-            *((f"server, {name}", _snapshot_text(each)) for name, each in self.snapshots.items()),
-            *(
-                (name, ", ".join(f"{key} {value}" for key, value in facts.items()))
-                for name, facts in self.faults.items()
-            ),
-        ]
-
-
-def _latency_text(latency: Latency) -> str:
-    each = latency.summary()
-    return (
-        f"p50 {each['p50'] * 1000:.1f} ms, p99 {each['p99'] * 1000:.1f} ms, max {each['max'] * 1000:.1f} ms"
-    )
-
-
-def _snapshot_text(snapshot: Snapshot) -> str:
-    descriptors = ", ".join(f"{name} {count}" for name, count in snapshot.descriptors.items())
-    return f"{snapshot.processes} processes, {snapshot.rss / 1e6:.1f} MB; descriptors: {descriptors}"
+def _text(fact: object) -> str:
+    """Return a fact in one line; what stands in brackets is a fact with several values inside of another."""
+    if isinstance(fact, dict):
+        parts = {name: _text(each) for name, each in fact.items()}
+        return ", ".join(
+            f"{name} ({each})" if "," in each else f"{name} {each}" for name, each in parts.items()
+        )
+    return ", ".join(map(str, fact)) or "none" if isinstance(fact, list) else str(fact)

@@ -16,7 +16,7 @@ import pytest
 
 from scripts.bench.peers import python_peer
 from scripts.bench.rounds import Rounds
-from scripts.bench.row import Figures
+from scripts.bench.row import Figures, Results
 from scripts.bench.row import Options as BenchOptions
 from scripts.lecture.cell import Model, Options, Outcome, all_models, pace, run
 from scripts.lecture.models import Comparison, worker_counts
@@ -127,10 +127,10 @@ def test_sentences_say_what_the_figures_say() -> None:
         for clients, cost in ((1, 10.0), (1000, 150.0))
     ]
     names = ["mpchat-w1", "mpchat-w2", "mpchat-w3"]
-    runs = {
-        ("flood", name): [Figures("flood", name, deliveries_per_s=pace)]
+    runs = Results(
+        (("flood", name), [Figures("flood", name, deliveries_per_s=pace)])
         for name, pace in zip(names, (1e6, 2e6, 2.1e6), strict=True)
-    }
+    )
 
     assert growth_lines(cells) == ["poll: an answer with 1,000 watched costs 15.0 times what it costs with 1"]
     assert workers_lines(names, runs, cores=8)[0].startswith("mpchat-w2 pays off")

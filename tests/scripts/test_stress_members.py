@@ -188,10 +188,15 @@ def test_one_number_is_one_message_for_everybody() -> None:
     said = Said("bob", "text", 1.0)
     for other_said in (said._replace(sender="eve"), said._replace(at=2.0)):
         findings = Findings()
-        ledger = Ledger(RUN, findings, checked=True)
-        for version in (said, other_said):
-            ledger.heard("x", Heard("e", ROOM, 1, version))
+        ledger = Ledger(RUN, findings)
+        for version in (said, said, other_said):
+            process = Ledger(RUN, findings)
+            process.rooms["e", ROOM] = {1: version}
+            process.last["e", ROOM] = 7
+            process.owed = [Sent(ROOM, "bob", 1)]
+            ledger.add("x", process)
         only(findings, differing=1)
+        assert (len(ledger), ledger.last["e", ROOM], len(ledger.owed)) == (1, 7, 3)
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,16 @@ import socket
 import time
 from collections.abc import Sequence
 
-from scripts.bench.load.plan import ANSWER_S, ORDERS_FD, WAIT_S, LoadError
+from scripts.bench.load.plan import ANSWER_S, WAIT_S, LoadError
 from scripts.bench.wire import Wire
 
 
 class Asker:
     """Asks on each of some connections, the next question ``pause_s`` after the one before."""
 
-    def __init__(self, wire: Wire, socks: Sequence[socket.socket], pause_s: float) -> None:
+    def __init__(self, wire: Wire, socks: Sequence[socket.socket], pause_s: float, orders: int) -> None:
         self._wire = wire
+        self._orders = orders  # the descriptor that orders come on
         self._socks = {sock.fileno(): sock for sock in socks}
         self._pause_s = pause_s
         # When each connection asks next; they begin one after the other, never all at once.
@@ -28,14 +29,14 @@ class Asker:
         self._answers = dict.fromkeys(self._socks, b"")
         self.trips_ns: dict[int, list[int]] = {fd: [] for fd in self._socks}
         self._poll = select.poll()
-        for fd in (ORDERS_FD, *self._socks):
+        for fd in (self._orders, *self._socks):
             self._poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
         """Ask until an order comes, then wait for the open answers."""
         while not self._turn(self._ask_due()):
             pass
-        self._poll.unregister(ORDERS_FD)
+        self._poll.unregister(self._orders)
         deadline = time.monotonic() + ANSWER_S
         while self._asked:
             self._turn(WAIT_S)
@@ -55,7 +56,7 @@ class Asker:
         """Read what has come; return True when there is an order to read."""
         ordered = False
         for fd, _ in self._poll.poll(timeout_s * 1e3):
-            if fd == ORDERS_FD:
+            if fd == self._orders:
                 ordered = True
             else:
                 self._read(fd)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from scripts.bench.load.asker import Asker
-from scripts.bench.load.plan import ANSWER_S, NOT_COUNTING, ORDERS_FD, WAIT_S, Board, LoadError, Plan
+from scripts.bench.load.plan import ANSWER_S, NOT_COUNTING, WAIT_S, Board, LoadError, Plan
 from scripts.bench.load.witness import Witness, witness_of
 from scripts.bench.wire import GO_SENDER, WIRES, Wire
+from scripts.common.latency import Latency
 
 # Bytes of one read, at most. Larger than what a socket usually holds, so a read empties it.
 READ_SIZE = 256 * 1024
@@ -23,8 +24,6 @@ TELL_S = 0.001
 # Seconds after the last delivery in which a surplus delivery would still be seen: on a busy machine a server
 # may be stopped for some tens of milliseconds between two sends.
 AFTERMATH_S = 0.2
-# Latency samples of one process: enough for a p99, small as JSON. Beyond, only every second, third … is kept.
-MOST_SAMPLES = 50_000
 # Linux: bind to an address, but choose the port at connect, when the whole 4-tuple is known.
 IP_BIND_ADDRESS_NO_PORT = 24
 # Linux, TCP: count the bytes that have come and throw them away, without a copy.
@@ -34,16 +33,17 @@ DISCARD = socket.MSG_TRUNC
 class Crowd:
     """The connections of one process, and how many bytes each has received since it was served."""
 
-    def __init__(self, plan: Plan, board: Board) -> None:
-        """Prepare; nothing is connected yet."""
+    def __init__(self, plan: Plan, board: Board, slot: int, orders: int) -> None:
+        """Prepare; ``orders`` is the descriptor that orders come on."""
         self._plan = plan
+        self._orders = orders
         # The wire of the first room: all rooms' deliveries are equally long.
-        self._wire = WIRES[plan.wire].in_room(0) if plan.rooms else WIRES[plan.wire]
-        self._board = board
+        self._wire = WIRES[plan.wire].in_room(0) if plan.row.rooms else WIRES[plan.wire]
+        self._board, self._slot = board, slot
         # On a wire that does not send to senders, a sender reads answers only, and counts nothing.
         self.counting = plan.role == "clients" or self._wire.sender_receives
         # Bytes of the go, and of a delivery at least.
-        self._stride = self._wire.bytes_of(plan.size, 1)
+        self._stride = self._wire.bytes_of(plan.row.size, 1)
         self._tell_ns = TELL_S * 1e9 * (1 + plan.connections // 1000)
         self._epoll = select.epoll()
         self._buffer = bytearray(READ_SIZE)
@@ -79,11 +79,11 @@ class Crowd:
             if time.monotonic() > deadline:
                 raise LoadError(f"{len(waiting)} clients were not answered within {ANSWER_S:.0f} s")
         self._place_witnesses()
-        self._epoll.register(ORDERS_FD, select.EPOLLIN)
+        self._epoll.register(self._orders, select.EPOLLIN)
 
     def ask(self, connections: int, pause_s: float) -> list[list[int]]:
         """Ask on so many connections until an order comes; return each one's round trips in nanoseconds."""
-        asker = Asker(self._wire, list(self.sockets.values())[:connections], pause_s)
+        asker = Asker(self._wire, list(self.sockets.values())[:connections], pause_s, self._orders)
         asker.run()
         return list(asker.trips_ns.values())
 
@@ -124,10 +124,10 @@ class Crowd:
         return self._channel(self._room(index)).knock_of(self._plan.first + index)
 
     def _channel(self, room: int) -> Wire:
-        return self._wire.in_room(room) if self._plan.rooms else self._wire
+        return self._wire.in_room(room) if self._plan.row.rooms else self._wire
 
     def _take_early(self, fd: int, data: bytes) -> None:
-        """Count what comes before the go. Where others talk, keep its end, as long as the go would be."""
+        """Count what comes before the go. On a wire that talks, keep its last bytes: so many as a go has."""
         if self._wire.talks:
             self._tails[fd] = (self._tails.get(fd, b"") + data)[-self._stride :]
         else:
@@ -148,7 +148,7 @@ class Crowd:
         count = min(self._plan.witnesses, len(fds)) if self.counting else 0
         for index in range(count):
             fd = fds[index * len(fds) // count]
-            self._witnesses[fd] = witness_of(self._channel(self._rooms[fd]), self._plan.size)
+            self._witnesses[fd] = witness_of(self._channel(self._rooms[fd]), self._plan.row.size)
 
     # ---- counting
 
@@ -171,7 +171,7 @@ class Crowd:
         go = b'{"message":"%02d ' % GO_SENDER
         while missing:
             for fd, _ in self._epoll.poll(WAIT_S):
-                if fd == ORDERS_FD:
+                if fd == self._orders:
                     raise LoadError("the bench went on before the go had come")
                 self._take_early(fd, self._heard(fd))
                 if self._tails[fd].startswith(go, 2):
@@ -185,7 +185,7 @@ class Crowd:
         got, sockets, witnesses = self._got, self.sockets, self._witnesses
         events = self._epoll.poll(timeout_s)
         for fd, _ in events:
-            if fd == ORDERS_FD:
+            if fd == self._orders:
                 ordered = True
                 continue
             witness = witnesses.get(fd)
@@ -206,14 +206,14 @@ class Crowd:
             self.last_ns = now_ns
         if now_ns - self._told_ns >= self._tell_ns:
             self._told_ns = now_ns
-            self._board.tell(self.least())
+            self._board[self._slot] = self.least()
         return ordered
 
     def least(self) -> int:
         """Return how many messages every connection has, the go included. Looks at each connection."""
         if not self.counting or not self._got:
             return NOT_COUNTING
-        return self._wire.messages_in(self._plan.size, min(self._got.values()))[0]
+        return self._wire.messages_in(self._plan.row.size, min(self._got.values()))[0]
 
     def count(self, sent: int) -> None:
         """Read until every connection has its go and its room's part of ``sent`` messages.
@@ -226,7 +226,7 @@ class Crowd:
             total = sum(self._got.values())
             if total != progress:
                 progress, since = total, time.monotonic()
-            elif time.monotonic() - since > self._plan.stall_s:
+            elif time.monotonic() - since > self._plan.options.stall_s:
                 share = 1 + sent // self._plan.channels
                 self._faults.append(f"the slowest connection got {self.least()} of {share} messages")
                 return
@@ -244,7 +244,7 @@ class Crowd:
     def _has_all(self, sent: int) -> bool:
         if not self.counting or not self._got:
             return True
-        size, of_all = self._plan.size, sent // self._plan.channels
+        size, of_all = self._plan.row.size, sent // self._plan.channels
         if min(self._got.values()) < self._wire.bytes_of(size, 1 + of_all):
             return False
         more, full = sent % self._plan.channels, self._wire.bytes_of(size, 2 + of_all)
@@ -261,20 +261,22 @@ class Crowd:
 
     def report(self, sent: int) -> dict[str, Any]:
         """Return the number of deliveries, the gos not counted, and the faults, when ``sent`` were sent."""
+        ages = Latency()
         if not self.counting:
-            return {"deliveries": 0, "faults": [], "ages_ns": [], "last_ns": 0}
+            return {"deliveries": 0, "faults": [], "ages": ages, "last_ns": 0}
         counts = {
-            fd: self._wire.messages_in(self._plan.size, got)
+            fd: self._wire.messages_in(self._plan.row.size, got)
             for fd, got in self._got.items()
             if got != NOT_COUNTING
         }
         self._find_wrong_counts(counts, sent)
         self._faults += [witness.fault for witness in self._witnesses.values() if witness.fault]
-        ages = [age for witness in self._witnesses.values() for age in witness.ages_ns]
+        for witness in self._witnesses.values():
+            ages.add(witness.ages)
         return {
             "deliveries": sum(count - 1 for count, _ in counts.values()),
             "faults": self._faults,
-            "ages_ns": ages[:: len(ages) // MOST_SAMPLES + 1],
+            "ages": ages,
             "last_ns": self.last_ns,
         }
 

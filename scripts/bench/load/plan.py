@@ -1,10 +1,13 @@
-"""What a load process is told to do, and the counter that it shares with the others."""
+"""What a load process is told to do, and the counters that all load processes share."""
 
-import mmap
+import ctypes
 from dataclasses import dataclass
 
-# Orders come on standard input.
-ORDERS_FD = 0
+from scripts.bench.row import Options, Row
+
+# How many messages the slowest connection of each load process has. Eight aligned bytes and one writer each:
+# no lock is needed, and an old value only delays a sender.
+Board = ctypes.Array[ctypes.c_longlong]
 # Seconds that a wait for events lasts at most: a stall or a missing order is seen so late.
 WAIT_S = 0.1
 # Seconds for a connect, a knock or a question before it counts as refused.
@@ -29,41 +32,12 @@ class Plan:
     connections: int
     witnesses: int
     in_flight: int  # connections begun and not yet served; below any server's accept queue
-    size: int  # of one text
-    board: str  # the file with one counter for each load process
-    slots: int
-    slot: int
-    nap_s: float  # between two turns, so that reads are large; 0 where latency is measured
-    stall_s: float  # without any progress: give up
-    rate: float = 0.0  # messages a second; 0 is as fast as possible
-    seconds: float = 0.0
-    messages: int = 0  # stop after so many; 0 is no limit
-    window: int = 0  # messages on their way to the slowest connection, at most; in each room
-    rooms: int = 0  # 0: no rooms; else client number N is in room N modulo this
-    first: int = 0  # the number of this process's first client
+    row: Row
+    options: Options
+    window: int  # messages on their way to the slowest connection, at most; in each room
+    first: int  # the number of this process's first client
 
     @property
     def channels(self) -> int:
         """The number of rooms, or 1 without rooms."""
-        return max(1, self.rooms)
-
-
-class Board:
-    """A counter of each load process, in a file that all of them map.
-
-    Eight aligned bytes each, one writer each: no lock is needed, and an old value only delays a sender.
-    """
-
-    def __init__(self, path: str, slots: int, slot: int) -> None:
-        """Map the file at ``path``; write to ``slot`` of ``slots``."""
-        with open(path, "r+b") as file:
-            self._cells = memoryview(mmap.mmap(file.fileno(), slots * 8)).cast("q")
-        self._slot = slot
-
-    def tell(self, count: int) -> None:
-        """Write down how many messages the slowest connection of this process has."""
-        self._cells[self._slot] = count
-
-    def least(self) -> int:
-        """Return how many messages the slowest connection of all has."""
-        return min(self._cells)
+        return max(1, self.row.rooms)

@@ -71,7 +71,7 @@ class Publisher:
         room, sock = index % self._plan.channels, self._socks[index % len(self._socks)]
         wire = WIRES[self._plan.wire]
         name = index // self._plan.channels if name is None else name
-        return Sender(sock, wire.in_room(room) if self._plan.rooms else wire, name, self._plan.size)
+        return Sender(sock, wire.in_room(room) if self._plan.row.rooms else wire, name, self._plan.row.size)
 
     def go(self) -> None:
         """Send the go to each room: the message that says that all clients are there."""
@@ -83,7 +83,7 @@ class Publisher:
     def run(self) -> None:
         """Send what the plan says, then return; the last messages may still be in flight."""
         self.first_ns = time.monotonic_ns()
-        if self._plan.rate:
+        if self._plan.row.rate:
             self._send_at_rate()
         else:
             self._flood()
@@ -92,22 +92,23 @@ class Publisher:
         """Return how many messages may be sent now; 0 while a socket is full."""
         if not self._flushed():
             return 0
+        slowest: int = min(self._board)
         # The go is in the counters and not in `sent`.
-        return self._plan.window - (self.sent // self._plan.channels + 1 - self._board.least())
+        return self._plan.window - (self.sent // self._plan.channels + 1 - slowest)
 
     def _flood(self) -> None:
         """Send bursts as fast as the window allows."""
         share = max(1, self._plan.window // BURSTS // len(self._senders))
         burst = share * len(self._senders)
         moved = time.monotonic()
-        end = moved + self._plan.seconds
+        end = moved + self._plan.options.seconds
         while (now := time.monotonic()) < end or not self._flushed():
             if now < end and self._credit() >= burst:
                 for sender in self._senders:
                     self._post(sender, share)
                 self.sent += burst
                 moved = now
-            elif now - moved > self._plan.stall_s:
+            elif now - moved > self._plan.options.stall_s:
                 return
             else:
                 self._crowd.turn(0)
@@ -116,10 +117,10 @@ class Publisher:
     def _send_at_rate(self) -> None:
         """Send each message at its time. Late messages follow at once: a pause does not lower the rate."""
         begin = time.monotonic()
-        end = begin + self._plan.seconds
-        while not self._plan.messages or self.sent < self._plan.messages:
-            due = begin + self.sent / self._plan.rate
-            if due >= end or time.monotonic() > end + self._plan.stall_s:
+        end = begin + self._plan.options.seconds
+        while not self._plan.row.messages or self.sent < self._plan.row.messages:
+            due = begin + self.sent / self._plan.row.rate
+            if due >= end or time.monotonic() > end + self._plan.options.stall_s:
                 return
             self._crowd.turn(0)
             time.sleep(max(0.0, due - time.monotonic()))

@@ -5,10 +5,10 @@ Pure: it gets bytes and times, and has no socket. It also takes the age of the m
 
 import re
 import struct
-from array import array
 from collections.abc import Iterator
 
 from scripts.bench.wire import FILL, STAMP_SIZE, MemberWire, Wire
+from scripts.common.latency import Latency
 
 # Sender, number and time of a message, as its stamp has them.
 Stamp = tuple[bytes, bytes, bytes]
@@ -26,7 +26,7 @@ class Witness:
         self._rest = b""
         self._expected: dict[bytes, int] = {}
         self._last_time = b""
-        self.ages_ns = array("q")
+        self.ages = Latency()
         self.fault = ""
 
     def feed(self, data: bytes, now_ns: int) -> None:
@@ -41,11 +41,11 @@ class Witness:
             self._expected[sender] = expected + 1
             if time != self._last_time:
                 self._last_time = time
-                self.ages_ns.append(now_ns - int(time))
+                self.ages.record(now_ns - int(time))
 
     def forget(self) -> None:
         """Drop the ages taken so far: what came before the measured time."""
-        self.ages_ns = array("q")
+        self.ages = Latency()
 
     def _stamps(self, data: bytes) -> Iterator[Stamp]:
         """Yield the stamps of the whole messages in ``data``; keep the rest for the next call."""

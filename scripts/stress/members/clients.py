@@ -19,19 +19,18 @@ from scripts.common.frames import HEADER, framed, split_frames
 from scripts.stress.clients import Report
 from scripts.stress.members.census import Present
 from scripts.stress.members.conversation import Ask, Asked
-from scripts.stress.members.ledger import Heard
-from scripts.stress.members.mailbox import Span, Told
+from scripts.stress.members.ledger import Ledger
+from scripts.stress.members.mailbox import Mailbox
 from scripts.stress.members.member import (
     MOST_PAD,
     Member,
     MemberConnection,
     MembersPlan,
     RequestLoop,
-    Role,
     room_name,
 )
 from scripts.stress.members.strangers import Strangers
-from scripts.stress.members.texts import NEVER, Sent, write
+from scripts.stress.members.texts import NEVER, write
 
 # Connections of one process on their way in at a time.
 MAX_OPENING = 32
@@ -63,29 +62,21 @@ CUTS = {
 FATES = {"": 12, "behind the join": 3, "inside the join": 1, "in the past": 3}
 
 
-class News(NamedTuple):
-    """To the parent: messages that were received for the first time."""
-
-    heard: list[Heard]
-
-
 class Census(NamedTuple):
     """To the parent: which members are there by their own account, and by the server's answers."""
 
     round: int
     present: list[Present]
     who: dict[str, set[str]]
+    last: Counter[tuple[str, str]]  # of the ledger
 
 
 @dataclass(frozen=True, kw_only=True)
 class MembersReport(Report):
     """To the parent, last."""
 
-    owed: list[Sent]
-    last: Counter[tuple[str, str]]
-    told: list[Told]
-    got: dict[str, set[tuple[str, int]]]
-    spans: dict[str, list[Span]]
+    ledger: Ledger
+    mailbox: Mailbox
 
 
 def _drawn(chooser: random.Random, weights: dict[str, int]) -> str:
@@ -99,7 +90,7 @@ class MembersLoop(RequestLoop):
         """Prepare; ``pipe`` leads to the parent."""
         super().__init__(plan, pipe)
         self.strangers = Strangers(self)
-        self._paused: list[tuple[float, MemberConnection]] = []  # connections that do not read, until when
+        self._paused: dict[MemberConnection, float] = {}  # connections that do not read, until when
         self._since = self._acted = 0.0
         self._cut_since = 0.0
         self._round = 0
@@ -141,7 +132,7 @@ class MembersLoop(RequestLoop):
                 opening += self._connect(member, now)
 
     def _connect(self, member: Member, now: float) -> bool:
-        connection = self.open(Role.OWN, member.name, member)
+        connection = self.open(member.name, member)
         if connection is None:
             return False
         if member.token and self._cuts_due(now):
@@ -240,7 +231,7 @@ class MembersLoop(RequestLoop):
         own = member is not None and member.connection is connection
         if not connection.address[1]:
             self.counts[why] += 1  # it never began
-        elif own or connection.role is not Role.OWN:  # else it was to be ended, or has ended itself
+        elif own or member is None:  # else it was to be ended, or has ended itself
             self.died.append((connection.address, f"{connection.name}: {why}"))
         if member is not None and own:
             self._be_unsure(member, connection)
@@ -325,7 +316,7 @@ class MembersLoop(RequestLoop):
 
     @staticmethod
     def _be_unsure(member: Member, connection: MemberConnection) -> None:
-        """Note that a join may be granted of which the member will never hear."""
+        """Note where the server may grant a join whose answer the member will never get."""
         if any(asked.kind is Ask.JOIN for asked in connection.talk.asked):
             member.unsure = True
 
@@ -400,7 +391,7 @@ class MembersLoop(RequestLoop):
 
     def _do_pause(self, member: Member, connection: MemberConnection) -> None:
         """Read nothing for a while."""
-        self._paused.append((time.monotonic() + self.random.random(), connection))
+        self._paused[connection] = time.monotonic() + self.random.random()
         connection.reading = False
         self.watch(connection)
 
@@ -413,10 +404,10 @@ class MembersLoop(RequestLoop):
     # What is looked after.
 
     def _look_after(self, now: float) -> None:
-        for paused in [each for each in self._paused if now >= each[0]]:
-            self._paused.remove(paused)
-            paused[1].reading = True
-            self.watch(paused[1])
+        for connection in [each for each, until in self._paused.items() if now >= until]:
+            del self._paused[connection]
+            connection.reading = True
+            self.watch(connection)
         self.strangers.look_after(now)
         self._take_pages()
         self.names.overdue(now)
@@ -457,7 +448,7 @@ class MembersLoop(RequestLoop):
             self._asking = None
             talks = [(member.name, connection.talk) for member, connection in self._live()]
             present = [Present(name, talk.room, talk.position, talk.members) for name, talk in talks]
-            self.pipe.send(Census(self._round, present, self._who))
+            self.pipe.send(Census(self._round, present, self._who, self.ledger.last))
 
     # What the parent is told.
 
@@ -475,11 +466,6 @@ class MembersLoop(RequestLoop):
         all_quiet = len(live) == len(self.members) and all(each.talk.quiet for _, each in live)
         return all_quiet and len(self.connections) == len(self.members) and not self._paused
 
-    def tell(self) -> None:
-        """Report what was heard, and how far the members are."""
-        self.pipe.send(News(self.ledger.take_fresh()))
-        super().tell()
-
     def finish(self) -> None:
         """Close all connections, and report."""
         for connection in list(self.connections):
@@ -494,9 +480,6 @@ class MembersLoop(RequestLoop):
             findings=self.findings,
             counts=self.counts,
             latency=self.latency,
-            owed=self.ledger.owed,
-            last=self.ledger.last,
-            told=self.mailbox.told,
-            got=self.mailbox.got,
-            spans=self.mailbox.spans,
+            ledger=self.ledger,
+            mailbox=self.mailbox,
         )

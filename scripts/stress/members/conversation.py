@@ -5,6 +5,7 @@ mistakes.
 """
 
 from collections import deque
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ from scripts.stress.members.texts import Sent, read
 
 # Names in a notice; further ones are only counted.
 NAMED = 8
-# Bytes of history that are followed at once by what is live. With more, a member that leaves in the middle of
-# the past never receives what was said after it.
+# History of up to so many bytes comes in one piece, and what is said later comes right behind. A member that
+# leaves in the middle of a longer history never receives what was said after it.
 AT_ONCE = 24 << 10
 
 Object = dict[str, Any]
@@ -45,41 +46,39 @@ class Asked(NamedTuple):
     at: float = 0.0
 
 
+@dataclass(eq=False)
 class Conversation:
     """Checks a connection: note what is sent before taking what comes."""
 
-    def __init__(self, label: str, run: str, ledger: Ledger, mailbox: Mailbox, findings: Findings) -> None:
-        """Report to ``findings``; the ledger and the mailbox are those of all connections of a process."""
-        self.label = label
-        self.run = run
-        self.ledger = ledger
-        self.mailbox = mailbox
-        self.findings = findings
-        self.name = ""
-        self.room = ""
-        self.welcome: Object = {}
-        self.welcomes = 0
-        self.refusal = ""
-        self.recovered = self.gaps = 0
-        self.deliveries = 0
-        self.privates = 0
-        # The member sends nothing more here; the connection only reads to its end.
-        self.former = False
-        self.asked: deque[Asked] = deque()
-        self.pings: deque[int] = deque()
-        # Own messages that have not come back.
-        self.unseen: deque[int] = deque()
-        self.found: list[Object] = []
-        # The next message's number; None: any number, after a join without ``after``.
-        self.next: int | None = None
-        self.size = 0
-        self.members = 0
-        self._at_once = True
-        # The number of members: counted by notices since the first one after the welcome, and as last told.
-        self._balance: int | None = None
-        self._told: int | None = None
-        self._begin = self._end = 0.0
-        self._last_private: dict[str, int] = {}
+    label: str
+    run: str
+    ledger: Ledger  # these two of all connections of a process
+    mailbox: Mailbox
+    findings: Findings
+    name: str = ""
+    room: str = ""
+    welcome: Object = field(default_factory=dict)
+    welcomes: int = 0
+    refusal: str = ""
+    recovered: int = 0
+    gaps: int = 0
+    deliveries: int = 0
+    privates: int = 0
+    former: bool = False  # the member sends nothing more here; the connection only reads to its end
+    asked: deque[Asked] = field(default_factory=deque)
+    pings: deque[int] = field(default_factory=deque)
+    unseen: deque[int] = field(default_factory=deque)  # own messages that have not come back
+    found: list[Object] = field(default_factory=list)
+    next: int | None = None  # the next message's number; None: any number, after a join without ``after``
+    size: int = 0
+    members: int = 0
+    _at_once: bool = True
+    # The number of members: counted by notices since the first one after the welcome, and as last told.
+    _balance: int | None = None
+    _told: int | None = None
+    _begin: float = 0.0
+    _end: float = 0.0
+    _last_private: dict[str, int] = field(default_factory=dict)
 
     # What is sent.
 
@@ -181,7 +180,7 @@ class Conversation:
         return first
 
     def _leave_room(self, asked: Asked) -> None:
-        """Check that all that was said before the join came back before the welcome."""
+        """Check that the welcome came after all messages that were sent before the join."""
         while self.unseen and self.unseen[0] < asked.number:
             sent = Sent(self.room, self.name, self.unseen.popleft())
             if self._at_once:

@@ -1,6 +1,7 @@
 """What was said in every room: one message under one number, each sender in its own order. Pure."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from scripts.stress.findings import Findings
@@ -32,37 +33,42 @@ class Heard(NamedTuple):
         return f"{self.seq} in {self.room}, {self.said}"
 
 
+@dataclass
 class Ledger:
-    """All messages that a member has received, by room and number."""
+    """All messages that the members of a process have received, by room and number."""
 
-    def __init__(self, run: str, findings: Findings, *, checked: bool = False) -> None:
-        """Report to ``findings``; ``checked``: each message was already checked by another ledger."""
-        self.run = run
-        self.findings = findings
-        self.checked = checked
-        self.rooms: dict[tuple[str, str], dict[int, Said]] = {}
-        # The highest number that a welcome or a message has named.
-        self.last: Counter[tuple[str, str]] = Counter()
-        # Messages whose sender left the past of a room right after them: it need not have received them.
-        self.owed: list[Sent] = []
-        self._fresh: list[Heard] = []
+    run: str
+    findings: Findings
+    rooms: dict[tuple[str, str], dict[int, Said]] = field(default_factory=dict)
+    # The highest number that a welcome or a message has named.
+    last: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # Messages whose sender left the room while it still got history: they need not have come back to it.
+    owed: list[Sent] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return the number of different messages."""
         return sum(map(len, self.rooms.values()))
 
     def heard(self, label: str, heard: Heard) -> None:
-        """Compare a message that ``label`` received with what all others received under its number."""
-        room = self.rooms.setdefault((heard.epoch, heard.room), {})
-        known = room.get(heard.seq)
-        if known is None:
-            room[heard.seq] = heard.said
-            self._fresh.append(heard)
+        """Check a message that ``label`` received, the first time also against its sender and room."""
+        if self._compare(label, heard):
             self.reached(heard.epoch, heard.room, heard.seq)
-            if not self.checked:
-                self._check(label, heard)
-        elif known != heard.said:
+            self._check(label, heard)
+
+    def _compare(self, label: str, heard: Heard) -> bool:
+        """Compare a message with what all others received under its number; True: it is the first."""
+        known = self.rooms.setdefault((heard.epoch, heard.room), {}).setdefault(heard.seq, heard.said)
+        if known != heard.said:
             self.findings.note("differing", f"{label} got {heard}; others {known}, at {known.at}")
+        return known is heard.said
+
+    def add(self, name: str, other: "Ledger") -> None:
+        """Compare with the ledger of another process, which is called ``name``, and take over what it has."""
+        for (epoch, room), messages in other.rooms.items():
+            for seq, said in messages.items():
+                self._compare(name, Heard(epoch, room, seq, said))
+        self.last |= other.last
+        self.owed += other.owed
 
     def _check(self, label: str, heard: Heard) -> None:
         sent = read(self.run, heard.said.text)
@@ -73,11 +79,6 @@ class Ledger:
         """Note that a room has reached the number ``seq``."""
         if seq > self.last[epoch, room]:
             self.last[epoch, room] = seq
-
-    def take_fresh(self) -> list[Heard]:
-        """Return the messages that were received for the first time since the last call."""
-        fresh, self._fresh = self._fresh, []
-        return fresh
 
     def judge(self) -> None:
         """Compare the order of every room with its senders' own counts; once, at the end."""

@@ -1,5 +1,6 @@
 """Private messages: each reaches its addressee once, and comes back to its sender once. Pure."""
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from scripts.stress.findings import Findings
@@ -24,16 +25,15 @@ class Span(NamedTuple):
     end: float
 
 
+@dataclass
 class Mailbox:
     """Private messages of all members, and what is needed to say which are missing."""
 
-    def __init__(self, findings: Findings) -> None:
-        """Report to ``findings``."""
-        self.findings = findings
-        self.told: list[Told] = []
-        self.spans: dict[str, list[Span]] = {}
-        self.got: dict[str, set[tuple[str, int]]] = {}
-        self._confirmed: set[tuple[str, int]] = set()
+    findings: Findings
+    told: list[Told] = field(default_factory=list)
+    spans: dict[str, list[Span]] = field(default_factory=dict)
+    got: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    _confirmed: set[tuple[str, int]] = field(default_factory=set)
 
     def came(self, label: str, name: str, sender: str, number: int) -> None:
         """Note that ``name`` received a private message from ``sender``."""
@@ -49,14 +49,11 @@ class Mailbox:
         self._confirmed.add((told.sender, told.number))
         self.told.append(told)
 
-    def merge(
-        self, told: list[Told], got: dict[str, set[tuple[str, int]]], spans: dict[str, list[Span]]
-    ) -> None:
+    def add(self, other: "Mailbox") -> None:
         """Add what another process noted; its members are other ones."""
-        self.told += told
-        self.got |= got
-        for name, more in spans.items():
-            self.spans.setdefault(name, []).extend(more)
+        self.told += other.told
+        self.got |= other.got
+        self.spans |= other.spans
 
     def judge(self) -> None:
         """Report messages that came back to their sender but not to an addressee that was surely there."""

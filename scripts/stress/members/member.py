@@ -3,8 +3,7 @@
 import json
 import socket
 import time
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -16,7 +15,7 @@ from scripts.stress.members.mailbox import Mailbox
 from scripts.stress.members.names import Names
 from scripts.stress.members.texts import write
 
-# Bytes that the system keeps for those connections that shall fall behind, and every so many are such.
+# Bytes of the receive buffer of connections that are to fall behind; one connection of so many is.
 TINY_BUFFER = 4096
 TINY_EVERY = 3
 # Bytes more in a test message, at most.
@@ -38,24 +37,15 @@ class MembersPlan(Plan):
     patience: float  # seconds for anything that the server owes
 
 
-class Role(Enum):
-    """Whose connection it is."""
-
-    OWN = "own"
-    IMPOSTOR = "impostor"  # tries to take a member's name
-    HEIR = "heir"  # waits for the name of a guest that has left
-
-
 class MemberConnection(Connection):
     """One connection: its conversation, and how it is meant to end."""
 
-    def __init__(self, number: int, role: Role, talk: Conversation) -> None:
+    def __init__(self, number: int, talk: Conversation) -> None:
         """Open a socket; ``number`` is unique in its process."""
         super().__init__(talk.label)
         self.number = number
-        self.role = role
         self.talk = talk
-        self.member: Member | None = None
+        self.member: Member | None = None  # None: a stranger's
         self.fate = ""  # the cut that was decided when it began
         self.shown = 0  # welcomes that were looked at
         self.asked_name = ""
@@ -69,25 +59,23 @@ class MemberConnection(Connection):
         return bool(self.talk.welcomes) and not self.talk.former and not self.closed
 
 
+@dataclass(eq=False)
 class Member:
-    """What a member takes along from one connection to the next."""
+    """What a member takes along from one connection to the next; ``number`` is unique in its process."""
 
-    def __init__(self, number: int, name: str) -> None:
-        """Begin as ``name``; ``number`` is unique in its process."""
-        self.number = number
-        self.name = name
-        self.names = 0  # that it had before
-        self.token = ""
-        self.room = ""
-        self.epoch = ""
-        self.seen: dict[str, int] = {}
-        self.said = 0
-        self.told = 0
-        self.connection: MemberConnection | None = None
-        self.back_at = 0.0
-        self.had_name = 0.0  # when it surely had its name (seconds, monotonic)
-        # It may have a newer token that it never received, or may have released its name.
-        self.unsure = False
+    number: int
+    name: str
+    names: int = 0  # that it had before
+    token: str = ""
+    room: str = ""
+    epoch: str = ""
+    seen: dict[str, int] = field(default_factory=dict)
+    said: int = 0
+    told: int = 0
+    connection: MemberConnection | None = None
+    back_at: float = 0.0
+    had_name: float = 0.0  # when it surely had its name (seconds, monotonic)
+    unsure: bool = False  # it may have a newer token that it never received, or may have released its name
 
 
 class RequestLoop(ClientLoop[MemberConnection]):
@@ -112,13 +100,13 @@ class RequestLoop(ClientLoop[MemberConnection]):
         """Return the name of any room."""
         return room_name(self.random.randrange(self.plan.rooms))
 
-    def open(self, role: Role, label: str, member: Member | None = None) -> MemberConnection | None:
-        """Begin a connection, of ``member`` where it is its own; None when it fails at once."""
+    def open(self, label: str, member: Member | None = None) -> MemberConnection | None:
+        """Begin a connection, of ``member`` or of a stranger; None when it fails at once."""
         self._opened += 1
         talk = Conversation(
             f"{label}/{self._opened}", self.plan.run, self.ledger, self.mailbox, self.findings
         )
-        connection = MemberConnection(self._opened, role, talk)
+        connection = MemberConnection(self._opened, talk)
         if self._opened % TINY_EVERY == 0:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, TINY_BUFFER)
         connection.deadline = time.monotonic() + self.plan.patience

@@ -1,27 +1,25 @@
 """Which member has which name, as the members of a process know it. Pure: times are given."""
 
+from dataclasses import dataclass, field
+
 from scripts.stress.findings import Findings
 
 
+@dataclass
 class Names:
     """Finds two connections with one name, and names refused that are free."""
 
-    def __init__(self, findings: Findings, hold: float, patience: float) -> None:
-        """Report to ``findings``.
-
-        ``hold``: seconds that the server keeps a name for its owner; ``patience``: seconds that the server
-        may take for what it owes.
-        """
-        self.findings = findings
-        self.hold = hold
-        self.patience = patience
-        self._here: dict[str, dict[int, str]] = {}  # name → number of each connection → what findings call it
-        self._left: dict[str, float] = {}  # when a name last had a connection
-        self._freed: set[str] = set()  # names whose owner has closed its connection in order
-        self._to_end: dict[int, tuple[float, str]] = {}
+    findings: Findings
+    hold: float  # seconds that the server keeps a name for its owner
+    patience: float  # seconds that the server may take for what it owes
+    # Name → number of each connection → what findings call it.
+    _here: dict[str, dict[int, str]] = field(default_factory=dict)
+    _left: dict[str, float] = field(default_factory=dict)  # when a name last had a connection
+    _freed: set[str] = field(default_factory=set)  # names whose owner has closed its connection in order
+    _to_end: dict[int, tuple[float, str]] = field(default_factory=dict)
 
     def welcomed(self, name: str, number: int, label: str, now: float, *, owner: bool) -> None:
-        """Note that a connection was let in under a name; earlier ones with this name have to be ended."""
+        """Note that a connection was let in under a name; the server has to end earlier ones with it."""
         here = self._here.setdefault(name, {})
         if owner:
             self._freed.discard(name)

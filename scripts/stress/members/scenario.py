@@ -1,6 +1,7 @@
 """The scenario of members: how they are started, and compared with each other at the end."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -12,7 +13,7 @@ from scripts.stress.faults import Fault, Storms
 from scripts.stress.findings import Findings
 from scripts.stress.fleet import ClientProcess
 from scripts.stress.members.census import compare
-from scripts.stress.members.clients import Census, MembersLoop, MembersReport, News
+from scripts.stress.members.clients import Census, MembersLoop, MembersReport
 from scripts.stress.members.ledger import Ledger
 from scripts.stress.members.mailbox import Mailbox
 from scripts.stress.members.member import MembersPlan
@@ -90,7 +91,7 @@ class MembersScenario(Scenario):
         assert isinstance(run.options, MembersOptions)
         self.options = run.options
         self.quiet_timeout = 2 * run.options.patience
-        self.ledger = Ledger(run.name, run.findings, checked=True)
+        self.ledger = Ledger(run.name, run.findings)
         self.mailbox = Mailbox(run.findings)
         self._members: list[ClientProcess] = []
         self._census: dict[ClientProcess, Census] = {}
@@ -133,16 +134,11 @@ class MembersScenario(Scenario):
 
     def hear(self, process: ClientProcess, said: object) -> None:
         """Compare what a process heard with what the others heard."""
-        if isinstance(said, News):
-            for each in said.heard:
-                self.ledger.heard(process.plan.name, each)
-        elif isinstance(said, Census):
+        if isinstance(said, Census):
             self._census[process] = said
         elif isinstance(said, MembersReport):
-            self.ledger.owed += said.owed
-            self.mailbox.merge(said.told, said.got, said.spans)
-            for (epoch, room), seq in said.last.items():
-                self.ledger.reached(epoch, room, seq)
+            self.ledger.add(process.plan.name, said.ledger)
+            self.mailbox.add(said.mailbox)
 
     def before_leaving(self, processes: list[ClientProcess]) -> tuple[Any, ...]:
         """Ask which members are there until all answers agree, or it is clear that they do not."""
@@ -171,9 +167,11 @@ class MembersScenario(Scenario):
         found = Findings()
         taken = list(self._census.values())
         present = [each for census in taken for each in census.present]
-        last = {room: self.ledger.last[epoch, room] for epoch, room in self.ledger.last}
+        last: Counter[str] = Counter()
+        for reached in (self.ledger.last, *(census.last for census in taken)):  # first, of those that left
+            last |= Counter({room: seq for (_, room), seq in reached.items()})
         for census in taken:
-            compare(present, census.who, lambda room: last.get(room, 0), found)
+            compare(present, census.who, last.__getitem__, found)
         if len(present) != self.options.processes * self.options.connections:
             found.note("hung", f"{len(present)} members are there at the end")
         return found
@@ -184,24 +182,3 @@ class MembersScenario(Scenario):
         self.ledger.judge()
         rooms = len(self.ledger.rooms)
         self.run.verdict.counts.update(messages=len(self.ledger), rooms_used=rooms)
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Return the scenario's own rows of the table."""
-        counts = self.run.verdict.counts
-        return [
-            (
-                "messages",
-                f"{counts['messages']} in {counts['rooms_used']} rooms, {counts['deliveries']} deliveries "
-                f"checked, {counts['privates']} private ones",
-            ),
-            (
-                "came back",
-                f"{counts['welcomes']} welcomes, {counts['recovered']} without a gap, {counts['gaps']} with "
-                f"a gap that the server named",
-            ),
-            (
-                "names",
-                f"{counts['name_taken']} refused to strangers, {counts['inherited']} inherited after their "
-                f"time, {counts['renamed']} lost by members with an old token or an orderly end",
-            ),
-        ]

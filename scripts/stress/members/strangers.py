@@ -1,24 +1,24 @@
 """Strangers among the members: impostors that try a member's name, and heirs that wait for a free one."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from scripts.stress.members.member import Member, MemberConnection, RequestLoop, Role
+from scripts.stress.members.member import Member, MemberConnection, RequestLoop
 
 # Heirs of one process at a time, and seconds between two tries of an heir.
 MOST_HEIRS = 3
 TRY_EVERY = 0.5
 
 
+@dataclass(eq=False)
 class Heir:
-    """Waits for the name of a guest that has left: it is its own guest first."""
+    """A client that joins as a guest, leaves, and tries the guest's name again until it is free."""
 
-    def __init__(self, name: str) -> None:
-        """Wait for ``name``."""
-        self.name = name
-        self.next = 0.0
-        self.guest_left = False
-        self.connection: MemberConnection | None = None
+    name: str
+    next: float = 0.0
+    guest_left: bool = False
+    connection: MemberConnection | None = None
 
 
 class Strangers:
@@ -33,7 +33,7 @@ class Strangers:
     def try_name(self, member: Member) -> None:
         """Let an impostor try the name of ``member``."""
         loop = self._loop
-        impostor = loop.open(Role.IMPOSTOR, "impostor")
+        impostor = loop.open("impostor")
         if impostor is None:
             return
         impostor.asked_name = member.name
@@ -56,7 +56,7 @@ class Strangers:
         """Let heirs try again."""
         for heir in self._heirs:
             if heir.connection is None and now >= heir.next:
-                heir.connection = self._loop.open(Role.HEIR, "heir")
+                heir.connection = self._loop.open("heir")
                 if heir.connection is not None:
                     heir.connection.asked_name = heir.name
                     self._loop.ask_to_join(heir.connection, {"name": heir.name})

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, ClassVar, NamedTuple
 
-from scripts.common.frames import HEADER, is_error, split_frames
+from scripts.common.frames import HEADER, is_error
 from scripts.common.latency import Latency
 from scripts.stress.clients import ClientLoop, Connection, Plan, Report
+from scripts.stress.plain.conflicts import Reader
 from scripts.stress.plain.messages import TestMessages
-from scripts.stress.plain.order import OneOrder, Reader
+from scripts.stress.plain.order import OneOrder
 
 # The first bytes of every connection: the server rejects them, so it answers, and no other client sees it.
 HELLO = b"\0\0"
@@ -50,7 +51,7 @@ class OrderPart(NamedTuple):
 
     segment: int
     joined: int
-    data: bytes
+    frames: list[bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,6 @@ class PlainLoop(ClientLoop[PlainConnection]):
     pause = SWEEP_PAUSE
     look_for = 0.0
     sampled: ClassVar[bool] = False  # latencies are measured here
-    by_frame: ClassVar[bool] = False  # replies to one client alone are expected and looked at
 
     def __init__(self, plan: PlainPlan, pipe: "Pipe[Any, Any]") -> None:
         """Prepare; ``pipe`` leads to the parent."""
@@ -205,35 +205,28 @@ class PlainLoop(ClientLoop[PlainConnection]):
     # What clients receive.
 
     def received(self, connection: PlainConnection, data: bytes) -> None:
-        """Compare the next bytes with the order, and measure how long messages took."""
-        if not connection.joined or self.by_frame:
-            data = self.look(connection, data)
-        if not data:
-            return
+        """Compare the next frames with the order, and measure how long messages took."""
+        frames = self.look(connection, data)
         reader = connection.reader
         before = reader.position
-        self.order.feed(reader, data)
+        self.order.feed(reader, frames)
         if self.sampled and self.phase and before and reader.position > before:
             now = time.monotonic_ns()
             latency = self.latency.setdefault(self.phase, Latency())
             for sent in self.order.sent_between(before, reader.position):
                 latency.record(now - sent)
 
-    def look(self, connection: PlainConnection, data: bytes) -> bytes:
-        """Handle replies to this client alone; return the rest, which is for the order."""
-        frames, connection.carry = split_frames(connection.carry + data)
+    def look(self, connection: PlainConnection, data: bytes) -> list[bytes]:
+        """Handle replies to this client alone; return the other frames, which are for the order."""
         shared = []
-        for frame in frames:
+        for frame in connection.reader.split(data):
             if not is_error(frame):
                 shared.append(frame)
-            elif not connection.joined:
-                self.has_joined(connection)
-            else:
+            elif connection.joined:
                 self.rejected(connection, frame)
-        if connection.joined and not self.by_frame:
-            shared.append(connection.carry)
-            connection.carry = b""
-        return b"".join(shared)
+            else:
+                self.has_joined(connection)
+        return shared
 
     def rejected(self, connection: PlainConnection, frame: bytes) -> None:
         """Note that the server rejected something that this connection sent."""
@@ -244,8 +237,8 @@ class PlainLoop(ClientLoop[PlainConnection]):
     def tell(self) -> None:
         """Report the next part of the order, and how far the clients are."""
         self.order.settle()
-        for segment, data in self.order.take():
-            self.pipe.send(OrderPart(segment, self.order.began.get(segment, 0), data))
+        for segment, frames in self.order.take():
+            self.pipe.send(OrderPart(segment, self.order.began.get(segment, 0), frames))
         there = sum(self.order.frames_of(connection.reader) for connection in self.connections)
         self.counts["deliveries"] = self.order.delivered + there
         super().tell()

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from scripts.common.frames import split_frames
 from scripts.stress.findings import Findings
 from scripts.stress.plain.messages import TestMessages
 
@@ -23,24 +24,30 @@ class State(Enum):
 
 @dataclass(eq=False, slots=True)
 class Reader:
-    """One stream. Offsets are bytes of the order, counted from where its segment began."""
+    """One stream. Places count the frames of the order from where its segment began."""
 
     name: str
     joined: int = NEVER  # ns, monotonic; a message that was sent later must be in its stream
     weight: int = 1  # its votes
+    segment: int = 0  # of the order that it reports, where it is a process
     state: State = State.WAITING
     floor: int = 0  # end of the order when it was about to join
     start: int = 0
     position: int = 0
-    tail: bytes = b""  # read, but not matched yet: half a frame, or all since it went apart
-    first: int = 0  # count of the frame it began with
+    unmatched: list[bytes] = field(default_factory=list)  # all since it went apart, or since it came
+    rest: bytes = b""  # half a frame
     leaving: bool = False
     tries: int = 0
+
+    def split(self, data: bytes) -> list[bytes]:
+        """Return the frames that ``data``, the next bytes of the stream, completes."""
+        frames, self.rest = split_frames(self.rest + data)
+        return frames
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Instead of the order's bytes from ``start`` to ``end``, ``reader`` received ``got``."""
+    """Instead of the order's frames from ``start`` to ``end``, ``reader`` received ``got``."""
 
     start: int
     end: int
@@ -48,7 +55,7 @@ class Conflict:
     reader: Reader
 
 
-def meeting(ours: tuple[bytes, ...], got: list[bytes], agreement: int) -> tuple[int, int] | None:
+def meeting(ours: Sequence[bytes], got: Sequence[bytes], agreement: int) -> tuple[int, int] | None:
     """Return how many frames of each to leave out, as few as possible, until ``agreement`` frames are equal.
 
     With ``agreement`` 1 the streams are at their end: they must then agree for as long as both go on.
@@ -61,7 +68,7 @@ def meeting(ours: tuple[bytes, ...], got: list[bytes], agreement: int) -> tuple[
                 continue
             if agreement > 1:
                 length = agreement
-            if ours[skipped : skipped + length] == tuple(got[kept : kept + length]):
+            if ours[skipped : skipped + length] == got[kept : kept + length]:
                 return skipped, kept
     return None
 
@@ -86,25 +93,25 @@ class Namer:
     findings: Findings
 
     def compare(
-        self, who: str, truth: Sequence[bytes], got: Sequence[bytes], known: Callable[[bytes], bool]
+        self, client: str, truth: Sequence[bytes], got: Sequence[bytes], known: Callable[[bytes], bool]
     ) -> None:
         """Report how ``got`` differs from ``truth``; ``known``: is this frame elsewhere in the order?"""
         note, shown = self.findings.note, self.tests.shown
         missing = Counter(truth) - Counter(got)
         extra = Counter(got) - Counter(truth)
         for frame in missing.elements():
-            note("lost", f"{who} did not get {shown(frame)}")
+            note("lost", f"{client} did not get {shown(frame)}")
         for frame in extra.elements():
             if known(frame) or frame in truth:
-                note("doubled", f"{who} got {shown(frame)} twice")
+                note("doubled", f"{client} got {shown(frame)} twice")
             else:
-                note("strange", f"{who} got {shown(frame)}, which no other client got")
+                note("strange", f"{client} got {shown(frame)}, which no other client got")
         if missing or extra:
             return
         names = ", ".join(map(shown, got[:6]))
-        note("differing", f"{who} got {names} in another order than the others")
+        note("differing", f"{client} got {names} in another order than the others")
         if self._descends(got):
-            note("reordered", f"{who} got one sender's messages out of order: {names}")
+            note("reordered", f"{client} got one sender's messages out of order: {names}")
 
     def _descends(self, frames: Sequence[bytes]) -> bool:
         """Say whether any sender's numbers go down."""

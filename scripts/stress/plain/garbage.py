@@ -16,7 +16,7 @@ import socket
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from scripts.common.frames import HEADER, framed, split_frames
+from scripts.common.frames import HEADER, framed
 from scripts.stress.clients import reset_at_close
 from scripts.stress.faults import Fault
 from scripts.stress.fleet import ClientProcess
@@ -140,8 +140,6 @@ class _Batch:
 class GarbageSenders(PlainLoop):
     """Sends its inputs over its connections until all are answered."""
 
-    by_frame = True
-
     def __init__(self, plan: PlainPlan, pipe: "Pipe[Any, Any]") -> None:
         """Prepare; ``pipe`` leads to the parent."""
         super().__init__(plan, pipe)
@@ -195,14 +193,14 @@ class GarbageSenders(PlainLoop):
         if wrong:
             self.findings.note("answers", wrong)
 
-    def look(self, connection: PlainConnection, data: bytes) -> bytes:
+    def look(self, connection: PlainConnection, data: bytes) -> list[bytes]:
         """Notice the proof in what comes."""
-        data = super().look(connection, data)
+        frames = super().look(connection, data)
         batch = self._batches.get(connection)
-        for stamp in filter(None, map(self.tests.read, split_frames(data)[0] if batch else [])):
+        for stamp in filter(None, map(self.tests.read, frames if batch else [])):
             if batch and stamp[:2] == (connection.sender, batch.proof):
                 batch.proved = True
-        return data
+        return frames
 
     def complete(self) -> bool:
         """Say whether all inputs were answered."""

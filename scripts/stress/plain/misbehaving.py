@@ -7,7 +7,6 @@ where the server cut it off.
 import select
 import socket
 import time
-from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -17,7 +16,7 @@ from scripts.stress.plain.clients import PlainConnection, PlainLoop, PlainPlan
 
 # Bytes of receive buffer of a stalled client: few, so that the server notices soon.
 STALLED_BUFFER = 4096
-# Every so many of the stalled clients read one byte a second; the others read nothing.
+# One of so many stalled clients reads a byte a second; the others read nothing.
 TRICKLE_EVERY = 5
 # Seconds between two bytes, and between two looks for connections that the server has ended.
 TRICKLE_PAUSE = 1.0
@@ -31,22 +30,14 @@ JUDGE_AFTER = 3.0
 _HANGUP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
-@dataclass(frozen=True)
-class _CutOff:
-    """Where a client was when the server cut it off."""
-
-    at: float  # seconds, monotonic
-    segment: int
-    offset: int
-
-
 class Stopped(PlainLoop):
     """A process that the parent stops and continues (SIGSTOP); the server may cut its clients off."""
 
     def __init__(self, plan: PlainPlan, pipe: "Pipe[Any, Any]") -> None:
         """Prepare; ``pipe`` leads to the parent."""
         super().__init__(plan, pipe)
-        self._cut: list[_CutOff] = []
+        # When a client was cut off (seconds, monotonic), in which segment, and behind how many of its bytes.
+        self._cut: list[tuple[float, int, int]] = []
 
     def ended(self, connection: PlainConnection, why: str) -> None:
         """Count a client that was cut off; before it has joined, that is a fault as elsewhere."""
@@ -54,8 +45,8 @@ class Stopped(PlainLoop):
             super().ended(connection, why)
             return
         self.counts["cut_off"] += 1
-        offset = max(connection.reader.position, connection.reader.floor)
-        self._cut.append(_CutOff(time.monotonic(), self.order.segment, offset))
+        place = max(connection.reader.position, connection.reader.floor)
+        self._cut.append((time.monotonic(), self.order.segment, self.order.bytes_before(place)))
         self.close(connection)
 
     def tell(self) -> None:
@@ -73,10 +64,10 @@ class Stopped(PlainLoop):
 
         Where a new segment has begun since, it is not known how far they were.
         """
-        while self._cut and now - self._cut[0].at >= JUDGE_AFTER:
-            cut = self._cut.pop(0)
-            near = self.order.end - cut.offset < CUT_OFF_BEHIND
-            self.counts["unexplained"] += cut.segment == self.order.segment and near
+        while self._cut and now - self._cut[0][0] >= JUDGE_AFTER:
+            _, segment, got = self._cut.pop(0)
+            near = self.order.bytes_before(self.order.end) - got < CUT_OFF_BEHIND
+            self.counts["unexplained"] += segment == self.order.segment and near
 
 
 class Stalled(Stopped):

@@ -4,17 +4,14 @@
 alone. :class:`Numbers` finds what happened to all clients alike.
 """
 
-from dataclasses import dataclass, field
+import sys
+from collections import defaultdict
 
-from scripts.common.frames import split_frames
 from scripts.stress.findings import Findings
 from scripts.stress.plain.messages import TestMessages
 
-
-@dataclass
-class _Sender:
-    next: int
-    missing: set[int] = field(default_factory=set)
+# The next number of a sender that was last heard in an earlier segment.
+ANY = sys.maxsize
 
 
 class Numbers:
@@ -24,53 +21,45 @@ class Numbers:
         """Report to ``findings``."""
         self._tests = tests
         self._findings = findings
-        self._senders: dict[int, _Sender] = {}
-        self._segment = 0
+        # Segment → sender → numbers in their order. A new segment begins after a time in which no client
+        # listened: a sender may have sent meanwhile, and goes on at any number.
+        self._segments: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         self.messages = 0  # test messages in the order
         self.others = 0  # notices and all other frames
 
-    def feed(self, segment: int, data: bytes) -> None:
-        """Check the next whole frames of the order.
-
-        A new ``segment`` begins after a time in which no client listened.
-        """
-        if segment != self._segment:
-            self._segment = segment
-            # A sender may have sent meanwhile and goes on at any number; missing numbers stay missing.
-            for sender in self._senders.values():
-                sender.next = -1
-        for frame in split_frames(data)[0]:
-            stamp = self._tests.read(frame)
+    def feed(self, segment: int, frames: list[bytes]) -> None:
+        """Take the next frames of the order."""
+        for stamp in map(self._tests.read, frames):
             if stamp is None:
                 self.others += 1
             else:
                 self.messages += 1
-                self._check(stamp.sender, stamp.number)
-
-    def _check(self, name: int, number: int) -> None:
-        sender = self._senders.get(name)
-        if sender is None:
-            # The first segment begins before any client sends.
-            sender = self._senders[name] = _Sender(number if self._segment else 0)
-        if sender.next < 0:
-            sender.next = number
-        if number >= sender.next:
-            sender.missing.update(range(sender.next, number))
-            sender.next = number + 1
-        elif number in sender.missing:
-            sender.missing.remove(number)
-            self._findings.note(
-                "reordered", f"{name}:{number} comes after {name}:{sender.next - 1} for all clients"
-            )
-        else:
-            self._findings.note("doubled", f"all clients got {name}:{number} twice")
+                self._segments[segment][stamp.sender].append(stamp.number)
 
     def finish(self, sent: dict[int, int]) -> None:
-        """Report missing messages; ``sent``: messages of each sender that lived to the end."""
-        for name, sender in self._senders.items():
-            for number in sorted(sender.missing):
-                self._findings.note("lost", f"no client got {name}:{number}")
+        """Report what is wrong; ``sent``: messages of each sender that lived to the end."""
+        ends: dict[int, int] = {}  # the number that would come next
+        for segment, senders in self._segments.items():
+            ends = dict.fromkeys(ends, ANY)
+            for name, numbers in senders.items():
+                # The first segment begins before any client sends.
+                ends[name] = self._check(name, numbers, numbers[0] if segment else 0)
         for name, count in sent.items():
-            seen = self._senders[name].next if name in self._senders else 0
-            for number in range(seen, count) if seen >= 0 else ():
+            for number in range(ends.get(name, 0), count):
                 self._findings.note("lost", f"no client got {name}:{number}, the last of a sender that lived")
+
+    def _check(self, name: int, numbers: list[int], first: int) -> int:
+        """Compare a sender's numbers with those from ``first`` on; return the number that would come next."""
+        seen: set[int] = set()
+        end = first
+        for number in numbers:
+            if number in seen:
+                self._findings.note("doubled", f"all clients got {name}:{number} twice")
+            elif number < end:
+                text = f"{name}:{number} comes after {name}:{end - 1} for all clients"
+                self._findings.note("reordered", text)
+            seen.add(number)
+            end = max(end, number + 1)
+        for number in sorted(set(range(first, end)) - seen):
+            self._findings.note("lost", f"no client got {name}:{number}")
+        return end

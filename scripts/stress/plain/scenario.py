@@ -1,23 +1,26 @@
 """The scenario of plain clients: how they are started, and their orders compared with each other."""
 
-import socket
+import json
 import time
 from dataclasses import dataclass
 
 import click
 
-from scripts.common.frames import split_frames
+from mpchat.client.blocking import connect_blocking
+from mpchat.errors import MpchatError
+from scripts.common.frames import HEADER
 from scripts.common.server import Address, HarnessError
 from scripts.stress.engine import Run, Scenario
 from scripts.stress.faults import Fault, Storms
 from scripts.stress.fleet import ClientProcess
 from scripts.stress.options import Options, option
 from scripts.stress.plain.clients import OrderPart, PlainLoop, PlainPlan, PlainReport, Probes
+from scripts.stress.plain.conflicts import NEVER, Reader
 from scripts.stress.plain.garbage import Garbage, GarbageSenders
 from scripts.stress.plain.messages import MARK_SENDER, TestMessages
 from scripts.stress.plain.misbehaving import Leavers, Stalled, Stalls, Stopped
 from scripts.stress.plain.numbers import Numbers
-from scripts.stress.plain.order import NEVER, OneOrder, Reader
+from scripts.stress.plain.order import OneOrder
 
 # Seconds for a mark to come back to the parent that sent it, and for all connections to read up to it.
 MARK_TIMEOUT = 30.0
@@ -50,14 +53,6 @@ class PlainOptions(Options):
         return super().any_fault or self.stall or self.garbage
 
 
-@dataclass
-class _Stream:
-    """The order as one client process sees it: a reader of the parent's order."""
-
-    reader: Reader
-    segment: int = 0
-
-
 class PlainScenario(Scenario):
     """Clients without a name, all in one order.
 
@@ -76,7 +71,7 @@ class PlainScenario(Scenario):
         self.tests = TestMessages(run.name)
         self.numbers = Numbers(self.tests, run.findings)
         self._order = OneOrder(self.tests, run.findings)
-        self._streams: dict[ClientProcess, _Stream] = {}
+        self._streams: dict[ClientProcess, Reader] = {}
         self._next_settle = 0.0
         self._mark = -1
 
@@ -99,8 +94,7 @@ class PlainScenario(Scenario):
             inputs=options.garbage_inputs,
         )
         process = self.run.start(loop, plan)
-        reader = self._order.add(Reader(plan.name, weight=connections))
-        self._streams[process] = _Stream(reader)
+        self._streams[process] = self._order.add(Reader(plan.name, weight=connections))
         return process
 
     def faults(self) -> dict[str, Fault]:
@@ -120,35 +114,31 @@ class PlainScenario(Scenario):
 
     def hear(self, process: ClientProcess, said: object) -> None:
         """Compare a process's order with that of the others."""
-        stream = self._streams[process]
+        reader = self._streams[process]
         if isinstance(said, OrderPart):
-            self._compare(stream, said)
-        elif isinstance(said, PlainReport) and not (
-            said.lived and not self._order.complete(stream.reader, self._mark)
+            if said.segment != reader.segment:
+                # All its connections had died. What it reports now begins later than where it was.
+                self._order.close(reader)
+                later = Reader(reader.name, weight=reader.weight, segment=said.segment)
+                reader = self._streams[process] = self._order.add(later, floor=reader.position)
+            if reader.joined == NEVER:
+                reader.joined = said.joined
+            self._order.feed(reader, said.frames)
+        elif isinstance(said, PlainReport) and (
+            not said.lived or self._order.complete(reader, self._mark)
         ):  # else it stays in the order, so that the end names what it lacks
-            self._order.close(stream.reader)
-
-    def _compare(self, stream: _Stream, part: OrderPart) -> None:
-        if part.segment != stream.segment:
-            # All its connections had died. What it reports now begins later than where it was.
-            old = stream.reader
-            self._order.close(old)
-            stream.segment = part.segment
-            stream.reader = self._order.add(Reader(old.name, weight=old.weight), floor=old.position)
-        if stream.reader.joined == NEVER:
-            stream.reader.joined = part.joined
-        self._order.feed(stream.reader, part.data)
+            self._order.close(reader)
 
     def step(self, now: float) -> None:
         """Settle the order now and then, so that its memory stays bounded."""
         if now >= self._next_settle:
             self._next_settle = now + SETTLE_EVERY
             self._order.settle()
-            self._check_numbers()
+            self._take_order()
 
-    def _check_numbers(self) -> None:
-        for segment, data in self._order.take():
-            self.numbers.feed(segment, data)
+    def _take_order(self) -> None:
+        for segment, frames in self._order.take():
+            self.numbers.feed(segment, frames)
 
     def before_leaving(self, processes: list[ClientProcess]) -> tuple[int, float]:
         """Send a mark: the clients leave once they have read up to it."""
@@ -159,45 +149,28 @@ class PlainScenario(Scenario):
     def judge(self, whole: bool) -> None:
         """Compare all that is left with the order, and the order with the senders' counts."""
         verdict = self.run.verdict
+        sent: dict[int, int] = {}
         if whole:
             self._order.finish(self._mark)
-            self._check_numbers()
-            reports = [process.report for process in self._streams]
-            senders = [report.senders for report in reports if isinstance(report, PlainReport)]
-            self.numbers.finish({name: count for each in senders for name, count in each.items()})
+            self._take_order()
+            for process in self._streams:
+                if isinstance(process.report, PlainReport):
+                    sent |= process.report.senders
+        self.numbers.finish(sent)
         verdict.counts.update(in_order=self.numbers.messages, others=self.numbers.others)
         limit = self.options.max_p99_ratio
         if limit is not None and verdict.ratio() > limit:
             verdict.reasons.append(f"p99 with faults is {verdict.ratio():.2f} times as long as without")
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Return the scenario's own rows of the table."""
-        counts = self.run.verdict.counts
-        return [
-            (
-                "messages",
-                f"{counts['sent']} sent, {counts['halves']} in two pieces; {counts['in_order']} in the one "
-                f"order, {counts['others']} others",
-            ),
-            ("deliveries", f"{counts['deliveries']} checked"),
-        ]
-
 
 def _send_mark(tests: TestMessages, address: Address, number: int) -> None:
     """Send a mark from a connection of its own and wait until it comes back, so that it has its place."""
+    text = json.loads(tests.frame(MARK_SENDER, number)[HEADER:])["message"]
     deadline = time.monotonic() + MARK_TIMEOUT
     try:
-        with socket.create_connection(address, MARK_TIMEOUT) as sock:
-            sock.sendall(tests.frame(MARK_SENDER, number))
-            rest = b""
-            while time.monotonic() < deadline:
-                data = sock.recv(65536)
-                if not data:
-                    raise HarnessError("the server closed the connection that sent a mark")
-                frames, rest = split_frames(rest + data)
-                for stamp in filter(None, map(tests.read, frames)):
-                    if stamp[:2] == (MARK_SENDER, number):
-                        return
-    except OSError as error:
+        with connect_blocking(*address, reconnect=False) as chat:
+            chat.send(text)
+            while chat.recv(max(0.0, deadline - time.monotonic())).text != text:
+                pass
+    except MpchatError as error:
         raise HarnessError(f"the mark did not come back: {error}") from None
-    raise HarnessError(f"the mark did not come back within {MARK_TIMEOUT:.0f} s")
