@@ -17,14 +17,12 @@ UNDER_WAY = 192 << 10  # worker.reading
 UNDER_WAY_OF_LIGHT = 96 << 10  # worker.reading
 ENOUGH = 130_000  # worker.fanout
 SWAMPED_TOGETHER = 4 << 20  # worker.rooms
-STREAMS_MEMORY = 128 << 20  # worker.rooms
-LEAST_SHARE = 16 << 10  # worker.rooms
 STATE_LIMIT = 256 << 10  # worker.migration
 MUCH = 1 << 20  # worker.downlink
 RUN_SIZE = 64 << 10  # protocol.session
 RUN_OVERHEAD = 300  # hub.history
-HISTORY_MEMORY = 128 << 20  # hub.shares
-STREAM_MEMORY = 128 << 20  # hub.shares
+HISTORY_MEMORY = 128 << 20  # ipc.shares
+STREAM_MEMORY = 128 << 20  # ipc.shares
 BLOB_SIZE = 66 << 10  # hub.delivery
 MOST_HELD = 100_000  # hub.claims; names
 MOST_CONNECTING = 100_000  # supervisor.connect_rates.MOST; addresses
@@ -138,8 +136,8 @@ def _stream(size: int, shortest: int) -> int:
 
 
 def _rooms_streams(lag: int, rooms: int) -> int:
-    shared = min(STREAMS_MEMORY, rooms * lag)
-    return _stream(shared + rooms * LEAST_SHARE, SHORTEST_NUMBERED) + rooms * ENOUGH
+    """A worker cuts streams down between two flushes: what is being sent in each room comes on top."""
+    return _stream(min(STREAM_MEMORY, rooms * lag), SHORTEST_NUMBERED) + rooms * ENOUGH
 
 
 def _hub_streams(lag: int, rooms: int) -> int:

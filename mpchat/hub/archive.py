@@ -30,7 +30,7 @@ from mpchat.hub.history_age import StampedAges
 from mpchat.hub.history_file import EARLIER_KEPT, MOVE_AWAY, HistoryFile, Numbering, UnusableFile, token
 from mpchat.hub.history_lock import lock_history
 from mpchat.hub.past import Past
-from mpchat.hub.shares import HISTORY_MEMORY
+from mpchat.ipc.shares import HISTORY_MEMORY
 
 __all__ = ["Archive", "ArchiveStatus", "Past", "Run"]
 

@@ -27,9 +27,9 @@ from mpchat.hub.history import Run
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.replay import OvertakenError, Replay
 from mpchat.hub.rooms import Rooms
-from mpchat.hub.shares import STREAM_MEMORY, Memory
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import REPLACED
+from mpchat.ipc.shares import STREAM_MEMORY, Memory
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 
 # Bytes of a blob in the stream of a room, which the room keeps beside its share: short messages become

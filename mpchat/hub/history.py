@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from mpchat.hub.limits import Kept
-from mpchat.hub.shares import HISTORY_MEMORY, Memory
+from mpchat.ipc.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.frames import cut_frames
 
 # What a run takes in memory beside its frames, in bytes.

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from mpchat.hub.history import RUN_OVERHEAD, Run
-from mpchat.hub.shares import highest_share
+from mpchat.ipc.shares import highest_share
 from mpchat.protocol.names import name_key
 
 # The application in SQLite's header: "mpch".

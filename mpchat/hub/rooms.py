@@ -12,7 +12,7 @@ import msgspec
 from mpchat.hub.history import History, Run
 from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.sequencer import NOTICE_GATHER
-from mpchat.hub.shares import HISTORY_MEMORY, Memory
+from mpchat.ipc.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import LOBBY, joined_frame, left_frame, numbered_frames, room_field
 

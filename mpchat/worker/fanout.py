@@ -212,9 +212,9 @@ class Fanout:
         return self.stream.place_of(min(cursors, default=self.stream.end)).number
 
     def trim(self, limit: int) -> None:
-        """Keep ``limit`` bytes of the stream from now on, and cut off the clients that need more."""
+        """Keep ``limit`` bytes of the stream, and cut off the clients that need more. Between two flushes."""
         self.stream.limit = limit
-        self.stream.append(b"", 0)  # which forgets what is too much
+        self.stream.trim(limit)
         for connection in self._late.slow_consumers():
             self._keeper.lost(connection, None)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mpchat.config import Config
 from mpchat.ipc.items import PLAIN
 from mpchat.ipc.limits import most_struggle
+from mpchat.ipc.shares import FREED, STREAM_MEMORY, Memory
 from mpchat.ipc.stream_buffer import Place, StreamBuffer
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.reactor import Reactor
@@ -18,10 +19,6 @@ from mpchat.worker.counters import Counters
 from mpchat.worker.fanout import Fanout, Keeper
 from mpchat.worker.post_timing import gather_time
 
-# Bytes that the streams of all members' rooms keep together here, and the least that each may keep. The hub
-# keeps as much in its own streams; see ``hub.shares``.
-STREAMS_MEMORY = 128 << 20
-LEAST_SHARE = 16 << 10
 # Bytes that may be pending in one room, what was on its way when its senders were told to wait, and in all
 # together. With more the hub must wait, and everybody with it.
 SWAMPED = 1 << 20
@@ -60,8 +57,13 @@ class Rooms:
         self.aside = self._make_fanout(ASIDE, PLAIN_FRAMING, Counters())
         # The rooms that members here are live in: for each a fan-out by framing.
         self.by_number: dict[int, dict[Framing, Fanout]] = {}
-        # How much each of these may keep of its stream, and the most since all were last trimmed to that.
-        self._share = self._largest_share = self._lag_limit
+        # What the streams of these take together, and what each of them takes that takes something.
+        self._memory = Memory(STREAM_MEMORY)
+        self._kept: dict[Fanout, int] = {}
+        # How much each may keep of its stream: less than the lag limit while memory is short. And with how
+        # much memory in use they are cut down next.
+        self._share = self._lag_limit
+        self._cut_at = self._memory.limit
         # Fan-outs but the plain one that have something to send.
         self.busy: dict[Fanout, None] = {}
 
@@ -105,23 +107,44 @@ class Rooms:
             if room.number != PLAIN:
                 room.stream.limit = self._share
             room.work(now)
-            # Nothing of a room is needed but by clients that are late; of the plain stream, by those to come.
-            if room.number != PLAIN and not room.late and room.between_flushes:
-                room.stream.forget()
+            if room.number != PLAIN:
+                self._forget_needless(room)
             if room.due() is None:
                 self.busy.pop(room, None)
+        if self._memory.used > self._cut_at:
+            self._keep_to_memory()
 
-    def _share_out(self) -> None:
-        """Divide the memory for streams among the rooms that members here are live in."""
-        share = STREAMS_MEMORY // max(1, len(self.by_number))
-        self._share = max(LEAST_SHARE, min(self._lag_limit, share))
+    def _forget_needless(self, room: Fanout) -> None:
+        """Forget what no client of a room needs: only those that are late need anything.
 
-    def keep_to_share(self) -> None:
-        """Trim the streams in which nothing is said to the share that a room has by now; call it seldom."""
-        if self._largest_share > self._share:
-            for fanout in [each for room in self.by_number.values() for each in room.values()]:
-                fanout.trim(self._share)
-        self._largest_share = self._share
+        Of the plain stream, clients to come need something too.
+        """
+        if room.late or not room.between_flushes:
+            self._note_kept(room)
+            return
+        room.stream.forget()
+        if room in self._kept:
+            self._note_kept(room)
+
+    def _note_kept(self, room: Fanout) -> None:
+        size = room.stream.size
+        self._memory.used += size - self._kept.pop(room, 0)
+        if size and len(room):
+            self._kept[room] = size
+
+    def _keep_to_memory(self) -> None:
+        """Cut down the streams that take most. Those that are being sent are cut down another time."""
+        share = self._share = self._memory.share(self._kept.values())
+        for room in [each for each, size in self._kept.items() if size > share and each.between_flushes]:
+            room.trim(share)
+            if room in self._kept:
+                self._note_kept(room)
+        self._cut_at = max(self._memory.limit, self._memory.used + self._memory.limit // FREED)
+
+    def widen_share(self) -> None:
+        """Let each room keep as much as the lag limit again, if memory is not short any more."""
+        if self._memory.used <= self._memory.limit // 2:
+            self._share, self._cut_at = self._lag_limit, self._memory.limit
 
     def due(self) -> float | None:
         """Return when :meth:`work` wants a call (seconds, monotonic): 0 for now, None for not at all."""
@@ -202,9 +225,6 @@ class Rooms:
         if fanout is None:
             fanout = room[framing] = self._make_fanout(room_number, framing, self._counters)
             fanout.stream.begin(place.number)
-            self._share_out()
-            fanout.stream.limit = self._share
-            self._largest_share = max(self._largest_share, self._share)
         self._go_to(connection, fanout, place)
 
     def reply(self, connection: Connection, frames: bytes) -> None:
@@ -285,9 +305,9 @@ class Rooms:
             return
         del fanouts[framing]
         self.busy.pop(room, None)
+        self._memory.used -= self._kept.pop(room, 0)
         if not fanouts:
             self.by_number.pop(room.number, None)
-            self._share_out()
 
     def furthest_behind(self, connections: Iterable[Connection]) -> int:
         """Return how many frames of the plain stream all plain clients among these have got."""

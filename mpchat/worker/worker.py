@@ -127,7 +127,7 @@ class Worker:
         self._longest_turn = 0.0
         self.uplink.beat(beat)
         self.clients.end_overdue(self.reactor.now)
-        self.rooms.keep_to_share()
+        self.rooms.widen_share()
 
     def _close_when_done(self, now: float, deadline: float) -> None:
         """After the last batch: give clients what they are owed until the deadline, then end in order."""

@@ -61,7 +61,7 @@ PURE = {
     "hub.rooms",
     "hub.sender_holds",
     "hub.sequencer",
-    "hub.shares",
+    "ipc.shares",
     "hub.state",
     "supervisor.balance_policy",
     "supervisor.capacity",

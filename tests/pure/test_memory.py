@@ -5,7 +5,8 @@ import pytest
 
 from mpchat import memory
 from mpchat.config import BY_NAME, resolve
-from mpchat.hub import archive, claims, delivery, history, history_file, shares
+from mpchat.hub import archive, claims, delivery, history, history_file
+from mpchat.ipc import shares
 from mpchat.memory import bounds, total
 from mpchat.protocol import session
 from mpchat.protocol.messages import message_frame
@@ -33,8 +34,6 @@ KIB, MIB = 1 << 10, 1 << 20
         (memory.UNDER_WAY_OF_LIGHT, reading.UNDER_WAY_OF_LIGHT),
         (memory.ENOUGH, fanout.ENOUGH),
         (memory.SWAMPED_TOGETHER, rooms.SWAMPED_TOGETHER),
-        (memory.STREAMS_MEMORY, rooms.STREAMS_MEMORY),
-        (memory.LEAST_SHARE, rooms.LEAST_SHARE),
         (memory.HISTORY_MEMORY, shares.HISTORY_MEMORY),
         (memory.STREAM_MEMORY, shares.STREAM_MEMORY),
         (memory.STATE_LIMIT, migration.STATE_LIMIT),
@@ -119,7 +118,7 @@ def test_each_row_is_what_the_limits_add_up_to() -> None:
         # In the hub and three workers; each 16 bytes take 160 more.
         "the stream of plain clients": 4 * (MIB + 130_000 + 73_661 * 160),
         # In three workers and in the hub; each 64 bytes take 160 more.
-        "streams of rooms": 3 * (10 * (1024 + 16) * KIB + 166_400 * 160 + 10 * 130_000)
+        "streams of rooms": 3 * (10 * MIB + 163_840 * 160 + 10 * 130_000)
         + (10 * MIB + 163_840 * 160 + 10 * 66 * KIB),
         # One run of one room may be over while it is added.
         "history of rooms": 10 * (MIB + 64 * KIB + 300) + 64 * KIB + 300,
@@ -137,7 +136,7 @@ def test_many_rooms_share_their_memory_and_no_more_of_them_have_members_than_the
     connections: int, with_members: int
 ) -> None:
     rows = sizes(1, connections, max_rooms=2000, lag_limit=8 * MIB)
-    worker = 128 * MIB + with_members * 16 * KIB
+    worker = 128 * MIB
     hub = 128 * MIB
     assert rows["streams of rooms"] == (
         2 * (worker + worker // 64 * 160 + with_members * 130_000)

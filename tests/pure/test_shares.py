@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpchat.hub.shares import FREED, Memory, highest_share
+from mpchat.ipc.shares import FREED, Memory, highest_share
 
 
 @given(st.lists(st.integers(0, 1000), max_size=50), st.integers(0, 5000))

@@ -14,9 +14,12 @@ from support.one_worker import ROOM, Bench
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import CLOSED
 from mpchat.worker import rooms as rooms_module
+from mpchat.worker.connection import Connection
 from mpchat.worker.fanout import ENOUGH
 from mpchat.worker.reading import OUTBOX_LIMIT
 
+# Bytes that rooms may keep where memory is short.
+SHORT_MEMORY = 4 << 20
 # What Linux says of a connection that is no more (TCP_CLOSE).
 GONE = b"\x07"
 
@@ -134,33 +137,78 @@ def test_who_reads_a_long_answer_while_the_room_speaks_is_read_from_again(bench:
     bench.until(lambda: connection.reading)
 
 
-def test_the_streams_of_all_rooms_share_memory_also_where_clients_in_each_do_not_read(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A worker whose rooms keep 4 MiB together."""
+    monkeypatch.setattr(rooms_module, "STREAM_MEMORY", SHORT_MEMORY)
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def deaf_member(bench: Bench, number: int) -> Connection:
+    """A member of a room of its own, whose socket takes nothing more; number and identity are the room's."""
+    client, connection = bench.connect(number)
+    client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+    bench.until(lambda: connection.dialect.asked)
+    bench.order(Down.ENTER, ((number, number, 0, True), b""))
+    with suppress(BlockingIOError):
+        while True:
+            connection.sock.send(bytes(1 << 20))
+    return connection
+
+
+def say(bench: Bench, number: int, size: int) -> None:
+    """Let a room say about so many bytes, in messages of 10 000."""
+    said = frame("x" * 10_000)
+    for _ in range(size // len(said)):
+        bench.worker.rooms.publish([(number, 1, len(said))], said)
+        bench.worker.rooms.work(time.monotonic() + 1)
+
+
+def kept(bench: Bench) -> list[int]:
+    """The bytes that each room keeps."""
+    rooms = bench.worker.rooms.by_number.values()
+    return [sum(fanout.stream.size for fanout in room.values()) for room in rooms]
+
+
+def test_rooms_keep_a_bounded_amount_together_also_where_clients_in_each_do_not_read(
+    short_of_memory: Bench,
 ) -> None:
-    """Each room kept as much as lag_limit for a client that does not read: ten thousand rooms, 80 GB."""
-    monkeypatch.setattr(rooms_module, "STREAMS_MEMORY", most := 4 << 20)
-    said = frame("x" * 60_000)
-    rooms = bench.worker.rooms
-
-    def kept() -> int:
-        streams = [fanout.stream for room in rooms.by_number.values() for fanout in room.values()]
-        return sum(each.end - each.start for each in streams)
-
+    bench, most = short_of_memory, 0
     for number in range(1, 17):
-        client, connection = bench.connect(number)
-        client.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
-        bench.until(lambda each=connection: each.dialect.asked)  # type: ignore[misc]
-        bench.order(Down.ENTER, ((number, number, 0, True), b""))
-        with suppress(BlockingIOError):
-            while True:
-                connection.sock.send(bytes(1 << 20))
-        for _ in range(most // number // len(said) - 1):
-            rooms.publish([(number, 1, len(said))], said)
-            rooms.work(time.monotonic() + 1)
-    assert kept() > 3 * most // 2, "otherwise this test says nothing"
-    rooms.keep_to_share()
-    assert most // 2 < kept() <= most + len(rooms.by_number) * ENOUGH
+        deaf_member(bench, number)
+        say(bench, number, SHORT_MEMORY // 8)
+        most = max(most, sum(kept(bench)))
+    assert SHORT_MEMORY // 2 < most <= SHORT_MEMORY + ENOUGH
     assert bench.worker.counters.ended["slow consumer"] > 0
+
+
+def test_rooms_that_keep_little_take_nothing_from_a_room_that_keeps_much(short_of_memory: Bench) -> None:
+    """Forty rooms had a share of 100 KB each, whatever they kept."""
+    bench = short_of_memory
+    deaf_member(bench, 1)
+    say(bench, 1, SHORT_MEMORY // 4)
+    for number in range(2, 41):
+        deaf_member(bench, number)
+        say(bench, number, 20_000)
+    say(bench, 1, 20_000)
+    assert kept(bench)[0] > SHORT_MEMORY // 4
+    assert not bench.worker.counters.ended
+
+
+def test_a_room_may_keep_as_much_as_before_when_memory_is_not_short_any_more(short_of_memory: Bench) -> None:
+    bench = short_of_memory
+    members = [deaf_member(bench, number) for number in range(1, 9)]
+    for number in range(1, 9):
+        say(bench, number, SHORT_MEMORY // 4)
+    for each in members:
+        bench.worker.clients.end(each, "kicked")
+    bench.worker.rooms.widen_share()
+    deaf_member(bench, 9)
+    say(bench, 9, SHORT_MEMORY // 2)
+    assert kept(bench)[0] > SHORT_MEMORY // 3
+    assert not bench.worker.counters.ended["slow consumer"] > 8
 
 
 def test_a_member_that_has_gone_ends_although_others_still_have_much_to_say_to_it(bench: Bench) -> None:

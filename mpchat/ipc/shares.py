@@ -7,7 +7,7 @@ large one, cannot take from a room more than its fair share.
 
 from collections.abc import Iterable
 
-# Bytes of the histories of all rooms, and of the streams of all rooms.
+# Bytes of the histories of all rooms. Bytes of the streams of all rooms, in the hub and in each worker.
 HISTORY_MEMORY = 128 << 20
 STREAM_MEMORY = 128 << 20
 # The part of the memory that is freed at a time: to look at 10 000 rooms takes milliseconds.
