@@ -1,6 +1,7 @@
 """What every test gets: a folder for its servers, and a look afterwards at what it left behind."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from mpchat.hub.sequencer import NOTICE_GATHER
 
 # Hundreds of interpreters start here, and none of them should compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("mpchat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
