@@ -4,6 +4,7 @@ Does not look into payloads, and does no I/O. "Not enough bytes yet" is a value 
 over the limit is one too (:class:`Oversized`): neither ends a connection.
 """
 
+import re
 from typing import NamedTuple
 
 from mpchat.protocol.sniff import HEAD_SIZE, HalfFrame
@@ -15,6 +16,7 @@ MAX_PAYLOAD = 0xFFFF
 # The default limit of a client's payload, in bytes: the server's additions to a message (a name, a room, a
 # number, a time) must still fit into MAX_PAYLOAD.
 DEFAULT_PAYLOAD_LIMIT = 60_000
+_ZEROS = re.compile(rb"\0*")
 
 
 class Oversized(NamedTuple):
@@ -132,6 +134,12 @@ class FrameDecoder:
         if end > size:
             return None, position
         return data[position + HEADER_SIZE : end], end
+
+    @staticmethod
+    def empty_frames(data: bytes, position: int) -> int:
+        """Return how many empty frames follow in a row from ``position`` on. O(n) in C: some ns each."""
+        zeros = _ZEROS.match(data, position)
+        return (zeros.end() - position) // HEADER_SIZE if zeros else 0
 
     def keep(self, data: bytes, position: int) -> None:
         """Keep what was not cut of ``data``, for the next :meth:`begin`."""

@@ -3,7 +3,7 @@
 from math import inf
 from typing import ClassVar
 
-from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, FrameDecoder
+from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, HEADER_SIZE, FrameDecoder
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.protocol.messages import leading_run
 from mpchat.protocol.session import MESSAGE_WORK, REQUEST, REQUEST_WORK, RUN_SIZE, DialectState, Session
@@ -64,6 +64,9 @@ class PlainDialect(Session):
                 break
             if self.take(payload, posts, replies):
                 most -= 1
+                if not payload and (more := decoder.empty_frames(data, position)):
+                    self.reject_again(more, replies)
+                    position += more * HEADER_SIZE
             else:
                 most -= REQUEST_WORK if posts[-1][0] == REQUEST else MESSAGE_WORK
         decoder.keep(data, position)

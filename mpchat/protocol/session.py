@@ -100,12 +100,19 @@ class Session:
             self._error, self._posts = error, len(posts)
             replies.append(error)
             return
-        if self._times == MOST_TIMES:
-            self._end_run(replies)
-            self._error = error
         if self._times:
             self._counted += len(error)
-        self._times += 1
+        self.reject_again(1, replies)
+
+    def reject_again(self, times: int, replies: list[bytes]) -> None:
+        """Count the last error so many times more; :meth:`take_counted` does not count that."""
+        error = self._error
+        while self._times + times > MOST_TIMES:
+            times -= MOST_TIMES - self._times
+            self._times = MOST_TIMES
+            self._end_run(replies)
+            self._error = error
+        self._times += times
 
     def _end_run(self, replies: list[bytes]) -> None:
         if told := self.end_run():

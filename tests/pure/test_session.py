@@ -388,11 +388,11 @@ def test_the_same_pong_again_is_no_error_that_is_counted() -> None:
 
 def test_a_run_goes_on_in_the_next_turn_and_its_number_is_told_after_a_bounded_one() -> None:
     session = PlainDialect()
-    replies = [session.receive_data(EMPTY * (MOST_TIMES + 10), [], 16)]
+    replies = [session.receive_data(OBJECT * (MOST_TIMES + 10), [], 16)]
     while session.has_more:
         replies.append(session.receive_data(b"", [], 16))
     assert [told(each) for each in replies if each] == [[None], [MOST_TIMES], [9]]
-    session.receive_data(EMPTY * 20, [], 16)
+    session.receive_data(OBJECT * 20, [], 16)
     assert told(session.end_run()) == [15]
     assert session.end_run() == b""
     assert told(session.receive_data(b"", [])) == [None, 3], "what comes after is another run"
@@ -400,11 +400,21 @@ def test_a_run_goes_on_in_the_next_turn_and_its_number_is_told_after_a_bounded_o
 
 def test_errors_that_are_counted_are_as_large_as_if_they_were_sent() -> None:
     session = PlainDialect()
-    size = len(received(EMPTY)[1])
-    replies = session.receive_data(EMPTY * 100, [])
+    size = len(received(OBJECT)[1])
+    replies = session.receive_data(OBJECT * 100, [])
     counted = session.take_counted()
     assert 100 * size <= counted + len(replies) <= 100 * size + 20
     assert session.take_counted() == 0
+
+
+def test_zeros_in_a_row_are_little_work_and_every_two_of_them_count() -> None:
+    session = PlainDialect()
+    replies = session.receive_data(EMPTY * (3 * MOST_TIMES) + b"\0", [], 1)
+    assert told(replies) == [None, MOST_TIMES, MOST_TIMES, MOST_TIMES - 1]
+    assert session.take_counted() == 0
+    assert not session.has_more
+    assert session.mid_frame
+    assert session.receive_data(b"\x01x", []) == received(encode_frame(b"x"))[1]
 
 
 MIXED = st.lists(
@@ -545,7 +555,7 @@ def test_what_is_taken_in_turns_is_what_is_taken_at_once(data: bytes, most: int)
 def test_a_turn_ends_after_a_bounded_number_of_errors_and_whoever_goes_on_knows() -> None:
     session = PlainDialect()
     posts: list[tuple[int, bytes]] = []
-    replies = session.receive_data(bytes(100), posts, 10)
+    replies = session.receive_data(OBJECT * 50, posts, 10)
     assert len(errors(replies + session.end_run())) == 10
     assert session.has_more
     assert not session.mid_frame  # nothing is missing of what is kept

@@ -16,6 +16,7 @@ from mpchat.worker import reading as reading_module
 from mpchat.worker.connection import Connection
 from mpchat.worker.reading import (
     ANSWER_COST,
+    BUDGET,
     BUDGET_RATE,
     ERROR_COST,
     LITTLE,
@@ -26,8 +27,9 @@ from mpchat.worker.reading import (
 )
 
 EMPTY = b"\0\0"
-# Two errors that are not the same: each is answered, and none is counted.
-WRONG = EMPTY + raw_frame(b"{}")
+# Two errors that are not the same: one after the other, each is answered and none is counted.
+OBJECT = raw_frame(b"{}")
+WRONG = EMPTY + OBJECT
 WHO = raw_frame(b'{"who":{}}')
 
 
@@ -74,7 +76,7 @@ def test_one_round_takes_a_bounded_number_of_errors_from_a_client(bench: Bench) 
 def test_a_message_does_not_wait_for_what_others_send_that_is_wrong(bench: Bench) -> None:
     noisy = [bench.connect(number)[0] for number in range(1, 9)]
     for each in noisy:
-        each.send_raw(EMPTY * 20_000)
+        each.send_raw(OBJECT * 20_000)
     bench.until(lambda: bench.worker.clients.reading.busy)
     client, _ = bench.connect(20)
     client.say("hello")
@@ -105,12 +107,12 @@ def test_a_round_takes_bounded_time_and_everybody_has_a_turn_before_anybody_has_
 
 def test_all_that_was_sent_is_taken_in_the_end_and_in_order(bench: Bench) -> None:
     client, _ = bench.connect(1)
-    client.send_raw(b"".join(EMPTY * 100 + frame(f"{number}") for number in range(20)))
+    client.send_raw(b"".join(OBJECT * 20 + frame(f"{number}") for number in range(20)))
     bench.until(lambda: sum(count for _, count, _ in bench.worker.uplink.posts) == 20)
     said = b"".join(frames for _, _, frames in bench.worker.uplink.posts)
     assert [payload["message"] for payload in map(json.loads, payloads(said))] == list(map(str, range(20)))
     bench.until(lambda: not bench.worker.clients.reading.busy)
-    assert errors_in(received(client)) == 2000
+    assert errors_in(received(client)) == 400
 
 
 def test_a_client_whose_request_is_with_the_hub_is_not_read_from(bench: Bench) -> None:
@@ -306,7 +308,7 @@ def test_of_a_client_that_has_gone_nothing_is_kept_not_even_until_it_might_have_
     gc.disable()
     try:
         for number in range(1, 6):
-            bench.connect(number)[0].send_raw(EMPTY * 50_000)
+            bench.connect(number)[0].send_raw(OBJECT * 50_000)
         bench.until(lambda: all(each.quiet_until for each in bench.worker.clients.by_identity.values()))
         assert connections_in_memory() == before + 5
         for each in list(bench.worker.clients.by_identity.values())[:4]:
@@ -330,7 +332,7 @@ def told_of_errors(data: bytes) -> list[int]:
 
 def test_a_client_that_is_to_be_moved_is_told_first_how_often_its_error_came(bench: Bench) -> None:
     client, connection = bench.connect(1)
-    client.send_raw(EMPTY * 1000)
+    client.send_raw(OBJECT * 1000)
     bench.until(lambda: connection.dialect.has_more)
     assert told_of_errors(received(client)) == [1]
     bench.worker.clients.reading.stop(connection)
@@ -343,7 +345,7 @@ def test_a_client_that_is_to_be_moved_is_told_first_how_often_its_error_came(ben
 
 def test_a_client_is_told_how_often_its_error_came_before_it_waits_for_long(bench: Bench) -> None:
     client, connection = bench.connect(1)
-    client.send_raw(EMPTY * 1000)
+    client.send_raw(OBJECT * 1000)
     connection.budget = -0.5 * BUDGET_RATE  # it is paused for half a second
     bench.until(lambda: bool(connection.quiet_until))
     assert told_of_errors(received(client)) == [1]
@@ -359,7 +361,7 @@ def test_a_client_in_a_room_that_is_held_is_told_how_often_its_error_came(bench:
     client, connection = bench.connect(1)
     client.say("before")
     bench.until(lambda: connection.spoke)
-    client.send_raw(EMPTY * 1000)
+    client.send_raw(OBJECT * 1000)
     bench.until(lambda: connection.dialect.has_more)
     bench.order(Down.HOLD, (PLAIN, True))
     one_round(bench)
@@ -368,7 +370,7 @@ def test_a_client_in_a_room_that_is_held_is_told_how_often_its_error_came(bench:
 
 def test_a_client_of_a_worker_that_drains_is_told_how_often_its_error_came(bench: Bench) -> None:
     client, connection = bench.connect(1)
-    client.send_raw(EMPTY * 1000)
+    client.send_raw(OBJECT * 1000)
     bench.until(lambda: connection.dialect.has_more)
     bench.order(Down.DRAIN, None)
     assert told_of_errors(received(client)) == [1, TURN_WORK - 1]
@@ -393,6 +395,15 @@ def test_an_error_that_is_counted_is_charged_like_one_that_is_sent(
         bench.until(answered)
         return 100_000.0 - connection.budget
 
-    one = cost(EMPTY, [1])
+    one = cost(OBJECT, [1])
     assert one > 50 * ERROR_COST
-    assert 100 * one <= cost(EMPTY * 100, [1, 99]) <= 101 * one
+    assert 100 * one <= cost(OBJECT * 100, [1, 99]) <= 101 * one
+
+
+def test_zeros_behind_a_message_cost_little_although_each_two_are_an_error(bench: Bench) -> None:
+    client, connection = bench.connect(1)
+    for number in range(50):
+        client.send_raw(frame(f"padded {number:3}").ljust(1024, b"\0"))
+        bench.until(lambda: not bench.worker.uplink.posts)
+    bench.until(lambda: connection.spoke and not connection.dialect.has_more)
+    assert connection.budget > BUDGET / 2
