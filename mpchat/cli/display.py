@@ -269,13 +269,17 @@ def config_picture(rows: Sequence[tuple[str, str, str]]) -> RenderableType:
 
 
 def memory_picture(rows: Sequence[Bound], workers: int, connections: int) -> RenderableType:
-    """Draw how much memory all processes of a server take at most, row by row, and the sum."""
+    """Draw how much memory all processes of a server take at most, row by row, and the sum.
+
+    What is switched off takes nothing and has no row.
+    """
     head = f"\nmemory at most, with {_count(workers, 'worker')} and {_count(connections, 'connection')}:"
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("what is kept", overflow="fold")
     table.add_column("at most", justify="right", overflow="fold")
     table.add_column("follows from", overflow="fold", style="dim")
     for each in rows:
-        table.add_row(each.what, size(each.size), ", ".join(each.settings))
+        if each.size:
+            table.add_row(each.what, size(each.size), ", ".join(each.settings))
     table.add_row("all together", size(total(list(rows))), "", style="bold")
     return Group(Text(head), table)
