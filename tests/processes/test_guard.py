@@ -376,10 +376,7 @@ def stranger(instance: Server) -> Server:
     python = strangers_python()
     if python is None:
         pytest.skip("no Python of this version here that another user may run: it lies in a closed folder")
-    for each in [instance.folder, *instance.folder.parents]:
-        if each == Path(tempfile.gettempdir()):
-            break
-        each.chmod(each.stat().st_mode | 0o055)
+    let_others_in(instance.folder)
     stranger = Server(instance.folder, instance.name)
     packages = [each for each in sys.path if "site-packages" in each]
     stranger.environment["PYTHONPATH"] = ":".join([str(Path(__file__).parents[2]), *packages])
@@ -388,7 +385,16 @@ def stranger(instance: Server) -> Server:
     return stranger
 
 
+def let_others_in(folder: Path) -> None:
+    """Open the test's folder to other users. Another pytest that starts closes a part of the way to it."""
+    for each in [folder, *folder.parents]:
+        if each == Path(tempfile.gettempdir()):
+            break
+        each.chmod(each.stat().st_mode | 0o055)
+
+
 def as_stranger(server: Server, *words: str, **more: Any) -> "subprocess.CompletedProcess[str]":
+    let_others_in(server.folder.parent)
     return subprocess.run(
         [server.environment["STRANGERS_PYTHON"], "-m", "mpchat", *words],
         **{

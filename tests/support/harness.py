@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from mpchat.cli import commands
 from mpchat.control.client import ask
 from mpchat.control.requests import Status
+from mpchat.errors import NotRunningError
 from support.waiting import PATIENCE, eventually
 
 # Commands run in this interpreter, from a folder of their own, so that nothing of the checkout helps them.
@@ -214,7 +215,10 @@ class Server:
         """Wait until every slot's worker runs; returns the status."""
 
         def running() -> dict[str, Any] | None:
-            facts = self.status()
+            try:
+                facts = self.status()
+            except NotRunningError:  # its socket has its name already, and does not listen yet
+                return None
             return facts if all(each["state"] == "RUNNING" for each in facts["workers"]) else None
 
         return eventually(running, "every worker to run again")
