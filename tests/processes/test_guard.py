@@ -172,8 +172,7 @@ def exactly_one_serves(server: Server) -> None:
     assert [each.pid for each in found] == [server.pid]
 
 
-@pytest.mark.parametrize("polled", [False, True], ids=["alone", "while_status_polls"])
-def test_fifty_starts_at_once_give_one_server_and_49_refusals(instance: Server, polled: bool) -> None:
+def test_fifty_starts_at_once_while_status_polls_give_one_server_and_49_refusals(instance: Server) -> None:
     over = threading.Event()
     codes: Counter[int] = Counter()
 
@@ -182,14 +181,12 @@ def test_fifty_starts_at_once_give_one_server_and_49_refusals(instance: Server, 
             codes[instance.command("status").returncode] += 1
 
     poller = threading.Thread(target=poll)
-    if polled:
-        poller.start()
+    poller.start()
     try:
         assert start_many(instance, 50) == {0: 1, ALREADY: 49}
     finally:
         over.set()
-        if polled:
-            poller.join()
+        poller.join()
     exactly_one_serves(instance)
     assert set(codes) <= {0, NOT_RUNNING, 6}
 
