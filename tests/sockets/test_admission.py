@@ -9,9 +9,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from mpchat.config import resolve
 from mpchat.ipc.handoff import Handoff, HandoffSocket, Receipt, close_all, read_message
 from mpchat.reactor import Reactor
-from mpchat.supervisor.admission import TOO_FAST
+from mpchat.supervisor.admission import TOO_FAST, Admission
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.worker_connections import HeldConnection, WorkerConnections
 from mpchat.supervisor.worker_handle import WorkerHandle
@@ -134,3 +135,35 @@ def test_the_death_of_a_worker_takes_its_connections_from_the_count_of_their_net
     desk.placement.unwatch(desk.handle)
     assert desk.counts == [1, 1, 0]
     assert len(desk.placement) == 1
+
+
+def admission_of(desk: Desk, **settings: int) -> Admission:
+    """Return an admission for this placement, with room for everybody and no ban."""
+    config = msgspec.structs.replace(resolve([])[0], **settings)
+    moderation = SimpleNamespace(banned_host=lambda host, at: False)
+    hub = SimpleNamespace(watch_clock=lambda: None, state=SimpleNamespace(moderation=moderation))
+    pool, changes = SimpleNamespace(able=1, connections=0), SimpleNamespace(aim=None)
+    parts: list[Any] = [SimpleNamespace(config=config), hub, pool, desk.placement, changes]
+    return Admission(*parts)
+
+
+def test_hosts_of_one_network_share_one_burst(cleanup: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The clock stands still, so nothing of the burst comes back during the test.
+    clock = SimpleNamespace(time=lambda: 0.0, monotonic=lambda: 100.0)
+    monkeypatch.setattr("mpchat.supervisor.admission.time", clock)
+    admission = admission_of(Desk(cleanup), connect_rate=1, connect_burst=4, max_per_address=0)
+    hosts = [ONE, SAME_NETWORK, ONE, SAME_NETWORK, SAME_NETWORK, ONE, OTHER_NETWORK]
+    assert [admission.check(host) for host in hosts] == [*[None] * 4, TOO_FAST, TOO_FAST, None]
+
+
+def test_hosts_of_one_network_share_what_one_address_may_have(cleanup: ExitStack) -> None:
+    desk = Desk(cleanup)
+    admission = admission_of(desk, connect_rate=0, max_per_address=2)
+    desk.enter(ONE)
+    assert admission.check(SAME_NETWORK) is None
+    desk.enter(SAME_NETWORK)
+    for host in (ONE, SAME_NETWORK):
+        refusal = admission.check(host)
+        assert refusal is not None
+        assert refusal.text == "2 clients are connected from your address already"
+    assert admission.check(OTHER_NETWORK) is None
