@@ -478,6 +478,17 @@ def test_in_the_foreground_with_a_log_file_the_terminal_stays_for_the_person(ins
 
 
 @pytest.mark.parametrize("flags", [[], ["--foreground"]], ids=["background", "foreground"])
+def test_a_start_says_which_settings_file_it_has_read(instance: Server, flags: list[str]) -> None:
+    path = instance.folder / "mpchat.toml"
+    path.write_text("notices = false\n")
+    with start_in(instance, *flags) as process:
+        eventually(lambda: "stop:" in written(instance)[0] or process.poll() is not None, "it to serve")
+        assert f"\nsettings file: {path}\n" in written(instance)[0]
+        assert instance.command("stop").returncode == OK
+        assert process.wait(PATIENCE) == OK
+
+
+@pytest.mark.parametrize("flags", [[], ["--foreground"]], ids=["background", "foreground"])
 @pytest.mark.parametrize("place", ["/dev/null/server.log", "/no/such/folder/log", "."])
 def test_a_log_that_cannot_be_written_is_told_and_nothing_is_left(
     folder: Path, flags: list[str], place: str

@@ -5,9 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
 from mpchat import cores
+from mpchat.cli import commands
+from mpchat.config import resolve
+from mpchat.supervisor.pool import WorkerPool
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
@@ -44,3 +49,35 @@ def test_the_limits_of_the_group_and_of_those_around_it_count(
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert cores._quotas(tmp_path / "none", tmp_path) == []
     assert 1 <= cores.usable_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("300000 100000", 3), ("1600000 100000", 8)])
+def test_the_usable_cores_are_the_fewer_of_affinity_and_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: int
+) -> None:
+    own, root = tmp_path / "cgroup", tmp_path / "fs"
+    own.write_text("0::/a\n")
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "cpu.max").write_text(limit + "\n")
+    monkeypatch.setattr(cores, "_CGROUP", own)
+    monkeypatch.setattr(cores, "_CGROUPS", root)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert cores.usable_cores() == expected
+
+
+def test_a_server_starts_as_many_workers_as_the_usable_cores_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpchat.supervisor.pool.usable_cores", lambda: 71)
+    config = resolve([])[0]
+    assert WorkerPool.wanted(msgspec.structs.replace(config, workers=0)) == 70
+    assert WorkerPool.wanted(msgspec.structs.replace(config, workers=3)) == 3
+
+
+def test_the_config_command_counts_with_the_usable_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpchat.cli.config.usable_cores", lambda: 71)
+    (tmp_path / "mpchat.toml").write_text("workers = 0\n")
+    shown = CliRunner().invoke(commands.main, ["config", "--config", str(tmp_path / "mpchat.toml")])
+    assert shown.exit_code == 0
+    assert "workers = 0 means 70 here, with 71 cores\n" in shown.stdout
+    assert "memory at most, with 70 workers and " in shown.stdout
