@@ -98,6 +98,21 @@ def test_stacks_for_a_pipe_that_nobody_reads_stop_nothing_and_come_when_it_is_re
         server.end()
 
 
+def test_a_terminal_stopped_by_ctrl_s_stops_neither_the_chat_nor_the_end(folder: Path) -> None:
+    server = Server(folder)
+    with in_terminal(server, "leader", "--log-level", "debug") as (terminal, process):
+        serving(server)
+        eventually(lambda: "serves at" in terminal.text, "the start to be told")
+        terminal.stop_output()
+        process.send_signal(signal.SIGUSR2)
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: server.status()["generation"] == 2 and not server.status()["change"], "a reload")
+        serving(server)
+        assert "lost: reload" not in terminal.text, "the terminal was stopped all the time"
+        process.terminate()
+        assert process.wait(IN_TIME) == 0
+
+
 def test_stacks_of_a_background_job_reach_a_terminal_that_stops_such_output(folder: Path) -> None:
     server = Server(folder)
     with in_terminal(server, "background") as (terminal, process):
