@@ -12,12 +12,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from types import FrameType
 from typing import Any, TextIO, cast
 
-from mpchat.ipc.standard_stream import StandardStream
+from mpchat.ipc.standard_stream import StandardStream, is_file
 from mpchat.text import visible
 
 # So many lines of one kind go out in so many seconds; the rest is counted and told with the next one.
@@ -101,6 +102,8 @@ def point_at(path: str) -> None:
     os.close(descriptor)
     if isinstance(sys.stderr, StandardStream):
         sys.stderr.renew()
+    if _dumps is not None:
+        _dumps.follow()
 
 
 def is_open(path: str) -> bool:
@@ -137,9 +140,70 @@ def reopen_on_signal(path: str) -> None:
 
 
 def dump_on_signal(*, chain: bool = False) -> None:
-    """On SIGUSR2 write all threads' stacks to the log, also when the interpreter is stuck.
+    """On SIGUSR2 write all threads' stacks to the log, also when the loop hangs.
 
     With ``chain`` the handler that was there before is called too.
     """
+    global _dumps
     faulthandler.enable()
-    faulthandler.register(signal.SIGUSR2, all_threads=True, chain=chain)
+    _dumps = _Dumps(chain)
+    _dumps.follow()
+
+
+class _Dumps:
+    """Writes stacks on SIGUSR2: straight into a plain file, else through a pipe of this process's own.
+
+    Another pipe or a terminal may take nothing, and the signal's handler would wait for it. The own pipe
+    never makes the handler wait: it takes 64 KiB, and a dump past that is cut. A thread passes the stacks on
+    to the log. It needs the interpreter's lock: while native code holds that, only a plain file gets stacks.
+    """
+
+    def __init__(self, chain: bool) -> None:
+        self._chain = chain
+        self._pipe: int | None = None
+
+    def follow(self) -> None:
+        """Choose anew where stacks go; call it after standard error was pointed at another file."""
+        file = 2
+        if isinstance(sys.stderr, StandardStream) and not is_file(2):
+            if self._pipe is None:
+                self._pipe = _pipe_to_log()
+            # A dump that may have to wait is better than none.
+            file = 2 if self._pipe is None else self._pipe
+        faulthandler.register(signal.SIGUSR2, file=file, all_threads=True, chain=self._chain)
+
+
+# Set once stacks are written on SIGUSR2.
+_dumps: _Dumps | None = None
+
+
+def _pipe_to_log() -> int | None:
+    """Return the end of a pipe that takes text for the log, and drops text when the pipe is full.
+
+    Return None if no descriptor or no thread is free.
+    """
+    try:
+        reader, writer = os.pipe()
+    except OSError:
+        return None
+    os.set_blocking(writer, False)
+    try:
+        threading.Thread(target=_copy_to_log, args=(reader,), name="stacks", daemon=True).start()
+    except RuntimeError:
+        os.close(reader)
+        os.close(writer)
+        return None
+    return writer
+
+
+def _copy_to_log(reader: int) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    (handler,) = logging.getLogger("mpchat").handlers
+    with open(reader, encoding="ascii", errors="backslashreplace") as lines:
+        for line in lines:
+            # The stream expects one writer at a time.
+            handler.acquire()
+            try:
+                sys.stderr.write(line)
+            finally:
+                handler.release()

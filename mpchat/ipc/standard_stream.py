@@ -49,7 +49,7 @@ class StandardStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write a text, or have the thread write it, or drop it."""
-        if self._thread is None and _is_file(self._descriptor):
+        if self._thread is None and is_file(self._descriptor):
             self._write_file(text)
         elif writer := self._thread or self._begin_thread():
             writer.put(text)
@@ -162,7 +162,8 @@ class _Writer:
             self._lost += _lines(text) - bool(missing)
 
 
-def _is_file(descriptor: int) -> bool:
+def is_file(descriptor: int) -> bool:
+    """Tell whether a descriptor is a plain file, which takes text without waiting for a reader."""
     try:
         return stat.S_ISREG(os.fstat(descriptor).st_mode)
     except OSError:

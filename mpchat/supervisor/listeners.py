@@ -45,19 +45,16 @@ class AddressTakenError(StartError):
 
 
 def open_listeners(wanted: list[ListenAddress]) -> list[socket.socket]:
-    """Listen on every address. Raise :class:`StartError` with nothing left open.
+    """Listen on every address.
 
-    With port 0 all addresses share the port that the system gives the first one. It names the program that
-    has an address, which may take a second.
+    Raise :class:`AddressTakenError` or another :class:`StartError` with nothing left open. With port 0 all
+    addresses share the port that the system gives the first one.
     """
     listeners: list[socket.socket] = []
     try:
         for where in wanted:
             port = where.address[1] or (port_of(listeners[0]) if listeners else 0)
             listeners.append(_listen(where._replace(address=(where.address[0], port))))
-    except AddressTakenError as error:
-        close_all(listeners)
-        raise taken_by(error.where) from None
     except BaseException:
         close_all(listeners)
         raise

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mpchat.config import Config
 from mpchat.control.server import Server
@@ -35,12 +36,13 @@ from mpchat.supervisor.commands import Commands
 from mpchat.supervisor.controlling_terminal import ControllingTerminal
 from mpchat.supervisor.disk import Disk
 from mpchat.supervisor.lifecycle import Lifecycle, State
-from mpchat.supervisor.listeners import look_up, open_listeners
+from mpchat.supervisor.listeners import AddressTakenError, look_up, open_listeners, taken_by
 from mpchat.supervisor.live_settings import LiveSettings, limits_of
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
 from mpchat.supervisor.shutdown import Shutdown
+from mpchat.supervisor.slow_call import SlowCall
 from mpchat.supervisor.startup import Order, StartFacts
 from mpchat.supervisor.status import StatusReport
 from mpchat.supervisor.upkeep import OwnFiles, Upkeep
@@ -50,7 +52,7 @@ from mpchat.supervisor.worker_watch import WorkerWatch
 HISTORY_PATIENCE = 5.0
 # Seconds that bans and the record get at the end, for the same reason.
 DISK_PATIENCE = 2.0
-# Seconds between two looks whether a host name's addresses are known, at the start.
+# Seconds between two looks whether a slow call of the start is done.
 LOOK_AGAIN = 0.02
 
 log = logging.getLogger("mpchat.supervisor")
@@ -145,15 +147,32 @@ class Supervisor:
         stack.callback(record.remove)
         self._terminal = ControllingTerminal()
         signals.watch_signals(self.reactor, stack, config.log_file, self._on_signal)
-        lookup = look_up(config.host, config.port)
-        while not lookup.done and not self.lifecycle.stopping:
-            self.reactor.turn(LOOK_AGAIN)  # for signals: a name server may take minutes
-        if self.lifecycle.stopping:
+        listeners = self._listen(config)
+        if listeners is None:
             return None
-        self.acceptor = Acceptor(self.reactor, open_listeners(lookup.result()), self._on_client)
+        self.acceptor = Acceptor(self.reactor, listeners, self._on_client)
         stack.callback(self.acceptor.close)
         record.set_addresses(self.acceptor.addresses)
         return record
+
+    def _listen(self, config: Config) -> list[socket.socket] | None:
+        """Open the listeners. Return None if the server was told to stop meanwhile."""
+        lookup = look_up(config.host, config.port)
+        if not self._wait(lookup):  # a name server may take minutes
+            return None
+        try:
+            return open_listeners(lookup.result())
+        except AddressTakenError as error:
+            holder = SlowCall(partial(taken_by, error.where))
+        if not self._wait(holder):
+            return None
+        raise holder.result()
+
+    def _wait(self, call: SlowCall[Any]) -> bool:
+        """Handle signals until a slow call is done; return False if one told the server to stop."""
+        while not call.done and not self.lifecycle.stopping:
+            self.reactor.turn(LOOK_AGAIN)
+        return not self.lifecycle.stopping
 
     def _build(self, guard: Guard, record: RecordKeeper, stack: ExitStack) -> None:
         """Make the parts that serve clients and commands; ``stack`` ends them."""

@@ -1,15 +1,20 @@
 """A name server or a disk that does not answer: nobody waits for it but the command that needs it."""
 
+import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.changing import NOT_STARTED, change, write_settings
 from support.harness import MPCHAT, Client, Server, clients, kill
 from support.injected import inject_into_supervisor
 from support.waiting import eventually
+
+from mpchat.control.client import ReceivedAnswer
 
 # Seconds that a stop may take on a busy machine.
 IN_TIME = 15.0
@@ -46,6 +51,17 @@ HANGING_DISK = """
             return look
         os.stat, os.lstat = held_look(os.stat), held_look(os.lstat)
 """
+# A system that does not tell which program listens at a port while "holder" is flagged.
+SLOW_HOLDER = """
+    def install():
+        import psutil
+        real = psutil.net_connections
+        def net_connections(kind="inet"):
+            if kind == "tcp":
+                hold("holder")
+            return real(kind)
+        psutil.net_connections = net_connections
+"""
 
 
 def waits(flag: Path) -> None:
@@ -70,6 +86,55 @@ def test_a_stop_does_not_wait_for_a_name_server_at_the_start(folder: Path) -> No
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_stop_does_not_wait_for_the_name_of_the_program_that_has_the_port_at_the_start(
+    folder: Path,
+) -> None:
+    server = Server(folder)
+    flag = inject_into_supervisor(server, SLOW_HOLDER) / "holder"
+    flag.touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [*MPCHAT, "start", "--foreground", "--port", str(taken.getsockname()[1])]
+        process = subprocess.Popen(
+            command, env=server.environment, cwd=folder, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            waits(flag)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=IN_TIME)
+            assert process.returncode == 0
+            assert "stopping: signal SIGTERM" in said
+            assert "Traceback" not in said
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_the_chat_goes_on_while_a_reload_asks_for_the_name_of_the_program_that_has_the_port(
+    folder: Path,
+) -> None:
+    server = Server(folder)
+    flag = inject_into_supervisor(server, SLOW_HOLDER) / "holder"
+    write_settings(server, port=0, workers=2)
+    answers = list[ReceivedAnswer]()
+    try:
+        server.start_as_configured()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            write_settings(server, port=taken.getsockname()[1], workers=2)
+            flag.touch()
+            reload = threading.Thread(target=lambda: answers.append(change(server, "reload")))
+            reload.start()
+            waits(flag)
+            chat_goes_on(server)
+            assert not answers
+            flag.unlink()
+            reload.join(IN_TIME)
+        assert [each.exit for each in answers] == [NOT_STARTED]
+        assert f"(pid {os.getpid()})" in answers[0].text
+    finally:
+        flag.unlink(missing_ok=True)
+        server.end()
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 import io
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,35 @@ def test_a_log_that_is_a_fifo_without_a_reader_is_an_error_and_not_a_wait(tmp_pa
     os.mkfifo(tmp_path / "log")
     with pytest.raises(OSError, match="No such device"):
         logs.point_at(str(tmp_path / "log"))
+
+
+# Gets a plain file and a FIFO that is full. Has its stacks written after the log went from one to the other.
+_DUMPS_TO_A_FULL_FIFO = """
+import signal, sys
+from mpchat.ipc import logs
+logs.set_up("info", "tester")
+logs.point_at(sys.argv[1])
+logs.dump_on_signal()
+signal.raise_signal(signal.SIGUSR2)
+logs.point_at(sys.argv[2])
+signal.raise_signal(signal.SIGUSR2)
+print("goes on")
+"""
+
+
+def test_stacks_follow_the_log_and_do_not_wait_for_a_fifo_that_nobody_reads(tmp_path: Path) -> None:
+    file, fifo = tmp_path / "log", tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"." * 4096)
+        command = [sys.executable, "-c", _DUMPS_TO_A_FULL_FIFO, str(file), str(fifo)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60.0)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert file.read_text().count("most recent call first") == 1

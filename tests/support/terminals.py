@@ -41,6 +41,10 @@ class Terminal:
         attributes[3] |= termios.TOSTOP
         termios.tcsetattr(self._programs, termios.TCSANOW, attributes)
 
+    def stop_output(self) -> None:
+        """Do what Ctrl-S does: writes to the terminal wait."""
+        termios.tcflow(self._programs, termios.TCOOFF)
+
     @property
     def text(self) -> str:
         """Read what was written so far, and return all of it."""

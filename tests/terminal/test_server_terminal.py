@@ -1,9 +1,11 @@
 """A server and the terminal or pipes that it was started in: they stall, fill up and are closed."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,70 @@ def test_pipes_that_nobody_reads_stop_neither_the_chat_nor_the_end(folder: Path)
         process.kill()
         process.wait()
         server.end()
+
+
+def stacks_of_all(text: str) -> bool:
+    """Tell whether the stacks of a supervisor and of two workers are there."""
+    stacks = (r'supervisor\.py", line \d+ in _turn', r'worker\.py", line \d+ in turn')
+    return [len(re.findall(each, text)) for each in stacks] == [1, 2]
+
+
+def test_stacks_for_a_pipe_that_nobody_reads_stop_nothing_and_come_when_it_is_read(folder: Path) -> None:
+    server = Server(folder)
+    reader, writer = os.pipe()
+    fill(writer)
+    command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "2"]
+    process = subprocess.Popen(command, env=server.environment, cwd=folder, stderr=writer)
+    try:
+        serving(server)
+        process.send_signal(signal.SIGUSR2)
+        serving(server)
+        os.set_blocking(reader, False)
+        said = bytearray()
+
+        def all_said() -> bool:
+            with suppress(BlockingIOError):
+                said.extend(os.read(reader, 1 << 20))
+            return stacks_of_all(said.decode())
+
+        eventually(all_said, "three processes' stacks")
+        fill(writer)
+        process.send_signal(signal.SIGUSR2)
+        process.terminate()
+        assert process.wait(IN_TIME) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+        os.close(writer)
+        server.end()
+
+
+def test_a_terminal_stopped_by_ctrl_s_stops_neither_the_chat_nor_the_end(folder: Path) -> None:
+    server = Server(folder)
+    with in_terminal(server, "leader", "--log-level", "debug") as (terminal, process):
+        serving(server)
+        eventually(lambda: "serves at" in terminal.text, "the start to be told")
+        terminal.stop_output()
+        process.send_signal(signal.SIGUSR2)
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: server.status()["generation"] == 2 and not server.status()["change"], "a reload")
+        serving(server)
+        assert "lost: reload" not in terminal.text, "the terminal was stopped all the time"
+        process.terminate()
+        assert process.wait(IN_TIME) == 0
+
+
+def test_stacks_of_a_background_job_reach_a_terminal_that_stops_such_output(folder: Path) -> None:
+    server = Server(folder)
+    with in_terminal(server, "background") as (terminal, process):
+        terminal.stop_background_output()
+        serving(server)
+        supervisor = server.processes()[0]
+        supervisor.send_signal(signal.SIGUSR2)
+        eventually(lambda: stacks_of_all(terminal.text), "three processes' stacks")
+        supervisor.send_signal(signal.SIGTERM)
+        assert process.wait(IN_TIME) == 0
 
 
 def test_a_background_job_logs_to_a_terminal_that_stops_such_output(folder: Path) -> None:
