@@ -13,7 +13,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import takewhile
 
 from prompt_toolkit import PromptSession
@@ -87,6 +87,8 @@ class _Screen:
         self._doing = False
         self._moved = asyncio.Event()
         self._prompt = _new_prompt(board)
+        # While text is printed above the line, prompt_toolkit would let the terminal echo what is typed.
+        self._prompt.input.cooked_mode = nullcontext  # type: ignore[method-assign]
 
     async def run(self) -> Exit:
         """Show, send and prompt until the user or the server ends the chat."""

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,27 @@ def test_what_others_say_appears_above_what_one_types(relay: Relay) -> None:
         screen.press("BSpace")
         screen.say("문장")
         screen.ends_with("meanwhile", "반쯤 문장", ">")
+
+
+# Text takes a while on its way to the terminal.
+SLOW_TERMINAL = """
+import time
+from prompt_toolkit.output.vt100 import Vt100_Output
+flush = Vt100_Output.flush
+Vt100_Output.flush = lambda self: (time.sleep(0.1), flush(self))[1]
+"""
+
+
+def test_what_one_types_while_a_message_is_printed_is_not_echoed_beside_it(relay: Relay) -> None:
+    with Screen(_chat(relay.port, before=SLOW_TERMINAL)) as screen:
+        screen.ends_with(_connected(relay), ">")
+        messages = [f"메시지 {number}" for number in range(8)]
+        for each in messages:
+            relay.say(each)
+            for _ in range(4):
+                screen.type_in("글")
+                time.sleep(0.05)
+        screen.ends_with(_connected(relay), *messages, f"> {'글' * 32}")
 
 
 def test_an_escape_sequence_of_somebody_else_does_nothing(relay: Relay) -> None:
