@@ -127,9 +127,10 @@ class Rooms:
             self._note_kept(room)
 
     def _note_kept(self, room: Fanout) -> None:
-        size = room.stream.size
+        # A room that its last member has just left is forgotten as soon as that member has ended.
+        size = room.stream.size if len(room) else 0
         self._memory.used += size - self._kept.pop(room, 0)
-        if size and len(room):
+        if size:
             self._kept[room] = size
 
     def _keep_to_memory(self) -> None:

@@ -197,6 +197,19 @@ def test_rooms_that_keep_little_take_nothing_from_a_room_that_keeps_much(short_o
     assert not bench.worker.counters.ended
 
 
+def test_a_room_whose_last_member_has_left_in_the_middle_of_a_flush_counts_for_nothing(
+    short_of_memory: Bench,
+) -> None:
+    """Its bytes were added once more and never taken away: in the end every room was cut down."""
+    bench = short_of_memory
+    member, rooms = deaf_member(bench, 1), bench.worker.rooms
+    say(bench, 1, 100_000)
+    room = rooms.fanout_of(member)
+    room.leave(member)
+    rooms._note_kept(room)
+    assert rooms._memory.used == sum(rooms._kept.values()) == 0
+
+
 def test_a_room_may_keep_as_much_as_before_when_memory_is_not_short_any_more(short_of_memory: Bench) -> None:
     bench = short_of_memory
     members = [deaf_member(bench, number) for number in range(1, 9)]
