@@ -1,7 +1,7 @@
 """Chat in a terminal: messages appear above the line that the user is typing.
 
 Prints text from the server only through ``lines``. Typing never waits for the network: actions stand in a
-queue, and a task does them in order. What was typed or pasted is not dropped: the queue has no limit but the
+queue, and a task does them in order. No typed or pasted line is dropped: the queue has no limit but the
 user's own text, and a line that the server does not take is tried again. A member gets more than a plain
 client: a time and a colour for each message, a status line, and Tab.
 """

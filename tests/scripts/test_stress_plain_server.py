@@ -100,7 +100,7 @@ BREAKS = {
 }
 
 
-# What is missing here never comes. The program waits for it half a minute, and a minute for the end.
+# Missing bytes never come here. The program waits for them half a minute, and a minute for the end.
 IMPATIENT = """
 when_imported("scripts.stress.plain.clients", lambda module: setattr(module, "ECHO_TIMEOUT", 5.0))
 when_imported("scripts.stress.plain.scenario", lambda module: setattr(module, "READ_TIMEOUT", 5.0))
