@@ -6,13 +6,15 @@ made of these lines.
 
 import shutil
 import sys
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from textwrap import fill
+from typing import TYPE_CHECKING
 
 import click
 
 from mpchat.text import visible
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 # Columns below which the list has a subject and its line below each other.
 NARROW = 60
@@ -87,7 +89,9 @@ def _columns() -> int | None:
     return shutil.get_terminal_size().columns if out is not None and out.isatty() else None
 
 
-def _folder() -> Traversable:
+def _folder() -> "Traversable":
+    from importlib.resources import files  # loads tempfile and more, which no other command needs
+
     return files("mpchat").joinpath("manual")
 
 
