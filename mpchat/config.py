@@ -29,6 +29,10 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 # An IPv6 address may name an interface: fe80::1%eth0.
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(%[A-Za-z0-9_.-]{1,15})?")
+# What a browser sends as Origin.
+_ORIGIN = re.compile(
+    rf"https?://({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]{{2,39}}\])(:\d{{1,5}})?", re.IGNORECASE | re.ASCII
+)
 _NUMBER = re.compile(r"-?\d{1,20}", re.ASCII)
 _SIZE = re.compile(r"(\d{1,20})\s*(|k|kb|kib|m|mb|mib|g|gb|gib)", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(|ms|s|m|h)", re.IGNORECASE | re.ASCII)
@@ -47,6 +51,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     multiplexer: str
     log_level: str
     log_file: str
+    web: bool
+    listen_grace: float
+    origins: tuple[str, ...]
     notices: bool
     max_connections: int
     max_per_address: int
@@ -194,6 +201,22 @@ def _hosts(value: Any) -> tuple[str, ...]:
     return tuple(_one_host(part) for part in parts)
 
 
+def _origins(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError
+    return tuple(_one_origin(part) for part in parts if part != "")
+
+
+def _one_origin(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    origin = value.strip().lower().rstrip("/")
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        raise ValueError
+    return origin
+
+
 def _one_host(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError
@@ -264,6 +287,27 @@ SETTINGS: tuple[Setting, ...] = (
         _path,
         "a file's path; empty: the instance's own folder, or standard error with --foreground",
         "Where the log goes. SIGUSR1 opens it anew after it was moved away.",
+    ),
+    Setting(
+        "web",
+        True,
+        _switch,
+        "on or off",
+        "Serve the chat's page and WebSocket clients too, on the same port.",
+    ),
+    Setting(
+        "listen_grace",
+        0.3,
+        _duration(0.0, 60.0),
+        "0 to 60 s",
+        "With web: a client that says nothing for this long is sent messages as a plain client.",
+    ),
+    Setting(
+        "origins",
+        (),
+        _origins,
+        "origins such as https://chat.example.com, separated by commas; *: all; empty: the page's own",
+        "With web: sites whose pages may connect too.",
     ),
     Setting("notices", True, _switch, "on or off", "Tell a room when a client's connection ends."),
     Setting(

@@ -38,6 +38,8 @@ class ConnectionState(msgspec.Struct, frozen=True, array_like=True):
     # True when the client has said something; and when it has ended its stream and is to get what it is owed.
     spoke: bool = False
     half_closed: bool = False
+    # True while it is not known what the client speaks: it has been sent nothing.
+    undecided: bool = False
 
 
 def encode_state(state: ConnectionState) -> msgspec.Raw:

@@ -10,6 +10,8 @@ SLOW = "slow consumer"
 UNREAD = "answers not read"
 # A later connection has taken the name.
 REPLACED = "replaced"
+# The client has left a frame, or the head of a request, unfinished for too long.
+HALF_A_FRAME = "half a frame"
 # The client has closed in the middle of a frame, or its first bytes are another protocol's.
 CLOSED_INSIDE = "closed inside a frame"
 NOT_A_FRAME = "not a frame"

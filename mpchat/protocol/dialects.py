@@ -13,6 +13,7 @@ from math import inf
 from typing import ClassVar, Protocol
 
 from mpchat.protocol.framing import Framing
+from mpchat.protocol.http import HttpDialect
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import DialectState
 from mpchat.protocol.sniff import HalfFrame
@@ -65,4 +66,4 @@ class DialectClass(Protocol):
 
 
 # By the name under which a connection's state says what it speaks.
-DIALECTS: Mapping[str, DialectClass] = {PlainDialect.name: PlainDialect}
+DIALECTS: Mapping[str, DialectClass] = {PlainDialect.name: PlainDialect, HttpDialect.name: HttpDialect}

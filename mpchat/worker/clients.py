@@ -9,13 +9,15 @@ from contextlib import suppress
 
 from mpchat.config import Config
 from mpchat.ipc.addresses import covers
-from mpchat.ipc.reasons import CLOSED, SLOW, UNREAD
+from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, SLOW, UNREAD
 from mpchat.ipc.stream_buffer import Place
+from mpchat.protocol.http import HttpDialect
 from mpchat.protocol.messages import error_frame
 from mpchat.protocol.sniff import half_frame_text
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
+from mpchat.worker.first_bytes import FirstBytes
 from mpchat.worker.half_closed import HalfClosed
 from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.lifetime import Lifetime
@@ -23,9 +25,10 @@ from mpchat.worker.outboxes import Outboxes
 from mpchat.worker.reading import ENTER_COST, OUTBOX_LIMIT, READ_SIZE, Reading
 from mpchat.worker.rooms import Rooms
 from mpchat.worker.uplink import Uplink
+from mpchat.worker.web import Web
 
 # Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
-IDLE, HALF_A_FRAME = "idle", "half a frame"
+IDLE = "idle"
 CUT_OFF = frozenset({SLOW, UNREAD, IDLE, HALF_A_FRAME})
 
 # What a member is told whose connection the operator ends.
@@ -53,6 +56,8 @@ class Clients:
         self.rooms = Rooms(config, reactor, counters, self)
         self.reading = Reading(config, reactor, uplink, self, lifetime)
         self.half_closed = HalfClosed(reactor, uplink, self.end)
+        self.web = Web(config, reactor, self, self.reading, lifetime)
+        self.first_bytes = FirstBytes(config, reactor, self.rooms, self.reading, self.web)
         self._reactor = reactor
         self._uplink = uplink
         self._handoff = handoff
@@ -133,6 +138,35 @@ class Clients:
 
     # The end of connections.
 
+    # Browsers, and clients of which it is not known what they speak.
+
+    def take_first_bytes(self, connection: Connection, data: bytes) -> None:
+        """Take what a client has sent whose protocol is not known."""
+        self.first_bytes.take(connection, data)
+
+    def take_plain(self, connection: Connection) -> None:
+        """Let a client whose protocol is not known be a plain one."""
+        self.first_bytes.be_plain(connection)
+
+    def browse(self, connection: Connection, data: bytes) -> None:
+        """Take what a client has sent that speaks HTTP."""
+        self.web.take(connection, data)
+
+    def send(self, connection: Connection, data: bytes) -> None:
+        """Send a client bytes of its dialect."""
+        self.rooms.send(connection, data)
+        self.keep_to_memory()
+
+    def finish(self, connection: Connection) -> None:
+        """End a connection when the client has been sent what there is for it."""
+        with suppress(OSError):  # unread input would turn the end into a reset, which destroys the answer
+            connection.sock.recv(READ_SIZE)
+        self.half_closed.finish(connection)
+
+    def upgrade(self, connection: Connection, answer: bytes, rest: bytes) -> None:
+        """Answer a client, and let it go on as a WebSocket that has sent ``rest`` already."""
+        raise NotImplementedError
+
     def half_close(self, connection: Connection) -> None:
         """Take a client that has ended its stream: one that is owed something is sent it before the end."""
         if self._lifetime.draining or not (connection.spoke or connection.dialect.asked or connection.outbox):
@@ -183,6 +217,8 @@ class Clients:
         self._counters.ended[reason] += 1
         del self.by_identity[connection.identity]
         self.reading.forget(connection)
+        self.first_bytes.forget(connection)
+        self.web.forget(connection)
         self.half_closed.forget(connection)
         self.rooms.leave(connection)
         self.outboxes.drop(connection)
@@ -204,6 +240,7 @@ class Clients:
     def stop_reading(self) -> None:
         """Read from no client any more; the worker drains."""
         self._uplink.requests.send_all()
+        self.first_bytes.send_all()
         for connection in list(self.by_identity.values()):
             connection.no_longer(self._reactor, READ)
             self.reading.end_run(connection)
@@ -233,6 +270,13 @@ class Clients:
                 self.end(connection, IDLE)
         if limit := self.config.frame_timeout:
             for connection in self.reading.inside_a_frame(now - limit):
+                if isinstance(connection.dialect, HttpDialect):
+                    self.web.end_overdue(connection)
+                    continue
+                if connection.undecided:
+                    self.first_bytes.be_plain(connection)
+                if connection.closed:
+                    continue
                 half = connection.dialect.half_frame()
                 if half is None or connection not in connection.fanout:
                     self.end(connection, HALF_A_FRAME)

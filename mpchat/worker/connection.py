@@ -54,6 +54,7 @@ class Connection:
         "replaying",
         "sock",
         "spoke",
+        "undecided",
     )
 
     def __init__(self, identity: int, sock: socket.socket, host: str, port: int, dialect: Dialect) -> None:
@@ -70,6 +71,8 @@ class Connection:
         self.light = True
         # True once it has said something.
         self.spoke = False
+        # True until it is known what the client speaks; see ``first_bytes``.
+        self.undecided = False
         # True from when it has ended its stream; it is still sent what it is owed.
         self.half_closed = False
         # True from when it is not read any more because it is to be moved.

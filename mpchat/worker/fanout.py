@@ -9,6 +9,7 @@ What is for one client alone goes out between two blobs, never inside a frame.
 
 import socket
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Protocol
 
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
@@ -101,6 +102,8 @@ class Fanout:
         self._lists: tuple[list[Connection], list[socket.socket]] | None = None
         self._outboxes = keeper.outboxes
         self._late = LateClients(reactor, self.stream, counters, self._outboxes)
+        # Clients that keep their places and are sent nothing yet, in the order in which they came.
+        self._waiting: dict[Connection, None] = {}
         self._pending = Pending(stream.framing)
         self._flush: Flush | None = None
         self._flushed_at = 0.0
@@ -109,10 +112,10 @@ class Fanout:
         self._replies: list[Connection] = []
 
     def __len__(self) -> int:
-        return len(self._live) + len(self._late)
+        return len(self._live) + len(self._late) + len(self._waiting)
 
     def __contains__(self, connection: Connection) -> bool:
-        return connection in self._live or connection in self._late
+        return connection in self._live or connection in self._late or connection in self._waiting
 
     def is_live(self, connection: Connection) -> bool:
         """True for a client that has been sent everything."""
@@ -156,6 +159,33 @@ class Fanout:
         self._live[connection] = connection.sock
         self._lists = None
 
+    def wait(self, connection: Connection, place: Place | None = None) -> None:
+        """Keep a client's place, which is the stream's end or ``place``; :meth:`begin` lets it be sent to."""
+        cursor = self.stream.end if place is None else self.stream.cursor_of(place)
+        if isinstance(cursor, Outside):
+            assert place is not None
+            self.resume(connection, place)
+            return
+        connection.cursor = cursor
+        connection.late_messages = self.stream.messages if place is None else place.number
+        self._waiting[connection] = None
+
+    def begin(self, connection: Connection) -> None:
+        """Send a client that waits, if it does, what there is from its place on."""
+        if connection not in self._waiting:
+            return
+        del self._waiting[connection]
+        if connection.cursor == self.stream.end:
+            self.join(connection)
+        else:
+            self._late.resume(connection, connection.cursor, connection.late_messages)
+
+    def has_sent_nothing(self, connection: Connection) -> bool:
+        """True for a client that waits, or waited, and has been sent nothing since it came."""
+        if connection in self._live:
+            return connection.late_messages == self.stream.messages
+        return connection in self._waiting
+
     def resume(self, connection: Connection, place: Place) -> None:
         """Let a client go on from its place in the stream, the outbox that it brought first where it must."""
         cursor = self.stream.cursor_of(place)
@@ -173,6 +203,7 @@ class Fanout:
         if self._live.pop(connection, None) is not None:
             self._lists = None
         self._late.forget(connection)
+        self._waiting.pop(connection, None)
 
     def complete(self, now: float, *, pending: bool = False) -> None:
         """Go on with the flush that is under way to its end, without a look at anything else; with
@@ -262,12 +293,20 @@ class Fanout:
                 self._keeper.lost(connection, None)
         if late.early:
             late.resume_early()
+        if self._waiting:
+            self._begin_before_forgotten()
         if self._lists is None:
             self._lists = list(self._live), list(self._live.values())
         self._flush = Flush(blob, messages, *self._lists)
         if late.again:
             late.begin_retries()
         return self._flush
+
+    def _begin_before_forgotten(self) -> None:
+        """Send those that wait what would soon be forgotten: nothing may be lost."""
+        middle = self.stream.end - self.stream.limit // 2
+        for connection in list(takewhile(lambda each: each.cursor < middle, self._waiting)):
+            self.begin(connection)
 
     def _send_slice(self, flush: Flush, now: float) -> None:
         sent = flush.send(SLICE)

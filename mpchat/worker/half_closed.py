@@ -40,6 +40,13 @@ class HalfClosed:
         self._waiting[connection] = None
         self._uplink.said_all.append(connection.identity)
 
+    def finish(self, connection: Connection) -> None:
+        """End a connection when it has been sent what there is for it; nothing of what it said is to come."""
+        connection.half_closed = True
+        connection.no_longer(self._reactor, READ)
+        self._waiting[connection] = self._sent[connection] = None
+        self.settle(connection)
+
     def echoed(self, connection: Connection) -> None:
         """Take note that all that a client said has come back to this worker."""
         if connection not in self._waiting:

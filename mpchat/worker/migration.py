@@ -16,6 +16,7 @@ from mpchat.ipc.handoff import ConnectionInTransit, Handoff, Receipt, close_all,
 from mpchat.ipc.items import PLAIN, Up
 from mpchat.protocol.dialects import DIALECTS
 from mpchat.protocol.plain_dialect import PlainDialect
+from mpchat.protocol.session import DialectState
 from mpchat.reactor import READ, Reactor
 from mpchat.worker.clients import Clients
 from mpchat.worker.connection import Connection, tune
@@ -75,7 +76,8 @@ class Migration:
         receipt.acks.append(arrived.identity)
         state = decode_state(arrived.state)
         make_dialect = DIALECTS[state.dialect if state else PlainDialect.name]
-        dialect = make_dialect(self._config.payload_limit, state.dialect_state if state else None)
+        known = state is not None and not (state.undecided and self._config.web)
+        dialect = make_dialect(self._config.payload_limit, state.dialect_state if state and known else None)
         connection = Connection(arrived.identity, sock, arrived.host, arrived.port, dialect)
         connection.fanout = self._clients.rooms.aside
         connection.heard = self._reactor.now
@@ -93,7 +95,10 @@ class Migration:
         if state is not None:
             receipt.pauses.append(max(0.0, time.monotonic() - state.left_at))
         elif not connection.closed:
-            self._clients.rooms.join_plain(connection)
+            if self._config.web:
+                self._clients.first_bytes.wait(connection)
+            else:
+                self._clients.rooms.join_plain(connection)
             log.debug("= joined: %s", connection.address)
 
     def import_state(self, connection: Connection, state: ConnectionState) -> None:
@@ -110,7 +115,9 @@ class Migration:
         reading.read_again(connection)
         if state.half_since is not None:
             reading.half[connection] = state.half_since
-        if state.room == PLAIN:
+        if state.undecided and self._config.web:
+            self._clients.first_bytes.wait(connection, state.place, state.dialect_state.partial)
+        elif state.room == PLAIN:
             rooms.resume_plain(connection, state.place)
         else:
             connection.replaying = False
@@ -179,6 +186,11 @@ class Migration:
     def export_state(self, connection: Connection) -> ConnectionState:
         """Take a connection out of everything, and return what it was."""
         connection.listen(self._reactor, 0)
+        undecided = connection.undecided and self._clients.rooms.was_sent_nothing(connection)
+        if connection.undecided and not undecided:
+            self._clients.first_bytes.be_plain(connection)
+        begun = self._clients.first_bytes.forget(connection)
+        self._clients.web.forget(connection)
         del self._clients.by_identity[connection.identity]
         self._clients.half_closed.forget(connection)
         room, place = self._clients.rooms.take_out(connection)
@@ -186,7 +198,7 @@ class Migration:
         self._clients.outboxes.drop(connection)
         return ConnectionState(
             dialect=connection.dialect.name,
-            dialect_state=connection.dialect.export(),
+            dialect_state=DialectState(begun) if undecided else connection.dialect.export(),
             room=room,
             place=place,
             outbox=outbox,
@@ -198,6 +210,7 @@ class Migration:
             budget=connection.budget,
             spoke=connection.spoke,
             half_closed=connection.half_closed,
+            undecided=undecided,
         )
 
     def take_receipt(self, receipt: Receipt) -> None:

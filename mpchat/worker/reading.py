@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mpchat.config import Config
 from mpchat.ipc.reasons import CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
+from mpchat.protocol.http import HttpDialect
 from mpchat.protocol.session import REQUEST
 from mpchat.protocol.sniff import HEAD_SIZE, foreign, foreign_text, half_frame_text
 from mpchat.reactor import READ, WRITE, Reactor
@@ -81,6 +82,15 @@ class Owner(Protocol):
 
     def on_writable(self, connection: Connection) -> None:
         """Send a client what it is owed."""
+
+    def take_first_bytes(self, connection: Connection, data: bytes) -> None:
+        """Take what a client has sent whose protocol is not known."""
+
+    def take_plain(self, connection: Connection) -> None:
+        """Let a client whose protocol is not known be a plain one."""
+
+    def browse(self, connection: Connection, data: bytes) -> None:
+        """Take what a client has sent that speaks HTTP."""
 
 
 class Reading:
@@ -218,6 +228,8 @@ class Reading:
             return
         if not data:
             self._take_end(connection)
+        elif connection.undecided:
+            self._owner.take_first_bytes(connection, data)
         elif connection.spoke or connection.dialect.held or not self._refuse_foreign(connection, data):
             self._take(connection, data)
 
@@ -227,7 +239,16 @@ class Reading:
             return READ_SIZE
         return max(READ_LEAST, READ_SIZE // (1 + self._waiting))
 
+    def take_first(self, connection: Connection, data: bytes) -> None:
+        """Take the first bytes of a client that is a plain one."""
+        if not self._refuse_foreign(connection, data):
+            self._take(connection, data)
+
     def _take_end(self, connection: Connection) -> None:
+        if connection.undecided:
+            self._owner.take_plain(connection)
+            if connection.closed:
+                return
         in_order = connection.dialect.receive_eof()
         if connection not in connection.fanout:  # sending had failed: the end is that of a reset
             self._owner.end(connection, "lost")
@@ -239,6 +260,12 @@ class Reading:
                 self._owner.refuse(connection, half_frame_text(half), CLOSED_INSIDE)
 
     def _take(self, connection: Connection, data: bytes) -> None:
+        if isinstance(connection.dialect, HttpDialect):
+            self._owner.browse(connection, data)
+        else:
+            self._take_payloads(connection, data)
+
+    def _take_payloads(self, connection: Connection, data: bytes) -> None:
         dialect, now, held = connection.dialect, self._reactor.now, connection.dialect.held
         connection.light = held + len(data) < LITTLE
         silence = now - connection.heard
@@ -273,6 +300,10 @@ class Reading:
         if (dialect.has_more or connection.asking or not connection.reading) and not connection.closed:
             connection.no_longer(self._reactor, READ)
             self.read_again(connection)
+
+    def note_half(self, connection: Connection) -> None:
+        """Note that a client is in the middle of something which must not take too long."""
+        self.half[connection] = self._reactor.now
 
     def _note_half(self, connection: Connection, *, progress: bool) -> None:
         """Note that a client is inside a frame. Refuse one that speaks another protocol."""

@@ -230,8 +230,12 @@ class Rooms:
 
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send plain ``frames`` to one client alone, in its dialect."""
+        self.send(connection, connection.dialect.framing.encode(frames))
+
+    def send(self, connection: Connection, data: bytes) -> None:
+        """Send bytes of its dialect to one client alone."""
         fanout = self.fanout_of(connection)
-        fanout.reply(connection, connection.dialect.framing.encode(frames))
+        fanout.reply(connection, data)
         if fanout is not self.plain:
             self.busy[fanout] = None
 
@@ -241,6 +245,19 @@ class Rooms:
         """Let a fresh connection take part in the stream of plain clients."""
         connection.fanout = fanout = self._plain_in(connection.dialect.framing)
         fanout.join(connection)
+
+    def wait_plain(self, connection: Connection, place: Place | None = None) -> None:
+        """Keep a connection's place in the stream of plain clients, and send it nothing yet."""
+        connection.fanout = self.plain
+        self.plain.wait(connection, place)
+
+    def begin_plain(self, connection: Connection) -> None:
+        """Send a connection that waits what there is from its place on."""
+        self.fanout_of(connection).begin(connection)
+
+    def was_sent_nothing(self, connection: Connection) -> bool:
+        """True for a connection that has been sent nothing since it came."""
+        return self.fanout_of(connection).has_sent_nothing(connection)
 
     def resume_plain(self, connection: Connection, place: Place) -> None:
         """Let a moved connection go on in the stream of plain clients."""

@@ -1,0 +1,99 @@
+"""HTTP as a dialect: the heads of requests, cut out of a connection's bytes. Pure.
+
+What a request means and what it is answered with is :mod:`mpchat.worker.http_answers`.
+"""
+
+from math import inf
+from typing import ClassVar
+
+from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
+from mpchat.protocol.framing import PLAIN_FRAMING, Framing
+from mpchat.protocol.session import DialectState
+from mpchat.protocol.sniff import HalfFrame
+
+# Bytes of a request's head at most.
+HEAD_LIMIT = 8 << 10
+_END = b"\r\n\r\n"
+
+
+class HttpDialect:
+    """What a browser speaks before it has asked for a WebSocket. It posts nothing and reads no stream."""
+
+    __slots__ = ("_kept", "_searched", "asked")
+
+    name: ClassVar[str] = "http"
+    framing: ClassVar[Framing] = PLAIN_FRAMING
+
+    def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, resumed: DialectState | None = None) -> None:
+        """Begin, or go on from ``resumed``; ``limit`` is for messages, of which there are none here."""
+        self.asked = False
+        self._kept = bytearray(resumed.partial if resumed else b"")
+        # Where the end of the head is not before.
+        self._searched = 0
+
+    @property
+    def has_more(self) -> bool:
+        """True when a whole head is kept, or more than a head may have."""
+        return self._end() >= 0 or len(self._kept) > HEAD_LIMIT
+
+    @property
+    def mid_frame(self) -> bool:
+        """True while a head has begun and not ended."""
+        return bool(self._kept) and not self.has_more
+
+    @property
+    def held(self) -> int:
+        """How many bytes are kept."""
+        return len(self._kept)
+
+    def receive_data(self, data: bytes, posts: list[tuple[int, bytes]], most: float = inf) -> bytes:
+        """Keep bytes of the client; :meth:`take_head` cuts them."""
+        self._kept += data
+        return b""
+
+    def take_head(self) -> bytes | None:
+        """Return the next request's head with its empty line; ``b""`` when it is too long, None when it is
+        not whole."""
+        end = self._end()
+        if end < 0:
+            return b"" if len(self._kept) > HEAD_LIMIT else None
+        head = bytes(self._kept[:end])
+        del self._kept[:end]
+        self._searched = 0
+        return head if end <= HEAD_LIMIT else b""
+
+    def take_rest(self) -> bytes:
+        """Return all that is kept, and keep nothing."""
+        rest = bytes(self._kept)
+        self._kept.clear()
+        self._searched = 0
+        return rest
+
+    def _end(self) -> int:
+        """Return where the head ends; -1 when that has not come. Looks at each byte once."""
+        found = self._kept.find(_END, self._searched)
+        if found < 0:
+            self._searched = max(0, len(self._kept) - len(_END) + 1)
+            return -1
+        self._searched = found
+        return found + len(_END)
+
+    def end_run(self) -> bytes:
+        """Return nothing: there are no errors on the wire of messages."""
+        return b""
+
+    def take_counted(self) -> int:
+        """Return 0, for the same reason."""
+        return 0
+
+    def receive_eof(self) -> bool:
+        """Take the end of the client's stream: nothing is owed for a head that is not whole."""
+        return True
+
+    def half_frame(self) -> HalfFrame | None:
+        """Return None: a head is no frame."""
+        return None
+
+    def export(self) -> DialectState:
+        """Return all that another process needs to go on."""
+        return DialectState(bytes(self._kept))

@@ -1,0 +1,103 @@
+"""First bytes: connections that have said nothing yet, until it is known what they speak.
+
+No client is sent a byte before its protocol is known, and its place in the stream is fixed when it comes. Its
+first bytes decide. A client that says nothing for a while is taken for a plain one as far as sending goes;
+while nothing has come to be sent, its first bytes still decide.
+"""
+
+import time
+
+from mpchat.config import Config
+from mpchat.ipc.stream_buffer import Place
+from mpchat.protocol.first_bytes import Speaks, speaks
+from mpchat.reactor import Reactor
+from mpchat.worker.connection import Connection
+from mpchat.worker.reading import Reading
+from mpchat.worker.rooms import Rooms
+from mpchat.worker.web import Web
+
+
+class FirstBytes:
+    """The connections of a worker whose protocol is not known."""
+
+    def __init__(self, config: Config, reactor: Reactor, rooms: Rooms, reading: Reading, web: Web) -> None:
+        """Begin with none."""
+        self._grace = config.listen_grace
+        self._reactor = reactor
+        self._rooms = rooms
+        self._reading = reading
+        self._web = web
+        # Those that are sent nothing yet, the oldest first, and until when (seconds, monotonic).
+        self._silent: dict[Connection, float] = {}
+        self._watching = False
+        # Those whose first bytes are too few to tell.
+        self._begun: dict[Connection, bytes] = {}
+
+    def wait(self, connection: Connection, place: Place | None = None, begun: bytes = b"") -> None:
+        """Take a connection that has come. Its client's place in the stream is the end.
+
+        One that was moved here has its place, and may have begun to say something.
+        """
+        connection.undecided = True
+        self._rooms.wait_plain(connection, place)
+        if begun:
+            self._begun[connection] = begun
+            return
+        self._silent[connection] = time.monotonic() + self._grace
+        if not self._watching:
+            self._watch(self._grace)
+
+    def _watch(self, seconds: float) -> None:
+        self._watching = True
+        self._reactor.call_later(seconds, self._end_grace)
+
+    def _end_grace(self) -> None:
+        """Send those that have been silent for long enough what there is for plain clients."""
+        self._watching = False
+        now = time.monotonic()
+        while self._silent:
+            connection, until = next(iter(self._silent.items()))
+            if until > now:
+                self._watch(until - now)
+                return
+            del self._silent[connection]
+            self._rooms.begin_plain(connection)
+
+    def take(self, connection: Connection, data: bytes) -> None:
+        """Take what an undecided client has sent."""
+        head = self._begun.pop(connection, b"") + data
+        spoken = speaks(head)
+        if spoken is Speaks.HTTP and self._rooms.was_sent_nothing(connection):
+            self._decide(connection)
+            self._rooms.leave(connection)
+            self._rooms.put_aside(connection)
+            self._web.begin(connection, head)
+        elif spoken is Speaks.UNKNOWN:
+            self._silent.pop(connection, None)
+            self._begun[connection] = head
+            self._reading.note_half(connection)
+        else:
+            self.be_plain(connection, head)
+
+    def be_plain(self, connection: Connection, head: bytes = b"") -> None:
+        """Let an undecided client be a plain one, whose first bytes are ``head`` or what it has begun."""
+        head = self._begun.pop(connection, b"") or head
+        self._decide(connection)
+        self._rooms.begin_plain(connection)
+        if head and not connection.closed:
+            self._reading.take_first(connection, head)
+
+    def _decide(self, connection: Connection) -> None:
+        connection.undecided = False
+        self._silent.pop(connection, None)
+
+    def send_all(self) -> None:
+        """Send all of them what there is for plain clients: the worker drains."""
+        silent, self._silent = self._silent, {}
+        for connection in silent:
+            self._rooms.begin_plain(connection)
+
+    def forget(self, connection: Connection) -> bytes:
+        """Forget a connection that has ended or leaves; returns its first bytes."""
+        self._silent.pop(connection, None)
+        return self._begun.pop(connection, b"")

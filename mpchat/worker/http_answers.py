@@ -1,0 +1,161 @@
+"""HTTP answers: what a request is answered with. No I/O.
+
+Loaded when the first browser comes: h11 reads requests and writes answers, and the handshake of a WebSocket
+is that of the package websockets, whose protocol object is dropped afterwards.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import NamedTuple
+
+import h11
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from mpchat.protocol.http import HEAD_LIMIT
+from mpchat.worker.site import File
+
+SUBPROTOCOL = Subprotocol("mpchat")
+# Nothing from elsewhere, and no code or style in the page itself.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SAFE = (
+    ("Content-Security-Policy", _POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
+_TEXT = "text/plain; charset=utf-8"
+
+
+class Answer(NamedTuple):
+    """An answer as bytes, and what comes after it."""
+
+    data: bytes
+    # True when the connection is to end.
+    last: bool
+    # True when the connection is a WebSocket from here on.
+    upgraded: bool = False
+
+
+class Site(NamedTuple):
+    """What answers depend on, beside the request."""
+
+    files: Mapping[str, File]
+    # Origins of pages that may connect, beside the server's own.
+    origins: Sequence[str]
+
+
+def answer(head: bytes, site: Site, *, accepting: bool) -> Answer:
+    """Return the answer to a request's head; ``b""`` stands for one that is too long.
+
+    ``accepting``: the server takes clients.
+    """
+    exchange = _Exchange()
+    if not head:
+        return exchange.refuse(431, f"the head of a request has {HEAD_LIMIT} bytes at most")
+    try:
+        request = exchange.read(head)
+    except h11.RemoteProtocolError as error:
+        return exchange.refuse(error.error_status_hint, f"this is no HTTP request: {error}")
+    path = request.target.decode("latin-1").partition("?")[0]
+    if request.method not in (b"GET", b"HEAD"):
+        return exchange.text(405, "only GET and HEAD are known here", ("Allow", "GET, HEAD"))
+    if path == "/ws":
+        return _upgrade(exchange, head, request, site)
+    if path == "/healthz":
+        return exchange.text(200, "the server's loop turns")
+    if path == "/readyz":
+        return exchange.text(200, "clients are accepted") if accepting else exchange.text(503, "stopping")
+    if path in site.files:
+        return _file(exchange, request, site.files[path])
+    return exchange.text(404, "there is nothing here; the chat's page is /")
+
+
+def too_slow(seconds: float) -> bytes:
+    """Return the answer to a request whose head did not come in time."""
+    return _Exchange().refuse(408, f"the head of the request did not come within {seconds:g} seconds").data
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self) -> None:
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
+        self._without_body = False
+
+    def read(self, head: bytes) -> h11.Request:
+        """Return the request of a whole head. Raises ``h11.RemoteProtocolError`` for anything else."""
+        self._h11.receive_data(head)
+        request = self._h11.next_event()
+        if not isinstance(request, h11.Request):
+            raise h11.RemoteProtocolError("not a request", 400)
+        self._without_body = request.method == b"HEAD"
+        # A body that follows is not read: then the connection ends, so that nobody takes it for a request.
+        self._h11.next_event()
+        return request
+
+    def refuse(self, status: int, text: str) -> Answer:
+        """Answer with an error after which nothing can be read."""
+        return self.text(status, text, ("Connection", "close"))
+
+    def text(self, status: int, text: str, *more: tuple[str, str]) -> Answer:
+        """Answer with a line for people."""
+        return self.send(status, text.encode() + b"\n", ("Content-Type", _TEXT), *more)
+
+    def send(self, status: int, body: bytes, *headers: tuple[str, str]) -> Answer:
+        """Answer with a body, of which a client that asked with HEAD gets the size alone."""
+        size = () if status == 304 else (("Content-Length", str(len(body))),)
+        response = h11.Response(
+            status_code=status, headers=[*headers, *size, *_SAFE], reason=HTTPStatus(status).phrase
+        )
+        data = self._h11.send(response) or b""
+        if body and not self._without_body:
+            data += self._h11.send(h11.Data(data=body)) or b""
+        data += self._h11.send(h11.EndOfMessage()) or b""
+        states = self._h11.our_state, self._h11.their_state
+        return Answer(data, last=states != (h11.DONE, h11.DONE))
+
+
+def _file(exchange: _Exchange, request: h11.Request, file: File) -> Answer:
+    # A browser asks each time, and is told that nothing has changed: after an update all files fit.
+    headers = (("Content-Type", file.kind), ("ETag", file.tag), ("Cache-Control", "no-cache"))
+    tags = [each.strip().removeprefix("W/") for each in _header(request, b"if-none-match").split(",")]
+    known = file.tag in tags or "*" in tags
+    return exchange.send(304, b"", *headers) if known else exchange.send(200, file.body, *headers)
+
+
+def _header(request: h11.Request, name: bytes) -> str:
+    return ", ".join(value.decode("latin-1") for key, value in request.headers if key == name)
+
+
+def _upgrade(exchange: _Exchange, head: bytes, request: h11.Request, site: Site) -> Answer:
+    if request.method != b"GET" or "websocket" not in _header(request, b"upgrade").lower():
+        return exchange.text(426, "this path is for WebSocket clients", ("Upgrade", "websocket"))
+    origin = _header(request, b"origin")
+    if origin and not _is_allowed(origin, _header(request, b"host"), site.origins):
+        return exchange.text(
+            403, "pages of this origin may not connect: the setting origins lists those that may"
+        )
+    protocol = ServerProtocol(subprotocols=[SUBPROTOCOL], select_subprotocol=_choose)
+    protocol.receive_data(head)
+    asked = [event for event in protocol.events_received() if isinstance(event, Request)]
+    if not asked:
+        return exchange.refuse(400, f"this is no WebSocket handshake: {protocol.parser_exc or 'incomplete'}")
+    response = protocol.accept(asked[0])
+    if response.status_code != 101:
+        return exchange.refuse(response.status_code, bytes(response.body or b"").decode().strip())
+    protocol.send_response(response)
+    return Answer(b"".join(protocol.data_to_send()), last=False, upgraded=True)
+
+
+def _is_allowed(origin: str, host: str, origins: Sequence[str]) -> bool:
+    """Tell whether a page of this origin may connect: the server's own, by whatever name it was reached."""
+    own = origin.lower().partition("://")[2]
+    return own == host.lower() or origin.lower() in origins or "*" in origins
+
+
+def _choose(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return SUBPROTOCOL if SUBPROTOCOL in offered else None

@@ -1,0 +1,146 @@
+"""Web: connections that speak HTTP, until they end or are WebSockets.
+
+Requests are served one at a time for each client, in the same turns as messages, and charged to its budget.
+"""
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from mpchat.config import Config
+from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, INTERNAL_ERROR
+from mpchat.protocol.http import HttpDialect
+from mpchat.reactor import READ, Reactor
+from mpchat.worker.connection import Connection
+from mpchat.worker.lifetime import Lifetime
+from mpchat.worker.reading import Reading
+
+if TYPE_CHECKING:
+    from mpchat.worker import http_answers
+
+# Charged for a request beside its answer's bytes; see ``reading.BUDGET``: h11 and the handshake take 0.3 ms.
+HTTP_COST = 3000
+# Seconds between two looks whether what answers are made with is loaded.
+LOOK_EVERY = 0.005
+
+log = logging.getLogger("mpchat.worker")
+
+
+class Owner(Protocol):
+    """What this needs of the part that owns the connections; see ``clients.Clients``."""
+
+    def send(self, connection: Connection, data: bytes) -> None:
+        """Send a client bytes of its dialect."""
+
+    def finish(self, connection: Connection) -> None:
+        """End a connection when the client has been sent what there is for it."""
+
+    def end(self, connection: Connection, reason: str) -> None:
+        """End a connection and tell the hub."""
+
+    def upgrade(self, connection: Connection, answer: bytes, rest: bytes) -> None:
+        """Answer a client, and let it go on as a WebSocket that has sent ``rest`` already."""
+
+
+class Web:
+    """The HTTP connections of a worker."""
+
+    def __init__(
+        self, config: Config, reactor: Reactor, owner: Owner, reading: Reading, lifetime: Lifetime
+    ) -> None:
+        """Begin with none, and with nothing loaded."""
+        self._config = config
+        self._reactor = reactor
+        self._owner = owner
+        self._reading = reading
+        self._lifetime = lifetime
+        # What answers are made with, from when it is loaded.
+        self._site: http_answers.Site | None = None
+        self._loading: threading.Thread | None = None
+        # Connections whose requests wait until all is loaded.
+        self._waiting: dict[Connection, None] = {}
+
+    def begin(self, connection: Connection, data: bytes) -> None:
+        """Take a client whose first bytes are HTTP."""
+        connection.dialect = HttpDialect()
+        self.take(connection, data)
+
+    def take(self, connection: Connection, data: bytes) -> None:
+        """Take bytes of a client, and answer one request if there is a whole one."""
+        dialect = connection.dialect
+        assert isinstance(dialect, HttpDialect)
+        connection.heard = self._reactor.now
+        dialect.receive_data(data, [])
+        if not dialect.has_more:
+            self._reading.note_half(connection)
+            return
+        self._reading.half.pop(connection, None)
+        connection.no_longer(self._reactor, READ)
+        if self._site is None:
+            self._waiting[connection] = None
+            self._load()
+        else:
+            self._answer(connection, dialect, self._site)
+
+    def _answer(self, connection: Connection, dialect: HttpDialect, site: "http_answers.Site") -> None:
+        from mpchat.worker import http_answers
+
+        head = dialect.take_head()
+        if head is None:
+            self._reading.read_again(connection)
+            return
+        given = http_answers.answer(head, site, accepting=not self._lifetime.draining)
+        self._reading.charge(connection, len(given.data), HTTP_COST)
+        if given.upgraded:
+            self._owner.upgrade(connection, given.data, dialect.take_rest())
+            return
+        self._owner.send(connection, given.data)
+        if connection.closed:
+            return
+        if given.last:
+            self._owner.finish(connection)
+        else:
+            self._reading.note_half(connection)
+            self._reading.read_again(connection)
+
+    def end_overdue(self, connection: Connection) -> None:
+        """End a connection whose next request did not come in time; tell the client if it has begun one."""
+        if connection.dialect.held and self._site is not None:
+            from mpchat.worker import http_answers
+
+            self._owner.send(connection, http_answers.too_slow(self._config.frame_timeout))
+        self._owner.end(connection, HALF_A_FRAME if connection.dialect.held else CLOSED)
+
+    def forget(self, connection: Connection) -> None:
+        """Forget a connection that has ended or leaves."""
+        self._waiting.pop(connection, None)
+
+    # What answers are made with is loaded when the first browser comes, in a thread: it takes 0.1 s.
+
+    def _load(self) -> None:
+        if self._loading is None:
+            self._loading = threading.Thread(target=self._import, daemon=True)
+            self._loading.start()
+            self._reactor.call_later(LOOK_EVERY, self._look)
+
+    def _import(self) -> None:
+        try:
+            from mpchat.worker.http_answers import Site
+            from mpchat.worker.site import load_site
+
+            self._site = Site(load_site(), self._config.origins)
+        except Exception:
+            log.exception("the page cannot be served")
+
+    def _look(self) -> None:
+        """Go on with those that wait, if all is loaded."""
+        if self._loading is not None and self._loading.is_alive():
+            self._reactor.call_later(LOOK_EVERY, self._look)
+            return
+        self._loading = None
+        waiting, self._waiting = self._waiting, {}
+        for connection in waiting:
+            if self._site is None:
+                self._owner.end(connection, INTERNAL_ERROR)
+            else:
+                self._reading.read_again(connection)
