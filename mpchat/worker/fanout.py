@@ -175,7 +175,7 @@ class Fanout:
         if connection not in self._waiting:
             return
         del self._waiting[connection]
-        if connection.cursor == self.stream.end:
+        if connection.cursor == self.stream.end and not connection.outbox:
             self.join(connection)
         else:
             self._late.resume(connection, connection.cursor, connection.late_messages)

@@ -28,6 +28,7 @@ MOVED = {
     "outbox",
     "outbox_open",
     "spoke",
+    "undecided",
 }
 BESIDE = {"host", "identity", "port", "sock"}
 # What the next worker makes anew, because it follows from the rest or begins again there.

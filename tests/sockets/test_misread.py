@@ -1,4 +1,6 @@
-"""Bytes that are no frames, at a worker: the client hears why before its connection ends, in order."""
+"""Bytes that are no frames, at a worker: the client hears why before its connection ends, in order.
+
+HTTP is no exception where the server has no page: see test_web."""
 
 import socket
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ TLS = bytes.fromhex("16030102000100") + bytes(100)
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench()
+    made = Bench(web=False)
     yield made
     made.close()
 

@@ -1,0 +1,38 @@
+"""What a connection speaks, by its first bytes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpchat.protocol.first_bytes import Speaks, speaks
+from mpchat.protocol.frames import encode_frame
+
+METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_request_is_known_with_the_space_after_its_method_and_unknown_before(method: bytes) -> None:
+    line = method + b" / HTTP/1.1\r\n"
+    for size in range(1, len(line)):
+        assert speaks(line[:size]) is (Speaks.HTTP if size > len(method) else Speaks.UNKNOWN)
+
+
+@given(st.integers(0, 0xFFFF), st.sampled_from([b"{", b" ", b"\t", b"\r", b"\n"]), st.binary(max_size=10))
+def test_a_frame_of_json_is_plain_from_its_third_byte_on_whatever_its_length(
+    length: int, begin: bytes, more: bytes
+) -> None:
+    head = length.to_bytes(2, "big") + begin + more
+    assert speaks(head[:3]) is Speaks.PLAIN
+    assert speaks(head) is Speaks.PLAIN
+    assert speaks(head[:1]) is not Speaks.HTTP
+    assert speaks(head[:2]) is not Speaks.HTTP
+
+
+@given(st.binary(max_size=300))
+def test_short_frames_are_plain_with_their_first_byte(payload: bytes) -> None:
+    assert speaks(encode_frame(payload)[:1]) is Speaks.PLAIN
+
+
+@pytest.mark.parametrize("head", [b"get / ", b"GETX", b"PU{", b"HEADS", b"\x16\x03\x01", b"PRI * HTTP/2.0"])
+def test_what_only_looks_like_a_method_is_plain(head: bytes) -> None:
+    assert speaks(head) is Speaks.PLAIN
