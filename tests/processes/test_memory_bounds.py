@@ -418,10 +418,10 @@ OUT_OF_REACH = {
     "members in transit": "a reload, a scale or a rebalance moves members, and each move takes milliseconds; "
     "tests/pure/test_delivery.py fills what waits for them",
     "names": "the bound is 100 000 names, no setting: a thousand clients would have to come a hundred times; "
-    "tests/pure/test_memory.py fills it",
-    "addresses": "the bound is 100 000 addresses, no setting; tests/pure/test_memory.py fills it",
+    "tests/pure/test_memory.py fills a smaller one",
+    "addresses": "the bound is 100 000 addresses, no setting; tests/pure/test_memory.py fills a smaller one",
     "on the way": "is handed on within a turn, unless a process is stopped or the machine stalls",
-    "the history file": "waits only while the disk takes nothing; tests/sockets/test_archive.py fills it",
+    "the history file": "waits only while a disk fails; tests/sockets/test_archive.py fills a small one",
     "holes": "are what the C library leaves of all that was freed",
 }
 
