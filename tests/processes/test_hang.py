@@ -1,6 +1,8 @@
 """A worker whose loop does not turn is found, its stacks are logged, it is replaced; others chat on."""
 
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +102,20 @@ def test_a_worker_stopped_by_sigstop_is_killed_and_replaced(folder: Path) -> Non
         found = wait_until_running(server)
         assert found["workers"][0]["pid"] == before[0]
         assert re.search(r"hung for [\d.]+ s, killed: worker 2", server.log)
+
+
+@pytest.mark.parametrize("which", ["a worker", "the supervisor"])
+def test_a_crash_in_native_code_leaves_the_stacks_of_the_process_in_the_log(folder: Path, which: str) -> None:
+    with running(folder) as server:
+        process = server.processes()[0]
+        os.kill(server.worker_pids[0] if which == "a worker" else process.pid, signal.SIGSEGV)
+        if which == "a worker":
+            eventually(lambda: "died: worker 1, killed by SIGSEGV" in server.log, "the death to be told")
+        else:
+            process.wait(10.0)
+        stacks = server.log.partition("Fatal Python error: Segmentation fault")[2]
+        assert "Current thread" in stacks
+        assert re.search(r'File ".*/mpchat/reactor\.py", line \d+ in turn', stacks)
 
 
 def test_status_tells_of_the_silence_while_a_worker_hangs(folder: Path) -> None:
