@@ -94,7 +94,8 @@ def test_a_worker_that_dies_is_tried_again_for_ever_and_the_others_serve(folder:
         found = slot(server, 2)
         assert slot(server, 1)["state"] == "RUNNING"
         assert (found["pid"], found["restart_in"] > 0) == (None, True)
-        assert "dead 6 times in a row, tried again for ever, at most 60 s apart: worker 2" in server.log
+        said = "dead 6 times in a row, tried again for ever, at most 60 s apart: worker 2"
+        eventually(lambda: said in server.log, "the log to tell of it")
         shown = " ".join(server.command("status").stdout.split())
         assert "worker 2 waits: the next one starts in" in shown
         assert found["died"] in shown
@@ -192,7 +193,7 @@ def test_a_worker_whose_interpreter_is_gone_is_told_with_its_path_and_comes_back
         assert (done.returncode, missing in done.stderr) == (5, True), done.stderr
         psutil.Process(server.worker_pids[0]).kill()
         eventually(lambda: facts(server)["workers"][0]["died"] == missing, "the path to be told")
-        assert f"died: worker 1, {missing}" in server.log
+        eventually(lambda: f"died: worker 1, {missing}" in server.log, "the log to tell of it")
         python.symlink_to(sys.executable)
         server.wait_until_running()
         assert server.command("reload").returncode == 0

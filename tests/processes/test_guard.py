@@ -598,7 +598,7 @@ def test_with_the_lock_file_gone_a_second_start_is_refused_and_the_server_takes_
     assert server.status()["state"] == "RUNNING"
     pid = server.pid
     eventually(lambda: lock_is_held(server, pid), "the lock file to be taken again", 10.0)
-    assert "taken again" in server.log
+    eventually(lambda: "taken again" in server.log, "the log to tell of it")
     assert f"pid {server.pid}" in refused(server.command("start", "--port", "0"), ALREADY)
 
 
@@ -625,7 +625,7 @@ def test_after_its_whole_folder_was_swept_bans_and_the_log_are_there_again(serve
         "all to have the new log",
         10.0,
     )
-    assert "log file was gone or replaced, opened again" in server.log
+    eventually(lambda: "log file was gone or replaced, opened again" in server.log, "the log to tell of it")
     assert server.stop().returncode == 0
     assert "stopped after" in server.log
 

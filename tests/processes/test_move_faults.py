@@ -448,7 +448,8 @@ def test_a_worker_of_another_slot_dies_during_a_reload(folder: Path, workers: in
         wait_until_running(server)
         alive = [each for each in crowd if each.ended is None]
         assert answer.result["lost"] == COUNT - len(alive)
-        assert f" moved, {COUNT - len(alive)} lost: reload" in server.log
+        said = f" moved, {COUNT - len(alive)} lost: reload"
+        eventually(lambda: said in server.log, "the log to tell of it")
         everybody_heard_of_leaving(alive, COUNT - len(alive))
         alive[0].say(END)
         everybody_hears(alive, END)
