@@ -53,6 +53,7 @@ class Connection:
         "quiet_until",
         "replaying",
         "sock",
+        "speaker",
         "spoke",
     )
 
@@ -70,6 +71,8 @@ class Connection:
         self.light = True
         # True once it has said something.
         self.spoke = False
+        # True once it has said something or asked to join: its loss is told.
+        self.speaker = False
         # True from when it has ended its stream; it is still sent what it is owed.
         self.half_closed = False
         # True from when it is not read any more because it is to be moved.
