@@ -10,7 +10,6 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 from support.harness import Server, assert_nothing_left, leftovers, running
-from support.waiting import eventually
 
 from mpchat.hub.sequencer import NOTICE_GATHER
 
@@ -41,12 +40,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder for runtime files; a server process that outlives the test fails it."""
     yield tmp_path
     try:
-        eventually(lambda: not leftovers(tmp_path), "no process of the test's servers to be left", 5.0)
-    finally:
+        assert_nothing_left(tmp_path)
+    except AssertionError:
         left = leftovers(tmp_path)
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=5.0)
+        raise
 
 
 @pytest.fixture

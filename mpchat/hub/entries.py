@@ -60,11 +60,12 @@ class CutOff(msgspec.Struct, frozen=True, array_like=True, tag="cut_off"):
 
 
 class WorkerDied(msgspec.Struct, frozen=True, array_like=True, tag="worker_died"):
-    """The connections that a worker's death has ended: those that had asked to join, and the count of all."""
+    """The connections that a worker's death has ended: those that had asked to join, and the count of these
+    and of the plain clients that had sent a message."""
 
     now: float
     identities: list[int]
-    connections: int
+    speakers: int
 
 
 class Announced(msgspec.Struct, frozen=True, array_like=True, tag="announced"):

@@ -170,8 +170,8 @@ class Hub:
             self._apply(record, now)
         self.delivery.endpoints.remove(endpoint)
 
-    def worker_died(self, endpoint: Endpoint, connections: int, in_transit: set[int], now: float) -> None:
-        """End the connections of a detached worker, ``connections`` in number.
+    def worker_died(self, endpoint: Endpoint, speakers: int, in_transit: set[int], now: float) -> None:
+        """End the connections of a detached worker; ``speakers`` of them had sent a message or asked to join.
 
         Those that other processes have by now (``in_transit``) live on.
         """
@@ -179,8 +179,8 @@ class Hub:
         for room in self._sender_holds.forget(endpoint):
             self._judge_hold(room)
         lost = self.delivery.worker_died(endpoint, in_transit)
-        if lost or connections:
-            self._put_in_order(WorkerDied(now, lost, connections), now)
+        if lost or speakers:
+            self._put_in_order(WorkerDied(now, lost, speakers), now)
 
     # Connections that change their worker.
 

@@ -203,8 +203,8 @@ class HubState:
         for identity in entry.identities:
             self.members.gone(identity, "lost", entry.now)
             self._effects.append(Forget(identity))
-        if entry.connections:
-            self.sequencer.leave([], entry.connections)
+        if entry.speakers:
+            self.sequencer.leave([], entry.speakers)
 
     # Operators and time.
 

@@ -42,6 +42,8 @@ class ConnectionInTransit(msgspec.Struct, frozen=True, array_like=True):
     host: str
     port: int
     state: msgspec.Raw = FRESH
+    # True when the client has sent a message or asked to join; see ``items.Up.SPEAKERS``.
+    speaker: bool = False
 
 
 class Handoff(msgspec.Struct, frozen=True, array_like=True, tag="handoff"):

@@ -41,6 +41,9 @@ class Up(IntEnum):
     STRAINED = FIRST_KIND + 11
     # Identities of clients that will say nothing more; answered when all that they said is in the order.
     SAID_ALL = FIRST_KIND + 12
+    # How many connections have become speakers (have sent a message or asked to join), less the speakers that
+    # have ended. A moved speaker counts with its new worker from the ack on, and not here.
+    SPEAKERS = FIRST_KIND + 13
 
 
 class Down(IntEnum):

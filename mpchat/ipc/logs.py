@@ -3,7 +3,8 @@
 A log file is standard error itself, pointed at the file: so tracebacks, stack dumps and whatever a library
 prints go the same way, and opening the file anew is one ``dup2``. A line starts with what happened and ends
 with who it happened to; characters that do not print are escaped; a line that would come again and again is
-counted instead. No line makes the process wait: see :mod:`mpchat.ipc.standard_stream`.
+counted instead. No line makes the process wait, nor does a file that is opened while the process serves: see
+:mod:`mpchat.ipc.standard_stream`.
 """
 
 import atexit
@@ -15,17 +16,18 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any, TextIO, cast
 
-from mpchat.ipc.standard_stream import StandardStream, is_file
+from mpchat.ipc.standard_stream import StandardStream, is_file, open_file
 from mpchat.text import visible
 
 # So many lines of one kind go out in so many seconds; the rest is counted and told with the next one.
 BURST = 5
 BURST_SECONDS = 10.0
 # Seconds that a process waits at its end for a log that is slow; less than a stop gives workers (STOP_GRACE).
-DRAIN = 0.5
+DRAIN = 1.0
 
 
 class _Formatter(logging.Formatter):
@@ -95,15 +97,40 @@ def _take_standard_error(formatter: logging.Formatter) -> TextIO:
 
 
 def point_at(path: str) -> None:
-    """Make ``path`` this process's standard error, appending. Raises ``OSError``."""
-    descriptor = _open(path)
-    os.set_blocking(descriptor, True)
+    """Make ``path`` this process's standard error, appending, while nobody is served. Raises ``OSError``."""
+    descriptor = open_file(path)
     os.dup2(descriptor, 2)
     os.close(descriptor)
     if isinstance(sys.stderr, StandardStream):
         sys.stderr.renew()
     if _dumps is not None:
         _dumps.follow()
+
+
+def point_later_at(path: str) -> None:
+    """Have a thread make ``path`` this process's standard error, appending; lines from now on go there.
+
+    If that cannot be done, a line says so, and lines go where they went before.
+    """
+    if not isinstance(sys.stderr, StandardStream):
+        return
+    try:
+        sys.stderr.reopen(path, partial(_on_opened, path))
+    except OSError as error:
+        _on_opened(path, error)
+
+
+def _on_opened(path: str, error: OSError | None) -> None:
+    if error is not None:
+        logging.getLogger("mpchat").error("log not opened anew: %s: %s", error.strerror, path)
+    elif _dumps is not None:
+        _dumps.follow()
+
+
+def drain(timeout: float) -> None:
+    """Wait until all lines are written, at most ``timeout`` seconds."""
+    if isinstance(sys.stderr, StandardStream):
+        sys.stderr.drain(timeout)
 
 
 def is_open(path: str) -> bool:
@@ -116,25 +143,16 @@ def is_open(path: str) -> bool:
 
 
 def check(path: str) -> None:
-    """Raise ``OSError`` if ``path`` cannot be a log file."""
-    os.close(_open(path))
-
-
-def _open(path: str) -> int:
-    # Not blocking while it opens: a FIFO that nobody reads is an error, not something to wait for.
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
+    """Raise ``OSError`` if ``path`` cannot be a log file. Asks the disk."""
+    os.close(open_file(path))
 
 
 def reopen_on_signal(path: str) -> None:
     """On SIGUSR1 open the log file anew, after somebody moved it away; without a file do nothing."""
 
     def reopen(number: int, frame: FrameType | None) -> None:
-        try:
-            if path:
-                point_at(path)
-        except OSError as error:
-            # Where it was written before is still open.
-            logging.getLogger("mpchat").error("log not opened anew: %s: %s", error.strerror, path)
+        if path:
+            point_later_at(path)
 
     signal.signal(signal.SIGUSR1, reopen)
 

@@ -17,6 +17,9 @@ from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 # How many blobs one read gathers at most. Far below the system's limit for one sendmsg (IOV_MAX, 1024),
 # and enough to fill a socket's buffer where blobs are small.
 GATHER = 64
+# Forgotten blobs are cut off the lists when there are so many of them, and one in so many: what a stream
+# takes beside its bytes (``memory.BLOB_COST``) has room for these.
+FORGOTTEN_LEAST, FORGOTTEN_SHARE = 64, 8
 
 
 class Place(NamedTuple):
@@ -84,8 +87,13 @@ class StreamBuffer:
             blobs[first] = b""
             first += 1
         self._first = first
-        if first > 1024 and first * 2 > len(blobs):
-            del blobs[:first], self._offsets[:first], self._numbers[:first]
+        if first > FORGOTTEN_LEAST:
+            self._cut_off_forgotten()
+
+    def _cut_off_forgotten(self) -> None:
+        first = self._first
+        if first * FORGOTTEN_SHARE > len(self._blobs):
+            del self._blobs[:first], self._offsets[:first], self._numbers[:first]
             self._first = 0
 
     def append_in_pieces(self, frames: bytes, messages: int, most: int) -> None:
@@ -111,6 +119,7 @@ class StreamBuffer:
             self.start += len(self._blobs[self._first])
             self._blobs[self._first] = b""
             self._first += 1
+        self._cut_off_forgotten()
 
     def read(self, cursor: int, most: int) -> list[memoryview]:
         """Return what stands from ``cursor`` on, about ``most`` bytes, as views to hand to ``sendmsg``.

@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from mpchat.errors import StartError
 from mpchat.hub.hub import Hub
 from mpchat.hub.limits import Kept, Limits
 from mpchat.ipc import logs
+from mpchat.settings import Sources
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.capacity import connections_per_worker
 from mpchat.supervisor.listeners import (
@@ -34,8 +34,8 @@ from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.slow_call import SlowCall
 from mpchat.supervisor.startup import Order
 
-# Seconds that a reload waits for the name server's answer about a new host, and for the name of the program
-# that has a new address.
+# Seconds that a reload waits for the name server's answer about a new host, for the name of the program that
+# has a new address, and for the disk with the settings file and a new log.
 LOOKUP_TIMEOUT = 5.0
 
 
@@ -78,11 +78,12 @@ class LiveSettings:
         Raise :class:`ConfigError` or :class:`StartError` with nothing changed. On success :meth:`adopt` or
         :meth:`give_up` must follow.
         """
-        wanted = self._sources.read_again(os.environ, self.config)
-        kept = {name: FIXED[name] for name in differing(self.config, wanted) if name in FIXED}
-        config = msgspec.structs.replace(wanted, **{name: getattr(self.config, name) for name in kept})
-        if config.log_file and config.log_file != self.config.log_file:
-            _check_log(config.log_file)
+        reading = SlowCall(partial(_read, self._sources, self.config))
+        yield from _wait(reading, pause)
+        if not reading.done:
+            disk = "the disk with the settings file or the log"
+            raise StartError(f"no answer within {LOOKUP_TIMEOUT:g} s from {disk}; nothing has changed")
+        config, kept = reading.result()
         listeners = NO_CHANGE
         if (config.host, config.port) != (self.config.host, self.config.port):
             listeners = yield from self._prepare_listeners(config, pause)
@@ -119,8 +120,7 @@ class LiveSettings:
         self._hub.change_limits(limits_of(self.config), notices=self.config.notices, now=time.monotonic())
         logging.getLogger("mpchat").setLevel(self.config.log_level.upper())
         if self.config.log_file != before.log_file:
-            with suppress(OSError):  # it could be written a moment ago; the old log stays open
-                logs.point_at(self.config.log_file)
+            logs.point_later_at(self.config.log_file)
             logs.reopen_on_signal(self.config.log_file)
         self._on_adopted(self.config)
 
@@ -132,11 +132,21 @@ def _wait(call: SlowCall[Any], pause: Callable[[], Generator[None]]) -> Generato
         yield from pause()
 
 
-def _check_log(path: str) -> None:
-    try:
-        logs.check(path)
-    except OSError as error:
-        raise StartError(f"cannot write the log {path}: {error.strerror}; nothing has changed") from None
+def _read(sources: Sources, running: Config) -> tuple[Config, dict[str, str]]:
+    """Return the settings as they are now, and those that need a restart, each with the reason.
+
+    Asks the disk for the settings file, and for a new log. Raise :class:`ConfigError` or :class:`StartError`.
+    """
+    wanted = sources.read_again(os.environ, running)
+    kept = {name: FIXED[name] for name in differing(running, wanted) if name in FIXED}
+    config = msgspec.structs.replace(wanted, **{name: getattr(running, name) for name in kept})
+    if config.log_file and config.log_file != running.log_file:
+        try:
+            logs.check(config.log_file)
+        except OSError as error:
+            said = f"cannot write the log {config.log_file}: {error.strerror}"
+            raise StartError(f"{said}; nothing has changed") from None
+    return config, kept
 
 
 def limits_of(config: Config) -> Limits:

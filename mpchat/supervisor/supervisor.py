@@ -52,6 +52,8 @@ from mpchat.supervisor.worker_watch import WorkerWatch
 HISTORY_PATIENCE = 5.0
 # Seconds that bans and the record get at the end, for the same reason.
 DISK_PATIENCE = 2.0
+# Seconds that the log gets at the end, likewise.
+LOG_PATIENCE = 2.0
 # Seconds between two looks whether a slow call of the start is done.
 LOOK_AGAIN = 0.02
 
@@ -215,6 +217,7 @@ class Supervisor:
     def _log_stopped(self) -> None:
         if self.lifecycle.stopping:
             log.info("stopped after %.1f s: %s", self.lifecycle.uptime, self._order.config.name)
+            logs.drain(LOG_PATIENCE)
 
     # What the parts report.
 

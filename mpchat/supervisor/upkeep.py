@@ -83,7 +83,9 @@ class OwnFiles:
         self._pool = pool
         self._follow_moderation_file = follow_moderation_file
         self._looking = False
-        self._whole = self._log_is_open = True
+        self._whole = True
+        # The log was gone or replaced, and can be opened again.
+        self._log_is_due = False
 
     def look(self) -> None:
         """Begin to look, unless the last look is still under way; restore what is missing."""
@@ -93,12 +95,14 @@ class OwnFiles:
             self._disk.do(self._look, self._on_seen)
 
     def _look(self) -> None:
-        self._log_is_open = logs.is_open(self._pool.config.log_file)
+        path = self._pool.config.log_file
+        self._log_is_due = not logs.is_open(path) and _can_be_opened(path)
         self._whole = self._guard.in_place and self._record.in_place and self._control.in_place
 
     def _on_seen(self, error: Exception | None) -> None:
         self._looking = False
-        if not self._log_is_open:
+        if self._log_is_due:
+            self._log_is_due = False
             self._open_log_again()
         if error is not None or self._whole:
             return
@@ -109,9 +113,15 @@ class OwnFiles:
             self._control.heal()
 
     def _open_log_again(self) -> None:
-        """Open the log here and in all workers; until it can be opened, lines go where they went before."""
+        """Open the log here and in all workers; until it is open, lines go where they went before."""
         path = self._pool.config.log_file
-        with suppress(OSError):
-            logs.point_at(path)
-            log.warning("log file was gone or replaced, opened again: %s", path)
-            self._pool.pass_on(signal.SIGUSR1)
+        logs.point_later_at(path)
+        log.warning("log file was gone or replaced, opened again: %s", path)
+        self._pool.pass_on(signal.SIGUSR1)
+
+
+def _can_be_opened(path: str) -> bool:
+    with suppress(OSError):
+        logs.check(path)
+        return True
+    return False

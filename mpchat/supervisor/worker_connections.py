@@ -32,7 +32,8 @@ SHORT_OF_DESCRIPTORS = 1.0
 class HeldConnection(NamedTuple):
     """A connection that the supervisor holds: from accept, or from another worker, until a worker acks it.
 
-    ``since`` is when it was assigned to a worker (seconds, monotonic); ``state`` is that of a moved one.
+    ``since`` is when it was assigned to a worker (seconds, monotonic); ``state`` and ``speaker`` are those of
+    a moved one.
     """
 
     identity: int
@@ -41,6 +42,7 @@ class HeldConnection(NamedTuple):
     port: int
     since: float = 0.0
     state: msgspec.Raw = FRESH
+    speaker: bool = False
 
     @property
     def moved(self) -> bool:
@@ -69,6 +71,8 @@ class WorkerConnections:
         # Connections that the worker has acked and that have not ended, in all and by host.
         self.count = 0
         self.hosts: Counter[str] = Counter()
+        # How many of them are speakers: the loss of the others, such as health checks, is no news.
+        self.speakers = 0
         # Connections in transit to the worker, by identity, the oldest first.
         self.unacked: dict[int, HeldConnection] = {}
         # Until when (seconds, monotonic) the worker is short of descriptors.
@@ -106,7 +110,10 @@ class WorkerConnections:
             batch = self._assigned[:MAX_DESCRIPTORS]
             del self._assigned[:MAX_DESCRIPTORS]
             handoff = Handoff(
-                [ConnectionInTransit(each.identity, each.host, each.port, each.state) for each in batch]
+                [
+                    ConnectionInTransit(each.identity, each.host, each.port, each.state, each.speaker)
+                    for each in batch
+                ]
             )
             self.handoff.send(msgspec.msgpack.encode(handoff), [each.sock.fileno() for each in batch])
 
@@ -121,6 +128,7 @@ class WorkerConnections:
         acked = [self.unacked.pop(identity) for identity in receipt.acks]
         for connection in acked:
             self.hosts[connection.host] += 1
+            self.speakers += connection.speaker
             connection.sock.close()
         returned = [self.unacked.pop(identity) for identity in receipt.nacks]
         if returned:
@@ -141,8 +149,13 @@ class WorkerConnections:
         unplaced = []
         for each, descriptor in zip(handoff.connections, arrived.descriptors, strict=True):
             sock = own(descriptor, each.host)
-            unplaced.append(HeldConnection(each.identity, sock, each.host, each.port, state=each.state))
+            unplaced.append(
+                HeldConnection(
+                    each.identity, sock, each.host, each.port, state=each.state, speaker=each.speaker
+                )
+            )
             self._one_less_from(each.host)
+            self.speakers -= each.speaker
         self.count -= len(unplaced)
         self.moved_out += len(unplaced)
         self._answer(Receipt(acks=identities))

@@ -42,6 +42,7 @@ class WorkerWatch:
             Up.READY: self._on_ready,
             Up.KICKED: self._on_kicked,
             Up.DRAINED: self._on_drained,
+            Up.SPEAKERS: self._on_speakers,
         }
 
     def begin(self, handle: WorkerHandle, events: WorkerEvents) -> None:
@@ -82,6 +83,9 @@ class WorkerWatch:
         number, ended = payload
         self._questions.answer(number, handle.pid, ended)
 
+    def _on_speakers(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
+        handle.connections.speakers += payload
+
     def _on_drained(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
         handle.drained = True
         events.on_drained(handle)
@@ -99,6 +103,7 @@ class WorkerWatch:
         self._questions.on_death(handle.pid)
         handle.how = how_it_ended(code, missing_part() if code and not handle.ready else None)
         self._placement.unwatch(handle)
-        count, in_transit = handle.connections.count, self._placement.transit.identities
-        self._hub.worker_died(handle.endpoint, count, in_transit, now)
+        # Below zero when a speaker's end was told, and the ack before it could not be sent.
+        speakers, in_transit = max(0, handle.connections.speakers), self._placement.transit.identities
+        self._hub.worker_died(handle.endpoint, speakers, in_transit, now)
         events.on_death(handle)

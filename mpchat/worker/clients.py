@@ -136,6 +136,11 @@ class Clients:
         elif not connection.closed and not connection.reading:
             self.reading.read_again(connection)
 
+    def spoke_first(self, connection: Connection) -> None:
+        """Take note that a client has sent its first message or request."""
+        connection.speaker = True
+        self._uplink.speakers += 1
+
     # The end of connections.
 
     # Browsers, and clients of which it is not known what they speak.
@@ -169,7 +174,7 @@ class Clients:
 
     def half_close(self, connection: Connection) -> None:
         """Take a client that has ended its stream: one that is owed something is sent it before the end."""
-        if self._lifetime.draining or not (connection.spoke or connection.dialect.asked or connection.outbox):
+        if self._lifetime.draining or not (connection.speaker or connection.outbox):
             self.end(connection, CLOSED)
         else:
             self.half_closed.begin(connection)
@@ -229,6 +234,7 @@ class Clients:
         elif connection.spoke:  # health checks and speculative connections are no news to anybody
             self._uplink.left.append(connection.address)
         self._handoff.receipt.closed.append(connection.host)
+        self._uplink.speakers -= connection.speaker
         level = logging.WARNING if reason in CUT_OFF else logging.DEBUG
         log.log(level, "= ended, %s: %s", reason, connection.address)
 

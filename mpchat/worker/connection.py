@@ -53,6 +53,7 @@ class Connection:
         "quiet_until",
         "replaying",
         "sock",
+        "speaker",
         "spoke",
         "undecided",
     )
@@ -73,6 +74,8 @@ class Connection:
         self.spoke = False
         # True until it is known what the client speaks; see ``first_bytes``.
         self.undecided = False
+        # True once it has said something or asked to join: its loss is told.
+        self.speaker = False
         # True from when it has ended its stream; it is still sent what it is owed.
         self.half_closed = False
         # True from when it is not read any more because it is to be moved.

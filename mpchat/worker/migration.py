@@ -80,6 +80,7 @@ class Migration:
         dialect = make_dialect(self._config.payload_limit, state.dialect_state if state and known else None)
         connection = Connection(arrived.identity, sock, arrived.host, arrived.port, dialect)
         connection.fanout = self._clients.rooms.aside
+        connection.speaker = arrived.speaker
         connection.heard = self._reactor.now
         connection.allowance, connection.budget = self._config.flood_burst, BUDGET
         connection.on_event = partial(reading.on_event, connection)
@@ -177,7 +178,11 @@ class Migration:
             self._in_transit[connection.identity] = connection, state
             connections.append(
                 ConnectionInTransit(
-                    connection.identity, connection.host, connection.port, encode_state(state)
+                    connection.identity,
+                    connection.host,
+                    connection.port,
+                    encode_state(state),
+                    connection.speaker,
                 )
             )
             descriptors.append(connection.sock.fileno())

@@ -74,6 +74,9 @@ class Owner(Protocol):
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send a client an answer."""
 
+    def spoke_first(self, connection: Connection) -> None:
+        """Take note that a client has sent its first message or request."""
+
     def half_close(self, connection: Connection) -> None:
         """Take a client that has ended its stream: end its connection when it has what it is owed."""
 
@@ -158,7 +161,7 @@ class Reading:
         self._waited = len(line)
         self._line, self._again = {}, {}
         # A client that has said nothing yet may be anybody: those that have come before it.
-        for connection in sorted(light, key=lambda each: not (each.spoke or each.dialect.asked)):
+        for connection in sorted(light, key=lambda each: not each.speaker):
             self._serve_or_wait(connection)
         # However many send little, one that sends much has its turn.
         first = next(iter(line), None)
@@ -327,6 +330,8 @@ class Reading:
     def _pass_on(self, connection: Connection, sender: Sender, completed: list[tuple[int, bytes]]) -> int:
         """Give the hub messages and requests; returns how many there are."""
         total = 0
+        if not connection.speaker:
+            self._owner.spoke_first(connection)
         for count, frames in completed:
             if count == REQUEST:  # what came before the first one was said by the address
                 sender = connection.identity

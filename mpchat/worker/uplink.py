@@ -39,6 +39,8 @@ class Uplink:
         self.posts_size = 0
         # Clients that have gone: an address, or identity, address and reason.
         self.left: list[str | tuple[int, str, str]] = []
+        # How many connections have become speakers since that was last said, less those that have ended.
+        self.speakers = 0
         # Clients that have ended their streams: their identities.
         self.said_all: list[int] = []
         # What the hub is to answer; what waits there is not among the posts yet.
@@ -90,6 +92,9 @@ class Uplink:
         self._post_due = next_post(now, self.gather)
         self._counters.messages_in += sum(count for _, count, _ in self.posts)
         try:
+            if self.speakers:
+                self.link.send(Up.SPEAKERS, self.speakers)
+                self.speakers = 0
             self._send_posts()
             while self.said_all:
                 silent = self.said_all[:LEAVERS_PER_ITEM]

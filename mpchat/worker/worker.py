@@ -15,7 +15,6 @@ import gc
 import signal
 import socket
 import time
-from contextlib import suppress
 from multiprocessing import parent_process
 
 from mpchat.config import Config
@@ -155,8 +154,7 @@ def main(
     process.raise_descriptor_limit()
     logs.set_up(config.log_level, f"worker {slot}")
     if config.log_file:
-        with suppress(OSError):  # what was inherited is open
-            logs.point_at(config.log_file)
+        logs.point_later_at(config.log_file)
     logs.reopen_on_signal(config.log_file)
     logs.dump_on_signal()
     down, up, window = queues

@@ -23,7 +23,7 @@ from mpchat.control.answers import ReloadResult, ScaleResult, ServerStatus
 from mpchat.control.messages import Answer, Reply, refusal
 from mpchat.control.requests import Request, Scale
 
-pytestmark = [pytest.mark.usefixtures("commands_apart"), pytest.mark.one_python]
+pytestmark = pytest.mark.one_python
 
 OK, FAILED, USAGE, NOT_RUNNING, ALREADY, NOT_STARTED, TIMED_OUT = range(7)
 
@@ -252,9 +252,7 @@ def test_a_reload_reaches_the_server_although_the_settings_are_wrong(
 ) -> None:
     (folder / "mpchat.toml").write_text(text)
     with stub(folder, refusal(NOT_STARTED, "what the server says"), name) as server:
-        words = [*MPCHAT, "reload"]
-        found = subprocess.run(words, env=server.environment, cwd=folder, capture_output=True, text=True)
-        assert done(found, NOT_STARTED) == ("", "mpchat: what the server says\n")
+        assert done(server.run("reload"), NOT_STARTED) == ("", "mpchat: what the server says\n")
         assert done(server.command("reload"), NOT_STARTED) == ("", "mpchat: what the server says\n")
 
 

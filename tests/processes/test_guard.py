@@ -90,6 +90,23 @@ def server(folder: Path) -> Iterator[Server]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same for all tests of this file that leave it as it was."""
+    folder = tmp_path_factory.mktemp("lasting")
+    with running(folder, workers=1) as started:
+        yield started
+    assert_nothing_left(folder)
+
+
+@pytest.fixture
+def shared(lasting: Server) -> Server:
+    """The file's server, whose lock and socket are in their places."""
+    lasting.wait_until_running()
+    eventually(lambda: lock_is_held(lasting, lasting.pid), "the lock file to be there", 10.0)
+    return lasting
+
+
 @pytest.fixture
 def instance(folder: Path) -> Iterator[Server]:
     """An instance that is not started yet; ended when the test is over."""
@@ -119,9 +136,9 @@ def test_a_second_start_from_another_directory_is_told_everything_it_needs(serve
     assert done.returncode == 0
 
 
-def test_a_second_start_in_the_foreground_is_refused_with_the_same_line(server: Server) -> None:
-    said = refused(server.command("start", "--port", "0", "--foreground"), ALREADY)
-    assert f"pid {server.pid}" in said
+def test_a_second_start_in_the_foreground_is_refused_with_the_same_line(shared: Server) -> None:
+    said = refused(shared.command("start", "--port", "0", "--foreground"), ALREADY)
+    assert f"pid {shared.pid}" in said
 
 
 def test_two_names_run_side_by_side_and_do_not_hear_each_other(server: Server) -> None:
@@ -146,11 +163,11 @@ def test_a_port_taken_by_another_program_is_told_with_its_name_and_pid(instance:
     instance.start("--workers", "1", port=port)
 
 
-def test_a_port_taken_by_the_instance_of_another_name_is_told(server: Server) -> None:
-    other = Server(server.folder, "other")
-    said = refused(other.command("start", "--port", str(server.address[1])), NOT_STARTED)
-    where = f"127.0.0.1:{server.address[1]}"
-    assert f"{where} is taken by mpchat (pid {server.pid}, runtime folder {server.folder / 'run'});" in said
+def test_a_port_taken_by_the_instance_of_another_name_is_told(shared: Server) -> None:
+    other = Server(shared.folder, "other")
+    said = refused(other.command("start", "--port", str(shared.address[1])), NOT_STARTED)
+    where = f"127.0.0.1:{shared.address[1]}"
+    assert f"{where} is taken by mpchat (pid {shared.pid}, runtime folder {shared.folder / 'run'});" in said
 
 
 # Many starts at once.
@@ -177,7 +194,7 @@ def test_fifty_starts_at_once_while_status_polls_give_one_server_and_49_refusals
     codes: Counter[int] = Counter()
 
     def poll() -> None:
-        while not over.is_set():
+        while not over.wait(0.2):
             codes[instance.command("status").returncode] += 1
 
     poller = threading.Thread(target=poll)
@@ -272,11 +289,9 @@ def the_supervisor(server: Server) -> psutil.Process | None:
 # How far a start has come: before the lock, with the lock, with a record, with a first worker.
 INSTANTS: dict[str, Callable[[Server, psutil.Process], object]] = {
     "as_it_begins": lambda server, process: True,
-    "with_its_folder": lambda server, process: server.instance_folder.exists(),
     "with_the_lock": lambda server, process: (server.instance_folder / "lock").exists(),
     "with_its_record": lambda server, process: (server.instance_folder / "record.json").exists(),
     "with_its_control_socket": lambda server, process: (server.instance_folder / "control.sock").exists(),
-    "with_its_first_child": lambda server, process: process.children(),
     "with_two_children": lambda server, process: len(process.children()) > 1,
 }
 
@@ -586,20 +601,20 @@ def lock_is_held(server: Server, pid: int) -> bool:
 
 @pytest.mark.parametrize("fault", ["deleted", "renamed", "replaced"])
 def test_with_the_lock_file_gone_a_second_start_is_refused_and_the_server_takes_it_again(
-    server: Server, fault: str
+    shared: Server, fault: str
 ) -> None:
-    lock = server.instance_folder / "lock"
+    lock, before = shared.instance_folder / "lock", shared.log.count("taken again")
     lock.rename(lock.with_name("aside"))
     if fault == "deleted":
         lock.with_name("aside").unlink()
     elif fault == "replaced":
         lock.touch()
-    assert f"pid {server.pid}" in refused(server.command("start", "--port", "0"), ALREADY)
-    assert server.status()["state"] == "RUNNING"
-    pid = server.pid
-    eventually(lambda: lock_is_held(server, pid), "the lock file to be taken again", 10.0)
-    assert "taken again" in server.log
-    assert f"pid {server.pid}" in refused(server.command("start", "--port", "0"), ALREADY)
+    assert f"pid {shared.pid}" in refused(shared.command("start", "--port", "0"), ALREADY)
+    assert shared.status()["state"] == "RUNNING"
+    pid = shared.pid
+    eventually(lambda: lock_is_held(shared, pid), "the lock file to be taken again", 10.0)
+    eventually(lambda: shared.log.count("taken again") == before + 1, "the log to tell of it")
+    assert f"pid {shared.pid}" in refused(shared.command("start", "--port", "0"), ALREADY)
 
 
 def test_with_its_whole_folder_deleted_a_second_start_is_refused_and_the_server_heals(server: Server) -> None:
@@ -625,17 +640,17 @@ def test_after_its_whole_folder_was_swept_bans_and_the_log_are_there_again(serve
         "all to have the new log",
         10.0,
     )
-    assert "log file was gone or replaced, opened again" in server.log
+    eventually(lambda: "log file was gone or replaced, opened again" in server.log, "the log to tell of it")
     assert server.stop().returncode == 0
     assert "stopped after" in server.log
 
 
-def test_a_deleted_control_socket_is_not_told_as_not_running_and_comes_back(server: Server) -> None:
-    pid = server.pid
-    (server.instance_folder / "control.sock").unlink()
-    done = server.command("status")
+def test_a_deleted_control_socket_is_not_told_as_not_running_and_comes_back(shared: Server) -> None:
+    pid = shared.pid
+    (shared.instance_folder / "control.sock").unlink()
+    done = shared.command("status")
     assert done.returncode == 0 or f"(pid {pid}) does not answer" in done.stderr
-    eventually(lambda: server.command("status").returncode == 0, "the control socket to be back", 10.0)
+    eventually(lambda: shared.command("status").returncode == 0, "the control socket to be back", 10.0)
 
 
 def test_a_server_whose_control_socket_was_deleted_can_be_stopped_at_once(server: Server) -> None:
@@ -645,19 +660,19 @@ def test_a_server_whose_control_socket_was_deleted_can_be_stopped_at_once(server
     eventually(lambda: gone(processes), "everything to be gone", 2.0)
 
 
-def test_a_control_socket_replaced_by_a_folder_harms_nobody_and_comes_back(server: Server) -> None:
-    control, pid = server.instance_folder / "control.sock", server.pid
-    with clients(server, 1) as (alice,):
+def test_a_control_socket_replaced_by_a_folder_harms_nobody_and_comes_back(shared: Server) -> None:
+    control, pid = shared.instance_folder / "control.sock", shared.pid
+    with clients(shared, 1) as (alice,):
         control.unlink()
         control.mkdir()
         for number in range(3):  # the lock is looked after in the same moment as the socket
-            (server.instance_folder / "lock").unlink()
-            eventually(lambda: lock_is_held(server, pid), "the next look at lock and socket", 10.0)
+            (shared.instance_folder / "lock").unlink()
+            eventually(lambda: lock_is_held(shared, pid), "the next look at lock and socket", 10.0)
             alice.say(f"{number}")
             assert alice.hear() == f"{number}"
         control.rmdir()
-        eventually(lambda: server.command("status").returncode == 0, "the control socket to be back", 10.0)
-        assert server.pid == pid
+        eventually(lambda: shared.command("status").returncode == 0, "the control socket to be back", 10.0)
+        assert shared.pid == pid
 
 
 # Records that are not true.
@@ -799,7 +814,7 @@ def test_the_command_that_a_line_tells_can_be_pasted_into_a_shell() -> None:
     assert option_text("lobby", "/run/a b/$(x)") == " --name lobby --runtime-dir '/run/a b/$(x)'"
 
 
-def test_files_of_the_instance_are_for_its_user_alone(server: Server) -> None:
-    assert server.instance_folder.stat().st_mode & 0o777 == 0o700
-    for each in server.instance_folder.iterdir():
+def test_files_of_the_instance_are_for_its_user_alone(shared: Server) -> None:
+    assert shared.instance_folder.stat().st_mode & 0o777 == 0o700
+    for each in shared.instance_folder.iterdir():
         assert each.stat().st_mode & 0o077 == 0 or each.name == "record.json", each

@@ -22,7 +22,7 @@ ALL_SAVED = "everything to be in the file"
 
 def test_a_restart_goes_on_with_numbers_epoch_and_messages(folder: Path) -> None:
     history = str(folder / "대화.db")
-    with running(folder, "--history", history) as server:
+    with running(folder, "--history", history, workers=1) as server:
         with members(server.address, "alice", "밥") as (alice, bob), Member(server.address) as third:
             third.join("carol", room="게임")
             for number in range(10):
@@ -32,7 +32,7 @@ def test_a_restart_goes_on_with_numbers_epoch_and_messages(folder: Path) -> None
             third.hear_from_room("game 9")
             epoch = bob.welcome["epoch"]
         assert server.status()["history"]["state"] == "ok"
-    with running(folder, "--history", history) as server, Member(server.address) as back:
+    with running(folder, "--history", history, workers=1) as server, Member(server.address) as back:
         welcome = back.join("밥", after=4, epoch=epoch)
         assert (welcome["epoch"], welcome["recovered"], welcome["lost"]) == (epoch, True, None)
         back.sync()
@@ -103,7 +103,7 @@ def test_after_a_crash_of_everything_numbers_are_not_given_twice(folder: Path) -
 
 def test_two_servers_do_not_share_a_file(folder: Path) -> None:
     history = str(folder / "history.db")
-    with running(folder, "--history", history) as server:
+    with running(folder, "--history", history, workers=1) as server:
         other = Server(folder, "other")
         done = other.command("start", "--port", "0", "--history", history)
         assert done.returncode == 5
@@ -114,7 +114,10 @@ def test_two_servers_do_not_share_a_file(folder: Path) -> None:
 def test_a_broken_file_is_left_alone_and_the_server_serves(folder: Path) -> None:
     history = folder / "history.db"
     history.write_bytes(b"this is no database " * 1000)
-    with running(folder, "--history", str(history)) as server, members(server.address, "a", "b") as (a, b):
+    with (
+        running(folder, "--history", str(history), workers=1) as server,
+        members(server.address, "a", "b") as (a, b),
+    ):
         a.ask(message="still here")
         assert b.hear_from_room("still here")["seq"] == 1
         assert server.status()["history"]["state"].startswith("failing: ")

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from support.crowd import (
     Listener,
+    all_speak,
     assert_same_stream,
     by_sender,
     connected,
@@ -19,6 +20,7 @@ from support.crowd import (
     everybody_hears,
     facts,
     last_for,
+    leavers_heard,
     listeners,
     numbered,
     sending,
@@ -85,6 +87,7 @@ def four_of_one_worker(server: Server, crowd: Sequence[Listener]) -> int:
 
 def test_killed_again_and_again_its_replacement_comes_and_counts_come_back(server: Server) -> None:
     with descriptors_given_back(server), listeners(server, 2) as (one, other):
+        all_speak([one, other])
         gone = 0
         for round_number in range(3):
             victim = facts(server)["workers"][1]
@@ -102,6 +105,25 @@ def test_killed_again_and_again_its_replacement_comes_and_counts_come_back(serve
         with listeners(server, 5):
             assert connections(server) == [3, 3]
         eventually(lambda: sum(connections(server)) == 1, "the counts to come back")
+
+
+@pytest.mark.parametrize("speakers", [0, 3, 4])
+def test_only_clients_that_have_spoken_are_told_of_when_their_worker_dies(
+    server: Server, speakers: int
+) -> None:
+    """Health checks and speculative connections are no news, however they end."""
+    with listeners(server, 4) as crowd:
+        all_speak(crowd[:speakers])
+        assert connections(server) == [2, 2]
+        kill(worker_pids(server)[1])
+        wait_until_running(server)
+        eventually(lambda: len(survivors(crowd)) == 2, "the killed worker's clients to be gone")
+        eventually(lambda: facts(server)["connections"] == 2, "its death to be known")
+        alive = survivors(crowd)
+        alive[0].say(END)
+        everybody_hears(alive, END)
+        lost = sum(each.ended is not None for each in crowd[:speakers])
+        assert [leavers_heard(each) for each in alive] == [lost, lost]
 
 
 def test_killed_while_it_starts(server: Server) -> None:
@@ -186,6 +208,7 @@ def test_killed_in_the_middle_of_a_frame_of_many_pieces(server: Server) -> None:
 def test_the_others_chat_while_one_worker_is_stopped_and_then_killed(server: Server) -> None:
     pid = worker_pids(server)[1]
     with listeners(server, 2) as crowd:
+        all_speak(crowd)
         with stopped(pid):
             for number in range(20):
                 for each in crowd:

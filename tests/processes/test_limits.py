@@ -92,7 +92,7 @@ def test_one_client_more_than_fit_is_told_full_and_there_is_room_when_one_leaves
 
 
 def test_one_client_more_than_an_address_may_have(folder: Path) -> None:
-    with running(folder, "--max-per-address", "2") as server, clients(server, 2) as inside:
+    with running(folder, "--max-per-address", "2", workers=1) as server, clients(server, 2) as inside:
         with Client(server.address) as outside:
             assert refused(outside) == "full"
         assert is_served(server.address, "127.0.0.2")
@@ -114,7 +114,7 @@ def answer_code(address: tuple[str, int], source: str = "127.0.0.1") -> str:
 
 def test_an_address_that_connects_too_fast_is_told_so_and_others_come_in(folder: Path) -> None:
     with (
-        running(folder, "--connect-rate", "1", "--connect-burst", "3") as server,
+        running(folder, "--connect-rate", "1", "--connect-burst", "3", workers=1) as server,
         Client(server.address, source="127.0.0.2") as other,
     ):
         begun = time.monotonic()
@@ -129,7 +129,7 @@ def test_an_address_that_connects_too_fast_is_told_so_and_others_come_in(folder:
 
 
 def test_a_client_that_says_nothing_is_ended_by_the_idle_timeout(folder: Path) -> None:
-    with running(folder, "--idle-timeout", "2s") as server, listeners(server, 2) as (busy, idle):
+    with running(folder, "--idle-timeout", "2s", workers=1) as server, listeners(server, 2) as (busy, idle):
         begun = time.monotonic()
         while idle.ended is None:
             busy.say("awake")
@@ -141,7 +141,7 @@ def test_a_client_that_says_nothing_is_ended_by_the_idle_timeout(folder: Path) -
 
 
 def test_half_a_frame_is_ended_by_the_frame_timeout_and_progress_is_not(folder: Path) -> None:
-    with running(folder, "--frame-timeout", "2s") as server, listeners(server, 3) as crowd:
+    with running(folder, "--frame-timeout", "2s", workers=1) as server, listeners(server, 3) as crowd:
         quiet, half, slow = crowd
         whole = frame("piece by piece")
         half.send_raw(whole[:5])
@@ -171,7 +171,7 @@ def test_half_a_frame_and_then_quiet_bothers_nobody(shared: Server) -> None:
 
 
 def test_a_client_that_never_reads_is_cut_off_and_the_others_get_everything(folder: Path) -> None:
-    with running(folder, "--lag-limit", "1m") as server, connected(server.address, 1) as stalled:
+    with running(folder, "--lag-limit", "1m", workers=1) as server, connected(server.address, 1) as stalled:
         introduce(stalled)
         with listeners(server, 4) as crowd:
             text = " " * 50_000
@@ -339,7 +339,7 @@ def test_four_hundred_clients_are_spread_evenly_over_four_workers(folder: Path) 
 
 @pytest.mark.parametrize("name", ["select", "poll", *(["epoll"] if sys.platform == "linux" else [])])
 def test_each_multiplexer_serves_also_clients_that_cannot_take_all_at_once(folder: Path, name: str) -> None:
-    with running(folder, "--multiplexer", name) as server:
+    with running(folder, "--multiplexer", name, workers=1) as server:
         with connected(server.address, 2) as late, listeners(server, 2) as crowd:
             settle(late)
             for number in range(60):

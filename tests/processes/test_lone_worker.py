@@ -152,6 +152,71 @@ def test_a_client_that_has_said_too_much_waits_as_long_though_it_is_moved(
     assert time.monotonic() - began >= PAUSE
 
 
+# Speakers: the supervisor tells others of the loss of these clients when the worker dies.
+
+
+def until_speakers(worker: LoneWorker, count: int) -> None:
+    """Wait until the worker has said that there are so many speakers."""
+    eventually(lambda: worker.beat() and worker.speakers == count, f"{count} speakers")
+
+
+@pytest.mark.parametrize(
+    "said", [frame("x"), raw_frame(b'{"join":{"name":"alice"}}'), frame("x") + raw_frame(b'{"join":{}}')]
+)
+def test_a_client_is_a_speaker_from_its_first_message_or_request_to_its_end(
+    worker: LoneWorker, said: bytes
+) -> None:
+    client, silent = worker.connect(1), worker.connect(2)
+    has_read_everything(silent)  # what it has sent is no message
+    worker.has_done_all()
+    assert worker.speakers == 0
+    for _ in range(2):
+        client.send_raw(said)
+        if b"join" in said:
+            worker.until(Up.ASK)
+        until_speakers(worker, 1)
+    silent.reset()
+    worker.message()
+    worker.has_done_all()
+    assert worker.speakers == 1
+    worker.tell(Down.END, (1, "kicked"))
+    until_speakers(worker, 0)
+
+
+def test_a_moved_client_stays_a_speaker_or_silent(worker: LoneWorker) -> None:
+    """It goes with the connection: the worker says nothing of it until the client speaks first, or ends."""
+    client = worker.connect(1)
+    connection, descriptor = worker.ask_to_move()
+    assert not connection.speaker
+    worker.send(Receipt(acks=[1]))
+    worker.hand_over(connection, descriptor)
+    client.say("first")
+    until_speakers(worker, 1)
+    connection, descriptor = worker.ask_to_move()
+    assert connection.speaker
+    worker.send(Receipt(acks=[1]))
+    worker.hand_over(connection, descriptor)
+    client.say("second")
+    has_read_everything(client)
+    worker.has_done_all()
+    assert worker.speakers == 1
+    worker.tell(Down.END, (1, "kicked"))
+    until_speakers(worker, 0)
+
+
+def test_a_client_that_is_given_back_is_still_a_speaker(worker: LoneWorker) -> None:
+    client = worker.connect(1)
+    client.say("first")
+    until_speakers(worker, 1)
+    given_back(worker)
+    client.say("second")
+    has_read_everything(client)
+    worker.has_done_all()
+    assert worker.speakers == 1
+    worker.tell(Down.END, (1, "kicked"))
+    until_speakers(worker, 0)
+
+
 # Requests go up a few at a time.
 
 

@@ -28,14 +28,14 @@ def ended(client: Client) -> bool:
     return True
 
 
-def test_a_person_is_kicked_by_name_and_comes_back(server: Server) -> None:
-    with members(server.address, "앨리스", "bob") as (alice, bob):
-        assert ok(server, "kick", "앨리스") == "1 connection ended\n"
+def test_a_person_is_kicked_by_name_and_comes_back(shared: Server) -> None:
+    with members(shared.address, "앨리스", "bob") as (alice, bob):
+        assert ok(shared, "kick", "앨리스") == "1 connection ended\n"
         assert ended(alice)
         assert bob.until("left")["reason"] == "kicked"
-        with Member(server.address) as back:
+        with Member(shared.address) as back:
             assert back.join("앨리스", token=alice.welcome["token"])["name"] == "앨리스"
-        done = server.command("kick", "nobody")
+        done = shared.command("kick", "nobody")
         assert done.returncode == 1
         assert "no member is called nobody and no client is connected from there" in done.stderr
 
@@ -57,41 +57,42 @@ def test_a_banned_name_is_ended_and_let_in_no_more_also_after_a_restart(folder: 
         assert (done.returncode, done.stderr) == (1, "mpchat: troll is not banned\n")
 
 
-def test_a_banned_address_gets_nowhere_and_others_do(server: Server) -> None:
-    with clients(server, 1) as (plain,), Client(server.address, source="127.0.0.9") as other:
+def test_a_banned_address_gets_nowhere_and_others_do(shared: Server) -> None:
+    with clients(shared, 1) as (plain,), Client(shared.address, source="127.0.0.9") as other:
         other.say("here")
         plain.hear_until("here")
-        assert ok(server, "ban", "127.0.0.9:1", "--for", "1h").startswith("127.0.0.9 is banned for 3600 s; ")
+        assert ok(shared, "ban", "127.0.0.9:1", "--for", "1h").startswith("127.0.0.9 is banned for 3600 s; ")
         assert ended(other)
-        with Client(server.address, source="127.0.0.9") as again:
+        with Client(shared.address, source="127.0.0.9") as again:
             answer = again.receive()
             assert answer is not None
             assert answer["error"]["code"] == "banned"
             assert ended(again)
         plain.say("still here")
         plain.hear_until("still here")
+    ok(shared, "unban", "127.0.0.9")
 
 
-def test_a_banned_network_gets_nowhere_with_any_of_its_addresses(server: Server) -> None:
+def test_a_banned_network_gets_nowhere_with_any_of_its_addresses(shared: Server) -> None:
     with (
-        clients(server, 1) as (plain,),
-        Client(server.address, source="127.0.0.9") as one,
-        Client(server.address, source="127.0.0.14") as two,
+        clients(shared, 1) as (plain,),
+        Client(shared.address, source="127.0.0.9") as one,
+        Client(shared.address, source="127.0.0.14") as two,
     ):
-        server.wait_for_connections(3)
-        assert ok(server, "ban", "127.0.0.8/29") == "127.0.0.8/29 is banned for good; 2 connections ended\n"
+        shared.wait_for_connections(3)
+        assert ok(shared, "ban", "127.0.0.8/29") == "127.0.0.8/29 is banned for good; 2 connections ended\n"
         assert ended(one)
         assert ended(two)
-        with Client(server.address, source="127.0.0.10") as other:
+        with Client(shared.address, source="127.0.0.10") as other:
             assert (other.receive() or {})["error"]["code"] == "banned"
-        assert ok(server, "unban", "127.0.0.8/29")
-        with Client(server.address, source="127.0.0.10") as other:
+        assert ok(shared, "unban", "127.0.0.8/29")
+        with Client(shared.address, source="127.0.0.10") as other:
             other.say("in again")
             plain.hear_until("in again")
 
 
 def test_a_ban_that_cannot_be_written_closes_the_connections_all_the_same(folder: Path) -> None:
-    with running(folder) as server, Client(server.address, source="127.0.0.9") as bad:
+    with running(folder, workers=1) as server, Client(server.address, source="127.0.0.9") as bad:
         server.wait_for_connections(1)
         (server.instance_folder / "bans.json.new").mkdir()  # no file can be written there
         done = server.command("ban", "127.0.0.9")
@@ -100,13 +101,14 @@ def test_a_ban_that_cannot_be_written_closes_the_connections_all_the_same(folder
         assert ended(bad)
 
 
-def test_nobody_is_called_what_a_banned_address_is(server: Server) -> None:
+def test_nobody_is_called_what_a_banned_address_is(shared: Server) -> None:
     """Else the ban would end the connection of who has that name, and leave those of the address."""
-    with Client(server.address, source="127.0.0.9") as bad, Member(server.address) as decoy:
+    with Client(shared.address, source="127.0.0.9") as bad, Member(shared.address) as decoy:
         for name in ("127.0.0.9", "１２７.0.0.9"):
             assert decoy.refused(join={"name": name}) == "bad_name"
-        assert ok(server, "ban", "127.0.0.9").endswith("1 connection ended\n")
+        assert ok(shared, "ban", "127.0.0.9").endswith("1 connection ended\n")
         assert ended(bad)
+    ok(shared, "unban", "127.0.0.9")
 
 
 def test_who_waits_for_a_worker_is_banned_too(folder: Path) -> None:
@@ -121,9 +123,9 @@ def test_who_waits_for_a_worker_is_banned_too(folder: Path) -> None:
             assert (bad.receive() or {})["error"]["code"] == "banned"
 
 
-def test_a_ban_ends_by_itself(server: Server) -> None:
-    ok(server, "ban", "alice", "--for", "1s")
-    with Member(server.address) as alice:
+def test_a_ban_ends_by_itself(shared: Server) -> None:
+    ok(shared, "ban", "alice", "--for", "1s")
+    with Member(shared.address) as alice:
 
         def let_in() -> bool:
             alice.ask(join={"name": "alice"})
@@ -132,21 +134,21 @@ def test_a_ban_ends_by_itself(server: Server) -> None:
             return "welcome" in received
 
         eventually(let_in, "the ban to end", 10.0)
-    assert ok(server, "bans") == "nobody is banned or muted\n"
+    assert ok(shared, "bans") == "nobody is banned or muted\n"
 
 
-def test_nobody_hears_a_muted_person_who_is_told(server: Server) -> None:
-    with clients(server, 1) as (plain,), members(server.address, "alice", "bob") as (alice, bob):
-        alice.ask(message="before")
-        bob.hear_from_room("before")
-        assert ok(server, "mute", "Alice") == "Alice is muted for good\n"
-        assert alice.refused(message="in the room") == "muted"
-        assert alice.refused(message="alone", to="bob") == "muted"
-        assert ok(server, "unmute", "alice") == "alice is muted no more\n"
-        alice.ask(message="after")
-        assert bob.hear_from_room("after")["seq"] == 2
-        assert not [each for each in bob.got if each.get("message") in ("in the room", "alone")]
-        assert plain.hear_until("alice: after") == ["alice: before", "alice: after"]
+def test_nobody_hears_a_muted_person_who_is_told(shared: Server) -> None:
+    with clients(shared, 1) as (plain,), members(shared.address, "mary", "bud") as (mary, bud):
+        mary.ask(message="before")
+        first = bud.hear_from_room("before")["seq"]
+        assert ok(shared, "mute", "Mary") == "Mary is muted for good\n"
+        assert mary.refused(message="in the room") == "muted"
+        assert mary.refused(message="alone", to="bud") == "muted"
+        assert ok(shared, "unmute", "mary") == "mary is muted no more\n"
+        mary.ask(message="after")
+        assert bud.hear_from_room("after")["seq"] == first + 1
+        assert not [each for each in bud.got if each.get("message") in ("in the room", "alone")]
+        assert plain.hear_until("mary: after") == ["mary: before", "mary: after"]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,10 @@ def test_a_broken_file_of_bans_stops_the_start(folder: Path) -> None:
 
 def test_a_client_that_floods_is_read_more_slowly_and_loses_nothing(folder: Path) -> None:
     flags = ("--flood-burst", "50", "--flood-rate", "100")
-    with running(folder, *flags) as server, members(server.address, "loud", "calm") as (loud, calm):
+    with (
+        running(folder, *flags, workers=1) as server,
+        members(server.address, "loud", "calm") as (loud, calm),
+    ):
         begun = time.monotonic()
         for number in range(250):
             loud.ask(message=f"{number}")
@@ -190,7 +195,7 @@ def test_a_client_that_floods_is_read_more_slowly_and_loses_nothing(folder: Path
 
 def test_others_are_read_while_one_that_floods_is_not(folder: Path) -> None:
     flags = ("--flood-burst", "1", "--flood-rate", "1")
-    with running(folder, *flags) as server, Member(server.address) as loud:
+    with running(folder, *flags, workers=1) as server, Member(server.address) as loud:
         loud.join("loud")
         loud.send_raw(
             b"".join(frame(f"{number}") for number in range(600))

@@ -451,7 +451,7 @@ def test_a_reload_while_the_supervisor_is_short_of_descriptors_loses_nobody(fold
 
 def test_a_connection_with_megabytes_of_unread_answers_moves_too(server: Server) -> None:
     """Tens of thousands of wrong frames, each answered; what of it is in the outbox goes along."""
-    with stalled(server, 8) as crowd, listeners(server, 1) as prompt:
+    with stalled(server, 5) as crowd, listeners(server, 1) as prompt:
         for each in crowd:
             each.sock.settimeout(0.1)
             with suppress(TimeoutError):
@@ -463,7 +463,7 @@ def test_a_connection_with_megabytes_of_unread_answers_moves_too(server: Server)
         last_for(0.5)
         assert cpu(server) - begun < 0.25, "somebody is busy with nothing"
         for _ in range(2):
-            assert reload(server)["moved"] == 9
+            assert reload(server)["moved"] == 6
         prompt[0].say(END)
         everybody_hears(prompt, END)
         for each in crowd:
@@ -472,7 +472,7 @@ def test_a_connection_with_megabytes_of_unread_answers_moves_too(server: Server)
             assert {one[:9] for one in frames} == {b'{"error":', b'{"message'}
             # What was sent before it moved may still be answered: then the last answer has begun.
             rest = data[sum(map(len, frames)) + 2 * len(frames) :]
-            assert raw_frame(frames[0]).startswith(rest)
+            assert any(raw_frame(one).startswith(rest) for one in set(frames))
 
 
 def cpu(server: Server) -> float:

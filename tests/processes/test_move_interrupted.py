@@ -5,7 +5,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,7 @@ from support.injected import inject
 from support.waiting import eventually
 
 from mpchat.control.client import ReceivedAnswer
+from mpchat.errors import MpchatError
 
 pytestmark = pytest.mark.one_python
 
@@ -106,6 +107,7 @@ def test_clients_that_go_while_they_are_moved_are_told_of_once(shared: Server, l
                         if leave == "reset":
                             each.reset()
                         gone += 1
+                last_for(0.02)
             everybody_heard_of_leaving(crowd, gone)
         assert {(each.exit, each.result["lost"], each.result["failed"]) for each in answers} == {(OK, 0, 0)}
         eventually(lambda: facts(shared)["connections"] == 4, "only the others to be there")
@@ -133,9 +135,12 @@ def test_everybody_is_found_by_kick_wherever_they_are(shared: Server) -> None:
 def test_new_clients_come_in_during_reloads_and_scalings(shared: Server) -> None:
     with descriptors_given_back(shared):
         with reloading_all_the_time(shared) as answers:
-            for _ in range(40):
+            rounds = 0
+            while len(answers) < 3 and rounds < 40:
                 with connected(server_address(shared), 10) as crowd:
                     settle(crowd)
+                last_for(0.02)
+                rounds += 1
         assert {each.exit for each in answers} == {OK}
         eventually(lambda: facts(shared)["connections"] == 0, "all to be gone")
 
@@ -149,7 +154,7 @@ def orderly_end_with_farewell(crowd: Sequence[Listener]) -> None:
     assert [each.texts[-1] for each in crowd] == [FAREWELL] * len(crowd)
 
 
-@pytest.mark.parametrize("after", [0.0, 0.2, 0.35, 0.45])
+@pytest.mark.parametrize("after", [0.0, 0.2, 0.4])
 def test_stop_during_a_reload(server: Server, after: float) -> None:
     with listeners(server, 30) as crowd, under_way(server, "reload") as background:
         processes = processes_of(server)
@@ -216,7 +221,8 @@ def test_the_supervisor_killed_during_a_reload_leaves_nothing(server: Server) ->
 
 
 def ask_in_vain(server: Server) -> None:
-    server.command("reload")
+    with suppress(MpchatError):
+        change(server, "reload")
 
 
 # A name server that takes its time.

@@ -20,8 +20,10 @@ from support.crowd import (
     wait_until_running,
     worker_pids,
 )
-from support.harness import Client, Server, frame, running, settle, stopped
+from support.harness import Client, Server, assert_nothing_left, frame, running, settle, stopped
 from support.waiting import eventually
+
+from mpchat.hub.sequencer import NOTICE_GATHER
 
 pytestmark = pytest.mark.one_python
 
@@ -33,11 +35,22 @@ BIG = 59_000
 WINDOW = 4 << 20
 
 
-@pytest.fixture
-def four(folder: Path) -> Iterator[Server]:
-    """A server with four workers."""
+@pytest.fixture(scope="module")
+def lasting_four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with four workers, for all tests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("four")
     with running(folder, workers=4) as started:
         yield started
+    assert_nothing_left(folder)
+
+
+@pytest.fixture
+def four(lasting_four: Server) -> Server:
+    """The file's server with four workers that serve, no client, and no notice that is still to come."""
+    assert len(lasting_four.wait_until_running()["workers"]) == 4
+    lasting_four.wait_for_connections(0)
+    last_for(3 * NOTICE_GATHER)
+    return lasting_four
 
 
 def wait_for_last(crowd: Sequence[Listener], senders: Sequence[Sender]) -> None:
@@ -72,11 +85,11 @@ def test_frames_of_59_kilobytes_among_small_ones(four: Server) -> None:
         chat_and_compare(crowd, [numbered(str(number), 200, BIG) for number in range(8)])
 
 
-def test_a_supervisor_stopped_between_the_pieces_of_frames_of_59_kilobytes(server: Server) -> None:
+def test_a_supervisor_stopped_between_the_pieces_of_frames_of_59_kilobytes(shared: Server) -> None:
     """A worker's beats overtake what waits for the window, also between the pieces of one frame."""
-    supervisor = facts(server)["pid"]
+    supervisor = facts(shared)["pid"]
     texts = [[f"{name} {number}" + " " * BIG for number in range(200)] for name in "01"]
-    with listeners(server, 4) as crowd:
+    with listeners(shared, 4) as crowd:
         crowd[0].say(BEGIN)
         everybody_hears(crowd, BEGIN)
         with sending(crowd[:2], texts, Window(crowd, WINDOW)) as senders:
@@ -108,14 +121,14 @@ def test_senders_that_leave_right_after_their_last_message(four: Server, leave: 
 
 
 @pytest.mark.parametrize("leave", ["close", "reset"])
-def test_a_sender_that_leaves_while_its_worker_sleeps_and_others_chat(server: Server, leave: str) -> None:
+def test_a_sender_that_leaves_while_its_worker_sleeps_and_others_chat(shared: Server, leave: str) -> None:
     """What it sent is read to the end although sending to it fails first."""
-    with listeners(server, 2) as crowd:
+    with listeners(shared, 2) as crowd:
         crowd[0].say(BEGIN)
         everybody_hears(crowd, BEGIN)
-        sender = Client(server.address)
+        sender = Client(shared.address)
         settle([sender])
-        pid = worker_of_the_third(server)
+        pid = worker_of_the_third(shared)
         texts = numbered("0", 150, 10_000)
         with stopped(pid):
             sender.send_raw(b"".join(map(frame, texts)))
@@ -138,7 +151,7 @@ def test_a_worker_stopped_for_two_seconds_under_load(four: Server) -> None:
     with listeners(four, 8) as crowd:
         crowd[0].say(BEGIN)
         everybody_hears(crowd, BEGIN)
-        texts = [numbered(str(number), 10_000, 2_000) for number in range(8)]
+        texts = [numbered(str(number), 4_000, 4_000) for number in range(8)]
         with sending(crowd, texts) as senders:
             with stopped(pids[1]):
                 last_for(2.0)

@@ -46,8 +46,8 @@ def times(errors: list[Any]) -> list[int]:
     return [error.get("times", 1) for error in errors]
 
 
-def test_a_padded_packet_is_delivered_and_answered_with_two_errors(server: Server) -> None:
-    with Client(server.address) as client:
+def test_a_padded_packet_is_delivered_and_answered_with_two_errors(shared: Server) -> None:
+    with Client(shared.address) as client:
         client.send_raw(padded("안녕!"))
         client.say("그리고")
         messages, errors = answers_to(client, "그리고")
@@ -57,10 +57,10 @@ def test_a_padded_packet_is_delivered_and_answered_with_two_errors(server: Serve
     assert sum(len(str(error)) for error in errors) < 400
 
 
-def test_a_packet_in_two_parts_has_its_errors_told_after_each_part(server: Server) -> None:
+def test_a_packet_in_two_parts_has_its_errors_told_after_each_part(shared: Server) -> None:
     packet = padded("hello")
     first = empties("hello", 512)
-    with Client(server.address) as client:
+    with Client(shared.address) as client:
         client.send_raw(packet[:512])
         _, errors = answers_until(client, lambda _, count: count >= first)
         assert times(errors) == [1, first - 1]
@@ -70,8 +70,8 @@ def test_a_packet_in_two_parts_has_its_errors_told_after_each_part(server: Serve
         assert times(errors) == [1, empties("hello") - first - 1]
 
 
-def test_different_errors_are_told_in_their_order(server: Server) -> None:
-    with Client(server.address) as client:
+def test_different_errors_are_told_in_their_order(shared: Server) -> None:
+    with Client(shared.address) as client:
         client.send_raw(b"\0\0" * 20 + OBJECT * 3 + b"\0\0" + OBJECT + frame("between") + OBJECT * 2)
         client.say("last")
         messages, errors = answers_to(client, "last")
@@ -89,12 +89,12 @@ def test_different_errors_are_told_in_their_order(server: Server) -> None:
     ]
 
 
-def test_a_reload_in_the_middle_of_a_run_loses_no_error(server: Server) -> None:
+def test_a_reload_in_the_middle_of_a_run_loses_no_error(shared: Server) -> None:
     size = 3000
-    with Client(server.address) as client:
+    with Client(shared.address) as client:
         client.send_raw(padded("moved", size) + frame("after"))
         _, before = answers_until(client, lambda _, count: count > 0)
-        assert reload(server)["moved"] >= 1
+        assert reload(shared)["moved"] >= 1
         _, errors = answers_to(client, "after")
     assert times(before) == [1]
     assert sum(times(errors)) == empties("moved", size) - 1

@@ -83,10 +83,10 @@ def test_stop_with_a_client_that_never_reads_ends_in_time(folder: Path) -> None:
 
 
 def test_stop_under_load_everybody_gets_the_same_to_the_end_and_an_orderly_close(folder: Path) -> None:
-    with running(folder, workers=4) as server, listeners(server, 12) as crowd:
+    with running(folder, workers=3) as server, listeners(server, 12) as crowd:
         crowd[0].say(BEGIN)
         everybody_hears(crowd, BEGIN)
-        texts = [numbered(str(number), 100_000) for number in range(4)]
+        texts = [numbered(str(number), 30_000) for number in range(4)]
         with sending(crowd[:4], texts):
             eventually(lambda: crowd[11].heard("3 1000"), "the load")
             assert server.stop().returncode == 0
@@ -154,7 +154,7 @@ def test_term_and_int_end_it_with_code_0_and_no_traceback(folder: Path, number: 
 
 
 def test_a_second_signal_shortens_a_stop_that_waits_for_a_client_that_never_reads(folder: Path) -> None:
-    with running(folder, "--stop-timeout", "60s") as server, stalled_client(server):
+    with running(folder, "--stop-timeout", "60s", workers=1) as server, stalled_client(server):
         processes = signalled(server, signal.SIGTERM)
         eventually(lambda: facts(server)["state"] == "STOPPING", "the stop to begin")
         os.kill(processes[0].pid, signal.SIGTERM)
@@ -162,7 +162,7 @@ def test_a_second_signal_shortens_a_stop_that_waits_for_a_client_that_never_read
 
 
 def test_two_signals_at_the_same_moment(folder: Path) -> None:
-    with running(folder, "--stop-timeout", "60s") as server, stalled_client(server):
+    with running(folder, "--stop-timeout", "60s", workers=1) as server, stalled_client(server):
         all_gone(signalled(server, signal.SIGTERM, signal.SIGINT), MARGIN)
 
 
@@ -191,25 +191,25 @@ def standard_error(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/fd/2")
 
 
-def test_usr2_writes_the_stacks_of_supervisor_and_workers(server: Server) -> None:
-    signalled(server, signal.SIGUSR2)
+def test_usr2_writes_the_stacks_of_supervisor_and_workers(shared: Server) -> None:
+    signalled(shared, signal.SIGUSR2)
     stacks = (r'supervisor\.py", line \d+ in _turn', r'worker\.py", line \d+ in turn')
     eventually(
-        lambda: [len(re.findall(each, server.log)) for each in stacks] == [1, 2], "three processes' stacks"
+        lambda: [len(re.findall(each, shared.log)) for each in stacks] == [1, 2], "three processes' stacks"
     )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTTIN])
 def test_a_signal_that_is_meant_for_the_supervisor_does_nothing_to_a_worker(
-    server: Server, number: signal.Signals
+    shared: Server, number: signal.Signals
 ) -> None:
-    pids = worker_pids(server)
-    with listeners(server, 2) as crowd:
+    pids = worker_pids(shared)
+    with listeners(shared, 2) as crowd:
         for pid in pids:
             os.kill(pid, number)
         crowd[0].say(END)
         everybody_hears(crowd, END)
-        assert worker_pids(server) == pids
+        assert worker_pids(shared) == pids
 
 
 def test_supervisor_killed_leaves_no_worker_also_when_one_is_stopped(server: Server) -> None:

@@ -46,6 +46,51 @@ def test_the_limits_of_the_group_and_of_those_around_it_count(
     assert cores._quotas(own, root) == expected
 
 
+# What /proc/self/cgroup says: the first version of control groups alone, beside the second one without
+# controllers, and with the CPU's controller alone.
+FIRST_VERSION = {
+    "first": "5:memory:/a/b\n4:cpu,cpuacct:/a/b\n3:cpuset:/c\n1:name=systemd:/d\n",
+    "both": "4:cpuacct,cpu:/a/b\n0::/d\n",
+    "alone": "2:cpu:/a/b\n",
+}
+
+
+@pytest.mark.parametrize("said", FIRST_VERSION.values(), ids=FIRST_VERSION)
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"": (-1, 100_000), "a/b": (-1, 100_000)}, []),
+        ({"a/b": (150_000, 100_000)}, [2]),
+        ({"a/b": (25_000, 50_000), "a": (400_000, 100_000), "": (700_000, 100_000)}, [1, 4, 7]),
+        # A container that is told the machine's path, and sees only its own group.
+        ({"": (300_000, 100_000)}, [3]),
+        ({"a/b": (100_000, 0)}, []),
+        ({}, []),
+    ],
+)
+def test_the_limits_of_the_first_version_of_control_groups_count(
+    tmp_path: Path, said: str, limits: dict[str, tuple[int, int]], expected: list[int]
+) -> None:
+    own, root = tmp_path / "cgroup", tmp_path / "fs"
+    own.write_text(said)
+    # No limit of ours: another controller's group of the same path, and what is beside the controllers.
+    for group, (quota, period) in {**{f"cpu/{each}": it for each, it in limits.items()}, **OTHERS}.items():
+        (root / group).mkdir(parents=True, exist_ok=True)
+        (root / group / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (root / group / "cpu.cfs_period_us").write_text(f"{period}\n")
+    assert cores._quotas(own, root) == expected
+
+
+OTHERS = {"memory/a/b": (100_000, 100_000), "cpu/c": (100_000, 100_000), "": (100_000, 100_000)}
+
+
+def test_a_limit_of_which_a_file_is_missing_is_none(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("2:cpu:/\n")
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("100000\n")
+    assert cores._quotas(tmp_path / "cgroup", tmp_path) == []
+
+
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert cores._quotas(tmp_path / "none", tmp_path) == []
     assert 1 <= cores.usable_cores() <= (os.cpu_count() or 1)

@@ -1,17 +1,25 @@
 """How much memory a server takes at most: the sum of the bounds of all that it keeps."""
 
+import gc
+import secrets
+import tracemalloc
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
 from mpchat import memory
 from mpchat.config import BY_NAME, resolve
 from mpchat.hub import archive, claims, delivery, history, history_file
+from mpchat.hub.claims import Claims
 from mpchat.ipc import shares
+from mpchat.ipc.stream_buffer import StreamBuffer
 from mpchat.memory import bounds, total
 from mpchat.protocol import session
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import numbered_frames, room_field
 from mpchat.supervisor import connect_rates, move_out
+from mpchat.supervisor.connect_rates import ConnectRates, Rate
 from mpchat.worker import downlink, fanout, migration, reading, rooms
 
 CONFIG = resolve([])[0]
@@ -152,3 +160,81 @@ def test_the_total_is_the_sum_of_all_rows() -> None:
     rows = bounds(CONFIG, 2, 1000)
     assert total(rows) == sum(row.size for row in rows)
     assert rows[0].what == "programs"
+
+
+def taken(fill: Callable[[], object]) -> int:
+    """Return the bytes of memory that Python's objects take which ``fill`` returns."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        kept = fill()
+        size = tracemalloc.get_traced_memory()[0]
+        del kept
+        return size
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shortest", [memory.SHORTEST_PLAIN, memory.SHORTEST_NUMBERED])
+@pytest.mark.parametrize("filled", [1.0, 1.9, 2.5, 2.9])
+def test_a_stream_with_a_blob_for_each_shortest_frame_takes_what_is_counted(
+    shortest: int, filled: float
+) -> None:
+    """``filled`` is how often it is filled: what it has forgotten must leave nothing that is not counted."""
+    limit = 64 * KIB
+
+    def fill() -> StreamBuffer:
+        stream = StreamBuffer(limit)
+        for _ in range(int(filled * limit / shortest)):
+            stream.append(bytes(shortest), 1)
+        assert stream.size == limit
+        return stream
+
+    counted = memory._stream(limit, shortest)
+    assert 0.6 * counted < taken(fill) <= counted
+
+
+def test_a_stream_that_was_cut_down_keeps_nothing_of_what_it_has_forgotten() -> None:
+    def fill() -> StreamBuffer:
+        stream = StreamBuffer(64 * KIB)
+        for _ in range(4096):
+            stream.append(bytes(16), 1)
+        stream.trim(1600)
+        return stream
+
+    assert taken(fill) <= 100 * (16 + memory.BLOB_COST)
+
+
+def test_no_more_names_are_held_than_the_most_and_each_takes_what_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the worst script; each name was held by a client of another IPv6 network."""
+    most = 1000
+    monkeypatch.setattr(claims, "MOST_HELD", most)
+
+    def fill() -> Claims:
+        names = Claims()
+        for number in range(most + 100):
+            name = "\ufdfa" * 16 + f"{number:04}"
+            claim, _ = names.take(name, number, None, secrets.token_urlsafe(16), 1.0)
+            names.hold(claim, 1.0, 60.0, f"2001:db8:{number:x}::/64")
+        assert len(names._held) == len(names._by_key) == most
+        return names
+
+    assert 0.5 * most * memory.NAME_COST < taken(fill) <= most * memory.NAME_COST
+
+
+def test_no_more_addresses_are_remembered_than_the_most_and_each_takes_what_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    most = 2000
+    monkeypatch.setattr(connect_rates, "MOST", most)
+
+    def fill() -> ConnectRates:
+        rates = ConnectRates()
+        for number in range(3 * most):
+            assert rates.admit(f"2001:db8:{number:x}:ffff::/64", Rate(1, 1), 100_000.0)
+        assert len(rates) == most
+        return rates
+
+    assert taken(fill) <= most * memory.ADDRESS_COST

@@ -20,6 +20,12 @@ def note(count: int) -> str:
     return f"- {count} missing -\n"
 
 
+def finish(stream: StandardStream) -> None:
+    """Wait until all text is written, and end the thread."""
+    stream.drain(PATIENCE)
+    stream.renew()
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "log"
@@ -38,7 +44,9 @@ def test_text_is_in_the_encoding_of_standard_error(
     path: Path, descriptor: int, monkeypatch: pytest.MonkeyPatch, encoding: str, written: bytes
 ) -> None:
     monkeypatch.setattr(sys, "__stderr__", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
-    assert StandardStream(descriptor, note).write("é\n") == 2
+    stream = StandardStream(descriptor, note)
+    assert stream.write("é\n") == 2
+    finish(stream)
     assert path.read_bytes() == written
 
 
@@ -46,12 +54,16 @@ def test_without_a_standard_error_text_is_in_utf_8(
     path: Path, descriptor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "__stderr__", None)
-    StandardStream(descriptor, note).write("안녕\n")
+    stream = StandardStream(descriptor, note)
+    stream.write("안녕\n")
+    finish(stream)
     assert path.read_text("utf-8") == "안녕\n"
 
 
 def test_half_a_surrogate_pair_is_escaped(path: Path, descriptor: int) -> None:
-    StandardStream(descriptor, note).write("\udcff\n")
+    stream = StandardStream(descriptor, note)
+    stream.write("\udcff\n")
+    finish(stream)
     assert path.read_bytes() == b"\\udcff\n"
 
 
@@ -74,8 +86,10 @@ def test_each_line_that_a_file_does_not_take_is_counted_once(
         patch.setattr(os, "write", full)
         for text in ("one\n", "two\nthree\n", "half a ", "line\n"):
             assert stream.write(text) == len(text)
+        stream.drain(PATIENCE)
     stream.write("last\n")
     stream.write("really\n")
+    finish(stream)
     assert path.read_text() == "- 4 missing -\nlast\nreally\n"
 
 
@@ -84,7 +98,9 @@ def test_text_of_which_a_file_takes_a_part_at_a_time_is_written_whole(
 ) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda number, data: real(number, data[:3]))
-    StandardStream(descriptor, note).write("more than three\n")
+    stream = StandardStream(descriptor, note)
+    stream.write("more than three\n")
+    finish(stream)
     assert path.read_text() == "more than three\n"
 
 
@@ -106,6 +122,7 @@ def test_without_a_descriptor_for_a_thread_lines_are_counted(
         os.dup2(file.fileno(), writer)
     os.close(reader)
     stream.write("last\n")
+    finish(stream)
     os.close(writer)
     assert path.read_text() == f"- {2 * text.count(chr(10))} missing -\nlast\n"
 

@@ -4,6 +4,7 @@ The checker is tested with objects of the tests' own making, the whole program a
 without and with faults in its workers.
 """
 
+import re
 import textwrap
 from typing import Any
 
@@ -398,17 +399,17 @@ def test_test_messages_say_what_they_are() -> None:
 # The whole script.
 
 
-SMALL = ("--connections", "15", "--rooms", "4", "--rate", "150", "--workers", "2", "--name-hold", "2")
+SMALL = ("--connections", "10", "--rooms", "4", "--rate", "150", "--workers", "2", "--name-hold", "2")
 
 
 @pytest.mark.usefixtures("temporary")
 def test_the_real_server_keeps_its_promises_to_named_clients() -> None:
-    changes = ("--reload", "--reloads", "1", "--scale", "--scalings", "1", "--scale-most", "3")
-    code, verdict = stress("members", "--seconds", "4", "--cuts", "100", *changes, *SMALL)
+    changes = ("--reload", "--reloads", "1", "--scale", "--scalings", "1", "--scale-most", "2")
+    code, verdict = stress("members", "--seconds", "3", "--cuts", "60", *changes, *SMALL)
     assert verdict["reasons"] == [], verdict["examples"]
     assert code == 0
     counts = verdict["counts"]
-    assert counts["cuts"] >= 100
+    assert counts["cuts"] >= 60
     assert counts["recovered"] > 10
     assert counts["name_taken"] > 0
     assert counts["privates"] > 20
@@ -416,10 +417,14 @@ def test_the_real_server_keeps_its_promises_to_named_clients() -> None:
     assert verdict["faults"]["changes"]["moved"] > 0
 
 
-# What a worker does wrong, once; what the program must call it.
-BREAKS = {
-    "one message of the past is left out": (
-        """
+# What workers do wrong: each fault concerns other messages than the others.
+BROKEN = """
+    def install(worker, slot):
+        leave_out_of_the_past()
+        tell_twice()
+        keep_who_was_taken_over()
+
+    def leave_out_of_the_past():
         clients, enter = part_of_worker("clients.Clients.enter")
         def broken(self, head, frames):
             at, kept = 0, b""
@@ -430,46 +435,34 @@ BREAKS = {
                 at = end
             enter(self, head, kept)
         clients.enter = broken
-        """,
-        {"lost"},
-    ),
-    "what is for one alone is sent twice": (
-        """
+
+    def tell_twice():
         clients, tell = part_of_worker("clients.Clients.tell")
         def broken(self, identity, frames):
-            tell(self, identity, frames + frames if b'|1|"' in frames else frames)
+            tell(self, identity, frames * 2 if b'|1|"' in frames else frames)
         clients.tell = broken
-        """,
-        {"private", "strange", "reordered", "lost"},
-    ),
-    "a connection that was taken over is not ended": (
-        """
+
+    def keep_who_was_taken_over():
         clients, _ = part_of_worker("clients.Clients.end_by_identity")
         def broken(self, identity, reason):
             connection = self.by_identity.get(identity)
             if connection:
                 self.rooms.leave(connection)
         clients.end_by_identity = broken
-        """,
-        # It is in no room any more: what its client takes for a connection to the room brings nothing.
-        {"names", "lost"},
-    ),
-}
+"""
 
 
 @pytest.mark.usefixtures("temporary")
-@pytest.mark.parametrize("fault", BREAKS)
 def test_what_a_worker_does_wrong_is_found(
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: str,
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, kinds = BREAKS[fault]
-    body = textwrap.indent(textwrap.dedent(source), "    ")
-    broken(tmp_path_factory, monkeypatch, f"def install(worker, slot):\n{body}")
-    # Who is still on the way back when patience ends is missed by the count of who is there.
-    code, verdict = stress("members", "--seconds", "3", "--cuts", "200", "--patience", "10", *SMALL)
+    broken(tmp_path_factory, monkeypatch, textwrap.dedent(BROKEN))
+    # The count of those that are there misses members that are still on the way back when patience ends.
+    code, verdict = stress("members", "--seconds", "3", "--cuts", "100", "--patience", "5", *SMALL)
     assert code == 1
     found = {kind for kind, count in verdict["findings"].items() if count}
-    assert found & kinds, verdict
-    assert found <= kinds | {"hung"}, verdict
+    # The second fault, and the third, which the others cannot bring about.
+    assert {"private", "names"} <= found, verdict
+    # The first one: messages are lost to the others' clients, too, but elsewhere.
+    assert any(re.match(r"lost: \S+ got 10 instead of 9 in ", each) for each in verdict["examples"]), verdict
+    assert not found & {"doubled", "differing"}, verdict

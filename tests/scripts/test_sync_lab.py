@@ -1,11 +1,10 @@
 """``scripts.lecture sync``: the guards guard, missing guards show, the watchdog ends the deadlock."""
 
-import subprocess
-import sys
-
 import pytest
+from click.testing import CliRunner
 
 from scripts.lecture import sync_lab
+from scripts.lecture.__main__ import main
 
 
 @pytest.mark.parametrize("way", sync_lab.GUARDED, ids=lambda way: way.__name__)
@@ -37,11 +36,12 @@ def test_waiting_alone_is_no_circle(board: list[int]) -> None:
     assert not sync_lab.in_a_circle(board)
 
 
-def test_the_command_shows_it_all() -> None:
-    command = [sys.executable, "-m", "scripts.lecture", "sync", "--steps", "100"]
+def test_the_command_shows_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_lab, "UNGUARDED", [sync_lab.nothing])
+    monkeypatch.setattr(sync_lab, "GUARDED", [sync_lab.own_cells])
 
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    answer = CliRunner().invoke(main, ["sync", "--steps", "100"])
 
-    assert answer.returncode == 0, answer.stderr
-    assert "own_cells" in answer.stdout
-    assert "deadlock" in answer.stdout
+    assert answer.exit_code == 0, answer.output
+    assert "own_cells" in answer.output
+    assert "deadlock" in answer.output

@@ -16,7 +16,7 @@ from mpchat.protocol.session import DialectState
 from mpchat.worker.connection import Connection
 
 # Fields of a connection that its state holds, some of them under another name; the peer's address, the
-# identity and the socket travel beside it.
+# identity, the socket and whether the client is a speaker travel beside it.
 MOVED = {
     "allowance",
     "budget",
@@ -30,7 +30,7 @@ MOVED = {
     "spoke",
     "undecided",
 }
-BESIDE = {"host", "identity", "port", "sock"}
+BESIDE = {"host", "identity", "port", "sock", "speaker"}
 # What the next worker makes anew, because it follows from the rest or begins again there.
 MADE_ANEW = {
     "asking",  # a connection is moved when all that it has asked for was served

@@ -199,6 +199,68 @@ def test_a_kernel_name_of_a_process_that_is_not_ours_prevents_no_start(
         assert not guard.alone
 
 
+# A guard in a container; then two more starts there: as it is, and with the lock's file gone.
+GUARD_IN_CONTAINER = """
+import sys
+from pathlib import Path
+from mpchat.config import Origin, resolve
+from mpchat.errors import AlreadyRunningError
+from mpchat.instance.lock import Guard
+given = {"name": "one", "runtime_dir": sys.argv[1]}
+config = resolve([{key: Origin(value, key) for key, value in given.items()}])[0]
+def again():
+    guard = Guard(config)
+    try:
+        guard.acquire()
+    except AlreadyRunningError:
+        return "refused"
+    guard.release()
+    return "started"
+guard = Guard(config)
+guard.acquire()
+print("alone" if guard.alone else "first", flush=True)
+sys.stdin.readline()
+first = again()
+guard.paths.lock.unlink()
+print(first, again(), flush=True)
+"""
+# As Docker makes it: mounts and processes of its own; the network is that of the machine, and so of others.
+AS_DOCKER = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", CONTAINER]
+
+
+@contextmanager
+def guard_in_container(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that is a guard at this path, in a container of its own that sees no process outside."""
+    command = [*AS_DOCKER, str(folder), sys.executable, "-c", GUARD_IN_CONTAINER, str(folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces, which only Linux has")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make containers")
+def test_containers_that_share_a_network_and_no_processes_both_start_and_neither_starts_twice(
+    tmp_path: Path,
+) -> None:
+    if subprocess.run([*AS_DOCKER, str(tmp_path), "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody make namespaces of mounts and processes")
+    with guard_in_container(tmp_path) as one:
+        assert heard(one) == "first"
+        with guard_in_container(tmp_path) as other:
+            assert heard(other) == "alone"
+            # The kernel's name stands behind the lock only where it could be had.
+            assert other.communicate("\n", timeout=30.0) == ("refused started\n", "")
+        assert one.communicate("\n", timeout=30.0) == ("refused refused\n", "")
+
+
+def heard(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip()
+
+
 def test_a_kernel_name_that_an_own_process_has_prevents_a_start(config: Config) -> None:
     with occupied(config):
         refused(config)

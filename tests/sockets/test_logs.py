@@ -108,3 +108,38 @@ def test_stacks_follow_the_log_and_do_not_wait_for_a_fifo_that_nobody_reads(tmp_
         os.close(writer)
     assert (done.returncode, done.stdout) == (0, "goes on\n")
     assert file.read_text().count("most recent call first") == 1
+
+
+# Ends by an error that nobody has caught, right after it has logged; the log is opened by a thread.
+_CRASH = """
+import logging, sys
+from mpchat.ipc import logs
+logs.set_up("info", "tester")
+logs.point_later_at(sys.argv[1])
+for number in range(100):
+    logging.getLogger("mpchat").info("line %d of %s", number, sys.argv[1][-3:])
+    logging.getLogger("mpchat").handlers[0].filters[0]._kinds.clear()
+raise ValueError("nobody has caught this")
+"""
+
+
+def test_what_was_logged_before_a_crash_and_its_traceback_are_in_the_file(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", _CRASH, str(log)], capture_output=True, timeout=60.0)
+    assert (done.returncode, done.stderr) == (1, b"")
+    lines = log.read_text().splitlines()
+    assert [line.partition(": ")[2] for line in lines[:100]] == [
+        f"line {number} of log" for number in range(100)
+    ]
+    assert lines[100] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: nobody has caught this"
+
+
+def test_a_log_that_cannot_be_opened_anew_goes_on_where_it_was(tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    with open(before, "wb") as file:
+        command = [sys.executable, "-c", _CRASH, str(tmp_path / "nowhere" / "log")]
+        subprocess.run(command, stderr=file, check=False, timeout=60.0)
+    said = before.read_text()
+    assert said.count(" of log\n") == 100
+    assert said.count("log not opened anew: No such file or directory") == 1

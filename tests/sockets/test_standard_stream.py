@@ -1,14 +1,17 @@
 """A standard stream that stalls, is full or is gone: writers go on, and readers are told what is missing."""
 
+import errno
 import fcntl
 import os
 import re
 import resource
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 from support.waiting import PATIENCE, eventually
 
 from mpchat.ipc import standard_stream
@@ -106,7 +109,9 @@ def test_a_stream_that_follows_its_descriptor_leaves_no_thread_and_no_descriptor
             os.dup2(file.fileno(), writer)
         stream.renew()
         stream.write("to the file\n")
-        assert (tmp_path / "log").read_text() == "to the file\n"
+        eventually(
+            lambda: (tmp_path / "log").read_text() == "to the file\n", "the text, without that in the pipe"
+        )
         assert read_until(reader, "to the pipe\n") == "to the pipe\n"
         os.close(before)
         eventually(lambda: os.read(reader, 1) == b"", "every writing end to be closed")
@@ -127,12 +132,150 @@ def test_lines_that_a_full_disk_did_not_take_are_counted(tmp_path: Path) -> None
     with open(tmp_path / "log", "ab") as file:
         stream = StandardStream(file.fileno(), note)
         stream.write("first\n")
+        stream.drain(PATIENCE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (6, hard))
         try:
             for number in range(10):
                 stream.write(f"{number}\n")
+            stream.drain(PATIENCE)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         stream.write("last\n")
         stream.write("really\n")
+        stream.drain(PATIENCE)
     assert re.fullmatch(r"first\n- 10 missing -\nlast\nreally\n", (tmp_path / "log").read_text())
+
+
+def opened(errors: list[OSError | None]) -> OSError | None:
+    """Wait until a stream has told what became of the file that it was to open."""
+    eventually(lambda: errors, "the file to be opened")
+    return errors[0]
+
+
+def test_a_file_that_a_thread_opens_takes_the_text_of_from_then_on(tmp_path: Path) -> None:
+    errors = list[OSError | None]()
+    with open(tmp_path / "old", "wb") as file:
+        stream = StandardStream(file.fileno(), note)
+        stream.write("before\n")
+        stream.reopen(str(tmp_path / "new"), errors.append)
+        stream.write("after\n")
+        assert opened(errors) is None
+        stream.drain(PATIENCE)
+        assert os.path.samestat(os.fstat(file.fileno()), os.stat(tmp_path / "new"))
+        stream.renew()
+    assert (tmp_path / "old").read_text() == "before\n"
+    assert (tmp_path / "new").read_text() == "after\n"
+
+
+def test_a_file_that_cannot_be_opened_leaves_text_where_it_went_before(tmp_path: Path) -> None:
+    errors = list[OSError | None]()
+    with open(tmp_path / "old", "wb") as file:
+        stream = StandardStream(file.fileno(), note)
+        stream.write("before\n")
+        stream.reopen(str(tmp_path / "nowhere" / "new"), errors.append)
+        stream.write("after\n")
+        assert isinstance(opened(errors), FileNotFoundError)
+        stream.drain(PATIENCE)
+        stream.renew()
+    assert (tmp_path / "old").read_text() == "before\nafter\n"
+
+
+class HungWrites:
+    """A disk of which the first write hangs until it is released."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.met, self.released = threading.Event(), threading.Event()
+        self.writes: list[bytes] = []
+        self._real = os.write
+        monkeypatch.setattr(os, "write", self._write)
+
+    def _write(self, descriptor: int, data: bytes) -> int:
+        self.writes.append(data)
+        first = not self.met.is_set()
+        self.met.set()
+        assert not first or self.released.wait(PATIENCE)
+        return self._real(descriptor, data)
+
+
+def test_lines_keep_their_order_when_the_same_file_is_opened_anew_while_its_disk_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, errors = tmp_path / "log", list[OSError | None]()
+    with open(path, "ab") as file, monkeypatch.context() as patch:
+        disk = HungWrites(patch)
+        stream = StandardStream(file.fileno(), note)
+        for number in range(20):
+            stream.write(f"{number}\n")
+            if number == 5:
+                assert disk.met.wait(PATIENCE)
+                stream.reopen(str(path), errors.append)
+                assert opened(errors) is None
+            if number == 10:
+                stream.reopen(str(path), errors.append)
+        stream.drain(0.2)  # the threads that need not wait get their turn
+        disk.released.set()
+        stream.drain(PATIENCE)
+        stream.renew()
+    assert path.read_text() == "".join(f"{number}\n" for number in range(20))
+
+
+def test_while_a_file_is_being_opened_it_is_not_opened_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors, tries, released = list[OSError | None](), list[str](), threading.Event()
+    real = standard_stream.open_file
+
+    def slow(path: str) -> int:
+        tries.append(path)
+        assert released.wait(PATIENCE)
+        return real(path)
+
+    monkeypatch.setattr(standard_stream, "open_file", slow)
+    with open(tmp_path / "old", "wb") as file:
+        stream = StandardStream(file.fileno(), note)
+        for _ in range(10):
+            stream.reopen(str(tmp_path / "new"), errors.append)
+            stream.write("after\n")
+        released.set()
+        stream.drain(PATIENCE)
+        stream.renew()
+    assert (tries, errors) == ([str(tmp_path / "new")], [None])
+    assert (tmp_path / "new").read_text() == "after\n" * 10
+
+
+def test_lines_that_a_file_did_not_take_are_told_in_the_file_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = list[OSError | None]()
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with open(tmp_path / "old", "wb") as file:
+        stream = StandardStream(file.fileno(), note)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            stream.write("one\ntwo\n")
+            stream.drain(PATIENCE)
+            stream.reopen(str(tmp_path / "new"), errors.append)
+            stream.drain(PATIENCE)
+        stream.write("last\n")
+        stream.drain(PATIENCE)
+        stream.renew()
+    assert (tmp_path / "new").read_text() == "- 2 missing -\nlast\n"
+
+
+def test_all_lines_that_wait_are_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy loop leaves the thread a short turn now and then: it would fall behind with a line each."""
+    lines = "".join(f"{number}\n" for number in range(WAITING - 1))
+    with open(tmp_path / "log", "wb") as file, monkeypatch.context() as patch:
+        disk = HungWrites(patch)
+        stream = StandardStream(file.fileno(), note)
+        stream.write("first\n")
+        assert disk.met.wait(PATIENCE)
+        for line in lines.splitlines(keepends=True):
+            stream.write(line)
+        disk.released.set()
+        stream.drain(PATIENCE)
+        stream.renew()
+    assert disk.writes == [b"first\n", lines.encode()]

@@ -28,6 +28,8 @@ from support.waiting import PATIENCE, eventually
 
 # Commands run in this interpreter, from a folder of their own, so that nothing of the checkout helps them.
 MPCHAT = [sys.executable, "-m", "mpchat"]
+# Seconds since the epoch: a process that is older than the tests is none of theirs.
+BEGUN = psutil.Process().create_time()
 
 
 def frame(text: str) -> bytes:
@@ -139,14 +141,13 @@ class Server:
         In this process, unless the command itself is what is tested (:attr:`apart`) or it needs more.
         """
         names = [] if words[0] in ("chat", "config") else ["--name", self.name]
-        words = (words[0], *names, *words[1:])
-        alone = threading.current_thread() is threading.main_thread()
-        if self.apart or more or not alone or words[0] == "chat" or "--foreground" in words:
-            return self.run(*words, timeout=timeout, **more)
-        return self._run_here(*words, folder=self.folder)
+        return self.run(words[0], *names, *words[1:], timeout=timeout, **more)
 
     def run(self, *words: str, timeout: float = 60.0, **more: Any) -> "subprocess.CompletedProcess[str]":
-        """Run ``mpchat WORDS`` as they are, in this server's folder."""
+        """Run ``mpchat WORDS`` as they are, in this server's folder; where, see :meth:`command`."""
+        alone = threading.current_thread() is threading.main_thread()
+        if not (self.apart or more or not alone or words[0] == "chat" or "--foreground" in words):
+            return self._run_here(*words, folder=self.folder)
         return subprocess.run(
             [*MPCHAT, *words],
             **{
@@ -236,6 +237,8 @@ def leftovers(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
+            if process.create_time() < BEGUN:  # to read an environment costs much more than this
+                continue
             if process.pid != os.getpid() and process.environ().get("MPCHAT_RUNTIME_DIR") == str(
                 folder / "run"
             ):
@@ -246,7 +249,7 @@ def leftovers(folder: Path) -> list[psutil.Process]:
 def assert_nothing_left(folder: Path) -> None:
     """No process of the servers in ``folder`` is there: the tracker that Python starts for a supervisor sees
     its end, and ends itself a moment later."""
-    eventually(lambda: not leftovers(folder), "no process of the servers to be left", 5.0)
+    eventually(lambda: not leftovers(folder), "no process of the servers to be left", 5.0, pause=0.03)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ if any("spawn_main" in each for each in sys.orig_argv):
 '''
 
 
-_SUPERVISOR = """
+_HOLD = """
 import os, socket, sys, time
 
 def flagged(name):
@@ -79,7 +79,13 @@ def hold(name):
     while flagged(name):
         time.sleep(0.01)
 
+"""
+_IN_SUPERVISOR = """
 if "mpchat.supervisor" in sys.orig_argv:
+    install()
+"""
+_IN_ALL = """
+if "mpchat.supervisor" in sys.orig_argv or any("spawn_main" in each for each in sys.orig_argv):
     install()
 """
 
@@ -90,7 +96,12 @@ def inject_into_supervisor(server: Server, fault: str) -> Path:
     ``fault`` is the source of ``install()``. Returns the folder of what ``flagged(NAME)`` and ``hold(NAME)``
     look for.
     """
-    return _inject(server, textwrap.dedent(fault), _SUPERVISOR)
+    return _inject(server, textwrap.dedent(fault), _HOLD, _IN_SUPERVISOR)
+
+
+def inject_into_all(server: Server, fault: str) -> Path:
+    """Have ``fault`` in the supervisor and in the workers; see :func:`inject_into_supervisor`."""
+    return _inject(server, textwrap.dedent(fault), _HOLD, _IN_ALL)
 
 
 def inject(server: Server, fault: str) -> Path:

@@ -90,6 +90,11 @@ class LoneWorker:
         self._look()
         return self._beat
 
+    @property
+    def speakers(self) -> int:
+        """Return how many more connections have become speakers here than have ended as such."""
+        return sum(payload for kind, payload in self.said if kind == Up.SPEAKERS)
+
     def has_done_all(self) -> None:
         """Wait until the worker has dealt with every item that it was sent."""
         eventually(lambda: self._look() and not self.link.congested, "the worker to take what it was sent")

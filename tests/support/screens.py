@@ -15,6 +15,8 @@ from support.programs import require
 from support.waiting import PATIENCE, eventually
 
 _numbers = itertools.count()
+# Seconds between two looks at a screen: each is a process of tmux.
+LOOK = 0.05
 
 
 class Screen:
@@ -84,7 +86,7 @@ class Screen:
 
     def _until(self, predicate: Callable[[], object], what: str) -> None:
         try:
-            eventually(predicate, what)
+            eventually(predicate, what, pause=LOOK)
         except AssertionError as error:
             raise AssertionError(f"{error}; the screen is\n{self.text}") from None
 

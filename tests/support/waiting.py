@@ -12,11 +12,16 @@ PATIENCE = 20.0
 PAUSE = 0.01
 
 
-def eventually(predicate: Callable[[], T | None], what: str, timeout: float = PATIENCE) -> T:
-    """Return the first true value of ``predicate``; fail with ``what`` after ``timeout`` seconds."""
+def eventually(
+    predicate: Callable[[], T | None], what: str, timeout: float = PATIENCE, *, pause: float = PAUSE
+) -> T:
+    """Return the first true value of ``predicate``; fail with ``what`` after ``timeout`` seconds.
+
+    ``pause`` is in seconds: longer than usual for a look that costs much CPU.
+    """
     deadline = time.monotonic() + timeout
     while not (value := predicate()):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout:g} s for {what}; the last look gave {value!r}")
-        time.sleep(PAUSE)
+        time.sleep(pause)
     return value
