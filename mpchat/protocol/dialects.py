@@ -16,6 +16,7 @@ from mpchat.protocol.framing import Framing
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import DialectState
 from mpchat.protocol.sniff import HalfFrame
+from mpchat.protocol.websocket_dialect import WebSocketDialect
 
 
 class Dialect(Protocol):
@@ -38,8 +39,15 @@ class Dialect(Protocol):
     def held(self) -> int:
         """How many bytes are kept of what the client has sent."""
 
+    @property
+    def closing(self) -> tuple[int, str] | None:
+        """What ends the connection, a code and a reason. Nothing more is taken from the client then."""
+
     def receive_data(self, data: bytes, posts: list[tuple[int, bytes]], most: float = inf) -> bytes:
         """Take bytes from the client; see ``plain_dialect.PlainDialect``."""
+
+    def take_control(self) -> bytes:
+        """Return what goes to the client as it stands, after the answers; see ``websocket_dialect``."""
 
     def end_run(self) -> bytes:
         """End a run of errors; returns the frame that tells what was counted; see ``session.Session``."""
@@ -65,4 +73,7 @@ class DialectClass(Protocol):
 
 
 # By the name under which a connection's state says what it speaks.
-DIALECTS: Mapping[str, DialectClass] = {PlainDialect.name: PlainDialect}
+DIALECTS: Mapping[str, DialectClass] = {
+    PlainDialect.name: PlainDialect,
+    WebSocketDialect.name: WebSocketDialect,
+}
