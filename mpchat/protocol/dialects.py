@@ -17,6 +17,7 @@ from mpchat.protocol.http import HttpDialect
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import DialectState
 from mpchat.protocol.sniff import HalfFrame
+from mpchat.protocol.websocket_dialect import WebSocketDialect
 
 
 class Dialect(Protocol):
@@ -39,8 +40,15 @@ class Dialect(Protocol):
     def held(self) -> int:
         """How many bytes are kept of what the client has sent."""
 
+    @property
+    def closing(self) -> tuple[int, str] | None:
+        """What ends the connection, a code and a reason. Nothing more is taken from the client then."""
+
     def receive_data(self, data: bytes, posts: list[tuple[int, bytes]], most: float = inf) -> bytes:
         """Take bytes from the client; see ``plain_dialect.PlainDialect``."""
+
+    def take_control(self) -> bytes:
+        """Return what goes to the client as it stands, after the answers; see ``websocket_dialect``."""
 
     def end_run(self) -> bytes:
         """End a run of errors; returns the frame that tells what was counted; see ``session.Session``."""
@@ -66,4 +74,8 @@ class DialectClass(Protocol):
 
 
 # By the name under which a connection's state says what it speaks.
-DIALECTS: Mapping[str, DialectClass] = {PlainDialect.name: PlainDialect, HttpDialect.name: HttpDialect}
+DIALECTS: Mapping[str, DialectClass] = {
+    PlainDialect.name: PlainDialect,
+    HttpDialect.name: HttpDialect,
+    WebSocketDialect.name: WebSocketDialect,
+}

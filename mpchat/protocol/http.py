@@ -78,6 +78,15 @@ class HttpDialect:
         self._searched = found
         return found + len(_END)
 
+    @property
+    def closing(self) -> None:
+        """None: what is wrong is told by an answer."""
+        return None
+
+    def take_control(self) -> bytes:
+        """Return nothing: all answers come from elsewhere."""
+        return b""
+
     def end_run(self) -> bytes:
         """Return nothing: there are no errors on the wire of messages."""
         return b""

@@ -59,6 +59,15 @@ class Session:
         # Bytes of errors that were counted instead of sent; see :meth:`take_counted`.
         self._counted = 0
 
+    @property
+    def closing(self) -> tuple[int, str] | None:
+        """What ends the connection, a code and a reason; always None where a dialect has no such thing."""
+        return None
+
+    def take_control(self) -> bytes:
+        """Return what the dialect itself answers, as it goes to the client: not in plain frames."""
+        return b""
+
     def half_frame(self) -> HalfFrame | None:
         """Return what is known of a frame that has begun; None where the dialect has no such thing."""
         return None
@@ -88,7 +97,8 @@ class Session:
     def take_counted(self) -> int:
         """Return the bytes of the errors that were counted instead of sent since the last call.
 
-        One of each run is missing: the frame that tells the number is in its place.
+        One of each run is missing: the frame that tells the number is in its place. A dialect may add what
+        stands for other work, which is charged alike.
         """
         counted, self._counted = self._counted, 0
         return counted

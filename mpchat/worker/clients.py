@@ -26,9 +26,10 @@ from mpchat.worker.reading import ENTER_COST, OUTBOX_LIMIT, READ_SIZE, Reading
 from mpchat.worker.rooms import Rooms
 from mpchat.worker.uplink import Uplink
 from mpchat.worker.web import Web
+from mpchat.worker.websockets import WebSockets
 
 # Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
-IDLE = "idle"
+IDLE, DEAD = "idle", "no pong"
 CUT_OFF = frozenset({SLOW, UNREAD, IDLE, HALF_A_FRAME})
 
 # What a member is told whose connection the operator ends.
@@ -56,6 +57,7 @@ class Clients:
         self.rooms = Rooms(config, reactor, counters, self)
         self.reading = Reading(config, reactor, uplink, self, lifetime)
         self.half_closed = HalfClosed(reactor, uplink, self.end)
+        self.websockets = WebSockets(config, self.rooms)
         self.web = Web(config, reactor, self, self.reading, lifetime)
         self.first_bytes = FirstBytes(config, reactor, self.rooms, self.reading, self.web)
         self._reactor = reactor
@@ -170,7 +172,11 @@ class Clients:
 
     def upgrade(self, connection: Connection, answer: bytes, rest: bytes) -> None:
         """Answer a client, and let it go on as a WebSocket that has sent ``rest`` already."""
-        raise NotImplementedError
+        self.websockets.begin(connection, answer)
+        if rest:
+            self.reading.take_first(connection, rest)
+        if not connection.closed:
+            self.reading.read_again(connection)
 
     def half_close(self, connection: Connection) -> None:
         """Take a client that has ended its stream: one that is owed something is sent it before the end."""
@@ -220,6 +226,8 @@ class Clients:
             return
         connection.closed = True
         self._counters.ended[reason] += 1
+        self.websockets.say_end(connection, reason)
+        self.websockets.forget(connection)
         del self.by_identity[connection.identity]
         self.reading.forget(connection)
         self.first_bytes.forget(connection)
@@ -268,6 +276,8 @@ class Clients:
     def end_overdue(self, now: float) -> None:
         """End connections that the idle timeout and the half-frame timeout have caught up with."""
         self.half_closed.end_overdue(now)
+        for connection in self.websockets.ping_silent(now):
+            self.end(connection, DEAD)
         if limit := self.config.idle_timeout:
             silent = [
                 each for each in self.by_identity.values() if now - max(each.heard, each.quiet_until) > limit

@@ -108,6 +108,7 @@ class Migration:
         connection.heard = state.heard
         connection.allowance, connection.budget = state.allowance, state.budget
         connection.spoke = state.spoke
+        self._clients.websockets.resume(connection)
         if state.half_closed:
             self._clients.half_closed.begin(connection)
         reading.slow_down(connection)
@@ -196,6 +197,7 @@ class Migration:
             self._clients.first_bytes.be_plain(connection)
         begun = self._clients.first_bytes.forget(connection)
         self._clients.web.forget(connection)
+        self._clients.websockets.forget(connection)
         del self._clients.by_identity[connection.identity]
         self._clients.half_closed.forget(connection)
         room, place = self._clients.rooms.take_out(connection)

@@ -15,6 +15,7 @@ from mpchat.ipc.reasons import CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
 from mpchat.protocol.http import HttpDialect
 from mpchat.protocol.session import REQUEST
 from mpchat.protocol.sniff import HEAD_SIZE, foreign, foreign_text, half_frame_text
+from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.lifetime import Lifetime
@@ -85,6 +86,12 @@ class Owner(Protocol):
 
     def on_writable(self, connection: Connection) -> None:
         """Send a client what it is owed."""
+
+    def send(self, connection: Connection, data: bytes) -> None:
+        """Send a client bytes of its dialect."""
+
+    def finish(self, connection: Connection) -> None:
+        """End a connection when the client has been sent what there is for it."""
 
     def take_first_bytes(self, connection: Connection, data: bytes) -> None:
         """Take what a client has sent whose protocol is not known."""
@@ -294,15 +301,29 @@ class Reading:
         if (replies or connection.asking) and connection not in connection.fanout:
             self._owner.end(connection, "lost")  # it cannot be answered any more
             return
+        self._answer(connection, replies, progress=bool(completed or replies))
+
+    def _answer(self, connection: Connection, replies: bytes, *, progress: bool) -> None:
+        """Send what a read gives the client itself, and read again when that may be."""
+        dialect = connection.dialect
         if replies:
             self._owner.reply(connection, replies)
+        if dialect.framing is WEBSOCKET_FRAMING:
+            self._answer_control(connection)
         if dialect.mid_frame:
-            self._note_half(connection, progress=bool(completed or replies))
+            self._note_half(connection, progress=progress)
         elif self.half:
             self.half.pop(connection, None)
         if (dialect.has_more or connection.asking or not connection.reading) and not connection.closed:
             connection.no_longer(self._reactor, READ)
             self.read_again(connection)
+
+    def _answer_control(self, connection: Connection) -> None:
+        """Send what the dialect itself answers, and end the connection if that is what the client wants."""
+        if (control := connection.dialect.take_control()) and not connection.closed:
+            self._owner.send(connection, control)
+        if connection.dialect.closing is not None and not connection.closed:
+            self._owner.finish(connection)
 
     def note_half(self, connection: Connection) -> None:
         """Note that a client is in the middle of something which must not take too long."""

@@ -275,6 +275,12 @@ class Rooms:
             fanout.stream.fill_from(self.plain.stream)
         return fanout
 
+    def upgrade_plain(self, connection: Connection, answer: bytes) -> None:
+        """Let a client go on in the stream of plain clients in another framing, after ``answer``."""
+        fanout = self._plain_in(connection.dialect.framing)
+        self._outboxes.put(connection, answer)
+        self._go_to(connection, fanout, Place(fanout.stream.messages))
+
     def put_aside(self, connection: Connection) -> None:
         """Let a client get what is in its outbox, and nothing else until the hub says what."""
         self._go_to(connection, self.aside, Place(0))

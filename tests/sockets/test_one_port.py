@@ -1,4 +1,4 @@
-"""One port, several protocols, at a worker: the first bytes decide what a client speaks, however they come."""
+"""One port, several protocols, at a worker: first bytes decide what a client speaks, however they come."""
 
 from collections.abc import Iterator
 
