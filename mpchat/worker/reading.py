@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mpchat.config import Config
 from mpchat.ipc.reasons import CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
+from mpchat.protocol.requests import is_for_history
 from mpchat.protocol.session import REQUEST
 from mpchat.protocol.sniff import HEAD_SIZE, foreign, foreign_text, half_frame_text
 from mpchat.reactor import READ, WRITE, Reactor
@@ -53,7 +54,8 @@ LONG_PAUSE = 1.0
 # take a millisecond, and have a short error.
 ERROR_COST = 8
 WRONG_COST = 1 / 16
-# Charged for a request; for a way into a room, and each part of its past; and for a byte of an answer.
+# Charged for a request; for a way into a room, and each part of its past, also where the client asks for no
+# more than that; and for a byte of an answer.
 REQUEST_COST = 1000
 ENTER_COST = 4000
 ANSWER_COST = 1 / 4
@@ -259,7 +261,7 @@ class Reading:
             wrong = max(0, held + len(data) - dialect.held - passed_on)
             budget -= wrong * WRONG_COST + (len(replies) + dialect.take_counted()) * ERROR_COST
         connection.allowance = allowance
-        connection.budget = budget - REQUEST_COST if connection.asking else budget
+        connection.budget = budget - _request_cost(completed[-1][1]) if connection.asking else budget
         if allowance < 0 or connection.budget < 0:
             self.slow_down(connection)
             if connection.quiet_until > now + LONG_PAUSE:
@@ -395,3 +397,8 @@ class Reading:
             for each, since in self.half.items()
             if each.reading and max(since, each.quiet_until) < before
         ]
+
+
+def _request_cost(packed: bytes) -> int:
+    """Return what a request is charged for, before its answer is."""
+    return REQUEST_COST + (ENTER_COST if is_for_history(packed) else 0)
