@@ -169,7 +169,7 @@ def shown(event: Event) -> str:
         case Pong():
             return "pong"
         case History():
-            return f"{visible(event.room)}: {len(event.messages)} earlier messages"
+            return f"earlier messages of {visible(event.room)}: {len(event.messages)}"
         case Connected() | Disconnected() | Lost() | Rejected():
             return _connection_line(event)
         case _:
