@@ -236,11 +236,13 @@ def history_messages(frames: bytes, sender: str, first: int, at: float) -> list[
 
     As :func:`numbered_frames`, without the room, which the frame names once.
     """
-    numbered = numbered_frames(frames, sender, b',"seq":', first, at)
+    middle = b',"from":%b,"seq":' % _encode(sender) if sender else b',"seq":'
+    tail = _time_field(at)
+    position, number = 0, first
     result = []
-    position = 0
-    while position < len(numbered):
+    while position < len(frames):
         start = position + HEADER_SIZE
-        position = start + (numbered[position] << 8 | numbered[position + 1])
-        result.append(numbered[start:position])
+        position = start + (frames[position] << 8 | frames[position + 1])
+        result.append(b"%b%b%d%b" % (frames[start : position - 1], middle, number, tail))
+        number += 1
     return result

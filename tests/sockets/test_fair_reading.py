@@ -19,8 +19,8 @@ from mpchat.worker.reading import (
     ANSWER_COST,
     BUDGET,
     BUDGET_RATE,
-    ENTER_COST,
     ERROR_COST,
+    HISTORY_COST,
     LITTLE,
     OUTBOX_LIMIT,
     READ_LEAST,
@@ -178,7 +178,7 @@ def test_a_client_that_reads_history_as_fast_as_it_can_is_served_what_its_budget
         bench.order(Down.ANSWERED, 1)
         served += 1
         assert len(received(client)) >= HISTORY_SIZE - 100
-    assert served == 1 + int(BUDGET / (REQUEST_COST + ENTER_COST + len(answer) * ANSWER_COST))
+    assert served == 1 + int(BUDGET / (REQUEST_COST + HISTORY_COST + len(answer) * ANSWER_COST))
     asked = len(bench.worker.uplink.posts)
     for _ in range(3):
         one_round(bench)
