@@ -373,6 +373,8 @@ def test_a_member_reads_older_messages_of_its_room_oldest_first() -> None:
     assert read(desk, 1, before=4, limit=3)["next"] is None
     assert numbers(read(desk, 1, before=4, limit=2)) == [2, 3]
     assert numbers(read(desk, 1)) == numbers(read(desk, 1, before=2**63 - 1)) == [1, 2, 3, 4, 5, 6, 7]
+    for far in (8, 9, 2**63 - 1):
+        assert (numbers(read(desk, 1, far, 2)), read(desk, 1, far, 2)["next"]) == ([6, 7], 6)
     for before in (0, 1):
         assert read(desk, 1, before) == {"room": "x", "messages": [], "next": None}
 
