@@ -120,7 +120,7 @@ MISTAKES = [
     ("a line of text", "안녕하세요\n".encode(), "too_long"),
     ("a line of English", b"hello\n", "this looks like text without a length"),
     ("four bytes, little-endian", framed(len(HELLO), HELLO, "<I"), "four little-endian bytes"),
-    ("a browser", b"GET / HTTP/1.1\r\n\r\n", "this looks like HTTP"),
+    ("TLS", bytes.fromhex("1603010200010001fc0303"), "this looks like TLS"),
     ("a long message, little-endian", framed(235, HELLO, "<H"), "if the length is little-endian, it is 235"),
 ]
 
