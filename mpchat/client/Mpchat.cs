@@ -167,8 +167,8 @@ namespace Mpchat {
         // Milliseconds to resolve the address, to connect, and to wait for the welcome: over twice the cost of a
         // lost first SYN (1 s, then 2 s).
         const int OpenTimeout = 10000;
-        // Milliseconds after the call of Dispose: the end of writing the queue; the end of waiting for the server to close
-        // too, because a reset could destroy the last message and would hold the name; the return.
+        // Milliseconds after the call of Dispose. Until FlushBy queued messages are written. Until CloseBy the server
+        // may close too: a reset could destroy the last message, and hold the name. At ReturnBy Dispose returns.
         const int FlushBy = 400, CloseBy = 700, ReturnBy = 1000;
         // Seconds before an attempt to reconnect: a random time up to First * 2^attempt, within Floor and Cap.
         const double BackoffFirst = 0.5, BackoffFloor = 0.1, BackoffCap = 20.0;

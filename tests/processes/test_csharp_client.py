@@ -23,6 +23,10 @@ from mpchat import connect_blocking
 ODD = '안녕, "모두" \\ 😀 𝄞\t\x01\n\u2028끝'
 
 
+# What is tested is not Python.
+pytestmark = pytest.mark.one_python
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command of the driver: one compilation for all tests."""
@@ -60,7 +64,7 @@ def test_a_client_without_a_name_says_and_hears_every_text(
 def test_what_no_frame_can_hold_is_an_exception_and_what_the_server_rejects_an_event(
     shared: Server, sharp: Callable[..., Sharp]
 ) -> None:
-    chat = sharp(shared.address)
+    chat = sharp(("localhost", shared.address[1]))
     chat.until("connected")
     assert chat.ask("half")["type"] == "ArgumentException"
     assert "65535" in chat.ask("say", "x" * 66_000)["text"]
@@ -290,8 +294,10 @@ def test_a_message_is_not_said_twice_and_a_doubtful_one_is_counted(sharp: Callab
             assert second.receive() == {"message": "said while away"}
             second.send(numbered(12, "missed", sender="bob"), numbered(13, "said while away"))
             chat.until("message", text="said while away")
+            chat.do("say", "without an answer")
+            assert second.receive() == {"message": "without an answer"}
         # What was said on the first connection comes as history, and is not counted for the second.
-        assert chat.until("disconnected")["unsure"] == "0"
+        assert chat.until("disconnected")["unsure"] == "1"
         assert [int(each["seq"]) for each in chat.of("message")] == [8, 10, 11, 12, 13]
         assert chat.of("lost") == [{"room": "lobby", "first": "9", "last": "9"}]
 
@@ -439,9 +445,54 @@ def test_a_full_queue_is_told_and_nothing_of_it_is_lost(sharp: Callable[..., Sha
             count = int(chat.until("filled")["count"])
             assert 1 <= count <= (1 << 20) // 50_000
             peer.send(welcome())
-            assert [peer.receive() for _ in range(count)] == [{"message": text}] * count
+            assert [peer.receive() for _ in range(count)] == [{"message": f"{n}{text}"} for n in range(count)]
             eventually(lambda: chat.ask("say", "room again") == {"value": "True"}, "room in the queue")
             assert peer.receive() == {"message": "room again"}
+
+
+@contextmanager
+def stuck_in_a_write(server: ScriptedServer, chat: Sharp) -> Iterator[int]:
+    """A server that reads nothing more than the join; yields how many numbered texts were taken."""
+    counts = [-1]
+
+    def full() -> bool:
+        chat.do("fill", " " + "x" * 50_000)
+        counts.append(int(chat.until("filled")["count"]))
+        threading.Event().wait(0.2)
+        return counts[-1] == counts[-2]
+
+    with server.accept() as peer:
+        peer.receive()
+        peer.send(welcome())
+        chat.until("welcome")
+        eventually(full, "the kernel to take nothing more")
+        yield counts[-1]
+
+
+def test_a_write_that_a_loss_cuts_is_done_again_and_no_other(sharp: Callable[..., Sharp]) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "alice")
+        with stuck_in_a_write(server, chat) as count:
+            pass
+        lost = chat.until("disconnected")
+        written, unsent = int(lost["unsure"]), int(lost["unsent"])
+        assert written + unsent == count
+        assert written > 0
+        with server.accept() as second:
+            second.receive()
+            second.send(welcome(recovered=True))
+            for number in range(written, count):
+                received = second.receive()
+                assert received is not None
+                assert received["message"].split()[0] == f"{number}"
+
+
+def test_dispose_ends_a_write_that_does_not_end(sharp: Callable[..., Sharp]) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "alice")
+        with stuck_in_a_write(server, chat):
+            chat.do("dispose")
+            assert int(chat.until("ended")["ms"]) < 6000
 
 
 @contextmanager
@@ -503,8 +554,8 @@ def test_dispose_ends_both_threads_wherever_they_are(
 
 def test_the_example_of_the_page_talks_and_is_ten_lines(shared: Server, tmp_path: Path) -> None:
     example = blocks(page("clients"), "csharp")[1]
-    with Member(shared.address) as bob:
-        bob.join("bob")
+    with Member(shared.address) as carol:
+        carol.join("carol")
         done = subprocess.Popen(
             [*compiled(tmp_path, example), *map(str, shared.address), "alice"],
             stdout=subprocess.PIPE,
@@ -512,13 +563,13 @@ def test_the_example_of_the_page_talks_and_is_ten_lines(shared: Server, tmp_path
             encoding="utf-8",
         )
         try:
-            assert bob.hear_from_room("hello")["from"] == "alice"
-            bob.ask(message="bye, 안녕")
+            assert carol.hear_from_room("hello")["from"] == "alice"
+            carol.ask(message="bye, 안녕")
             out, _ = done.communicate(timeout=PATIENCE)
         finally:
             done.kill()
             done.wait()
-    assert "alice: hello\nbob: bye, 안녕\n" in out
+    assert "alice: hello\ncarol: bye, 안녕\n" in out
     body = re.search(r"Main\(string\[\] args\) \{\n(.*?)^    \}\n", example, re.MULTILINE | re.DOTALL)
     assert body is not None
     assert len(body[1].splitlines()) <= 10

@@ -13,6 +13,8 @@ using Mpchat;
 
 static class Driver {
     static int main;
+    // The number of the next text of Fill.
+    static int filled;
 
     static int Main(string[] args) {
         main = Thread.CurrentThread.ManagedThreadId;
@@ -86,11 +88,10 @@ static class Driver {
         }
     }
 
-    // Says a text until the queue is full.
+    // Says a text, with a number before it, until the queue is full.
     static void Fill(Chat chat, string text) {
-        int count = 0;
-        while (chat.Say(text)) count++;
-        Print("filled", "count", count);
+        while (chat.Say(filled + text)) filled++;
+        Print("filled", "count", filled);
     }
 
     static void Listen(Chat chat) {
