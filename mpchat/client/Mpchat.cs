@@ -194,6 +194,10 @@ namespace Mpchat {
         static readonly HashSet<string> WrongQuestion = new HashSet<string> {
             "bad_request", "bad_room", "not_joined", "not_a_message"
         };
+        // Error codes that stand for messages, one each.
+        static readonly HashSet<string> WrongMessage = new HashSet<string> {
+            "muted", "no_such_name", "too_long", "not_a_message", "not_json", "not_utf8"
+        };
 
         enum Kind { Say, Tell, Enter, Who, Rooms }
 
@@ -370,7 +374,7 @@ namespace Mpchat {
             Stopwatch watch = Stopwatch.StartNew();
             Join(writer, FlushBy, watch);
             Join(reader, CloseBy, watch);
-            lock (changed) Shut(socket, SocketShutdown.Both);
+            lock (changed) Cut(socket);
             Join(writer, ReturnBy, watch);
             Join(reader, ReturnBy, watch);
         }
@@ -437,7 +441,7 @@ namespace Mpchat {
                         // No server makes a message of a part of a frame, so the frame may be sent again.
                         requests.Remove(next.Value);
                         broken = true;
-                        Shut(target, SocketShutdown.Both);
+                        Cut(target);
                     }
                     Monitor.PulseAll(changed);
                 }
@@ -478,7 +482,13 @@ namespace Mpchat {
             }
         }
 
-        // The reading thread. It owns every socket of the chat.
+        // Wakes both threads that may wait for a connection: a shutdown does so on Unix, a close on Windows.
+        static void Cut(Socket socket) {
+            Shut(socket, SocketShutdown.Both);
+            if (socket != null) socket.Close();
+        }
+
+        // The reading thread. It opens every socket of the chat.
 
         void StayConnected() {
             int attempt = 0;
@@ -582,7 +592,7 @@ namespace Mpchat {
                 }
                 Monitor.PulseAll(changed);
             }
-            if (hello != null && !Sent(link, hello)) Shut(link, SocketShutdown.Both);  // Read then sees the end
+            if (hello != null && !Sent(link, hello)) Cut(link);  // Read then sees the end
             return true;
         }
 
@@ -614,13 +624,12 @@ namespace Mpchat {
             } catch (SocketException error) {
                 lock (changed) return seated ? error.Message : "no welcome: " + error.Message;
             } catch (ObjectDisposedException) {
-                return "closed";
+                return "the connection broke during a write";
             }
         }
 
         void End(Socket link, string reason) {
-            Shut(link, SocketShutdown.Both);
-            link.Close();
+            Cut(link);
             lock (changed) {
                 // What the writing thread has in hand is either written or not, before it is counted.
                 while (writing) Monitor.Wait(changed);
@@ -758,7 +767,7 @@ namespace Mpchat {
                 AnnounceRejected(error, false);  // to take the name back would never end
                 return;
             }
-            unsure -= left;
+            if (WrongMessage.Contains(error.Code)) unsure -= left;
             Announce(error.Text.Length, () => Raise(OnError, error));
         }
 

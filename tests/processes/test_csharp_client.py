@@ -294,8 +294,13 @@ def test_a_message_is_not_said_twice_and_a_doubtful_one_is_counted(sharp: Callab
             assert second.receive() == {"message": "said while away"}
             second.send(numbered(12, "missed", sender="bob"), numbered(13, "said while away"))
             chat.until("message", text="said while away")
-            chat.do("say", "without an answer")
-            assert second.receive() == {"message": "without an answer"}
+            # An error about a message answers it, another one does not.
+            for text in ("muted", "without an answer"):
+                chat.do("say", text)
+                assert second.receive() == {"message": text}
+            for code in ("muted", "room_closed"):
+                second.send(payload(error={"code": code, "text": "no"}))
+                chat.until("error", code=code)
         # What was said on the first connection comes as history, and is not counted for the second.
         assert chat.until("disconnected")["unsure"] == "1"
         assert [int(each["seq"]) for each in chat.of("message")] == [8, 10, 11, 12, 13]
