@@ -58,7 +58,7 @@ CLIENTS = [("csharp", compiled), ("python", in_python), ("javascript", in_javasc
 def test_a_client_of_the_page_says_and_hears_every_message(
     shared: Server, tmp_path: Path, language: str, prepare: Callable[[str, Path], list[str]]
 ) -> None:
-    (source,) = blocks(page("clients"), language)
+    source = blocks(page("clients"), language)[0]
     command = prepare(source, tmp_path)
     host, port = shared.address
     for text in ("hello. 안녕하세요", LONG):
