@@ -114,6 +114,13 @@ def test_a_message_in_fragments_is_whole_with_the_last_one_and_control_frames_co
     assert outcome.events == [part, (PING, b"ping"), part, (PONG, b""), (TEXT, b"ab"), (TEXT, b"c")]
 
 
+def test_the_limit_is_that_of_a_message_and_not_of_the_control_frames_inside_it() -> None:
+    data = masked(BINARY, bytes(LIMIT)) + masked(FIN | PING, b"ping") + masked(FIN | CONTINUATION)
+    events = [(CONTINUATION, b""), (PING, b"ping"), (BINARY, bytes(LIMIT))]
+    assert the_same_however_it_arrives(data) == (events, None)
+    assert decoded([masked(FIN | PING, bytes(125))], 100) == ([(PING, bytes(125))], None)
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [
@@ -222,6 +229,9 @@ def test_a_mask_is_taken_off_as_it_is_put_on(payload: bytes, key: bytes) -> None
 
 # Streams: frames that are mostly right, with mistakes, and now and then bytes that are none.
 KEYS = st.sampled_from([KEY, bytes(4), b"\xff\x00\xff\x00"]) | st.binary(min_size=4, max_size=4)
+LINES_TO_RELAY = st.sampled_from([0, 5, 110, 111, 112, 185, 186, 187, 190]).map(
+    lambda size: message_frame("x" * size)[HEADER_SIZE:]
+)
 TEXTS = st.text(max_size=12).map(str.encode)
 PAYLOADS = (
     TEXTS
@@ -253,7 +263,7 @@ def fragmented(draw: st.DrawFn) -> bytes:
 
 
 CONTROLS = frames_of([FIN | PING, FIN | PONG], TEXTS)
-GOOD = frames_of([FIN | TEXT, FIN | BINARY], TEXTS) | CONTROLS | fragmented()
+GOOD = frames_of([FIN | TEXT, FIN | BINARY], TEXTS | LINES_TO_RELAY) | CONTROLS | fragmented()
 MISTAKES = st.one_of(
     frames_of(list(range(256)), PAYLOADS),
     frames_of([FIN | CLOSE], CLOSING),
@@ -717,6 +727,32 @@ def test_a_client_that_breaks_the_protocol_gets_a_close_frame(data: bytes, code:
     resumed.receive_data(b"", [])
     assert resumed.closing is not None
     assert resumed.closing.code == code
+
+
+RELAYED = message_frame("x" * 186)[HEADER_SIZE:]
+
+
+@pytest.mark.parametrize(
+    ("parts", "limit", "code"),
+    [
+        ([b"\x81\xfe" + len(HELLO).to_bytes(2) + text(HELLO)[2:]], LIMIT, PROTOCOL_ERROR),
+        ([b"\x81\xff" + len(RELAYED).to_bytes(8) + text(RELAYED)[4:]], LIMIT, PROTOCOL_ERROR),
+        ([b"\x81" + bytes((len(HELLO),)) + HELLO], LIMIT, PROTOCOL_ERROR),
+        ([b"\xc1" + text(HELLO)[1:]], LIMIT, PROTOCOL_ERROR),
+        ([masked(FIN | CONTINUATION, HELLO)], LIMIT, PROTOCOL_ERROR),
+        ([masked(TEXT, b""), text(HELLO)], LIMIT, PROTOCOL_ERROR),
+        ([text(HELLO)], len(HELLO) - 1, TOO_BIG),
+        ([text(RELAYED)], LIMIT - 1, TOO_BIG),
+    ],
+)
+def test_a_message_that_could_be_relayed_as_it_stands_must_come_in_a_right_frame(
+    parts: list[bytes], limit: int, code: int
+) -> None:
+    assert len(RELAYED) == LIMIT
+    dialect = WebSocketDialect(limit)
+    assert taken(dialect, parts) == Taken([], [])
+    assert dialect.closing is not None
+    assert dialect.closing.code == code
 
 
 @pytest.mark.parametrize(
