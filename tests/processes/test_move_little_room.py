@@ -57,6 +57,11 @@ def _few_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (RESERVED + ROOM, RESERVED + ROOM))
 
 
+def _room(server: Server) -> int:
+    room: int = facts(server)["limits"]["connections"]
+    return room
+
+
 def answers(crowd: Sequence[Client]) -> list[str]:
     """What each is told about a frame that is no message: that it is none, or that the server is full."""
     for each in crowd:
@@ -101,6 +106,7 @@ def test_who_comes_during_a_reload_with_fewer_workers_is_told_full_beyond_their_
         with ExitStack() as fault:
             fault.enter_context(held(server, 1))
             with under_way(server, "reload") as background:
+                eventually(lambda: _room(server) == ROOM, "the settings to be read")
                 with connected(server_address(server), 12) as more:
                     assert answers(more) == ["full"] * 8 + ["not_json"] * 4
                     fault.close()
