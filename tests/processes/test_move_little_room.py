@@ -187,6 +187,7 @@ def test_a_worker_with_select_gets_no_more_than_it_takes_while_a_reload_changes_
         new_held = stack.enter_context(ExitStack())
         new_held.enter_context(held(server, 1))
         with under_way(server, "reload") as background:
+            eventually(lambda: _room(server) > 960, "the settings to be read")
             with connected(server_address(server), 80) as more:
                 eventually(lambda: facts(server)["connections"] == 955 + 80, "all to have come in")
                 assert connections(server) == [960]
@@ -234,6 +235,8 @@ def test_when_not_even_one_can_be_moved_the_change_is_given_up_and_nothing_has_c
         with ExitStack() as fault:
             fault.enter_context(held(server, 1) if command == "reload" else stopped(before[1]))
             with under_way(server, command, **({"workers": 1} if command == "scale" else {})) as background:
+                if command == "reload":
+                    eventually(lambda: len(workers_of(server)) == 3, "the new worker to begin")
                 with short_of_descriptors(server, 0):
                     fault.close()
                     answer = background.answer()
