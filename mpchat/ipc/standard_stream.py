@@ -40,7 +40,7 @@ class StandardStream(io.TextIOBase):
         self._note = note
         self._encoding = getattr(sys.__stderr__, "encoding", None) or "utf-8"
         # There is none before the first text. And the one before a call of renew().
-        self._writer: _Writer | None = None
+        self._serving: _Writer | None = None
         self._before: _Writer | None = None
         # Lines for which no thread could be begun.
         self._dropped = 0
@@ -55,11 +55,11 @@ class StandardStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Have the thread write a text, or drop it."""
-        if self._writer is None:
+        if self._serving is None:
             with suppress(OSError, RuntimeError):
                 self._begin()
-        if self._writer is not None:
-            self._writer.put(text)
+        if self._serving is not None:
+            self._serving.put(text)
         else:
             self._dropped += _lines(text)
         return len(text)
@@ -69,8 +69,8 @@ class StandardStream(io.TextIOBase):
 
         Text that still waits is written to the file before, by a thread that ends afterwards.
         """
-        if self._writer is not None:
-            self._before, self._writer = self._writer, None
+        if self._serving is not None:
+            self._before, self._serving = self._serving, None
             self._before.end()
 
     def reopen(self, path: str, on_opened: OnOpened) -> None:
@@ -79,24 +79,24 @@ class StandardStream(io.TextIOBase):
         ``on_opened`` is called in the thread. If the file cannot be opened, text goes where it went before.
         Raise ``OSError`` if no descriptor or no thread is free.
         """
-        if self._writer is None or self._writer.opening != path:
+        if self._serving is None or self._serving.opening != path:
             self._begin(path, on_opened)
 
     def drain(self, timeout: float) -> None:
         """Wait until all text is written, at most ``timeout`` seconds; call it before the process ends."""
-        if self._writer is not None:
-            self._writer.drain(timeout)
+        if self._serving is not None:
+            self._serving.drain(timeout)
         elif self._before is not None:
             self._before.join(timeout)
 
     def _begin(self, path: str = "", on_opened: OnOpened | None = None) -> None:
         """Begin a thread, and end the one before."""
         writer = _Writer(self._descriptor, self._note, self._encoding, path, on_opened)
-        serving, self._writer = self._writer, writer
+        serving, self._serving = self._serving, writer
         try:
             writer.start(serving or self._before, self._dropped)
         except RuntimeError as error:
-            self._writer = serving
+            self._serving = serving
             raise OSError(errno.EAGAIN, str(error)) from None
         self._before, self._dropped = None, 0
         if serving is not None:

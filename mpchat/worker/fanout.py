@@ -367,6 +367,7 @@ class Fanout:
         self._late.forget(connection)
         self.join(connection)
         connection.no_longer(self._reactor, WRITE)
+        self._keeper.drained(connection)
 
     def _fail(self, connection: Connection, error: OSError) -> None:
         if not connection.closed:

@@ -57,6 +57,11 @@ def _few_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (RESERVED + ROOM, RESERVED + ROOM))
 
 
+def _room(server: Server) -> int:
+    room: int = facts(server)["limits"]["connections"]
+    return room
+
+
 def answers(crowd: Sequence[Client]) -> list[str]:
     """What each is told about a frame that is no message: that it is none, or that the server is full."""
     for each in crowd:
@@ -101,6 +106,7 @@ def test_who_comes_during_a_reload_with_fewer_workers_is_told_full_beyond_their_
         with ExitStack() as fault:
             fault.enter_context(held(server, 1))
             with under_way(server, "reload") as background:
+                eventually(lambda: _room(server) == ROOM, "the settings to be read")
                 with connected(server_address(server), 12) as more:
                     assert answers(more) == ["full"] * 8 + ["not_json"] * 4
                     fault.close()
@@ -181,6 +187,7 @@ def test_a_worker_with_select_gets_no_more_than_it_takes_while_a_reload_changes_
         new_held = stack.enter_context(ExitStack())
         new_held.enter_context(held(server, 1))
         with under_way(server, "reload") as background:
+            eventually(lambda: _room(server) > 960, "the settings to be read")
             with connected(server_address(server), 80) as more:
                 eventually(lambda: facts(server)["connections"] == 955 + 80, "all to have come in")
                 assert connections(server) == [960]
@@ -228,6 +235,8 @@ def test_when_not_even_one_can_be_moved_the_change_is_given_up_and_nothing_has_c
         with ExitStack() as fault:
             fault.enter_context(held(server, 1) if command == "reload" else stopped(before[1]))
             with under_way(server, command, **({"workers": 1} if command == "scale" else {})) as background:
+                if command == "reload":
+                    eventually(lambda: len(workers_of(server)) == 3, "the new worker to begin")
                 with short_of_descriptors(server, 0):
                     fault.close()
                     answer = background.answer()

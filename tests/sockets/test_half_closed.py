@@ -50,6 +50,31 @@ def test_its_own_message_comes_back_before_the_end(bench: Bench) -> None:
     assert bench.worker.counters.ended == {"closed": 1}
 
 
+def test_a_client_that_catches_up_with_a_flush_ends_then(bench: Bench) -> None:
+    """In a busy room: its socket is not waited for, it is tried again with what comes next."""
+    client, connection = bench.connect(1)
+    client.send_raw(OWN)
+    half_close(bench, client, connection)
+    rooms, now = bench.worker.rooms, bench.worker.reactor.now
+    while not rooms.plain.late:
+        bench.order(Down.BATCH, (1, frame("x" * 50_000)))
+        now += 1
+        rooms.work(now)
+    bench.order(Down.ECHOED, [1])
+    bench.worker.clients.half_closed.work()
+    client.sock.settimeout(0.1)
+    for _ in range(20):
+        with suppress(TimeoutError):
+            while client.sock.recv(1 << 20):
+                pass
+        bench.order(Down.BATCH, (1, frame("more")))
+        now += 1
+        rooms.work(now)
+        if connection.closed:
+            break
+    assert bench.worker.counters.ended == {"closed": 1}
+
+
 def test_a_member_gets_its_answers_and_its_message(bench: Bench) -> None:
     client, connection = bench.member(1)
     client.send_raw(OWN)
