@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from scripts.common.latency import Latency
 from scripts.common.server import Address
+from scripts.common.websocket import RefusedError, WebSocketWire
 from scripts.stress.findings import Findings
 
 # Bytes of one read: below the size from which malloc asks the kernel for memory each time.
@@ -38,6 +39,7 @@ class Plan:
     rate: float = 0.0  # messages a second of all its clients; 0: they send nothing
     seed: int = 0
     seconds: float = 1.0  # length of the phase with faults
+    websockets: float = 0.0  # the part of its clients that are WebSocket clients
 
 
 class Tick(NamedTuple):
@@ -74,6 +76,7 @@ class Connection:
         self.closed = False
         self.out = b""
         self.carry = b""  # half a frame
+        self.wire: WebSocketWire | None = None  # how bytes look on it; None: as they are
 
 
 C = TypeVar("C", bound=Connection)
@@ -89,6 +92,7 @@ class ClientLoop(ABC, Generic[C]):
         """Prepare; ``pipe`` leads to the parent."""
         self.pipe = pipe
         self.address = plan.address
+        self.websockets = plan.websockets
         self.random = random.Random(f"{plan.seed}:{plan.name}")
         self.findings = Findings()
         self.counts: Counter[str] = Counter()
@@ -187,6 +191,10 @@ class ClientLoop(ABC, Generic[C]):
     def connect(self, connection: C) -> None:
         """Begin to connect, with what is to be sent first in ``out``."""
         self.connections.append(connection)
+        if self.random.random() < self.websockets:
+            connection.wire = WebSocketWire(f"{self.address[0]}:{self.address[1]}", self.random)
+            connection.out = connection.wire.opening + connection.wire.encode(connection.out)
+            self.counts["websockets"] += 1
         try:
             connection.sock.connect(self.address)
         except BlockingIOError:
@@ -212,7 +220,7 @@ class ClientLoop(ABC, Generic[C]):
 
     def write(self, connection: C, data: bytes) -> None:
         """Send, or keep what the kernel does not accept now."""
-        connection.out += data
+        connection.out += data if connection.wire is None else connection.wire.encode(data)
         if connection.connected:
             self.flush(connection)
 
@@ -237,10 +245,24 @@ class ClientLoop(ABC, Generic[C]):
         except OSError as error:
             self.ended(connection, f"read: {error.strerror}")
             return
-        if data:
+        if not data:
+            self.ended(connection, "the server closed it")
+        elif connection.wire is None:
             self.received(connection, data)
         else:
-            self.ended(connection, "the server closed it")
+            self._read_wire(connection, connection.wire, data)
+
+    def _read_wire(self, connection: C, wire: WebSocketWire, data: bytes) -> None:
+        try:
+            frames = wire.decode(data)
+        except RefusedError as error:
+            self.ended(connection, f"no WebSocket: {error}")
+            return
+        connection.out, wire.replies = connection.out + wire.replies, b""
+        if connection.out:
+            self.flush(connection)
+        if frames and not connection.closed:
+            self.received(connection, frames)
 
     def watch(self, connection: C) -> None:
         """Wait for what this connection needs."""

@@ -37,6 +37,9 @@ SETTLE_TIMEOUT = 30.0
 OVERTIME = 5.0
 # Seconds more for each reload and scaling that is wanted: on a busy machine eight workers take that to start.
 CHANGE_PATIENCE = 15.0
+# Seconds of silence after which the server takes a client for a plain one: on a busy machine a WebSocket
+# client may need as long from its connection to its first byte.
+LISTEN_GRACE = 20.0
 
 # Gets the name of the phase and how much of it is done, 0 to 1.
 Progress = Callable[[str, float], None]
@@ -119,7 +122,7 @@ class Run:
         self.server: Server | None = None
         if not options.address:
             log = Path(options.server_log or folder / "server.log")
-            flags = scenario.server_options(options)
+            flags = ("--listen-grace", f"{LISTEN_GRACE:g}s", *scenario.server_options(options))
             self.server = Server(folder, "stress", options.workers, log, flags)
         self.fleet = Fleet(lambda process, said: self.scenario.hear(process, said))
         self.scenario = scenario(self)

@@ -23,6 +23,9 @@ class Options:
     seconds: float = option(30.0, "Length; 0: only --start-storm.", click.FloatRange(0))
     processes: int = option(2, "Client processes.", click.IntRange(1, 64))
     connections: int = option(50, "Connections of each client process.", click.IntRange(1, 5000))
+    websockets: float = option(
+        0.3, "The part of the clients that are WebSocket clients.", click.FloatRange(0, 1)
+    )
     rate: float = option(40.0, "Messages a second, of all clients together.", click.FloatRange(0.1))
     address: str = option("", "A running server, HOST:PORT; no server is started.")
     workers: int = option(2, "Workers of the server that is started.", click.IntRange(1))

@@ -119,6 +119,7 @@ class MembersScenario(Scenario):
             cuts=cuts,
             hold=options.name_hold,
             patience=options.patience,
+            websockets=options.websockets,
         )
         return self.run.start(MembersLoop, plan)
 

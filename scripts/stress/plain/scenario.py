@@ -92,6 +92,7 @@ class PlainScenario(Scenario):
             size=options.size,
             halves=bool(options.changes and rate),  # garbage goes in pieces of its own
             inputs=options.garbage_inputs,
+            websockets=options.websockets if loop in (PlainLoop, Probes) else 0.0,
         )
         process = self.run.start(loop, plan)
         self._streams[process] = self._order.add(Reader(plan.name, weight=connections))
