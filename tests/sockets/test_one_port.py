@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.harness import Client, frame, raw_frame
-from support.one_worker import Bench
+from support.one_worker import Bench, unread
 
 from mpchat.ipc.items import PLAIN, Down
 from mpchat.worker.connection import LIVE
@@ -39,18 +39,6 @@ def turn(bench: Bench) -> None:
 def publish(bench: Bench, text: str) -> None:
     bench.order(Down.BATCH, (1, frame(text)))
     turn(bench)
-
-
-def unread(client: Client) -> bytes:
-    """Return what a client has been sent by now."""
-    client.sock.setblocking(False)
-    try:
-        return client.sock.recv(1 << 20)
-    except BlockingIOError:
-        return b""
-    finally:
-        client.sock.setblocking(True)
-        client.sock.settimeout(10)
 
 
 def answered(bench: Bench, client: Client) -> bytes:
