@@ -293,6 +293,8 @@ class Reading:
             passed_on = sum(len(frames) for _, frames in completed)
             wrong = max(0, held + len(data) - dialect.held - passed_on)
             budget -= wrong * WRONG_COST + (len(replies) + dialect.take_counted()) * ERROR_COST
+        elif dialect.framing is WEBSOCKET_FRAMING:  # fragments and pings between messages
+            budget -= dialect.take_counted() * ERROR_COST
         connection.allowance = allowance
         connection.budget = budget - REQUEST_COST if connection.asking else budget
         if allowance < 0 or connection.budget < 0:
