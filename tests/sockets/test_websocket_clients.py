@@ -158,9 +158,12 @@ def test_plain_and_websocket_clients_are_in_one_order(bench: Bench) -> None:
     order: list[bytes] = []
     for size in (0, 1, 112, 113, 114, 300, 59_000):
         payload = json.dumps({"message": "x" * size}, separators=(",", ":")).encode()
-        for each in (lambda sent: plain.send_raw(raw_frame(sent)), lambda sent: browser.send(text(sent))):
-            each(payload)
-            bench.turn()
+        for plainly in (True, False):
+            if plainly:
+                plain.send_raw(raw_frame(payload))
+            else:
+                browser.send(text(payload))
+            bench.until(lambda: bool(bench.worker.uplink.posts))
             (said,) = posted([bench])
             order.append(said)
             publish([bench], said)
