@@ -34,7 +34,7 @@ class Lingering:
         try:
             sock.shutdown(socket.SHUT_WR)
             self._reactor.watch(sock, READ, partial(self._discard, sock))
-        except OSError:  # the peer has gone; or the system's limit of watches
+        except (OSError, ValueError):  # the peer has gone; the system's limit of watches
             sock.close()
             return
         self._left[sock] = INPUT

@@ -2,6 +2,8 @@
 
 import logging
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -415,6 +417,12 @@ def test_a_browser_hears_nothing_of_what_is_said(bench: Bench) -> None:
 
 
 # What answers are made with is loaded meanwhile.
+
+
+def test_a_worker_to_which_no_browser_comes_does_not_load_it() -> None:
+    code = "import sys, mpchat.worker.worker; print({'h11', 'websockets'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @contextmanager
