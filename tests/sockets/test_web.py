@@ -376,7 +376,9 @@ def test_a_client_is_moved_while_all_is_loaded(
     assert [status for status, _ in answered(other, client)] == [200]
     assert unread(client) == b""
     bench.until(lambda: bench.worker.clients.web._loading is None)
+    bench.turn()
     assert unread(client) == b"", "two workers have answered"
+    assert not connection.closed
 
 
 @pytest.mark.usefixtures("generous")
@@ -459,6 +461,7 @@ def test_a_client_may_go_while_all_is_loaded(bench: Bench, monkeypatch: pytest.M
         bench.clients[0].send_raw(request())
         bench.until(lambda: connection in bench.worker.clients.web._waiting)
         bench.worker.clients.end(connection, "test")
+        assert bench.worker.clients.web._waiting == {}
     bench.until(lambda: bench.worker.clients.web._loading is None)
 
 

@@ -1,6 +1,7 @@
 """WebSocket clients at a worker: what they say and hear, how they end, and how they move."""
 
 import json
+import select
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -352,6 +353,10 @@ def assert_cut_off(browser: Browser, said: list[bytes]) -> None:
 def test_a_late_client_that_is_kicked_gets_no_close_frame_inside_another_one(bench: Bench) -> None:
     browser = Browser(bench, 1, cramped=True)
     said = make_late([bench], browser)
+    while not select.select([], [browser.connection.sock], [], 0)[
+        1
+    ]:  # it reads, and the worker does not know
+        browser.data += unread(browser.client)
     bench.worker.clients.kick(browser.connection.address)
     assert_cut_off(browser, said)
 
