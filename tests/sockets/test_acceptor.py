@@ -419,6 +419,9 @@ def test_first_bytes_that_do_not_tell_enough_do_not_keep_the_loop_busy() -> None
             reactor.turn(1.0)
             turns += 1
         assert turns <= 3
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
 
 
 def test_no_more_refused_clients_are_waited_for_than_are_allowed() -> None:
@@ -445,6 +448,7 @@ def test_refused_clients_that_have_gone_or_are_left_at_the_end_keep_no_descripto
 
 def test_a_peer_that_goes_on_sending_is_read_from_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering, "INPUT", 100_000)
+    monkeypatch.setattr(lingering, "LINGER", 60.0)
     near, far = socket.socketpair()
     reactor = Reactor()
     kept = lingering.Lingering(reactor)
