@@ -16,6 +16,19 @@ HEAD_LIMIT = 8 << 10
 _END = b"\r\n\r\n"
 
 
+def bare_answer(status: str, text: str) -> bytes:
+    """Return an answer with a line for people, after which the connection ends.
+
+    For answers that must not wait until a library is loaded; ``status`` is a code and a phrase.
+    """
+    body = f"{text}\n".encode()
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+        "X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 class HttpDialect:
     """What a browser speaks before it has asked for a WebSocket. It posts nothing and reads no stream."""
 

@@ -33,8 +33,9 @@ class DialectState(msgspec.Struct, frozen=True):
     # The bytes of a frame that has begun, and how many bytes of an oversized one are still to be skipped.
     partial: bytes = b""
     skip: int = 0
-    # True when the client has asked to join.
+    # True when the client has asked to join; and when it has been sent the last that it gets.
     asked: bool = False
+    closed: bool = False
 
 
 class Session:

@@ -65,7 +65,9 @@ class WebSocketDialect(Session):
         self._decoder = Decoder(limit, resumed.partial if resumed else b"")
         # The pong that the client is to get, and True when its close frame has been given out.
         self._pong = b""
-        self._closed = False
+        self._closed = resumed is not None and resumed.closed
+        if self._closed:
+            self._decoder.feed(b"")  # what has ended the connection, again
 
     @property
     def has_more(self) -> bool:
@@ -143,7 +145,7 @@ class WebSocketDialect(Session):
 
         Call :meth:`end_run` and :meth:`take_control` before: what they return does not go along.
         """
-        return DialectState(self._decoder.export(), 0, self.asked)
+        return DialectState(self._decoder.export(), 0, self.asked, self._closed)
 
 
 def _take_run(data: bytes, position: int, limit: int, posts: list[tuple[int, bytes]]) -> int:

@@ -117,6 +117,7 @@ class LiveSettings:
         """Let new settings hold; workers get theirs when they are replaced."""
         before, self.config = self.config, prepared.config
         self._acceptor.change(prepared.listeners)
+        self._acceptor.refusals.follow(self.config)
         self._hub.change_limits(limits_of(self.config), notices=self.config.notices, now=time.monotonic())
         logging.getLogger("mpchat").setLevel(self.config.log_level.upper())
         if self.config.log_file != before.log_file:

@@ -1,16 +1,26 @@
-"""Refusals: answers clients that may not come in, so that each can read why before its connection closes."""
+"""Refusals: answers clients that may not come in, so that each can read why before its connection closes.
+
+With web on, a client's first bytes decide how it is told. HTTP gets a 503, and so does the handshake of a
+WebSocket: the close code 1013 would need a handshake first, which only workers do. A client that says nothing
+is taken for a plain one after a while, as in a worker.
+"""
 
 import socket
-from collections import Counter, deque
+from collections import Counter
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
+from mpchat.config import Config
+from mpchat.ipc.lingering import LINGERING, Lingering
+from mpchat.protocol.first_bytes import Speaks, speaks
+from mpchat.protocol.http import bare_answer
 from mpchat.protocol.messages import error_frame
-from mpchat.reactor import Reactor
+from mpchat.reactor import READ, Reactor
 
-# Refused clients that may still be reading their answer, and the time that they get (seconds).
-LINGERING = 32
-LINGER = 1.0
-# Bytes of a refused client's input that are read: unread input would reset the connection.
+# Bytes of a refused client's input that decide what it speaks; and that are read before a close at once:
+# unread input would reset the connection, and the answer with it.
+HEAD_SIZE = 16
 INPUT = 256 << 10
 
 
@@ -21,14 +31,30 @@ class Refusal(NamedTuple):
     code: str = "full"
 
 
+class _Begun(NamedTuple):
+    """A refused client of which it is not known what it speaks, and its first bytes."""
+
+    refusal: Refusal
+    head: bytes = b""
+
+
 class Refusals:
     """Refused clients, counted, and those that are still reading their answer."""
 
     def __init__(self, reactor: Reactor) -> None:
+        """Begin with none, and with web off."""
         # By code.
         self.counts: Counter[str] = Counter()
         self._reactor = reactor
-        self._lingering: deque[socket.socket] = deque()
+        self._lingering = Lingering(reactor)
+        # Seconds that a client has to say what it speaks.
+        self._grace = 0.0
+        # Clients that have not said it, the oldest first; bounded like those that linger.
+        self._begun: dict[socket.socket, _Begun] = {}
+
+    def follow(self, config: Config) -> None:
+        """Let settings hold."""
+        self._grace = config.listen_grace if config.web else 0.0
 
     @property
     def count(self) -> int:
@@ -38,36 +64,72 @@ class Refusals:
     def refuse(self, sock: socket.socket, refusal: Refusal, *, linger: bool = True) -> None:
         """Send an error and close, now or, with ``linger``, after the client had time to read it."""
         self.counts[refusal.code] += 1
-        if not (_answer(sock, refusal) and linger):
+        sock.setblocking(False)
+        if not linger:
+            with suppress(OSError):
+                sock.send(_plain(refusal))
+                sock.shutdown(socket.SHUT_WR)
+                sock.recv(INPUT)
             sock.close()
             return
-        self._lingering.append(sock)
-        self._reactor.call_later(LINGER, lambda: self._close(sock))
-        if len(self._lingering) > LINGERING:
-            self._lingering.popleft().close()
+        if not self._grace:
+            self._answer(sock, _plain(refusal))
+            return
+        try:
+            self._reactor.watch(sock, READ, partial(self._on_bytes, sock))
+        except (OSError, ValueError):  # the system's limit of watches
+            self._answer(sock, _plain(refusal))
+            return
+        self._begun[sock] = _Begun(refusal)
+        self._reactor.call_later(self._grace, partial(self._answer_plain, sock))
+        if len(self._begun) > LINGERING:
+            self._answer_plain(next(iter(self._begun)))
 
-    def _close(self, sock: socket.socket) -> None:
-        if sock in self._lingering:
-            self._lingering.remove(sock)
+    def _on_bytes(self, sock: socket.socket, mask: int) -> None:
+        """Take a client's first bytes; answer as soon as they tell what it speaks."""
+        begun = self._begun.get(sock)
+        if begun is None:  # answered earlier in this turn of the loop
+            return
+        try:
+            data = sock.recv(HEAD_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        head = begun.head + data
+        spoken = speaks(head)
+        if data and spoken is Speaks.UNKNOWN:
+            self._begun[sock] = _Begun(begun.refusal, head)
+        elif spoken is Speaks.HTTP:
+            self._forget(sock)
+            self._answer(sock, bare_answer("503 Service Unavailable", begun.refusal.text))
+        else:
+            self._answer_plain(sock)
+
+    def _answer_plain(self, sock: socket.socket) -> None:
+        """Answer a client as a plain one, if it has not been answered."""
+        if sock in self._begun:
+            self._answer(sock, _plain(self._forget(sock).refusal))
+
+    def _forget(self, sock: socket.socket) -> _Begun:
+        self._reactor.forget(sock)
+        return self._begun.pop(sock)
+
+    def _answer(self, sock: socket.socket, data: bytes) -> None:
+        """Send an answer and the end of the stream."""
+        try:
+            sock.send(data)
+        except OSError:  # the client has gone
             sock.close()
+        else:
+            self._lingering.take(sock)
 
     def close(self) -> None:
-        """Close all connections at once."""
-        for sock in self._lingering:
-            sock.close()
-        self._lingering.clear()
+        """Answer all that have not been answered, and close all connections at once."""
+        for sock in list(self._begun):
+            self._answer_plain(sock)
+        self._lingering.close()
 
 
-def _answer(sock: socket.socket, refusal: Refusal) -> bool:
-    """Send the error and the end of the stream; return False if the client has gone."""
-    try:
-        sock.setblocking(False)
-        sock.send(error_frame(refusal.code, refusal.text))
-        sock.shutdown(socket.SHUT_WR)
-        # Unread input at close would reset the connection, and the answer with it.
-        sock.recv(INPUT)
-    except BlockingIOError:
-        pass
-    except OSError:
-        return False
-    return True
+def _plain(refusal: Refusal) -> bytes:
+    return error_frame(refusal.code, refusal.text)

@@ -153,6 +153,7 @@ class Supervisor:
         if listeners is None:
             return None
         self.acceptor = Acceptor(self.reactor, listeners, self._on_client)
+        self.acceptor.refusals.follow(self._order.config)
         stack.callback(self.acceptor.close)
         record.set_addresses(self.acceptor.addresses)
         return record

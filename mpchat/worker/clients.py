@@ -9,11 +9,13 @@ from contextlib import suppress
 
 from mpchat.config import Config
 from mpchat.ipc.addresses import covers
+from mpchat.ipc.lingering import Lingering
 from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, SLOW, UNREAD
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.http import HttpDialect
 from mpchat.protocol.messages import error_frame
 from mpchat.protocol.sniff import half_frame_text
+from mpchat.protocol.websocket_dialect import WebSocketDialect
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
@@ -60,6 +62,7 @@ class Clients:
         self.websockets = WebSockets(config, self.rooms)
         self.web = Web(config, reactor, self, self.reading, lifetime)
         self.first_bytes = FirstBytes(config, reactor, self.rooms, self.reading, self.web)
+        self.lingering = Lingering(reactor)
         self._reactor = reactor
         self._uplink = uplink
         self._handoff = handoff
@@ -78,8 +81,8 @@ class Clients:
         identity, room_number, number, live = head
         self._uplink.requests.answered(identity)
         connection = self.by_identity.get(identity)
-        if connection is None or connection not in connection.fanout:  # it is gone
-            return
+        if connection is None or connection not in connection.fanout or connection.dialect.closing:
+            return  # it is gone, or waits for its end
         if connection.asking or connection.replaying:
             self.reading.charge(connection, len(frames), ENTER_COST)
         connection.replaying = not live
@@ -105,8 +108,8 @@ class Clients:
     def tell(self, identity: int, frames: bytes) -> None:
         """Send a client what others have to say to it alone; one that does not read it is cut off."""
         connection = self.by_identity.get(identity)
-        if connection is None or connection not in connection.fanout:  # it is gone, but for its last words
-            return
+        if connection is None or connection not in connection.fanout or connection.dialect.closing:
+            return  # it is gone, but for its last words, or waits for its end
         if connection.asking:
             self.reading.charge(connection, len(frames))
         self.reply(connection, frames)
@@ -164,11 +167,15 @@ class Clients:
         self.rooms.send(connection, data)
         self.keep_to_memory()
 
-    def finish(self, connection: Connection) -> None:
-        """End a connection when the client has been sent what there is for it."""
-        with suppress(OSError):  # unread input would turn the end into a reset, which destroys the answer
-            connection.sock.recv(READ_SIZE)
-        self.half_closed.finish(connection)
+    def finish(self, connection: Connection, last: bytes) -> None:
+        """Send a client ``last`` after what has begun to go to it, and then end its connection."""
+        self.rooms.set_apart(connection)
+        if connection not in connection.fanout:
+            self.end(connection, "lost")
+            return
+        self.send(connection, last)
+        if not connection.closed:
+            self.half_closed.finish(connection)
 
     def upgrade(self, connection: Connection, answer: bytes, rest: bytes) -> None:
         """Answer a client, and let it go on as a WebSocket that has sent ``rest`` already."""
@@ -236,7 +243,10 @@ class Clients:
         self.rooms.leave(connection)
         self.outboxes.drop(connection)
         connection.listen(self._reactor, 0)
-        connection.close()
+        if isinstance(connection.dialect, HttpDialect | WebSocketDialect):
+            self.lingering.take(connection.release())  # its last bytes are an answer, or say why
+        else:
+            connection.close()
         if connection.dialect.asked:
             self._uplink.left.append((connection.identity, connection.address, reason))
         elif connection.spoke:  # health checks and speculative connections are no news to anybody
@@ -268,6 +278,7 @@ class Clients:
         ]
         for connection in kicked:
             log.info("kicked: %s", connection.address)
+            connection.fanout.complete(self._reactor.now)  # what it is told goes between two blobs
             if connection.dialect.asked:  # plain clients get nothing that they know nothing of
                 self.rooms.reply(connection, _KICKED)
             self.end(connection, "kicked")

@@ -127,14 +127,18 @@ class Connection:
         """Watch for ``event`` no longer."""
         self.listen(reactor, self.interest & ~event)
 
-    def close(self) -> None:
-        """Close the socket, which nothing watches any more.
+    def release(self) -> socket.socket:
+        """Return the socket, which nothing watches any more, for somebody else to close.
 
         ``on_event`` refers to the connection. Without that cycle all is freed at once, and not when the
         collector looks at old objects, which is after thousands of clients have come and gone.
         """
-        self.sock.close()
         self.on_event = _unwatched
+        return self.sock
+
+    def close(self) -> None:
+        """Close the socket, which nothing watches any more."""
+        self.release().close()
 
     @property
     def reading(self) -> bool:

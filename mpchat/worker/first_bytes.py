@@ -76,6 +76,8 @@ class FirstBytes:
             self._silent.pop(connection, None)
             self._begun[connection] = head
             self._reading.note_half(connection)
+            if not connection.reading:  # its turn came from the line
+                self._reading.read_again(connection)
         else:
             self.be_plain(connection, head)
 

@@ -14,6 +14,7 @@ from mpchat.config import Config
 from mpchat.ipc.reasons import CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
 from mpchat.protocol.http import HttpDialect
 from mpchat.protocol.requests import is_for_history
+from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import REQUEST
 from mpchat.protocol.sniff import HEAD_SIZE, foreign, foreign_text, half_frame_text
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
@@ -94,8 +95,8 @@ class Owner(Protocol):
     def send(self, connection: Connection, data: bytes) -> None:
         """Send a client bytes of its dialect."""
 
-    def finish(self, connection: Connection) -> None:
-        """End a connection when the client has been sent what there is for it."""
+    def finish(self, connection: Connection, last: bytes) -> None:
+        """Send a client ``last`` after what has begun to go to it, and then end its connection."""
 
     def take_first_bytes(self, connection: Connection, data: bytes) -> None:
         """Take what a client has sent whose protocol is not known."""
@@ -296,6 +297,8 @@ class Reading:
             passed_on = sum(len(frames) for _, frames in completed)
             wrong = max(0, held + len(data) - dialect.held - passed_on)
             budget -= wrong * WRONG_COST + (len(replies) + dialect.take_counted()) * ERROR_COST
+        elif dialect.framing is WEBSOCKET_FRAMING:  # fragments and pings between messages
+            budget -= dialect.take_counted() * ERROR_COST
         connection.allowance = allowance
         connection.budget = budget - _request_cost(completed[-1][1]) if connection.asking else budget
         if allowance < 0 or connection.budget < 0:
@@ -324,10 +327,24 @@ class Reading:
 
     def _answer_control(self, connection: Connection) -> None:
         """Send what the dialect itself answers, and end the connection if that is what the client wants."""
-        if (control := connection.dialect.take_control()) and not connection.closed:
+        control = connection.dialect.take_control()
+        if connection.closed:
+            return
+        if connection.dialect.closing is not None:
+            self._owner.finish(connection, control)
+        elif control:
             self._owner.send(connection, control)
-        if connection.dialect.closing is not None and not connection.closed:
-            self._owner.finish(connection)
+
+    def hear(self, connection: Connection) -> None:
+        """Note that a client has sent something that is no message, and refill its budget.
+
+        For messages :meth:`_take_payloads` does the same.
+        """
+        silence = self._reactor.now - connection.heard
+        connection.heard = self._reactor.now
+        connection.budget = min(connection.budget + silence * BUDGET_RATE, BUDGET)
+        allowance = connection.allowance + silence * self.config.flood_rate
+        connection.allowance = min(allowance, self.config.flood_burst)
 
     def note_half(self, connection: Connection) -> None:
         """Note that a client is in the middle of something which must not take too long."""
@@ -345,9 +362,11 @@ class Reading:
     def _refuse_foreign(self, connection: Connection, head: bytes) -> bool:
         """Refuse a client that has said nothing yet, and whose first frame begins as another protocol does.
 
-        Returns True if that was so.
+        Returns True if that was so. Another dialect than the plain one has been asked for by its first bytes.
         """
-        if connection.dialect.asked or not (name := foreign(head)) or connection not in connection.fanout:
+        if connection.dialect.asked or not isinstance(connection.dialect, PlainDialect):
+            return False
+        if not (name := foreign(head)) or connection not in connection.fanout:
             return False
         self._owner.refuse(connection, foreign_text(name, head[:HEAD_SIZE]), NOT_A_FRAME)
         return True

@@ -285,6 +285,18 @@ class Rooms:
         """Let a client get what is in its outbox, and nothing else until the hub says what."""
         self._go_to(connection, self.aside, Place(0))
 
+    def set_apart(self, connection: Connection) -> None:
+        """Let a client get the rest of the frame that it is being sent and what is in its outbox; no more."""
+        fanout = self.fanout_of(connection)
+        if fanout is self.aside:
+            return
+        fanout.complete(self._reactor.now)
+        if connection in fanout:
+            self._finish_frame_first(connection, fanout)
+            fanout.take_out(connection)
+            self.forget_if_empty(fanout)
+            self.put_aside(connection)
+
     @staticmethod
     def _go_to(connection: Connection, room: Fanout, place: Place) -> None:
         """Let a client get what is in its outbox, and go on in ``room`` from ``place``."""

@@ -8,8 +8,8 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from mpchat.config import Config
-from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, INTERNAL_ERROR
-from mpchat.protocol.http import HttpDialect
+from mpchat.ipc.reasons import HALF_A_FRAME
+from mpchat.protocol.http import HttpDialect, bare_answer
 from mpchat.reactor import READ, Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.lifetime import Lifetime
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HTTP_COST = 3000
 # Seconds between two looks whether what answers are made with is loaded.
 LOOK_EVERY = 0.005
+# What is answered when that fails. The log has the stack.
+_FAILED = bare_answer("500 Internal Server Error", "the server cannot answer; its log says why")
 
 log = logging.getLogger("mpchat.worker")
 
@@ -32,8 +34,8 @@ class Owner(Protocol):
     def send(self, connection: Connection, data: bytes) -> None:
         """Send a client bytes of its dialect."""
 
-    def finish(self, connection: Connection) -> None:
-        """End a connection when the client has been sent what there is for it."""
+    def finish(self, connection: Connection, last: bytes) -> None:
+        """Send a client ``last`` after what has begun to go to it, and then end its connection."""
 
     def end(self, connection: Connection, reason: str) -> None:
         """End a connection and tell the hub."""
@@ -63,16 +65,26 @@ class Web:
     def begin(self, connection: Connection, data: bytes) -> None:
         """Take a client whose first bytes are HTTP."""
         connection.dialect = HttpDialect()
+        if self._site is None:
+            self._load()
+        self._reading.half.pop(connection, None)
         self.take(connection, data)
 
     def take(self, connection: Connection, data: bytes) -> None:
         """Take bytes of a client, and answer one request if there is a whole one."""
         dialect = connection.dialect
         assert isinstance(dialect, HttpDialect)
-        connection.heard = self._reactor.now
+        if connection not in connection.fanout:  # it cannot be answered any more
+            self._owner.end(connection, "lost")
+            return
+        self._reading.hear(connection)
+        begins = not dialect.held
         dialect.receive_data(data, [])
         if not dialect.has_more:
-            self._reading.note_half(connection)
+            if begins or connection not in self._reading.half:
+                self._reading.note_half(connection)
+            if not connection.reading:  # its turn came from the line
+                self._reading.read_again(connection)
             return
         self._reading.half.pop(connection, None)
         connection.no_longer(self._reactor, READ)
@@ -91,25 +103,33 @@ class Web:
             return
         given = http_answers.answer(head, site, accepting=not self._lifetime.draining)
         self._reading.charge(connection, len(given.data), HTTP_COST)
+        if connection.budget < 0:
+            self._reading.slow_down(connection)
         if given.upgraded:
             self._owner.upgrade(connection, given.data, dialect.take_rest())
             return
-        self._owner.send(connection, given.data)
-        if connection.closed:
-            return
         if given.last:
-            self._owner.finish(connection)
-        else:
+            self._owner.finish(connection, given.data)
+            return
+        self._owner.send(connection, given.data)
+        if not connection.closed:
             self._reading.note_half(connection)
             self._reading.read_again(connection)
 
     def end_overdue(self, connection: Connection) -> None:
-        """End a connection whose next request did not come in time; tell the client if it has begun one."""
-        if connection.dialect.held and self._site is not None:
+        """End a connection whose next request did not come in time; tell the client if it has begun one.
+
+        One that still reads the answer before gets the rest of that.
+        """
+        connection.heard = self._reactor.now
+        if not connection.dialect.held:
+            self._owner.finish(connection, b"")
+            return
+        if self._site is not None:
             from mpchat.worker import http_answers
 
             self._owner.send(connection, http_answers.too_slow(self._config.frame_timeout))
-        self._owner.end(connection, HALF_A_FRAME if connection.dialect.held else CLOSED)
+        self._owner.end(connection, HALF_A_FRAME)
 
     def forget(self, connection: Connection) -> None:
         """Forget a connection that has ended or leaves."""
@@ -119,8 +139,9 @@ class Web:
 
     def _load(self) -> None:
         if self._loading is None:
-            self._loading = threading.Thread(target=self._import, daemon=True)
-            self._loading.start()
+            loading = threading.Thread(target=self._import, daemon=True)
+            loading.start()
+            self._loading = loading
             self._reactor.call_later(LOOK_EVERY, self._look)
 
     def _import(self) -> None:
@@ -141,6 +162,6 @@ class Web:
         waiting, self._waiting = self._waiting, {}
         for connection in waiting:
             if self._site is None:
-                self._owner.end(connection, INTERNAL_ERROR)
+                self._owner.finish(connection, _FAILED)
             else:
                 self._reading.read_again(connection)

@@ -56,25 +56,35 @@ class WebSockets:
         for connection in self._pinged:
             self._send_now(connection, close_frame(GOING_AWAY, "the server is stopping"))
 
-    def _send_now(self, connection: Connection, frame: bytes) -> None:
-        """Send a control frame to a client that has been sent whole frames only, and has all of them."""
+    def _send_now(self, connection: Connection, frame: bytes) -> bool:
+        """Send a control frame to a client that has been sent whole frames only, and has all of them.
+
+        Returns True if it has gone.
+        """
         if connection.cursor == LIVE and not connection.outbox and connection in connection.fanout:
             with suppress(OSError):  # it is full or gone: the end comes without a word
-                connection.sock.send(frame)
+                return connection.sock.send(frame) == len(frame)
+        return False
 
     def ping_silent(self, now: float) -> list[Connection]:
-        """Send those a ping that have been silent; return those that have not answered one in time."""
+        """Send those a ping that have been silent; return those that have not answered one in time.
+
+        A client that is not read from cannot answer. A client that is late has something to read already, and
+        is cut off when it does not.
+        """
         dead: list[Connection] = []
         limit = self._config.keepalive
         if not limit:
             return dead
         for connection, pinged in self._pinged.items():
             silent_since = max(connection.heard, connection.quiet_until)
-            if not connection.reading or now - silent_since <= limit:
+            if not connection.reading:
+                self._pinged[connection] = 0.0
+            elif now - silent_since <= limit:
                 continue
-            if pinged <= silent_since:
-                self._pinged[connection] = now
-                self._send_now(connection, ping_frame())
+            elif pinged <= silent_since:
+                if self._send_now(connection, ping_frame()):
+                    self._pinged[connection] = now
             elif now - pinged > limit:
                 dead.append(connection)
         return dead

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.waiting import eventually
 
+from mpchat.config import resolve
 from mpchat.errors import StartError
+from mpchat.ipc import lingering
+from mpchat.ipc.lingering import LINGERING
+from mpchat.protocol.messages import error_frame
 from mpchat.reactor import Reactor
-from mpchat.supervisor import refusals
 from mpchat.supervisor.acceptor import OUT_OF_DESCRIPTORS, Acceptor
 from mpchat.supervisor.listeners import (
     AddressTakenError,
@@ -27,7 +31,7 @@ from mpchat.supervisor.listeners import (
     prepare_change,
     taken_by,
 )
-from mpchat.supervisor.refusals import LINGERING, Refusal
+from mpchat.supervisor.refusals import Refusal
 
 
 @contextmanager
@@ -295,7 +299,7 @@ def test_without_a_descriptor_the_first_in_the_queue_is_told_and_the_others_wait
 def test_a_refused_client_that_has_sent_something_reads_why_and_then_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(refusals, "LINGER", 0.01)
+    monkeypatch.setattr(lingering, "LINGER", 0.01)
     with accepting() as (acceptor, reactor, accepted), connect(acceptor) as client:
         client.sendall(b"\0\x02{}")
         acceptor.open()
@@ -316,3 +320,146 @@ def test_no_more_refused_clients_linger_than_are_allowed() -> None:
             acceptor.refuse(sock, Refusal("full"))
         assert [each.fileno() < 0 for each in sockets] == [True] * 3 + [False] * LINGERING
         assert acceptor.refusals.count == len(refused)
+
+
+# Refusing where browsers come too.
+
+
+@contextmanager
+def refusing(grace: float = 60.0) -> Iterator[tuple[Acceptor, Reactor, Callable[[], socket.socket]]]:
+    """An acceptor with web on that refuses everybody, its loop, and what makes one client more."""
+    config = msgspec.structs.replace(resolve([])[0], web=True, listen_grace=grace)
+    with accepting() as (acceptor, reactor, accepted), ExitStack() as clients:
+        acceptor.refusals.follow(config)
+        acceptor.open()
+
+        def refused() -> socket.socket:
+            client = clients.enter_context(connect(acceptor))
+            turn_until(reactor, lambda: accepted, "the client to come in")
+            acceptor.refuse(accepted.pop(), Refusal("not today"))
+            return client
+
+        yield acceptor, reactor, refused
+
+
+def answer_to(reactor: Reactor, client: socket.socket) -> bytes:
+    """Turn the loop until a client has been answered; returns all up to the orderly end."""
+    found = bytearray()
+    client.setblocking(False)
+
+    def ended() -> bool:
+        try:
+            data = client.recv(1 << 16)
+        except BlockingIOError:
+            return False
+        found.extend(data)
+        return not data
+
+    turn_until(reactor, ended, "the answer and the end")
+    return bytes(found)
+
+
+FRAME = error_frame("full", "not today")
+HANDSHAKE = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (2,), (3,), (1, 2, 3, 4), (20,)])
+def test_a_refused_browser_is_told_in_its_own_words(cuts: tuple[int, ...]) -> None:
+    with refusing() as (acceptor, reactor, refused):
+        client = refused()
+        begin = 0
+        for cut in (*cuts, len(HANDSHAKE)):
+            client.sendall(HANDSHAKE[begin:cut])
+            begin = cut
+            for _ in range(3):
+                reactor.turn(0.0)
+        head, _, body = answer_to(reactor, client).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert f"Content-Length: {len(body)}".encode() in head
+        assert body == b"not today\n"
+        client.close()
+        turn_until(reactor, lambda: not acceptor.refusals._lingering, "the connection to be closed")
+
+
+@pytest.mark.parametrize("sent", [b"\0\x02{}", b"\0", b"GE{", b"\x16\x03\x01"])
+def test_a_refused_client_that_speaks_no_http_is_told_at_once(sent: bytes) -> None:
+    with refusing() as (_, reactor, refused):
+        client = refused()
+        client.sendall(sent)
+        assert answer_to(reactor, client) == FRAME
+
+
+@pytest.mark.parametrize("sent", [b"", b"GE"])
+@pytest.mark.parametrize("grace", [0.0, 0.02])
+def test_a_refused_client_that_says_nothing_or_too_little_does_not_wait_for_long(
+    sent: bytes, grace: float
+) -> None:
+    with refusing(grace) as (_, reactor, refused):
+        client = refused()
+        client.sendall(sent)
+        assert answer_to(reactor, client) == FRAME
+
+
+def test_a_refused_client_that_has_ended_its_stream_is_told_at_once() -> None:
+    with refusing() as (_, reactor, refused):
+        client = refused()
+        client.shutdown(socket.SHUT_WR)
+        assert answer_to(reactor, client) == FRAME
+
+
+def test_first_bytes_that_do_not_tell_enough_do_not_keep_the_loop_busy() -> None:
+    with refusing() as (_, reactor, refused):
+        client = refused()
+        client.sendall(b"GE")
+        reactor.turn(1.0)
+        calls: list[int] = []
+        reactor.call_later(0.02, lambda: calls.append(1))
+        turns = 0
+        while not calls:
+            reactor.turn(1.0)
+            turns += 1
+        assert turns <= 3
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+
+
+def test_no_more_refused_clients_are_waited_for_than_are_allowed() -> None:
+    with refusing() as (acceptor, reactor, refused):
+        clients = [refused() for _ in range(LINGERING + 2)]
+        assert [answer_to(reactor, each) for each in clients[:2]] == [FRAME] * 2
+        assert not any(has_ended(each) for each in clients[2:])
+        assert len(acceptor.refusals._begun) == LINGERING
+
+
+def test_refused_clients_that_have_gone_or_are_left_at_the_end_keep_no_descriptor() -> None:
+    with refusing() as (acceptor, reactor, refused):
+        refused().close()
+        left = refused()
+        turn_until(reactor, lambda: len(acceptor.refusals._begun) == 1, "the first to be seen to have gone")
+        turn_until(reactor, lambda: not acceptor.refusals._lingering, "its descriptor to be closed")
+        acceptor.close()
+        assert answer_to(reactor, left) == FRAME
+        assert not acceptor.refusals._begun
+
+
+# Lingering.
+
+
+def test_a_peer_that_goes_on_sending_is_read_from_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lingering, "INPUT", 100_000)
+    monkeypatch.setattr(lingering, "LINGER", 60.0)
+    near, far = socket.socketpair()
+    reactor = Reactor()
+    kept = lingering.Lingering(reactor)
+    with far, near:
+        near.setblocking(False)
+        kept.take(near)
+        assert far.recv(1) == b""
+        far.sendall(b"x" * 60_000)
+        turn_until(reactor, lambda: kept._left[near] < 60_000, "some of it to be read")
+        assert len(kept) == 1
+        far.sendall(b"x" * 60_000)
+        turn_until(reactor, lambda: not kept, "the bound to be reached")
+        assert near.fileno() < 0
+    reactor.close()

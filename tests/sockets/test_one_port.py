@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.harness import Client, frame, raw_frame
-from support.one_worker import Bench
+from support.one_worker import Bench, unread
 
 from mpchat.ipc.items import PLAIN, Down
 from mpchat.worker.connection import LIVE
@@ -28,43 +28,14 @@ def hasty() -> Iterator[Bench]:
     made.close()
 
 
-def turn(bench: Bench) -> None:
-    """Let the worker do all that there is to do."""
-    for _ in range(3):
-        bench.worker.clients.reading.begin_round()
-        bench.worker.reactor.turn(0.0)
-        bench.worker.rooms.work(bench.worker.reactor.now + 1)
-
-
 def publish(bench: Bench, text: str) -> None:
     bench.order(Down.BATCH, (1, frame(text)))
-    turn(bench)
-
-
-def unread(client: Client) -> bytes:
-    """Return what a client has been sent by now."""
-    client.sock.setblocking(False)
-    try:
-        return client.sock.recv(1 << 20)
-    except BlockingIOError:
-        return b""
-    finally:
-        client.sock.setblocking(True)
-        client.sock.settimeout(10)
+    bench.turn()
 
 
 def answered(bench: Bench, client: Client) -> bytes:
     """Return the answer to a request."""
-    found = b""
-
-    def whole() -> bool:
-        nonlocal found
-        bench.worker.rooms.work(bench.worker.reactor.now + 1)
-        found += unread(client)
-        return b"\r\n\r\n" in found and found.endswith(b"\n")
-
-    bench.until(whole)
-    return found
+    return bench.received(client, lambda found: b"\r\n\r\n" in found and found.endswith(b"\n"))
 
 
 def in_pieces(bench: Bench, client: Client, data: bytes, cuts: tuple[int, ...]) -> None:
@@ -72,8 +43,8 @@ def in_pieces(bench: Bench, client: Client, data: bytes, cuts: tuple[int, ...]) 
     for cut in (*cuts, len(data)):
         client.send_raw(data[begin:cut])
         begin = cut
-        turn(bench)
-        turn(bench)
+        bench.turn()
+        bench.turn()
 
 
 CUTS = [(), *((cut,) for cut in range(1, 12)), tuple(range(1, len(REQUEST)))]
@@ -156,11 +127,11 @@ def test_nothing_is_lost_when_much_is_said_while_a_client_is_silent() -> None:
         for each in blobs:
             publish(bench, "")
             bench.order(Down.BATCH, (1, each))
-            turn(bench)
+            bench.turn()
             got += unread(client)
 
         def has_all() -> bool:
-            turn(bench)
+            bench.turn()
             got.extend(unread(client))
             return len(got) >= sum(map(len, blobs)) + len(blobs) * len(frame(""))
 
@@ -183,7 +154,7 @@ def test_a_move_takes_the_place_and_the_first_bytes_along(bench: Bench, begun: b
     assert (state.room, state.place.number, state.dialect_state.partial) == (PLAIN, 0, begun)
     moved = bench.take(1, connection.sock, state)
     assert moved.undecided
-    turn(bench)
+    bench.turn()
     assert unread(client) == b""
     client.send_raw(REQUEST[len(begun) :])
     assert answered(bench, client).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -195,7 +166,7 @@ def test_a_silent_client_that_was_moved_gets_what_was_said_meanwhile(bench: Benc
     moved = bench.take(1, connection.sock, bench.worker.migration.export_state(connection))
     client.send_raw(SAID)
     bench.until(lambda: not moved.undecided)
-    turn(bench)
+    bench.turn()
     assert unread(client) == frame("on the way")
 
 
@@ -226,6 +197,6 @@ def test_a_stop_sends_silent_clients_what_they_are_owed(bench: Bench) -> None:
     client, _ = bench.connect(1)
     publish(bench, "the last words")
     bench.order(Down.DRAIN, None)
-    turn(bench)
+    bench.turn()
     assert unread(client) == frame("the last words")
     assert bench.worker.rooms.all_sent

@@ -22,6 +22,20 @@ from support.harness import Client, raw_frame
 ROOM = 7
 
 
+def unread(client: Client) -> bytes:
+    """Return what has come for a client and was not read; a reset is an error."""
+    client.sock.setblocking(False)
+    found = b""
+    try:
+        while data := client.sock.recv(1 << 20):
+            found += data
+    except BlockingIOError:
+        pass
+    finally:
+        client.sock.settimeout(10)
+    return found
+
+
 class Bench:
     """A worker whose loop the test turns, and the hub's end of its channel."""
 
@@ -36,6 +50,8 @@ class Bench:
         self.worker.handoff.serve(self.worker.migration)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.clients: list[Client] = []
+        # The workers' ends of connections, wherever they are by now.
+        self.socks: list[socket.socket] = []
 
     def connect(self, identity: int, state: ConnectionState | None = None) -> tuple[Client, Connection]:
         """Return a client and its connection here, fresh or with a state."""
@@ -46,6 +62,7 @@ class Bench:
 
     def take(self, identity: int, sock: socket.socket, state: ConnectionState | None) -> Connection:
         """Let the worker take a connection over."""
+        self.socks.append(sock)
         host, port = sock.getpeername()
         encoded = FRESH if state is None else encode_state(state)
         self.worker.migration.take(ConnectionInTransit(identity, host, port, encoded), sock)
@@ -74,9 +91,50 @@ class Bench:
             self.worker.clients.reading.begin_round()
             self.worker.reactor.turn(0.01)
 
+    def turn(self, rounds: int = 3) -> None:
+        """Let the worker do all that there is to do: read, send what is due, read again."""
+        for _ in range(rounds):
+            self.worker.clients.reading.begin_round()
+            self.worker.reactor.turn(0.0)
+            self.worker.rooms.work(self.worker.reactor.now + 1)
+            for fanout in (self.worker.rooms.plain, *self.worker.rooms.busy):
+                fanout.complete(self.worker.reactor.now, pending=True)
+
+    def received(self, client: Client, done: Callable[[bytes], bool]) -> bytes:
+        """Let the worker work until what a client has been sent is enough."""
+        found = bytearray()
+
+        def enough() -> bool:
+            self.turn(1)
+            found.extend(unread(client))
+            return done(bytes(found))
+
+        self.until(enough)
+        return bytes(found)
+
+    def received_to_the_end(self, client: Client) -> bytes:
+        """Let the worker work until a client's stream is at its end, which is an orderly one."""
+        found = bytearray()
+
+        def ended() -> bool:
+            self.turn(1)
+            client.sock.setblocking(False)
+            try:
+                while data := client.sock.recv(1 << 20):
+                    found.extend(data)
+            except BlockingIOError:
+                return False
+            finally:
+                client.sock.settimeout(10)
+            return True
+
+        self.until(ended)
+        return bytes(found)
+
     def close(self) -> None:
-        for connection in list(self.worker.clients.by_identity.values()):
-            connection.sock.close()
+        self.worker.clients.lingering.close()
+        for sock in self.socks:
+            sock.close()
         for client in self.clients:
             client.close()
         for each in (self.near, self.far, self.listener, self.link, self.worker.uplink.link):
