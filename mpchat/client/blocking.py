@@ -17,6 +17,7 @@ from typing import Self
 from mpchat.client.conversation import (
     CLOSE_TIMEOUT,
     DEFAULT_ROOM,
+    HISTORY_PAGE,
     OPEN_TIMEOUT,
     READ_SIZE,
     SEND_TIMEOUT,
@@ -28,10 +29,10 @@ from mpchat.client.conversation import (
     connect_error,
     message_in,
 )
-from mpchat.client.core import Event, Message, Pong, Rooms, Welcome, Who
+from mpchat.client.core import Event, History, Message, Pong, Rooms, Welcome, Who
 from mpchat.client.sockets import CONNECT_ERRORS, prepare, shut, try_send
 from mpchat.errors import ConnectionLostError, TimedOutError
-from mpchat.protocol.messages import join_frame, ping_frame, rooms_frame, who_frame
+from mpchat.protocol.messages import history_frame, join_frame, ping_frame, rooms_frame, who_frame
 
 
 def connect_blocking(
@@ -139,6 +140,15 @@ class BlockingChat:
     def rooms(self, *, after: str | None = None) -> Rooms:
         """Return the server's rooms, those that follow ``after``. As :meth:`join`."""
         return self._ask(Rooms, rooms_frame(after))
+
+    def history(self, before: int | None = None, limit: int = HISTORY_PAGE) -> History:
+        """Return up to ``limit`` (1 to 100) messages of the room with numbers below ``before``, oldest first.
+
+        ``before`` is None for the newest. Long messages make it fewer; ``next`` of the answer is None where
+        no older ones are kept, else the next ``before``. They are no events, and the chat's own messages may
+        be among them. As :meth:`join`.
+        """
+        return self._ask(History, history_frame(before, limit))
 
     def ping(self) -> float:
         """Return how many seconds the server takes to answer. As :meth:`join`."""

@@ -19,6 +19,7 @@ from mpchat.client.core import (
     Disconnected,
     Event,
     Garbled,
+    History,
     Joined,
     Left,
     Lost,
@@ -62,6 +63,8 @@ INBOX_LIMIT = 1_048_576
 EVENT_SIZE = 96
 # The room of a join that names none.
 DEFAULT_ROOM = "lobby"
+# Messages of a request for history that names no number.
+HISTORY_PAGE = 50
 # A join that was rejected for one of these may be granted later: a name is free again a minute after its
 # connection was lost, and members leave rooms.
 PASSING = frozenset(
@@ -168,7 +171,7 @@ class Inbox:
         return count if isinstance(events[1 - count], Connected) else 0
 
 
-A = TypeVar("A", Welcome, Who, Rooms, Pong)
+A = TypeVar("A", Welcome, Who, Rooms, History, Pong)
 
 
 class Request(Generic[A]):
@@ -380,7 +383,7 @@ class Conversation:
                     self.inbox.put(event)
             case Welcome():
                 self._welcome(event)
-            case Who() | Rooms() | Pong():
+            case Who() | Rooms() | History() | Pong():
                 if self._settle(event) is None:
                     self.inbox.put(event)
             case Refused():
@@ -410,7 +413,7 @@ class Conversation:
         if gap is not None:
             self.inbox.put(Lost(room, *gap))
 
-    def _settle(self, answer: Welcome | Who | Rooms | Pong) -> Request[Any] | None:
+    def _settle(self, answer: Welcome | Who | Rooms | History | Pong) -> Request[Any] | None:
         """Give ``answer`` to the oldest request of its kind and return that; None without such a request."""
         for request in self._requests:
             if request.kind is type(answer):
@@ -488,6 +491,8 @@ def _weight(event: Event) -> int:
             return EVENT_SIZE + sys.getsizeof(event.code) + sys.getsizeof(event.text)
         case Joined() | Left() | Who():
             return EVENT_SIZE + sum(map(sys.getsizeof, event.names))
+        case History():
+            return EVENT_SIZE + sum(map(_weight, event.messages))
         case Rooms():
             return EVENT_SIZE + sum(EVENT_SIZE + sys.getsizeof(each.room) for each in event.rooms)
         case _:

@@ -11,6 +11,7 @@ import msgspec
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import MAX_PAYLOAD, FrameDecoder, Oversized
 from mpchat.protocol.messages import (
+    HistoryPage,
     Joined,
     Left,
     Rooms,
@@ -28,6 +29,7 @@ __all__ = [
     "Disconnected",
     "Event",
     "Garbled",
+    "History",
     "Joined",
     "Left",
     "Lost",
@@ -110,6 +112,15 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """Earlier messages of ``room``, oldest first; ``next`` asks for those before them, None: none is kept."""
+
+    room: str
+    messages: tuple[Message, ...]
+    next: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """Messages of ``room`` that will not come: numbers ``first`` to ``last``, both included.
 
@@ -135,7 +146,7 @@ class Rejected:
     retrying: bool
 
 
-Received = Message | Refused | Garbled | Welcome | Joined | Left | Who | Rooms | Pong
+Received = Message | Refused | Garbled | Welcome | Joined | Left | Who | Rooms | History | Pong
 Event = Received | Connected | Disconnected | Lost | Rejected
 
 
@@ -196,4 +207,11 @@ def _named_event(payload: bytes | Oversized) -> Received | None:
         return Refused(content.error.code, content.error.text, content.error.times)
     if content.pong is not msgspec.UNSET:
         return Pong(content.pong)
+    if content.history is not None:
+        return _history(content.history)
     return content.welcome or content.joined or content.left or content.who or content.rooms
+
+
+def _history(page: HistoryPage) -> History:
+    found = (Message(each.message, each.sender, page.room, each.seq, each.at) for each in page.messages)
+    return History(page.room, tuple(found), page.next)

@@ -11,6 +11,7 @@ from mpchat.client.core import (
     Disconnected,
     Event,
     Garbled,
+    History,
     Joined,
     Left,
     Lost,
@@ -167,6 +168,8 @@ def shown(event: Event) -> str:
             return visible(event.text)
         case Pong():
             return "pong"
+        case History():
+            return f"earlier messages of {visible(event.room)}: {len(event.messages)}"
         case Connected() | Disconnected() | Lost() | Rejected():
             return _connection_line(event)
         case _:

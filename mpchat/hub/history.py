@@ -47,6 +47,16 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         frames = self.frames[cut_frames(self.frames, skipped) :]
         return msgspec.structs.replace(self, seq=number, count=self.count - skipped, frames=frames)
 
+    def between(self, first: int, last: int) -> "Run":
+        """Return the run with only the messages ``first`` to ``last``, both of its own."""
+        rest = self.since(first) if first > self.seq else self
+        if last == rest.last:
+            return rest
+        count = last - first + 1
+        return msgspec.structs.replace(
+            rest, count=count, frames=rest.frames[: cut_frames(rest.frames, count)]
+        )
+
 
 def size_of(run: Run) -> int:
     """Return the bytes of memory that a run takes; a short message takes hardly less than a long one."""
@@ -123,3 +133,8 @@ class History:
         """
         first = bisect_left(self._runs, seq, key=lambda run: run.last)
         return (self._runs[place] for place in range(first, len(self._runs)))
+
+    def before(self, seq: int) -> Iterator[Run]:
+        """Yield the runs that hold messages numbered below ``seq``, the newest first."""
+        end = bisect_left(self._runs, seq, key=lambda run: run.seq)
+        return (self._runs[place] for place in range(end - 1, -1, -1))

@@ -23,6 +23,8 @@ from mpchat.protocol.names import checked_name, checked_room, name_key
 from mpchat.protocol.requests import (
     LOBBY,
     Join,
+    ReadHistory,
+    history_frame,
     private_frame,
     rooms_frame,
     welcome_frame,
@@ -31,6 +33,10 @@ from mpchat.protocol.requests import (
 
 # Names or rooms on a page.
 PAGE = 100
+# Messages of an answer with history where the request names no limit: a screen or two. And their bytes, where
+# they are several: as many as a part of the past at a join, so that as many may be on their way.
+HISTORY_PAGE = 50
+HISTORY_SIZE = 32 << 10
 # The text of the error that a muted member gets.
 MUTED = "you are muted: nobody gets what you say"
 
@@ -111,6 +117,8 @@ class Members:
             self._who(member, request.who.room, request.who.after)
         elif request.rooms is not None:
             self._list_rooms(member, request.rooms.after)
+        elif request.history is not None:
+            self._read_history(member, member.room, request.history)
 
     def gone(self, identity: int, reason: str, now: float) -> Member | None:
         """Forget a connection that has ended. Hold its name for a while, unless it was closed in order."""
@@ -290,6 +298,11 @@ class Members:
         names, following = _page(self._rooms.names, after)
         rooms = [(name, len(self._rooms.by_key[name_key(name)].members)) for name in names]
         self._emit(Tell(member.identity, rooms_frame(rooms, len(self._rooms), following)))
+
+    def _read_history(self, member: Member, room: Room, wanted: ReadHistory) -> None:
+        before = room.seq + 1 if wanted.before is None else wanted.before
+        messages, following = room.past(before, wanted.limit or HISTORY_PAGE, HISTORY_SIZE)
+        self._emit(Tell(member.identity, history_frame(room.name, messages, following)))
 
 
 def _page(names: list[str], after: str | None) -> tuple[list[str], str | None]:

@@ -14,7 +14,14 @@ from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.sequencer import NOTICE_GATHER
 from mpchat.ipc.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.names import name_key
-from mpchat.protocol.requests import LOBBY, joined_frame, left_frame, numbered_frames, room_field
+from mpchat.protocol.requests import (
+    LOBBY,
+    history_messages,
+    joined_frame,
+    left_frame,
+    numbered_frames,
+    room_field,
+)
 
 # Rooms that one sweep looks at, at least, and sweeps until all were looked at: 1000 rooms take a millisecond.
 SWEPT = 500
@@ -60,6 +67,34 @@ class Room:
     def numbered(self, run: Run) -> bytes:
         """Return the frames that members get for a run of this room."""
         return numbered_frames(run.frames, run.sender, self._field, run.seq, run.at)
+
+    def past(self, before: int, most: int, size: int) -> tuple[list[bytes], int | None]:
+        """Return the newest messages below the number ``before``, oldest first, and the number of the first.
+
+        That number is None where no older ones are kept. These are at most ``most`` messages in the form of
+        :func:`history_messages`, and at most ``size`` bytes, or a single message that is longer.
+        """
+        found: list[bytes] = []
+        for message in self._back_from(before, most):
+            size -= len(message)
+            if found and size < 0:
+                break
+            found.append(message)
+        oldest, newest = self.history.first, self.history.last
+        if not found or oldest is None or newest is None:
+            return [], None
+        first = min(before, newest + 1) - len(found)
+        return found[::-1], first if oldest < first else None
+
+    def _back_from(self, before: int, most: int) -> Iterator[bytes]:
+        """Yield ``most`` messages with numbers below ``before``, the newest first."""
+        for run in self.history.before(before):
+            last = min(run.last, before - 1)
+            part = run.between(max(run.seq, last + 1 - most), last)
+            yield from reversed(history_messages(part.frames, part.sender, part.seq, part.at))
+            most -= part.count
+            if not most:
+                return
 
     def enter(self, identity: int, name: str, at: float | None = None) -> None:
         """Let a member in."""

@@ -220,6 +220,23 @@ class Rooms(msgspec.Struct, frozen=True, gc=False):
     next: str | None = None
 
 
+class PastMessage(msgspec.Struct, frozen=True, gc=False):
+    """A message of a room's history; a message of the server itself has no ``sender``."""
+
+    message: str
+    seq: int
+    at: float
+    sender: str | None = msgspec.field(default=None, name="from")
+
+
+class HistoryPage(msgspec.Struct, frozen=True, gc=False):
+    """Messages of a room's history, oldest first; ``next`` asks for those before them, None: none is kept."""
+
+    room: str
+    messages: tuple[PastMessage, ...]
+    next: int | None = None
+
+
 class FromNamedServer(msgspec.Struct, frozen=True):
     """Any payload that a server sends to a member: one field is set, with ``message`` the first six."""
 
@@ -235,6 +252,7 @@ class FromNamedServer(msgspec.Struct, frozen=True):
     left: Left | None = None
     who: Who | None = None
     rooms: Rooms | None = None
+    history: HistoryPage | None = None
     pong: Any = msgspec.UNSET
 
 
@@ -271,6 +289,12 @@ def who_frame(room: str | None = None, after: str | None = None) -> bytes:
 def rooms_frame(after: str | None = None) -> bytes:
     """Return the frame that asks for the rooms that follow ``after``."""
     return _request_frame({"rooms": {} if after is None else {"after": after}})
+
+
+def history_frame(before: int | None = None, limit: int | None = None) -> bytes:
+    """Return the frame that asks for up to ``limit`` messages of the room with numbers below ``before``."""
+    history = {"before": before, "limit": limit}
+    return _request_frame({"history": {key: value for key, value in history.items() if value is not None}})
 
 
 def ping_frame(value: str | int) -> bytes:

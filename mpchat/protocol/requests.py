@@ -20,6 +20,8 @@ LOBBY = "lobby"
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 # Names that a notice about entering or leaving members holds; the others are only counted.
 NAMED_IN_NOTICE = 8
+# Messages that one request for history may ask for.
+MOST_HISTORY = 100
 
 
 class Join(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -45,6 +47,16 @@ class ListRooms(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     after: str | None = None
 
 
+class ReadHistory(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A question for the newest messages of the member's room with numbers below ``before``.
+
+    ``before`` is None for the newest of all. The hub has its own ``limit`` where that is None.
+    """
+
+    before: Number | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_HISTORY)] | None = None
+
+
 class Request(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Any payload of a client but a message to its room: one field is set."""
 
@@ -53,11 +65,12 @@ class Request(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     to: str | None = None
     who: Who | None = None
     rooms: ListRooms | None = None
+    history: ReadHistory | None = None
     ping: msgspec.Raw = msgspec.Raw()
 
 
 # Keys that make an object a request. An object with "message" is a message, unless it also has "to".
-_REQUESTS = ("join", "who", "rooms", "ping")
+_REQUESTS = ("join", "who", "rooms", "history", "ping")
 
 _encode = msgspec.json.Encoder().encode
 _decode_request = msgspec.json.Decoder(Request).decode
@@ -65,6 +78,13 @@ _decode_request = msgspec.json.Decoder(Request).decode
 # Between worker and hub, which is no client's JSON: it was checked when it was decoded.
 pack_request = msgspec.msgpack.Encoder().encode
 unpack_request = msgspec.msgpack.Decoder(Request).decode
+# How a packed request for history, and for nothing else, begins: all but the last byte, an empty object.
+_PACKED_HISTORY = pack_request(Request(history=ReadHistory()))[:-1]
+
+
+def is_for_history(packed: bytes) -> bool:
+    """Tell whether a packed request is one for history, which costs more than a page of names."""
+    return packed.startswith(_PACKED_HISTORY)
 
 
 def decode_request(payload: bytes) -> Request | None:
@@ -88,7 +108,8 @@ def decode_request(payload: bytes) -> Request | None:
         raise ProtocolError("bad_request", f"not understood: {error}") from None
     if request.message is not None:
         return request if request.to is not None else None
-    if request.join is None and request.who is None and request.rooms is None and not bytes(request.ping):
+    asked = request.join or request.who or request.rooms or request.history
+    if asked is None and not bytes(request.ping):
         return None
     if request.to is not None:
         raise ProtocolError("bad_request", "a private message needs both message and to")
@@ -148,6 +169,17 @@ def rooms_frame(rooms: Sequence[tuple[str, int]], count: int, after: str | None)
     return _frame("rooms", {"rooms": found, "count": count, "next": after})
 
 
+def history_frame(room: str, messages: Sequence[bytes], before: int | None) -> bytes:
+    """Return the frame with messages of the past, in the form of :func:`history_messages`, oldest first.
+
+    ``before`` asks for the messages in front of them, None: no older ones are kept.
+    """
+    head, tail = _encode(room), _encode(before)
+    return encode_frame(
+        b'{"history":{"room":%b,"messages":[%b],"next":%b}}' % (head, b",".join(messages), tail)
+    )
+
+
 # Bytes of {"message":" in front of a message's text.
 _BEFORE_TEXT = len('{"message":"')
 
@@ -197,3 +229,20 @@ def numbered_frames(frames: bytes, sender: str, room: bytes, first: int, at: flo
         result.append(payload)
         number += 1
     return b"".join(result)
+
+
+def history_messages(frames: bytes, sender: str, first: int, at: float) -> list[bytes]:
+    """Return the JSON of each message of plain ``frames`` for :func:`history_frame`.
+
+    As :func:`numbered_frames`, without the room, which the frame names once.
+    """
+    middle = b',"from":%b,"seq":' % _encode(sender) if sender else b',"seq":'
+    tail = _time_field(at)
+    position, number = 0, first
+    result = []
+    while position < len(frames):
+        start = position + HEADER_SIZE
+        position = start + (frames[position] << 8 | frames[position + 1])
+        result.append(b"%b%b%d%b" % (frames[start : position - 1], middle, number, tail))
+        number += 1
+    return result

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from support.changing import Stalled, reload, scale
 from support.harness import Server, clients, frame, kill, raw_frame, running
-from support.members import Member, members
+from support.members import Member, Object, members
 from support.waiting import eventually
 
 
@@ -264,6 +264,44 @@ def test_a_reload_and_scalings_take_everything_along(server: Server) -> None:
         crowd[0].ask(who={})
         assert crowd[0].until("who")["names"] == ["alice", "bob", "carol"]
         assert not [each for each in crowd[0].got if "left" in each]
+
+
+def test_older_messages_of_a_members_room_are_read_page_by_page_over_a_reload(server: Server) -> None:
+    with (
+        members(server.address, "alice") as (alice,),
+        members(server.address, "dave", room="r") as (dave,),
+    ):
+        for number in range(1, 131):
+            alice.ask(message=f"lobby {number}")
+            dave.ask(message=f"r {number}")
+        alice.hear_from_room("lobby 130")
+        dave.hear_from_room("r 130")
+        pages = []
+        for each, room in ((alice, "lobby"), (dave, "r")):
+            each.ask(history={})
+            pages.append(each.until("history"))
+            assert (pages[-1]["room"], pages[-1]["next"]) == (room, 81)
+            assert pages[-1]["messages"] == [_in_a_page(said) for said in each.numbered[-50:]]
+        # The requests are on their way while the clients are moved.
+        for each in (alice, dave):
+            each.ask(history={"before": 81, "limit": 30})
+        reload(server)
+        alice.ask(message="live")
+        for each, name in ((alice, "lobby"), (dave, "r")):
+            page = each.until("history")
+            assert [said["message"] for said in page["messages"]] == [f"{name} {n}" for n in range(51, 81)]
+            each.ask(history={"before": page["next"], "limit": 100})
+            page = each.until("history")
+            assert page["messages"] == [_in_a_page(said) for said in each.numbered[:50]]
+            assert page["next"] is None
+            assert each.refused(history={"before": 5, "limit": 0}) == "bad_request"
+        with Member(server.address) as other:
+            assert other.refused(history={"before": 5}) == "not_joined"
+
+
+def _in_a_page(said: Object) -> Object:
+    """Return a message as it stands in a page of history, which names the room once."""
+    return {key: value for key, value in said.items() if key != "room"}
 
 
 class StalledMember(Member, Stalled):

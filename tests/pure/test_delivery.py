@@ -19,7 +19,7 @@ from mpchat.ipc.channel import Item
 from mpchat.ipc.items import Down, Up
 from mpchat.ipc.reasons import REPLACED
 from mpchat.protocol.messages import message_frame
-from mpchat.protocol.requests import Join, Request, pack_request
+from mpchat.protocol.requests import Join, ReadHistory, Request, pack_request
 
 
 class Site:
@@ -144,6 +144,20 @@ def test_frames_for_a_member_in_transit_wait_for_its_next_worker(site: Site) -> 
     site.delivery.arrive(1, site.other)
     ((identity, frames),) = site.other.take_all(Down.TELL)
     assert (identity, objects(frames)[0]["welcome"]["room"]) == (1, "y")
+
+
+def test_older_messages_for_a_member_in_transit_wait_for_its_next_worker(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.post(1, "a", "b")
+    site.delivery.depart(1)
+    site.one.sent.clear()
+    site.desk.ask(1, Request(history=ReadHistory()))
+    site.settle()
+    assert site.one.sent == []
+    site.delivery.follow(site.other, 1, _room_number(site), 2)
+    ((identity, frames),) = site.other.take_all(Down.TELL)
+    (page,) = (each["history"] for each in objects(frames))
+    assert (identity, page["room"], [each["seq"] for each in page["messages"]]) == (1, "r", [1, 2])
 
 
 def test_a_worker_s_death_loses_its_members_and_not_those_in_transit(site: Site) -> None:
@@ -531,6 +545,20 @@ def hub() -> tuple[Hub, RecordingEndpoint]:
     hub.turn(1.0)
     endpoint.sent.clear()
     return hub, endpoint
+
+
+def test_older_messages_come_behind_what_was_said_before_and_then_the_request_is_answered(
+    hub: tuple[Hub, RecordingEndpoint],
+) -> None:
+    order, endpoint = hub
+    order.take(endpoint, said(1, "first"), 2.0)
+    order.take(endpoint, asked(1, Request(history=ReadHistory())), 2.0)
+    order.take(endpoint, said(1, "second"), 2.0)
+    order.turn(2.0)
+    kinds = [kind for kind, _ in endpoint.sent if kind in (Down.ROOMS, Down.TELL, Down.ANSWERED)]
+    assert kinds == [Down.ROOMS, Down.TELL, Down.ANSWERED, Down.ROOMS]
+    ((_, frames),) = endpoint.take_all(Down.TELL)
+    assert [each["message"] for each in objects(frames)[0]["history"]["messages"]] == ["first"]
 
 
 def test_a_member_hears_its_own_last_words_in_a_room_before_it_is_in_another(

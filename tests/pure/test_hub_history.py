@@ -105,6 +105,30 @@ def test_a_run_from_one_of_its_messages_on_has_the_others_and_their_count() -> N
         assert [each["message"] for each in objects(rest.frames)] == [f"{seq}" for seq in range(first, 11)]
 
 
+def test_a_run_between_two_of_its_messages_has_those_and_their_count() -> None:
+    whole = run(7, 4, at=2.5)
+    assert whole.between(7, 10) is whole
+    for first in range(7, 11):
+        for last in range(first, 11):
+            part = whole.between(first, last)
+            assert (part.seq, part.count, part.last, part.at) == (first, last - first + 1, last, 2.5)
+            texts = [each["message"] for each in objects(part.frames)]
+            assert texts == [f"{seq}" for seq in range(first, last + 1)]
+
+
+@given(st.lists(st.integers(1, 9), max_size=20), st.integers(0, 99))
+def test_runs_before_a_number_come_newest_first_and_hold_all_below_it(counts: list[int], before: int) -> None:
+    history, seq = History(), 30
+    for count in counts:
+        history.add(run(seq + 1, count), KEPT)
+        seq += count
+    found = list(history.before(before))
+    assert [each.seq for each in found] == sorted((each.seq for each in found), reverse=True)
+    assert all(each.seq < before for each in found)
+    numbers = {number for each in found for number in range(each.seq, each.last + 1)}
+    assert numbers >= set(range(31, min(before, seq + 1)))
+
+
 def test_history_is_bounded_in_bytes_and_in_time_and_begins_after_a_gap() -> None:
     history = History()
     for seq in range(1, 100):

@@ -3,15 +3,17 @@
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-from support.desk import LIMITS, Desk, Object, code, run
+from support.desk import KEPT, LIMITS, Desk, Object, code, run
 
 from mpchat.hub import claims
 from mpchat.hub.effects import End, Enter, Forget, Leave, SayInRoom, Tell
-from mpchat.hub.entries import CutOff, Moderated, NoticesDue
+from mpchat.hub.entries import CutOff, Moderated, NoticesDue, RoomClosed
+from mpchat.hub.members import HISTORY_PAGE, HISTORY_SIZE
 from mpchat.hub.past import Past
 from mpchat.hub.state import HubState
+from mpchat.protocol.messages import message_frame
 from mpchat.protocol.names import name_key
-from mpchat.protocol.requests import ListRooms, Request, Who
+from mpchat.protocol.requests import LOBBY, MOST_HISTORY, ListRooms, ReadHistory, Request, Who, history_frame
 
 
 def test_a_client_that_comes_back_to_a_full_room_finds_its_own_place() -> None:
@@ -195,7 +197,12 @@ def test_a_muted_member_s_messages_are_not_counted_and_others_are_heard() -> Non
 
 def test_a_client_without_a_name_can_ask_nothing() -> None:
     desk = Desk()
-    for request in (Request(who=Who()), Request(rooms=ListRooms()), Request(message="psst", to="bob")):
+    for request in (
+        Request(who=Who()),
+        Request(rooms=ListRooms()),
+        Request(history=ReadHistory()),
+        Request(message="psst", to="bob"),
+    ):
         assert code(desk.ask(1, request)) == "not_joined"
     assert code(desk.join(1)) == "bad_request"
     assert code(desk.join(1, "not a name")) == "bad_name"
@@ -335,6 +342,136 @@ def test_a_page_that_ends_with_the_last_name_is_the_last() -> None:
     page = desk.ask(0, Request(who=Who()))["who"]
     assert (len(page["names"]), page["members"], page["next"]) == (100, 101, "n099")
     assert desk.ask(0, Request(who=Who(after="n099")))["who"]["names"] == ["n100"]
+
+
+# Older messages.
+
+
+def read(desk: Desk, identity: int, before: int | None = None, limit: int | None = None) -> Object:
+    """Ask for history; return the page."""
+    page: Object = desk.ask(identity, Request(history=ReadHistory(before, limit)))["history"]
+    return page
+
+
+def numbers(page: Object) -> list[int]:
+    return [each["seq"] for each in page["messages"]]
+
+
+def test_a_member_reads_older_messages_of_its_room_oldest_first() -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    for number in range(1, 8):
+        desk.post(1, f"{number}", at=float(number))
+    assert read(desk, 1, before=6, limit=2) == {
+        "room": "x",
+        "messages": [
+            {"message": "4", "from": "alice", "seq": 4, "at": 4.0},
+            {"message": "5", "from": "alice", "seq": 5, "at": 5.0},
+        ],
+        "next": 4,
+    }
+    assert read(desk, 1, before=4, limit=3)["next"] is None
+    assert numbers(read(desk, 1, before=4, limit=2)) == [2, 3]
+    assert numbers(read(desk, 1)) == numbers(read(desk, 1, before=2**63 - 1)) == [1, 2, 3, 4, 5, 6, 7]
+    for far in (8, 9, 2**63 - 1):
+        assert (numbers(read(desk, 1, far, 2)), read(desk, 1, far, 2)["next"]) == ([6, 7], 6)
+    for before in (0, 1):
+        assert read(desk, 1, before) == {"room": "x", "messages": [], "next": None}
+
+
+def test_without_a_limit_a_page_has_a_screen_or_two() -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(messages=1000)))
+    desk.join(1, "alice")
+    desk.post(1, *("x" for _ in range(300)))
+    assert numbers(read(desk, 1)) == list(range(301 - HISTORY_PAGE, 301))
+    assert numbers(read(desk, 1, 200, MOST_HISTORY)) == list(range(100, 200))
+
+
+def test_a_member_reads_no_other_room_and_nothing_private() -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    desk.join(2, "bob", room="y")
+    desk.post(1, "in x")
+    desk.post(2, "in y")
+    desk.post("127.0.0.1:9", "in the lobby")
+    desk.ask(1, Request(message="psst", to="bob"))
+    said = [(page["room"], [each["message"] for each in page["messages"]]) for page in _both(desk)]
+    assert said == [("x", ["in x"]), ("y", ["in y"])]
+    desk.join(2, room="x")
+    assert [each["message"] for each in read(desk, 2)["messages"]] == ["in x"]
+    desk.join(2, room=LOBBY)
+    assert read(desk, 2)["messages"] == [
+        {"message": "in the lobby", "from": "127.0.0.1:9", "seq": 1, "at": 1.0}
+    ]
+
+
+def _both(desk: Desk) -> list[Object]:
+    return [read(desk, identity) for identity in (1, 2)]
+
+
+def test_a_page_ends_where_the_history_begins_that_is_kept() -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(messages=5)))
+    desk.join(1, "alice")
+    for number in range(20):
+        desk.post(1, f"{number}")
+    assert (numbers(read(desk, 1)), read(desk, 1)["next"]) == ([16, 17, 18, 19, 20], None)
+    assert (numbers(read(desk, 1, 18)), read(desk, 1, 18)["next"]) == ([16, 17], None)
+    assert (numbers(read(desk, 1, 18, 1)), read(desk, 1, 18, 1)["next"]) == ([17], 17)
+    assert read(desk, 1, 16)["messages"] == []
+
+
+def test_a_member_of_a_closed_room_reads_the_lobby() -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    desk.post(1, "in x")
+    desk.apply(RoomClosed(1.0, 1.0, desk.state.rooms.by_key["x"].number))
+    assert read(desk, 1, before=2) == {"room": "lobby", "messages": [], "next": None}
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 20_000), min_size=1, max_size=6), min_size=1, max_size=12),
+    st.integers(1, MOST_HISTORY),
+    st.integers(1, 40),
+)
+def test_pages_from_the_newest_on_give_every_message_that_is_kept_once(
+    runs: list[list[int]], limit: int, kept: int
+) -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(messages=kept, size=1 << 30)))
+    desk.join(1, "alice")
+    said = [size for sizes in runs for size in sizes]
+    for sizes in runs:
+        desk.post(1, *("x" * size for size in sizes))
+    history = desk.state.rooms.lobby.history
+    first = history.first
+    assert first is not None
+    expected = list(range(first, len(said) + 1))
+    found: list[int] = []
+    before: int | None = None
+    while not found or before is not None:
+        page = read(desk, 1, before, limit)
+        assert 1 <= len(page["messages"]) <= limit
+        assert [len(each["message"]) for each in page["messages"]] == [said[seq - 1] for seq in numbers(page)]
+        found = numbers(page) + found
+        before = page["next"]
+        assert before is None or before == found[0]
+    assert found == expected
+
+
+def test_a_page_is_bounded_in_bytes_and_has_one_message_at_least() -> None:
+    desk = Desk(LIMITS._replace(kept=KEPT._replace(size=1 << 30)))
+    desk.join(1, "alice")
+    around = len(history_frame(LOBBY, [], 99))
+    desk.post(1, *("x" * 1000 for _ in range(60)))
+    desk.post(1, "y" * 59_000, "z")
+    page = read(desk, 1, 61, 60)
+    sizes = [len(message_frame(each["message"])) for each in page["messages"]]
+    assert 20 < len(sizes) < 60
+    assert page["next"] == numbers(page)[0]
+    last = desk.effects[-1]
+    assert isinstance(last, Tell)
+    assert HISTORY_SIZE - 2000 < len(last.frames) < HISTORY_SIZE + around + len(sizes)
+    assert numbers(read(desk, 1, 63, 60)) == [62]
+    assert numbers(read(desk, 1, 62, 60)) == [61]
 
 
 # Ends.

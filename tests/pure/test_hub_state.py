@@ -33,7 +33,7 @@ from mpchat.hub.past import Past
 from mpchat.hub.sequencer import NOTICE_GATHER
 from mpchat.hub.state import HubState
 from mpchat.protocol.messages import message_frame
-from mpchat.protocol.requests import Join, ListRooms, Request, Who
+from mpchat.protocol.requests import Join, ListRooms, ReadHistory, Request, Who
 
 IDENTITIES = st.integers(1, 6)
 NAMES = st.sampled_from(["alice", "ALICE", "bob", "가", "bad name"])
@@ -52,6 +52,11 @@ REQUESTS = st.one_of(
     ),
     st.builds(lambda room: Request(who=Who(room=room)), ROOMS),
     st.just(Request(rooms=ListRooms())),
+    st.builds(
+        lambda before, limit: Request(history=ReadHistory(before, limit)),
+        st.none() | st.integers(0, 30),
+        st.none() | st.integers(1, 9),
+    ),
     st.builds(lambda to: Request(message="psst", to=to), NAMES),
 )
 

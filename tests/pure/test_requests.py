@@ -12,26 +12,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpchat.errors import ProtocolError
+from mpchat.hub.hub import ANNOUNCEMENT_LIMIT
 from mpchat.protocol import messages, requests
 from mpchat.protocol.frames import HEADER_SIZE, MAX_PAYLOAD, Oversized
 from mpchat.protocol.messages import (
     FromNamedServer,
+    HistoryPage,
     Joined,
     Left,
+    PastMessage,
     Refusal,
     Rooms,
     RoomSize,
     Welcome,
     decode_from_named_server,
     error_frame,
+    message_frame,
 )
 from mpchat.protocol.requests import (
+    MOST_HISTORY,
     NAMED_IN_NOTICE,
     Join,
     ListRooms,
+    ReadHistory,
     Request,
     Who,
     decode_request,
+    is_for_history,
     pack_request,
     unpack_request,
 )
@@ -109,8 +116,22 @@ def test_a_request_reaches_the_hub_as_it_was_decoded(
         Request(message=text, to=text),
         Request(who=Who(room, name)),
         Request(rooms=ListRooms(name)),
+        Request(history=ReadHistory(after, None if after is None else 1 + after % MOST_HISTORY)),
     ):
-        assert unpack_request(pack_request(request)) == request
+        packed = pack_request(request)
+        assert unpack_request(packed) == request
+        assert is_for_history(packed) is (request.history is not None)
+
+
+@FEW
+@given(st.none() | NUMBERS, st.none() | st.integers(1, MOST_HISTORY))
+def test_a_request_for_history_arrives_as_it_was_asked(before: int | None, limit: int | None) -> None:
+    frame = messages.history_frame(before, limit)
+    assert understood(frame) == Request(history=ReadHistory(before, limit))
+
+
+def test_a_request_for_history_that_names_null_names_nothing() -> None:
+    assert decode_request(b'{"history":{"before":null,"limit":null}}') == Request(history=ReadHistory())
 
 
 @pytest.mark.parametrize(
@@ -119,6 +140,10 @@ def test_a_request_reaches_the_hub_as_it_was_decoded(
         (b'{"join":{}}', True),
         (b'{"who":{}}', True),
         (b'{"rooms":{}}', True),
+        (b'{"history":{}}', True),
+        (b'{"history":7}', True),
+        (b'{"history":null}', False),
+        (b'{"message":"x","history":{}}', False),
         (b'{"ping":1}', True),
         (b'{"ping":null}', True),
         (b'{"message":5,"to":"bob"}', True),
@@ -156,6 +181,12 @@ def test_an_object_is_a_request_by_its_keys(sent: bytes, is_request: bool) -> No
         (b'{"join":{"after":-1}}', "bad_request", "`int` >= 0"),
         (b'{"join":{"after":9223372036854775808}}', "bad_request", "`int` <= 9223372036854775807"),
         (b'{"who":{"room":5}}', "bad_request", "$.who.room"),
+        (b'{"history":{"before":-1}}', "bad_request", "Expected `int` >= 0 - at `$.history.before`"),
+        (b'{"history":{"before":"9"}}', "bad_request", "$.history.before"),
+        (b'{"history":{"before":9223372036854775808}}', "bad_request", "`int` <= 9223372036854775807"),
+        (b'{"history":{"limit":0}}', "bad_request", "Expected `int` >= 1 - at `$.history.limit`"),
+        (b'{"history":{"limit":101}}', "bad_request", "Expected `int` <= 100 - at `$.history.limit`"),
+        (b'{"history":{"limit":1.5}}', "bad_request", "$.history.limit"),
         (b'{"to":"bob","who":{}}', "bad_request", "a private message needs both message and to"),
         (b'{"who":{"room":"\xff"}}', "not_utf8", "not UTF-8 at byte "),
         (b'{"who":{},"x":"\xff"}', "not_utf8", "not UTF-8 at byte 15: invalid start byte"),
@@ -223,6 +254,38 @@ def test_a_page_of_names_or_rooms_arrives_with_where_the_next_begins(
     assert who == messages.Who(room, tuple(names), count, after)
     rooms = seen(requests.rooms_frame([(name, count) for name in names], count, after)).rooms
     assert rooms == Rooms(tuple(RoomSize(name, count) for name in names), count, after)
+
+
+@FEW
+@given(TEXTS, st.lists(st.tuples(TEXTS, TEXTS), max_size=5), NUMBERS, st.none() | NUMBERS)
+def test_a_page_of_history_arrives_with_all_that_was_said(
+    room: str, said: list[tuple[str, str]], first: int, before: int | None
+) -> None:
+    found = []
+    for place, (text, sender) in enumerate(said):
+        found += requests.history_messages(message_frame(text), sender, first + place, 12.3456)
+    page = seen(requests.history_frame(room, found, before)).history
+    expected = [
+        PastMessage(text, first + place, 12.346, sender or None) for place, (text, sender) in enumerate(said)
+    ]
+    assert page == HistoryPage(room, tuple(expected), before)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=9), NUMBERS)
+def test_messages_of_one_run_are_numbered_in_their_order(texts: list[str], first: int) -> None:
+    found = requests.history_messages(b"".join(map(message_frame, texts)), "밥", first, 1.0)
+    assert [json.loads(each) for each in found] == [
+        {"message": text, "from": "밥", "seq": first + place, "at": 1.0} for place, text in enumerate(texts)
+    ]
+
+
+def test_the_longest_message_fits_a_page_of_history() -> None:
+    """A page may be one message: an announcement as long as it may be, in a room whose name is."""
+    frame = message_frame("x" * (ANNOUNCEMENT_LIMIT - len(message_frame(""))))
+    assert len(frame) == ANNOUNCEMENT_LIMIT
+    (message,) = requests.history_messages(frame, "", 2**63 - 1, 4e9)
+    page = requests.history_frame("\U00020000" * 32, [message], 2**63 - 1)
+    assert len(payload(page)) <= MAX_PAYLOAD
 
 
 def test_a_private_message_arrives_with_its_sender_and_its_time_to_the_millisecond() -> None:

@@ -13,6 +13,7 @@ from mpchat.client.core import (
     Connected,
     Disconnected,
     Event,
+    History,
     Lost,
     Message,
     Pong,
@@ -432,6 +433,30 @@ def test_answers_go_to_who_asked_in_order() -> None:
     with pytest.raises(RefusedError, match="the second question"):
         second.result()
     assert events(chat)[2:] == [Refused("too_long", "a message")]
+
+
+def test_older_messages_change_nothing_in_how_far_the_room_was_read() -> None:
+    """A late answer, which the application waits for no longer, is dealt with as one in time."""
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(5))
+    request = chat.ask(History)
+    page = {"room": "lobby", "messages": [{"message": "전에", "seq": 2, "at": 1.0, "from": "밥"}], "next": 2}
+    live = {"message": "지금", "from": "밥", "room": "lobby", "seq": 6, "at": 2.0}
+    chat.received(frame({"history": page}) + frame(live))
+    assert request.result() == History("lobby", (Message("전에", "밥", "lobby", 2, 1.0),), 2)
+    assert events(chat)[2:] == [Message("지금", "밥", "lobby", 6, 2.0)]
+
+
+def test_history_that_was_not_asked_for_counts_in_the_inbox() -> None:
+    chat = conversation()
+    chat.opened(0)
+    chat.received(welcome(0))
+    before = chat.inbox.size
+    page = {"room": "lobby", "messages": [{"message": "x" * 500, "seq": 2, "at": 1.0}], "next": None}
+    chat.received(frame({"history": page}))
+    assert chat.inbox.size > before + 500
+    assert [type(each) for each in events(chat)[2:]] == [History]
 
 
 def test_an_error_that_is_counted_answers_as_many_questions_and_the_rest_is_about_messages() -> None:

@@ -489,7 +489,12 @@ def test_a_ping_is_answered_at_once_by_any_client() -> None:
 
 
 def test_questions_are_answered_only_after_a_join_was_asked_for() -> None:
-    for question in (request(who={}), request(rooms={}), request(message="psst", to="bob")):
+    for question in (
+        request(who={}),
+        request(rooms={}),
+        request(history={}),
+        request(message="psst", to="bob"),
+    ):
         posts, replies = received(question)
         assert posts == []
         assert [each["error"]["code"] for each in objects(replies)] == ["not_joined"]

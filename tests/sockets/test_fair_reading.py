@@ -9,6 +9,7 @@ from support.crowd import payloads
 from support.harness import Client, frame, raw_frame
 from support.one_worker import Bench
 
+from mpchat.hub.members import HISTORY_SIZE
 from mpchat.ipc.handoff import Receipt
 from mpchat.ipc.items import PLAIN, Down, Up
 from mpchat.reactor import READ
@@ -19,9 +20,11 @@ from mpchat.worker.reading import (
     BUDGET,
     BUDGET_RATE,
     ERROR_COST,
+    HISTORY_COST,
     LITTLE,
     OUTBOX_LIMIT,
     READ_LEAST,
+    REQUEST_COST,
     TURN_WORK,
     UNDER_WAY_OF_MANY,
 )
@@ -158,6 +161,28 @@ def test_errors_nonsense_requests_and_answers_are_charged_and_messages_are_not(
     bench.order(Down.ANSWERED, 1)
     assert connection.budget == pytest.approx(1000 - 8_000 * ANSWER_COST)
     assert not connection.reading
+
+
+def test_a_client_that_reads_history_as_fast_as_it_can_is_served_what_its_budget_pays_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_module, "BUDGET_RATE", 1e-6)  # nothing is regained meanwhile
+    client, connection = bench.member(1)
+    client.send_raw(raw_frame(b'{"history":{"limit":100}}') * 200)
+    answer = frame("x" * (HISTORY_SIZE - 100))
+    connection.budget = BUDGET
+    served = 0
+    while connection.budget >= 0:
+        bench.until(lambda: connection.asking)
+        bench.order(Down.TELL, (1, answer))
+        bench.order(Down.ANSWERED, 1)
+        served += 1
+        assert len(received(client)) >= HISTORY_SIZE - 100
+    assert served == 1 + int(BUDGET / (REQUEST_COST + HISTORY_COST + len(answer) * ANSWER_COST))
+    asked = len(bench.worker.uplink.posts)
+    for _ in range(3):
+        one_round(bench)
+    assert (connection.reading, len(bench.worker.uplink.posts)) == (False, asked)
 
 
 def test_the_more_wait_the_less_is_read_from_each(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

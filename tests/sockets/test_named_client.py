@@ -113,6 +113,29 @@ def test_others_come_and_go(run: Run) -> None:
     run(scenario)
 
 
+def test_older_messages_come_as_an_answer_and_not_again_as_events(run: Run) -> None:
+    async def scenario(connect: Callable[..., Any]) -> None:
+        with NamedServer() as server:
+            for number in range(1, 61):
+                server.say(f"{number}", None if number == 7 else "bob", room="게임방")
+            async with connect(port=server.port, name="앨리스", room="게임방") as alice:
+                newest = await alice.history()
+                assert (newest.room, newest.next) == ("게임방", 11)
+                assert [each.seq for each in newest.messages] == list(range(11, 61))
+                page = await alice.history(newest.next, 4)
+                bob, operator = page.messages[-1], page.messages[0]
+                assert bob == Message("10", "bob", "게임방", 10, BEGINNING + 10)
+                assert operator == Message("7", None, "게임방", 7, BEGINNING + 7)
+                assert page.next == 7
+                assert (await alice.history(2, 100)).next is None
+                with pytest.raises(RefusedError, match="limit 101"):
+                    await alice.history(2, 101)
+                server.say("live", room="게임방")
+                assert await seqs(alice, 61) == [58, 59, 60, 61]
+
+    run(scenario)
+
+
 def test_nobody_of_that_name(run: Run) -> None:
     async def scenario(connect: Callable[..., Any]) -> None:
         with NamedServer() as server:

@@ -180,6 +180,8 @@ class NamedServer:
 
     def _answer_about_rooms(self, guest: Guest, request: dict[str, Any]) -> None:
         match request:
+            case {"history": asked}:
+                self._past(guest, **asked)
             case {"who": who}:
                 self._who(guest, who.get("room", guest.room))
             case {"rooms": _}:
@@ -248,6 +250,15 @@ class NamedServer:
         names = self.members(room)
         who = {"room": room, "names": names[:100], "members": len(names), "next": None}
         self._send(guest, {"who": who})
+
+    def _past(self, guest: Guest, limit: int, before: int = 2**63) -> None:
+        if not 1 <= limit <= 100:
+            self._refuse(guest, "bad_request", f"not understood: limit {limit}")
+            return
+        older = [each for each in self.hall.history[guest.room] if each["seq"] < before]
+        page = [{key: value for key, value in each.items() if key != "room"} for each in older[-limit:]]
+        following = page[0]["seq"] if len(older) > limit else None
+        self._send(guest, {"history": {"room": guest.room, "messages": page, "next": following}})
 
     def _publish(self, message: dict[str, Any]) -> None:
         if message["seq"] in self.skip:

@@ -23,6 +23,7 @@ from mpchat.client.core import (
     Disconnected,
     Event,
     Garbled,
+    History,
     Joined,
     Left,
     Lost,
@@ -109,6 +110,7 @@ def test_the_three_parts_of_a_line_have_the_sender_in_the_middle() -> None:
         (Left("lobby", ("밥",), 1, 1, "slow consumer"), "밥 left (slow consumer)"),
         (Who("lobby", ("밥", "앨리스"), 200, "앨리스"), "lobby, 200 people: 밥, 앨리스, …"),
         (Rooms((RoomSize("lobby", 2), RoomSize("방", 1)), 2), "lobby (2), 방 (1)"),
+        (History("방", (Message("전에"),), 5), "earlier messages of 방: 1"),
         (Lost("lobby", 4, 6), "lost: messages 4 to 6"),
         (Lost("lobby", 4, None), "the server has begun anew: what was said after message 3 may be lost"),
         (

@@ -35,6 +35,9 @@ class Kind(NamedTuple):
     limit: float = PROMPT
 
 
+# The shortest message, as it is posted together with others.
+TINY = framed(b'{"message":""}')
+
 KINDS: dict[str, Kind] = {
     "empty frames": Kind(lambda number: b"\0\0" * 60_000),
     "no JSON": Kind(lambda number: (framed(b"{" * 40) + framed(b"[" * 40)) * 250),
@@ -48,6 +51,12 @@ KINDS: dict[str, Kind] = {
     "room to room": Kind(lambda number: b"".join(_join(number, f"r{each}") for each in range(20)) * 5),
     "who": Kind(lambda number: payload(who={}) * 500, _join),
     "rooms": Kind(lambda number: payload(rooms={}) * 500, _join),
+    "history": Kind(lambda number: payload(history={"limit": 100}) * 500, _join),
+    # To cut one message out of thousands takes the longest, for the shortest answer.
+    "history of little": Kind(
+        lambda number: payload(history={"limit": 1}) * 500,
+        lambda number: _join(number, f"tiny{number % 10}") + (TINY * 4000 if number < 10 else b""),
+    ),
     "ping": Kind(lambda number: payload(ping="x" * 100) * 500),
     "private to oneself": Kind(lambda number: payload(message="x" * 2000, to=f"hostile{number}") * 50, _join),
     "private to nobody": Kind(lambda number: payload(message="x", to="nobody") * 500, _join),
