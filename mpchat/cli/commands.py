@@ -14,6 +14,7 @@ import click
 from mpchat import __version__
 from mpchat.cli.changes import reload, scale
 from mpchat.cli.chat import chat
+from mpchat.cli.client import client
 from mpchat.cli.config import show_config
 from mpchat.cli.life_cycle import start, stop
 from mpchat.cli.manual import manual
@@ -85,7 +86,7 @@ for _command in (
     *(start, stop, status, reload, scale, chat),
     *(say, kick, ban, unban, mute, unmute, bans),
     *(rooms, close),
-    *(show_config, manual),
+    *(show_config, client, manual),
 ):
     main.add_command(_command)
 

@@ -24,6 +24,7 @@ SUBJECTS = (
     "chat",
     "wire",
     "clients",
+    "web",
     "library",
     "members-and-rooms",
     "settings",

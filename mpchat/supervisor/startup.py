@@ -5,6 +5,7 @@ The command's half is :mod:`mpchat.cli.launch`. What goes between the two is des
 
 import json
 import signal
+import socket
 from contextlib import suppress
 
 import msgspec
@@ -17,6 +18,8 @@ from mpchat.text import visible
 
 # Where to connect to a server that listens on every interface.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+# An address that is for documentation (RFC 5737), and the port that discards what it gets.
+ELSEWHERE = ("192.0.2.1", 9)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -100,11 +103,30 @@ def start_text(config: Config, facts: StartFacts, settings_file: str = "") -> st
         f"  watch: mpchat status --watch{options}",
         f"  stop:  mpchat stop{options}",
     ]
+    if config.web:
+        lines.insert(3, f"  page:  {_page(facts.addresses[0])}")
     if facts.log:
         lines.insert(2, f"log: {facts.log}")
     if settings_file:
         lines.insert(2, f"settings file: {visible(settings_file)}")
     return "\n".join(lines)
+
+
+def _page(address: str) -> str:
+    """Return the page's address for a browser; of a server on every interface, for one on another machine."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if host in LOOPBACK:
+        host = _own_address() or LOOPBACK[host]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def _own_address() -> str:
+    """Return the address from which this machine reaches others; empty without a network. Sends nothing."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(ELSEWHERE)
+        return str(sock.getsockname()[0])
+    return ""
 
 
 def _where_to_chat(address: str, *, by_default: bool) -> str:

@@ -58,7 +58,7 @@ CLIENTS = [("csharp", compiled), ("python", in_python), ("javascript", in_javasc
 def test_a_client_of_the_page_says_and_hears_every_message(
     shared: Server, tmp_path: Path, language: str, prepare: Callable[[str, Path], list[str]]
 ) -> None:
-    (source,) = blocks(page("clients"), language)
+    source = blocks(page("clients"), language)[0]
     command = prepare(source, tmp_path)
     host, port = shared.address
     for text in ("hello. 안녕하세요", LONG):
@@ -120,7 +120,7 @@ MISTAKES = [
     ("a line of text", "안녕하세요\n".encode(), "too_long"),
     ("a line of English", b"hello\n", "this looks like text without a length"),
     ("four bytes, little-endian", framed(len(HELLO), HELLO, "<I"), "four little-endian bytes"),
-    ("a browser", b"GET / HTTP/1.1\r\n\r\n", "this looks like HTTP"),
+    ("TLS", bytes.fromhex("1603010200010001fc0303"), "this looks like TLS"),
     ("a long message, little-endian", framed(235, HELLO, "<H"), "if the length is little-endian, it is 235"),
 ]
 

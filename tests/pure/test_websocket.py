@@ -259,12 +259,27 @@ MISTAKES = st.one_of(
     frames_of([FIN | CLOSE], CLOSING),
     frames_of([FIN | PING, FIN | TEXT], st.integers(120, 210).map(bytes)),
     frames_of([FIN | CONTINUATION, CONTINUATION, TEXT, BINARY, FIN | TEXT], PAYLOADS),
-    PAYLOADS.map(lambda payload: close_frame(1000) + payload),  # no mask
     st.integers(0, 1 << 64).map(lambda size: b"\x82\xff" + size.to_bytes(9)[-8:] + KEY),
     st.binary(max_size=12),
 )
-FRAMES = st.lists(GOOD | GOOD | GOOD | MISTAKES, max_size=8)
-STREAMS = FRAMES.map(b"".join)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> bytes:
+    """Frames of which one at most is a mistake, or has no mask."""
+    frames = draw(st.lists(GOOD, max_size=6))
+    place = draw(st.integers(0, len(frames)))
+    match draw(st.sampled_from(["good", "good", "no mask", "cut", *["mistake"] * 4])):
+        case "mistake":
+            frames.insert(place, draw(MISTAKES))
+        case "no mask":
+            frames.insert(place, bytes((FIN | TEXT, 5)) + b"hello")
+        case "cut":
+            return b"".join(frames)[: -draw(st.integers(1, 20))]
+    return b"".join(frames)
+
+
+STREAMS = streams()
 CUTS = st.lists(st.integers(0, 2000), max_size=12)
 
 

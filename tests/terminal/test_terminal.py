@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from support.harness import Server, running
@@ -523,3 +524,28 @@ def test_a_start_says_how_to_chat_with_this_server_and_no_other(name: str, shown
     config, _ = resolve([{"name": Origin(name, "--name")}])
     facts = StartFacts(name=name, addresses=["127.0.0.1:4000"], pid=1, workers=1, fits=1, log="")
     assert f"  chat:  {shown}\n" in start_text(config, facts)
+
+
+@pytest.mark.parametrize(
+    ("address", "page"),
+    [
+        ("127.0.0.1:4000", "http://127.0.0.1:4000/"),
+        ("[::1]:5", "http://[::1]:5/"),
+        ("0.0.0.0:80", "http://192.168.7.7:80/"),
+        ("[::]:80", "http://192.168.7.7:80/"),
+    ],
+)
+def test_a_start_names_the_page_at_an_address_that_other_machines_can_open(
+    monkeypatch: pytest.MonkeyPatch, address: str, page: str
+) -> None:
+    monkeypatch.setattr("mpchat.supervisor.startup._own_address", lambda: "192.168.7.7")
+    config, _ = resolve([])
+    facts = StartFacts(name="default", addresses=[address], pid=1, workers=1, fits=1, log="")
+    assert f"\n  page:  {page}\n" in start_text(config, facts)
+    assert "page" not in start_text(msgspec.structs.replace(config, web=False), facts)
+
+
+def test_without_a_network_the_page_is_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpchat.supervisor.startup.ELSEWHERE", ("255.255.255.255", 9))
+    facts = StartFacts(name="default", addresses=["0.0.0.0:80"], pid=1, workers=1, fits=1, log="")
+    assert "\n  page:  http://127.0.0.1:80/\n" in start_text(resolve([])[0], facts)

@@ -1,0 +1,1316 @@
+// The mpchat client for C#: one file, for Unity 2019 or newer and for .NET. C# 7.3, no packages.
+//
+//     using (Mpchat.Chat chat = new Mpchat.Chat("127.0.0.1", 4000, "alice", "lobby")) {
+//         chat.OnMessage += message => Console.WriteLine(message.Sender + ": " + message.Text);
+//         chat.Say("hello");
+//         while (playing) { chat.Poll(); ... }      // in Unity: Poll() in Update, Dispose() in OnDestroy
+//     }
+//
+// A chat has two threads of its own. One connects, reads, and connects again after a loss; the other one writes.
+// No method waits for the network, except Dispose. Events are raised by Poll() alone, on the thread that calls it.
+//
+// A member, a client with a name, gets each message of its room once and in order, also over lost connections.
+// When messages will not come, OnLost names their numbers. What the client itself has said is sent at most once:
+// a message that was written before a loss is not written again. OnDisconnected says how many such messages there
+// are; those that the server has taken come back after the client has resumed.
+//
+// "mpchat manual wire" and "mpchat manual members-and-rooms" describe the protocol.
+
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.Globalization;
+using System.Net;
+using System.Net.Sockets;
+using System.Text;
+using System.Threading;
+
+namespace Mpchat {
+    /// <summary>The state of a chat. It begins Disconnected; Ended and Closed are final.</summary>
+    public enum ChatState {
+        /// <summary>There is no connection. The client tries again by itself.</summary>
+        Disconnected,
+        /// <summary>There is a connection. A member may still wait for its welcome.</summary>
+        Connected,
+        /// <summary>The server has rejected the name or the room, so no other connection follows.</summary>
+        Ended,
+        /// <summary>The program has called Dispose.</summary>
+        Closed
+    }
+
+    /// <summary>A connection was made. Again is false for the first one.</summary>
+    public sealed class Connected {
+        public string Address { get; internal set; }
+        public bool Again { get; internal set; }
+    }
+
+    /// <summary>The connection was lost, or the first one could not be made.</summary>
+    public sealed class Disconnected {
+        public string Address { get; internal set; }
+        public string Reason { get; internal set; }
+        /// <summary>True when the client tries again by itself.</summary>
+        public bool Retrying { get; internal set; }
+        /// <summary>
+        /// Messages that were written to this connection and have not come back: the server may have them or not,
+        /// and they are not sent again. Null for a client without a name, which cannot know its own messages.
+        /// </summary>
+        public int? Unsure { get; internal set; }
+        /// <summary>Messages that were not written. They are sent after the next connect, if there is one.</summary>
+        public int Unsent { get; internal set; }
+    }
+
+    /// <summary>The server has taken the client into a room; the room's history follows.</summary>
+    public sealed class Welcome {
+        /// <summary>Name and room as the server spells them.</summary>
+        public string Name { get; internal set; }
+        public string Room { get; internal set; }
+        /// <summary>The number of the room's last message.</summary>
+        public long Seq { get; internal set; }
+        public string Epoch { get; internal set; }
+        /// <summary>Members of the room, this client included.</summary>
+        public long Members { get; internal set; }
+        /// <summary>True after a resume that lost nothing.</summary>
+        public bool Recovered { get; internal set; }
+        /// <summary>Proves that the name is this client's; a later Chat may take the name back with it.</summary>
+        public string Token { get; internal set; }
+        internal bool HasLost;
+        internal long LostFirst;
+        internal long? LostLast;
+    }
+
+    /// <summary>A message. A client without a name gets only the text.</summary>
+    public sealed class Message {
+        public string Text { get; internal set; }
+        /// <summary>A member's name, or the host:port of a client without one; null: the operator.</summary>
+        public string Sender { get; internal set; }
+        /// <summary>The room; null for a private message.</summary>
+        public string Room { get; internal set; }
+        /// <summary>The number in the room; null for a private message.</summary>
+        public long? Seq { get; internal set; }
+        /// <summary>Seconds since 1970.</summary>
+        public double? At { get; internal set; }
+        /// <summary>The receiver of a private message, else null.</summary>
+        public string To { get; internal set; }
+    }
+
+    /// <summary>Members entered or left the room: Count of them, at most eight by name.</summary>
+    public sealed class Notice {
+        public string Room { get; internal set; }
+        public IList<string> Names { get; internal set; }
+        public long Count { get; internal set; }
+        /// <summary>Members of the room now.</summary>
+        public long Members { get; internal set; }
+        /// <summary>Why they left, in a word or two; null when they entered.</summary>
+        public string Reason { get; internal set; }
+    }
+
+    /// <summary>Messages of Room that will not come: numbers First to Last, both included.</summary>
+    public sealed class Lost {
+        public string Room { get; internal set; }
+        public long First { get; internal set; }
+        /// <summary>Null when the server numbers anew: how many are lost is then unknown, maybe none.</summary>
+        public long? Last { get; internal set; }
+    }
+
+    /// <summary>A page of up to 100 names, of Members; Next asks for the next page, null: the last one.</summary>
+    public sealed class WhoPage {
+        public string Room { get; internal set; }
+        public IList<string> Names { get; internal set; }
+        public long Members { get; internal set; }
+        public string Next { get; internal set; }
+    }
+
+    /// <summary>A room and the number of its members.</summary>
+    public sealed class RoomSize {
+        public string Room { get; internal set; }
+        public long Members { get; internal set; }
+    }
+
+    /// <summary>A page of up to 100 rooms, of Count; Next asks for the next page, null: the last one.</summary>
+    public sealed class RoomsPage {
+        public IList<RoomSize> Rooms { get; internal set; }
+        public long Count { get; internal set; }
+        public string Next { get; internal set; }
+    }
+
+    /// <summary>The server has rejected something, or sent what is not mpchat (the code "garbled").</summary>
+    public sealed class Error {
+        /// <summary>For programs: one of the codes of "mpchat manual wire".</summary>
+        public string Code { get; internal set; }
+        /// <summary>For people.</summary>
+        public string Text { get; internal set; }
+        /// <summary>The number of messages or requests that the error stands for.</summary>
+        public long Times { get; internal set; }
+        /// <summary>
+        /// Messages said after an Enter that was rejected, and before the next Enter. They were for the other room,
+        /// so they are not sent.
+        /// </summary>
+        public int Unsent { get; internal set; }
+    }
+
+    /// <summary>The server has rejected the name or the room that a connection begins with.</summary>
+    public sealed class Rejected {
+        public string Name { get; internal set; }
+        public string Room { get; internal set; }
+        /// <summary>Such as name_taken, bad_name, banned, taken_over.</summary>
+        public string Code { get; internal set; }
+        public string Text { get; internal set; }
+        /// <summary>True when the client tries again by itself; else the chat has ended.</summary>
+        public bool Retrying { get; internal set; }
+    }
+
+    /// <summary>
+    /// A chat with one server, over as many connections as it takes. Say, Tell, Enter, Who and Rooms may be called
+    /// from any thread, Poll from one thread at a time.
+    /// </summary>
+    public sealed class Chat : IDisposable {
+        // Milliseconds to resolve the address, to connect, and to wait for the welcome: over twice the cost of a
+        // lost first SYN (1 s, then 2 s).
+        const int OpenTimeout = 10000;
+        // Milliseconds after the call of Dispose. Until FlushBy queued messages are written. Until CloseBy the server
+        // may close too: a reset could destroy the last message, and hold the name. At ReturnBy Dispose returns.
+        const int FlushBy = 400, CloseBy = 700, ReturnBy = 1000;
+        // Seconds before an attempt to reconnect: a random time up to First * 2^attempt, within Floor and Cap.
+        const double BackoffFirst = 0.5, BackoffFloor = 0.1, BackoffCap = 20.0;
+        // Seconds that a connection must last for the next loss to count as the first. A full server accepts, rejects
+        // and closes: the client must not come back to it as fast as to one that was only restarted.
+        const double Steady = 5.0;
+        // Bytes of unwritten messages and requests. What does not fit is not taken: Say returns false.
+        internal const int OutboxLimit = 1 << 20;
+        // Bytes of events that were not polled. Past this limit the socket is not read, so TCP slows the server down.
+        const int InboxLimit = 1 << 20;
+        // Bytes that an entry of either queue costs beside its text.
+        const int EntrySize = 96;
+        const string DefaultRoom = "lobby";
+
+        // A join that was rejected for one of these may be granted later.
+        static readonly HashSet<string> Passing = new HashSet<string> {
+            "name_taken", "room_full", "too_many_rooms", "too_many_rooms_by_address", "full", "too_fast"
+        };
+        // Error codes of an Enter, and of Who and Rooms.
+        static readonly HashSet<string> WrongJoin = new HashSet<string>(Passing) {
+            "bad_name", "bad_room", "bad_request", "banned", "not_a_message"
+        };
+        static readonly HashSet<string> WrongQuestion = new HashSet<string> {
+            "bad_request", "bad_room", "not_joined", "not_a_message"
+        };
+        // Error codes that stand for messages, one each.
+        static readonly HashSet<string> WrongMessage = new HashSet<string> {
+            "muted", "no_such_name", "too_long", "not_a_message", "not_json", "not_utf8"
+        };
+
+        enum Kind { Say, Tell, Enter, Who, Rooms }
+
+        sealed class Outgoing {
+            internal Kind Kind;
+            internal byte[] Frame;
+            // For the join that a connection begins with: it continues the last connection.
+            internal bool Resumes;
+            internal bool IsMessage { get { return Kind == Kind.Say || Kind == Kind.Tell; } }
+            internal int Weight { get { return Frame.Length + EntrySize; } }
+        }
+
+        struct Arrival {
+            internal Action Raise;
+            internal int Weight;
+        }
+
+        public event Action<Connected> OnConnected;
+        public event Action<Disconnected> OnDisconnected;
+        public event Action<Welcome> OnWelcome;
+        public event Action<Message> OnMessage;
+        public event Action<Message> OnPrivate;
+        public event Action<Notice> OnJoined;
+        public event Action<Notice> OnLeft;
+        public event Action<Lost> OnLost;
+        public event Action<WhoPage> OnWho;
+        public event Action<RoomsPage> OnRooms;
+        public event Action<Error> OnError;
+        public event Action<Rejected> OnRejected;
+
+        readonly string host;
+        readonly int port;
+        readonly string address;
+        readonly bool named;
+        readonly Thread reader, writer;
+        readonly ManualResetEvent stop = new ManualResetEvent(false);
+        readonly Random random = new Random(Guid.NewGuid().GetHashCode());
+
+        // Guards all that follows; pulsed when any of it changes. Nothing waits for the network under this lock.
+        readonly object changed = new object();
+        readonly Queue<Arrival> inbox = new Queue<Arrival>();
+        long inboxSize;
+        readonly LinkedList<Outgoing> outbox = new LinkedList<Outgoing>();
+        long outboxSize;
+        // Requests on this connection without an answer, in the order of sending, which is that of the answers.
+        readonly List<Outgoing> requests = new List<Outgoing>();
+        readonly Tracks tracks = new Tracks();
+        ChatState state = ChatState.Disconnected;
+        string name, room, token;
+        Socket socket;
+        // False until this connection has got its welcome. Messages from before are a plain client's: they come again.
+        bool seated;
+        bool wasSeated;
+        // The writing thread is outside the lock with the first entry of the outbox.
+        bool writing;
+        // The last write to this connection failed.
+        bool broken;
+        // The join that this connection began with.
+        Outgoing entrance;
+        // Set when the server has rejected the entrance: the reading thread then closes the connection.
+        Rejected rejected;
+        // Messages written to this connection, less those that came back or were rejected.
+        long unsure;
+
+        /// <summary>
+        /// Begins to connect and returns at once. Without a name the client gets and says texts only. The token of an
+        /// earlier chat takes its name back while the server still holds it.
+        /// </summary>
+        /// <exception cref="ArgumentException">The port is out of range, or the name cannot be sent.</exception>
+        public Chat(string host, int port, string name = null, string room = DefaultRoom, string token = null) {
+            if (host == null) throw new ArgumentNullException("host");
+            if (port < 1 || port > 65535) throw new ArgumentOutOfRangeException("port", "a port is 1 to 65535");
+            this.host = host;
+            this.port = port;
+            address = (host.IndexOf(':') < 0 ? host : "[" + host + "]") + ":" + port;
+            named = name != null;
+            this.name = name;
+            this.room = named ? room ?? DefaultRoom : null;
+            this.token = token;
+            if (named) Hello();  // throws what no connection can repair
+            reader = new Thread(StayConnected) { IsBackground = true, Name = "mpchat-reader" };
+            writer = new Thread(Write) { IsBackground = true, Name = "mpchat-writer" };
+            reader.Start();
+            writer.Start();
+        }
+
+        public ChatState State { get { lock (changed) return state; } }
+
+        /// <summary>The client's name as the server spells it; null without a name.</summary>
+        public string Name { get { lock (changed) return name; } }
+
+        /// <summary>The client's room as the server spells it; null without a name.</summary>
+        public string Room { get { lock (changed) return room; } }
+
+        /// <summary>Proves that the name is this client's. Null until OnWelcome.</summary>
+        public string Token { get { lock (changed) return token; } }
+
+        /// <summary>Messages and requests that were not written yet.</summary>
+        public int Queued { get { lock (changed) return outbox.Count; } }
+
+        /// <summary>
+        /// Says text in the room. Returns false when it was not taken: the queue is full, or the chat has ended.
+        /// While there is no connection the text waits for one.
+        /// </summary>
+        /// <exception cref="ArgumentException">Half of a surrogate pair, or more than a frame holds.</exception>
+        public bool Say(string text) {
+            return Enqueue(Kind.Say, new Json().Begin().Field("message", Given(text, "text")).End());
+        }
+
+        /// <summary>
+        /// Says text to one member in any room. It comes back to this client too. When no member has the name, OnError
+        /// says no_such_name. Otherwise as Say.
+        /// </summary>
+        public bool Tell(string to, string text) {
+            NeedsName();
+            Json json = new Json().Begin().Field("message", Given(text, "text")).Field("to", Given(to, "to"));
+            return Enqueue(Kind.Tell, json.End());
+        }
+
+        /// <summary>
+        /// Changes the room. OnWelcome follows, or OnError. What is said after this call waits for the answer, and is
+        /// not sent when the server rejects it. Returns as Say.
+        /// </summary>
+        public bool Enter(string room) {
+            NeedsName();
+            Json json = new Json().Begin().Name("join").Begin().Field("room", Given(room, "room")).End();
+            return Enqueue(Kind.Enter, json.End());
+        }
+
+        /// <summary>Asks for names in a room (null: this client's) that follow after. OnWho has the answer.</summary>
+        public bool Who(string room = null, string after = null) {
+            NeedsName();
+            Json json = new Json().Begin().Name("who").Begin().Field("room", room).Field("after", after).End();
+            return Enqueue(Kind.Who, json.End());
+        }
+
+        /// <summary>Asks for the rooms that follow after. OnRooms has the answer.</summary>
+        public bool Rooms(string after = null) {
+            NeedsName();
+            return Enqueue(Kind.Rooms, new Json().Begin().Name("rooms").Begin().Field("after", after).End().End());
+        }
+
+        /// <summary>
+        /// Raises the events that have come, in order, on this thread; returns how many. A handler's exception leaves
+        /// this method, and the next call continues with the next event.
+        /// </summary>
+        public int Poll() {
+            int count, raised = 0;
+            lock (changed) count = inbox.Count;
+            for (; raised < count; raised++) {
+                Arrival next;
+                lock (changed) {
+                    if (state == ChatState.Closed || inbox.Count == 0) break;
+                    next = inbox.Dequeue();
+                    if (inboxSize >= InboxLimit) Monitor.PulseAll(changed);
+                    inboxSize -= next.Weight;
+                }
+                next.Raise();
+            }
+            return raised;
+        }
+
+        /// <summary>
+        /// Ends the chat and both threads, within a second. Queued messages are written first, if the server reads;
+        /// those that wait for a connection, a welcome, or the answer to an Enter are not. No event follows.
+        /// </summary>
+        public void Dispose() {
+            lock (changed) {
+                if (state == ChatState.Closed) return;
+                state = ChatState.Closed;
+                stop.Set();
+                Monitor.PulseAll(changed);
+            }
+            Stopwatch watch = Stopwatch.StartNew();
+            Join(writer, FlushBy, watch);
+            Join(reader, CloseBy, watch);
+            lock (changed) Cut(socket);
+            Join(writer, ReturnBy, watch);
+            Join(reader, ReturnBy, watch);
+        }
+
+        static void Join(Thread thread, int by, Stopwatch watch) {
+            thread.Join((int)Math.Max(0, by - watch.ElapsedMilliseconds));
+        }
+
+        internal bool ThreadsEnded { get { return !reader.IsAlive && !writer.IsAlive; } }
+
+        static string Given(string text, string what) {
+            if (text == null) throw new ArgumentNullException(what);
+            return text;
+        }
+
+        void NeedsName() {
+            if (!named) throw new InvalidOperationException("only a client with a name can do this");
+        }
+
+        bool Enqueue(Kind kind, Json json) {
+            Outgoing entry = new Outgoing { Kind = kind, Frame = json.Frame() };
+            lock (changed) {
+                if (state == ChatState.Ended || state == ChatState.Closed) return false;
+                if (outboxSize + entry.Weight > OutboxLimit) return false;
+                outbox.AddLast(entry);
+                outboxSize += entry.Weight;
+                Monitor.PulseAll(changed);
+                return true;
+            }
+        }
+
+        void Announce(int size, Action raise) {
+            inbox.Enqueue(new Arrival { Raise = raise, Weight = EntrySize + 2 * size });
+            inboxSize += EntrySize + 2 * size;
+        }
+
+        // The writing thread. It takes an entry from the outbox only after the kernel has all of its frame.
+
+        void Write() {
+            while (true) {
+                LinkedListNode<Outgoing> next;
+                Socket target;
+                lock (changed) {
+                    while (!CanWrite()) {
+                        if (state == ChatState.Closed || state == ChatState.Ended) {
+                            Shut(socket, SocketShutdown.Send);  // the reading thread then reads to the end
+                            return;
+                        }
+                        Monitor.Wait(changed);
+                    }
+                    next = outbox.First;
+                    target = socket;
+                    writing = true;
+                    // Before the write: the answer may come before this thread is back.
+                    if (!next.Value.IsMessage) requests.Add(next.Value);
+                }
+                bool whole = Sent(target, next.Value.Frame);
+                lock (changed) {
+                    writing = false;
+                    if (whole) {
+                        Remove(next);
+                        if (next.Value.IsMessage) unsure++;
+                    } else {
+                        // No server makes a message of a part of a frame, so the frame may be sent again.
+                        requests.Remove(next.Value);
+                        broken = true;
+                        Cut(target);
+                    }
+                    Monitor.PulseAll(changed);
+                }
+            }
+        }
+
+        bool CanWrite() {
+            // Nothing follows an Enter before its answer: it is not yet known which room hears it.
+            return outbox.Count > 0 && socket != null && seated && !broken && Asked(Kind.Enter) == null;
+        }
+
+        Outgoing Asked(Kind kind) {
+            return requests.Find(each => each.Kind == kind);
+        }
+
+        void Remove(LinkedListNode<Outgoing> node) {
+            outbox.Remove(node);
+            outboxSize -= node.Value.Weight;
+        }
+
+        static bool Sent(Socket target, byte[] frame) {
+            try {
+                for (int sent = 0; sent < frame.Length;) {
+                    sent += target.Send(frame, sent, frame.Length - sent, SocketFlags.None);
+                }
+                return true;
+            } catch (Exception error) when (error is SocketException || error is ObjectDisposedException) {
+                return false;
+            }
+        }
+
+        static void Shut(Socket socket, SocketShutdown how) {
+            if (socket == null) return;
+            try {
+                socket.Shutdown(how);
+            } catch (Exception error) when (error is SocketException || error is ObjectDisposedException) {
+                // The connection is gone already.
+            }
+        }
+
+        // Wakes both threads that may wait for a connection: a shutdown does so on Unix, a close on Windows.
+        static void Cut(Socket socket) {
+            Shut(socket, SocketShutdown.Both);
+            if (socket != null) socket.Close();
+        }
+
+        // The reading thread. It opens every socket of the chat.
+
+        void StayConnected() {
+            int attempt = 0;
+            bool connectedBefore = false, toldFailure = false;
+            while (true) {
+                string failure;
+                Socket link = Open(out failure);
+                if (link != null) {
+                    long opened = Stopwatch.GetTimestamp();
+                    if (Begin(link, connectedBefore)) {
+                        connectedBefore = toldFailure = true;
+                        failure = Read(link);
+                    }
+                    End(link, failure);
+                    if (SecondsSince(opened) >= Steady) attempt = 0;
+                } else if (!toldFailure) {
+                    // A first connection that cannot be made is told once. Later the loss was told.
+                    toldFailure = true;
+                    lock (changed) AnnounceDisconnected(failure, true);
+                }
+                lock (changed) {
+                    if (state == ChatState.Closed || state == ChatState.Ended) return;
+                }
+                double ceiling = Math.Min(BackoffCap, BackoffFirst * Math.Pow(2, Math.Min(attempt++, 16)));
+                // Full jitter: a thousand clients lose a restarted server at the same moment.
+                double delay = Math.Max(BackoffFloor, ceiling * random.NextDouble());
+                if (stop.WaitOne((int)(delay * 1000))) return;
+            }
+        }
+
+        static double SecondsSince(long start) {
+            return (Stopwatch.GetTimestamp() - start) / (double)Stopwatch.Frequency;
+        }
+
+        Socket Open(out string failure) {
+            failure = "no address is known for " + host;
+            try {
+                foreach (IPAddress each in Addresses()) {
+                    try {
+                        return Connect(each);
+                    } catch (SocketException error) {
+                        failure = error.Message;
+                    }
+                    if (stop.WaitOne(0)) return null;
+                }
+            } catch (Exception error) when (error is SocketException || error is ArgumentException) {
+                failure = error.Message;
+            }
+            return null;
+        }
+
+        IPAddress[] Addresses() {
+            IPAddress literal;
+            if (IPAddress.TryParse(host, out literal)) return new[] { literal };
+            IAsyncResult asked = Dns.BeginGetHostAddresses(host, null, null);
+            WaitFor(asked);
+            return Dns.EndGetHostAddresses(asked);
+        }
+
+        Socket Connect(IPAddress target) {
+            Socket link = new Socket(target.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
+            try {
+                IAsyncResult connecting = link.BeginConnect(target, port, null, null);
+                WaitFor(connecting);
+                link.EndConnect(connecting);
+                // TCP allows a socket to connect to itself, when no server listens on a loopback port.
+                if (link.LocalEndPoint.Equals(link.RemoteEndPoint)) {
+                    throw new SocketException((int)SocketError.ConnectionRefused);
+                }
+                link.NoDelay = true;
+                link.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.KeepAlive, true);
+                return link;
+            } catch {
+                link.Close();
+                throw;
+            }
+        }
+
+        void WaitFor(IAsyncResult begun) {
+            int done = WaitHandle.WaitAny(new[] { begun.AsyncWaitHandle, stop }, OpenTimeout);
+            if (done != 0) throw new SocketException((int)SocketError.TimedOut);
+        }
+
+        // Begins to use a connection; returns false when the chat was closed meanwhile, or the hello failed.
+        bool Begin(Socket link, bool again) {
+            byte[] hello = null;
+            lock (changed) {
+                if (state == ChatState.Closed) return false;
+                socket = link;
+                state = ChatState.Connected;
+                seated = !named;
+                broken = false;
+                rejected = null;
+                unsure = 0;
+                Connected told = new Connected { Address = address, Again = again };
+                Announce(0, () => Raise(OnConnected, told));
+                if (named) {
+                    entrance = Hello();
+                    requests.Add(entrance);
+                    hello = entrance.Frame;
+                }
+                Monitor.PulseAll(changed);
+            }
+            if (hello != null && !Sent(link, hello)) Cut(link);  // Read then sees the end
+            return true;
+        }
+
+        Outgoing Hello() {
+            Track track = tracks.Get(room);
+            Json json = new Json().Begin().Name("join").Begin().Field("name", name).Field("room", room);
+            json.Field("token", token);
+            if (track != null) json.Field("after", track.After).Field("epoch", track.Epoch);
+            return new Outgoing { Kind = Kind.Enter, Frame = json.End().End().Frame(), Resumes = track != null };
+        }
+
+        // Reads until the connection ends; returns why it ended.
+        string Read(Socket link) {
+            Frames frames = new Frames();
+            byte[] data = new byte[65536];
+            try {
+                while (true) {
+                    lock (changed) {
+                        while (inboxSize >= InboxLimit && state != ChatState.Closed) Monitor.Wait(changed);
+                        if (rejected != null) return rejected.Text + " (" + rejected.Code + ")";
+                        link.ReceiveTimeout = seated ? 0 : OpenTimeout;
+                    }
+                    int count = link.Receive(data, 0, data.Length, SocketFlags.None);
+                    if (count == 0) {
+                        return "the server closed it" + (frames.InFrame ? " inside a frame" : "");
+                    }
+                    foreach (ArraySegment<byte> payload in frames.Feed(data, count)) Take(payload);
+                }
+            } catch (SocketException error) {
+                lock (changed) return seated ? error.Message : "no welcome: " + error.Message;
+            } catch (ObjectDisposedException) {
+                return "the connection broke during a write";
+            }
+        }
+
+        void End(Socket link, string reason) {
+            Cut(link);
+            lock (changed) {
+                // What the writing thread has in hand is either written or not, before it is counted.
+                while (writing) Monitor.Wait(changed);
+                if (socket != link) return;
+                socket = null;
+                seated = false;
+                // A question may be asked twice, a message not be said twice.
+                requests.Remove(entrance);
+                for (int index = requests.Count - 1; index >= 0; index--) {
+                    outbox.AddFirst(requests[index]);
+                    outboxSize += requests[index].Weight;
+                }
+                requests.Clear();
+                if (state == ChatState.Closed) return;
+                bool again = rejected == null || rejected.Retrying;
+                state = again ? ChatState.Disconnected : ChatState.Ended;
+                AnnounceDisconnected(reason, again);
+                Monitor.PulseAll(changed);
+            }
+        }
+
+        void AnnounceDisconnected(string reason, bool retrying) {
+            int unsent = 0;
+            foreach (Outgoing each in outbox) unsent += each.IsMessage ? 1 : 0;
+            Disconnected told = new Disconnected {
+                Address = address, Reason = reason, Retrying = retrying, Unsent = unsent,
+                Unsure = named ? (int)Math.Max(0, unsure) : (int?)null
+            };
+            Announce(reason.Length, () => Raise(OnDisconnected, told));
+        }
+
+        static void Raise<T>(Action<T> handlers, T told) {
+            if (handlers != null) handlers(told);
+        }
+
+        // What the server sends, one payload at a time.
+
+        void Take(ArraySegment<byte> payload) {
+            Arrived arrived;
+            try {
+                arrived = new Arrived(payload, named);
+            } catch (FormatException problem) {
+                arrived = new Arrived("garbled", "not an mpchat server: " + problem.Message);
+            }
+            lock (changed) {
+                if (state == ChatState.Closed || rejected != null) return;
+                if (arrived.Message != null) TakeMessage(arrived.Message);
+                else if (arrived.Error != null) TakeError(arrived.Error);
+                else if (arrived.Welcome != null) TakeWelcome(arrived.Welcome);
+                else if (arrived.Joined != null) TakeNotice(arrived.Joined, () => Raise(OnJoined, arrived.Joined));
+                else if (arrived.Left != null) TakeNotice(arrived.Left, () => Raise(OnLeft, arrived.Left));
+                else if (arrived.Who != null) {
+                    requests.Remove(Asked(Kind.Who));
+                    Announce(arrived.Size, () => Raise(OnWho, arrived.Who));
+                } else if (arrived.Rooms != null) {
+                    requests.Remove(Asked(Kind.Rooms));
+                    Announce(arrived.Size, () => Raise(OnRooms, arrived.Rooms));
+                }
+                // Everything else is of a later version, which this one cannot show.
+                Monitor.PulseAll(changed);
+            }
+        }
+
+        void TakeMessage(Message message) {
+            int size = message.Text.Length;
+            if (message.To != null) {
+                if (message.Sender == name) unsure--;
+                Announce(size, () => Raise(OnPrivate, message));
+                return;
+            }
+            if (message.Seq == null) {
+                if (seated) Announce(size, () => Raise(OnMessage, message));
+                return;
+            }
+            Track track = tracks.Get(message.Room);
+            if (track != null) {
+                long gapFirst, gapLast;
+                bool isNew = track.Take(message.Seq.Value, out gapFirst, out gapLast);
+                if (gapFirst <= gapLast) AnnounceLost(message.Room, gapFirst, gapLast);
+                if (!isNew) return;
+                // Up to the room's number at the welcome it is history, of an earlier connection.
+                if (message.Sender == name && message.Seq.Value > track.JoinedAt) unsure--;
+            }
+            Announce(size, () => Raise(OnMessage, message));
+        }
+
+        void TakeNotice(Notice notice, Action raise) {
+            bool own = notice.Count == 1 && notice.Names.Count == 1 && notice.Names[0] == name;
+            if (!own) Announce(24 * notice.Names.Count, raise);
+        }
+
+        void TakeWelcome(Welcome welcome) {
+            Outgoing request = Asked(Kind.Enter);  // null: the operator has closed the room
+            requests.Remove(request);
+            bool resumes = request != null && request.Resumes;
+            // The first member that enters an empty room decides its spelling.
+            if (resumes && (welcome.Recovered || welcome.HasLost)) tracks.Respelled(room, welcome.Room);
+            Track track = tracks.Entered(welcome.Room);
+            bool gap = false;
+            long first = 0;
+            long? last = null;
+            if (resumes && track.Epoch != "") gap = track.Resume(welcome, out first, out last);
+            else track.Join(welcome);
+            name = welcome.Name;
+            room = welcome.Room;
+            token = welcome.Token;
+            seated = wasSeated = true;
+            Announce(0, () => Raise(OnWelcome, welcome));
+            if (gap) AnnounceLost(welcome.Room, first, last);
+        }
+
+        void AnnounceLost(string where, long first, long? last) {
+            Lost told = new Lost { Room = where, First = first, Last = last };
+            Announce(0, () => Raise(OnLost, told));
+        }
+
+        void TakeError(Error error) {
+            if (error.Code == "garbled") {
+                Announce(error.Text.Length, () => Raise(OnError, error));
+                return;
+            }
+            long left = error.Times;
+            for (; left > 0; left--) {
+                Outgoing request = requests.Find(each => MayMean(error.Code, each));
+                if (request == entrance && request != null) {
+                    // Before the first welcome the program decides: it may have asked for a wrong name.
+                    AnnounceRejected(error, wasSeated && Passing.Contains(error.Code));
+                    return;
+                }
+                if (request == null) break;
+                requests.Remove(request);
+                if (request.Kind == Kind.Enter) error.Unsent += DropMessagesFor(request);
+            }
+            if (error.Code == "taken_over" && named) {
+                AnnounceRejected(error, false);  // to take the name back would never end
+                return;
+            }
+            if (WrongMessage.Contains(error.Code)) unsure -= left;
+            Announce(error.Text.Length, () => Raise(OnError, error));
+        }
+
+        bool MayMean(string code, Outgoing request) {
+            // Before the welcome nothing else is sent.
+            if (request == entrance) return true;
+            return (request.Kind == Kind.Enter ? WrongJoin : WrongQuestion).Contains(code);
+        }
+
+        void AnnounceRejected(Error error, bool retrying) {
+            Rejected told = new Rejected {
+                Name = name, Room = room, Code = error.Code, Text = error.Text, Retrying = retrying
+            };
+            rejected = told;
+            Announce(error.Text.Length, () => Raise(OnRejected, told));
+        }
+
+        // Removes what was said after an Enter that was rejected; returns the number of messages.
+        int DropMessagesFor(Outgoing enter) {
+            int dropped = 0;
+            LinkedListNode<Outgoing> node = outbox.First;
+            // The answer may come before the writing thread has removed the Enter.
+            if (node != null && node.Value == enter) node = node.Next;
+            while (node != null && node.Value.Kind != Kind.Enter) {
+                LinkedListNode<Outgoing> following = node.Next;
+                if (node.Value.Kind == Kind.Say) {
+                    Remove(node);
+                    dropped++;
+                }
+                node = following;
+            }
+            return dropped;
+        }
+    }
+
+    // How far one room has been read. Every number is taken once, in ascending order, or is part of a gap that is told.
+    sealed class Track {
+        // Names the server's numbering that After belongs to.
+        internal string Epoch = "";
+        // The room's last number at the last welcome.
+        internal long JoinedAt;
+        // The last number that was taken or told as lost.
+        long last = -1;
+        // Set between a first join and its first message: history may begin anywhere up to the next number.
+        long? start;
+
+        // The number to resume after.
+        internal long After { get { return start == null ? last : Math.Max(start.Value, last); } }
+
+        // Notes a join that did not ask to resume.
+        internal void Join(Welcome welcome) {
+            if (IsAnew(welcome.Epoch, welcome.Seq)) last = -1;
+            Epoch = welcome.Epoch;
+            start = JoinedAt = welcome.Seq;
+        }
+
+        // Notes a join that asked to resume; returns whether it left a gap.
+        internal bool Resume(Welcome welcome, out long first, out long? gapLast) {
+            long after = After;
+            bool numbersAnew = welcome.HasLost && welcome.LostLast == null;
+            // After a crash another epoch may still agree with the old one up to the number that was asked for.
+            bool continues = welcome.Recovered || (welcome.HasLost && !numbersAnew);
+            bool anew = numbersAnew || IsAnew(continues ? Epoch : welcome.Epoch, welcome.Seq);
+            Epoch = welcome.Epoch;
+            JoinedAt = welcome.Seq;
+            first = after + 1;
+            gapLast = null;
+            if (anew) {
+                last = -1;
+                start = welcome.Seq;
+                return true;
+            }
+            last = after;
+            start = null;
+            if (!welcome.HasLost || welcome.LostLast.Value <= after) return false;
+            gapLast = last = welcome.LostLast.Value;
+            return true;
+        }
+
+        // Notes that a message came; returns whether it is new. There is a gap before it when first <= until.
+        internal bool Take(long seq, out long first, out long until) {
+            long expected = last + 1;
+            if (start != null) {
+                expected = Math.Max(expected, Math.Min(seq, start.Value + 1));
+                start = null;
+            }
+            first = expected;
+            until = seq - 1;
+            if (seq < expected) return false;
+            last = seq;
+            return true;
+        }
+
+        bool IsAnew(string epoch, long seq) {
+            // A last number below what was read: the server forgot messages, and gives their numbers again.
+            return epoch != Epoch || seq < After;
+        }
+    }
+
+    // The rooms that were entered, the last of them. A room that falls out begins as if it was never entered.
+    sealed class Tracks {
+        const int MaxRooms = 256;
+        readonly Dictionary<string, Track> tracks = new Dictionary<string, Track>();
+        readonly List<string> order = new List<string>();
+
+        internal Track Get(string room) {
+            Track found;
+            return room != null && tracks.TryGetValue(room, out found) ? found : null;
+        }
+
+        internal void Respelled(string room, string now) {
+            Track found = Get(room);
+            if (found == null || room == now) return;
+            tracks.Remove(room);
+            order.Remove(room);
+            tracks[now] = found;
+        }
+
+        internal Track Entered(string room) {
+            Track track = Get(room) ?? new Track();
+            tracks[room] = track;
+            order.Remove(room);
+            order.Add(room);
+            if (order.Count > MaxRooms) {
+                tracks.Remove(order[0]);
+                order.RemoveAt(0);
+            }
+            return track;
+        }
+    }
+
+    // Cuts a stream of bytes into payloads: two bytes of length, unsigned and big-endian, and then the payload.
+    sealed class Frames {
+        // Room for the longest frame and one more read.
+        readonly byte[] buffer = new byte[2 + 65535 + 65536];
+        int start, end;
+
+        internal bool InFrame { get { return start < end; } }
+
+        // Yields each whole payload. It is valid until the next step of the iteration.
+        internal IEnumerable<ArraySegment<byte>> Feed(byte[] data, int count) {
+            Buffer.BlockCopy(buffer, start, buffer, 0, end - start);
+            end -= start;
+            start = 0;
+            Buffer.BlockCopy(data, 0, buffer, end, count);
+            end += count;
+            while (end - start >= 2) {
+                int length = buffer[start] << 8 | buffer[start + 1];
+                if (end - start < 2 + length) break;
+                ArraySegment<byte> payload = new ArraySegment<byte>(buffer, start + 2, length);
+                start += 2 + length;
+                yield return payload;
+            }
+        }
+    }
+
+    // A payload of the server as one of the events; all are null for an object of a later version.
+    sealed class Arrived {
+        internal readonly Message Message;
+        internal readonly Error Error;
+        internal readonly Welcome Welcome;
+        internal readonly Notice Joined, Left;
+        internal readonly WhoPage Who;
+        internal readonly RoomsPage Rooms;
+        internal readonly int Size;
+
+        internal Arrived(string code, string text) {
+            Error = new Error { Code = code, Text = text, Times = 1 };
+        }
+
+        // Throws FormatException for what is not an object of this protocol. Unknown keys are ignored.
+        internal Arrived(ArraySegment<byte> payload, bool named) {
+            Size = payload.Count;
+            Fields all = new Fields(JsonReader.Read(payload));
+            string text = all.Text("message", false);
+            Fields part = all.Part("error");
+            if (text != null) {
+                Message = new Message { Text = text };
+                if (!named) return;
+                Message.Sender = all.Text("from", false);
+                Message.Room = all.Text("room", false);
+                Message.Seq = all.Whole("seq");
+                Message.At = all.Number("at");
+                Message.To = all.Text("to", false);
+            } else if (part != null) {
+                Error = new Error {
+                    Code = part.Text("code", true), Text = part.Text("text", true),
+                    Times = Math.Max(1, part.Whole("times") ?? 1)
+                };
+            } else if (!named) {
+                return;
+            } else if ((part = all.Part("welcome")) != null) {
+                Welcome = new Welcome {
+                    Name = part.Text("name", true), Room = part.Text("room", true), Seq = part.Count("seq"),
+                    Epoch = part.Text("epoch", true), Members = part.Count("members"),
+                    Recovered = part.Flag("recovered"), Token = part.Text("token", true)
+                };
+                Welcome.HasLost = part.Range("lost", out Welcome.LostFirst, out Welcome.LostLast);
+            } else if ((part = all.Part("joined")) != null) {
+                Joined = NoticeOf(part);
+            } else if ((part = all.Part("left")) != null) {
+                Left = NoticeOf(part);
+                Left.Reason = part.Text("reason", false) ?? "";
+            } else if ((part = all.Part("who")) != null) {
+                Who = new WhoPage {
+                    Room = part.Text("room", true), Names = part.Texts("names"), Members = part.Count("members"),
+                    Next = part.Text("next", false)
+                };
+            } else if ((part = all.Part("rooms")) != null) {
+                List<RoomSize> sizes = new List<RoomSize>();
+                foreach (Fields each in part.Parts("rooms")) {
+                    sizes.Add(new RoomSize { Room = each.Text("room", true), Members = each.Count("members") });
+                }
+                Rooms = new RoomsPage { Rooms = sizes, Count = part.Count("count"), Next = part.Text("next", false) };
+            }
+        }
+
+        static Notice NoticeOf(Fields part) {
+            return new Notice {
+                Room = part.Text("room", true), Names = part.Texts("names"), Count = part.Count("count"),
+                Members = part.Count("members")
+            };
+        }
+    }
+
+    // The fields of a JSON object, each of the type that is asked for, else FormatException. Null counts as missing.
+    sealed class Fields {
+        readonly Dictionary<string, object> fields;
+
+        internal Fields(object value) {
+            fields = value as Dictionary<string, object>;
+            if (fields == null) throw new FormatException("an object was expected");
+        }
+
+        object Get(string key, bool needed) {
+            object value;
+            if (!fields.TryGetValue(key, out value)) value = null;
+            if (value == null && needed) throw new FormatException("\"" + key + "\" is missing");
+            return value;
+        }
+
+        static T Of<T>(string key, object value) {
+            if (!(value is T)) throw new FormatException("\"" + key + "\" has the wrong type");
+            return (T)value;
+        }
+
+        internal string Text(string key, bool needed) {
+            object value = Get(key, needed);
+            return value == null ? null : Of<string>(key, value);
+        }
+
+        internal long? Whole(string key) {
+            object value = Get(key, false);
+            return value == null ? (long?)null : Of<long>(key, value);
+        }
+
+        internal long Count(string key) {
+            return Of<long>(key, Get(key, true));
+        }
+
+        internal double? Number(string key) {
+            object value = Get(key, false);
+            if (value is long) return (long)value;
+            return value == null ? (double?)null : Of<double>(key, value);
+        }
+
+        internal bool Flag(string key) {
+            object value = Get(key, false);
+            return value != null && Of<bool>(key, value);
+        }
+
+        internal Fields Part(string key) {
+            object value = Get(key, false);
+            return value == null ? null : new Fields(value);
+        }
+
+        internal List<Fields> Parts(string key) {
+            List<Fields> parts = new List<Fields>();
+            foreach (object each in Of<List<object>>(key, Get(key, true))) parts.Add(new Fields(each));
+            return parts;
+        }
+
+        internal List<string> Texts(string key) {
+            List<string> texts = new List<string>();
+            foreach (object each in Of<List<object>>(key, Get(key, true))) texts.Add(Of<string>(key, each));
+            return texts;
+        }
+
+        // A pair of numbers, the last maybe null; returns false when the field is missing.
+        internal bool Range(string key, out long first, out long? last) {
+            first = 0;
+            last = null;
+            object value = Get(key, false);
+            if (value == null) return false;
+            List<object> pair = Of<List<object>>(key, value);
+            if (pair.Count != 2) throw new FormatException("\"" + key + "\" is no pair");
+            first = Of<long>(key, pair[0]);
+            if (pair[1] != null) last = Of<long>(key, pair[1]);
+            return true;
+        }
+    }
+
+    // Writes one JSON object: Begin, Field or Name, End. A field that is null is left out.
+    sealed class Json {
+        internal static readonly UTF8Encoding Strict = new UTF8Encoding(false, true);
+        const int MaxPayload = 65535;
+        readonly StringBuilder text = new StringBuilder();
+        bool comma;
+
+        internal Json Begin() {
+            text.Append('{');
+            comma = false;
+            return this;
+        }
+
+        internal Json End() {
+            text.Append('}');
+            comma = true;
+            return this;
+        }
+
+        internal Json Name(string key) {
+            if (comma) text.Append(',');
+            comma = true;
+            Quote(key);
+            text.Append(':');
+            return this;
+        }
+
+        internal Json Field(string key, string value) {
+            if (value == null) return this;
+            Name(key);
+            Quote(value);
+            return this;
+        }
+
+        internal Json Field(string key, long value) {
+            Name(key);
+            text.Append(value.ToString(CultureInfo.InvariantCulture));
+            return this;
+        }
+
+        internal byte[] Frame() {
+            byte[] payload;
+            try {
+                payload = Strict.GetBytes(text.ToString());
+            } catch (EncoderFallbackException) {
+                throw new ArgumentException("the text holds half of a surrogate pair");
+            }
+            if (payload.Length > MaxPayload) {
+                throw new ArgumentException("the message takes " + payload.Length + " bytes, a frame " + MaxPayload);
+            }
+            byte[] frame = new byte[2 + payload.Length];
+            frame[0] = (byte)(payload.Length >> 8);
+            frame[1] = (byte)(payload.Length & 0xFF);
+            payload.CopyTo(frame, 2);
+            return frame;
+        }
+
+        void Quote(string value) {
+            text.Append('"');
+            foreach (char each in value) {
+                if (each == '"' || each == '\\') text.Append('\\').Append(each);
+                else if (each == '\n') text.Append("\\n");
+                else if (each < ' ') text.AppendFormat(CultureInfo.InvariantCulture, "\\u{0:x4}", (int)each);
+                else text.Append(each);
+            }
+            text.Append('"');
+        }
+    }
+
+    // Reads JSON (RFC 8259) in UTF-8: objects as Dictionary, arrays as List, numbers as long or double. Strict: throws
+    // FormatException for everything else, also for bad UTF-8, half of a surrogate pair, and deep nesting.
+    sealed class JsonReader {
+        internal const int MaxDepth = 64;
+        readonly string text;
+        int at;
+
+        JsonReader(string text) {
+            this.text = text;
+        }
+
+        internal static object Read(ArraySegment<byte> payload) {
+            string text;
+            try {
+                text = Json.Strict.GetString(payload.Array, payload.Offset, payload.Count);
+            } catch (ArgumentException) {
+                throw new FormatException("not UTF-8");
+            }
+            JsonReader reader = new JsonReader(text);
+            object value = reader.Value(0);
+            reader.Space();
+            if (reader.at < text.Length) throw reader.Wrong();
+            return value;
+        }
+
+        FormatException Wrong() {
+            return new FormatException("not JSON at character " + at);
+        }
+
+        char Next { get { return at < text.Length ? text[at] : '\0'; } }
+
+        void Space() {
+            while (Next == ' ' || Next == '\t' || Next == '\n' || Next == '\r') at++;
+        }
+
+        bool Skip(char wanted) {
+            Space();
+            if (Next != wanted) return false;
+            at++;
+            return true;
+        }
+
+        void Expect(char wanted) {
+            if (!Skip(wanted)) throw Wrong();
+        }
+
+        object Value(int depth) {
+            if (depth > MaxDepth) throw new FormatException("nested too deeply");
+            Space();
+            switch (Next) {
+                case '{': return Object(depth);
+                case '[': return Array(depth);
+                case '"': return Text();
+                case 't': return Word("true", true);
+                case 'f': return Word("false", false);
+                case 'n': return Word("null", null);
+                default: return Number();
+            }
+        }
+
+        object Word(string word, object value) {
+            if (string.CompareOrdinal(text, at, word, 0, word.Length) != 0) throw Wrong();
+            at += word.Length;
+            return value;
+        }
+
+        Dictionary<string, object> Object(int depth) {
+            Dictionary<string, object> fields = new Dictionary<string, object>();
+            Expect('{');
+            if (Skip('}')) return fields;
+            do {
+                Space();
+                if (Next != '"') throw Wrong();
+                string key = Text();
+                Expect(':');
+                fields[key] = Value(depth + 1);
+            } while (Skip(','));
+            Expect('}');
+            return fields;
+        }
+
+        List<object> Array(int depth) {
+            List<object> values = new List<object>();
+            Expect('[');
+            if (Skip(']')) return values;
+            do {
+                values.Add(Value(depth + 1));
+            } while (Skip(','));
+            Expect(']');
+            return values;
+        }
+
+        object Number() {
+            int begin = at;
+            bool whole = true;
+            if (Next == '-') at++;
+            if (Next == '0') at++;
+            else Digits();
+            if (Next == '.') {
+                whole = false;
+                at++;
+                Digits();
+            }
+            if (Next == 'e' || Next == 'E') {
+                whole = false;
+                at++;
+                if (Next == '+' || Next == '-') at++;
+                Digits();
+            }
+            string digits = text.Substring(begin, at - begin);
+            CultureInfo invariant = CultureInfo.InvariantCulture;
+            long number;
+            if (whole && long.TryParse(digits, NumberStyles.AllowLeadingSign, invariant, out number)) return number;
+            double real;
+            bool read = double.TryParse(digits, NumberStyles.Float, invariant, out real);
+            if (!read || double.IsInfinity(real)) throw Wrong();
+            return real;
+        }
+
+        void Digits() {
+            int begin = at;
+            while (Next >= '0' && Next <= '9') at++;
+            if (at == begin) throw Wrong();
+        }
+
+        string Text() {
+            at++;
+            StringBuilder result = new StringBuilder();
+            while (true) {
+                int begin = at;
+                while (Next != '"' && Next != '\\' && Next >= ' ') at++;
+                result.Append(text, begin, at - begin);
+                if (Next == '"') break;
+                if (Next != '\\') throw Wrong();
+                at++;
+                Escape(result);
+            }
+            at++;
+            return result.ToString();
+        }
+
+        void Escape(StringBuilder result) {
+            const string Escapes = "\"\\/bfnrt", Meanings = "\"\\/\b\f\n\r\t";
+            if (Next != 'u') {
+                int which = Escapes.IndexOf(Next);
+                if (which < 0) throw Wrong();
+                result.Append(Meanings[which]);
+                at++;
+                return;
+            }
+            char unit = Unit();
+            result.Append(unit);
+            if (char.IsLowSurrogate(unit)) throw Wrong();
+            if (!char.IsHighSurrogate(unit)) return;
+            if (Next != '\\') throw Wrong();
+            at++;
+            if (Next != 'u') throw Wrong();
+            char second = Unit();
+            if (!char.IsLowSurrogate(second)) throw Wrong();
+            result.Append(second);
+        }
+
+        // Reads the u of an escape and its four digits.
+        char Unit() {
+            at++;
+            int unit = 0;
+            for (int digit = 0; digit < 4; digit++, at++) {
+                int value = "0123456789abcdef".IndexOf(char.ToLowerInvariant(Next));
+                if (value < 0) throw Wrong();
+                unit = unit << 4 | value;
+            }
+            return (char)unit;
+        }
+    }
+}

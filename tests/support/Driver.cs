@@ -1,0 +1,238 @@
+// Drives Mpchat.cs for tests/processes/test_csharp_client.py, and is compiled together with it.
+//
+// Reads a command a line, and prints a line for each event: a word, then key=value, all texts as base64 of UTF-8.
+
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.Globalization;
+using System.IO;
+using System.Text;
+using System.Threading;
+using Mpchat;
+
+static class Driver {
+    static int main;
+    // The number of the next text of Fill.
+    static int filled;
+
+    static int Main(string[] args) {
+        main = Thread.CurrentThread.ManagedThreadId;
+        if (args[0] == "parts") return Parts();
+        return Talk(args);
+    }
+
+    // A chat: HOST PORT [NAME [ROOM [TOKEN]]]
+
+    static int Talk(string[] args) {
+        Queue<string> lines = new Queue<string>();
+        bool ended = false, polling = true;
+        Thread input = new Thread(() => {
+            string line;
+            while ((line = Console.In.ReadLine()) != null) lock (lines) lines.Enqueue(line);
+            lock (lines) ended = true;
+        }) { IsBackground = true };
+        input.Start();
+        Chat chat = new Chat(
+            args[0], int.Parse(args[1]), Given(args, 2), Given(args, 3) ?? "lobby", Given(args, 4));
+        Listen(chat);
+        while (true) {
+            string line = null;
+            lock (lines) {
+                if (lines.Count > 0) line = lines.Dequeue();
+                else if (ended) break;
+            }
+            if (line != null && !Obey(chat, line.Split(' '), ref polling)) break;
+            if (polling) chat.Poll();
+            if (line == null) Thread.Sleep(2);
+        }
+        chat.Dispose();
+        return 0;
+    }
+
+    static string Given(string[] args, int index) {
+        return index < args.Length && args[index] != "" ? args[index] : null;
+    }
+
+    static bool Obey(Chat chat, string[] words, ref bool polling) {
+        switch (words[0]) {
+            case "say": Answer(() => chat.Say(Decoded(words[1]))); break;
+            case "tell": Answer(() => chat.Tell(Decoded(words[1]), Decoded(words[2]))); break;
+            case "enter": Answer(() => chat.Enter(Decoded(words[1]))); break;
+            case "who": Answer(() => chat.Who(words.Length > 1 ? Decoded(words[1]) : null)); break;
+            case "rooms": Answer(() => chat.Rooms()); break;
+            case "half": Answer(() => chat.Say("\ud83d")); break;
+            case "hold": polling = false; break;
+            case "poll": polling = true; break;
+            case "fill": Fill(chat, Decoded(words[1])); break;
+            case "state":
+                Print("state", "state", chat.State, "name", chat.Name, "room", chat.Room, "token", chat.Token);
+                break;
+            case "dispose":
+                Stopwatch watch = Stopwatch.StartNew();
+                chat.Dispose();
+                Print("disposed", "ms", watch.ElapsedMilliseconds, "events", chat.Poll());
+                while (!chat.ThreadsEnded) Thread.Sleep(1);
+                Print("ended", "ms", watch.ElapsedMilliseconds);
+                break;
+            default: return false;
+        }
+        return true;
+    }
+
+    static void Answer(Func<bool> call) {
+        try {
+            Print("taken", "value", call());
+        } catch (Exception error) {
+            Print("thrown", "type", error.GetType().Name, "text", error.Message);
+        }
+    }
+
+    // Says a text, with a number before it, until the queue is full.
+    static void Fill(Chat chat, string text) {
+        while (chat.Say(filled + text)) filled++;
+        Print("filled", "count", filled);
+    }
+
+    static void Listen(Chat chat) {
+        chat.OnConnected += e => Print("connected", "address", e.Address, "again", e.Again);
+        chat.OnDisconnected += e => Print("disconnected", "reason", e.Reason, "retrying", e.Retrying,
+            "unsure", e.Unsure, "unsent", e.Unsent);
+        chat.OnWelcome += e => Print("welcome", "name", e.Name, "room", e.Room, "seq", e.Seq, "members", e.Members,
+            "recovered", e.Recovered, "token", e.Token);
+        chat.OnMessage += e => PrintMessage("message", e);
+        chat.OnPrivate += e => PrintMessage("private", e);
+        chat.OnJoined += e => PrintNotice("joined", e);
+        chat.OnLeft += e => PrintNotice("left", e);
+        chat.OnLost += e => Print("lost", "room", e.Room, "first", e.First, "last", e.Last);
+        chat.OnWho += e => Print("who", "room", e.Room, "names", string.Join(" ", e.Names), "members", e.Members,
+            "next", e.Next);
+        chat.OnRooms += e => {
+            List<string> sizes = new List<string>();
+            foreach (RoomSize each in e.Rooms) sizes.Add(each.Room + ":" + each.Members);
+            Print("rooms", "rooms", string.Join(" ", sizes), "count", e.Count, "next", e.Next);
+        };
+        chat.OnError += e => Print("error", "code", e.Code, "text", e.Text, "times", e.Times, "unsent", e.Unsent);
+        chat.OnRejected += e => Print("rejected", "name", e.Name, "room", e.Room, "code", e.Code, "retrying",
+            e.Retrying);
+    }
+
+    static void PrintMessage(string word, Message e) {
+        Print(word, "text", e.Text, "sender", e.Sender, "room", e.Room, "seq", e.Seq, "at", e.At, "to", e.To);
+    }
+
+    static void PrintNotice(string word, Notice e) {
+        Print(word, "room", e.Room, "names", string.Join(" ", e.Names), "count", e.Count, "members", e.Members,
+            "reason", e.Reason);
+    }
+
+    // Parts of the client, against Python's: a line of input each, answered with a line.
+
+    static int Parts() {
+        string line;
+        while ((line = Console.In.ReadLine()) != null) {
+            string[] words = line.Split(' ');
+            if (words[0] == "json") Console.WriteLine(Encoded(ReadJson(Convert.FromBase64String(words[1]))));
+            else if (words[0] == "frame") Console.WriteLine(WriteJson(Decoded(words[1])));
+            else if (words[0] == "track") Console.WriteLine(Followed(words));
+        }
+        return 0;
+    }
+
+    static string ReadJson(byte[] payload) {
+        StringBuilder text = new StringBuilder();
+        try {
+            Append(text, JsonReader.Read(new ArraySegment<byte>(payload)));
+        } catch (FormatException) {
+            return "wrong";
+        }
+        return text.ToString();
+    }
+
+    static void Append(StringBuilder text, object value) {
+        if (value is Dictionary<string, object>) {
+            string comma = "{";
+            foreach (KeyValuePair<string, object> each in (Dictionary<string, object>)value) {
+                text.Append(comma);
+                Append(text, each.Key);
+                text.Append(":");
+                Append(text, each.Value);
+                comma = ",";
+            }
+            text.Append(comma == "{" ? "{}" : "}");
+        } else if (value is List<object>) {
+            string comma = "[";
+            foreach (object each in (List<object>)value) {
+                text.Append(comma);
+                Append(text, each);
+                comma = ",";
+            }
+            text.Append(comma == "[" ? "[]" : "]");
+        } else if (value is string) {
+            text.Append('"');
+            foreach (char each in (string)value) text.AppendFormat("\\u{0:x4}", (int)each);
+            text.Append('"');
+        } else if (value is bool) {
+            text.Append((bool)value ? "true" : "false");
+        } else if (value is double) {
+            text.Append(((double)value).ToString("R", CultureInfo.InvariantCulture));
+        } else {
+            text.Append(value == null ? "null" : value.ToString());
+        }
+    }
+
+    static string WriteJson(string text) {
+        return Convert.ToBase64String(new Json().Begin().Field("message", text).End().Frame());
+    }
+
+    // join,EPOCH,SEQ  resume,EPOCH,SEQ,RECOVERED,FIRST,LAST  take,SEQ; FIRST and LAST may be "-"
+    static string Followed(string[] words) {
+        Track track = new Track();
+        List<string> said = new List<string>();
+        for (int index = 1; index < words.Length; index++) {
+            string[] step = words[index].Split(',');
+            long first = 0, until = 0;
+            long? last = null;
+            if (step[0] == "take") {
+                bool isNew = track.Take(long.Parse(step[1]), out first, out until);
+                said.Add(isNew + (isNew && first <= until ? "," + first + "," + until : ""));
+            } else {
+                Welcome welcome = new Welcome { Epoch = step[1], Seq = long.Parse(step[2]) };
+                if (step[0] == "join") {
+                    track.Join(welcome);
+                    said.Add("joined");
+                } else {
+                    welcome.Recovered = step[3] == "True";
+                    welcome.HasLost = step[4] != "-";
+                    if (welcome.HasLost) welcome.LostFirst = long.Parse(step[4]);
+                    if (step[5] != "-") welcome.LostLast = long.Parse(step[5]);
+                    bool gap = track.Resume(welcome, out first, out last);
+                    said.Add(gap ? first + "," + (last == null ? "None" : last.ToString()) : "None");
+                }
+            }
+            said.Add(track.After.ToString());
+            said.Add(track.Epoch);
+        }
+        return string.Join(" ", said);
+    }
+
+    static string Encoded(string text) {
+        return Convert.ToBase64String(Encoding.UTF8.GetBytes(text));
+    }
+
+    static string Decoded(string word) {
+        return Encoding.UTF8.GetString(Convert.FromBase64String(word));
+    }
+
+    static void Print(string word, params object[] pairs) {
+        StringBuilder line = new StringBuilder(word);
+        if (Thread.CurrentThread.ManagedThreadId != main) line.Append(" astray=MQ==");
+        for (int index = 0; index < pairs.Length; index += 2) {
+            if (pairs[index + 1] == null) continue;
+            string value = Convert.ToString(pairs[index + 1], CultureInfo.InvariantCulture);
+            line.Append(' ').Append(pairs[index]).Append('=').Append(Encoded(value));
+        }
+        Console.WriteLine(line);
+        Console.Out.Flush();
+    }
+}
