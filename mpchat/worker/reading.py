@@ -347,7 +347,9 @@ class Reading:
 
         Returns True if that was so.
         """
-        if connection.dialect.asked or not (name := foreign(head)) or connection not in connection.fanout:
+        if connection.dialect.asked or isinstance(connection.dialect, HttpDialect):
+            return False
+        if not (name := foreign(head)) or connection not in connection.fanout:
             return False
         self._owner.refuse(connection, foreign_text(name, head[:HEAD_SIZE]), NOT_A_FRAME)
         return True
