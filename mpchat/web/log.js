@@ -154,6 +154,8 @@ export class Log {
         this.#end -= surplus;
       }
       this.#bottom();
+      // A tall window has place for more than there is, and nothing to scroll.
+      if (this.#begin === 0 && this.#list.offsetHeight < this.#scroller.clientHeight) this.#older();
     } else {
       const end = Math.min(count, this.#begin + MOST_ROWS);
       this.#list.append(this.#rows(this.#end, end));

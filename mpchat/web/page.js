@@ -15,14 +15,16 @@ import { WORDS, errorText, translate } from './words.js';
 const PAGE = 50;
 // Names that a line about people who come and go has at most.
 const NAMES_IN_LINE = 8;
+// The server's reason for a member that left in order: no news.
+const CLOSED = 'closed';
 
 const $ = (id) => document.getElementById(id);
 
 let chat = null;
 // Changes with each room that is entered: an answer that was asked for in another one is not for this one.
 let visit = 0;
-// The number that the next request for older messages names; null when there is none, undefined when not known yet.
-let older;
+// The number that the next request for older messages names; null when there is none.
+let older = null;
 let asking = false;
 // Messages up to this number were there before: not announced, not unread.
 let old = 0;
@@ -157,10 +159,9 @@ function welcome(event) {
   kept.inside.set('yes');
   if (!event.again) {
     visit += 1;
-    older = undefined;
+    older = event.seq > 0 ? event.seq + 1 : null;
     asking = false;
     log.clear();
-    note('here', WORDS.welcome(visible(event.name), visible(event.room)));
     unread = 0;
     old = event.seq;
     showTop();
@@ -191,8 +192,8 @@ function takeMessage(event) {
     showTitle();
   }
   if (event.mine && event.seq !== undefined && event.seq > old) unread = 0;
-  if (event.seq !== undefined && older === undefined) {
-    older = event.seq;
+  if (older !== null && event.seq < older) {
+    older = event.seq > 1 ? event.seq : null;
     showTop();
   }
   log.append(event);
@@ -209,9 +210,10 @@ function comeAndGo({ type, names, count, reason }) {
   const entry = together ? last : { type, reason, names: [], count: 0 };
   entry.names = [...entry.names, ...names].slice(0, NAMES_IN_LINE);
   entry.count += count;
+  const why = reason && reason !== CLOSED ? visible(reason) : '';
   const shown = entry.names.map(visible).join(', ');
   const more = entry.count - entry.names.length;
-  entry.text = WORDS[type](more > 0 ? WORDS.andMore(shown, more) : shown, reason && visible(reason));
+  entry.text = WORDS[type](more > 0 ? WORDS.andMore(shown, more) : shown, why);
   if (together) log.amendLast();
   else log.append(entry);
 }
@@ -219,7 +221,7 @@ function comeAndGo({ type, names, count, reason }) {
 // Older messages
 
 async function askForOlder() {
-  if (asking || !chat || chat.state !== 'online' || older === null || older === undefined) return;
+  if (asking || !chat || chat.state !== 'online' || older === null) return;
   asking = true;
   const asked = visit;
   showTop();
@@ -240,7 +242,7 @@ async function askForOlder() {
 }
 
 function showTop() {
-  $('top').textContent = asking ? WORDS.older : older === null || older === 1 ? WORDS.beginning : '';
+  $('top').textContent = asking ? WORDS.older : older === null ? WORDS.beginning : '';
 }
 
 // What was not seen

@@ -33,7 +33,7 @@ const ENGLISH = {
   unread: 'New messages',
   jump: 'To the newest',
   jumpUnread: (count) => (count === 1 ? '1 new message' : `${count} new messages`),
-  beginning: 'Nothing older is kept.',
+  beginning: 'There is nothing older.',
   older: 'Loading older messages…',
   showAll: 'Show all',
   sending: 'Sending…',
@@ -50,13 +50,11 @@ const ENGLISH = {
   lost: (first, last) => (first === last ? `Lost: message ${first}.` : `Lost: messages ${first} to ${last}.`),
   lostAnew: 'The server has begun anew: messages from before may be lost.',
   notLetIn: (text) => `Not let in again: ${text}`,
-  welcome: (name, room) => `You are ${name} in ${room}.`,
   whoLine: (room, count, names) => `${room}, ${people(count)}: ${names}`,
   roomsLine: (rooms) => `Rooms: ${rooms}`,
   incomplete: (usage) => `Write it as: ${usage}`,
   unknown: (word) => `There is no ${word}. Try /help, or //text to say /text.`,
   wait: 'Not connected. Your text stays here; send it when the connection is back.',
-  scriptless: 'This page needs JavaScript.',
   usage: { '/join': '/join ROOM', '/msg': '/msg NAME TEXT', '/me': '/me TEXT' },
   help: [
     '/me TEXT: say what you do',
@@ -121,7 +119,7 @@ const KOREAN = {
   unread: '새 메시지',
   jump: '맨 아래로',
   jumpUnread: (count) => `새 메시지 ${count}개`,
-  beginning: '이보다 오래된 메시지는 없습니다.',
+  beginning: '이보다 오래된 메시지가 없습니다.',
   older: '이전 메시지를 불러오는 중…',
   showAll: '모두 보기',
   sending: '보내는 중…',
@@ -138,13 +136,11 @@ const KOREAN = {
   lost: (first, last) => (first === last ? `잃은 메시지: ${first}번.` : `잃은 메시지: ${first}번부터 ${last}번까지.`),
   lostAnew: '서버가 새로 시작되었습니다. 이전 메시지를 잃었을 수 있습니다.',
   notLetIn: (text) => `다시 들어가지 못했습니다: ${text}`,
-  welcome: (name, room) => `${room} 방에 ${name} 이름으로 들어왔습니다.`,
   whoLine: (room, count, names) => `${room}, ${count}명: ${names}`,
   roomsLine: (rooms) => `방: ${rooms}`,
   incomplete: (usage) => `이렇게 씁니다: ${usage}`,
   unknown: (word) => `${word} 명령은 없습니다. /help 를 보세요. /text 를 말하려면 //text 라고 씁니다.`,
   wait: '연결되어 있지 않습니다. 쓴 글은 그대로 있으니 연결되면 보내세요.',
-  scriptless: '이 페이지는 JavaScript가 필요합니다.',
   usage: { '/join': '/join 방', '/msg': '/msg 이름 내용', '/me': '/me 행동' },
   help: [
     '/me 행동: 지금 하는 일을 말하기',
@@ -181,7 +177,7 @@ const KOREAN = {
 export const LANGUAGE = navigator.language.toLowerCase().startsWith('ko') ? 'ko' : 'en';
 export const WORDS = LANGUAGE === 'ko' ? KOREAN : ENGLISH;
 
-const clock = new Intl.DateTimeFormat(navigator.language, { hour: '2-digit', minute: '2-digit' });
+const clock = new Intl.DateTimeFormat(navigator.language, { hour: 'numeric', minute: '2-digit' });
 const day = new Intl.DateTimeFormat(navigator.language, { dateStyle: 'full' });
 const moment = new Intl.DateTimeFormat(navigator.language, { dateStyle: 'medium', timeStyle: 'medium' });
 
