@@ -11,7 +11,7 @@
 const MOST_ROWS = 300;
 const STEP = 60;
 // Entries that are kept; older ones are dropped while the reader is at the end, and asked for again.
-const MOST_ENTRIES = 10_000;
+const MOST_ENTRIES = 20_000;
 // Pixels from an end of the range at which rows are added, and pixels from the end that count as the end.
 const NEAR = 800;
 const AT_END = 40;
@@ -29,6 +29,8 @@ export class Log {
   // The range of entries that are in the document.
   #begin = 0;
   #end = 0;
+  // How many entries there were at the last drawing: those that came since are not below the reader yet.
+  #known = 0;
   #asked = false;
 
   /**
@@ -36,7 +38,6 @@ export class Log {
    * `moved()` after scrolling and drawing.
    */
   constructor(scroller, list, { row, older, moved }) {
-    Object.assign(this, { following: true });
     this.#scroller = scroller;
     this.#list = list;
     this.#row = row;
@@ -64,7 +65,7 @@ export class Log {
 
   clear() {
     this.#entries = [];
-    this.#begin = this.#end = 0;
+    this.#begin = this.#end = this.#known = 0;
     this.#list.replaceChildren();
     this.following = true;
   }
@@ -86,6 +87,7 @@ export class Log {
     this.#entries.unshift(...entries);
     this.#begin += entries.length;
     this.#end += entries.length;
+    this.#known += entries.length;
     this.#scrolled();
   }
 
@@ -153,6 +155,7 @@ export class Log {
         this.#begin -= surplus;
         this.#end -= surplus;
       }
+      this.#known = this.#end;
       this.#bottom();
       // A tall window has place for more than there is, and nothing to scroll.
       if (this.#begin === 0 && this.#list.offsetHeight < this.#scroller.clientHeight) this.#older();
@@ -160,6 +163,7 @@ export class Log {
       const end = Math.min(count, this.#begin + MOST_ROWS);
       this.#list.append(this.#rows(this.#end, end));
       this.#end = Math.max(end, this.#end);
+      this.#known = count;
     }
     this.#moved();
   }
@@ -173,13 +177,19 @@ export class Log {
   }
 
   #scrolled() {
+    // First of all: rows that are added to follow the end move the reader there.
+    this.following = this.#isAtEnd;
     if (this.#scroller.scrollTop < NEAR) {
       if (this.#begin > 0) this.#showOlder();
       else this.#older();
     }
-    if (this.#end < this.#entries.length && this.#left < NEAR) this.#showNewer();
-    this.following = this.#end === this.#entries.length && this.#left < AT_END;
+    if (this.#end < this.#known && this.#left < NEAR) this.#showNewer();
+    this.following = this.#isAtEnd;
     this.#moved();
+  }
+
+  get #isAtEnd() {
+    return this.#end === this.#known && this.#left < AT_END;
   }
 
   #showOlder() {
@@ -198,7 +208,7 @@ export class Log {
   }
 
   #showNewer() {
-    const end = Math.min(this.#entries.length, this.#end + STEP);
+    const end = Math.min(this.#known, this.#end + STEP);
     this.#keeping(this.#list.lastElementChild, () => {
       this.#list.append(this.#rows(this.#end, end));
       this.#end = end;

@@ -23,8 +23,8 @@ const $ = (id) => document.getElementById(id);
 let chat = null;
 // Changes with each room that is entered: an answer that was asked for in another one is not for this one.
 let visit = 0;
-// The number that the next request for older messages names; null when there is none.
-let older = null;
+// The server keeps nothing with a lower number than this.
+let floor = 1;
 let asking = false;
 // Messages up to this number were there before: not announced, not unread.
 let old = 0;
@@ -131,7 +131,8 @@ function take(event) {
       comeAndGo(event);
       break;
     case 'lost':
-      if (event.last === null) older = null;
+      // Numbers from before mean other messages now.
+      if (event.last === null) floor = Infinity;
       note('lost', event.last === null ? WORDS.lostAnew : WORDS.lost(event.first, event.last));
       break;
     case 'refused':
@@ -159,7 +160,7 @@ function welcome(event) {
   kept.inside.set('yes');
   if (!event.again) {
     visit += 1;
-    older = event.seq > 0 ? event.seq + 1 : null;
+    floor = 1;
     asking = false;
     log.clear();
     unread = 0;
@@ -192,10 +193,7 @@ function takeMessage(event) {
     showTitle();
   }
   if (event.mine && event.seq !== undefined && event.seq > old) unread = 0;
-  if (older !== null && event.seq < older) {
-    older = event.seq > 1 ? event.seq : null;
-    showTop();
-  }
+  if (event.seq === 1) showTop();
   log.append(event);
   if (fresh && !event.mine) announce(lineOf(event));
 }
@@ -220,17 +218,23 @@ function comeAndGo({ type, names, count, reason }) {
 
 // Older messages
 
+/** The lowest number that is here; without one, the next number at the entrance. */
+function oldest() {
+  return log.find((entry) => entry.seq !== undefined)?.seq ?? old + 1;
+}
+
 async function askForOlder() {
-  if (asking || !chat || chat.state !== 'online' || older === null) return;
+  if (asking || chat?.state !== 'online' || oldest() <= floor) return;
   asking = true;
   const asked = visit;
   showTop();
   try {
-    const page = await chat.history(older, PAGE);
+    const page = await chat.history(oldest(), PAGE);
     if (asked !== visit || page.room !== chat.room) return;
-    const oldest = log.find((entry) => entry.seq !== undefined)?.seq ?? Infinity;
-    const before = page.messages.filter((message) => message.seq < oldest);
-    older = page.next ?? null;
+    // Those that came meanwhile: at the entrance the newest come by themselves.
+    const here = oldest();
+    const before = page.messages.filter((message) => message.seq < here);
+    if (page.next === null || page.messages.length === 0) floor = before[0]?.seq ?? here;
     asking = false;
     log.prepend(before);
   } catch {
@@ -242,7 +246,7 @@ async function askForOlder() {
 }
 
 function showTop() {
-  $('top').textContent = asking ? WORDS.older : older === null ? WORDS.beginning : '';
+  $('top').textContent = asking ? WORDS.older : oldest() <= floor ? WORDS.beginning : '';
 }
 
 // What was not seen
@@ -376,7 +380,7 @@ $('composer').addEventListener('submit', (event) => {
 });
 
 function submit() {
-  const wanted = parse($('text').value);
+  const wanted = parse($('text').value.trimEnd());
   if (wanted === null) return;
   if (chat.state !== 'online' && wanted.what !== 'quit' && wanted.what !== 'help') {
     note('failed', WORDS.wait);

@@ -158,6 +158,14 @@ test('a message that was said is given back when it comes back, and not when it 
   chat.close();
 });
 
+test('the same text to the room and to one member are two', async () => {
+  const { chat, socket } = await entered();
+  const [aloud, quietly] = [chat.say('x'), chat.tell('bob', 'x')];
+  socket.give({ message: 'x', from: 'alice', to: 'bob', at: 5 }, { ...number(1, 'alice'), message: 'x' });
+  assert.deepEqual([(await aloud).seq, (await quietly).to], [1, 'bob']);
+  chat.close();
+});
+
 test('a message that was not taken is rejected with the reason, and is no other event', async () => {
   const { chat, socket, events } = await entered();
   const said = [chat.say('a'), chat.tell('nobody', 'b'), chat.say('c')];
