@@ -25,7 +25,7 @@ settings.load_profile("mpchat")
 
 # Folders of tests, those first whose files take longest: when files run side by side, short ones come last,
 # and no process is left alone with a long one.
-FOLDERS = ("scripts", "processes", "terminal", "sockets", "pure")
+FOLDERS = ("scripts", "processes", "browser", "terminal", "sockets", "pure")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

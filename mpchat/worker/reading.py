@@ -13,8 +13,8 @@ from typing import Protocol
 from mpchat.config import Config
 from mpchat.ipc.reasons import CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
 from mpchat.protocol.http import HttpDialect
-from mpchat.protocol.requests import is_for_history
 from mpchat.protocol.plain_dialect import PlainDialect
+from mpchat.protocol.requests import is_for_history
 from mpchat.protocol.session import REQUEST
 from mpchat.protocol.sniff import HEAD_SIZE, foreign, foreign_text, half_frame_text
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING

@@ -61,6 +61,13 @@ def test_a_request_cut_anywhere_is_a_request(bench: Bench, cuts: tuple[int, ...]
     assert connection.dialect.name == "http"
 
 
+def test_a_connection_takes_one_request_after_the_other(bench: Bench) -> None:
+    client, _ = bench.connect(1)
+    for _ in range(3):
+        in_pieces(bench, client, REQUEST, ())
+        assert answered(bench, client).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.parametrize("cuts", [(), (1,), (2,), (3,), (1, 2, 3), (5,), tuple(range(1, len(SAID)))])
 def test_a_frame_cut_anywhere_is_a_frame_and_nothing_said_since_it_came_is_lost(
     bench: Bench, cuts: tuple[int, ...]

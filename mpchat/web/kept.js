@@ -1,0 +1,44 @@
+/**
+ * Kept: what the page remembers. Name and room for each visit; the rest for this window, over a reload.
+ *
+ * A browser may forbid storage: then nothing is remembered, and all else works.
+ */
+
+const PREFIX = 'mpchat.';
+
+function storage(name) {
+  try {
+    return window[name];
+  } catch {
+    return undefined;
+  }
+}
+
+function value(area, key) {
+  return {
+    get() {
+      try {
+        return storage(area).getItem(PREFIX + key) ?? '';
+      } catch {
+        return '';
+      }
+    },
+    set(text) {
+      try {
+        if (text) storage(area).setItem(PREFIX + key, text);
+        else storage(area).removeItem(PREFIX + key);
+      } catch {
+        // Not remembered.
+      }
+    },
+  };
+}
+
+export const kept = {
+  name: value('localStorage', 'name'),
+  room: value('localStorage', 'room'),
+  // Of this window: the token of the name, whether the member is in, and the text that is being written.
+  token: value('sessionStorage', 'token'),
+  inside: value('sessionStorage', 'inside'),
+  draft: value('sessionStorage', 'draft'),
+};

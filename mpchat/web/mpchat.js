@@ -1,0 +1,530 @@
+/**
+ * A client for mpchat over WebSocket: one ES module without dependencies, for browsers and for Node.
+ *
+ *     import { connect } from './mpchat.js';
+ *
+ *     const chat = await connect('ws://127.0.0.1:4000/ws', { name: 'alice', room: 'lobby' });
+ *     chat.say('hello');
+ *     for await (const event of chat.events()) {
+ *       if (event.type === 'message') console.log(`${event.from}: ${event.text}`);
+ *     }
+ *
+ * The client reconnects by itself and resumes its room: each message comes once and in order, or an event
+ * `lost` names the numbers that will not come. Node before version 22 has no WebSocket: pass a class as the option
+ * `WebSocket`, for example that of the package `ws`. Node takes this file as a module under the name `mpchat.mjs`.
+ *
+ * Knows nothing of pages. Rules of the wire: the manual's pages `wire` and `members-and-rooms`.
+ */
+
+/** The room of a client that names none. */
+export const DEFAULT_ROOM = 'lobby';
+/** Bytes of JSON that a server with default settings takes in one message; it ends a connection that sends more. */
+export const PAYLOAD_LIMIT = 60_000;
+
+// Seconds that a connection must last for the next loss to count as the first: a full server accepts and closes.
+const STEADY = 5;
+// A join that was rejected for one of these may be granted later.
+const PASSING = new Set([
+  'name_taken', 'room_full', 'too_many_rooms', 'too_many_rooms_by_address', 'full', 'too_fast',
+]);
+// Errors after which the client does not come back by itself: to take back a name would never end.
+const FINAL = new Set(['kicked', 'banned', 'taken_over']);
+// Error codes of a join, of every other request, and of a message.
+const WRONG_JOIN = new Set([...PASSING, 'bad_name', 'bad_room', 'bad_request', 'banned', 'not_a_message']);
+const WRONG_QUESTION = new Set(['bad_request', 'bad_room', 'not_joined', 'not_a_message']);
+const WRONG_MESSAGE = new Set(['muted', 'no_such_name', 'not_a_message', 'not_json', 'not_utf8', 'too_long']);
+
+/** An error with a stable `code`, of the server or one of `offline`, `unconfirmed`, `unreachable`, `too_long`. */
+export class ChatError extends Error {
+  constructor(code, text) {
+    super(text);
+    this.name = 'ChatError';
+    this.code = code;
+  }
+}
+
+/**
+ * Seconds to wait before reconnecting, for attempt 0, 1, …: exponential with full jitter, 0.1 to 20 s. Full jitter,
+ * because all clients of a restarted server lose it at the same moment.
+ */
+export function backoff(attempt) {
+  return Math.max(0.1, Math.min(20, 0.5 * 2 ** Math.min(attempt, 10)) * Math.random());
+}
+
+/**
+ * Which messages of one room the application has got, over any number of connections. Pure.
+ *
+ * The rule: each number is taken once, in ascending order, or is part of a gap that is reported.
+ * A gap is `[first, last]`; `last` is null when the server numbers anew.
+ */
+export class Track {
+  // The last number that was taken or reported as lost.
+  #last = -1;
+  // Set between a first join and its first message: history may begin anywhere up to the next number.
+  #start = null;
+
+  /** Begin with a join that did not ask to resume, into a room whose last number is `seq`. */
+  constructor(epoch, seq) {
+    this.epoch = epoch;
+    this.#start = seq;
+  }
+
+  /** The number to resume after. */
+  get after() {
+    return this.#start === null ? this.#last : Math.max(this.#start, this.#last);
+  }
+
+  /** Note the welcome of a join that asked to resume from `after`; return the gap that it left, or null. */
+  resume({ epoch, seq, recovered, lost }) {
+    const after = this.after;
+    const comparable = recovered || Boolean(lost && lost[1] !== null);
+    // A last number below what was read: the server forgot messages, and would reuse their numbers.
+    const anew = (!comparable && epoch !== this.epoch) || seq < after || Boolean(lost && lost[1] === null);
+    this.epoch = epoch;
+    if (anew) {
+      this.#last = -1;
+      this.#start = seq;
+      return [after + 1, null];
+    }
+    this.#last = after;
+    this.#start = null;
+    if (!lost || lost[1] <= after) return null;
+    this.#last = lost[1];
+    return [after + 1, lost[1]];
+  }
+
+  /** Note that message `seq` came; return whether it is `fresh`, and the `gap` before it. */
+  take(seq) {
+    let expected = this.#last + 1;
+    if (this.#start !== null) {
+      expected = Math.max(expected, Math.min(seq, this.#start + 1));
+      this.#start = null;
+    }
+    if (seq < expected) return { fresh: false, gap: null };
+    this.#last = seq;
+    return { fresh: true, gap: seq > expected ? [expected, seq - 1] : null };
+  }
+}
+
+/**
+ * Connect, enter, and return the {@link Chat}. Rejects with a {@link ChatError} when the server cannot be reached
+ * or does not grant the name or the room; no further attempt follows then.
+ */
+export function connect(url, options) {
+  return new Chat(url, options).entered;
+}
+
+/** A chat with one server as a member, over as many connections as it takes. */
+export class Chat {
+  /** The member's name, its room, and the token that proves that the name is the member's; as last told. */
+  name;
+  room;
+  token;
+  /** `connecting`, `joining`, `online`, `waiting` (until the next attempt), or `ended`. */
+  state = 'connecting';
+  /** Settled by the first welcome, with the chat, or by what prevented it. */
+  entered;
+
+  #url;
+  #options;
+  #WebSocket;
+  #socket = null;
+  #opened = null;
+  #track = null;
+  #attempt = 0;
+  #openedAt = 0;
+  #timer = null;
+  #watch = null;
+  #heardAt = 0;
+  #pingedAt = 0;
+  // Requests on this connection in the order of sending, which is the order of their answers. {kind, resolve, reject}
+  #requests = [];
+  // The join that this connection began with.
+  #entrance = null;
+  // Messages that have not come back. {text, to, settled by resolve or reject, earlier: sent on a lost connection}
+  #said = [];
+  // The error that ends this connection, when the server has told it.
+  #refusal = null;
+  #events = [];
+  #reader = null;
+
+  /**
+   * Begin to connect. Options: `name`; `room`; `token` of an earlier chat; `backoff(attempt)`, in seconds;
+   * `silence`, after how many seconds without a word from the server the client asks for one (30; 0: never);
+   * `patience`, how many seconds connecting and that answer may take (10); `WebSocket`, a class.
+   */
+  constructor(url, options) {
+    this.#options = { backoff, silence: 30, patience: 10, ...options };
+    this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
+    if (!this.#WebSocket) throw new TypeError('this program has no WebSocket: pass a class as the option WebSocket');
+    this.#url = String(url);
+    this.name = options.name;
+    this.room = options.room || DEFAULT_ROOM;
+    this.token = options.token ?? null;
+    this.entered = this.#promise((given) => { this.#opened = given; });
+    this.#open();
+  }
+
+  /**
+   * Say a text in the room. Returns a promise of the message as it came back. It is rejected with the server's error,
+   * with `offline` when there is no connection, or with `unconfirmed` when the connection was lost and the message
+   * is not among those that came afterwards: then it was most likely not said. Nothing is sent twice.
+   */
+  say(text) {
+    return this.#post(text, null);
+  }
+
+  /** Say a text to one member alone. Returns as {@link say}; after a lost connection it is always `unconfirmed`. */
+  tell(name, text) {
+    return this.#post(text, name);
+  }
+
+  /** Leave the room and enter another one: a promise of the welcome. Its last messages follow as events. */
+  enter(room) {
+    return this.#ask('welcome', { join: { room } });
+  }
+
+  /** A page of the room's members: a promise of `{room, names, members, next}`; `next` goes into `after`. */
+  who(after) {
+    return this.#ask('who', { who: after === undefined ? {} : { after } });
+  }
+
+  /** A page of the rooms: a promise of `{rooms: [{room, members}], count, next}`. */
+  rooms(after) {
+    return this.#ask('rooms', { rooms: after === undefined ? {} : { after } });
+  }
+
+  /**
+   * Older messages of the room, the newest below number `before`: a promise of `{room, messages, next}`. Their order
+   * is ascending; `next` goes into `before` of the next request, and is null where the server keeps no older one.
+   */
+  async history(before, limit = 50) {
+    const page = await this.#ask('history', { history: before === undefined ? { limit } : { before, limit } });
+    return { ...page, messages: page.messages.map((each) => this.#message({ ...each, room: page.room })) };
+  }
+
+  /**
+   * What happens, in order, as objects with a `type`; to be read by one loop, which ends with the chat.
+   *
+   * - `message`: `text`, `from`, `mine`, `at` (seconds since 1970), and either `room` and `seq`, or `to` for a
+   *   private one. An announcement of the operator has no `from`. Messages up to `seq` of the welcome are history.
+   * - `welcome`: `name`, `room`, `seq`, `members`, `again` (after a lost connection in the same room).
+   * - `joined`, `left`: `names` (at most eight), `count`, `members`, for `left` maybe `reason`.
+   * - `lost`: `room`, `first`, `last`: numbers that will not come; `last` is null when the server numbers anew.
+   * - `disconnected`: `reason`, `retrying`. `waiting`: `seconds` until the next attempt. `connecting`.
+   * - `refused`: `code`, `text`, `times`, for what belongs to no request and to no message that was said.
+   * - `rejected`: `code`, `text`, `retrying`: the name or the room was not granted again, or was taken away.
+   */
+  async *events() {
+    for (;;) {
+      while (this.#events.length) {
+        const events = this.#events;
+        this.#events = [];
+        yield* events;
+      }
+      if (this.state === 'ended') return;
+      await new Promise((resolve) => { this.#reader = resolve; });
+      this.#reader = null;
+    }
+  }
+
+  /** Try now instead of later; when connected, ask the server for a word. For a computer that wakes up. */
+  wake() {
+    if (this.state === 'waiting') this.#open();
+    else if (this.state === 'online' && !this.#pingedAt) this.#ping();
+  }
+
+  /** End the chat. The name is free at once. */
+  close() {
+    if (this.state === 'ended') return;
+    const socket = this.#leave();
+    socket?.close(1000);
+    this.#end(new ChatError('offline', 'the chat is closed'));
+  }
+
+  // Connections
+
+  #open() {
+    this.#clear();
+    this.state = 'connecting';
+    this.#put({ type: 'connecting' });
+    let socket;
+    try {
+      socket = new this.#WebSocket(this.#url, ['mpchat']);
+    } catch (error) {
+      this.#end(new ChatError('unreachable', error.message));
+      return;
+    }
+    this.#socket = socket;
+    this.#refusal = null;
+    // A socket that was given up says nothing any more.
+    const mine = (act) => (event) => { if (this.#socket === socket) act(event); };
+    socket.addEventListener('open', mine(() => this.#hello()));
+    socket.addEventListener('message', mine((event) => this.#receive(event.data)));
+    socket.addEventListener('close', mine((event) => this.#lose(event.reason)));
+    this.#timer = setTimeout(mine(() => this.#drop('no answer in time')), this.#options.patience * 1000);
+  }
+
+  #hello() {
+    clearTimeout(this.#timer);
+    this.state = 'joining';
+    this.#openedAt = this.#heardAt = now();
+    this.#pingedAt = 0;
+    const join = { name: this.name, room: this.room };
+    if (this.token) join.token = this.token;
+    if (this.#track) Object.assign(join, { after: this.#track.after, epoch: this.#track.epoch });
+    this.#entrance = { kind: 'welcome', resolve() {}, reject() {} };
+    this.#requests.push(this.#entrance);
+    this.#send({ join });
+    if (this.#options.silence) {
+      this.#watch = setInterval(() => this.#listen(), Math.min(this.#options.silence, this.#options.patience) * 500);
+    }
+  }
+
+  /** Notice a server that says nothing: no packet may tell that it is gone. */
+  #listen() {
+    if (this.#pingedAt) {
+      if (now() - this.#pingedAt > this.#options.patience) this.#drop('the server does not answer');
+    } else if (now() - this.#heardAt > this.#options.silence) {
+      if (this.state === 'online') this.#ping();
+      else this.#drop('the server does not answer');
+    }
+  }
+
+  #ping() {
+    this.#pingedAt = now();
+    this.#send({ ping: 0 });
+  }
+
+  #drop(reason) {
+    const socket = this.#socket;
+    this.#lose(reason);
+    socket?.close();
+  }
+
+  #clear() {
+    clearTimeout(this.#timer);
+    clearInterval(this.#watch);
+  }
+
+  /** Have no connection any more; return what was the socket. */
+  #leave() {
+    this.#clear();
+    const socket = this.#socket;
+    this.#socket = null;
+    for (const each of this.#requests.splice(0)) each.reject(new ChatError('offline', 'the connection was lost'));
+    this.#entrance = null;
+    return socket;
+  }
+
+  #lose(reason) {
+    const wasOnline = this.state === 'online';
+    this.#leave();
+    if (now() - this.#openedAt >= STEADY) this.#attempt = 0;
+    const refusal = this.#refusal;
+    const retrying = this.#track !== null && (refusal === null || PASSING.has(refusal.code));
+    this.#confirm((each) => each.to !== null);
+    for (const each of this.#said) each.earlier = true;
+    if (wasOnline || !retrying) this.#put({ type: 'disconnected', reason: reason || '', retrying });
+    if (!retrying) {
+      this.#end(refusal ?? new ChatError('unreachable', reason || 'the server cannot be reached'));
+      return;
+    }
+    const seconds = this.#options.backoff(this.#attempt);
+    this.#attempt += 1;
+    this.state = 'waiting';
+    this.#put({ type: 'waiting', seconds });
+    this.#timer = setTimeout(() => this.#open(), seconds * 1000);
+  }
+
+  #end(error) {
+    this.state = 'ended';
+    this.#confirm(() => true);
+    this.#opened.reject(error);
+    this.#reader?.();
+  }
+
+  // Sending
+
+  #send(object) {
+    this.#socket.send(JSON.stringify(object));
+  }
+
+  #promise(take) {
+    const promise = new Promise((resolve, reject) => take({ resolve, reject }));
+    // Nobody has to look at it: an error that nobody looks at must not end a program.
+    promise.catch(() => {});
+    return promise;
+  }
+
+  #ask(kind, request) {
+    return this.#promise((given) => {
+      if (this.state !== 'online') throw new ChatError('offline', 'there is no connection');
+      this.#requests.push({ kind, ...given });
+      this.#send(request);
+    });
+  }
+
+  #post(given, to) {
+    // Half of a surrogate pair is no text: no UTF-8 can hold it.
+    const text = given.replace(/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/g, '\uFFFD');
+    const message = to === null ? { message: text } : { message: text, to };
+    return this.#promise(({ resolve, reject }) => {
+      if (this.state !== 'online') throw new ChatError('offline', 'there is no connection');
+      const size = new TextEncoder().encode(JSON.stringify(message)).length;
+      if (size > PAYLOAD_LIMIT) throw new ChatError('too_long', `a message has at most ${PAYLOAD_LIMIT} bytes`);
+      this.#said.push({ text, to, resolve, reject, earlier: false });
+      this.#send(message);
+    });
+  }
+
+  /** Reject the messages that did not come back and fit `lost`. */
+  #confirm(lost) {
+    const [gone, rest] = [this.#said.filter(lost), this.#said.filter((each) => !lost(each))];
+    this.#said = rest;
+    for (const each of gone) each.reject(new ChatError('unconfirmed', 'the connection was lost: maybe not said'));
+  }
+
+  // Receiving
+
+  #put(event) {
+    this.#events.push(event);
+    this.#reader?.();
+  }
+
+  #receive(data) {
+    this.#heardAt = now();
+    this.#pingedAt = 0;
+    let content;
+    try {
+      content = JSON.parse(data);
+    } catch {
+      content = null;
+    }
+    if (content === null || typeof content !== 'object') {
+      this.#put({ type: 'refused', code: 'not_json', text: 'the server sent something else than JSON', times: 1 });
+    } else if (typeof content.message === 'string') {
+      this.#take(content);
+    } else if (content.error) {
+      this.#refused({ type: 'refused', times: 1, ...content.error });
+    } else if (content.welcome) {
+      this.#welcome(content.welcome);
+    } else if (content.joined || content.left) {
+      const event = { type: content.joined ? 'joined' : 'left', ...(content.joined ?? content.left) };
+      const own = event.count === 1 && event.names[0] === this.name;
+      if (!own) this.#put(event);
+    } else {
+      for (const kind of ['who', 'rooms', 'history']) {
+        if (content[kind]) this.#settle(kind)?.resolve(content[kind]);
+      }
+    }
+  }
+
+  #message({ message: text, from, room, seq, at, to }) {
+    const event = { type: 'message', text, mine: from !== undefined && from === this.name };
+    for (const [key, value] of Object.entries({ from, room, seq, at, to })) {
+      if (value !== undefined && value !== null) event[key] = value;
+    }
+    return event;
+  }
+
+  #take(content) {
+    const event = this.#message(content);
+    if (event.seq === undefined) {
+      // Before the welcome the connection is a plain client's: the same messages come again with numbers.
+      if (this.state !== 'online') return;
+    } else if (this.#track && event.room === this.room) {
+      const { fresh, gap } = this.#track.take(event.seq);
+      this.#putGap(gap);
+      if (!fresh) return;
+    }
+    this.#put(event);
+    if (event.mine) this.#cameBack(event);
+    this.#replayed();
+  }
+
+  #cameBack(event) {
+    const isPrivate = event.to !== undefined;
+    const at = this.#said.findIndex((each) => each.text === event.text && (each.to !== null) === isPrivate);
+    if (at >= 0) this.#said.splice(at, 1)[0].resolve(event);
+  }
+
+  /** Once all is there that was said before the welcome, what has not come back will not come. */
+  #replayed() {
+    if (this.#replayUntil !== null && this.#track.after >= this.#replayUntil) {
+      this.#replayUntil = null;
+      this.#confirm((each) => each.earlier);
+    }
+  }
+
+  #replayUntil = null;
+
+  #welcome(welcome) {
+    const request = this.#settle('welcome');
+    const again = this.#track !== null && request !== null && request === this.#entrance;
+    this.#entrance = null;
+    let gap = null;
+    if (again) gap = this.#track.resume(welcome);
+    else this.#track = new Track(welcome.epoch, welcome.seq);
+    Object.assign(this, { name: welcome.name, room: welcome.room, token: welcome.token, state: 'online' });
+    const { name, room, seq, members } = welcome;
+    this.#put({ type: 'welcome', name, room, seq, members, again });
+    this.#putGap(gap);
+    this.#replayUntil = again ? seq : null;
+    if (again) this.#replayed();
+    else this.#confirm((each) => each.earlier);
+    request?.resolve(welcome);
+    this.#opened.resolve(this);
+  }
+
+  #putGap(gap) {
+    if (gap) this.#put({ type: 'lost', room: this.room, first: gap[0], last: gap[1] });
+  }
+
+  /** Take the oldest request of a kind; null when the answer was not asked for. */
+  #settle(kind) {
+    const at = this.#requests.findIndex((each) => each.kind === kind);
+    return at < 0 ? null : this.#requests.splice(at, 1)[0];
+  }
+
+  /** Find what the server has rejected, one after the other; the rest is an event. */
+  #refused(event) {
+    let left = event.times;
+    const error = new ChatError(event.code, event.text);
+    while (left > 0 && this.#refusal === null && this.#rejects(error)) left -= 1;
+    if (left > 0 && this.#refusal === null) this.#put({ ...event, times: left });
+  }
+
+  #rejects(error) {
+    const meant = (each) => each === this.#entrance
+      || (each.kind === 'welcome' ? WRONG_JOIN : WRONG_QUESTION).has(error.code);
+    const at = FINAL.has(error.code) && !this.#entrance ? -1 : this.#requests.findIndex(meant);
+    if (at >= 0) {
+      const [request] = this.#requests.splice(at, 1);
+      if (request === this.#entrance) this.#reject(error);
+      request.reject(error);
+      return true;
+    }
+    if (FINAL.has(error.code)) {
+      this.#reject(error);
+      return true;
+    }
+    if (!WRONG_MESSAGE.has(error.code)) return false;
+    const found = this.#said.findIndex((each) => error.code !== 'no_such_name' || each.to !== null);
+    if (found < 0) return false;
+    this.#said.splice(found, 1)[0].reject(error);
+    return true;
+  }
+
+  /** Give up this connection; whether another one follows depends on the error. */
+  #reject(error) {
+    this.#refusal = error;
+    const retrying = this.#track !== null && PASSING.has(error.code);
+    if (this.#track) this.#put({ type: 'rejected', code: error.code, text: error.message, retrying });
+    this.#drop(error.message);
+  }
+}
+
+function now() {
+  return Date.now() / 1000;
+}

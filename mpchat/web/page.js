@@ -1,0 +1,487 @@
+/**
+ * Page: the chat in a browser. Puts together the client (mpchat.js), the log, the lists beside it, and the composer.
+ *
+ * Nothing that another person has written enters the document other than as the text of a node; see rows.js.
+ */
+
+import { kept } from './kept.js';
+import { parse, visible } from './lines.js';
+import { Log } from './log.js';
+import { DEFAULT_ROOM, connect } from './mpchat.js';
+import { fill, lineOf, make, row } from './rows.js';
+import { Side } from './side.js';
+import { WORDS, errorText, translate } from './words.js';
+
+const PAGE = 50;
+// Names that a line about people who come and go has at most.
+const NAMES_IN_LINE = 8;
+// The server's reason for a member that left in order: no news.
+const CLOSED = 'closed';
+
+const $ = (id) => document.getElementById(id);
+
+let chat = null;
+// Changes with each room that is entered: an answer that was asked for in another one is not for this one.
+let visit = 0;
+// The server keeps nothing with a lower number than this.
+let floor = 1;
+let asking = false;
+// Messages up to this number were there before: not announced, not unread.
+let old = 0;
+let unread = 0;
+let returning = false;
+let countdown = null;
+
+translate(document);
+const side = new Side({ tell: beginTelling, enter });
+const log = new Log($('log'), $('list'), { row, older: askForOlder, moved });
+
+// The entrance
+
+function roomInAddress() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return '';
+  }
+}
+
+function showEntrance(error) {
+  chat = null;
+  kept.inside.set('');
+  document.title = 'mpchat';
+  $('chat').hidden = true;
+  $('entrance').hidden = false;
+  $('name').value = kept.name.get();
+  $('first-room').value = roomInAddress() || kept.room.get() || DEFAULT_ROOM;
+  $('refusal').textContent = error ? errorText(error) : '';
+  const wrong = error?.code === 'bad_room' ? 'first-room' : 'name';
+  for (const id of ['name', 'first-room']) $(id).setAttribute('aria-invalid', String(Boolean(error) && id === wrong));
+  $(wrong).focus();
+}
+
+async function start(name, room, token) {
+  const button = $('enter');
+  button.disabled = true;
+  button.textContent = WORDS.entering;
+  $('refusal').textContent = '';
+  const address = new URL('ws', location.href);
+  address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
+  address.hash = '';
+  try {
+    chat = await connect(address, { name, room, token });
+  } catch (error) {
+    showEntrance(error);
+    return;
+  } finally {
+    button.disabled = false;
+    button.textContent = WORDS.enter;
+  }
+  $('entrance').hidden = true;
+  $('chat').hidden = false;
+  $('text').value = kept.draft.get();
+  grow();
+  $('text').focus();
+  read(chat);
+}
+
+$('join').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const name = $('name').value.trim();
+  if (name && !$('enter').disabled) {
+    // The token is that of one name.
+    const token = name === kept.name.get() ? kept.token.get() : '';
+    start(name, $('first-room').value.trim() || DEFAULT_ROOM, token);
+  } else {
+    $('name').focus();
+  }
+});
+
+function leave() {
+  kept.token.set('');
+  const left = chat;
+  showEntrance();
+  left?.close();
+}
+
+$('leave').addEventListener('click', () => {
+  side.close();
+  leave();
+});
+
+// Events of the client
+
+async function read(from) {
+  for await (const event of from.events()) {
+    if (chat === from) take(event);
+  }
+}
+
+function take(event) {
+  switch (event.type) {
+    case 'message':
+      takeMessage(event);
+      break;
+    case 'welcome':
+      welcome(event);
+      break;
+    case 'joined':
+    case 'left':
+      side[event.type](event);
+      comeAndGo(event);
+      break;
+    case 'lost':
+      // Numbers from before mean other messages now.
+      if (event.last === null) floor = Infinity;
+      note('lost', event.last === null ? WORDS.lostAnew : WORDS.lost(event.first, event.last));
+      break;
+    case 'refused':
+      note('failed', errorText({ ...event, message: visible(event.text) }));
+      break;
+    case 'rejected':
+      note('failed', WORDS.notLetIn(errorText({ ...event, message: visible(event.text) })));
+      break;
+    case 'disconnected':
+      returning = true;
+      showState();
+      break;
+    case 'waiting':
+      showState(event.seconds);
+      break;
+    default:
+      showState();
+  }
+}
+
+function welcome(event) {
+  kept.name.set(event.name);
+  kept.room.set(event.room);
+  kept.token.set(chat.token);
+  kept.inside.set('yes');
+  if (!event.again) {
+    visit += 1;
+    floor = 1;
+    asking = false;
+    log.clear();
+    unread = 0;
+    old = event.seq;
+    showTop();
+  } else if (returning) {
+    note('back', WORDS.back);
+  }
+  returning = false;
+  $('room').textContent = visible(event.room);
+  $('text').placeholder = $('text-label').textContent = WORDS.writeTo(visible(event.room));
+  if (roomInAddress() !== event.room) {
+    const address = `#${encodeURIComponent(event.room)}`;
+    if (location.hash) history.pushState(null, '', address);
+    else history.replaceState(null, '', address);
+  }
+  side.entered(chat, event.members);
+  showState();
+  showTitle();
+}
+
+function takeMessage(event) {
+  if (event.room !== undefined && event.room !== chat.room) return;
+  const fresh = event.seq === undefined || event.seq > old;
+  const seen = document.visibilityState === 'visible' && document.hasFocus() && log.following;
+  if (fresh && !event.mine && !seen) {
+    // A mark before the first message that was not seen.
+    if (unread === 0) event.unread = true;
+    unread += 1;
+    showTitle();
+  }
+  if (event.mine && event.seq !== undefined && event.seq > old) unread = 0;
+  if (event.seq === 1) showTop();
+  log.append(event);
+  if (fresh && !event.mine) announce(lineOf(event));
+}
+
+function note(type, text) {
+  log.append({ type, text });
+}
+
+function comeAndGo({ type, names, count, reason }) {
+  const last = log.last;
+  const together = last?.type === type && last.reason === reason;
+  const entry = together ? last : { type, reason, names: [], count: 0 };
+  entry.names = [...entry.names, ...names].slice(0, NAMES_IN_LINE);
+  entry.count += count;
+  const why = reason && reason !== CLOSED ? visible(reason) : '';
+  const shown = entry.names.map(visible).join(', ');
+  const more = entry.count - entry.names.length;
+  entry.text = WORDS[type](more > 0 ? WORDS.andMore(shown, more) : shown, why);
+  if (together) log.amendLast();
+  else log.append(entry);
+}
+
+// Older messages
+
+/** The lowest number that is here; without one, the next number at the entrance. */
+function oldest() {
+  return log.find((entry) => entry.seq !== undefined)?.seq ?? old + 1;
+}
+
+async function askForOlder() {
+  if (asking || chat?.state !== 'online' || oldest() <= floor) return;
+  asking = true;
+  const asked = visit;
+  showTop();
+  try {
+    const page = await chat.history(oldest(), PAGE);
+    if (asked !== visit || page.room !== chat.room) return;
+    // Those that came meanwhile: at the entrance the newest come by themselves.
+    const here = oldest();
+    const before = page.messages.filter((message) => message.seq < here);
+    if (page.next === null || page.messages.length === 0) floor = before[0]?.seq ?? here;
+    asking = false;
+    log.prepend(before);
+  } catch {
+    // The connection was lost; the next look upwards asks again.
+  } finally {
+    if (asked === visit) asking = false;
+    showTop();
+  }
+}
+
+function showTop() {
+  $('top').textContent = asking ? WORDS.older : oldest() <= floor ? WORDS.beginning : '';
+}
+
+// What was not seen
+
+function moved() {
+  if (log.following && document.hasFocus() && document.visibilityState === 'visible' && unread) {
+    unread = 0;
+    showTitle();
+  }
+  $('jump').hidden = log.following;
+  $('jump').classList.toggle('fresh', unread > 0);
+  $('jump-text').textContent = unread > 0 ? WORDS.jumpUnread(unread) : WORDS.jump;
+}
+
+$('jump').addEventListener('click', () => {
+  log.toEnd();
+  $('text').focus();
+});
+
+function showTitle() {
+  if (!chat) return;
+  document.title = `${unread ? `(${unread}) ` : ''}${visible(chat.room)} · mpchat`;
+}
+
+window.addEventListener('focus', moved);
+document.addEventListener('visibilitychange', moved);
+
+function announce(line) {
+  const said = $('announcer');
+  said.append(make('p', '', line));
+  while (said.childElementCount > 5) said.firstElementChild.remove();
+}
+
+// The connection
+
+function showState(seconds = 0) {
+  clearInterval(countdown);
+  const state = chat.state;
+  $('chat').classList.toggle('online', state === 'online');
+  $('chat').classList.toggle('ended', state === 'ended');
+  $('state-text').textContent = WORDS[state === 'waiting' ? 'connecting' : state];
+  $('trouble').hidden = state === 'online' || (!returning && state !== 'ended');
+  $('send').disabled = state !== 'online';
+  if (state === 'online') {
+    $('trouble-text').textContent = '';
+    return;
+  }
+  let left = Math.ceil(seconds);
+  const show = () => {
+    $('trouble-text').textContent = state === 'ended' ? WORDS.ended : WORDS.waiting(left);
+    left -= 1;
+  };
+  show();
+  if (state === 'waiting') countdown = setInterval(show, 1000);
+  $('try').textContent = state === 'ended' ? WORDS.comeBack : WORDS.tryNow;
+  $('try').hidden = state !== 'ended' && state !== 'waiting';
+}
+
+$('try').addEventListener('click', () => {
+  if (chat.state === 'ended') {
+    const { name, room } = chat;
+    showEntrance();
+    start(name, room, kept.token.get());
+  } else {
+    chat.wake();
+  }
+});
+
+for (const [target, name] of [[window, 'online'], [window, 'offline'], [document, 'visibilitychange'], [window, 'pageshow']]) {
+  target.addEventListener(name, () => {
+    if (!document.hidden) chat?.wake();
+  });
+}
+
+// Rooms
+
+async function enter(room) {
+  if (room === chat?.room) return;
+  try {
+    await chat.enter(room);
+    $('text').focus();
+  } catch (error) {
+    note('failed', errorText({ code: error.code, message: visible(error.message) }));
+  }
+}
+
+window.addEventListener('hashchange', () => {
+  const room = roomInAddress();
+  if (!room) return;
+  if (!chat) $('first-room').value = room;
+  else if (room !== chat.room) enter(room);
+});
+
+// The composer
+
+function grow() {
+  const text = $('text');
+  text.style.height = 'auto';
+  text.style.height = `${text.scrollHeight + 2}px`;
+}
+
+function write(text) {
+  $('text').value = text;
+  kept.draft.set(text);
+  grow();
+}
+
+function beginTelling(name) {
+  const text = $('text');
+  write(`/msg ${name} ${text.value.replace(/^\/msg \S+ /, '')}`);
+  text.focus();
+  text.setSelectionRange(text.value.length, text.value.length);
+}
+
+$('text').addEventListener('input', () => {
+  kept.draft.set($('text').value);
+  grow();
+});
+
+$('text').addEventListener('keydown', (event) => {
+  // Enter also ends a composition (Korean, Japanese): then it does not send. 229 is the code that Safari gives it.
+  if (event.key !== 'Enter' || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  event.preventDefault();
+  submit();
+});
+
+$('composer').addEventListener('submit', (event) => {
+  event.preventDefault();
+  submit();
+  $('text').focus();
+});
+
+function submit() {
+  const wanted = parse($('text').value.trimEnd());
+  if (wanted === null) return;
+  if (chat.state !== 'online' && wanted.what !== 'quit' && wanted.what !== 'help') {
+    note('failed', WORDS.wait);
+    log.toEnd();
+    return;
+  }
+  write('');
+  act(wanted);
+}
+
+async function act(wanted) {
+  switch (wanted.what) {
+    case 'say':
+      post(wanted.text, null);
+      break;
+    case 'tell':
+      post(wanted.text, wanted.name);
+      break;
+    case 'enter':
+      await enter(wanted.room);
+      break;
+    case 'quit':
+      leave();
+      break;
+    case 'help':
+      note('help', '');
+      log.toEnd();
+      break;
+    case 'incomplete':
+      note('failed', WORDS.incomplete(WORDS.usage[wanted.word]));
+      log.toEnd();
+      break;
+    case 'unknown':
+      note('failed', WORDS.unknown(visible(wanted.word)));
+      log.toEnd();
+      break;
+    default:
+      await list(wanted.what);
+  }
+}
+
+async function list(what) {
+  try {
+    if (what === 'who') {
+      const { room, members, names, next } = await chat.who();
+      const shown = names.map(visible).join(', ') + (next ? ', …' : '');
+      note('answer', WORDS.whoLine(visible(room), members, shown));
+    } else {
+      const { rooms, next } = await chat.rooms();
+      const shown = rooms.map((each) => `${visible(each.room)} (${each.members})`).join(', ') + (next ? ', …' : '');
+      note('answer', WORDS.roomsLine(shown));
+    }
+  } catch (error) {
+    note('failed', errorText({ code: error.code, message: visible(error.message) }));
+  }
+  log.toEnd();
+}
+
+/** Say a text. Until it has come back it stands below the messages, and so it does when it was not taken. */
+async function post(text, name) {
+  const from = chat;
+  const item = make('li', 'sending');
+  const shown = fill(make('div', 'text'), name === null ? text : `${visible(name)}: ${text}`);
+  shown.dir = 'auto';
+  item.append(make('div', 'body', shown));
+  const why = make('p', 'why');
+  $('outbox').append(item);
+  log.toEnd();
+  try {
+    await (name === null ? from.say(text) : from.tell(name, text));
+    item.remove();
+  } catch (error) {
+    item.className = 'failed';
+    why.textContent = errorText({ code: error.code, message: visible(error.message) });
+    const again = make('button', 'plain', WORDS.sendAgain);
+    const discard = make('button', 'plain', WORDS.discard);
+    again.type = discard.type = 'button';
+    again.addEventListener('click', () => {
+      if (chat.state !== 'online') return;
+      item.remove();
+      post(text, name);
+      $('text').focus();
+    });
+    discard.addEventListener('click', () => {
+      item.remove();
+      $('text').focus();
+    });
+    why.append(' ', again, discard);
+    item.append(why);
+    announce(why.textContent);
+    if (log.following) log.toEnd();
+  }
+}
+
+// The beginning
+
+if (kept.inside.get() && kept.name.get()) {
+  $('entrance').hidden = false;
+  $('name').value = kept.name.get();
+  $('first-room').value = roomInAddress() || kept.room.get();
+  start(kept.name.get(), roomInAddress() || kept.room.get() || DEFAULT_ROOM, kept.token.get());
+} else {
+  showEntrance();
+}

@@ -1,0 +1,205 @@
+/** Side: the lists of people and rooms beside the messages; on a phone a drawer. */
+
+import { visible } from './lines.js';
+import { disc, make } from './rows.js';
+import { WORDS } from './words.js';
+
+// Rows of a list; the rest is a number.
+const MOST_ROWS = 300;
+// Pages of 100 names that are asked for.
+const MOST_PAGES = 3;
+// Seconds between two looks at the other rooms, while they can be seen.
+const LOOK_AT_ROOMS = 10;
+// Milliseconds that changes of the list wait for more of them.
+const GATHER = 300;
+
+const $ = (id) => document.getElementById(id);
+const narrow = matchMedia('(max-width: 47rem)');
+
+export class Side {
+  #chat = null;
+  #names = new Set();
+  #members = 0;
+  #rooms = [];
+  #roomCount = 0;
+  #timer = null;
+  #stale = false;
+  #tell;
+  #enter;
+  #opener = null;
+
+  /** `tell(name)` begins a private message, `enter(room)` goes to a room. */
+  constructor({ tell, enter }) {
+    this.#tell = tell;
+    this.#enter = enter;
+    $('open-side').addEventListener('click', () => this.open());
+    $('close-side').addEventListener('click', () => this.close());
+    $('shade').addEventListener('click', () => this.close());
+    document.addEventListener('keydown', (event) => {
+      if (event.key === 'Escape' && this.isOpen) this.close();
+    });
+    narrow.addEventListener('change', () => this.close());
+    $('go').addEventListener('submit', (event) => {
+      event.preventDefault();
+      const room = $('other-room').value.trim();
+      if (!room) return;
+      $('other-room').value = '';
+      this.#choose(() => this.#enter(room));
+    });
+    setInterval(() => this.#lookAtRooms(), LOOK_AT_ROOMS * 1000);
+    document.addEventListener('visibilitychange', () => this.#lookAtRooms());
+  }
+
+  get isOpen() {
+    return $('side').classList.contains('open');
+  }
+
+  open() {
+    this.#opener = document.activeElement;
+    $('side').classList.add('open');
+    $('shade').hidden = false;
+    $('open-side').setAttribute('aria-expanded', 'true');
+    $('middle').inert = $('composer').inert = true;
+    $('close-side').focus();
+    this.#lookAtRooms();
+  }
+
+  close() {
+    if (!this.isOpen) return;
+    $('side').classList.remove('open');
+    $('shade').hidden = true;
+    $('open-side').setAttribute('aria-expanded', 'false');
+    $('middle').inert = $('composer').inert = false;
+    this.#opener?.focus();
+  }
+
+  /** Show the room that the chat has entered. */
+  entered(chat, members) {
+    this.#chat = chat;
+    this.#names = new Set([chat.name]);
+    this.#members = members;
+    $('my-name').textContent = visible(chat.name);
+    $('my-disc').replaceChildren(disc(chat.name));
+    this.#askForNames();
+    this.#lookAtRooms();
+    this.#changed();
+  }
+
+  joined(event) {
+    for (const name of event.names) this.#names.add(name);
+    this.#counted(event);
+  }
+
+  left(event) {
+    for (const name of event.names) this.#names.delete(name);
+    this.#counted(event);
+  }
+
+  #counted(event) {
+    this.#members = event.members;
+    // A notice has eight names at most.
+    if (event.count > event.names.length) this.#stale = true;
+    this.#changed();
+  }
+
+  #changed() {
+    if (this.#timer !== null) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      if (this.#stale) this.#askForNames();
+      this.#stale = false;
+      this.#draw();
+    }, GATHER);
+  }
+
+  async #askForNames() {
+    const chat = this.#chat;
+    const room = chat.room;
+    const names = new Set([chat.name]);
+    let next;
+    try {
+      for (let page = 0; page < MOST_PAGES && next !== null; page += 1) {
+        const who = await chat.who(next);
+        if (who.room !== chat.room || chat.room !== room) return;
+        for (const name of who.names) names.add(name);
+        this.#members = who.members;
+        next = who.next ?? null;
+      }
+    } catch {
+      return; // The connection was lost; the next welcome asks again.
+    }
+    this.#names = names;
+    this.#changed();
+  }
+
+  async #lookAtRooms() {
+    const canBeSeen = !document.hidden && (!narrow.matches || this.isOpen);
+    if (!canBeSeen || this.#chat?.state !== 'online') return;
+    try {
+      const found = await this.#chat.rooms();
+      this.#rooms = found.rooms;
+      this.#roomCount = found.count;
+      this.#changed();
+    } catch {
+      // As above.
+    }
+  }
+
+  #draw() {
+    const count = String(this.#members);
+    $('people-count').textContent = $('open-side-count').textContent = count;
+    $('here').textContent = WORDS.here(this.#members);
+    const own = this.#chat.name;
+    const names = [...this.#names].filter((name) => name !== own).sort((a, b) => a.localeCompare(b));
+    const shown = [own, ...names].slice(0, MOST_ROWS);
+    this.#replace($('people'), shown.map((name) => this.#person(name, name === own)), this.#members - shown.length);
+
+    const rooms = this.#rooms.filter((each) => each.room !== this.#chat.room);
+    rooms.unshift({ room: this.#chat.room, members: this.#members });
+    $('rooms-count').textContent = String(Math.max(this.#roomCount, rooms.length));
+    this.#replace($('rooms'), rooms.map((each, at) => this.#room(each, at === 0)), this.#roomCount - rooms.length);
+  }
+
+  #replace(list, rows, more) {
+    if (more > 0) rows.push(make('li', 'rest', WORDS.more(more)));
+    // A list that is drawn anew keeps its focus and its place.
+    const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+    const top = list.scrollTop;
+    list.replaceChildren(...rows);
+    list.scrollTop = top;
+    if (focused !== undefined) {
+      const again = [...list.querySelectorAll('button')].find((each) => each.dataset.key === focused);
+      (again ?? $('text')).focus();
+    }
+  }
+
+  #person(name, own) {
+    const button = make('button', '', disc(name), make('bdi', 'label', visible(name)));
+    button.type = 'button';
+    button.dataset.key = name;
+    if (own) {
+      button.append(make('span', 'aside', WORDS.you));
+      button.disabled = true;
+    } else {
+      button.title = WORDS.tell(visible(name));
+      button.addEventListener('click', () => this.#choose(() => this.#tell(name)));
+    }
+    return make('li', '', button);
+  }
+
+  #room({ room, members }, current) {
+    const people = make('span', 'aside', String(members));
+    people.setAttribute('aria-label', WORDS.here(members));
+    const button = make('button', '', make('bdi', 'label room', visible(room)), people);
+    button.type = 'button';
+    button.dataset.key = room;
+    if (current) button.setAttribute('aria-current', 'true');
+    button.addEventListener('click', () => this.#choose(() => this.#enter(room)));
+    return make('li', '', button);
+  }
+
+  #choose(act) {
+    this.close();
+    act();
+  }
+}

@@ -1,0 +1,317 @@
+/** mpchat.js with a socket that the test plays: what is sent, what comes of what is received, and of a loss. */
+
+import assert from 'node:assert/strict';
+import test from 'node:test';
+
+import { ChatError, PAYLOAD_LIMIT, backoff, connect } from '../../mpchat/web/mpchat.js';
+
+/** The server's end of a connection. */
+class Socket extends EventTarget {
+  sent = [];
+  closed = null;
+
+  constructor(url, protocols) {
+    super();
+    Object.assign(this, { url, protocols });
+    Socket.made.push(this);
+  }
+
+  static made = [];
+
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close(code) {
+    this.closed = code ?? 1005;
+  }
+
+  happen(type, more = {}) {
+    this.dispatchEvent(Object.assign(new Event(type), more));
+  }
+
+  give(...objects) {
+    for (const each of objects) this.happen('message', { data: JSON.stringify(each) });
+  }
+}
+
+async function until(holds, what) {
+  const end = Date.now() + 10_000;
+  while (!holds()) {
+    assert.ok(Date.now() < end, `waited for ${what}`);
+    await new Promise((resolve) => { setTimeout(resolve, 1); });
+  }
+}
+
+const WELCOME = { name: 'alice', room: 'lobby', seq: 0, epoch: 'one', members: 1, recovered: false, lost: null, token: 't' };
+const number = (seq, from = 'bob') => ({ message: `m${seq}`, from, room: 'lobby', seq, at: 5 });
+
+/** A chat whose first connection has got its welcome; `events` are those that have come so far. */
+async function entered(welcome = {}, options = {}) {
+  Socket.made = [];
+  const opened = connect('ws://a/ws', { name: 'alice', WebSocket: Socket, backoff: () => 0, ...options });
+  const [socket] = Socket.made;
+  socket.happen('open');
+  socket.give({ welcome: { ...WELCOME, ...welcome } });
+  const chat = await opened;
+  const events = [];
+  const reading = (async () => { for await (const event of chat.events()) events.push(event); })();
+  return { chat, socket, events, reading };
+}
+
+/** Let the connection be lost and made again. */
+async function again(socket) {
+  const count = Socket.made.length;
+  socket.happen('close', { reason: '' });
+  await until(() => Socket.made.length > count, 'another connection');
+  const next = Socket.made.at(-1);
+  next.happen('open');
+  return next;
+}
+
+const settled = () => new Promise((resolve) => { setTimeout(resolve, 5); });
+const texts = (events) => events.filter((each) => each.type === 'message').map((each) => each.text);
+const losses = (events) => events.filter((each) => each.type === 'lost').map((each) => [each.first, each.last]);
+const types = (events) => events.map((each) => each.type);
+const code = (wanted) => (error) => error instanceof ChatError && error.code === wanted;
+
+test('a chat begins with a join, and nothing of before the welcome is an event', async () => {
+  Socket.made = [];
+  const opened = connect('ws://a/ws', { name: 'alice', room: 'games', token: 'old', WebSocket: Socket });
+  const [socket] = Socket.made;
+  assert.deepEqual(socket.protocols, ['mpchat']);
+  socket.happen('open');
+  assert.deepEqual(socket.sent, [{ join: { name: 'alice', room: 'games', token: 'old' } }]);
+  socket.give({ message: 'to plain clients' }, { welcome: { ...WELCOME, room: 'games' } });
+  const chat = await opened;
+  assert.equal(chat.state, 'online');
+  chat.close();
+  assert.equal(socket.closed, 1000);
+  const events = [];
+  for await (const event of chat.events()) events.push(event.type);
+  assert.deepEqual(events, ['connecting', 'welcome']);
+});
+
+test('each number is an event once, in order, and a number that did not come is named', async () => {
+  const { chat, socket, events } = await entered({ seq: 7 });
+  socket.give(number(5), number(6), number(6), number(5), number(7), number(8), number(11), number(9));
+  await settled();
+  assert.deepEqual(texts(events), ['m5', 'm6', 'm7', 'm8', 'm11']);
+  assert.deepEqual(losses(events), [[9, 10]]);
+  chat.close();
+});
+
+test('after a loss it resumes by number, epoch and token', async () => {
+  const { chat, socket, events } = await entered();
+  socket.give(number(1), number(2));
+  const next = await again(socket);
+  assert.deepEqual(next.sent, [{ join: { name: 'alice', room: 'lobby', token: 't', after: 2, epoch: 'one' } }]);
+  next.give({ message: 'to plain clients' });
+  next.give({ welcome: { ...WELCOME, seq: 4, recovered: true } }, number(2), number(3), number(4), number(5));
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm2', 'm3', 'm4', 'm5']);
+  assert.deepEqual(losses(events), []);
+  const welcomes = events.filter((each) => each.type === 'welcome');
+  assert.deepEqual(welcomes.map((each) => each.again), [false, true]);
+  chat.close();
+});
+
+test('a loss before the first message resumes from the number of the welcome', async () => {
+  const { chat, socket } = await entered({ seq: 40 });
+  const next = await again(socket);
+  assert.equal(next.sent[0].join.after, 40);
+  chat.close();
+});
+
+test('what the server has no more is named, and the next number is not', async () => {
+  const { chat, socket, events } = await entered();
+  socket.give(number(1));
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, seq: 9, lost: [2, 6] } }, number(7), number(8), number(9));
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm7', 'm8', 'm9']);
+  assert.deepEqual(losses(events), [[2, 6]]);
+  chat.close();
+});
+
+test('a server that numbers anew is named, and its messages come from its beginning', async () => {
+  const { chat, socket, events } = await entered();
+  socket.give(number(1), number(2));
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, epoch: 'two', seq: 1, lost: [3, null] } }, number(1), number(2));
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm2', 'm1', 'm2']);
+  assert.deepEqual(losses(events), [[3, null]]);
+  const last = await again(next);
+  assert.deepEqual([last.sent[0].join.after, last.sent[0].join.epoch], [2, 'two']);
+  chat.close();
+});
+
+test('a message that was said is given back when it comes back, and not when it is another one', async () => {
+  const { chat, socket } = await entered();
+  const [first, second] = [chat.say('m1'), chat.tell('bob', 'psst')];
+  assert.deepEqual(socket.sent.slice(1), [{ message: 'm1' }, { message: 'psst', to: 'bob' }]);
+  socket.give(number(1, 'bob'), number(2, 'alice'), { ...number(3, 'alice'), message: 'm1' });
+  socket.give({ message: 'psst', from: 'alice', to: 'bob', at: 5 });
+  assert.deepEqual([(await first).seq, (await first).mine], [3, true]);
+  assert.equal((await second).to, 'bob');
+  chat.close();
+});
+
+test('the same text to the room and to one member are two', async () => {
+  const { chat, socket } = await entered();
+  const [aloud, quietly] = [chat.say('x'), chat.tell('bob', 'x')];
+  socket.give({ message: 'x', from: 'alice', to: 'bob', at: 5 }, { ...number(1, 'alice'), message: 'x' });
+  assert.deepEqual([(await aloud).seq, (await quietly).to], [1, 'bob']);
+  chat.close();
+});
+
+test('a message that was not taken is rejected with the reason, and is no other event', async () => {
+  const { chat, socket, events } = await entered();
+  const said = [chat.say('a'), chat.tell('nobody', 'b'), chat.say('c')];
+  socket.give({ error: { code: 'no_such_name', text: 'x' } }, { error: { code: 'muted', text: 'x', times: 2 } });
+  await assert.rejects(said[1], code('no_such_name'));
+  await assert.rejects(said[0], code('muted'));
+  await assert.rejects(said[2], code('muted'));
+  await settled();
+  assert.ok(!types(events).includes('refused'));
+  socket.give({ error: { code: 'muted', text: 'of nothing known' } });
+  await settled();
+  assert.ok(types(events).includes('refused'));
+  chat.close();
+});
+
+test('a message that was on its way at a loss is confirmed by what is missed, else unconfirmed', async () => {
+  const { chat, socket } = await entered();
+  const said = [chat.say('arrived'), chat.say('lost'), chat.tell('bob', 'psst')];
+  const next = await again(socket);
+  await assert.rejects(said[2], code('unconfirmed'));
+  next.give({ welcome: { ...WELCOME, seq: 2, recovered: true } }, { ...number(1, 'alice'), message: 'arrived' });
+  assert.equal((await said[0]).seq, 1);
+  const state = await Promise.race([said[1].catch(() => 'rejected'), settled()]);
+  assert.equal(state, undefined, 'number 2 may still be it');
+  next.give(number(2));
+  await assert.rejects(said[1], code('unconfirmed'));
+  assert.deepEqual(next.sent.length, 1, 'nothing is sent twice');
+  chat.close();
+});
+
+test('without a connection nothing is sent, and the caller is told', async () => {
+  const { chat, socket } = await entered({}, { backoff: () => 60 });
+  const asked = chat.who();
+  socket.happen('close', { reason: '' });
+  await assert.rejects(asked, code('offline'));
+  await assert.rejects(chat.say('x'), code('offline'));
+  await assert.rejects(chat.rooms(), code('offline'));
+  assert.equal(chat.state, 'waiting');
+  chat.wake();
+  assert.equal(Socket.made.length, 2);
+  chat.close();
+});
+
+test('answers and errors belong to the oldest request that they fit', async () => {
+  const { chat, socket } = await entered();
+  const [who, room, rooms, history] = [chat.who(), chat.enter('games'), chat.rooms('a'), chat.history(71, 20)];
+  assert.deepEqual(socket.sent.slice(1), [
+    { who: {} }, { join: { room: 'games' } }, { rooms: { after: 'a' } }, { history: { before: 71, limit: 20 } },
+  ]);
+  socket.give({ who: { room: 'lobby', names: ['alice'], members: 1, next: null } });
+  socket.give({ error: { code: 'room_full', text: 'x' } });
+  socket.give({ rooms: { rooms: [], count: 0, next: null } });
+  socket.give({ history: { room: 'lobby', messages: [{ message: 'hi', from: 'alice', seq: 70, at: 5 }], next: 70 } });
+  assert.deepEqual((await who).names, ['alice']);
+  await assert.rejects(room, code('room_full'));
+  assert.equal((await rooms).count, 0);
+  const page = await history;
+  const message = { type: 'message', text: 'hi', mine: true, from: 'alice', room: 'lobby', seq: 70, at: 5 };
+  assert.deepEqual([page.messages, page.next], [[message], 70]);
+  chat.close();
+});
+
+test('a room that is entered has its own numbers, also one that the operator has chosen', async () => {
+  const { chat, socket, events } = await entered();
+  socket.give(number(1), number(2));
+  const wanted = chat.enter('games');
+  socket.give({ welcome: { ...WELCOME, room: 'games', seq: 1 } }, { ...number(1), room: 'games', message: 'g1' });
+  assert.equal((await wanted).room, 'games');
+  socket.give({ error: { code: 'room_closed', text: 'x' } }, { welcome: { ...WELCOME, seq: 2 } }, number(2));
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm2', 'g1', 'm2']);
+  assert.equal(chat.room, 'lobby');
+  chat.close();
+});
+
+test('a first join that is rejected, and a server that is not there, end the chat', async () => {
+  for (const [act, wanted] of [
+    [(socket) => { socket.happen('open'); socket.give({ error: { code: 'name_taken', text: 'x' } }); }, 'name_taken'],
+    [(socket) => socket.happen('close', { reason: '' }), 'unreachable'],
+  ]) {
+    Socket.made = [];
+    const opened = connect('ws://a/ws', { name: 'alice', WebSocket: Socket, backoff: () => 0 });
+    act(Socket.made[0]);
+    await assert.rejects(opened, code(wanted));
+    await settled();
+    assert.equal(Socket.made.length, 1);
+  }
+});
+
+test('a name that is held is asked for again; one that was taken away is not', async () => {
+  const { chat, socket, events, reading } = await entered();
+  const next = await again(socket);
+  next.give({ error: { code: 'name_taken', text: 'held' } });
+  await until(() => Socket.made.length === 3, 'another try');
+  const last = Socket.made[2];
+  last.happen('open');
+  last.give({ welcome: { ...WELCOME, recovered: true } });
+  assert.equal(chat.state, 'online');
+  last.give({ error: { code: 'taken_over', text: 'elsewhere' } });
+  await reading;
+  const rejected = events.filter((each) => each.type === 'rejected').map((each) => [each.code, each.retrying]);
+  assert.deepEqual(rejected, [['name_taken', true], ['taken_over', false]]);
+  assert.deepEqual([chat.state, Socket.made.length], ['ended', 3]);
+});
+
+test('a server that says nothing any more is asked, and then left', async () => {
+  const { socket, events, chat } = await entered({}, { silence: 0.02, patience: 0.02 });
+  await until(() => socket.sent.some((each) => 'ping' in each), 'a ping');
+  await until(() => Socket.made.length > 1, 'another connection');
+  assert.equal(socket.closed, 1005);
+  socket.give(number(1));
+  await settled();
+  assert.deepEqual(texts(events), [], 'what was given up says nothing more');
+  chat.close();
+});
+
+test('a connection that is not made in time is tried again', async () => {
+  const { chat, socket } = await entered({}, { patience: 0.02, silence: 0 });
+  socket.happen('close', { reason: '' });
+  await until(() => Socket.made.length > 3, 'more tries');
+  assert.equal(Socket.made[1].closed, 1005);
+  chat.close();
+});
+
+test('what no frame can hold is not sent, and half of a surrogate pair is replaced', async () => {
+  const { chat, socket } = await entered();
+  await assert.rejects(chat.say('가'.repeat(PAYLOAD_LIMIT / 3)), code('too_long'));
+  chat.say('a\ud800b\udc00 🙂');
+  assert.deepEqual(socket.sent.slice(1), [{ message: 'a\ufffdb\ufffd 🙂' }]);
+  chat.close();
+});
+
+test('other keys and other JSON are no error', async () => {
+  const { chat, socket, events } = await entered();
+  socket.give({ later: 1 }, [], { pong: 0 }, { joined: { room: 'lobby', names: ['alice'], count: 1, members: 1 } });
+  socket.happen('message', { data: 'not JSON' });
+  socket.give({ left: { room: 'lobby', names: ['bob'], count: 1, members: 1, reason: 'closed' } });
+  await settled();
+  assert.deepEqual(types(events).slice(2), ['refused', 'left']);
+  chat.close();
+});
+
+test('waiting grows, has a bound, and is never nothing', () => {
+  const most = (attempt) => Math.max(...Array.from({ length: 300 }, () => backoff(attempt)));
+  const least = (attempt) => Math.min(...Array.from({ length: 300 }, () => backoff(attempt)));
+  assert.ok(most(0) <= 0.5 && most(3) > 0.5 && most(3) <= 4);
+  assert.ok(most(50) <= 20 && most(5000) > 10);
+  assert.ok(least(0) >= 0.1);
+});

@@ -1,0 +1,436 @@
+"""The page in a real Chromium: rooms with other clients in them, writing, older messages, hostile texts."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.keys import Keys
+from support.browsers import Window, chromium, complaints, room_path
+from support.harness import MPCHAT, Server, clients
+from support.members import members
+
+pytestmark = pytest.mark.one_python
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    with chromium() as driver:
+        yield driver
+
+
+class Desk:
+    """Opens windows for a test."""
+
+    def __init__(self, driver: webdriver.Chrome, server: Server) -> None:
+        self.driver = driver
+        self.server = server
+        self.windows: list[Window] = []
+
+    def window(self, name: str = "", room: str = "", path: str = "/", *, new: bool = True) -> Window:
+        window = Window(self.driver, self.server.address, path, new=new)
+        self.windows.append(window)
+        if name:
+            window.enter(name, room)
+        return window
+
+
+@pytest.fixture
+def desk(browser: webdriver.Chrome, lasting: Server) -> Iterator[Desk]:
+    """Windows on the file's server; whatever a page did, the browser has nothing to complain of."""
+    first = browser.current_window_handle
+    made = Desk(browser, lasting)
+    yield made
+    found = []
+    for window in made.windows:
+        found += complaints(window.front())
+        window.close()
+    browser.switch_to.window(first)
+    assert found == []
+
+
+def messages(window: Window) -> list[tuple[str, str, bool]]:
+    return [(row["from"], row["text"], row["mine"]) for row in window.rows()]
+
+
+def test_two_windows_a_terminal_and_a_plain_client_are_in_one_room(desk: Desk) -> None:
+    host, port = desk.server.address
+    alice = desk.window("alice")
+    bab = desk.window("밥")
+    chat = [*MPCHAT, "chat", "--plain", "--name", "carol", host, str(port)]
+    with (
+        clients(desk.server, 1) as [plain],
+        subprocess.Popen(
+            chat, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as terminal,
+    ):
+        assert terminal.stdin is not None
+        assert terminal.stdout is not None
+        alice.until("document.getElementById('people').textContent.includes('carol')", "carol")
+        alice.say("hello")
+        bab.hears("hello")
+        bab.say("안녕")
+        alice.hears("안녕")
+        terminal.stdin.write("from a terminal\n")
+        terminal.stdin.flush()
+        alice.hears("from a terminal")
+        plain.say("plain")
+        said = [("alice", "hello"), ("밥", "안녕"), ("carol", "from a terminal"), (plain.address, "plain")]
+        for window, name in ((alice, "alice"), (bab, "밥")):
+            window.hears("plain")
+            assert messages(window) == [(sender, text, sender == name) for sender, text in said]
+            window.until("document.getElementById('people-count').textContent === '3'", "three members")
+        assert [plain.hear() for _ in range(4)] == [
+            "alice: hello",
+            "밥: 안녕",
+            "carol: from a terminal",
+            "plain",
+        ]
+        assert [terminal.stdout.readline() for _ in range(4)] == [f"{who}: {text}\n" for who, text in said]
+        terminal.stdin.close()
+        assert terminal.wait(timeout=20) == 0
+    assert alice.notes()[0] == "밥, carol joined"
+    alice.notes_until("carol left")
+    people = "[...document.querySelectorAll('#people .label')].map((e) => e.textContent)"
+    alice.until(f"({people}).join() === 'alice,밥'", "the names beside the messages")
+
+
+def test_commands_are_those_of_the_terminal(desk: Desk) -> None:
+    alice = desk.window("alice", "commands")
+    with members(desk.server.address, "bob1", room="commands") as [bob]:
+        alice.say("/msg bob1 psst")
+        assert bob.until("to") == "bob1"
+        bob.ask(message="what?", to="alice")
+        alice.hears("what?")
+        assert [(row["text"], row["secret"]) for row in alice.rows()] == [
+            ("psst", "only to bob1"),
+            ("what?", "only to you"),
+        ]
+        alice.say("/me waves")
+        alice.hears("waves")
+        assert bob.hear_from_room("/me waves")["from"] == "alice"
+        alice.say("//me")
+        alice.hears("/me")
+        alice.say("/who")
+        assert "commands, 2 people: alice, bob1" in alice.notes_until("2 people")
+        alice.say("/nick x")
+        alice.notes_until("There is no /nick")
+        alice.say("/msg bob1")
+        alice.notes_until("Write it as: /msg NAME TEXT")
+        alice.say("/help")
+        alice.notes_until("/join ROOM")
+        alice.say("/msg nobody x")
+        alice.shows("#outbox .why", "Nobody has this name now.")
+        alice.say("/join -")
+        alice.notes_until("This is no name for a room")
+        alice.say("/join 게임방")
+        alice.shows("#room", "게임방")
+        assert bob.until("left")["names"] == ["alice"]
+        assert alice.find("decodeURIComponent(location.hash)") == "#게임방"
+        assert alice.rows() == []
+        alice.say("/rooms")
+        alice.notes_until("게임방 (1)")
+        alice.run("history.back()")
+        alice.shows("#room", "commands")
+        alice.hears("/me")
+        alice.until("document.querySelector('#people button:not(:disabled)')", "bob's name")
+        alice.click("#people button:not(:disabled)")
+        assert alice.find("document.getElementById('text').value") == "/msg bob1 "
+        alice.run("document.getElementById('text').value = ''")
+        alice.say("/quit")
+        alice.until("!document.getElementById('entrance').hidden", "the entrance")
+        assert bob.until("left")["names"] == ["alice"]
+
+
+def test_name_and_room_are_remembered_and_a_reload_keeps_the_draft(desk: Desk) -> None:
+    alice = desk.window("앨리스", path=room_path("방-1"))
+    alice.say("said")
+    alice.hears("said")
+    alice.write("not sent yet")
+    alice.front().refresh()
+    alice.until_online()
+    alice.hears("said")
+    assert alice.text("#room") == "방-1"
+    assert alice.find("document.getElementById('text').value") == "not sent yet"
+    other = desk.window(new=False)
+    form = [other.find(f"document.getElementById('{each}').value") for each in ("name", "first-room")]
+    assert form == ["앨리스", "방-1"]
+    other.click("#enter")
+    other.shows("#refusal", "Somebody has this name.")
+    assert alice.texts() == ["said"]
+
+
+def test_enter_that_ends_a_composition_sends_nothing(desk: Desk) -> None:
+    alice = desk.window("alice", "ime")
+    alice.click("#text")
+    for so_far in ("ㅎ", "하", "한"):
+        alice.cdp("Input.imeSetComposition", text=so_far, selectionStart=1, selectionEnd=1)
+    assert alice.find("document.getElementById('text').value") == "한"
+    press = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+    alice.run("window.seen = []; addEventListener('keydown', (e) => seen.push([e.key, e.isComposing]), true)")
+    alice.cdp("Input.dispatchKeyEvent", type="rawKeyDown", **press)
+    alice.cdp("Input.dispatchKeyEvent", type="keyUp", **press)
+    assert alice.find("seen") == [["Enter", True]]
+    # Safari ends the composition first, and then gives the key the code 229.
+    alice.run(
+        "document.getElementById('text').dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'Enter', keyCode: 229, bubbles: true, cancelable: true}))"
+    )
+    alice.cdp("Input.insertText", text="한글")
+    assert alice.find("document.getElementById('text').value") == "한글"
+    alice.type_in("#text", Keys.ENTER)
+    alice.hears("한글")
+    assert alice.texts() == ["한글"]
+    assert alice.find("document.getElementById('text').value") == ""
+
+
+EVIL = [
+    "<script>window.hit = 1</script>",
+    "<img src=x onerror='window.hit = 1'>",
+    "<style>*{display:none}</style><b class=mine style='position:fixed'>b</b>",
+    "&lt;b&gt; &amp;",
+    "javascript:window.hit=1",
+    "${window.hit = 1} {{window.hit = 1}}",
+    "\u202eright to left\u202c \u2066isolated",
+    "\x00\x07\x1b[2J\x9b",
+    "x" * 3000,
+    "-".join(["word"] * 800),
+    "\n" * 60 + "far below",
+    "z" + "\u0335\u0327\u0322\u031b\u034e" * 80 + "algo",
+    "שלום עולם abc",
+    "\ufeff\u200b\u2060",
+    "\U000e0041\U000e0042",
+    "</li></ol></div><h1>out</h1>",
+    "__proto__",
+]
+
+
+def test_what_others_write_has_no_effect(desk: Desk) -> None:
+    alice = desk.window("alice", "evil")
+    tags = "[...new Set([...document.querySelectorAll('#list *')].map((e) => e.localName))].sort()"
+    with members(desk.server.address, "bob2", room="evil") as [bob]:
+        bob.ask(message="harmless")
+        alice.hears("harmless")
+        outer = "document.body.querySelectorAll(':not(#list *, #announcer *, #side *)').length"
+        before = alice.find(tags), alice.find(outer)
+        for text in EVIL:
+            bob.ask(message=text)
+        bob.ask(message="the end")
+        alice.hears("the end")
+        # Hidden characters are an escape in a span of its own, and long texts have a button.
+        assert set(alice.find(tags)) <= {*before[0], "span", "button"}
+        assert alice.find(outer) == before[1]
+        assert alice.find("window.hit ?? null") is None
+        shown = alice.texts()[1:-1]
+        assert shown[:6] == EVIL[:6]
+        assert shown[6:8] == ["\\u202eright to left\\u202c \\u2066isolated", "\\x00\\x07\\x1b[2J\\x9b"]
+        assert shown[8:12] == EVIL[8:12]
+        assert shown[13:15] == ["\\ufeff\\u200b\\u2060", "\\U000e0041\\U000e0042"]
+        all_of = "[...document.querySelectorAll('#list {}')].every((e) => {})"
+        inside = "e.getBoundingClientRect().right <= innerWidth"
+        assert alice.find(all_of.format(".body", inside))
+        assert alice.find("document.documentElement.scrollWidth <= innerWidth")
+        assert alice.find(all_of.format(".body", "e.offsetHeight < 500"))
+        for selector in (".text", ".name"):
+            assert alice.find(all_of.format(selector, "getComputedStyle(e).unicodeBidi === 'isolate'"))
+        assert alice.find(all_of.format(".body", "getComputedStyle(e).overflow === 'clip'"))
+
+
+NAMES = """
+const done = arguments[arguments.length - 1];
+import('/rows.js').then(({ row }) => {
+  const list = document.getElementById('list');
+  for (const from of arguments[0]) {
+    list.append(row({ type: 'message', from, text: from, at: 5, room: 'evil', seq: 1 }));
+    list.append(row({ type: 'message', from, to: from, mine: true, text: from, at: 5 }));
+  }
+  done([...list.querySelectorAll('bdi.name')].map((e) => [e.textContent, e.childElementCount]));
+}, (error) => done(String(error)));
+"""
+
+
+def test_a_name_that_no_server_should_allow_has_no_effect_either(desk: Desk) -> None:
+    alice = desk.window("alice", "names")
+    found = alice.front().execute_async_script(NAMES, EVIL)
+    assert isinstance(found, list), found
+    assert all(children == 0 for _, children in found)
+    shown = [text for text, _ in found[::2]]
+    assert shown[0] == EVIL[0]
+    assert shown[6].startswith("\\u202eright")
+    assert shown[10].startswith("\\n\\n")
+    assert alice.find("window.hit ?? null") is None
+    assert alice.find("document.documentElement.scrollWidth <= innerWidth")
+    assert (
+        alice.find("document.querySelectorAll('#list script, #list img, #list style, #list h1').length") == 0
+    )
+
+
+def seqs(window: Window) -> list[int]:
+    return [row["seq"] for row in window.rows() if row["seq"] is not None]
+
+
+TO_TOP = """
+const done = arguments[arguments.length - 1];
+const log = document.getElementById('log');
+const seen = new Set();
+let most = 0;
+const look = () => {
+  const rows = [...document.querySelectorAll('#list [data-seq]')];
+  most = Math.max(most, document.querySelectorAll('#list > li').length);
+  const seqs = rows.map((row) => Number(row.dataset.seq));
+  seqs.forEach((seq, at) => {
+    seen.add(seq);
+    if (at && seq !== seqs[at - 1] + 1) done(`after ${seqs[at - 1]} comes ${seq}`);
+  });
+  return seqs;
+};
+let turns = 0;
+const turn = () => {
+  const rows = look();
+  const end = arguments[0] === 'up' ? rows[0] === arguments[1] : rows.at(-1) === arguments[1];
+  turns += 1;
+  if (end || turns > 20000) { done({ seen: seen.size, most, end, turns }); return; }
+  log.scrollTop = arguments[0] === 'up' ? 0 : log.scrollHeight;
+  setTimeout(turn, 4);
+};
+turn();
+"""
+
+
+def test_scrolling_up_loads_what_was_said_before_in_order_and_without_a_gap(desk: Desk) -> None:
+    with members(desk.server.address, "bob3", room="old") as [bob]:
+        for number in range(1, 401):
+            bob.ask(message=f"m{number}")
+        while bob.take().get("message") != "m400":
+            pass
+        alice = desk.window("alice", "old")
+        alice.hears("m400")
+        assert seqs(alice) == list(range(351, 401))
+        # The message that is read stays where it is when older ones come.
+        place = "document.querySelector('[data-seq=\"355\"]').getBoundingClientRect().top"
+        alice.run("document.getElementById('log').scrollTop = 100")
+        before = alice.find(place)
+        alice.until("document.querySelector('[data-seq=\"320\"]') !== null", "older messages")
+        assert abs(alice.find(place) - before) < 2
+        found = alice.front().execute_async_script(TO_TOP, "up", 1)
+        assert found["end"], found
+        assert found["seen"] >= 350
+        assert found["most"] <= 300
+        alice.until(
+            "document.getElementById('top').textContent === 'There is nothing older.'", "the beginning"
+        )
+        assert alice.texts()[0] == "m1"
+        # What is said meanwhile waits below, and one click is enough to see it.
+        bob.ask(message="m401")
+        alice.until("document.title === '(1) old · mpchat'", "the count in the title")
+        assert alice.text("#jump-text") == "1 new message"
+        alice.click("#jump")
+        alice.hears("m401")
+        assert seqs(alice)[-1] == 401
+        alice.until("document.title === 'old · mpchat'", "no count in the title")
+        assert alice.find("document.querySelectorAll('.unread').length") == 1
+        assert alice.find("document.getElementById('jump').hidden")
+
+
+def test_ten_thousand_messages_are_some_hundred_rows(desk: Desk) -> None:
+    alice = desk.window("alice", "many")
+    with members(desk.server.address, "bob4", room="many") as [bob]:
+        for begin in range(1, 10_001, 500):
+            for number in range(begin, begin + 500):
+                bob.ask(message=f"m{number}")
+            alice.hears(f"m{begin + 499}")
+            assert alice.find("document.querySelectorAll('#list > li').length") <= 300
+        up = alice.front().execute_async_script(TO_TOP, "up", 1)
+        assert (up["end"], up["seen"]) == (True, 10_000), up
+        down = alice.front().execute_async_script(TO_TOP, "down", 10_000)
+        assert (down["end"], down["seen"]) == (True, 10_000), down
+        assert max(up["most"], down["most"]) <= 300
+
+
+def test_what_was_not_seen_is_marked_and_counted(desk: Desk) -> None:
+    alice = desk.window("alice", "unread")
+    with members(desk.server.address, "bob5", room="unread") as [bob]:
+        bob.ask(message="seen")
+        alice.hears("seen")
+        alice.cdp("Emulation.setFocusEmulationEnabled", enabled=False)
+        away = desk.window()
+        alice.run("window.hasFocus = document.hasFocus; document.hasFocus = () => false")
+        bob.ask(message="one")
+        bob.ask(message="two")
+        alice.until("document.title === '(2) unread · mpchat'", "the count in the title")
+        alice.run("document.hasFocus = () => true; window.dispatchEvent(new Event('focus'))")
+        alice.until("document.title === 'unread · mpchat'", "no count in the title")
+        marked = "[...document.querySelectorAll('#list li')].filter((e) => e.querySelector('.unread'))"
+        assert alice.find(f"{marked}.map((e) => e.querySelector('.text').textContent)") == ["one"]
+        assert away.find("document.title") == "mpchat"
+
+
+def test_on_a_phone_people_and_rooms_are_a_drawer(desk: Desk) -> None:
+    alice = desk.window("alice", "phone")
+    alice.settings(width=320, height=640)
+    alice.say("a word that is not at all short " * 5)
+    alice.until("document.querySelectorAll('.message').length === 1", "the message")
+    assert alice.find("document.documentElement.scrollWidth") == 320
+    inside = "document.getElementById('side').getBoundingClientRect().left < innerWidth"
+    assert not alice.find(inside)
+    alice.click("#open-side")
+    alice.until("document.activeElement.id === 'close-side'", "the focus in the drawer")
+    alice.until(
+        "document.getElementById('side').getBoundingClientRect().right <= innerWidth + 1", "the drawer"
+    )
+    assert alice.find("document.getElementById('open-side').getAttribute('aria-expanded')") == "true"
+    assert alice.find("document.getElementById('composer').inert")
+    alice.type_in("#close-side", Keys.ESCAPE)
+    alice.until(f"!({inside})", "no drawer")
+    assert alice.find("document.activeElement.id") == "open-side"
+    for selector in ("#text", "#send", "#open-side"):
+        box = alice.find(f"document.querySelector('{selector}').getBoundingClientRect().toJSON()")
+        assert box["left"] >= 0
+        assert box["right"] <= 320
+        assert box["bottom"] <= 640
+        assert box["height"] >= 40
+
+
+def test_it_speaks_to_a_screen_reader_and_obeys_a_keyboard(desk: Desk) -> None:
+    alice = desk.window()
+    # From the name to the room to the button, with the keyboard alone.
+    assert alice.find("document.activeElement.id") == "name"
+    alice.type_in("#name", "-" + Keys.ENTER)
+    alice.shows("#refusal", "This name cannot be used")
+    assert alice.find("document.getElementById('name').getAttribute('aria-invalid')") == "true"
+    alice.run("document.getElementById('name').value = ''")
+    alice.type_in("#name", "alice" + Keys.TAB + Keys.CONTROL + "a" + Keys.NULL + "reader" + Keys.TAB)
+    assert alice.find("document.activeElement.id") == "enter"
+    alice.type_in("#enter", Keys.SPACE)
+    alice.until_online()
+    assert alice.find("document.activeElement.id") == "text"
+    with members(desk.server.address, "bob6", room="reader") as [bob]:
+        bob.ask(message="hear me")
+        alice.shows("#announcer", "bob6: hear me")
+    assert alice.find("document.getElementById('announcer').ariaLive") == "polite"
+    assert alice.find("document.getElementById('state').role") == "status"
+    named = """[...document.querySelectorAll('button, input, textarea, [role=log], aside')].filter((e) =>
+      !(e.ariaLabel || e.textContent.trim() || e.labels?.length || e.title)).map((e) => e.id)"""
+    assert alice.find(named) == ["try"]  # it has no text before there is trouble
+    order: list[str] = []
+    while not order or order[-1] not in ("leave", ""):
+        alice.front().switch_to.active_element.send_keys(Keys.TAB)
+        order.append(alice.find("document.activeElement.id || document.activeElement.dataset.key"))
+    assert {"send", "other-room", "leave", "reader"} <= set(order)
+
+
+def test_it_speaks_korean_to_a_korean_browser(desk: Desk) -> None:
+    alice = desk.window()
+    alice.settings(width=1100, height=700, dark=True, language="ko-KR")
+    alice.front().refresh()
+    alice.shows("#enter", "들어가기")
+    assert alice.find("document.documentElement.lang") == "ko"
+    alice.enter("앨리스", "한국어")
+    alice.shows("#state-text", "연결됨")
+    with members(desk.server.address, "bob7", room="한국어") as [bob]:
+        alice.notes_until("bob7 님이 들어왔습니다")
+        bob.ask(message="hi")
+        alice.hears("hi")
+        assert alice.find("getComputedStyle(document.body).backgroundColor") == "rgb(18, 20, 26)"
+    odd = "[...document.body.querySelectorAll('*')].filter((e) => e.textContent.includes('undefined')).length"
+    assert alice.find(odd) == 0

@@ -1,0 +1,195 @@
+"""A real Chromium for tests: windows in which the page is used as people use it, and looked at."""
+
+import json
+import shutil
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.keys import Keys
+
+from support.programs import require
+from support.waiting import PATIENCE, eventually
+
+# Seconds between two looks at a page: each is a request to the browser.
+LOOK = 0.05
+# The messages, as a reader sees them.
+_ROWS = """
+return [...document.querySelectorAll('#list .message')].map((row) => ({
+  seq: row.dataset.seq === undefined ? null : Number(row.dataset.seq),
+  from: row.querySelector('.name').textContent,
+  text: row.querySelector('.text').textContent,
+  mine: row.classList.contains('mine'),
+  secret: row.querySelector('.badge')?.textContent ?? null,
+}));
+"""
+
+
+@contextmanager
+def chromium() -> Iterator[webdriver.Chrome]:
+    """A Chromium without a screen, and its driver."""
+    require("chromium", "chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in (
+        "--headless=new",
+        # Tests run as root too, and in containers: these pages are our own.
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--disable-extensions",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--window-size=1100,700",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+class Window:
+    """A window with the page. Each method first brings it to the front."""
+
+    # The one in front.
+    shown = ""
+
+    def __init__(
+        self, driver: webdriver.Chrome, address: tuple[str, int], path: str = "/", *, new: bool = True
+    ) -> None:
+        """Open the page, in a ``new`` browser as far as the page can tell."""
+        self.driver = driver
+        self.url = f"http://{address[0]}:{address[1]}{path}"
+        driver.switch_to.new_window("window")
+        Window.shown = self.handle = driver.current_window_handle
+        self.cdp("Emulation.setFocusEmulationEnabled", enabled=True)
+        driver.get(self.url)
+        if new:
+            driver.execute_script("localStorage.clear(); sessionStorage.clear()")
+            driver.refresh()
+        self.until("!document.getElementById('entrance').hidden", "the entrance")
+
+    def front(self) -> webdriver.Chrome:
+        if Window.shown != self.handle:
+            self.driver.switch_to.window(self.handle)
+            Window.shown = self.handle
+        return self.driver
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Run a function's body in the page."""
+        return self.front().execute_script(script, *arguments)
+
+    def find(self, expression: str) -> Any:
+        """Return what an expression is in the page."""
+        return self.run(f"return {expression}")
+
+    def until(self, expression: str, what: str, timeout: float = PATIENCE) -> Any:
+        """Wait until an expression is true in the page."""
+        return eventually(lambda: self.find(expression), f"{what} ({expression})", timeout, pause=LOOK)
+
+    def cdp(self, command: str, **arguments: Any) -> Any:
+        return self.front().execute_cdp_cmd(command, arguments)
+
+    def text(self, selector: str) -> str:
+        return str(self.find(f"document.querySelector({json.dumps(selector)}).textContent"))
+
+    def shows(self, selector: str, text: str) -> None:
+        """Wait until a text is part of what an element says."""
+        where = f"document.querySelector({json.dumps(selector)})?.textContent"
+        self.until(f"{where}?.includes({json.dumps(text)})", f"{text!r} in {selector}")
+
+    def click(self, selector: str) -> None:
+        """Click where an element is seen: one that is hidden or covered fails."""
+        self.front().find_element("css selector", selector).click()
+
+    def type_in(self, selector: str, text: str) -> None:
+        self.front().find_element("css selector", selector).send_keys(text)
+
+    # The chat
+
+    def enter(self, name: str, room: str = "") -> None:
+        """Enter through the form, and wait until the chat is there."""
+        self.run("document.getElementById('name').value = ''")
+        self.type_in("#name", name)
+        if room:
+            self.run("document.getElementById('first-room').value = ''")
+            self.type_in("#first-room", room)
+        self.type_in("#name", Keys.ENTER)
+        self.until_online()
+
+    def until_online(self, timeout: float = PATIENCE) -> None:
+        online = "document.getElementById('chat').classList.contains('online')"
+        self.until(f"{online} && !document.getElementById('chat').hidden", "a connection", timeout)
+
+    def write(self, text: str) -> None:
+        """Put a text into the composer as if it was pasted; for characters that no keyboard has."""
+        self.front().find_element("css selector", "#text").click()
+        self.cdp("Input.insertText", text=text)
+
+    def say(self, text: str) -> None:
+        self.write(text)
+        self.type_in("#text", Keys.ENTER)
+
+    def rows(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.run(_ROWS)
+        return found
+
+    def texts(self) -> list[str]:
+        return [str(row["text"]) for row in self.rows()]
+
+    def hears(self, *texts: str) -> None:
+        """Wait until all of these are shown, the last one last."""
+        eventually(
+            lambda: (shown := self.texts()) and shown[-1] == texts[-1] and set(texts) <= set(shown),
+            f"the page to show {texts}",
+            pause=LOOK,
+        )
+
+    def notes(self) -> list[str]:
+        found: list[str] = self.find(
+            "[...document.querySelectorAll('#list .note')].map((e) => e.textContent)"
+        )
+        return found
+
+    def notes_until(self, part: str) -> list[str]:
+        """Wait until a line that is no message has this part; returns all such lines."""
+        eventually(lambda: any(part in note for note in self.notes()), f"a line with {part!r}", pause=LOOK)
+        return self.notes()
+
+    def settings(self, *, width: int, height: int, dark: bool = False, language: str = "en-US") -> None:
+        """Look at the page as with another screen, and in another language after the next load."""
+        self.cdp(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.cdp("Emulation.setEmulatedMedia", features=[scheme])
+        agent = self.find("navigator.userAgent")
+        self.cdp("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=language)
+
+    def close(self) -> None:
+        self.front().close()
+        Window.shown = ""
+
+
+def complaints(driver: webdriver.Chrome) -> list[str]:
+    """What the browser has complained of since the last look: errors of scripts, forbidden code."""
+    return [
+        entry["message"]
+        for entry in driver.get_log("browser")
+        # A server that is away is part of some tests.
+        if "WebSocket" not in entry["message"] and "ERR_CONNECTION_REFUSED" not in entry["message"]
+    ]
+
+
+def room_path(room: str) -> str:
+    return f"/#{urllib.parse.quote(room)}"
