@@ -91,7 +91,10 @@ def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:
 
 @contextmanager
 def talking(speakers: Sequence[Listener]) -> Iterator[dict[str, int]]:
-    """Let everybody speak at an even pace during the block; how often each has is known after it."""
+    """Let everybody speak at an even pace during the block; how often each has is known after it.
+
+    Then the last message of each is in the order.
+    """
     stop = threading.Event()
     counts: dict[str, int] = {}
 
@@ -110,6 +113,8 @@ def talking(speakers: Sequence[Listener]) -> Iterator[dict[str, int]]:
         stop.set()
         for thread in threads:
             thread.join()
+    for name, count in counts.items():
+        everybody_hears(speakers, f"{name} {count - 1}")
 
 
 def test_one_order_in_both_framings_while_workers_are_replaced(shared: Server) -> None:
