@@ -167,7 +167,8 @@ class Events:
     def come(self, _: int) -> None:
         identity = len(self.clients) + 1
         self.clients[identity], connection = self.bench.member(identity)
-        fill_socket(connection)
+        if not connection.closed:  # what it would go on with may be forgotten
+            fill_socket(connection)
 
     def tell(self, identity: int) -> None:
         self.bench.order(Down.TELL, (identity, frame("x" * self.choose.choice([0, 50, 60_000]))))
