@@ -45,7 +45,12 @@ MOST_KIB = 64 * 1024
 @click.option("--rounds", type=click.IntRange(1), default=5, help="Rounds; the tables show medians.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=3.0, help="Length of each run of a row.")
 @click.option("--rows", default="", show_default="all", help="Rows to run, separated by commas.")
-@click.option("--servers", default="", show_default="all", help="Servers, by commas; mpchat-wN too.")
+@click.option(
+    "--servers",
+    default="",
+    show_default="all that are not reached by WebSocket",
+    help="Servers, by commas; mpchat-wN and mpchat-ws-wN too.",
+)
 @click.option(
     "--windows",
     default="64,1024",
@@ -101,9 +106,10 @@ def compare(flags: SimpleNamespace) -> None:
 
 
 def chosen_peers(names: str) -> list[Peer]:
-    """Return the servers that ``names`` asks for, all when it is empty."""
+    """Return the servers that ``names`` asks for; without names all but those reached by WebSocket."""
     known = {peer.name: peer for peer in all_peers()}
-    wanted = [name.strip() for name in names.split(",") if name.strip()] or list(known)
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = wanted or [name for name, peer in known.items() if not peer.websocket]
     try:
         return [known.get(name) or mpchat_by_name(name) for name in wanted]
     except BenchError as error:
@@ -115,11 +121,10 @@ def print_header(console: Console, peers: Sequence[Peer]) -> dict[str, str]:
     console.print(machine_line())
     versions: dict[str, str] = {}
     for peer in peers:
-        version = peer.version()
-        if version is None:
-            console.print(f"{peer.name} is absent: apt-get install {peer.package}", style="yellow")
-        else:
-            versions[peer.name] = version
+        try:
+            versions[peer.name] = peer.version()
+        except BenchError as error:
+            console.print(f"{peer.name} is absent: {error}", style="yellow")
     console.print(versions_line(versions))
     return versions
 
