@@ -15,6 +15,8 @@ from platformdirs import user_cache_path
 
 from scripts.bench.row import BenchError
 
+# Where the packages are put.
+CACHE = user_cache_path("mpchat-bench")
 # Exact, so that two runs on one machine compare the same.
 PACKAGES = {"ws": "8.23.0", "socket.io": "4.8.4"}
 # Seconds for npm, which tries a network that does not answer again and again.
@@ -25,7 +27,7 @@ INSTALL_S = 120.0
 def modules() -> Path:
     """Return the folder that has the packages. Raise :class:`BenchError` when it cannot be made."""
     wanted = [f"{name}@{number}" for name, number in PACKAGES.items()]
-    folder = user_cache_path("mpchat-bench") / "-".join(["node", *wanted])
+    folder = CACHE / "-".join(["node", *wanted])
     if not folder.is_dir():
         _require("npm")
         folder.parent.mkdir(parents=True, exist_ok=True)
