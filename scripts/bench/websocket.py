@@ -100,8 +100,5 @@ class Unwrapper:
 
 def payload_of_one(frame: bytes) -> bytes | None:
     """Return the payload of ``frame`` when it is exactly one whole frame, else None."""
-    begun = Unwrapper()
-    payload = begun.feed(frame)
-    if len(frame) < 2 or not begun.between_frames or server_head(frame[:1], len(payload)) + payload != frame:
-        return None
-    return payload
+    payload = Unwrapper().feed(frame)
+    return payload if server_head(frame[:1], len(payload)) + payload == frame else None

@@ -109,6 +109,7 @@ def test_a_socket_io_client_is_served_when_its_namespace_is_open() -> None:
 
     assert wire.served(opened + connected)
     assert not wire.served(opened)
+    assert not wire.served(opened + connected + b"\x81")
     assert not any(wire.served((opened + connected)[:end]) for end in range(len(opened + connected)))
 
 
