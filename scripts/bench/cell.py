@@ -21,8 +21,11 @@ from scripts.bench.row import BenchError, Figures, Options, Row
 from scripts.common.latency import Latency
 from scripts.common.processes import SPAWN
 
-# Seconds that the load may take for a step in addition to what the plan says: to start, connect, drain.
+# Seconds that the load may take for a step in addition to what the plan says: to start, connect, send.
 PATIENCE_S = 120.0
+# The same for the last step: servers on Node take minutes to bring a full window to 1000 clients. A server
+# that stands still is found by the load before.
+DRAIN_S = 600.0
 
 
 def run_cell(
@@ -111,7 +114,7 @@ class Cell:
             for process in self.load:
                 process.tell(messages=sent["messages"])
             reports.append(sent)
-            reports.extend(process.hear("report", self.patience_s) for process in self.load)
+            reports.extend(process.hear("report", self.patience_s + DRAIN_S) for process in self.load)
 
         cpu_us = self.cpu_us(work)
         _fill_in(self.figures, self.row, reports[0], reports[1:], cpu_us)

@@ -16,6 +16,9 @@ How the figures come about:
   takes meanwhile is shown.
 * Latency is the time from just before a message's send to the read that brought it. In rows as fast as
   possible it is mostly the window, and the first message of each burst stands for the burst.
+* WebSocket servers get the rows of plain clients. mpchat's WebSocket clients are compared with its plain
+  ones, and with `ws` and `socket.io`, which npm installs at first use. Pings and compression are off. The
+  mask of clients' frames is zero, and a server takes it off like any other.
 """
 
 import json
@@ -45,7 +48,12 @@ MOST_KIB = 64 * 1024
 @click.option("--rounds", type=click.IntRange(1), default=5, help="Rounds; the tables show medians.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=3.0, help="Length of each run of a row.")
 @click.option("--rows", default="", show_default="all", help="Rows to run, separated by commas.")
-@click.option("--servers", default="", show_default="all", help="Servers, by commas; mpchat-wN too.")
+@click.option(
+    "--servers",
+    default="",
+    show_default="all that are not reached by WebSocket",
+    help="Servers, by commas; mpchat-wN and mpchat-ws-wN too.",
+)
 @click.option(
     "--windows",
     default="64,1024",
@@ -65,6 +73,8 @@ MOST_KIB = 64 * 1024
 @click.option("--list", "only_list", is_flag=True, help="Show the rows and servers, run nothing.")
 def main(**flags: object) -> None:
     """Compare mpchat with Redis, NATS, Mosquitto, the lecture's servers and a minimal relay in C.
+
+    By WebSocket: mpchat-ws, mpchat-ws-w2, ws and socket.io on Node, websockets, nats-ws.
 
     Exit code 0: every delivery arrived; 1: a delivery was lost, or with --check a goal missed; 130:
     interrupted. The results so far are shown then.
@@ -101,9 +111,10 @@ def compare(flags: SimpleNamespace) -> None:
 
 
 def chosen_peers(names: str) -> list[Peer]:
-    """Return the servers that ``names`` asks for, all when it is empty."""
+    """Return the servers that ``names`` asks for; without names all but those reached by WebSocket."""
     known = {peer.name: peer for peer in all_peers()}
-    wanted = [name.strip() for name in names.split(",") if name.strip()] or list(known)
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = wanted or [name for name, peer in known.items() if not peer.websocket]
     try:
         return [known.get(name) or mpchat_by_name(name) for name in wanted]
     except BenchError as error:
@@ -115,11 +126,10 @@ def print_header(console: Console, peers: Sequence[Peer]) -> dict[str, str]:
     console.print(machine_line())
     versions: dict[str, str] = {}
     for peer in peers:
-        version = peer.version()
-        if version is None:
-            console.print(f"{peer.name} is absent: apt-get install {peer.package}", style="yellow")
-        else:
-            versions[peer.name] = version
+        try:
+            versions[peer.name] = peer.version()
+        except BenchError as error:
+            console.print(f"{peer.name} is absent: {error}", style="yellow")
     console.print(versions_line(versions))
     return versions
 

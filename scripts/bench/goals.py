@@ -12,6 +12,8 @@ from scripts.bench.row import FULL_WINDOW, Figures, Results, Row, ratio
 BASE = "redis"
 FLOOR = "floor"
 OURS = ("mpchat", "mpchat-w2")
+# The same with WebSocket clients, and the entry that has plain ones.
+OURS_WEBSOCKET = {"mpchat-ws": "mpchat", "mpchat-ws-w2": "mpchat-w2"}
 # Servers that must cost more in every row that goes by CPU per delivery.
 BEHIND = ("nats", "mosquitto")
 # CPU per delivery as a multiple of the C floor's, at most: 100 clients and more, 100 B, as fast as possible.
@@ -24,6 +26,13 @@ MOST_BYTES_PER_CONNECTION = 3 * 1024
 LEAST_CONNECTS_PER_S = 8_000
 # CPU per delivery to named members, whose frames are longer, as a multiple of that of the plain row, at most.
 MOST_OF_PLAIN = 1.5
+# CPU per delivery to WebSocket clients as a multiple of that to plain ones, at most: a delivery is as long,
+# or two bytes longer.
+MOST_OF_PLAIN_CLIENTS = 1.15
+# The same as a multiple of other WebSocket servers', at most, in the rows that the floor is in.
+MOST_OF_WEBSOCKET = {"ws": 0.3, "socket.io": 0.15}
+# Bytes of resident memory for an idle WebSocket connection, all processes counted.
+MOST_BYTES_PER_WEBSOCKET = 1536
 # Milliseconds of CPU a second that the server may take while the members of all rooms are silent.
 MOST_IDLE_MS = 10.0
 
@@ -41,16 +50,17 @@ class Verdict:
 
 def judge(row: Row, servers: Sequence[str], results: Results) -> list[Verdict]:
     """Compare the medians of ``row`` with the goals."""
-    return [
-        verdict
-        for name in OURS
-        if name in servers and row.window == FULL_WINDOW
-        for verdict in (
-            [_judge_pace(row, name, results.median(row.name, name))]
-            if row.crowd and row.name != "idle"
-            else [_at_most(row, name, *goal) for goal in _goals(row, name, servers, results)]
-        )
-    ]
+    if row.window != FULL_WINDOW:
+        return []
+    verdicts = []
+    for name in servers:
+        if name in OURS and row.crowd and row.name != "idle":
+            verdicts.append(_judge_pace(row, name, results.median(row.name, name)))
+        elif name in OURS:
+            verdicts += [_at_most(row, name, *goal) for goal in _goals(row, name, servers, results)]
+        elif name in OURS_WEBSOCKET and not row.rooms:
+            verdicts += [_at_most(row, name, *goal) for goal in _websocket_goals(row, name, results)]
+    return verdicts
 
 
 # The most that a figure may be, what it is, and what was reached.
@@ -68,7 +78,7 @@ def _goals(row: Row, name: str, servers: Sequence[str], results: Results) -> Ite
         return
     if row.target is not None:
         yield row.target, "times Redis's CPU", ratio(ours, base)
-    if FLOOR in servers and not row.rate and row.size == 100 and row.clients >= 100:
+    if FLOOR in servers and _in_a_flood(row):
         yield MOST_OF_FLOOR, "times the floor's CPU", ratio(ours, results.median(row.name, FLOOR))
     if row.rate:
         above = ours.p99_ms - base.p99_ms if ours and base else None
@@ -79,6 +89,27 @@ def _goals(row: Row, name: str, servers: Sequence[str], results: Results) -> Ite
         return
     for other in sorted({*servers} & {*BEHIND}):
         yield 1.0, f"times the CPU of {other}", ratio(ours, results.median(row.name, other))
+
+
+def _websocket_goals(row: Row, name: str, results: Results) -> Iterator[Goal]:
+    ours = results.median(row.name, name)
+    if row.name == "idle":
+        size = ours.bytes_per_connection if ours else None
+        yield MOST_BYTES_PER_WEBSOCKET, "bytes for a connection", size
+    elif not row.crowd:
+        for other, limit in websocket_limits(row, name).items():
+            yield limit, f"times the CPU of {other}", ratio(ours, results.median(row.name, other))
+
+
+def websocket_limits(row: Row, name: str) -> dict[str, float]:
+    """Return how much of other servers' CPU per delivery the WebSocket entry ``name`` may take, by server."""
+    limits = {OURS_WEBSOCKET[name]: MOST_OF_PLAIN_CLIENTS}
+    return limits | MOST_OF_WEBSOCKET if _in_a_flood(row) else limits
+
+
+def _in_a_flood(row: Row) -> bool:
+    """Say whether the row is as fast as possible, with short texts and not only a few clients."""
+    return not row.rate and row.size == 100 and row.clients >= 100
 
 
 def _judge_pace(row: Row, name: str, ours: Figures | None) -> Verdict:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,9 @@ from mpchat import __version__
 from mpchat.control.client import ask
 from mpchat.control.requests import Status
 from mpchat.errors import MpchatError
+from scripts.bench import node
 from scripts.bench.row import BenchError
+from scripts.bench.websocket import after_handshake
 from scripts.bench.wire import WIRES, Wire
 from scripts.common.machine import descriptor_limit
 from scripts.common.processes import LOOK_S, cpu_ns, last_line, resident_bytes, started
@@ -79,14 +82,19 @@ class Peer:
     name: str
     wire: str  # of plain clients
     command: Command
-    version: Callable[[], str | None]  # None: it is not installed
-    package: str = ""  # Debian's name for it, if it is not part of this checkout
+    # Raises BenchError when it is absent, with what would install it.
+    version: Callable[[], str]
     most_clients: int | None = None
     # The wires of members of one room, and of members of many rooms or channels; empty: it has none.
     named: str = ""
     rooms: str = ""
     # Says, from its folder, whether it serves; None: a client asks.
     ready: Callable[[Path], bool] | None = None
+
+    @property
+    def websocket(self) -> bool:
+        """True for a server that is reached by WebSocket."""
+        return bool(WIRES[self.wire].handshake)
 
     def wire_for(self, rooms: int) -> str:
         """Return the wire of a row with so many rooms, 0 for plain clients; empty: no such row here."""
@@ -131,14 +139,23 @@ def _answers(port: int, wire: Wire) -> bool:
 
 def knock(sock: socket.socket, wire: Wire) -> bytes:
     """Knock as a connection that only sends; return the answer. Raise OSError when it is not served."""
-    sock.sendall(wire.sender_knock)
     answer = b""
+    if wire.handshake:
+        sock.sendall(wire.handshake)
+        while (rest := after_handshake(answer)) is None:
+            answer += _heard(sock)
+        answer = rest
+    sock.sendall(wire.sender_knock)
     while not wire.sender_served(answer):
-        data = sock.recv(4096)
-        if not data:
-            raise ConnectionResetError("the server closed the connection")
-        answer += data
+        answer += _heard(sock)
     return answer
+
+
+def _heard(sock: socket.socket) -> bytes:
+    data = sock.recv(4096)
+    if not data:
+        raise ConnectionResetError("the server closed the connection")
+    return data
 
 
 def free_port() -> int:
@@ -151,14 +168,18 @@ def free_port() -> int:
 # ---- mpchat, and the servers of this checkout
 
 
-def mpchat_peer(name: str, *options: str, workers: int | None = None) -> Peer:
+def mpchat_peer(name: str, *options: str, workers: int | None = None, websocket: bool = False) -> Peer:
     """Return mpchat with ``options`` of ``mpchat start``, and so many workers or its default number.
+
+    With ``websocket`` its clients are WebSocket clients, and are not sent pings, as those of other servers.
 
     It runs in the foreground: a server in the background is a child of init, which collects it late.
     """
     processes = workers or max(1, (os.cpu_count() or 1) - 1)
     if workers:
         options = ("--workers", str(workers), *options)
+    if websocket:
+        options = ("--keepalive", "0", *options)
 
     def command(folder: Path, port: int, _connections: int) -> list[str]:
         where = ("--name", INSTANCE, "--runtime-dir", str(folder), "--port", str(port))
@@ -168,12 +189,12 @@ def mpchat_peer(name: str, *options: str, workers: int | None = None) -> Peer:
 
     return Peer(
         name,
-        "frames",
+        "frames-websocket" if websocket else "frames",
         command,
         lambda: __version__,
         most_clients=processes * (descriptor_limit() - SPARE_DESCRIPTORS),
-        named="members",
-        rooms="members",
+        named="" if websocket else "members",
+        rooms="" if websocket else "members",
         ready=_mpchat_is_ready,
     )
 
@@ -193,11 +214,16 @@ def _mpchat_is_ready(folder: Path) -> bool:
 
 
 def mpchat_by_name(name: str) -> Peer:
-    """Return mpchat at its defaults (``mpchat``) or with N workers (``mpchat-wN``)."""
-    match = re.fullmatch(r"mpchat(?:-w([1-9]\d*))?", name)
+    """Return mpchat at its defaults (``mpchat``) or with N workers (``mpchat-wN``).
+
+    ``mpchat-ws`` and ``mpchat-ws-wN`` are the same with WebSocket clients.
+    """
+    match = re.fullmatch(r"mpchat(-ws)?(?:-w([1-9]\d*))?", name)
     if match is None:
-        raise BenchError(f"{name} is no server of this bench: mpchat, or mpchat-wN for N workers")
-    return mpchat_peer(name, workers=int(match.group(1)) if match.group(1) else None)
+        known = "mpchat, or mpchat-wN for N workers; mpchat-ws and mpchat-ws-wN with WebSocket clients"
+        raise BenchError(f"{name} is no server of this bench: {known}")
+    workers = int(match.group(2)) if match.group(2) else None
+    return mpchat_peer(name, workers=workers, websocket=bool(match.group(1)))
 
 
 def python_peer(name: str, *program: str, most_clients: int | None = None) -> Peer:
@@ -249,11 +275,13 @@ def _redis(folder: Path, port: int, connections: int) -> list[str]:
     ]
 
 
-def _nats(folder: Path, port: int, connections: int) -> list[str]:
+def _nats(folder: Path, port: int, connections: int, websocket: bool = False) -> list[str]:
     settings = folder / "nats.conf"
+    # Its plain port is always there; -1 is any that is free.
+    web = f"websocket {{ host: {HOST}, port: {port}, no_tls: true, compression: false }}\n"
     settings.write_text(
-        f"host: {HOST}\nport: {port}\nmax_connections: {connections}\n"
-        'write_deadline: "60s"\nmax_pending: 1GB\nping_interval: "1h"\n'
+        f"host: {HOST}\nport: {-1 if websocket else port}\nmax_connections: {connections}\n"
+        'write_deadline: "60s"\nmax_pending: 1GB\nping_interval: "1h"\n' + web * websocket
     )
     return [_program("nats-server"), "-c", str(settings)]
 
@@ -273,32 +301,64 @@ def _program(name: str) -> str:
     return shutil.which(name, path=PROGRAM_PATH) or name
 
 
-def _version_of(program: str, argument: str) -> str | None:
-    """Return the first version number in the output of ``program``, or None when it is not installed."""
+def _version_of(program: str, argument: str, package: str) -> str:
+    """Return the first version number in the output of ``program``, which is in Debian's ``package``."""
     path = shutil.which(program, path=PROGRAM_PATH)
     if path is None:
-        return None
+        raise BenchError(f"apt-get install {package}")
     answer = subprocess.run([path, argument], capture_output=True, text=True)
     number = re.search(r"\d+(?:\.\d+)+", answer.stdout + answer.stderr)
     return number.group() if number else "of unknown version"
 
 
+# ---- WebSocket servers beside mpchat and NATS
+
+
+def _node_peer(package: str, program: str, wire: str) -> Peer:
+    """Return a relay on Node that takes the folder of npm's packages and the port."""
+
+    def command(_folder: Path, port: int, _connections: int) -> list[str]:
+        return ["node", str(Path(__file__).with_name(program)), str(node.modules()), str(port)]
+
+    return Peer(package, wire, command, partial(node.version, package), _most_of_one_process())
+
+
+def _websockets_peer() -> Peer:
+    """Return a relay that is a Python program with the package of this name."""
+
+    def command(_folder: Path, port: int, _connections: int) -> list[str]:
+        return [sys.executable, str(Path(__file__).with_name("websockets_relay.py")), str(port)]
+
+    return Peer("websockets", "websocket", command, partial(version, "websockets"), _most_of_one_process())
+
+
+def _most_of_one_process() -> int:
+    return descriptor_limit() - SPARE_DESCRIPTORS - SPARE_CONNECTIONS
+
+
 def all_peers() -> list[Peer]:
     """Return every peer, installed or not, in the order of the tables."""
-    one_process = descriptor_limit() - SPARE_DESCRIPTORS - SPARE_CONNECTIONS
+    one_process = _most_of_one_process()
 
     def program(name: str, wire: str, command: Command, asked: tuple[str, str], package: str) -> Peer:
         rooms = "redis-members" if name == "redis" else ""
-        return Peer(name, wire, command, partial(_version_of, *asked), package, one_process, rooms=rooms)
+        return Peer(name, wire, command, partial(_version_of, *asked, package), one_process, rooms=rooms)
 
+    nats = ("nats-server", "--version"), "nats-server"
     return [
         program("redis", "redis", _redis, ("redis-server", "--version"), "redis-server"),
         mpchat_peer("mpchat"),
         mpchat_peer("mpchat-w2", workers=2),
         program("floor", "frames", _floor, ("cc", "--version"), "gcc"),
-        program("nats", "nats", _nats, ("nats-server", "--version"), "nats-server"),
+        program("nats", "nats", _nats, *nats),
         program("mosquitto", "mqtt", _mosquitto, ("mosquitto", "-h"), "mosquitto"),
         lecture_peer("select", SELECT_CLIENTS),
         lecture_peer("threads", THREAD_CLIENTS),
         lecture_peer("asyncio", one_process),
+        mpchat_peer("mpchat-ws", websocket=True),
+        mpchat_peer("mpchat-ws-w2", workers=2, websocket=True),
+        _node_peer("ws", "ws_relay.js", "websocket"),
+        _node_peer("socket.io", "socket_io_relay.js", "socket.io"),
+        _websockets_peer(),
+        program("nats-ws", "nats-websocket", partial(_nats, websocket=True), *nats),
     ]

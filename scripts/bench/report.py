@@ -12,11 +12,23 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from scripts.bench.goals import BASE, FLOOR, MOST_OF_PLAIN, OURS, Verdict
+from scripts.bench.goals import (
+    BASE,
+    FLOOR,
+    MOST_OF_PLAIN,
+    MOST_OF_WEBSOCKET,
+    OURS,
+    OURS_WEBSOCKET,
+    Verdict,
+    websocket_limits,
+)
 from scripts.bench.row import FULL_WINDOW, Figures, Options, Results, Row, ratio
 from scripts.bench.rows import window_name
 from scripts.common.console import figures_table, picture
 from scripts.common.machine import machine
+
+# What mpchat with WebSocket clients stands beside in a table of its own.
+BESIDE_WEBSOCKET = ("mpchat", "mpchat-ws-w2", *MOST_OF_WEBSOCKET, "websockets", "nats-ws")
 
 Cells = list[tuple[str, str | Text]]
 
@@ -44,7 +56,7 @@ def row_table(row: Row, servers: Sequence[str], results: Results) -> Table:
     headings = [heading for heading, _ in _cells(row, results, Figures(row.name, ""))]
     table = figures_table(f"{row.name}: {row.title}", "", *headings)
     for name in servers:
-        label = Text(name, style="bold" if name in OURS else "")
+        label = Text(name, style="bold" if name in OURS or name in OURS_WEBSOCKET else "")
         if (summary := results.median(row.name, name)) is not None:
             table.add_row(label, *(cell for _, cell in _cells(row, results, summary)))
         elif (row.name, name) in results:
@@ -56,9 +68,8 @@ def row_table(row: Row, servers: Sequence[str], results: Results) -> Table:
 
 def _cells(row: Row, results: Results, figures: Figures) -> Cells:
     """Return the headings and cells of a server's line."""
-    base, floor = (ratio(figures, results.median(row.name, other)) for other in (BASE, FLOOR))
     cost = [("µs/delivery", f"{figures.cpu_us_per_delivery:.4f}")]
-    to_base = ("× Redis", _judged(base, row.target, figures.server))
+    base = ratio(figures, results.median(row.name, BASE))
     load = ("load", f"{figures.load_share:.0%}")
     connection = ("bytes each", f"{figures.bytes_per_connection:,.0f}")
     if row.crowd:
@@ -74,19 +85,37 @@ def _cells(row: Row, results: Results, figures: Figures) -> Cells:
         load,
     ]
     if row.plain:
-        limit = MOST_OF_PLAIN if row.window == FULL_WINDOW else None
-        plain = results.median(row.plain, figures.server)
-        to_plain = _judged(ratio(figures, plain), limit, figures.server)
+        limit = MOST_OF_PLAIN if row.window == FULL_WINDOW and figures.server in OURS else None
+        to_plain = _judged(ratio(figures, results.median(row.plain, figures.server)), limit)
         return [*cost, ("× plain", to_plain), *work]
     if row.rooms:
         silent = ("silent, ms/s", f"{figures.idle_ms_per_s:.1f}")
-        return [*cost, to_base, *work, silent, connection]
-    return [*cost, to_base, ("× floor", _times(floor)), *work]
+        to_base = _judged(base, row.target if figures.server in OURS else None)
+        return [*cost, ("× Redis", to_base), *work, silent, connection]
+    return [*cost, *_ratios(row, results, figures), *work]
 
 
-def _judged(value: float | None, limit: float | None, server: str) -> Text:
-    """Return a ratio; for mpchat with its goal, green where it is reached."""
-    if value is None or limit is None or server not in OURS:
+def _ratios(row: Row, results: Results, figures: Figures) -> Cells:
+    """Return CPU as multiples of that of the servers to compare with, as far as the row was run on them."""
+    name = figures.server
+    limits = websocket_limits(row, name) if name in OURS_WEBSOCKET and row.window == FULL_WINDOW else {}
+    if name in OURS and row.target is not None:
+        limits[BASE] = row.target
+    others = {other: f"× {other}" for other in (FLOOR, *MOST_OF_WEBSOCKET)}
+    titles = {BASE: "× Redis", **others}
+    if any((row.name, each) in results for each in OURS_WEBSOCKET):
+        # Of the entry with plain clients that is its own; of others there is none.
+        titles = {OURS_WEBSOCKET.get(name, ""): "× plain", **titles}
+    return [
+        (title, _judged(ratio(figures, results.median(row.name, other)), limits.get(other)))
+        for other, title in titles.items()
+        if title == "× plain" or (row.name, other) in results
+    ]
+
+
+def _judged(value: float | None, limit: float | None) -> Text:
+    """Return a ratio; with its goal, if it has one, green where it is reached."""
+    if value is None or limit is None:
         return Text(_times(value))
     return Text(f"{value:.2f} (≤ {limit:.2f})", style="green" if value <= limit else "red")
 
@@ -131,7 +160,7 @@ def in_flight_table(rows: Sequence[Row], servers: Sequence[str], results: Result
     for each in twins.values():
         each.sort(key=lambda row: row.window)
         ends = [each[0], each[-1]]
-        if ends[0] is not ends[1]:
+        if ends[0] is not ends[1] and any(results.median(row.name, BASE) for row in ends):
             names = " → ".join(window_name(row.window) for row in ends)
             table.title = f"CPU per delivery, × Redis, with {names} in flight"
             bases = [(row.name, results.median(row.name, BASE)) for row in ends]
@@ -139,6 +168,19 @@ def in_flight_table(rows: Sequence[Row], servers: Sequence[str], results: Result
                 [_times(ratio(results.median(row, name), base)) for row, base in bases] for name in others
             ]
             table.add_row(ends[1].name, *(" → ".join(cost) for cost in costs))
+    return table
+
+
+def websocket_table(rows: Sequence[Row], servers: Sequence[str], results: Results) -> Table:
+    """Return CPU per delivery to mpchat's WebSocket clients, and as ratios to that of other servers."""
+    ours = next(iter(OURS_WEBSOCKET))
+    others = [name for name in servers if name in BESIDE_WEBSOCKET]
+    headings = (f"{ours}, µs", *(f"× {name}" for name in others))
+    table = figures_table("CPU per delivery to WebSocket clients", "work", *headings)
+    for row in rows:
+        if not row.crowd and (figures := results.median(row.name, ours)):
+            ratios = [_times(ratio(figures, results.median(row.name, name))) for name in others]
+            table.add_row(row.title, f"{figures.cpu_us_per_delivery:.2f}", *ratios)
     return table
 
 

@@ -7,7 +7,7 @@ import click
 from rich.box import MARKDOWN
 from rich.console import Console
 
-from scripts.bench.report import cost_table, in_flight_table, named_table, versions_line
+from scripts.bench.report import cost_table, in_flight_table, named_table, versions_line, websocket_table
 from scripts.bench.row import Figures, Results, Row
 from scripts.common.machine import machine_line
 
@@ -21,7 +21,8 @@ def main(file: Path) -> None:
     """Print the tables of FILE, which `--json FILE` wrote, in Markdown.
 
     CPU per delivery as ratios to Redis's in the same run; the same with less text in flight; named members
-    as ratios to plain clients; then a line with the machine and the versions.
+    as ratios to plain clients; mpchat's WebSocket clients as ratios to other servers; then a line with the
+    machine and the versions.
     """
     written = json.loads(file.read_text())
     rows = [Row(**row) for row in written["rows"]]
@@ -30,7 +31,7 @@ def main(file: Path) -> None:
     for run in written["runs"]:
         results.setdefault((run["row"], run["server"]), []).append(Figures(**run))
     page = Console(width=LONGEST_LINE, highlight=False)
-    for build in (cost_table, in_flight_table, named_table):
+    for build in (cost_table, in_flight_table, named_table, websocket_table):
         table = build(rows, servers, results)
         if table.rows:
             click.echo(f"{table.title}:\n")

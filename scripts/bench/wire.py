@@ -2,13 +2,24 @@
 
 No client library: it knows one channel (``in_room`` gives another one), the fixed sizes and the few commands
 that the bench needs. The rule it keeps: for one size of text, the number of a delivery says how many bytes it
-has on its wire, so that counting bytes counts messages.
+has on its wire, so that counting bytes counts messages. On a wire that gathers, the bytes in frames do.
 
 Every text begins with a stamp: its sender, its number in that sender's order, and its time (ns, monotonic).
 """
 
 import json
 from bisect import bisect_right
+
+from scripts.bench.websocket import (
+    BINARY,
+    TEXT,
+    Unwrapper,
+    client_frame,
+    client_head,
+    handshake,
+    payload_of_one,
+    server_head,
+)
 
 # Sender (00 to 99), number, nanoseconds; the fill after it makes the size.
 STAMP = b"%02d %010d %018d "
@@ -31,6 +42,10 @@ class Wire:
     talks = False
     # Bytes that the server may send between two deliveries on its own, a whole number of times.
     noise = b""
+    # The request for a WebSocket, which a client sends before it knocks; empty: it knocks at once.
+    handshake = b""
+    # True where a WebSocket frame holds several deliveries or a part of one: only payloads are counted then.
+    gathers = False
     # The first bytes of a client, its request to be served, and of a connection that only sends.
     knock = b""
     sender_knock = b""
@@ -233,6 +248,73 @@ class MqttWire(Wire):
     delivery = publication
 
 
+class TextWire(Wire):
+    """WebSocket servers that send each text to all, as it is. There is nothing to knock for."""
+
+    name = "websocket"
+    sender_receives = True
+    handshake = handshake("/")
+    # What is around a text within its message.
+    _around = b"", b""
+
+    def publication(self, size: int) -> tuple[bytes, bytes]:
+        """Return the rest of a client's frame."""
+        before, after = self._around
+        return client_head(TEXT, len(before) + size + len(after)) + before, after
+
+    def delivery(self, size: int) -> tuple[bytes, bytes]:
+        """Return the rest of a server's frame."""
+        before, after = self._around
+        return server_head(TEXT, len(before) + size + len(after)) + before, after
+
+
+class FrameWebSocketWire(TextWire):
+    """mpchat's plain clients over WebSocket: the same JSON, and the same question that is refused."""
+
+    name = "frames-websocket"
+    handshake = handshake("/ws")
+    knock = sender_knock = client_frame(TEXT, b"")
+    _around = b'{"message":"', b'"}'
+
+    def served(self, answer: bytes) -> bool:
+        """Say whether one whole frame has come, whatever it says."""
+        return payload_of_one(answer) is not None
+
+    sender_served = served
+
+
+class SocketIoWire(TextWire):
+    """socket.io 4: events of Engine.IO 4 over WebSocket alone, in the namespace ``/``."""
+
+    name = "socket.io"
+    handshake = handshake("/socket.io/?EIO=4&transport=websocket")
+    # Connect to the namespace.
+    knock = sender_knock = client_frame(TEXT, b"40")
+    _around = b'42["m","', b'"]'
+
+    def served(self, answer: bytes) -> bool:
+        """Say whether the server has opened the session (``0{…}``) and then the namespace (``40{…}``)."""
+        begun = Unwrapper()
+        return b"}40{" in begun.feed(answer) and begun.between_frames
+
+    sender_served = served
+
+
+class NatsWebSocketWire(NatsWire):
+    """The same commands in binary frames; the server puts all that it has for a client into one frame."""
+
+    name = "nats-websocket"
+    gathers = True
+    handshake = handshake("/")
+    knock = client_frame(BINARY, NatsWire.knock)
+    sender_knock = client_frame(BINARY, NatsWire.sender_knock)
+
+    def publication(self, size: int) -> tuple[bytes, bytes]:
+        """Return the command in a frame of its own."""
+        before, after = super().publication(size)
+        return client_head(BINARY, len(before) + size + len(after)) + before, after
+
+
 def _mqtt_length(size: int) -> bytes:
     """Return MQTT's variable length: seven bits a byte, lowest first."""
     digits = bytearray()
@@ -244,5 +326,16 @@ def _mqtt_length(size: int) -> bytes:
 
 WIRES: dict[str, Wire] = {
     wire.name: wire
-    for wire in (FrameWire(), MemberWire(), RedisWire(), RedisMemberWire(), NatsWire(), MqttWire())
+    for wire in (
+        FrameWire(),
+        MemberWire(),
+        RedisWire(),
+        RedisMemberWire(),
+        NatsWire(),
+        MqttWire(),
+        TextWire(),
+        FrameWebSocketWire(),
+        SocketIoWire(),
+        NatsWebSocketWire(),
+    )
 }

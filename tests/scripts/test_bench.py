@@ -7,13 +7,14 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from click.testing import CliRunner
-from support.programs import require
+from support.programs import absent
 
 from scripts.bench import table
 from scripts.bench.cell import run_cell
@@ -22,7 +23,7 @@ from scripts.bench.load.witness import Witness, witness_of
 from scripts.bench.load_process import plans
 from scripts.bench.peers import Peer, Server, all_peers, python_peer
 from scripts.bench.report import as_json, in_flight_table, row_table
-from scripts.bench.row import FULL_WINDOW, Figures, Options, Results, Row, medians
+from scripts.bench.row import FULL_WINDOW, BenchError, Figures, Options, Results, Row, medians
 from scripts.bench.rows import Sizes, all_rows
 from scripts.bench.wire import FILL, STAMP, STAMP_SIZE, WIRES, MemberWire, MqttWire, Wire
 
@@ -72,11 +73,21 @@ def _one_process_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.bench.load_process.LEAST_PROCESSES", 1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _npm_installs_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have npm install for the tests of this file, in a folder of theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scripts.bench.node.CACHE", tmp_path_factory.mktemp("npm"))
+        yield
+
+
 def installed(name: str) -> Peer:
     """Return the peer; where it is absent the test does not run."""
     peer = PEERS[name]
-    if peer.version() is None:
-        require({"redis": "redis-server", "nats": "nats-server", "floor": "cc"}.get(name, name))
+    try:
+        peer.version()
+    except BenchError as error:
+        absent(f"{name} is absent: {error}")
     return peer
 
 

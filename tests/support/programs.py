@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -12,5 +13,11 @@ def require(*programs: str) -> None:
     path = os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin"
     missing = [each for each in programs if shutil.which(each, path=path) is None]
     if missing:
-        reason = f"needs {', '.join(missing)}; apt-get install what the README's second paragraph names"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        absent(f"needs {', '.join(missing)}; apt-get install what the README's second paragraph names")
+
+
+def absent(reason: str) -> NoReturn:
+    """Skip the running test, or fail it in CI, because what it needs is not here."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,6 +1,7 @@
 """The connections of one load process: they connect, and count the bytes that each receives.
 
-Bytes are counted and thrown away by the kernel; only the witnesses' bytes reach this process. The rule it
+Bytes are counted and thrown away by the kernel; only the witnesses' bytes reach this process, and those of
+WebSocket connections whose frames gather several deliveries: there only payloads are counted. The rule it
 keeps: for one size of text, a number of bytes is a number of messages, so every delivery is counted.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 from scripts.bench.load.asker import Asker
 from scripts.bench.load.plan import ANSWER_S, NOT_COUNTING, WAIT_S, Board, LoadError, Plan
 from scripts.bench.load.witness import Witness, witness_of
+from scripts.bench.websocket import Unwrapper, after_handshake
 from scripts.bench.wire import GO_SENDER, WIRES, Wire
 from scripts.common.latency import Latency
 
@@ -53,6 +55,9 @@ class Crowd:
         # The room of each connection, and, where others talk before the go, the end of what it received.
         self._rooms: dict[int, int] = {}
         self._tails: dict[int, bytes] = {}
+        # Of those that shake hands first: what to send then. Where frames gather: what takes them off.
+        self._knocks: dict[int, bytes] = {}
+        self._unwrappers: dict[int, Unwrapper] = {}
         self._witnesses: dict[int, Witness] = {}
         self._faults: list[str] = []
         self._told_ns = 0
@@ -62,18 +67,18 @@ class Crowd:
 
     def connect(self) -> None:
         """Open all connections and wait until each is served."""
-        waiting: dict[int, bytearray] = {}
+        waiting: dict[int, bytes] = {}
         deadline = time.monotonic() + ANSWER_S
         while waiting or len(self.sockets) < self._plan.connections:
             while len(waiting) < self._plan.in_flight and len(self.sockets) < self._plan.connections:
-                waiting[self._begin()] = bytearray()
+                waiting[self._begin()] = b""
             for fd, _ in self._epoll.poll(WAIT_S):
                 deadline = time.monotonic() + ANSWER_S
                 if fd not in waiting:
                     self._take_early(fd, self._heard(fd))
                     continue
-                waiting[fd] += self._heard(fd)
-                if self._served(bytes(waiting[fd])):
+                waiting[fd] = self._answered(fd, waiting[fd] + self._heard(fd))
+                if fd not in self._knocks and self._served(waiting[fd]):
                     del waiting[fd]
                     self._got[fd] = 0
             if time.monotonic() > deadline:
@@ -88,16 +93,33 @@ class Crowd:
         return list(asker.trips_ns.values())
 
     def _begin(self) -> int:
-        """Open the next connection and knock; return its descriptor."""
+        """Open the next connection and knock, or shake hands first; return its descriptor."""
         number = len(self.sockets)
         sock = self._open()
-        sock.sendall(self._knock(number))
-        sock.setblocking(False)
         fd = sock.fileno()
+        if self._wire.handshake:
+            self._knocks[fd] = self._knock(number)
+        sock.sendall(self._wire.handshake or self._knock(number))
+        sock.setblocking(False)
+        if self._wire.gathers:
+            self._unwrappers[fd] = Unwrapper()
         self._rooms[fd] = self._room(number)
         self.sockets[fd] = sock
         self._epoll.register(fd, select.EPOLLIN)
         return fd
+
+    def _answered(self, fd: int, answer: bytes) -> bytes:
+        """Return the part of ``answer`` that is for the knock; knock when the handshake has been answered."""
+        if fd not in self._knocks:
+            return answer
+        try:
+            rest = after_handshake(answer)
+        except ConnectionRefusedError as error:
+            raise LoadError(str(error)) from error
+        if rest is None:
+            return answer
+        self.sockets[fd].sendall(self._knocks.pop(fd))
+        return rest
 
     def _open(self) -> socket.socket:
         sock = socket.socket()
@@ -131,7 +153,11 @@ class Crowd:
         if self._wire.talks:
             self._tails[fd] = (self._tails.get(fd, b"") + data)[-self._stride :]
         else:
-            self._got[fd] += len(data)
+            self._got[fd] += len(self._payload(fd, data))
+
+    def _payload(self, fd: int, data: bytes) -> bytes:
+        """Return what counts of ``data``: all of it, or what is in frames where these gather."""
+        return self._unwrappers[fd].feed(data) if self._unwrappers else data
 
     def _heard(self, fd: int) -> bytes:
         try:
@@ -182,15 +208,16 @@ class Crowd:
     def turn(self, timeout_s: float) -> bool:
         """Read what has come, after at most ``timeout_s``; return True when there is an order to read."""
         ordered = False
-        got, sockets, witnesses = self._got, self.sockets, self._witnesses
+        got, sockets, witnesses, unwraps = self._got, self.sockets, self._witnesses, bool(self._unwrappers)
         events = self._epoll.poll(timeout_s)
         for fd, _ in events:
             if fd == self._orders:
                 ordered = True
                 continue
             witness = witnesses.get(fd)
+            looks = witness or unwraps
             try:
-                size = sockets[fd].recv_into(self._buffer, READ_SIZE, 0 if witness else DISCARD)
+                size = sockets[fd].recv_into(self._buffer, READ_SIZE, 0 if looks else DISCARD)
             except BlockingIOError:
                 continue
             except ConnectionError:
@@ -198,9 +225,10 @@ class Crowd:
             if not size:
                 self._lose(fd)
                 continue
-            got[fd] += size
-            if witness:
-                witness.feed(bytes(self._view[:size]), time.monotonic_ns())
+            if looks:
+                self._look_at(fd, bytes(self._view[:size]), witness)
+            else:
+                got[fd] += size
         now_ns = time.monotonic_ns()
         if len(events) > ordered:
             self.last_ns = now_ns
@@ -208,6 +236,12 @@ class Crowd:
             self._told_ns = now_ns
             self._board[self._slot] = self.least()
         return ordered
+
+    def _look_at(self, fd: int, data: bytes, witness: Witness | None) -> None:
+        data = self._payload(fd, data)
+        self._got[fd] += len(data)
+        if witness:
+            witness.feed(data, time.monotonic_ns())
 
     def least(self) -> int:
         """Return how many messages every connection has, the go included. Looks at each connection."""
