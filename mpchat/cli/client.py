@@ -3,7 +3,7 @@
 import click
 
 # The file of each language, inside the package.
-CLIENTS = {"csharp": "client/Mpchat.cs"}
+CLIENTS = {"csharp": "client/Mpchat.cs", "javascript": "web/mpchat.js"}
 
 
 @click.command()

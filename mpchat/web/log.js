@@ -8,8 +8,8 @@
  * Entries are drawn once a frame, however many come. Knows nothing of chats: `row` makes an element of an entry.
  */
 
-const MOST_ROWS = 300;
-const STEP = 60;
+const MOST_ROWS = 200;
+const STEP = 30;
 // Entries that are kept; older ones are dropped while the reader is at the end, and asked for again.
 const MOST_ENTRIES = 20_000;
 // Pixels from an end of the range at which rows are added, and pixels from the end that count as the end.

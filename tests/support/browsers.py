@@ -5,7 +5,8 @@ import shutil
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -145,11 +146,12 @@ class Window:
 
     def hears(self, *texts: str) -> None:
         """Wait until all of these are shown, the last one last."""
-        eventually(
-            lambda: (shown := self.texts()) and shown[-1] == texts[-1] and set(texts) <= set(shown),
-            f"the page to show {texts}",
-            pause=LOOK,
+        look = (
+            "const shown = [...document.querySelectorAll('#list .message .text')].map((e) => e.textContent);"
+            "const whole = arguments[0].every((text) => shown.includes(text));"
+            "return whole && shown.at(-1) === arguments[0].at(-1);"
         )
+        eventually(lambda: self.run(look, texts), f"the page to show {texts}", pause=LOOK)
 
     def notes(self) -> list[str]:
         found: list[str] = self.find(
@@ -181,11 +183,42 @@ class Window:
         Window.shown = ""
 
 
+class Desk:
+    """The windows of a test. At its end they are closed, and the browser must have nothing to complain of."""
+
+    def __init__(self, driver: webdriver.Chrome, address: tuple[str, int]) -> None:
+        self.driver = driver
+        self.address = address
+        self.windows: list[Window] = []
+        self._first = driver.current_window_handle
+
+    def window(self, name: str = "", room: str = "", path: str = "/", *, new: bool = True) -> Window:
+        """Open a window, and enter if there is a name."""
+        window = Window(self.driver, self.address, path, new=new)
+        self.windows.append(window)
+        if name:
+            window.enter(name, room)
+        return window
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        found = []
+        for window in self.windows:
+            found += complaints(window.front())
+            window.close()
+        self.driver.switch_to.window(self._first)
+        assert error is not None or found == []
+
+
 def complaints(driver: webdriver.Chrome) -> list[str]:
     """What the browser has complained of since the last look: errors of scripts, forbidden code."""
     return [
         entry["message"]
-        for entry in driver.get_log("browser")
+        for entry in driver.get_log("browser")  # type: ignore[no-untyped-call]
         # A server that is away is part of some tests.
         if "WebSocket" not in entry["message"] and "ERR_CONNECTION_REFUSED" not in entry["message"]
     ]

@@ -1,0 +1,134 @@
+"""mpchat.js in Node with a real server: the manual's example, and workers that die."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.harness import Server, kill
+from support.javascript import websocket_flags
+from support.manual import blocks, page
+from support.members import members
+
+from mpchat import connect_blocking
+from mpchat.cli.client import source
+
+pytestmark = pytest.mark.one_python
+
+# Prints each event; what standard input says is called on the chat, and its result is printed.
+DRIVER = """
+import { createInterface } from 'node:readline';
+import { connect } from './mpchat.mjs';
+const print = (object) => console.log(JSON.stringify(object));
+const chat = await connect(process.argv[2], { name: 'node', room: 'node' });
+createInterface({ input: process.stdin }).on('line', async (line) => {
+  const [method, ...values] = JSON.parse(line);
+  try {
+    const { seq, room, names, rooms, messages, next } = (await chat[method](...values)) ?? {};
+    const texts = messages?.map((each) => each.text);
+    print({ type: 'result', method, seq, room, names, rooms, messages: texts, next });
+  } catch (error) {
+    print({ type: 'result', method, code: error.code });
+  }
+});
+for await (const event of chat.events()) print(event);
+process.exit(0);
+"""
+
+
+class Program:
+    """A program in Node that prints JSON."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.got: list[dict[str, Any]] = []
+
+    def until(self, **wanted: object) -> dict[str, Any]:
+        """Return the next object that has all of these."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.got.append(json.loads(line))
+            if wanted.items() <= self.got[-1].items():
+                return self.got[-1]
+        raise AssertionError(f"the program has ended without {wanted}; it printed {self.got[-5:]}")
+
+    def call(self, method: str, *values: object) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([method, *values]) + "\n")
+        self.process.stdin.flush()
+        return self.until(type="result", method=method)
+
+
+def command(folder: Path, program: str) -> list[str]:
+    flags = websocket_flags()
+    if flags is None:
+        pytest.skip("needs a Node with a WebSocket: 20.10 or newer")
+    (folder / "mpchat.mjs").write_bytes(source("javascript"))
+    (folder / "program.mjs").write_text(program, encoding="utf-8")
+    return ["node", *flags, str(folder / "program.mjs")]
+
+
+@contextmanager
+def program(folder: Path, url: str) -> Iterator[Program]:
+    with subprocess.Popen(
+        [*command(folder, DRIVER), url],
+        env={**os.environ, "NODE_NO_WARNINGS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            made = Program(process)
+            made.until(type="welcome")
+            yield made
+        finally:
+            process.kill()
+
+
+def test_it_is_a_member_with_all_that_members_have_and_comes_back(server: Server, folder: Path) -> None:
+    host, port = server.address
+    with (
+        program(folder, f"ws://{host}:{port}/ws") as node,
+        connect_blocking(host, port, name="bob", room="node") as bob,
+    ):
+        node.until(type="joined")
+        assert node.call("say", "안녕")["seq"] == 1
+        bob.send("hi")
+        assert node.until(type="message", seq=2)["from"] == "bob"
+        assert node.call("who")["names"] == ["bob", "node"]
+        assert node.call("rooms")["rooms"] == [{"room": "node", "members": 2}]
+        assert node.call("history", 2)["messages"] == ["안녕"]
+        assert node.call("tell", "nobody", "x")["code"] == "no_such_name"
+        assert node.call("enter", "-")["code"] == "bad_room"
+        for worker in server.wait_until_running()["workers"]:
+            kill(worker["pid"])
+        bob.send("missed")
+        bob.send("missed too")
+        node.until(type="message", seq=4)
+        assert node.call("say", "back")["seq"] == 5
+        numbers = [each["seq"] for each in node.got if each["type"] == "message" and "seq" in each]
+        assert numbers == [1, 2, 3, 4, 5]
+        assert not any(each["type"] == "lost" for each in node.got)
+        node.call("close")
+        assert node.process.wait(timeout=20) == 0
+
+
+def test_the_example_of_the_manual(server: Server, folder: Path) -> None:
+    host, port = server.address
+    example = command(folder, blocks(page("clients"), "javascript")[1])
+    with (
+        members(server.address, "bob") as [bob],
+        subprocess.Popen(
+            [*example, host, str(port), "node"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process,
+    ):
+        assert bob.hear_from_room("hello")["from"] == "node"
+        bob.ask(message="bye")
+        assert bob.until("left")["names"] == ["node"]
+        assert process.stdout is not None
+        assert process.stdout.read() == "node: hello\nbob: bye\n"
+        assert process.wait(timeout=20) == 0

@@ -1,0 +1,171 @@
+"""The page in a real Chromium when something breaks: each message once, or a line that names what is lost."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from support.browsers import Desk, Window, chromium
+from support.dead_network import DeadNetwork
+from support.harness import Server, kill, running
+
+from mpchat import connect_blocking
+
+pytestmark = pytest.mark.one_python
+
+# Writes down each state that is shown from now on.
+WATCH = """
+window.states = [];
+const shown = document.getElementById('state-text');
+new MutationObserver(() => states.push(shown.textContent)).observe(shown, { childList: true });
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    with chromium() as driver:
+        yield driver
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    with running(folder) as started:
+        yield started
+
+
+def numbers(window: Window) -> list[int]:
+    return [row["seq"] for row in window.rows()]
+
+
+def kill_workers(server: Server) -> None:
+    for worker in server.wait_until_running()["workers"]:
+        kill(worker["pid"])
+
+
+def test_a_reload_is_not_noticed_and_dead_workers_only_for_a_moment(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    with Desk(browser, server.address) as desk, connect_blocking(*server.address, name="bob") as bob:
+        alice = desk.window("alice")
+        bob.send("1")
+        alice.hears("1")
+        alice.run(WATCH)
+        assert server.command("reload").returncode == 0
+        bob.send("2")
+        alice.hears("2")
+        alice.say("3")
+        alice.hears("3")
+        assert alice.find("states") == []
+
+        kill_workers(server)
+        bob.send("4")
+        alice.notes_until("Connected again.")
+        bob.send("5")
+        alice.hears("4", "5")
+        alice.say("6")
+        alice.hears("6")
+        assert alice.texts() == ["1", "2", "3", "4", "5", "6"]
+        assert numbers(alice) == [1, 2, 3, 4, 5, 6]
+        states = alice.find("states")
+        assert "Connecting…" in states
+        assert states[-1] == "Connected"
+        assert not any("Lost" in note for note in alice.notes())
+
+
+def test_a_restart_is_told_and_what_was_being_written_is_not_lost(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    address = server.address
+    with Desk(browser, address) as desk:
+        alice = desk.window("alice")
+        alice.say("before")
+        alice.hears("before")
+        assert server.command("stop").returncode == 0
+        alice.until("!document.getElementById('trouble').hidden", "the line about the connection")
+        alice.shows("#trouble-text", "Connection lost.")
+        assert alice.find("document.getElementById('send').disabled")
+        alice.say("kept")
+        alice.notes_until("Your text stays here")
+        server.start(port=address[1])
+        alice.run("document.getElementById('try').click()")
+        alice.until_online()
+        alice.notes_until("The server has begun anew")
+        assert alice.find("document.getElementById('trouble').hidden")
+        assert alice.find("document.getElementById('text').value") == "kept"
+        alice.click("#send")
+        alice.hears("kept")
+        said = [(row["text"], row["seq"]) for row in alice.rows()]
+        assert said == [("before", 1), ("The server is stopping.", 2), ("kept", 1)]
+
+
+def test_with_history_a_restart_loses_nothing(browser: webdriver.Chrome, folder: Path) -> None:
+    history = ["--history", str(folder / "history.db")]
+    with running(folder, *history) as server, Desk(browser, server.address) as desk:
+        port = server.address[1]
+        alice = desk.window("alice")
+        alice.say("before")
+        alice.hears("before")
+        assert server.command("stop").returncode == 0
+        alice.until("!document.getElementById('trouble').hidden", "the line about the connection")
+        server.start(*history, port=port)
+        with connect_blocking(*server.address, name="bob") as bob:
+            bob.send("while she was away, or just after")
+            alice.notes_until("Connected again.")
+            bob.send("after")
+            alice.hears("after")
+        assert numbers(alice) == [1, 2, 3, 4]  # the second is the server's farewell
+        assert not any("begun anew" in note or "Lost" in note for note in alice.notes())
+
+
+def test_a_network_that_goes_dead_is_noticed_and_what_was_missed_comes_once(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    with (
+        DeadNetwork(server.address) as network,
+        Desk(browser, network.address) as desk,
+        connect_blocking(*server.address, name="bob") as bob,
+    ):
+        alice = desk.window("alice")
+        alice.say("before")
+        alice.hears("before")
+        network.die()
+        alice.say("into the void")
+        bob.send("missed")
+        # What a browser says of a computer that has lost its network, or wakes up.
+        alice.run("window.dispatchEvent(new Event('offline'))")
+        alice.until("!document.getElementById('trouble').hidden", "the line about the connection", 60.0)
+        network.revive()
+        alice.until_online(60.0)
+        bob.send("after")
+        alice.hears("missed", "after")
+        assert alice.texts() == ["before", "missed", "after"]
+        assert numbers(alice) == [1, 2, 3]
+        # Nothing is sent twice by itself: whether to send it again is for the writer to say.
+        alice.shows("#outbox .why", "most likely not sent")
+        alice.click("#outbox .why button")
+        alice.hears("into the void")
+        assert alice.find("document.getElementById('outbox').childElementCount") == 0
+
+
+def test_another_window_with_the_same_name_takes_it_over(browser: webdriver.Chrome, server: Server) -> None:
+    with Desk(browser, server.address) as desk:
+        alice = desk.window("alice")
+        kept = alice.find("[sessionStorage.getItem('mpchat.token'), localStorage.getItem('mpchat.name')]")
+        again = desk.window()
+        # A window that is duplicated begins with the same token.
+        again.run(
+            "sessionStorage.setItem('mpchat.token', arguments[0]);"
+            "sessionStorage.setItem('mpchat.inside', 'yes');"
+            "localStorage.setItem('mpchat.name', arguments[1])",
+            *kept,
+        )
+        again.front().refresh()
+        again.until_online()
+        alice.notes_until("You have entered with this name in another window.")
+        alice.shows("#trouble-text", "Disconnected")
+        # Its token is not the name's any more.
+        alice.click("#try")
+        alice.shows("#refusal", "Somebody has this name.")
+        assert server.command("kick", "alice").returncode == 0
+        again.notes_until("The operator has ended your connection.")
+        again.shows("#try", "Enter again")
