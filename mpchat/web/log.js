@@ -157,14 +157,15 @@ export class Log {
       }
       this.#known = this.#end;
       this.#bottom();
-      // A tall window has place for more than there is, and nothing to scroll.
-      if (this.#begin === 0 && this.#list.offsetHeight < this.#scroller.clientHeight) this.#older();
     } else {
       const end = Math.min(count, this.#begin + MOST_ROWS);
       this.#list.append(this.#rows(this.#end, end));
       this.#end = Math.max(end, this.#end);
       this.#known = count;
     }
+    // A tall window has place for more than there is, and nothing to scroll.
+    const isShort = this.#list.offsetHeight < this.#scroller.clientHeight;
+    if (this.#begin === 0 && (isShort || (!this.following && this.#scroller.scrollTop < NEAR))) this.#older();
     this.#moved();
   }
 
@@ -181,7 +182,7 @@ export class Log {
     this.following = this.#isAtEnd;
     if (this.#scroller.scrollTop < NEAR) {
       if (this.#begin > 0) this.#showOlder();
-      else this.#older();
+      else if (this.#known === this.#entries.length) this.#older();
     }
     if (this.#end < this.#known && this.#left < NEAR) this.#showNewer();
     this.following = this.#isAtEnd;

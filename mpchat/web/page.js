@@ -28,6 +28,8 @@ let floor = 1;
 let asking = false;
 // Messages up to this number were there before: not announced, not unread.
 let old = 0;
+// The highest number that has come.
+let newest = 0;
 let unread = 0;
 let returning = false;
 let countdown = null;
@@ -46,14 +48,15 @@ function roomInAddress() {
   }
 }
 
-function showEntrance(error) {
+/** Show the form; after an error with what was given there. */
+function showEntrance(error, name = kept.name.get(), room = roomInAddress() || kept.room.get() || DEFAULT_ROOM) {
   chat = null;
   kept.inside.set('');
   document.title = 'mpchat';
   $('chat').hidden = true;
   $('entrance').hidden = false;
-  $('name').value = kept.name.get();
-  $('first-room').value = roomInAddress() || kept.room.get() || DEFAULT_ROOM;
+  $('name').value = name;
+  $('first-room').value = room;
   $('refusal').textContent = error ? errorText(error) : '';
   const wrong = error?.code === 'bad_room' ? 'first-room' : 'name';
   for (const id of ['name', 'first-room']) $(id).setAttribute('aria-invalid', String(Boolean(error) && id === wrong));
@@ -71,7 +74,7 @@ async function start(name, room, token) {
   try {
     chat = await connect(address, { name, room, token });
   } catch (error) {
-    showEntrance(error);
+    showEntrance(error, name, room);
     return;
   } finally {
     button.disabled = false;
@@ -165,6 +168,7 @@ function welcome(event) {
     log.clear();
     unread = 0;
     old = event.seq;
+    newest = 0;
     showTop();
   } else if (returning) {
     note('back', WORDS.back);
@@ -193,6 +197,7 @@ function takeMessage(event) {
     showTitle();
   }
   if (event.mine && event.seq !== undefined && event.seq > old) unread = 0;
+  newest = event.seq ?? newest;
   if (event.seq === 1) showTop();
   log.append(event);
   if (fresh && !event.mine) announce(lineOf(event));
@@ -224,14 +229,14 @@ function oldest() {
 }
 
 async function askForOlder() {
-  if (asking || chat?.state !== 'online' || oldest() <= floor) return;
+  // The newest come by themselves at the entrance.
+  if (asking || chat?.state !== 'online' || newest < old || oldest() <= floor) return;
   asking = true;
   const asked = visit;
   showTop();
   try {
     const page = await chat.history(oldest(), PAGE);
     if (asked !== visit || page.room !== chat.room) return;
-    // Those that came meanwhile: at the entrance the newest come by themselves.
     const here = oldest();
     const before = page.messages.filter((message) => message.seq < here);
     if (page.next === null || page.messages.length === 0) floor = before[0]?.seq ?? here;
