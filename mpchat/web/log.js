@@ -219,8 +219,8 @@ export class Log {
 
   /** Change the rows so that `anchor` stays where it is on the screen. */
   #keeping(anchor, change) {
-    const before = anchor?.offsetTop ?? 0;
+    const before = anchor?.getBoundingClientRect().top;
     change();
-    if (anchor) this.#scroller.scrollTop += anchor.offsetTop - before;
+    if (anchor) this.#scroller.scrollTop += anchor.getBoundingClientRect().top - before;
   }
 }
