@@ -211,6 +211,8 @@ def test_what_others_write_has_no_effect(desk: Desk) -> None:
         inside = "e.getBoundingClientRect().right <= innerWidth"
         assert alice.find(all_of.format(".body", inside))
         assert alice.find("document.documentElement.scrollWidth <= innerWidth")
+        # Nothing is cut off at a side: long words are broken.
+        assert alice.find(all_of.format(".body, #list .text.long", "e.scrollWidth <= e.clientWidth"))
         assert alice.find(all_of.format(".body", "e.offsetHeight < 500"))
         for selector in (".text", ".name"):
             assert alice.find(all_of.format(selector, "getComputedStyle(e).unicodeBidi === 'isolate'"))

@@ -13,6 +13,8 @@ from mpchat import connect_blocking
 
 pytestmark = pytest.mark.one_python
 
+# Messages while a page is away.
+MISSED = 70
 # Writes down each state that is shown from now on.
 WATCH = """
 window.states = [];
@@ -132,16 +134,19 @@ def test_a_network_that_goes_dead_is_noticed_and_what_was_missed_comes_once(
         alice.hears("before")
         network.die()
         alice.say("into the void")
-        bob.send("missed")
+        # More than a member gets that does not say where it was.
+        for number in range(MISSED):
+            bob.send(f"missed {number}")
         # What a browser says of a computer that has lost its network, or wakes up.
         alice.run("window.dispatchEvent(new Event('offline'))")
         alice.until("!document.getElementById('trouble').hidden", "the line about the connection", 60.0)
         network.revive()
         alice.until_online(60.0)
         bob.send("after")
-        alice.hears("missed", "after")
-        assert alice.texts() == ["before", "missed", "after"]
-        assert numbers(alice) == [1, 2, 3]
+        alice.hears("after")
+        assert alice.texts() == ["before", *(f"missed {number}" for number in range(MISSED)), "after"]
+        assert numbers(alice) == list(range(1, MISSED + 3))
+        assert not any("Lost" in note for note in alice.notes())
         # Nothing is sent twice by itself: whether to send it again is for the writer to say.
         alice.shows("#outbox .why", "most likely not sent")
         alice.click("#outbox .why button")
