@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from support.harness import Client, Server, frame, settle
+from support.harness import Client, Server, frame, serves, settle
 from support.waiting import eventually
 
 # Bytes taken from a socket at a time.
@@ -260,7 +260,7 @@ def wait_until_running(server: Server, timeout: float = 30.0) -> dict[str, Any]:
 
     def running() -> dict[str, Any] | None:
         found = facts(server)
-        return found if all(each["state"] == "RUNNING" for each in found["workers"]) else None
+        return found if all(map(serves, found["workers"])) else None
 
     return eventually(running, "every worker to run", timeout)
 

@@ -220,7 +220,7 @@ class Server:
                 facts = self.status()
             except NotRunningError:  # its socket has its name already, and does not listen yet
                 return None
-            return facts if all(each["state"] == "RUNNING" for each in facts["workers"]) else None
+            return facts if all(map(serves, facts["workers"])) else None
 
         return eventually(running, "every worker to run again")
 
@@ -324,6 +324,16 @@ def kill(pid: int) -> None:
     process = psutil.Process(pid)
     process.kill()
     eventually(lambda: _gone(process), f"{pid} to be gone")
+
+
+def serves(worker: dict[str, Any]) -> bool:
+    """Tell whether a worker of a status serves: one that was killed a moment ago is not known to be dead."""
+    if worker["state"] != "RUNNING":
+        return False
+    try:
+        return not _gone(psutil.Process(worker["pid"]))
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _gone(process: psutil.Process) -> bool:
