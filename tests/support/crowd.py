@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from support.harness import Client, Server, frame, settle, serves
+from support.harness import Client, Server, frame, serves, settle
 from support.waiting import eventually
 
 # Bytes taken from a socket at a time.
