@@ -36,7 +36,20 @@ NOTICE = b'{"message":" Disconnect : 127.0.0.1:5 "}'
 MARK = 1
 # Two processes of five connections, three that measure, and two hundred messages: a second or so. Three is
 # what it takes to tell who of a process is wrong.
-SMALL_RUN = ("--processes", "2", "--connections", "5", "--probes", "3", "--messages", "20", "--rate", "200")
+SMALL_RUN = (
+    "--websockets",
+    "0",
+    "--processes",
+    "2",
+    "--connections",
+    "5",
+    "--probes",
+    "3",
+    "--messages",
+    "20",
+    "--rate",
+    "200",
+)
 
 
 def conversation(messages: int, senders: int = 3) -> list[bytes]:
