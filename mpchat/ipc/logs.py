@@ -158,7 +158,7 @@ def reopen_on_signal(path: str) -> None:
 
 
 def dump_on_signal(*, chain: bool = False) -> None:
-    """On SIGUSR2 write all threads' stacks to the log, also when the loop hangs.
+    """On SIGUSR2 write the threads' stacks to the log, also when the loop hangs.
 
     With ``chain`` the handler that was there before is called too.
     """
@@ -174,6 +174,7 @@ class _Dumps:
     Another pipe or a terminal may take nothing, and the signal's handler would wait for it. The own pipe
     never makes the handler wait: it takes 64 KiB, and a dump past that is cut. A thread passes the stacks on
     to the log. It needs the interpreter's lock: while native code holds that, only a plain file gets stacks.
+    Such a dump has the loop's thread alone.
     """
 
     def __init__(self, chain: bool) -> None:
@@ -188,7 +189,8 @@ class _Dumps:
                 self._pipe = _pipe_to_log()
             # A dump that may have to wait is better than none.
             file = 2 if self._pipe is None else self._pipe
-        faulthandler.register(signal.SIGUSR2, file=file, all_threads=True, chain=self._chain)
+        # The threads that pass a dump on run while it is made: to walk their frames then may crash.
+        faulthandler.register(signal.SIGUSR2, file=file, all_threads=file == 2, chain=self._chain)
 
 
 # Set once stacks are written on SIGUSR2.
