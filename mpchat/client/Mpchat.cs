@@ -167,6 +167,8 @@ namespace Mpchat {
         // Milliseconds to resolve the address, to connect, and to wait for the welcome: over twice the cost of a
         // lost first SYN (1 s, then 2 s).
         const int OpenTimeout = 10000;
+        // Microseconds after which the reading thread looks again whether its socket is still open.
+        const int LookEvery = 500000;
         // Milliseconds after the call of Dispose. Until FlushBy queued messages are written. Until CloseBy the server
         // may close too: a reset could destroy the last message, and hold the name. At ReturnBy Dispose returns.
         const int FlushBy = 400, CloseBy = 700, ReturnBy = 1000;
@@ -608,12 +610,18 @@ namespace Mpchat {
         string Read(Socket link) {
             Frames frames = new Frames();
             byte[] data = new byte[65536];
+            Stopwatch begun = Stopwatch.StartNew();
+            long until;
             try {
                 while (true) {
                     lock (changed) {
                         while (inboxSize >= InboxLimit && state != ChatState.Closed) Monitor.Wait(changed);
                         if (rejected != null) return rejected.Text + " (" + rejected.Code + ")";
-                        link.ReceiveTimeout = seated ? 0 : OpenTimeout;
+                        until = seated ? long.MaxValue : begun.ElapsedMilliseconds + OpenTimeout;
+                    }
+                    // Not one long wait: a socket that is closed at the wrong moment does not end it.
+                    while (!link.Poll(LookEvery, SelectMode.SelectRead)) {
+                        if (begun.ElapsedMilliseconds > until) throw new SocketException((int)SocketError.TimedOut);
                     }
                     int count = link.Receive(data, 0, data.Length, SocketFlags.None);
                     if (count == 0) {
