@@ -13,6 +13,7 @@ from support.harness import Server, kill
 from support.javascript import websocket_flags
 from support.manual import blocks, page
 from support.members import members
+from support.programs import absent
 
 from mpchat import connect_blocking
 from mpchat.cli.client import source
@@ -72,7 +73,7 @@ class Program:
 def command(folder: Path, program: str) -> list[str]:
     flags = websocket_flags()
     if flags is None:
-        pytest.skip("needs a Node with a WebSocket: 20.10 or newer")
+        absent("needs a Node with a WebSocket: 20.10 or newer")
     (folder / "mpchat.mjs").write_bytes(source("javascript"))
     (folder / "program.mjs").write_text(program, encoding="utf-8")
     return ["node", *flags, str(folder / "program.mjs")]

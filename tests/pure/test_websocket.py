@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.websocket_peer import KEY, masked, text
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
@@ -41,26 +42,9 @@ from mpchat.protocol.websocket_dialect import FRAME_WORK, LONGEST_IN_RUN, WebSoc
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 
 LIMIT = 200
-KEY = b"\x01\x80\xfe\x33"
 HELLO = b'{"message":"hello"}'
 # What the decoder says of a length that is not written in the fewest bytes.
 WRONG_LENGTH = "a wrong length"
-
-
-def masked(first: int, payload: bytes = b"", key: bytes = KEY) -> bytes:
-    """Return a client's frame; ``first`` is its first byte."""
-    size = len(payload)
-    if size < 126:
-        head = bytes((first, 0x80 | size))
-    elif size < 1 << 16:
-        head = bytes((first, 0x80 | 126)) + size.to_bytes(2)
-    else:
-        head = bytes((first, 0x80 | 127)) + size.to_bytes(8)
-    return head + key + bytes(byte ^ key[place % 4] for place, byte in enumerate(payload))
-
-
-def text(payload: bytes) -> bytes:
-    return masked(FIN | TEXT, payload)
 
 
 def close(code: int, reason: bytes = b"") -> bytes:

@@ -20,7 +20,7 @@ KEY = b"\x01\x80\xfe\x33"
 Event = tuple[int, bytes]
 
 
-def masked(first: int, payload: bytes = b"") -> bytes:
+def masked(first: int, payload: bytes = b"", key: bytes = KEY) -> bytes:
     """Return a client's frame; ``first`` is its first byte."""
     size = len(payload)
     if size < 126:
@@ -29,7 +29,7 @@ def masked(first: int, payload: bytes = b"") -> bytes:
         head = bytes((first, 0x80 | 126)) + size.to_bytes(2)
     else:
         head = bytes((first, 0x80 | 127)) + size.to_bytes(8)
-    return head + KEY + bytes(byte ^ KEY[place % 4] for place, byte in enumerate(payload))
+    return head + key + bytes(byte ^ key[place % 4] for place, byte in enumerate(payload))
 
 
 def text(payload: bytes) -> bytes:
