@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HTTP_COST = 3000
 # Seconds between two looks whether what answers are made with is loaded.
 LOOK_EVERY = 0.005
-# What is answered when that fails. The log has the stack.
+# The answer when loading fails. The log has the stack.
 _FAILED = bare_answer("500 Internal Server Error", "the server cannot answer; its log says why")
 
 log = logging.getLogger("mpchat.worker")

@@ -23,7 +23,7 @@ from mpchat import connect_blocking
 ODD = '안녕, "모두" \\ 😀 𝄞\t\x01\n\u2028끝'
 
 
-# What is tested is not Python.
+# The tested code is not Python.
 pytestmark = pytest.mark.one_python
 
 

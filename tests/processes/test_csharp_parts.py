@@ -15,7 +15,7 @@ from support.waiting import PATIENCE
 
 from mpchat.client.resume import Track
 
-# What is tested is not Python.
+# The tested code is not Python.
 pytestmark = pytest.mark.one_python
 
 

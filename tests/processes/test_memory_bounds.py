@@ -331,7 +331,7 @@ def taking_along(server: Server, crowd: Crowd, memory: Memory) -> None:
 
 
 class Seen(NamedTuple):
-    """What is looked at to tell how far a bound was filled."""
+    """The figures that tell how far a bound was filled."""
 
     server: Server
     crowd: Crowd
@@ -412,7 +412,7 @@ KINDS = [
         {"frames": posts_filled, "connections": connections_filled},
     ),
 ]
-# What clients cannot fill, or not all of.
+# Rows that clients cannot fill, or not all of.
 OUT_OF_REACH = {
     "programs": "is there without a client",
     "members in transit": "a reload, a scale or a rebalance moves members, and each move takes milliseconds; "
