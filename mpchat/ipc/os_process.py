@@ -10,6 +10,9 @@ import resource
 import signal
 import sys
 import threading
+from typing import NoReturn
+
+from mpchat.ipc import logs
 
 # prctl(2), linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
@@ -45,3 +48,13 @@ def end_with_parent(parent: int) -> None:
 def own_thread_starts_children() -> bool:
     """The death signal follows the thread that started the child, so only the main thread may."""
     return threading.current_thread() is threading.main_thread()
+
+
+def end(code: int) -> NoReturn:
+    """End this process with an exit code, once its log is written; the kernel takes back what it holds.
+
+    Python would take all modules apart first, which costs a process of the server 40 to 80 ms of CPU.
+    Functions registered with ``atexit`` do not run, and no thread is waited for.
+    """
+    logs.drain(logs.DRAIN)
+    os._exit(code)

@@ -6,11 +6,12 @@ descriptor of a pipe with the settings and their sources. OUTCOME is the descrip
 of the start, or -1 when the server runs in the foreground and tells the user itself.
 """
 
+import gc
 import os
 import sys
 
 from mpchat.errors import Exit, MpchatError
-from mpchat.ipc import logs
+from mpchat.ipc import logs, os_process
 from mpchat.ipc.standard_stream import StandardStream
 from mpchat.supervisor.startup import Outcome, StartFacts, allow_signals, read_order, report, start_text
 from mpchat.supervisor.supervisor import Supervisor
@@ -18,6 +19,8 @@ from mpchat.supervisor.supervisor import Supervisor
 
 def main() -> int:
     """Run the server; return the exit code."""
+    gc.freeze()
+    gc.enable()
     allow_signals()
     settings, outcome = int(sys.argv[3]), int(sys.argv[4])
     order = read_order(settings)
@@ -57,4 +60,4 @@ def _stream(descriptor: int) -> StandardStream:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os_process.end(main())

@@ -166,3 +166,4 @@ def main(
     gc.collect()
     gc.freeze()
     worker.run()
+    process.end(0)
