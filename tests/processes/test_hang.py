@@ -112,26 +112,19 @@ def test_a_worker_stopped_by_sigstop_is_killed_and_replaced(folder: Path) -> Non
         assert re.search(r"hung for [\d.]+ s, killed: worker 2", server.log)
 
 
-@pytest.mark.parametrize("which", ["a worker", "the supervisor"])
-def test_a_crash_in_native_code_leaves_the_stacks_of_the_process_in_the_log(folder: Path, which: str) -> None:
+def test_a_crash_in_native_code_leaves_the_stacks_of_the_process_in_the_log(folder: Path) -> None:
     with running(folder) as server:
-        process = server.processes()[0]
-        os.kill(server.worker_pids[0] if which == "a worker" else process.pid, signal.SIGSEGV)
-        if which == "a worker":
-            eventually(lambda: "died: worker 1, killed by SIGSEGV" in server.log, "the death to be told")
-        else:
-            process.wait(10.0)
-        stacks = server.log.partition("Fatal Python error: Segmentation fault")[2]
-        assert "Current thread" in stacks
-        assert re.search(r'File ".*/mpchat/reactor\.py", line \d+ in turn', stacks)
-
-
-def test_status_tells_of_the_silence_while_a_worker_hangs(folder: Path) -> None:
-    with hanging(folder, "time.sleep(60)", "--hang-timeout", "60s", "--stop-timeout", "0.5s") as server:
-        hang(server)
-        eventually(lambda: facts(server)["workers"][1]["silent"] > 2.0, "the silence to show", pause=0.05)
-        assert facts(server)["workers"][0]["silent"] < 2.0
-        assert server.command("status").returncode == 0
+        supervisor = server.processes()[0]
+        for number in (server.worker_pids[0], supervisor.pid):
+            logged = len(server.log)
+            os.kill(number, signal.SIGSEGV)
+            if number == supervisor.pid:
+                supervisor.wait(10.0)
+            else:
+                eventually(lambda: "died: worker 1, killed by SIGSEGV" in server.log, "the death to be told")
+            stacks = server.log[logged:].partition("Fatal Python error: Segmentation fault")[2]
+            assert "Current thread" in stacks
+            assert re.search(r'File ".*/mpchat/reactor\.py", line \d+ in turn', stacks)
 
 
 def test_the_shortest_patience_takes_nobody_who_works_for_hung(folder: Path) -> None:
@@ -152,11 +145,15 @@ def test_supervisor_killed_while_a_worker_hangs_leaves_no_worker(folder: Path) -
         assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_worker_that_hangs_while_it_stops_is_killed_after_the_deadline(folder: Path) -> None:
+def test_status_tells_of_the_silence_of_a_hung_worker_and_a_stop_kills_it_after_the_deadline(
+    folder: Path,
+) -> None:
     with hanging(folder, "time.sleep(60)", "--stop-timeout", "1s", "--hang-timeout", "60s") as server:
         processes = server.processes()
         hang(server)
-        eventually((folder / "site" / "hung").exists, "the worker to hang")
+        eventually(lambda: facts(server)["workers"][1]["silent"] > 2.0, "the silence to show", pause=0.05)
+        assert facts(server)["workers"][0]["silent"] < 2.0
+        assert server.command("status").returncode == 0
         assert server.stop().returncode == 0
         _, alive = psutil.wait_procs(processes, timeout=2.0)
         assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]

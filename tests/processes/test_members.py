@@ -97,33 +97,34 @@ def test_rooms_are_apart_and_changing_them_is_one_step(server: Server) -> None:
         assert alice.until("who")["names"] == ["bob"]
 
 
-def test_who_comes_later_gets_the_last_messages_and_then_live_ones(server: Server) -> None:
-    with clients(server, 1) as (plain,), members(server.address, "alice") as (alice,):
+def test_who_comes_later_gets_the_last_messages_and_then_live_ones(shared: Server) -> None:
+    with clients(shared, 1) as (plain,), members(shared.address, "lara") as (lara,):
+        before = lara.welcome["seq"]
         for number in range(70):
             if number % 2:
                 plain.say(f"{number}")
             else:
-                alice.ask(message=f"{number}")
-            alice.hear_from_room(f"{number}")
-        with Member(server.address) as bob:
-            welcome = bob.join("bob")
-            assert (welcome["seq"], welcome["recovered"], welcome["lost"]) == (70, False, None)
-            bob.sync()
-            assert [each["seq"] for each in bob.numbered] == list(range(21, 71))
-            assert bob.numbered == alice.numbered[-50:]
+                lara.ask(message=f"{number}")
+            lara.hear_from_room(f"{number}")
+        with Member(shared.address) as late:
+            welcome = late.join("lasse")
+            assert (welcome["seq"], welcome["recovered"], welcome["lost"]) == (before + 70, False, None)
+            late.sync()
+            assert [each["seq"] for each in late.numbered] == list(range(before + 21, before + 71))
+            assert late.numbered == lara.numbered[-50:]
 
 
-def test_who_comes_back_gets_exactly_what_was_missed(server: Server) -> None:
-    with members(server.address, "alice") as (alice,):
+def test_who_comes_back_gets_exactly_what_was_missed(shared: Server) -> None:
+    with members(shared.address, "mona", room="missed") as (mona,):
         for number in range(70):
-            alice.ask(message=f"{number}")
-        alice.hear_from_room("69")
+            mona.ask(message=f"{number}")
+        mona.hear_from_room("69")
         for after in (0, 1, 35, 69, 70, 1000):
-            with Member(server.address) as bob:
-                welcome = bob.join(f"bob{after}", after=after, epoch=alice.welcome["epoch"])
+            with Member(shared.address) as back:
+                welcome = back.join(f"m{after}", room="missed", after=after, epoch=mona.welcome["epoch"])
                 assert (welcome["recovered"], welcome["lost"]) == (True, None)
-                bob.sync()
-                assert [each["seq"] for each in bob.numbered] == list(range(after + 1, 71))
+                back.sync()
+                assert [each["seq"] for each in back.numbered] == list(range(after + 1, 71))
 
 
 def test_a_number_that_no_message_can_have_is_refused_and_harms_nobody(shared: Server) -> None:
@@ -234,60 +235,62 @@ def _alive(member: Member) -> bool:
     return True
 
 
-def test_a_reload_and_scalings_take_everything_along(server: Server) -> None:
+def test_a_reload_and_scalings_take_everything_along(shared: Server) -> None:
     with (
-        clients(server, 2) as plain,
-        members(server.address, "alice", "bob", "carol") as crowd,
-        members(server.address, "dave", "eve", room="r") as others,
+        clients(shared, 2) as plain,
+        members(shared.address, "rob", "rosa", "rudi") as crowd,
+        members(shared.address, "sam", "sue", room="s") as others,
     ):
-        for turn, change in enumerate((reload, lambda s: scale(s, 1), lambda s: scale(s, 3), reload)):
+        before = crowd[0].welcome["seq"]
+        for turn, change in enumerate((reload, lambda s: scale(s, 1), lambda s: scale(s, 2), reload)):
             crowd[turn % 3].ask(message=f"lobby {turn}")
-            others[turn % 2].ask(message=f"r {turn}")
+            others[turn % 2].ask(message=f"s {turn}")
             half = b'\x00\x14{"message":"in half'
             crowd[0].send_raw(half[:9])
-            change(server)
+            change(shared)
             crowd[0].send_raw(half[9:].replace(b"in half", b"halves") + b'"}')
             for each in crowd:
                 each.hear_from_room(f"lobby {turn}")
                 each.hear_from_room("halves")
             for each in others:
-                each.hear_from_room(f"r {turn}")
+                each.hear_from_room(f"s {turn}")
         for each in crowd[1:]:
             assert each.numbered == crowd[0].numbered
-        assert [each["seq"] for each in crowd[0].numbered] == list(range(1, 9))
+        said = [each["seq"] for each in crowd[0].numbered if each["seq"] > before]
+        assert said == list(range(before + 1, before + 9))
         assert others[0].numbered == others[1].numbered
         assert [each["seq"] for each in others[0].numbered] == [1, 2, 3, 4]
         for client in plain:
-            client.hear_until("bob: lobby 1")
-        with Member(server.address) as other:
-            assert other.refused(join={"name": "alice"}) == "name_taken"
+            client.hear_until("rosa: lobby 1")
+        with Member(shared.address) as other:
+            assert other.refused(join={"name": "rob"}) == "name_taken"
         crowd[0].ask(who={})
-        assert crowd[0].until("who")["names"] == ["alice", "bob", "carol"]
+        assert crowd[0].until("who")["names"] == ["rob", "rosa", "rudi"]
         assert not [each for each in crowd[0].got if "left" in each]
 
 
-def test_older_messages_of_a_members_room_are_read_page_by_page_over_a_reload(server: Server) -> None:
+def test_older_messages_of_a_members_room_are_read_page_by_page_over_a_reload(shared: Server) -> None:
     with (
-        members(server.address, "alice") as (alice,),
-        members(server.address, "dave", room="r") as (dave,),
+        members(shared.address, "olga", room="o") as (olga,),
+        members(shared.address, "otto", room="p") as (otto,),
     ):
         for number in range(1, 131):
-            alice.ask(message=f"lobby {number}")
-            dave.ask(message=f"r {number}")
-        alice.hear_from_room("lobby 130")
-        dave.hear_from_room("r 130")
+            olga.ask(message=f"o {number}")
+            otto.ask(message=f"p {number}")
+        olga.hear_from_room("o 130")
+        otto.hear_from_room("p 130")
         pages = []
-        for each, room in ((alice, "lobby"), (dave, "r")):
+        for each, room in ((olga, "o"), (otto, "p")):
             each.ask(history={})
             pages.append(each.until("history"))
             assert (pages[-1]["room"], pages[-1]["next"]) == (room, 81)
             assert pages[-1]["messages"] == [_in_a_page(said) for said in each.numbered[-50:]]
         # The requests are on their way while the clients are moved.
-        for each in (alice, dave):
+        for each in (olga, otto):
             each.ask(history={"before": 81, "limit": 30})
-        reload(server)
-        alice.ask(message="live")
-        for each, name in ((alice, "lobby"), (dave, "r")):
+        reload(shared)
+        olga.ask(message="live")
+        for each, name in ((olga, "o"), (otto, "p")):
             page = each.until("history")
             assert [said["message"] for said in page["messages"]] == [f"{name} {n}" for n in range(51, 81)]
             each.ask(history={"before": page["next"], "limit": 100})
@@ -295,7 +298,7 @@ def test_older_messages_of_a_members_room_are_read_page_by_page_over_a_reload(se
             assert page["messages"] == [_in_a_page(said) for said in each.numbered[:50]]
             assert page["next"] is None
             assert each.refused(history={"before": 5, "limit": 0}) == "bad_request"
-        with Member(server.address) as other:
+        with Member(shared.address) as other:
             assert other.refused(history={"before": 5}) == "not_joined"
 
 

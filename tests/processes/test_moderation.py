@@ -41,14 +41,14 @@ def test_a_person_is_kicked_by_name_and_comes_back(shared: Server) -> None:
 
 
 def test_a_banned_name_is_ended_and_let_in_no_more_also_after_a_restart(folder: Path) -> None:
-    with running(folder) as server:
+    with running(folder, workers=1) as server:
         with members(server.address, "Troll", "bob") as (troll, _):
             assert ok(server, "ban", "TROLL") == "TROLL is banned for good; 1 connection ended\n"
             assert ended(troll)
         with Member(server.address) as again:
             assert again.refused(join={"name": "troll", "token": troll.welcome["token"]}) == "banned"
         assert "banned, for good" in ok(server, "bans")
-    with running(folder) as server, Member(server.address) as again:
+    with running(folder, workers=1) as server, Member(server.address) as again:
         assert again.refused(join={"name": "troll"}) == "banned"
         ok(server, "unban", "troll")
         assert again.join("troll")["name"] == "troll"

@@ -179,11 +179,15 @@ def until_nobody_is_there(server: Server) -> None:
     last_for(3 * NOTICE_GATHER)
 
 
-@pytest.mark.parametrize("group", STEPS)
-def test_killed_at_each_step_of_a_reload(folder: Path, group: str) -> None:
+@pytest.mark.parametrize(
+    "groups",
+    [["the old one gives"], ["the old one has given"], ["the new one begins", "the new one takes"]],
+    ids=["the old one gives", "the old one has given", "the new one"],
+)
+def test_killed_at_each_step_of_a_reload(folder: Path, groups: list[str]) -> None:
     with faulty(folder) as server:
         fds = descriptors(server)
-        for step in STEPS[group]:
+        for group, step in [(each, step) for each in groups for step in STEPS[each]]:
             with listeners(server, COUNT) as crowd:
                 all_speak(crowd[:SPEAKERS])
                 crowd[0].say(BEGIN)
@@ -197,20 +201,20 @@ def test_killed_at_each_step_of_a_reload(folder: Path, group: str) -> None:
         assert reload(server)["renewed"] == [1, 2]
 
 
-@pytest.mark.parametrize("step", ["has sent the handoff", "before it lets go"])
-def test_members_that_a_killed_worker_had_let_go_are_members_still(folder: Path, step: str) -> None:
+def test_members_that_a_killed_worker_had_let_go_are_members_still(folder: Path) -> None:
     with faulty(folder) as server, members(server.address, "alice", "bob", room="r") as (alice, bob):
-        left = flag(server, signal.SIGKILL, step)
-        answer = change(server, "reload")
-        assert not left.exists(), f"nobody got to: {step}"
-        assert (answer.exit, answer.result["lost"]) == (OK, 0)
-        for speaker, listener in ((alice, bob), (bob, alice)):
-            text = f"{speaker.welcome['name']} after {step}"
-            speaker.ask(message=text)
-            assert listener.hear_from_room(text)["from"] == speaker.welcome["name"]
-        bob.ask(who={})
-        assert bob.until("who")["names"] == ["alice", "bob"]
-        assert not [each for each in alice.got + bob.got if "left" in each]
+        for step in ("has sent the handoff", "before it lets go"):
+            left = flag(server, signal.SIGKILL, step)
+            answer = change(server, "reload")
+            assert not left.exists(), f"nobody got to: {step}"
+            assert (answer.exit, answer.result["lost"]) == (OK, 0)
+            for speaker, listener in ((alice, bob), (bob, alice)):
+                text = f"{speaker.welcome['name']} after {step}"
+                speaker.ask(message=text)
+                assert listener.hear_from_room(text)["from"] == speaker.welcome["name"]
+            bob.ask(who={})
+            assert bob.until("who")["names"] == ["alice", "bob"]
+            assert not [each for each in alice.got + bob.got if "left" in each]
 
 
 def check_answer(group: str, step: str, answer: ReceivedAnswer) -> None:
@@ -229,15 +233,14 @@ def check_answer(group: str, step: str, answer: ReceivedAnswer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("group", "steps"),
+    "steps",
     [
-        ("the old one gives", ["asked", "is told SYNCED"]),
-        ("the old one has given", ["has sent the handoff"]),
-        ("the new one begins", ["has said READY"]),
-        ("the new one takes", ["handed over", "has sent the acks"]),
+        ["asked", "is told SYNCED", "has sent the handoff"],
+        ["has said READY", "handed over", "has sent the acks"],
     ],
+    ids=["the old one", "the new one"],
 )
-def test_stopped_at_a_step_of_a_reload(folder: Path, group: str, steps: list[str]) -> None:
+def test_stopped_at_a_step_of_a_reload(folder: Path, steps: list[str]) -> None:
     """It is found to hang and killed; then it is as if it had died there."""
     with faulty(folder, "--hang-timeout", "1s") as server:
         fds = descriptors(server)
@@ -389,7 +392,7 @@ def test_killed_from_outside_at_random_moments_of_many_reloads(server: Server) -
         crowd[0].say(BEGIN)
         everybody_hears(crowd, BEGIN)
         spoken = 0
-        for _ in range(6):
+        for _ in range(4):
             before = [each for each in crowd if each.ended is None]
             with under_way(server, "reload") as background:
                 speak(before, spoken)

@@ -2,7 +2,7 @@
 
 import os
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from support.changing import (
     write_settings,
 )
 from support.crowd import connected, connections, facts, last_for, worker_pids
-from support.harness import Client, Server, commands_served, kill, running, settle, stopped
+from support.harness import Client, Server, assert_nothing_left, commands_served, kill, settle, stopped
 from support.injected import HELD, held, inject
 from support.waiting import eventually
 
@@ -37,20 +37,48 @@ ROOM = 40
 RESERVED = 64
 
 
-@contextmanager
-def little_room(folder: Path, workers: int, fault: str = "") -> Iterator[Server]:
-    """A server with room for ``ROOM`` clients with each worker, and with ``fault`` injected."""
+LittleRoom = Callable[[int], Server]
+
+# Workers of a slot that are started while it is held wait for the end of that; the first slot's end at once
+# while there is the flag.
+_FAULT = """
+    def install(worker, slot):
+        while flagged(f"held {slot}"):
+            time.sleep(0.01)
+        if slot == 1 and flagged("faulty"):
+            os._exit(7)
+"""
+
+
+@pytest.fixture(scope="module")
+def lasting_little_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with room for ``ROOM`` clients with each worker."""
+    folder = tmp_path_factory.mktemp("little")
     server = Server(folder)
-    if fault:
-        inject(server, fault)
-    write_settings(server, port=0, workers=workers)
+    inject(server, _FAULT)
+    write_settings(server, port=0, workers=2)
     try:
         started = server.command("start", preexec_fn=_few_descriptors)
         assert started.returncode == 0, started.stderr
-        assert facts(server)["limits"]["connections"] == workers * ROOM
         yield server
     finally:
         server.end()
+    assert_nothing_left(folder)
+
+
+@pytest.fixture
+def little_room(lasting_little_room: Server) -> LittleRoom:
+    """Return the file's server with little room once it has so many workers that serve, and no client."""
+
+    def with_workers(count: int) -> Server:
+        server = lasting_little_room
+        server.wait_until_running()
+        server.wait_for_connections(0)
+        scale(server, count)
+        assert facts(server)["limits"]["connections"] == count * ROOM
+        return server
+
+    return with_workers
 
 
 def _few_descriptors() -> None:
@@ -85,8 +113,11 @@ def all_hear(crowd: Sequence[Client], text: str) -> None:
 # Else they took the places of those who are to be moved, and the room waited for these for ever.
 
 
-def test_who_comes_during_a_scaling_to_fewer_workers_is_told_full_beyond_their_room(folder: Path) -> None:
-    with little_room(folder, workers=2) as server, connected(server_address(server), ROOM - 4) as crowd:
+def test_who_comes_during_a_scaling_to_fewer_workers_is_told_full_beyond_their_room(
+    little_room: LittleRoom,
+) -> None:
+    server = little_room(2)
+    with connected(server_address(server), ROOM - 4) as crowd:
         settle(crowd)
         with ExitStack() as fault:
             fault.enter_context(stopped(worker_pids(server)[-1]))
@@ -99,8 +130,29 @@ def test_who_comes_during_a_scaling_to_fewer_workers_is_told_full_beyond_their_r
                     all_hear(crowd, END)
 
 
-def test_who_comes_during_a_reload_with_fewer_workers_is_told_full_beyond_their_room(folder: Path) -> None:
-    with little_room(folder, 2, HELD) as server, connected(server_address(server), ROOM - 4) as crowd:
+def test_who_comes_during_a_growth_is_told_full_beyond_the_room_of_those_who_serve(
+    little_room: LittleRoom,
+) -> None:
+    """The new one may never serve anybody."""
+    server = little_room(1)
+    with connected(server_address(server), ROOM - 4) as crowd:
+        settle(crowd)
+        with held(server, 2), under_way(server, "scale", workers=2) as background:
+            assert facts(server)["limits"]["connections"] == ROOM
+            with connected(server_address(server), 12) as more:
+                assert answers(more) == ["full"] * 8 + ["not_json"] * 4
+            kill(workers_of(server)[-1])
+            assert background.answer().exit == NOT_STARTED
+        assert scale(server, 2)["workers"] == 2
+        assert facts(server)["limits"]["connections"] == 2 * ROOM
+        all_hear(crowd, END)
+
+
+def test_who_comes_during_a_reload_with_fewer_workers_is_told_full_beyond_their_room(
+    little_room: LittleRoom,
+) -> None:
+    server = little_room(2)
+    with connected(server_address(server), ROOM - 4) as crowd:
         settle(crowd)
         write_settings(server, port=0, workers=1)
         with ExitStack() as fault:
@@ -115,9 +167,12 @@ def test_who_comes_during_a_reload_with_fewer_workers_is_told_full_beyond_their_
                     all_hear(crowd, END)
 
 
-def test_who_comes_leaves_the_places_of_those_who_are_to_be_moved(folder: Path) -> None:
+def test_who_comes_leaves_the_places_of_those_who_are_to_be_moved(
+    little_room: LittleRoom,
+) -> None:
     """One of the workers that stay is away for a while, so that the other has to take all who are moved."""
-    with little_room(folder, 3, HELD) as server, connected(server_address(server), 60) as crowd:
+    server = little_room(3)
+    with connected(server_address(server), 60) as crowd:
         settle(crowd)
         first, _, third = worker_pids(server)
         lost = served_by(first, crowd)
@@ -137,29 +192,17 @@ def test_who_comes_leaves_the_places_of_those_who_are_to_be_moved(folder: Path) 
                     assert answers(more) == ["not_json"] * 20
 
 
-def test_who_comes_during_a_growth_is_told_full_beyond_the_room_of_those_who_serve(folder: Path) -> None:
-    """The new one may never serve anybody."""
-    with little_room(folder, 1, HELD) as server, connected(server_address(server), ROOM - 4) as crowd:
-        settle(crowd)
-        with held(server, 2), under_way(server, "scale", workers=2) as background:
-            assert facts(server)["limits"]["connections"] == ROOM
-            with connected(server_address(server), 12) as more:
-                assert answers(more) == ["full"] * 8 + ["not_json"] * 4
-            kill(workers_of(server)[-1])
-            assert background.answer().exit == NOT_STARTED
-        assert scale(server, 2)["workers"] == 2
-        assert facts(server)["limits"]["connections"] == 2 * ROOM
-        all_hear(crowd, END)
-
-
-def test_those_who_find_no_room_when_a_worker_keeps_dying_stay_where_they_were(folder: Path) -> None:
+def test_those_who_find_no_room_when_a_worker_keeps_dying_stay_where_they_were(
+    little_room: LittleRoom,
+) -> None:
     """A scaling under way counted on that worker."""
-    dies = 'def install(worker, slot):\n    if slot == 1 and flagged("faulty"):\n        os._exit(7)\n'
-    with little_room(folder, 3, dies) as server, connected(server_address(server), 70) as crowd:
+    server = little_room(3)
+    with connected(server_address(server), 70) as crowd:
         settle(crowd)
         first, _, third = worker_pids(server)
         left = [each for each, gone in zip(crowd, served_by(first, crowd), strict=True) if not gone]
-        (folder / "site" / "faulty").touch()
+        faulty = server.folder / "site" / "faulty"
+        faulty.touch()
         with ExitStack() as stuck:
             stuck.enter_context(stopped(third))
             with under_way(server, "scale", workers=2) as background:
@@ -176,6 +219,7 @@ def test_those_who_find_no_room_when_a_worker_keeps_dying_stay_where_they_were(f
         assert [each["state"] for each in facts(server)["workers"]][1:] == ["RUNNING", "RUNNING"]
         assert sum(connections(server)) == len(left)
         all_hear(left, END)
+        faulty.unlink()
 
 
 def test_a_worker_with_select_gets_no_more_than_it_takes_while_a_reload_changes_that(folder: Path) -> None:
@@ -216,39 +260,54 @@ def short_of_descriptors(server: Server, free: int) -> Iterator[None]:
         supervisor.rlimit(psutil.RLIMIT_NOFILE, before)
 
 
-def test_connections_move_in_smaller_batches_when_they_do_not_fit(folder: Path) -> None:
-    with running(folder) as server, connected(server_address(server), 160) as crowd:
+@pytest.fixture(scope="module")
+def holding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose workers can be held up at their start."""
+    folder = tmp_path_factory.mktemp("holding")
+    with configured(folder, fault=HELD) as started:
+        yield started
+    assert_nothing_left(folder)
+
+
+def test_connections_move_in_smaller_batches_when_they_do_not_fit(holding: Server) -> None:
+    logged = len(holding.log)
+    with connected(server_address(holding), 160) as crowd:
         settle(crowd)
-        with short_of_descriptors(server, 50):
-            assert reload(server)["moved"] == 160
-        assert server.log.count("short of descriptors") == 1
+        with short_of_descriptors(holding, 50):
+            assert reload(holding)["moved"] == 160
+        assert holding.log[logged:].count("short of descriptors") == 1
         all_hear(crowd, END)
 
 
-@pytest.mark.parametrize("command", ["reload", "scale"])
 def test_when_not_even_one_can_be_moved_the_change_is_given_up_and_nothing_has_changed(
-    folder: Path, command: str
+    holding: Server,
 ) -> None:
-    with configured(folder, fault=HELD) as server, connected(server_address(server), 20) as crowd:
+    server = holding
+    server.wait_for_connections(0)
+    with connected(server_address(server), 20) as crowd:
         settle(crowd)
-        before = worker_pids(server)
-        with ExitStack() as fault:
-            fault.enter_context(held(server, 1) if command == "reload" else stopped(before[1]))
-            with under_way(server, command, **({"workers": 1} if command == "scale" else {})) as background:
-                if command == "reload":
-                    eventually(lambda: len(workers_of(server)) == 3, "the new worker to begin")
-                with short_of_descriptors(server, 0):
-                    fault.close()
-                    answer = background.answer()
-        assert (answer.exit, answer.result["moved"], answer.result["lost"]) == (NOT_STARTED, 0, 0)
-        assert "no descriptor is free" in answer.text
-        assert server.log.count("short of descriptors") == 1
-        assert workers_of(server) == worker_pids(server) == before
-        assert generations(server) == [1, 1]
-        all_hear(crowd, END)
+        before = generations(server), worker_pids(server)
+        for command in ("reload", "scale"):
+            logged = len(server.log)
+            with ExitStack() as fault:
+                fault.enter_context(held(server, 1) if command == "reload" else stopped(before[1][1]))
+                arguments = {"workers": 1} if command == "scale" else {}
+                with under_way(server, command, **arguments) as background:
+                    if command == "reload":
+                        eventually(lambda: len(workers_of(server)) == 3, "the new worker to begin")
+                    with short_of_descriptors(server, 0):
+                        fault.close()
+                        answer = background.answer()
+            assert (answer.exit, answer.result["moved"], answer.result["lost"]) == (NOT_STARTED, 0, 0)
+            assert "no descriptor is free" in answer.text
+            assert server.log[logged:].count("short of descriptors") == 1
+            assert sorted(workers_of(server)) == sorted(worker_pids(server))
+            assert (generations(server), worker_pids(server)) == before
+            all_hear(crowd, f"after the {command}")
         assert reload(server)["moved"] == 20
         assert scale(server, 1)["moved"] == 10
         all_hear(crowd, END)
+    scale(server, 2)
 
 
 # What the kernel says when processes of this user have too many descriptors in flight, in every process.

@@ -68,7 +68,7 @@ def test_a_supervisor_that_sleeps_in_the_middle_of_reloads_under_load(server: Se
         everybody_hears(crowd, BEGIN)
         with sending(crowd[:6], texts) as senders:
             rounds = 0
-            while any(each.thread.is_alive() for each in senders) and rounds < 5:
+            while any(each.thread.is_alive() for each in senders) and rounds < 3:
                 with stopped(pid):
                     last_for(0.05)
                 reload(server)

@@ -31,7 +31,7 @@ def copied(folder: Path) -> Iterator[Server]:
     )
     try:
         # The command of the copy: this process has loaded another one.
-        started = server.command("start", "--port", "0", "--workers", "2")
+        started = server.command("start", "--port", "0", "--workers", "1")
         assert started.returncode == 0, started.stderr
         yield server
     finally:

@@ -7,11 +7,12 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.changing import NOT_STARTED, OK, change, under_way, write_settings
-from support.harness import MPCHAT, Client, Server, clients, kill, raw_frame
+from support.harness import MPCHAT, Client, Server, assert_nothing_left, clients, kill, raw_frame
 from support.injected import inject_into_all, inject_into_supervisor
 from support.waiting import eventually
 
@@ -167,8 +168,8 @@ def test_the_chat_goes_on_while_a_reload_asks_for_the_name_of_the_program_that_h
         server.end()
 
 
-@pytest.fixture
-def hanging(folder: Path) -> Iterator[tuple[Server, Path]]:
+@contextmanager
+def on_a_hanging_disk(folder: Path) -> Iterator[tuple[Server, Path]]:
     """A server on a disk that hangs while the flag is there."""
     server = Server(folder)
     flag = inject_into_all(server, HANGING_DISK) / "disk"
@@ -179,6 +180,33 @@ def hanging(folder: Path) -> Iterator[tuple[Server, Path]]:
         flag.unlink(missing_ok=True)
         flag.with_name("log disk").unlink(missing_ok=True)
         server.end()
+
+
+@pytest.fixture
+def hanging(folder: Path) -> Iterator[tuple[Server, Path]]:
+    """A server of its own on a disk that hangs while the flag is there."""
+    with on_a_hanging_disk(folder) as server_and_flag:
+        yield server_and_flag
+
+
+@pytest.fixture(scope="module")
+def lasting_hanging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """The same for all tests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("hanging")
+    with on_a_hanging_disk(folder) as server_and_flag:
+        yield server_and_flag
+    assert_nothing_left(folder)
+
+
+@pytest.fixture
+def shared_hanging(lasting_hanging: tuple[Server, Path]) -> Iterator[tuple[Server, Path]]:
+    """The file's server on a disk that hangs while the flag is there, with no client."""
+    server, flag = lasting_hanging
+    server.wait_until_running()
+    server.wait_for_connections(0)
+    yield server, flag
+    flag.unlink(missing_ok=True)
+    flag.with_name("log disk").unlink(missing_ok=True)
 
 
 def chat_goes_on(server: Server) -> None:
@@ -229,25 +257,29 @@ def say_nonsense(client: Client, times: int) -> None:
 
 
 def test_log_lines_that_a_hanging_disk_does_not_take_are_counted_and_the_others_keep_their_order(
-    hanging: tuple[Server, Path],
+    shared_hanging: tuple[Server, Path],
 ) -> None:
-    server, flag = hanging
-    lines = 3 * WAITING // 2
+    server, flag = shared_hanging
+    lines, logged = 3 * WAITING // 2, len(server.log)
     with Client(server.address) as client:
         say_nonsense(client, 10)
         flag.touch()
         say_nonsense(client, lines)
         flag.unlink()
-        eventually(lambda: DROPPED.search(server.log), "the log to say how many lines it has not")
+        eventually(lambda: DROPPED.search(server.log[logged:]), "the log to say how many lines it has not")
         say_nonsense(client, 1)
         client.say("still here")
         client.hear_until("still here")
-    eventually(lambda: kept_and_dropped(server.log) == lines + 11, "each line to be there or counted")
-    dropped = DROPPED.search(server.log)
+    eventually(
+        lambda: kept_and_dropped(server.log[logged:]) == lines + 11, "each line to be there or counted"
+    )
+    dropped = DROPPED.search(server.log[logged:])
     assert dropped is not None
     assert lines - WAITING <= int(dropped[1]) < lines
     for slot in ("worker 1[", "worker 2["):
-        times = [line[:23] for line in server.log.splitlines() if slot in line and "dropped" not in line]
+        times = [
+            line[:23] for line in server.log[logged:].splitlines() if slot in line and "dropped" not in line
+        ]
         assert times == sorted(times)
 
 
@@ -255,10 +287,31 @@ def kept_and_dropped(log: str) -> int:
     return log.count("> answered: ") + sum(map(int, DROPPED.findall(log)))
 
 
-def test_a_reload_ends_when_the_disk_with_the_settings_hangs_and_the_chat_goes_on(
-    hanging: tuple[Server, Path],
+def test_a_reload_replaces_the_workers_while_the_disk_of_the_log_hangs(
+    shared_hanging: tuple[Server, Path],
 ) -> None:
-    server, flag = hanging
+    server, flag = shared_hanging
+    logged = len(server.log)
+    flag = flag.with_name("log disk")
+    before = server.worker_pids
+    with clients(server, 2) as (one, two):
+        flag.touch()
+        assert change(server, "reload").exit == OK
+        waits(flag)
+        os.kill(server.pid, signal.SIGUSR1)
+        one.say("안녕")
+        two.hear_until("안녕")
+        assert not set(before) & set(server.worker_pids)
+        assert "done in" not in server.log[logged:]
+        flag.unlink()
+        said = ["done in", *(f"ready: worker {pid}" for pid in server.worker_pids)]
+        eventually(lambda: all(each in server.log[logged:] for each in said), "what was logged meanwhile")
+
+
+def test_a_reload_ends_when_the_disk_with_the_settings_hangs_and_the_chat_goes_on(
+    shared_hanging: tuple[Server, Path],
+) -> None:
+    server, flag = shared_hanging
     with clients(server, 2) as (one, two):
         flag.touch()
         with under_way(server, "reload") as reload:
@@ -273,26 +326,6 @@ def test_a_reload_ends_when_the_disk_with_the_settings_hangs_and_the_chat_goes_o
         assert change(server, "reload").exit == OK
         two.say("still here")
         one.hear_until("still here")
-
-
-def test_a_reload_replaces_the_workers_while_the_disk_of_the_log_hangs(
-    hanging: tuple[Server, Path],
-) -> None:
-    server, flag = hanging
-    flag = flag.with_name("log disk")
-    before = server.worker_pids
-    with clients(server, 2) as (one, two):
-        flag.touch()
-        assert change(server, "reload").exit == OK
-        waits(flag)
-        os.kill(server.pid, signal.SIGUSR1)
-        one.say("안녕")
-        two.hear_until("안녕")
-        assert not set(before) & set(server.worker_pids)
-        assert "done in" not in server.log
-        flag.unlink()
-        said = ["done in", *(f"ready: worker {pid}" for pid in server.worker_pids)]
-        eventually(lambda: all(each in server.log for each in said), "what was logged meanwhile")
 
 
 def test_a_stop_does_not_wait_for_a_disk_that_hangs(hanging: tuple[Server, Path]) -> None:

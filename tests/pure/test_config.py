@@ -404,6 +404,7 @@ def test_any_text_in_a_flag_or_a_variable_is_a_setting_or_a_config_error(name: s
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.datetimes(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
 )
 
 

@@ -228,7 +228,8 @@ JSON_LIKE = MESSAGES.map(lambda each: json.dumps(each).encode())
 MUTATED = st.tuples(JSON_LIKE, st.binary(max_size=3), st.integers(0, 50)).map(
     lambda each: each[0][: each[2]] + each[1] + each[0][each[2] + 1 :]
 )
-FRAMES = st.lists((JSON_LIKE | MUTATED | st.binary(max_size=100)).map(encode_frame)).map(b"".join)
+FRAME = (JSON_LIKE | MUTATED | st.binary(max_size=100)).map(encode_frame)
+FRAMES = st.lists(FRAME).map(b"".join)
 
 
 @given(FRAMES | st.binary(max_size=300), st.lists(st.integers(0, 1000)))
@@ -260,7 +261,7 @@ def test_any_payload_is_relayed_as_json_or_refused_and_never_gets_longer(payload
     assert json.loads(relayed[HEADER_SIZE:])["message"] == json.loads(payload)["message"]
 
 
-@given(st.lists(st.one_of(st.text(max_size=20).filter(str.isprintable).map(message_frame), FRAMES)))
+@given(st.lists(st.one_of(st.text(max_size=20).filter(str.isprintable).map(message_frame), FRAME)))
 def test_messages_that_are_posted_in_runs_are_those_that_would_be_posted_one_by_one(
     parts: list[bytes],
 ) -> None:
