@@ -1,5 +1,6 @@
 """What every test gets: a folder for its servers, and a look afterwards at what it left behind."""
 
+import gc
 import os
 import signal
 import time
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: (FOLDERS.index(item.path.parent.name), item.get_closest_marker("one_python") is None)
     )
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector the thousands of collected tests: a look at all of them takes 0.2 s of CPU."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
