@@ -141,6 +141,13 @@ def test_a_second_start_in_the_foreground_is_refused_with_the_same_line(shared: 
     assert f"pid {shared.pid}" in said
 
 
+def test_a_second_start_is_refused_before_it_has_started_a_process(
+    shared: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpchat.supervisor.boot.__file__", "/dev/null/no-program")
+    assert f"pid {shared.pid}" in refused(shared.command("start", "--port", "0"), ALREADY)
+
+
 def test_two_names_run_side_by_side_and_do_not_hear_each_other(server: Server) -> None:
     with running(server.folder, workers=1, name="second") as second:
         assert server.address[1] != second.address[1]
@@ -190,21 +197,17 @@ def exactly_one_serves(server: Server) -> None:
 
 
 def test_fifty_starts_at_once_while_status_polls_give_one_server_and_49_refusals(instance: Server) -> None:
-    over = threading.Event()
+    """The polls have no interpreters of their own, and so come much closer together."""
+    outcome: list[Counter[int]] = []
+    starting = threading.Thread(target=lambda: outcome.append(start_many(instance, 50)))
     codes: Counter[int] = Counter()
-
-    def poll() -> None:
-        while not over.wait(0.2):
-            codes[instance.command("status").returncode] += 1
-
-    poller = threading.Thread(target=poll)
-    poller.start()
-    try:
-        assert start_many(instance, 50) == {0: 1, ALREADY: 49}
-    finally:
-        over.set()
-        poller.join()
+    starting.start()
+    while starting.is_alive():
+        codes[instance.command("status").returncode] += 1
+        starting.join(0.1)
+    assert outcome == [{0: 1, ALREADY: 49}]
     exactly_one_serves(instance)
+    assert codes[NOT_RUNNING] > 0, "polls began before the server"
     assert set(codes) <= {0, NOT_RUNNING, 6}
 
 
