@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import pytest
 from support.harness import MPCHAT, Server, assert_nothing_left, clients, kill, leftovers, running, stopped
 from support.waiting import eventually
 
+from mpchat.hub.sequencer import NOTICE_GATHER
 from mpchat.instance.paths import option_text, paths
 from mpchat.instance.record import Identity, Record, is_server, read_record, write_record
 
@@ -101,8 +102,10 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def shared(lasting: Server) -> Server:
-    """The file's server, whose lock and socket are in their places."""
+    """The file's server, whose lock and socket are in their places; no client, and no notice to come."""
     lasting.wait_until_running()
+    lasting.wait_for_connections(0)
+    time.sleep(3 * NOTICE_GATHER)
     eventually(lambda: lock_is_held(lasting, lasting.pid), "the lock file to be there", 10.0)
     return lasting
 
@@ -148,16 +151,16 @@ def test_a_second_start_is_refused_before_it_has_started_a_process(
     assert f"pid {shared.pid}" in refused(shared.command("start", "--port", "0"), ALREADY)
 
 
-def test_two_names_run_side_by_side_and_do_not_hear_each_other(server: Server) -> None:
-    with running(server.folder, workers=1, name="second") as second:
-        assert server.address[1] != second.address[1]
-        assert server.pid != second.pid
-        with clients(server, 1) as (alice,), clients(second, 1) as (bob,):
+def test_two_names_run_side_by_side_and_do_not_hear_each_other(shared: Server) -> None:
+    with running(shared.folder, workers=1, name="second") as second:
+        assert shared.address[1] != second.address[1]
+        assert shared.pid != second.pid
+        with clients(shared, 1) as (alice,), clients(second, 1) as (bob,):
             alice.say("in the first")
             bob.say("in the second")
             assert (alice.hear(), bob.hear()) == ("in the first", "in the second")
         assert second.stop().returncode == 0
-        assert server.status()["state"] == "RUNNING"
+        assert shared.status()["state"] == "RUNNING"
 
 
 def test_a_port_taken_by_another_program_is_told_with_its_name_and_pid(instance: Server) -> None:
@@ -408,10 +411,12 @@ def let_others_in(folder: Path) -> None:
         each.chmod(each.stat().st_mode | 0o055)
 
 
-def as_stranger(server: Server, *words: str, **more: Any) -> "subprocess.CompletedProcess[str]":
+def as_stranger(
+    server: Server, *words: str, program: Sequence[str] = ("-m", "mpchat"), **more: Any
+) -> "subprocess.CompletedProcess[str]":
     let_others_in(server.folder.parent)
     return subprocess.run(
-        [server.environment["STRANGERS_PYTHON"], "-m", "mpchat", *words],
+        [server.environment["STRANGERS_PYTHON"], *program, *words],
         **{
             "env": server.environment,
             "cwd": "/",
@@ -425,6 +430,28 @@ def as_stranger(server: Server, *words: str, **more: Any) -> "subprocess.Complet
             **more,
         },
     )
+
+
+# Runs many commands, one after the other, and prints what each said.
+COMMANDS = """
+import json, sys
+from click.testing import CliRunner
+from mpchat.cli.commands import main
+for words in json.loads(sys.argv[1]):
+    done = CliRunner(catch_exceptions=False).invoke(main, words)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]))
+"""
+
+
+def all_as_stranger(server: Server, *commands: list[str]) -> list["subprocess.CompletedProcess[str]"]:
+    """Run commands as a stranger in one interpreter: loading it costs more than all of them."""
+    done = as_stranger(server, json.dumps(commands), program=["-c", COMMANDS])
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    return [
+        subprocess.CompletedProcess(words, *json.loads(line))
+        for words, line in zip(commands, lines, strict=True)
+    ]
 
 
 def test_a_stranger_gets_no_answer_from_our_server_and_is_not_told_that_it_is_not_running(
@@ -442,14 +469,14 @@ def test_a_stranger_gets_no_answer_from_our_server_and_is_not_told_that_it_is_no
         ["scale", "2"],
     )
     told = f"not allowed to look into {run}, owned by root: run as root or set MPCHAT_RUNTIME_DIR"
-    for words in (*commands, ["chat", "--plain"]):
-        assert told in refused(as_stranger(stranger, *words), FAILED)
-    assert "mpchat chat HOST PORT" in refused(as_stranger(stranger, "chat", "--plain"), FAILED)
+    for done in all_as_stranger(stranger, *commands):
+        assert told in refused(done, FAILED)
+    said = refused(as_stranger(stranger, "chat", "--plain"), FAILED)
+    assert told in said
+    assert "mpchat chat HOST PORT" in said
     run.chmod(0o755)  # the instance's own folder is closed still
-    for words in (["status"], ["chat", "--plain"]):
-        assert f"not allowed to look into {run / 'default'}, " in refused(
-            as_stranger(stranger, *words), FAILED
-        )
+    for done in all_as_stranger(stranger, ["status"], ["chat", "--plain"]):
+        assert f"not allowed to look into {run / 'default'}, " in refused(done, FAILED)
     run.chmod(0o700)
     said = refused(as_stranger(stranger, "start", "--port", "0"), NOT_STARTED)
     assert f"{instance.instance_folder}: Permission denied" in said

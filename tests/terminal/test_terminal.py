@@ -410,7 +410,7 @@ def test_an_address_may_be_one_word(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_without_an_address_it_is_the_server_that_was_started_from_here(folder: Path, host: str) -> None:
-    server = Server(folder).start("--host", host)
+    server = Server(folder).start("--host", host, workers=1)
     server.environment["MPCHAT_NAME"] = server.name
     done = server.run("chat", "--plain", input="안녕\n", stdin=None)
     assert (done.returncode, done.stdout) == (0, "안녕\n")
@@ -483,7 +483,7 @@ def test_a_server_that_does_not_answer_what_was_said() -> None:
 
 
 def test_lines_that_the_server_rejects_all_count(folder: Path) -> None:
-    with running(folder, "--payload-limit", "100") as server:
+    with running(folder, "--payload-limit", "100", workers=1) as server:
         _, port = server.address
         said = b"".join(b"x" * 200 + b"\n" for _ in range(300))
         result, out, err = _plain(port, said + "안녕\n".encode())
