@@ -56,17 +56,18 @@ def test_the_command_that_a_line_tells_works_as_it_stands(instance: Server) -> N
     assert instance.command("start", *words, "--port", "0", "--workers", "1").returncode == OK
 
 
+@pytest.mark.usefixtures("commands_here")
 def test_with_no_home_directory_and_no_runtime_folder_commands_work(folder: Path) -> None:
     server = Server(folder, f"homeless-{os.getpid()}")
     kept = {"PATH", "LANG"}
-    bare = {name: value for name, value in server.environment.items() if name in kept}
-    assert "not running" in one_line(server.command("status", env=bare), NOT_RUNNING)
-    assert "port" in said(server.command("config", env=bare))
-    started = server.command("start", "--port", "0", "--workers", "1", env=bare)
+    server.environment = {name: value for name, value in server.environment.items() if name in kept}
+    assert "not running" in one_line(server.command("status"), NOT_RUNNING)
+    assert "port" in said(server.command("config"))
+    started = server.command("start", "--port", "0", "--workers", "1", env=server.environment)
     try:
         assert "serves at" in said(started)
     finally:
-        assert server.command("stop", env=bare).returncode == OK
+        assert server.command("stop").returncode == OK
 
 
 def test_with_the_current_folder_removed_commands_work(shared: Server, tmp_path: Path) -> None:

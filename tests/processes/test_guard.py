@@ -224,14 +224,10 @@ def start_again_at_once(server: Server, port: int) -> None:
     assert done.stderr == ""
 
 
-def test_after_kill_9_of_the_supervisor_the_next_start_works_at_once(server: Server) -> None:
-    port, processes = server.address[1], server.processes()
-    kill(processes[0].pid)
-    start_again_at_once(server, port)
-    eventually(lambda: gone(processes), "the old workers to be gone", 2.0)
-
-
-def test_after_kill_9_of_the_supervisor_with_clients_the_next_start_works_at_once(server: Server) -> None:
+# Without clients: the test after this one, whose worker is stopped besides.
+def test_after_kill_9_of_the_supervisor_with_clients_commands_say_what_to_do_and_a_start_works_at_once(
+    server: Server,
+) -> None:
     address, processes = server.address, server.processes()
     with clients(server, 20) as joined:
         kill(processes[0].pid)
@@ -244,6 +240,9 @@ def test_after_kill_9_of_the_supervisor_with_clients_the_next_start_works_at_onc
         with clients(server, 1) as (fresh,):
             fresh.say("anew")
             assert fresh.hear() == "anew"
+            kill(server.pid)
+            for command in ("status", "stop"):
+                assert "start it with: mpchat start" in refused(server.command(command), NOT_RUNNING)
 
 
 def test_after_kill_9_of_the_supervisor_a_worker_stopped_by_sigstop_is_not_in_the_way(
@@ -276,12 +275,6 @@ def test_after_kill_9_of_everything_nothing_is_left_and_the_terminal_stays_clean
     eventually(lambda: shared_memory() <= before, "nothing more to be in shared memory")
     assert "leaked" not in instance.log
     assert "Traceback" not in instance.log
-
-
-def test_after_kill_9_status_and_stop_say_not_running_and_what_to_do(server: Server) -> None:
-    kill(server.pid)
-    for command in ("status", "stop"):
-        assert "start it with: mpchat start" in refused(server.command(command), NOT_RUNNING)
 
 
 def the_supervisor(server: Server) -> psutil.Process | None:
@@ -629,6 +622,11 @@ def lock_is_held(server: Server, pid: int) -> bool:
     return path.exists() and any(each.samefile(path) for each in held if each.exists())
 
 
+def answers_again(server: Server) -> None:
+    """Wait until the control socket is back."""
+    eventually(lambda: server.command("status").returncode == 0, "the control socket", 10.0, pause=0.1)
+
+
 @pytest.mark.parametrize("fault", ["deleted", "renamed", "replaced"])
 def test_with_the_lock_file_gone_a_second_start_is_refused_and_the_server_takes_it_again(
     shared: Server, fault: str
@@ -651,7 +649,7 @@ def test_with_its_whole_folder_deleted_a_second_start_is_refused_and_the_server_
     pid = server.pid
     shutil.rmtree(server.instance_folder)
     refused(server.command("start", "--port", "0"), ALREADY)
-    eventually(lambda: server.command("status").returncode == 0, "the control socket to be back", 10.0)
+    answers_again(server)
     assert server.pid == pid
     assert f"pid {pid}" in refused(server.command("start", "--port", "0"), ALREADY)
     assert server.stop().returncode == 0
@@ -680,7 +678,7 @@ def test_a_deleted_control_socket_is_not_told_as_not_running_and_comes_back(shar
     (shared.instance_folder / "control.sock").unlink()
     done = shared.command("status")
     assert done.returncode == 0 or f"(pid {pid}) does not answer" in done.stderr
-    eventually(lambda: shared.command("status").returncode == 0, "the control socket to be back", 10.0)
+    answers_again(shared)
 
 
 def test_a_server_whose_control_socket_was_deleted_can_be_stopped_at_once(server: Server) -> None:
@@ -701,7 +699,7 @@ def test_a_control_socket_replaced_by_a_folder_harms_nobody_and_comes_back(share
             alice.say(f"{number}")
             assert alice.hear() == f"{number}"
         control.rmdir()
-        eventually(lambda: shared.command("status").returncode == 0, "the control socket to be back", 10.0)
+        answers_again(shared)
         assert shared.pid == pid
 
 
@@ -831,7 +829,7 @@ def test_a_runtime_folder_longer_than_a_socket_address_works(folder: Path) -> No
         assert server.status()["state"] == "RUNNING"
         assert refused(server.command("start", "--port", "0"), ALREADY)
         (server.instance_folder / "control.sock").unlink()
-        eventually(lambda: server.command("status").returncode == 0, "the control socket to be back", 10.0)
+        answers_again(server)
         assert server.stop().returncode == 0
         assert not (server.instance_folder / "control.sock").exists()
     finally:

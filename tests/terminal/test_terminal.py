@@ -16,13 +16,16 @@ import pytest
 from click.testing import CliRunner
 from support.harness import Server, running
 from support.peers import Relay
+from support.plain_chat import chatted
 from support.screens import Screen
 from support.waiting import PATIENCE, eventually
 
 from mpchat.cli.commands import main
+from mpchat.client import plain
 from mpchat.client.conversation import STEADY
 from mpchat.client.core import Connected, Disconnected, Message
 from mpchat.client.plain import RETURN_TIMEOUT, Patience, _Echoes
+from mpchat.client.terminal import run_chat
 from mpchat.config import Origin, resolve
 from mpchat.instance.record import Identity, Record
 from mpchat.protocol.messages import error_frame
@@ -262,11 +265,9 @@ def test_a_terminal_without_a_server() -> None:
 # In a pipe
 
 
-def _plain(
-    port: int, said: bytes, *, environment: dict[str, str] | None = None, before: str = ""
-) -> tuple[int, str, str]:
+def _plain(port: int, said: bytes, *, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
     done = subprocess.run(
-        _chat(port, plain=True, before=before),
+        _chat(port, plain=True),
         input=said,
         capture_output=True,
         timeout=PATIENCE,
@@ -274,6 +275,11 @@ def _plain(
         check=False,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def _plain_here(port: int, said: bytes) -> tuple[int, str, str]:
+    """Do the same in the test's process, where no process is what is tested."""
+    return chatted(said, lambda: run_chat("127.0.0.1", port, plain=True))
 
 
 @contextmanager
@@ -299,29 +305,29 @@ def test_many_lines_keep_their_order(relay: Relay) -> None:
 
 
 def test_line_ends_blank_lines_and_a_last_line_without_end(relay: Relay) -> None:
-    assert _plain(relay.port, b"\r\none\r\n\n  \ntwo") == (0, "one\ntwo\n", "")
+    assert _plain_here(relay.port, b"\r\none\r\n\n  \ntwo") == (0, "one\ntwo\n", "")
 
 
 def test_nothing_to_say(relay: Relay) -> None:
-    assert _plain(relay.port, b"") == (0, "", "")
+    assert _plain_here(relay.port, b"") == (0, "", "")
 
 
 def test_a_line_that_is_not_utf8_is_not_sent(relay: Relay) -> None:
-    code, out, err = _plain(relay.port, b"one\ntw\xff\xfeo\nthree\n")
+    code, out, err = _plain_here(relay.port, b"one\ntw\xff\xfeo\nthree\n")
     assert (code, out) == (1, "one\nthree\n")
     assert err == "mpchat: a line is not UTF-8 at its byte 2, it is not sent\n"
 
 
 @pytest.mark.parametrize("size", [65_530, 1_000_000])
 def test_a_line_too_long_for_a_message_is_not_sent(relay: Relay, size: int) -> None:
-    code, out, err = _plain(relay.port, b"x" * size + b"\nfine\n")
+    code, out, err = _plain_here(relay.port, b"x" * size + b"\nfine\n")
     assert (code, out) == (1, "fine\n")
     assert err.startswith("mpchat: a line is ")
     assert err.count("\n") == 1
 
 
 def test_commands_in_a_pipe(relay: Relay) -> None:
-    code, out, err = _plain(relay.port, b"//one\n/two\n/quit\nthree\n")
+    code, out, err = _plain_here(relay.port, b"//one\n/two\n/quit\nthree\n")
     assert (code, out) == (1, "/one\n")
     assert err == "mpchat: there is no /two; try /help, or //text to say /text\n"
 
@@ -380,7 +386,7 @@ def test_a_pipe_without_a_server() -> None:
         pass
     expected = f"mpchat: no server answers at 127.0.0.1:{gone.port}; start one with: mpchat start"
     expected += f" --port {gone.port}\n"
-    assert _plain(gone.port, b"hi\n") == (1, "", expected)
+    assert _plain_here(gone.port, b"hi\n") == (1, "", expected)
 
 
 @pytest.mark.parametrize(
@@ -441,7 +447,7 @@ def test_the_own_server_is_reached(
 @pytest.mark.parametrize("code", ["full", "banned"])
 def test_a_server_that_lets_nobody_in_in_plain_mode(code: str) -> None:
     with Relay(greeting=error_frame(code, "not you"), closes=True) as relay:
-        result, out, err = _plain(relay.port, b"hi\n")
+        result, out, err = _plain_here(relay.port, b"hi\n")
         assert (result, out) == (1, "")
         assert f"mpchat: the server refused: not you ({code})\n" in err
 
@@ -475,9 +481,10 @@ def test_a_pipe_gives_up_on_a_server_that_stays_away(relay: Relay) -> None:
     assert err.endswith(b"mpchat: no server for 0.3 s, giving up\n")
 
 
-def test_a_server_that_does_not_answer_what_was_said() -> None:
+def test_a_server_that_does_not_answer_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "ECHO_TIMEOUT", 0.3)
     with Relay(reads=False) as relay:
-        code, out, err = _plain(relay.port, b"hi\n", before="plain.ECHO_TIMEOUT = 0.3")
+        code, out, err = _plain_here(relay.port, b"hi\n")
     assert (code, out) == (6, "")
     assert err == "mpchat: what was sent last did not come back within 0.3 s\n"
 
@@ -486,7 +493,7 @@ def test_lines_that_the_server_rejects_all_count(folder: Path) -> None:
     with running(folder, "--payload-limit", "100", workers=1) as server:
         _, port = server.address
         said = b"".join(b"x" * 200 + b"\n" for _ in range(300))
-        result, out, err = _plain(port, said + "안녕\n".encode())
+        result, out, err = _plain_here(port, said + "안녕\n".encode())
     assert (result, out) == (1, "안녕\n")
     told = re.findall(r"mpchat: the server refused: .* \(too_long(?:, (\d+) times)?\)", err)
     assert sum(int(times or 1) for times in told) == 300
