@@ -21,6 +21,7 @@ import msgspec
 
 from mpchat.config import Config
 from mpchat.errors import AlreadyRunningError, ConfigError, StartError
+from mpchat.instance.holder import refuse_second_start
 from mpchat.instance.paths import paths as instance_paths
 from mpchat.instance.record import SERVER
 from mpchat.settings import Sources
@@ -41,9 +42,10 @@ _ORDER_SIZE = 64 << 10
 def in_foreground(config: Config, sources: Sources) -> NoReturn:
     """Become the server. Ctrl-C waits until the new program can handle it.
 
-    Raise :class:`ConfigError` if the settings are too long.
+    Raise :class:`ConfigError` if the settings are too long, and :class:`StartError` or
+    :class:`AlreadyRunningError` if that is known before.
     """
-    settings = _settings_pipe(Order(config, sources))
+    settings = _settings_pipe(_checked_order(config, sources))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.chdir(_SERVER_FOLDER)
     os.execv(sys.executable, _command(config, settings, -1))
@@ -55,7 +57,7 @@ def in_background(config: Config, sources: Sources) -> StartFacts:
     Raise :class:`ConfigError`, :class:`StartError` or :class:`AlreadyRunningError`; then no process is left.
     Ctrl-C while the server starts ends it again.
     """
-    settings = _settings_pipe(Order(config, sources))
+    settings = _settings_pipe(_checked_order(config, sources))
     reader, writer = os.pipe()
     server: subprocess.Popen[bytes] | None = None
     try:
@@ -88,18 +90,30 @@ def in_background(config: Config, sources: Sources) -> StartFacts:
     return outcome.facts
 
 
-def _settings_pipe(order: Order) -> int:
+def _checked_order(config: Config, sources: Sources) -> bytes:
+    """Return the order as bytes, for a server that no other one is in the way of, as far as is known yet."""
+    data = encode_order(Order(config, sources))
+    if len(data) > _ORDER_SIZE:
+        raise _too_long(data)
+    refuse_second_start(config)
+    return data
+
+
+def _too_long(data: bytes) -> ConfigError:
+    return ConfigError(f"all settings together take {len(data)} bytes, allowed: {_ORDER_SIZE}")
+
+
+def _settings_pipe(data: bytes) -> int:
     """Return the reading end of a socket that holds the order.
 
     A pipe may hold no more than 4 KiB, of a user whose pipes take much already.
     """
-    data = encode_order(order)
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _ORDER_SIZE)
         writer.setblocking(False)
-        if len(data) > _ORDER_SIZE or writer.send(data) < len(data):
-            raise ConfigError(f"all settings together take {len(data)} bytes, allowed: {_ORDER_SIZE}")
+        if writer.send(data) < len(data):
+            raise _too_long(data)
         reader.set_inheritable(True)
         return reader.detach()
 

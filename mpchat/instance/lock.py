@@ -3,6 +3,7 @@
 The lock is the truth: a ``flock`` on a file that is never removed. The supervisor holds it as long as it
 lives, and the kernel releases it however the supervisor dies. The record beside it is only information, for
 messages. Only ``start`` ever tries the lock: a probe from another command would make a concurrent start fail.
+Its command looks first whether the lock is held (:mod:`mpchat.instance.holder`).
 
 On Linux a name in the kernel's own table (an abstract socket) stands behind the lock, in case the file is
 deleted or renamed. Any user can take such a name, and containers that share a network share the table. So a
@@ -25,34 +26,16 @@ import psutil
 from filelock import Timeout, UnixFileLock
 
 from mpchat.config import Config
-from mpchat.errors import AlreadyRunningError, StartError
-from mpchat.instance.paths import option_text, paths, prepare_folder
-from mpchat.instance.record import Record, is_server, read_record
+from mpchat.errors import StartError
+from mpchat.instance.holder import already_running, living_record, patience
+from mpchat.instance.paths import paths, prepare_folder
+from mpchat.instance.record import read_record
 
-# Seconds that a start waits for a lock whose holder is not known to live: the holder may be just ending.
-LOCK_PATIENCE = 0.5
-# The same when the holder looks alive: a process that was just killed looks alive for some milliseconds.
-LIVING_PATIENCE = 0.15
 # Seconds that the workers of a killed supervisor get to end by themselves, and to be gone after SIGKILL.
 SURVIVORS_PATIENCE = 2.0
 SURVIVORS_KILLED = 2.0
 # Seconds between two tries for the kernel's name or for the second lock.
 _POLL = 0.02
-
-
-def already_running(config: Config, record: Record | None) -> AlreadyRunningError:
-    """Return the error for a second start; it says which server runs, where, and how to stop it."""
-    options = option_text(config.name, config.runtime_dir)
-    if record is None:
-        return AlreadyRunningError(
-            f'mpchat "{config.name}" is just being started by another command; see: mpchat status{options}'
-        )
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started))
-    where = ", ".join(record.addresses) or "no address yet"
-    return AlreadyRunningError(
-        f'mpchat "{config.name}" is already running: pid {record.supervisor.pid}, since {since}, '
-        f"at {where}; stop it with: mpchat stop{options}"
-    )
 
 
 class Guard:
@@ -88,21 +71,14 @@ class Guard:
 
     def _acquire_lock(self) -> None:
         try:
-            if self._try_lock(0) or self._try_lock(self._patience()):
+            if self._try_lock(0) or self._try_lock(patience(self.paths)):
                 return
         except OSError as error:
             raise StartError(
                 f"cannot lock {self.paths.lock}: {error.strerror or error}; it must be a plain file that you "
                 "may write: remove it if no server uses it, or choose another place with --runtime-dir"
             ) from None
-        raise already_running(self.config, self._living_record())
-
-    def _living_record(self) -> Record | None:
-        record = read_record(self.paths.record)
-        return record if record is not None and is_server(record.supervisor) else None
-
-    def _patience(self) -> float:
-        return LIVING_PATIENCE if self._living_record() else LOCK_PATIENCE
+        raise already_running(self.config, living_record(self.paths))
 
     def _try_lock(self, timeout: float) -> bool:
         try:
@@ -118,7 +94,7 @@ class Guard:
         place = f"{os.getuid()}:{self.paths.folder.resolve()}"
         name = "\0mpchat-" + hashlib.sha256(place.encode()).hexdigest()[:32]
         self._kernel_name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        deadline = time.monotonic() + self._patience()
+        deadline = time.monotonic() + patience(self.paths)
         while True:
             try:
                 self._kernel_name.bind(name)
@@ -128,7 +104,7 @@ class Guard:
                     time.sleep(_POLL)
                 elif self._is_ours(name):
                     self.release()
-                    raise already_running(self.config, self._living_record()) from None
+                    raise already_running(self.config, living_record(self.paths)) from None
                 else:
                     self.alone = True
                     return
@@ -138,7 +114,7 @@ class Guard:
 
         A process that cannot be looked at belongs to another user, or to a container.
         """
-        if self._living_record() is not None:
+        if living_record(self.paths) is not None:
             return True
         try:
             found = psutil.net_connections("unix")

@@ -22,6 +22,19 @@ def instance(folder: Path) -> Iterator[Server]:
     server.end()
 
 
+@pytest.fixture
+def commands_here(commands_apart: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run commands in the test's process: what is around them is a variable or a folder."""
+    monkeypatch.setattr(Server, "apart", False)
+
+
+def with_variable(server: Server, **variables: str) -> Server:
+    """Return the same server, whose commands have more in their environment."""
+    other = Server(server.folder, server.name)
+    other.environment |= variables
+    return other
+
+
 # No server.
 
 
@@ -29,10 +42,8 @@ def instance(folder: Path) -> Iterator[Server]:
     "words",
     [["status"], ["status", "--json"], ["status", "--watch"], ["stop"], ["say", "hello"], ["kick", "::1"]],
 )
-def test_with_no_server_a_command_says_so_and_what_starts_one(
-    folder: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Server, "apart", False)
+@pytest.mark.usefixtures("commands_here")
+def test_with_no_server_a_command_says_so_and_what_starts_one(folder: Path, words: list[str]) -> None:
     server = Server(folder, "lobby")
     line = one_line(server.command(*words), NOT_RUNNING)
     assert '"lobby" is not running; start it with: mpchat start --name lobby --runtime-dir' in line
@@ -45,17 +56,18 @@ def test_the_command_that_a_line_tells_works_as_it_stands(instance: Server) -> N
     assert instance.command("start", *words, "--port", "0", "--workers", "1").returncode == OK
 
 
+@pytest.mark.usefixtures("commands_here")
 def test_with_no_home_directory_and_no_runtime_folder_commands_work(folder: Path) -> None:
     server = Server(folder, f"homeless-{os.getpid()}")
     kept = {"PATH", "LANG"}
-    bare = {name: value for name, value in server.environment.items() if name in kept}
-    assert "not running" in one_line(server.command("status", env=bare), NOT_RUNNING)
-    assert "port" in said(server.command("config", env=bare))
-    started = server.command("start", "--port", "0", "--workers", "1", env=bare)
+    server.environment = {name: value for name, value in server.environment.items() if name in kept}
+    assert "not running" in one_line(server.command("status"), NOT_RUNNING)
+    assert "port" in said(server.command("config"))
+    started = server.command("start", "--port", "0", "--workers", "1", env=server.environment)
     try:
         assert "serves at" in said(started)
     finally:
-        assert server.command("stop", env=bare).returncode == OK
+        assert server.command("stop").returncode == OK
 
 
 def test_with_the_current_folder_removed_commands_work(shared: Server, tmp_path: Path) -> None:
@@ -70,23 +82,25 @@ def test_with_the_current_folder_removed_commands_work(shared: Server, tmp_path:
     assert "'here' leads nowhere" in done.stderr
 
 
+@pytest.mark.usefixtures("commands_here")
 def test_a_home_that_does_not_exist_is_a_wrong_setting(folder: Path) -> None:
     line = one_line(Server(folder).command("start", "--log-file", "~no-such-user/log"), USAGE)
     assert "'~no-such-user/log' leads nowhere" in line
 
 
+@pytest.mark.usefixtures("commands_here")
 def test_every_command_finds_a_server_whose_folder_is_written_with_a_tilde(
     shared: Server, tmp_path: Path
 ) -> None:
-    environment = {**shared.environment, "HOME": str(shared.folder)}
-    variable = {**environment, "MPCHAT_RUNTIME_DIR": "~/run"}
+    elsewhere = Server(tmp_path)
+    elsewhere.environment |= {"HOME": str(shared.folder), "MPCHAT_RUNTIME_DIR": "~/run"}
     for words in (["status"], ["say", "hello"], ["chat", "--plain"]):
-        said(shared.run(*words, env=variable, cwd=tmp_path))
-    del environment["MPCHAT_RUNTIME_DIR"]
-    said(shared.run("status", "--runtime-dir", "~/run", env=environment, cwd=tmp_path))
+        said(elsewhere.run(*words))
+    del elsewhere.environment["MPCHAT_RUNTIME_DIR"]
+    said(elsewhere.run("status", "--runtime-dir", "~/run"))
     (tmp_path / "mpchat.toml").write_text("runtime_dir = '~/run'\n")
     for words in (["status"], ["chat", "--plain"]):
-        said(shared.run(*words, env=environment, cwd=tmp_path))
+        said(elsewhere.run(*words))
 
 
 # A terminal that is no terminal.
@@ -122,18 +136,21 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(shared: Server, words: li
     assert (done.returncode, done.stderr) == (FAILED, "")
 
 
+@pytest.mark.usefixtures("commands_here")
 def test_a_terminal_of_40_columns_shows_every_figure(shared: Server) -> None:
     facts = shared.status()
-    shown = said(shared.command("status", env={**shared.environment, "COLUMNS": "40"}))
+    narrow = with_variable(shared, COLUMNS="40")
+    shown = said(narrow.command("status"))
     assert max(map(len, shown.splitlines())) <= 40
     for worker in facts["workers"]:
         assert re.search(rf"worker {worker['slot']} RUNNING,\s+pid\s+{worker['pid']}:", shown)
-    config = said(shared.command("config", env={**shared.environment, "COLUMNS": "40"}))
+    config = said(narrow.command("config"))
     assert max(map(len, config.splitlines()[:-2])) <= 40  # two lines of text follow the table
 
 
+@pytest.mark.usefixtures("commands_here")
 def test_a_terminal_of_80_columns_shows_a_row_per_worker(shared: Server) -> None:
-    shown = said(shared.command("status", env={**shared.environment, "COLUMNS": "80"}))
+    shown = said(with_variable(shared, COLUMNS="80").command("status"))
     for worker in shared.status()["workers"]:
         assert re.search(rf"^ +{worker['slot']} +{worker['pid']} RUNNING .*MiB +\d+ *$", shown, re.MULTILINE)
 

@@ -241,7 +241,7 @@ def test_a_restarted_server_gives_the_name_back_and_what_is_lost_is_named(
     folder: Path, sharp: Callable[..., Sharp], kept: bool
 ) -> None:
     history = ["--history", str(folder / "history.db")] if kept else []
-    with running(folder, *history) as server:
+    with running(folder, *history, workers=1) as server:
         address = server.address
         chat = sharp(address, "앨리스", "r")
         chat.until("welcome")
@@ -252,7 +252,7 @@ def test_a_restarted_server_gives_the_name_back_and_what_is_lost_is_named(
         lost = chat.until("disconnected")
         assert (lost["retrying"], lost["unsure"], lost["unsent"]) == ("True", "0", "0")
         chat.do("say", "said meanwhile")
-        server.start(*history, port=address[1])
+        server.start(*history, workers=1, port=address[1])
         again = chat.until("welcome")
         assert (again["name"], again["room"], again["recovered"]) == ("앨리스", "r", str(kept))
         heard = chat.until("message", text="said meanwhile")

@@ -285,15 +285,16 @@ def ask_in_vain(server: Server) -> None:
         facts(server)
 
 
-def test_a_worker_killed_while_the_supervisor_has_no_descriptors_is_replaced_later(server: Server) -> None:
-    pid = facts(server)["pid"]
-    victim = worker_pids(server)[0]
-    with short_of_descriptors(pid, 0):
-        psutil.Process(victim).kill()
-        last_for(1.0)
-    eventually(
-        lambda: [each["state"] for each in facts(server)["workers"]] == ["RUNNING"] * 2, "a new worker", 40.0
-    )
+def test_a_worker_killed_while_the_supervisor_has_no_descriptors_is_replaced_later(folder: Path) -> None:
+    with running(folder, workers=1) as server:
+        victim = worker_pids(server)[0]
+        with short_of_descriptors(facts(server)["pid"], 0):
+            psutil.Process(victim).kill()
+            last_for(1.0)
+        eventually(
+            lambda: [each["state"] for each in facts(server)["workers"]] == ["RUNNING"], "a new worker", 40.0
+        )
+        assert worker_pids(server) != [victim]
 
 
 def test_a_worker_out_of_descriptors_gives_its_connections_to_another(shared: Server) -> None:

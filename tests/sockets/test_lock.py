@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,8 @@ from support.waiting import eventually
 
 from mpchat.config import Config, Origin, resolve
 from mpchat.errors import AlreadyRunningError, StartError
-from mpchat.instance import lock
+from mpchat.instance import holder, lock
+from mpchat.instance.holder import refuse_second_start
 from mpchat.instance.lock import Guard
 from mpchat.instance.paths import Paths
 from mpchat.instance.record import Identity, Record, read_record, write_record
@@ -36,8 +38,8 @@ time.sleep(float(sys.argv[2]))
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holders that will not go are not waited for long, and those that were killed long enough."""
-    monkeypatch.setattr(lock, "LOCK_PATIENCE", 0.1)
-    monkeypatch.setattr(lock, "LIVING_PATIENCE", 0.05)
+    monkeypatch.setattr(holder, "LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr(holder, "LIVING_PATIENCE", 0.05)
     monkeypatch.setattr(lock, "SURVIVORS_PATIENCE", 0.1)
     monkeypatch.setattr(lock, "SURVIVORS_KILLED", 20.0)
 
@@ -142,7 +144,7 @@ def test_the_same_folder_by_another_path_is_the_same_name(config: Config, tmp_pa
 def test_a_name_that_is_released_meanwhile_is_waited_for(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "LOCK_PATIENCE", 20.0)
+    monkeypatch.setattr(holder, "LOCK_PATIENCE", 20.0)
     paths = Guard(config).paths
     paths.folder.mkdir(mode=0o700)
     program = HOLDER.replace("LOCK_SH", "LOCK_EX")
@@ -152,6 +154,47 @@ def test_a_name_that_is_released_meanwhile_is_waited_for(
         assert process.stdout.readline() == "held\n"
         with held(config):
             pass
+
+
+# The look of a command at the lock, before it starts a server.
+
+
+def test_a_look_refuses_while_the_lock_is_held_and_leaves_no_trace(config: Config) -> None:
+    refuse_second_start(config)
+    assert not Guard(config).paths.lock.exists()
+    with held(config) as guard:
+        before = open_files()
+        with pytest.raises(AlreadyRunningError):
+            refuse_second_start(config)
+        assert open_files() == before
+        assert guard.in_place
+    refuse_second_start(config)
+    with held(config):
+        pass
+
+
+def test_a_look_waits_for_a_holder_that_ends(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holder, "LOCK_PATIENCE", 20.0)
+    guard = Guard(config)
+    guard.acquire()
+    release = threading.Timer(0.3, guard.release)
+    release.start()
+    refuse_second_start(config)
+    assert release.finished.is_set()
+    release.join()
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a symlink"])
+def test_a_look_leaves_a_lock_that_is_no_plain_file_to_the_guard(config: Config, kind: str) -> None:
+    paths = Guard(config).paths
+    paths.folder.mkdir(mode=0o700)
+    if kind == "a folder":
+        paths.lock.mkdir()
+    else:
+        paths.lock.symlink_to("/dev/null")
+    refuse_second_start(config)
+    with pytest.raises(StartError):
+        Guard(config).acquire()
 
 
 # The kernel's name, which anybody can take.

@@ -16,7 +16,7 @@ from support.waiting import PATIENCE, eventually
 
 _numbers = itertools.count()
 # Seconds between two looks at a screen: each is a process of tmux.
-LOOK = 0.05
+LOOK = 0.1
 
 
 class Screen:

@@ -72,7 +72,7 @@ def in_terminal(
     (the same, with SIGHUP ignored), ``background`` (the server is a job of the session's first process).
     """
     terminal = Terminal()
-    command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "2", *flags]
+    command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "1", *flags]
     process = subprocess.Popen(
         [sys.executable, "-c", _SESSION, terminal.path, how, *command],
         env=server.environment,

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prompt_toolkit.utils import get_cwidth
 from support.named_peer import BEGINNING, Hall, NamedServer
+from support.plain_chat import chatted
 from support.screens import Screen
 from support.waiting import PATIENCE, eventually
 
 from mpchat.cli.commands import main
+from mpchat.client import plain
 from mpchat.client.board import COMMANDS, MOST, Board
 from mpchat.client.core import (
     Connected,
@@ -490,6 +492,12 @@ def _plain(server: NamedServer, said: str, *options: str) -> tuple[int, str, str
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
+def _plain_here(server: NamedServer, said: str, *options: str) -> tuple[int, str, str]:
+    """Do the same in the test's process: that it has a process of its own, the first test shows."""
+    words = ["chat", "127.0.0.1", f"{server.port}", "--name", "앨리스", "--plain", *options]
+    return chatted(said.encode(), lambda: main(words))
+
+
 def test_lines_with_names_in_a_pipe(server: NamedServer) -> None:
     server.say("전에 한 말")
     code, out, err = _plain(server, "안녕\n/me 손을 흔든다\n/msg 앨리스 혼잣말\n")
@@ -500,30 +508,26 @@ def test_lines_with_names_in_a_pipe(server: NamedServer) -> None:
 
 def test_what_one_said_in_an_earlier_life_is_no_echo(server: NamedServer) -> None:
     server.say("안녕", "앨리스")
-    assert _plain(server, "안녕\n") == (0, "앨리스: 안녕\n앨리스: 안녕\n", "")
+    assert _plain_here(server, "안녕\n") == (0, "앨리스: 안녕\n앨리스: 안녕\n", "")
 
 
-def test_what_does_not_come_back_is_told_although_one_said_it_before(server: NamedServer) -> None:
+def test_what_does_not_come_back_is_told_although_one_said_it_before(
+    server: NamedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.say("안녕", "앨리스")
     server.ignore = lambda request: "message" in request
-    program = (
-        "import sys; from mpchat.client import plain, terminal; plain.ECHO_TIMEOUT = 0.5; "
-        f"sys.exit(terminal.run_chat('127.0.0.1', {server.port}, plain=True, name='앨리스'))"
-    )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, input="안녕\n".encode(), capture_output=True, timeout=PATIENCE, check=False
-    )
-    assert (done.returncode, done.stdout.decode()) == (6, "앨리스: 안녕\n")
+    monkeypatch.setattr(plain, "ECHO_TIMEOUT", 0.5)
+    code, out, _ = _plain_here(server, "안녕\n")
+    assert (code, out) == (6, "앨리스: 안녕\n")
 
 
 def test_a_line_that_is_refused_is_a_failure_and_the_others_are_said(server: NamedServer) -> None:
     refused = "mpchat: the server refused: there is no 없는사람 (no_such_name)\n"
-    assert _plain(server, "/msg 없는사람 누구?\n안녕\n") == (1, "앨리스: 안녕\n", refused)
+    assert _plain_here(server, "/msg 없는사람 누구?\n안녕\n") == (1, "앨리스: 안녕\n", refused)
 
 
 def test_rooms_in_a_pipe(server: NamedServer) -> None:
-    code, out, err = _plain(server, "/join 방2\nhi\n/who\n/rooms\n/nick\n/join\n", "--room", "방1")
+    code, out, err = _plain_here(server, "/join 방2\nhi\n/who\n/rooms\n/nick\n/join\n", "--room", "방1")
     assert (code, out) == (1, "앨리스: hi\n")
     assert [join["room"] for join in server.joins] == ["방1", "방2"]
     assert err.splitlines() == [
@@ -546,7 +550,7 @@ def test_rooms_in_a_pipe(server: NamedServer) -> None:
 def test_a_refused_name_in_a_pipe(server: NamedServer, code: str, hint: str) -> None:
     server.refuse = code
     shown_code = code.replace("\x1b", r"\x1b")
-    assert _plain(server, "hi\n") == (1, "", f"mpchat: no {shown_code} today ({shown_code}){hint}\n")
+    assert _plain_here(server, "hi\n") == (1, "", f"mpchat: no {shown_code} today ({shown_code}){hint}\n")
 
 
 def test_a_room_needs_a_name() -> None:

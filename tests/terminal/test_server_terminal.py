@@ -46,7 +46,7 @@ def test_pipes_that_nobody_reads_stop_neither_the_chat_nor_the_end(folder: Path)
     server = Server(folder)
     reader, writer = os.pipe()
     fill(writer)
-    command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "2", "--log-level", "debug"]
+    command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "1", "--log-level", "debug"]
     process = subprocess.Popen(command, env=server.environment, cwd=folder, stdout=writer, stderr=writer)
     os.close(writer)
     try:
@@ -62,16 +62,16 @@ def test_pipes_that_nobody_reads_stop_neither_the_chat_nor_the_end(folder: Path)
 
 
 def stacks_of_all(text: str) -> bool:
-    """Tell whether the stacks of a supervisor and of two workers are there."""
+    """Tell whether the stacks of a supervisor and of its worker are there."""
     stacks = (r'supervisor\.py", line \d+ in _turn', r'worker\.py", line \d+ in turn')
-    return [len(re.findall(each, text)) for each in stacks] == [1, 2]
+    return [len(re.findall(each, text)) for each in stacks] == [1, 1]
 
 
 def test_stacks_for_a_pipe_that_nobody_reads_stop_nothing_and_come_when_it_is_read(folder: Path) -> None:
     server = Server(folder)
     reader, writer = os.pipe()
     fill(writer)
-    command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "2"]
+    command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "1"]
     process = subprocess.Popen(command, env=server.environment, cwd=folder, stderr=writer)
     try:
         serving(server)
@@ -85,7 +85,7 @@ def test_stacks_for_a_pipe_that_nobody_reads_stop_nothing_and_come_when_it_is_re
                 said.extend(os.read(reader, 1 << 20))
             return stacks_of_all(said.decode())
 
-        eventually(all_said, "three processes' stacks")
+        eventually(all_said, "both processes' stacks")
         fill(writer)
         process.send_signal(signal.SIGUSR2)
         process.terminate()
@@ -120,7 +120,7 @@ def test_stacks_of_a_background_job_reach_a_terminal_that_stops_such_output(fold
         serving(server)
         supervisor = server.processes()[0]
         supervisor.send_signal(signal.SIGUSR2)
-        eventually(lambda: stacks_of_all(terminal.text), "three processes' stacks")
+        eventually(lambda: stacks_of_all(terminal.text), "both processes' stacks")
         supervisor.send_signal(signal.SIGTERM)
         assert process.wait(IN_TIME) == 0
 

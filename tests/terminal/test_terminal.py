@@ -16,13 +16,16 @@ import pytest
 from click.testing import CliRunner
 from support.harness import Server, running
 from support.peers import Relay
+from support.plain_chat import chatted
 from support.screens import Screen
 from support.waiting import PATIENCE, eventually
 
 from mpchat.cli.commands import main
+from mpchat.client import plain
 from mpchat.client.conversation import STEADY
 from mpchat.client.core import Connected, Disconnected, Message
 from mpchat.client.plain import RETURN_TIMEOUT, Patience, _Echoes
+from mpchat.client.terminal import run_chat
 from mpchat.config import Origin, resolve
 from mpchat.instance.record import Identity, Record
 from mpchat.protocol.messages import error_frame
@@ -59,6 +62,22 @@ def _screen(port: int, columns: int = 80) -> Iterator[Screen]:
         yield screen
 
 
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[tuple[Relay, Screen]]:
+    """A chat in a terminal for all tests that leave it as it was: to begin one takes 0.6 s of CPU."""
+    with Relay() as relay, _screen(relay.port) as screen:
+        yield relay, screen
+
+
+@pytest.fixture
+def shared(lasting: tuple[Relay, Screen]) -> tuple[Relay, Screen]:
+    """The file's chat, with an empty prompt; its relay has received nothing."""
+    relay, screen = lasting
+    screen.ends_with(">")
+    relay.received.clear()
+    return relay, screen
+
+
 def _connected(relay: Relay) -> str:
     return f"* connected to 127.0.0.1:{relay.port} (/help)"
 
@@ -80,15 +99,15 @@ def test_two_chats_and_wide_characters(relay: Relay) -> None:
         one.ends_with("안녕하세요, 여러분", "e\u0301 👍 日本語", ">")
 
 
-def test_what_others_say_appears_above_what_one_types(relay: Relay) -> None:
-    with _screen(relay.port) as screen:
-        screen.type_in("반쯤 쓴")
-        screen.ends_with("> 반쯤 쓴")
-        relay.say("meanwhile")
-        screen.ends_with("meanwhile", "> 반쯤 쓴")
-        screen.press("BSpace")
-        screen.say("문장")
-        screen.ends_with("meanwhile", "반쯤 문장", ">")
+def test_what_others_say_appears_above_what_one_types(shared: tuple[Relay, Screen]) -> None:
+    relay, screen = shared
+    screen.type_in("반쯤 쓴")
+    screen.ends_with("> 반쯤 쓴")
+    relay.say("meanwhile")
+    screen.ends_with("meanwhile", "> 반쯤 쓴")
+    screen.press("BSpace")
+    screen.say("문장")
+    screen.ends_with("meanwhile", "반쯤 문장", ">")
 
 
 # Text takes a while on its way to the terminal.
@@ -112,11 +131,11 @@ def test_what_one_types_while_a_message_is_printed_is_not_echoed_beside_it(relay
         screen.ends_with(_connected(relay), *messages, f"> {'글' * 32}")
 
 
-def test_an_escape_sequence_of_somebody_else_does_nothing(relay: Relay) -> None:
-    with _screen(relay.port) as screen:
-        relay.say("before")
-        relay.say("\x1b[2J\x1b]0;title\x07\r\x9b31m\u202eafter\nforged")
-        screen.ends_with("before", r"\x1b[2J\x1b]0;title\x07\x0d\x9b31m\u202eafter\nforged", ">")
+def test_an_escape_sequence_of_somebody_else_does_nothing(shared: tuple[Relay, Screen]) -> None:
+    relay, screen = shared
+    relay.say("before")
+    relay.say("\x1b[2J\x1b]0;title\x07\r\x9b31m\u202eafter\nforged")
+    screen.ends_with("before", r"\x1b[2J\x1b]0;title\x07\x0d\x9b31m\u202eafter\nforged", ">")
 
 
 def test_the_server_goes_away_and_comes_back(relay: Relay) -> None:
@@ -143,12 +162,12 @@ def test_forty_columns(relay: Relay) -> None:
         screen.ends_with("보려고 합니다", "x" * 40, "x" * 10, ">")
 
 
-def test_slash_commands_and_blank_lines_are_not_sent(relay: Relay) -> None:
-    with _screen(relay.port) as screen:
-        for line in ("/nick me", "", "   ", "//me waves"):
-            screen.say(line)
-        screen.ends_with("* there is no /nick; try /help, or //text to say /text", "/me waves", ">")
-        assert relay.received == [b'{"message":"/me waves"}']
+def test_slash_commands_and_blank_lines_are_not_sent(shared: tuple[Relay, Screen]) -> None:
+    relay, screen = shared
+    for line in ("/nick me", "", "   ", "//me waves"):
+        screen.say(line)
+    screen.ends_with("* there is no /nick; try /help, or //text to say /text", "/me waves", ">")
+    assert relay.received == [b'{"message":"/me waves"}']
 
 
 @pytest.mark.parametrize("how", ["C-c", "C-d", "/quit"])
@@ -172,14 +191,14 @@ def test_a_pasted_tab_is_said(relay: Relay, bracketed: bool) -> None:
 
 
 @pytest.mark.parametrize("bracketed", [True, False])
-def test_of_a_long_paste_no_line_is_lost(relay: Relay, bracketed: bool) -> None:
-    lines = [f"줄 {number}\t안녕하세요" for number in range(3000)]
-    with _screen(relay.port) as screen:
-        screen.paste("".join(f"{line}\n" for line in lines), bracketed=bracketed)
-        screen.press("Enter")
-        eventually(lambda: len(relay.received) >= len(lines), "all lines", LONG_PASTE)
-        assert _said(relay) == lines
-        screen.ends_with(r"줄 2999\t안녕하세요", ">")
+def test_of_a_long_paste_no_line_is_lost(shared: tuple[Relay, Screen], bracketed: bool) -> None:
+    relay, screen = shared
+    lines = [f"{bracketed} 줄 {number}\t안녕하세요" for number in range(3000)]
+    screen.paste("".join(f"{line}\n" for line in lines), bracketed=bracketed)
+    screen.press("Enter")
+    eventually(lambda: len(relay.received) >= len(lines), "all lines", LONG_PASTE)
+    assert _said(relay) == lines
+    screen.ends_with(rf"{bracketed} 줄 2999\t안녕하세요", ">")
 
 
 @contextmanager
@@ -262,11 +281,9 @@ def test_a_terminal_without_a_server() -> None:
 # In a pipe
 
 
-def _plain(
-    port: int, said: bytes, *, environment: dict[str, str] | None = None, before: str = ""
-) -> tuple[int, str, str]:
+def _plain(port: int, said: bytes, *, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
     done = subprocess.run(
-        _chat(port, plain=True, before=before),
+        _chat(port, plain=True),
         input=said,
         capture_output=True,
         timeout=PATIENCE,
@@ -274,6 +291,11 @@ def _plain(
         check=False,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def _plain_here(port: int, said: bytes) -> tuple[int, str, str]:
+    """Do the same in the test's process, where no process is what is tested."""
+    return chatted(said, lambda: run_chat("127.0.0.1", port, plain=True))
 
 
 @contextmanager
@@ -299,29 +321,29 @@ def test_many_lines_keep_their_order(relay: Relay) -> None:
 
 
 def test_line_ends_blank_lines_and_a_last_line_without_end(relay: Relay) -> None:
-    assert _plain(relay.port, b"\r\none\r\n\n  \ntwo") == (0, "one\ntwo\n", "")
+    assert _plain_here(relay.port, b"\r\none\r\n\n  \ntwo") == (0, "one\ntwo\n", "")
 
 
 def test_nothing_to_say(relay: Relay) -> None:
-    assert _plain(relay.port, b"") == (0, "", "")
+    assert _plain_here(relay.port, b"") == (0, "", "")
 
 
 def test_a_line_that_is_not_utf8_is_not_sent(relay: Relay) -> None:
-    code, out, err = _plain(relay.port, b"one\ntw\xff\xfeo\nthree\n")
+    code, out, err = _plain_here(relay.port, b"one\ntw\xff\xfeo\nthree\n")
     assert (code, out) == (1, "one\nthree\n")
     assert err == "mpchat: a line is not UTF-8 at its byte 2, it is not sent\n"
 
 
 @pytest.mark.parametrize("size", [65_530, 1_000_000])
 def test_a_line_too_long_for_a_message_is_not_sent(relay: Relay, size: int) -> None:
-    code, out, err = _plain(relay.port, b"x" * size + b"\nfine\n")
+    code, out, err = _plain_here(relay.port, b"x" * size + b"\nfine\n")
     assert (code, out) == (1, "fine\n")
     assert err.startswith("mpchat: a line is ")
     assert err.count("\n") == 1
 
 
 def test_commands_in_a_pipe(relay: Relay) -> None:
-    code, out, err = _plain(relay.port, b"//one\n/two\n/quit\nthree\n")
+    code, out, err = _plain_here(relay.port, b"//one\n/two\n/quit\nthree\n")
     assert (code, out) == (1, "/one\n")
     assert err == "mpchat: there is no /two; try /help, or //text to say /text\n"
 
@@ -380,7 +402,7 @@ def test_a_pipe_without_a_server() -> None:
         pass
     expected = f"mpchat: no server answers at 127.0.0.1:{gone.port}; start one with: mpchat start"
     expected += f" --port {gone.port}\n"
-    assert _plain(gone.port, b"hi\n") == (1, "", expected)
+    assert _plain_here(gone.port, b"hi\n") == (1, "", expected)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +432,7 @@ def test_an_address_may_be_one_word(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_without_an_address_it_is_the_server_that_was_started_from_here(folder: Path, host: str) -> None:
-    server = Server(folder).start("--host", host)
+    server = Server(folder).start("--host", host, workers=1)
     server.environment["MPCHAT_NAME"] = server.name
     done = server.run("chat", "--plain", input="안녕\n", stdin=None)
     assert (done.returncode, done.stdout) == (0, "안녕\n")
@@ -441,7 +463,7 @@ def test_the_own_server_is_reached(
 @pytest.mark.parametrize("code", ["full", "banned"])
 def test_a_server_that_lets_nobody_in_in_plain_mode(code: str) -> None:
     with Relay(greeting=error_frame(code, "not you"), closes=True) as relay:
-        result, out, err = _plain(relay.port, b"hi\n")
+        result, out, err = _plain_here(relay.port, b"hi\n")
         assert (result, out) == (1, "")
         assert f"mpchat: the server refused: not you ({code})\n" in err
 
@@ -475,18 +497,19 @@ def test_a_pipe_gives_up_on_a_server_that_stays_away(relay: Relay) -> None:
     assert err.endswith(b"mpchat: no server for 0.3 s, giving up\n")
 
 
-def test_a_server_that_does_not_answer_what_was_said() -> None:
+def test_a_server_that_does_not_answer_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "ECHO_TIMEOUT", 0.3)
     with Relay(reads=False) as relay:
-        code, out, err = _plain(relay.port, b"hi\n", before="plain.ECHO_TIMEOUT = 0.3")
+        code, out, err = _plain_here(relay.port, b"hi\n")
     assert (code, out) == (6, "")
     assert err == "mpchat: what was sent last did not come back within 0.3 s\n"
 
 
 def test_lines_that_the_server_rejects_all_count(folder: Path) -> None:
-    with running(folder, "--payload-limit", "100") as server:
+    with running(folder, "--payload-limit", "100", workers=1) as server:
         _, port = server.address
         said = b"".join(b"x" * 200 + b"\n" for _ in range(300))
-        result, out, err = _plain(port, said + "안녕\n".encode())
+        result, out, err = _plain_here(port, said + "안녕\n".encode())
     assert (result, out) == (1, "안녕\n")
     told = re.findall(r"mpchat: the server refused: .* \(too_long(?:, (\d+) times)?\)", err)
     assert sum(int(times or 1) for times in told) == 300

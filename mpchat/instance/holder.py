@@ -1,0 +1,86 @@
+"""Holder: which server or start holds an instance's lock, and what a second start is told.
+
+The lock itself is :mod:`mpchat.instance.lock`. A command looks here before it starts a server's process, so
+that a refused start costs no process. The look decides nothing when the lock is free: the server's own try
+does. It imports little, for the same reason.
+"""
+
+import fcntl
+import os
+import time
+
+from mpchat.config import Config
+from mpchat.errors import AlreadyRunningError
+from mpchat.instance.paths import Paths, option_text, paths, prepare_folder
+from mpchat.instance.record import Record, is_server, read_record
+
+# Seconds that a start waits for a lock whose holder is not known to live: the holder may be just ending.
+LOCK_PATIENCE = 0.5
+# The same when the holder looks alive: a process that was just killed looks alive for some milliseconds.
+LIVING_PATIENCE = 0.15
+# Seconds between two looks at a lock that is held.
+_POLL = 0.05
+
+
+def refuse_second_start(config: Config) -> None:
+    """Raise :class:`AlreadyRunningError` if the lock is held, and stays so for as long as a start waits.
+
+    Raise :class:`StartError` if the instance's folder cannot be used. Return if the lock is free, or if there
+    is none yet, or no plain file that this user may read.
+    """
+    places = paths(config.name, config.runtime_dir)
+    prepare_folder(places.folder)
+    deadline = None
+    while _is_held(places):
+        if deadline is None:
+            deadline = time.monotonic() + patience(places)
+        if time.monotonic() >= deadline:
+            raise already_running(config, living_record(places))
+        time.sleep(_POLL)
+
+
+def _is_held(places: Paths) -> bool:
+    """Tell whether a process holds the lock.
+
+    The look takes the lock together with other looks, and gives it back at once. A server that tries the lock
+    in that moment tries it again, for as long as a start waits.
+    """
+    try:
+        descriptor = os.open(places.lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def living_record(places: Paths) -> Record | None:
+    """Return the record if the server that wrote it lives."""
+    record = read_record(places.record)
+    return record if record is not None and is_server(record.supervisor) else None
+
+
+def patience(places: Paths) -> float:
+    """Return the seconds that a start waits for a holder to go."""
+    return LIVING_PATIENCE if living_record(places) else LOCK_PATIENCE
+
+
+def already_running(config: Config, record: Record | None) -> AlreadyRunningError:
+    """Return the error for a second start; it says which server runs, where, and how to stop it."""
+    options = option_text(config.name, config.runtime_dir)
+    if record is None:
+        return AlreadyRunningError(
+            f'mpchat "{config.name}" is just being started by another command; see: mpchat status{options}'
+        )
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started))
+    where = ", ".join(record.addresses) or "no address yet"
+    return AlreadyRunningError(
+        f'mpchat "{config.name}" is already running: pid {record.supervisor.pid}, since {since}, '
+        f"at {where}; stop it with: mpchat stop{options}"
+    )
