@@ -2,8 +2,8 @@
 
 The lock is the truth: a ``flock`` on a file that is never removed. The supervisor holds it as long as it
 lives, and the kernel releases it however the supervisor dies. The record beside it is only information, for
-messages. Only ``start`` ever tries the lock: a probe from another command would make a concurrent start fail.
-Its command looks first whether the lock is held (:mod:`mpchat.instance.holder`).
+messages. Only a server that starts ever tries the lock: a probe would make a concurrent start fail. The
+command ``start`` looks first whether the lock is held, without a try (:mod:`mpchat.instance.holder`).
 
 On Linux a name in the kernel's own table (an abstract socket) stands behind the lock, in case the file is
 deleted or renamed. Any user can take such a name, and containers that share a network share the table. So a

@@ -173,6 +173,29 @@ def test_a_look_refuses_while_the_lock_is_held_and_leaves_no_trace(config: Confi
         pass
 
 
+def test_looks_make_no_start_fail(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holder, "LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(holder, "LIVING_PATIENCE", 0.0)
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            with suppress(AlreadyRunningError):
+                refuse_second_start(config)
+
+    looks = [threading.Thread(target=look) for _ in range(3)]
+    for each in looks:
+        each.start()
+    try:
+        for _ in range(100):
+            with held(config):
+                pass
+    finally:
+        ended.set()
+        for each in looks:
+            each.join()
+
+
 def test_a_look_waits_for_a_holder_that_ends(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holder, "LOCK_PATIENCE", 20.0)
     guard = Guard(config)
