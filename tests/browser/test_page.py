@@ -274,7 +274,8 @@ const turn = () => {
   turns += 1;
   if (end || turns > 20000) { done({ seen: seen.size, most, end, turns }); return; }
   log.scrollTop = arguments[0] === 'up' ? 0 : log.scrollHeight;
-  setTimeout(turn, 4);
+  // The page adds rows in a frame, before this.
+  requestAnimationFrame(turn);
 };
 turn();
 """
