@@ -31,7 +31,8 @@ _FOCUS = """
 const field = document.querySelector(arguments[0]);
 const { left, top, width, height } = field.getBoundingClientRect();
 field.focus();
-return document.elementFromPoint(left + width / 2, top + height / 2) === field && document.activeElement === field;
+const reached = document.elementFromPoint(left + width / 2, top + height / 2);
+return reached === field && document.activeElement === field;
 """
 
 
@@ -68,8 +69,8 @@ def chromium() -> Iterator[webdriver.Chrome]:
 class Window:
     """A window with the page. Each method first brings it to the front.
 
-    Most of the CPU of a test with a browser goes into new windows and into the driver's own scripts. So a window is
-    used again by later tests, and a method asks the browser directly wherever the driver adds nothing to a test.
+    New windows and the driver's own scripts take more CPU than the page. So later tests use a window again. A
+    method asks the browser directly wherever the driver adds nothing to a test.
     """
 
     # The one in front.
@@ -91,7 +92,7 @@ class Window:
             driver.switch_to.new_window("window")
             Window.shown = self.handle = driver.current_window_handle
         self.cdp("Emulation.setFocusEmulationEnabled", enabled=True)
-        # The page's scripts run after this one. A window that is used again has a session of its earlier page.
+        # Runs before the page's scripts. A window that is used again has the session of its earlier page.
         forget = f"{'localStorage.clear(); ' if new else ''}sessionStorage.clear()"
         script = self.cdp("Page.addScriptToEvaluateOnNewDocument", source=forget)
         driver.get(self.url)
@@ -215,7 +216,7 @@ class Window:
     def close(self) -> None:
         """End the page, and leave the window to a later one unless its settings are changed."""
         if self._is_plain:
-            # A page that a script leaves for an empty one keeps its process: a new one costs more than the page.
+            # When a script leaves the page, the window keeps its process.
             self.run("location.replace('about:blank')")
             self.until("location.href === 'about:blank'", "an empty window")
             Window._empty[self.driver.session_id].append(self.handle)
