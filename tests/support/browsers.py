@@ -6,11 +6,10 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.keys import Keys
 
 from support.programs import require
 from support.waiting import PATIENCE, eventually
@@ -26,6 +25,14 @@ return [...document.querySelectorAll('#list .message')].map((row) => ({
   mine: row.classList.contains('mine'),
   secret: row.querySelector('.badge')?.textContent ?? null,
 }));
+"""
+# Give the focus to what a click on the middle of an element would reach; false if that is not the element.
+_FOCUS = """
+const field = document.querySelector(arguments[0]);
+const { left, top, width, height } = field.getBoundingClientRect();
+field.focus();
+const reached = document.elementFromPoint(left + width / 2, top + height / 2);
+return reached === field && document.activeElement === field;
 """
 
 
@@ -43,23 +50,33 @@ def chromium() -> Iterator[webdriver.Chrome]:
         "--disable-gpu",
         "--disable-extensions",
         "--disable-background-networking",
+        # Each new window would start a process ahead of its need.
+        "--disable-features=SpareRendererForSitePerProcess",
         "--no-first-run",
         "--window-size=1100,700",
     ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    session = driver.session_id
     try:
         yield driver
     finally:
         driver.quit()
+        Window._empty.pop(session, None)
 
 
 class Window:
-    """A window with the page. Each method first brings it to the front."""
+    """A window with the page. Each method first brings it to the front.
+
+    New windows and the driver's own scripts take more CPU than the page. So later tests use a window again. A
+    method asks the browser directly wherever the driver adds nothing to a test.
+    """
 
     # The one in front.
     shown = ""
+    # Empty windows that earlier tests have left, per driver session.
+    _empty: ClassVar[dict[str | None, list[str]]] = {}
 
     def __init__(
         self, driver: webdriver.Chrome, address: tuple[str, int], path: str = "/", *, new: bool = True
@@ -67,13 +84,19 @@ class Window:
         """Open the page, in a ``new`` browser as far as the page can tell."""
         self.driver = driver
         self.url = f"http://{address[0]}:{address[1]}{path}"
-        driver.switch_to.new_window("window")
-        Window.shown = self.handle = driver.current_window_handle
+        # Whether a later test may use the window.
+        self._is_plain = True
+        if empty := Window._empty.setdefault(driver.session_id, []):
+            self.handle = empty.pop()
+        else:
+            driver.switch_to.new_window("window")
+            Window.shown = self.handle = driver.current_window_handle
         self.cdp("Emulation.setFocusEmulationEnabled", enabled=True)
+        # Runs before the page's scripts. A window that is used again has the session of its earlier page.
+        forget = f"{'localStorage.clear(); ' if new else ''}sessionStorage.clear()"
+        script = self.cdp("Page.addScriptToEvaluateOnNewDocument", source=forget)
         driver.get(self.url)
-        if new:
-            driver.execute_script("localStorage.clear(); sessionStorage.clear()")
-            driver.refresh()
+        self.cdp("Page.removeScriptToEvaluateOnNewDocument", **script)
         self.until("!document.getElementById('entrance').hidden", "the entrance")
 
     def front(self) -> webdriver.Chrome:
@@ -83,16 +106,19 @@ class Window:
         return self.driver
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Run a function's body in the page."""
-        return self.front().execute_script(script, *arguments)
+        """Run a function's body in the page; an exception in it fails."""
+        call = f"(function () {{ {script}\n }})(...{json.dumps(arguments)})"
+        done = self.cdp("Runtime.evaluate", expression=call, returnByValue=True)
+        assert "exceptionDetails" not in done, (script, done)
+        return done["result"].get("value")
 
     def find(self, expression: str) -> Any:
         """Return what an expression is in the page."""
         return self.run(f"return {expression}")
 
-    def until(self, expression: str, what: str, timeout: float = PATIENCE) -> Any:
+    def until(self, expression: str, what: str, timeout: float = PATIENCE) -> None:
         """Wait until an expression is true in the page."""
-        return eventually(lambda: self.find(expression), f"{what} ({expression})", timeout, pause=LOOK)
+        eventually(lambda: self.find(f"!!({expression})"), f"{what} ({expression})", timeout, pause=LOOK)
 
     def cdp(self, command: str, **arguments: Any) -> Any:
         return self.front().execute_cdp_cmd(command, arguments)
@@ -116,26 +142,34 @@ class Window:
 
     def enter(self, name: str, room: str = "") -> None:
         """Enter through the form, and wait until the chat is there."""
-        self.run("document.getElementById('name').value = ''")
-        self.type_in("#name", name)
-        if room:
-            self.run("document.getElementById('first-room').value = ''")
-            self.type_in("#first-room", room)
-        self.type_in("#name", Keys.ENTER)
+        for field, text in (("name", name), ("first-room", room)):
+            if text:
+                self.run(f"document.getElementById('{field}').value = ''")
+                self.put(f"#{field}", text)
+        self.press_enter()
         self.until_online()
 
     def until_online(self, timeout: float = PATIENCE) -> None:
         online = "document.getElementById('chat').classList.contains('online')"
         self.until(f"{online} && !document.getElementById('chat').hidden", "a connection", timeout)
 
-    def write(self, text: str) -> None:
-        """Put a text into the composer as if it was pasted; for characters that no keyboard has."""
-        self.front().find_element("css selector", "#text").click()
+    def put(self, selector: str, text: str) -> None:
+        """Put a text into a field as if it was pasted; one that stays hidden, covered or inert fails."""
+        eventually(lambda: self.run(_FOCUS, selector), f"a click to reach {selector}", pause=LOOK)
         self.cdp("Input.insertText", text=text)
+
+    def press_enter(self) -> None:
+        """Press and release Enter, in what has the focus."""
+        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+        self.cdp("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
+        self.cdp("Input.dispatchKeyEvent", type="keyUp", **key)
+
+    def write(self, text: str) -> None:
+        self.put("#text", text)
 
     def say(self, text: str) -> None:
         self.write(text)
-        self.type_in("#text", Keys.ENTER)
+        self.press_enter()
 
     def rows(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.run(_ROWS)
@@ -166,6 +200,7 @@ class Window:
 
     def settings(self, *, width: int, height: int, dark: bool = False, language: str = "en-US") -> None:
         """Look at the page as with another screen, and in another language after the next load."""
+        self._is_plain = False
         self.cdp(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -179,8 +214,15 @@ class Window:
         self.cdp("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=language)
 
     def close(self) -> None:
-        self.front().close()
-        Window.shown = ""
+        """End the page, and leave the window to a later one unless its settings are changed."""
+        if self._is_plain:
+            # When a script leaves the page, the window keeps its process.
+            self.run("location.replace('about:blank')")
+            self.until("location.href === 'about:blank'", "an empty window")
+            Window._empty[self.driver.session_id].append(self.handle)
+        else:
+            self.front().close()
+            Window.shown = ""
 
 
 class Desk:
@@ -211,6 +253,7 @@ class Desk:
             found += complaints(window.front())
             window.close()
         self.driver.switch_to.window(self._first)
+        Window.shown = self._first
         assert error is not None or found == []
 
 
