@@ -162,7 +162,7 @@ class HostileScenario(Scenario):
             attack.memory = max(attack.memory, self._memory())
         if now >= self._next_status:
             began = time.monotonic()
-            self.run.server.look()
+            self.run.server.command("status")
             attack.status = max(attack.status, time.monotonic() - began)
             self._next_status = time.monotonic() + STATUS_EVERY
 
