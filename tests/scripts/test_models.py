@@ -4,10 +4,12 @@ Small runs of real processes. What the figures come to is not looked at: the mac
 """
 
 import json
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,6 +60,15 @@ while True:
 """
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Let this process have as many descriptors as the command has, for the length of a test."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raise_descriptor_limit()
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def command(*arguments: str) -> list[str]:
     """Return the command line of a small comparison."""
     return [sys.executable, "-m", "scripts.lecture", "--quick", "--seconds", "0.2", *arguments]
@@ -89,9 +100,8 @@ def test_a_model_tells_ten_clients(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.timeout(300)  # a thousand clients, on a machine that may be busy
+@pytest.mark.usefixtures("many_descriptors")
 def test_mpchat_refuses_a_crowd_that_select_cannot_watch() -> None:
-    raise_descriptor_limit()
-
     crowd = run(MODELS["mpchat select"], 1100, OPTIONS)
 
     assert crowd.faults == []
