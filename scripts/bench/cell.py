@@ -19,7 +19,7 @@ from scripts.bench.load_process import LoadProcess, client_processes, plans
 from scripts.bench.peers import Peer, Server
 from scripts.bench.row import BenchError, Figures, Options, Row
 from scripts.common.latency import Latency
-from scripts.common.processes import SPAWN
+from scripts.common.spawning import SPAWN
 
 # Seconds that the load may take for a step in addition to what the plan says: to start, connect, send.
 PATIENCE_S = 120.0

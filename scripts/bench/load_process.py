@@ -9,7 +9,7 @@ from scripts.bench.load.work import carry_out
 from scripts.bench.peers import Peer, Server
 from scripts.bench.row import BenchError, Options, Row
 from scripts.bench.wire import WIRES
-from scripts.common.processes import end, spawn
+from scripts.common.spawning import end, spawn
 
 # Processes of clients, at least; one more is the senders'.
 LEAST_PROCESSES = 2

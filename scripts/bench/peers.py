@@ -28,7 +28,7 @@ from scripts.bench import node
 from scripts.bench.row import BenchError
 from scripts.bench.websocket import after_handshake
 from scripts.bench.wire import WIRES, Wire
-from scripts.common.machine import descriptor_limit
+from scripts.common.descriptors import descriptor_limit
 from scripts.common.processes import LOOK_S, cpu_ns, last_line, resident_bytes, started
 
 HOST = "127.0.0.1"

@@ -4,20 +4,13 @@ The rule it keeps: what a script starts, it ends, by its own process id, whateve
 """
 
 import contextlib
-import multiprocessing
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing.connection import Connection as Pipe
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
-
-from scripts.common.machine import raise_descriptor_limit
 
 # Where ``-m mpchat`` and ``-m scripts.NAME`` find this checkout, installed or not.
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -25,42 +18,6 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STOP_S = 10.0
 # Seconds between two looks at a condition that is waited for.
 LOOK_S = 0.02
-SPAWN = multiprocessing.get_context("spawn")
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-
-
-def spawn(work: Callable[..., None], *arguments: Any) -> "tuple[BaseProcess, Pipe[Any, Any]]":
-    """Run ``work(pipe, *arguments)`` in a new process, and return the process and the other end of the pipe.
-
-    The new process ends when ``work`` returns or finds the other end closed, and at the latest with this one.
-    """
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=_child, args=(work, theirs, *arguments), daemon=True)
-    # Ctrl-C reaches the whole group, and this process decides; the child has the mask from its first moment.
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-        theirs.close()
-    return process, ours
-
-
-def _child(work: Callable[..., None], *arguments: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    raise_descriptor_limit()
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the other end is closed
-        work(*arguments)
-
-
-def end(process: BaseProcess, patience_s: float) -> None:
-    """Wait until a spawned process has ended; kill it when that takes longer than ``patience_s``."""
-    process.join(patience_s)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    process.close()
 
 
 @contextlib.contextmanager

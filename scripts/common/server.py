@@ -1,10 +1,10 @@
 """An mpchat server under test, seen from outside: its commands, its processes and what they use.
 
-Everything goes through ``python -m mpchat`` and psutil; nothing of mpchat is imported. The rule: only
+Commands go through ``python -m mpchat``, the rest through psutil and the control socket: a run asks for the
+status so often that an interpreter for each would take more CPU than the server does. The rule: only
 processes of the server that was started here are touched, each by its identity (pid and time of creation).
 """
 
-import json
 import os
 import random
 import socket
@@ -16,13 +16,17 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from mpchat.control.client import ask
+from mpchat.control.requests import Status
+from mpchat.errors import MpchatError
+from scripts.common.address import Address
 from scripts.common.processes import kill, wait_until_gone
-
-Address = tuple[str, int]
 
 # Seconds for one command; starts of many at once on few cores take longest.
 COMMAND_TIMEOUT = 60.0
 START_TIMEOUT = 180.0
+# Seconds for the answer to a status: as long as ``mpchat status`` waits.
+STATUS_TIMEOUT = 5.0
 # Seconds for processes to be gone after a stop that said it was done.
 GONE_TIMEOUT = 10.0
 # Exit codes of mpchat that matter here.
@@ -87,10 +91,13 @@ class Server:
 
     def look(self) -> dict[str, Any]:
         """Return the status, and note pid, address and processes."""
-        done = self.command("status", "--json")
-        if done.returncode != OK:
-            raise HarnessError(f"mpchat status: exit {done.returncode}: {done.stderr.strip()}")
-        status: dict[str, Any] = json.loads(done.stdout)
+        try:
+            answer = ask(self.folder / self.name / "control.sock", Status(), STATUS_TIMEOUT)
+        except MpchatError as error:
+            raise HarnessError(f"no status: {error}") from None
+        if answer.exit != OK:
+            raise HarnessError(f"no status: {answer.text}")
+        status = answer.result
         self.pid = status["pid"]
         host, _, port = status["addresses"][0].rpartition(":")
         self.address = (host.strip("[]"), int(port))

@@ -3,7 +3,7 @@
 import click
 
 from scripts.common.command import DefaultGroup
-from scripts.lecture import models, sync_lab
+from scripts.lecture import models, sync
 
 
 @click.group(cls=DefaultGroup)
@@ -12,7 +12,7 @@ def main() -> None:
 
 
 main.add_command(models.main, "models")
-main.add_command(sync_lab.main, "sync")
+main.add_command(sync.main, "sync")
 
 if __name__ == "__main__":
     main(prog_name="python -m scripts.lecture")

@@ -37,7 +37,8 @@ from scripts.bench.row import Figures, Row
 from scripts.bench.row import Options as BenchOptions
 from scripts.common.command import split_names, split_numbers
 from scripts.common.console import FAILED, INTERRUPTED, make_console, run_steps
-from scripts.common.machine import descriptor_limit, machine_line, raise_descriptor_limit
+from scripts.common.descriptors import descriptor_limit, raise_descriptor_limit
+from scripts.common.machine import machine_line
 from scripts.lecture.cell import Model, Options, Outcome, all_models, run
 from scripts.lecture.report import (
     as_json,

@@ -5,7 +5,8 @@ to one number in shared memory: first unguarded, then with each kind of guard, w
 Then two processes take two locks in opposite orders, and a watchdog finds out.
 
 It is no part of the server, and no benchmark of locks: it shows why mpchat's processes share nothing and why
-its instance lock is a file. The rule it keeps: each way is one short function that can be read aloud.
+its instance lock is a file. The rule it keeps: each way is one short function that can be read aloud. The
+command is in another module: each of the processes imports this one, and needs neither click nor rich.
 """
 
 import contextlib
@@ -24,10 +25,7 @@ from multiprocessing.synchronize import Barrier, Lock
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import click
-
-from scripts.common.console import figures_table, make_console
-from scripts.common.processes import SPAWN
+from scripts.common.spawning import SPAWN
 
 # Seconds until a process that does not end is killed.
 DEADLINE_S = 60.0
@@ -225,29 +223,3 @@ def wait_for(what: str, look: Callable[[], bool]) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"no {what} within {DEADLINE_S:.0f} s")
         time.sleep(LOOK_S)
-
-
-# ---- what is shown
-
-
-@click.command(context_settings={"show_default": True})
-@click.option("--steps", type=click.IntRange(1), default=100_000, help="Steps of each process.")
-def main(steps: int) -> None:
-    """Count to zero in eight ways, then end a deadlock."""
-    console = make_console()
-    title = f"{steps:,} times +1 in one process, −1 in another"
-    table = figures_table(title, "", "comes out as", "ns a step")
-    table.add_column("")
-    for way in UNGUARDED + GUARDED:
-        rest, seconds = measure(way, steps)
-        style = "green" if rest == 0 else "red"
-        lesson = (way.__doc__ or "").replace("``", "")
-        table.add_row(way.__name__, f"[{style}]{rest:,}[/]", f"{seconds / steps * 1e9:,.0f}", lesson)
-    console.print(table)
-    found = deadlock()
-    for index in (0, 1):
-        holds, wants = (found.board[place] for place in board_places(index))
-        console.print(f"process {index} holds lock {holds} and waits for lock {wants}")
-    console.print("deadlock: they wait in a circle. Process 0 stood here, and was ended:", style="red")
-    console.print(found.stack.rstrip(), markup=False)
-    console.print(f"its lock was freed by the kernel; process 1 went on and ended with {found.survivor_exit}")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+from scripts.common.address import Address
 from scripts.common.latency import Latency
-from scripts.common.server import Address
 from scripts.common.websocket import RefusedError, WebSocketWire
 from scripts.stress.findings import Findings
 

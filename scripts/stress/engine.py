@@ -15,12 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from scripts.common.server import Address, HarnessError, Server
+from scripts.common.address import Address
+from scripts.common.server import HarnessError, Server
 from scripts.stress.changes import Changes
 from scripts.stress.clients import ClientLoop, Plan
 from scripts.stress.faults import Fault, KillWorkers
 from scripts.stress.findings import Findings
-from scripts.stress.fleet import ClientProcess, Fleet
+from scripts.stress.fleet import LOOK_EVERY, ClientProcess, Fleet
 from scripts.stress.options import Options
 from scripts.stress.report import Verdict
 from scripts.stress.start_storm import StartStorm
@@ -333,6 +334,7 @@ class Run:
             steady = min(end.descriptors.values()) >= 0  # no worker is being replaced
             if (steady and not end.growth(before)) or time.monotonic() > deadline:
                 return
+            time.sleep(LOOK_EVERY)
 
 
 def run(name: str, scenario: type[Scenario], options: Options, progress: Progress) -> Verdict:

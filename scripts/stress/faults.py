@@ -8,7 +8,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.common.server import Address, Server
+from scripts.common.address import Address
+from scripts.common.server import Server
 from scripts.stress.fleet import ClientProcess
 
 # Seconds between two storms: all clients have to be back in between.

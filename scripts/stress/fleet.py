@@ -16,13 +16,14 @@ from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from scripts.common.processes import end, spawn
-from scripts.common.server import Address, HarnessError
+from scripts.common.address import Address
+from scripts.common.server import HarnessError
+from scripts.common.spawning import end, spawn
 from scripts.stress.clients import ClientLoop, Plan, Report, Tick, serve
 
 # Seconds that a client process has to end by itself once it has reported.
 END_TIMEOUT = 5.0
-# Seconds between two looks at the queue.
+# Seconds between two looks at the queue, and between two at a server that comes to rest.
 LOOK_EVERY = 0.1
 
 

@@ -18,7 +18,7 @@ RELOADED = {
 
 def test_a_hundred_connections_of_each_kind_are_moved_and_hear_one_message() -> None:
     command = [sys.executable, "-m", "scripts.bench", "moves", "--websockets", "--json"]
-    sizes = ["--connections", "100", "--probes", "10", "--workers", "1", "--rounds", "2", "--quiet", "0.2"]
+    sizes = ["--connections", "100", "--probes", "10", "--workers", "1", "--rounds", "1", "--quiet", "0.2"]
 
     done = subprocess.run([*command, *sizes], capture_output=True, text=True, timeout=100)
 

@@ -1,15 +1,15 @@
 """The stress test of hostile clients must be able to fail. How long things take is not tested here."""
 
-import subprocess
-
 import pytest
-from support.stress import COMMAND, ROOT, broken, stress, temporary  # noqa: F401  (a fixture)
+from click.testing import CliRunner
+from support.stress import broken, stress, temporary  # noqa: F401  (a fixture)
 
 from scripts.common.latency import Latency
+from scripts.stress.command import main
 from scripts.stress.hostile.kinds import KINDS
 from scripts.stress.hostile.scenario import Attack
 
-SHORT = ("--seconds", "1", "--connections", "2", "--workers", "1", "--slack", "100")
+SHORT = ("--seconds", "0.5", "--connections", "2", "--workers", "1", "--slack", "100")
 
 
 def latency(*milliseconds: float) -> Latency:
@@ -63,7 +63,6 @@ def test_a_worker_that_an_attack_ends_is_found(
 
 
 def test_a_kind_that_is_not_there_is_wrong_usage() -> None:
-    command = [*COMMAND, "hostile", "--kinds", "friendly"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "friendly is no kind: empty frames," in done.stderr
+    answer = CliRunner().invoke(main, ["hostile", "--kinds", "friendly"])
+    assert answer.exit_code == 2
+    assert "friendly is no kind: empty frames," in answer.output

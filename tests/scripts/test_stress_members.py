@@ -405,7 +405,7 @@ SMALL = ("--connections", "10", "--rooms", "4", "--rate", "150", "--workers", "2
 @pytest.mark.usefixtures("temporary")
 def test_the_real_server_keeps_its_promises_to_named_clients() -> None:
     changes = ("--reload", "--reloads", "1", "--scale", "--scalings", "1", "--scale-most", "2")
-    code, verdict = stress("members", "--seconds", "3", "--cuts", "60", *changes, *SMALL)
+    code, verdict = stress("members", "--seconds", "2", "--cuts", "60", *changes, *SMALL)
     assert verdict["reasons"] == [], verdict["examples"]
     assert code == 0
     counts = verdict["counts"]
@@ -458,7 +458,7 @@ def test_what_a_worker_does_wrong_is_found(
 ) -> None:
     broken(tmp_path_factory, monkeypatch, textwrap.dedent(BROKEN))
     # The count of those that are there misses members that are still on the way back when patience ends.
-    code, verdict = stress("members", "--seconds", "3", "--cuts", "100", "--patience", "5", *SMALL)
+    code, verdict = stress("members", "--seconds", "2", "--cuts", "100", "--patience", "3", *SMALL)
     assert code == 1
     found = {kind for kind, count in verdict["findings"].items() if count}
     # The second fault, and the third, which the others cannot bring about.

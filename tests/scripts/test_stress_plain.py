@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.stress import COMMAND, ROOT, only, stress
+from support.stress import only, stress
 
 from scripts.common.frames import framed, split_frames
 from scripts.common.latency import Latency
 from scripts.common.server import Snapshot
 from scripts.stress.changes import reasons_against
+from scripts.stress.command import main
 from scripts.stress.findings import Findings
 from scripts.stress.plain.conflicts import Reader, State
 from scripts.stress.plain.messages import MARK_SENDER, TestMessages
@@ -388,5 +390,4 @@ def test_usage() -> None:
         ["--address", "127.0.0.1:1", "--reload"],
         ["--seconds", "0"],
     ):
-        done = subprocess.run([*COMMAND, "plain", *flags], cwd=ROOT, capture_output=True, check=False)
-        assert done.returncode == 2
+        assert CliRunner().invoke(main, ["plain", *flags]).exit_code == 2

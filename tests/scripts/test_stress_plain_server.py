@@ -12,6 +12,8 @@ import psutil
 import pytest
 from support.stress import COMMAND, ROOT, broken, stress, temporary  # noqa: F401  (a fixture)
 
+from scripts.common.processes import LOOK_S
+
 pytestmark = pytest.mark.timeout(320)  # more than the longest run and its end
 
 SMALL = ("--processes", "1", "--connections", "5", "--probes", "1", "--workers", "1")
@@ -21,9 +23,9 @@ SMALL = ("--processes", "1", "--connections", "5", "--probes", "1", "--workers",
 def test_the_real_server_keeps_its_promises_under_every_fault() -> None:
     code, verdict = stress(
         "plain",
-        *("--seconds", "3", "--processes", "1", "--connections", "30", "--probes", "3", "--workers", "2"),
+        *("--seconds", "2", "--processes", "1", "--connections", "30", "--probes", "3", "--workers", "2"),
         *("--kill-workers", "--stall", "--stalled", "5", "--garbage", "--garbage-inputs", "200"),
-        *("--disconnect-storm", "--storm-clients", "40", "--start-storm", "--starts", "3"),
+        *("--disconnect-storm", "--storm-clients", "40", "--start-storm", "--starts", "2"),
     )
     assert verdict["reasons"] == [], verdict["examples"]
     assert code == 0
@@ -45,13 +47,13 @@ def test_connections_move_again_and_again_and_nothing_is_lost() -> None:
     code, verdict = stress(
         "plain",
         *("--seconds", "3", "--processes", "1", "--connections", "30", "--rate", "100", "--probes", "3"),
-        *("--workers", "2", "--reload", "--reloads", "1", "--scale", "--scalings", "2", "--scale-most", "3"),
+        *("--workers", "2", "--reload", "--reloads", "1", "--scale", "--scalings", "1", "--scale-most", "3"),
         *("--garbage", "--garbage-inputs", "100", *STALLED),
     )
     assert verdict["reasons"] == [], verdict["examples"]
     assert code == 0
     changes = verdict["faults"]["changes"]
-    assert (changes["reloads"], changes["scalings"], changes["missing"]) == (1, 2, 0)
+    assert (changes["reloads"], changes["scalings"], changes["missing"]) == (1, 1, 0)
     assert changes["moved"] >= 50
     assert verdict["faults"]["garbage"]["inputs"] == 100
     assert 0 < changes["pauses"]["p50"] <= changes["pauses"]["p99"] <= changes["pauses"]["max"]
@@ -61,7 +63,7 @@ def test_connections_move_again_and_again_and_nothing_is_lost() -> None:
 # One run has every fault that a move may have, each at a connection of its own. Each happens once, to a
 # client that has sent half a frame; only that of clients that do not read happens to all of them. A frame has
 # as many bytes as the size says, and two more. A byte of a frame that has begun is found twice: the server
-# takes offence at the frame, and its sender misses it.
+# takes offence at the frame, and its sender misses it. A WebSocket would be closed for it.
 AT_A_MOVE = """
     def install(worker, slot):
         from msgspec.structs import replace
@@ -76,7 +78,7 @@ AT_A_MOVE = """
             elif len(parsed.partial) > 5 and number > 100:
                 if once("a connection does not arrive"):
                     connection.sock.shutdown(2)
-                elif once("a byte of half a frame is lost"):
+                elif state.dialect == "plain" and once("a byte of half a frame is lost"):
                     state = replace(state, dialect_state=replace(parsed, partial=parsed.partial[:-1]))
                 elif once("a message is lost"):
                     state = replace(state, place=state.place._replace(number=number + 1))
@@ -122,7 +124,7 @@ def test_what_goes_wrong_at_a_move_is_found(
     code, verdict = stress(
         "plain",
         *("--seconds", "3", "--processes", "2", "--connections", "20", "--rate", "100", "--size", "600"),
-        *("--probes", "3", "--workers", "2", "--reload", "--reloads", "2", *STALLED),
+        *("--probes", "3", "--workers", "1", "--reload", "--reloads", "2", *STALLED),
     )
     assert code == 1
     assert verdict["faults"]["changes"]["wrong"] == []
@@ -166,6 +168,7 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals) -> None:
             deadline = time.monotonic() + 60
             while not has_client(script.pid):
                 assert time.monotonic() < deadline, "waited 60 s for the first client process"
+                time.sleep(LOOK_S)
             os.killpg(script.pid, number)
             assert script.wait(60) == 1
         finally:

@@ -26,7 +26,7 @@ INNOCENTS = 4
 class HostileOptions(Options):
     """The options of hostile clients."""
 
-    seconds: float = option(4.0, "Length of each attack.", click.FloatRange(1))
+    seconds: float = option(4.0, "Length of each attack.", click.FloatRange(0.1))
     connections: int = option(100, "Hostile clients, all of one kind at a time.", click.IntRange(1, 5000))
     kinds: str = option("", "Kinds by commas; default: all.")
     slack: float = option(1.0, "Times may be so many times as long as promised.", click.FloatRange(0.1))
@@ -162,7 +162,7 @@ class HostileScenario(Scenario):
             attack.memory = max(attack.memory, self._memory())
         if now >= self._next_status:
             began = time.monotonic()
-            self.run.server.look()
+            self.run.server.command("status")
             attack.status = max(attack.status, time.monotonic() - began)
             self._next_status = time.monotonic() + STATUS_EVERY
 

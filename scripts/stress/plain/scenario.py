@@ -8,8 +8,9 @@ import click
 
 from mpchat.client.blocking import connect_blocking
 from mpchat.errors import MpchatError
+from scripts.common.address import Address
 from scripts.common.frames import HEADER
-from scripts.common.server import Address, HarnessError
+from scripts.common.server import HarnessError
 from scripts.stress.engine import Run, Scenario
 from scripts.stress.faults import Fault, Storms
 from scripts.stress.fleet import ClientProcess
