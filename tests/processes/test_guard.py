@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -10,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,13 @@ def begin(server: Server, *words: str, **more: Any) -> "subprocess.Popen[str]":
     )
 
 
-@contextmanager
-def free_port() -> Iterator[int]:
-    """A port that is free when the block begins."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    yield port
+def free_port() -> int:
+    """Return a port that is free now, below those that the system gives away by itself."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -270,16 +271,16 @@ INSTANTS: dict[str, Callable[[Server, psutil.Process], object]] = {
 def test_kill_9_in_the_middle_of_a_start_is_told_and_the_next_start_works(
     instance: Server, instant: str
 ) -> None:
-    with free_port() as port:
-        starting = begin(instance, "start", "--port", str(port), "--workers", "1")
-        process = eventually(lambda: the_supervisor(instance), "the supervisor to begin")
-        assert process is not None
-        eventually(lambda: INSTANTS[instant](instance, process), instant)
-        process.kill()
-        out, err = starting.communicate(timeout=30)
-        assert (starting.returncode, out, err.count("\n")) == (NOT_STARTED, "", 1)
-        assert "killed by SIGKILL" in err
-        start_again_at_once(instance, port)
+    port = free_port()
+    starting = begin(instance, "start", "--port", str(port), "--workers", "1")
+    process = eventually(lambda: the_supervisor(instance), "the supervisor to begin")
+    assert process is not None
+    eventually(lambda: INSTANTS[instant](instance, process), instant)
+    process.kill()
+    out, err = starting.communicate(timeout=30)
+    assert (starting.returncode, out, err.count("\n")) == (NOT_STARTED, "", 1)
+    assert "killed by SIGKILL" in err
+    start_again_at_once(instance, port)
 
 
 # Files that vanish while the server runs.
