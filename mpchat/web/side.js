@@ -162,12 +162,16 @@ export class Side {
 
   #replace(list, rows, more) {
     if (more > 0) rows.push(make('li', 'rest', WORDS.more(more)));
-    // A list that is drawn anew keeps its focus and its place.
     const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
-    const top = list.scrollTop;
-    list.replaceChildren(...rows);
-    list.scrollTop = top;
-    if (focused !== undefined) {
+    // Rows that say the same stay: a click on one of them may have begun.
+    const before = new Map([...list.children].map((row) => [row.outerHTML, row]));
+    const after = rows.map((row) => before.get(row.outerHTML) ?? row);
+    const stays = new Set(after);
+    for (const row of before.values()) if (!stays.has(row)) row.remove();
+    after.forEach((row, at) => {
+      if (list.children[at] !== row) list.insertBefore(row, list.children[at] ?? null);
+    });
+    if (focused !== undefined && !list.contains(document.activeElement)) {
       const again = [...list.querySelectorAll('button')].find((each) => each.dataset.key === focused);
       (again ?? $('text')).focus();
     }

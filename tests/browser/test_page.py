@@ -77,6 +77,21 @@ def test_two_windows_a_terminal_and_a_plain_client_are_in_one_room(desk: Desk) -
     alice.until(f"({people}).join() === 'alice,밥'", "the names beside the messages")
 
 
+def test_a_click_that_has_begun_outlives_a_change_of_the_list(desk: Desk) -> None:
+    alice = desk.window("alice", "click")
+    with members(desk.address, "bob", room="click"):
+        people = "[...document.querySelectorAll('#people button')]"
+        alice.until(f"{people}.length === 2", "bob's name")
+        box = alice.find(f"{people}[1].getBoundingClientRect().toJSON()")
+        spot = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        button = {"button": "left", "buttons": 1, "clickCount": 1, **spot}
+        alice.cdp("Input.dispatchMouseEvent", type="mousePressed", **button)
+        with members(desk.address, "carol", room="click"):
+            alice.until(f"{people}.length === 3", "carol's name")
+            alice.cdp("Input.dispatchMouseEvent", type="mouseReleased", **button)
+            alice.until("document.getElementById('text').value === '/msg bob '", "a message to bob begun")
+
+
 def test_commands_are_those_of_the_terminal(desk: Desk) -> None:
     alice = desk.window("alice", "commands")
     with members(desk.address, "bob1", room="commands") as [bob]:
