@@ -9,10 +9,9 @@ from mpchat.supervisor.connect_rates import ConnectRates, Rate
 from mpchat.supervisor.live_settings import LiveSettings
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
-from mpchat.supervisor.refusals import Refusal
+from mpchat.supervisor.refusals import BANNED, Refusal
 
 TOO_FAST = Refusal("your address connects too fast; wait a few seconds, then connect again", "too_fast")
-BANNED = Refusal("your address is banned here", "banned")
 
 
 class Admission:

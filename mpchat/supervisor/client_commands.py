@@ -11,11 +11,11 @@ from mpchat.errors import Exit, MpchatError
 from mpchat.hub.hub import Hub
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
-from mpchat.supervisor.admission import BANNED
 from mpchat.supervisor.ask_workers import PATIENCE, WorkerQuestions
 from mpchat.supervisor.disk import Disk
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
+from mpchat.supervisor.refusals import BANNED
 from mpchat.supervisor.room_commands import RoomCommands
 
 log = logging.getLogger("mpchat.supervisor")

@@ -6,6 +6,7 @@ refused. Which worker is chosen is decided in :mod:`mpchat.supervisor.placement_
 """
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count
@@ -16,7 +17,7 @@ from mpchat.reactor import Reactor
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.handoff_sockets import HandoffSockets
 from mpchat.supervisor.placement_policy import MAX_UNACKED, choose_worker
-from mpchat.supervisor.refusals import Refusal
+from mpchat.supervisor.refusals import BANNED, Refusal
 from mpchat.supervisor.transit import Transit
 from mpchat.supervisor.worker_connections import Arrivals, HeldConnection
 from mpchat.supervisor.worker_handle import WorkerHandle
@@ -31,6 +32,7 @@ class Placement:
         """``per_worker`` is how many connections fit one worker."""
         self.per_worker = per_worker
         self.transit = Transit(hub)
+        self._hub = hub
         self._acceptor = acceptor
         self._handoffs = HandoffSockets(reactor, self._on_arrivals)
         self._unplaced: list[HeldConnection] = []
@@ -63,7 +65,7 @@ class Placement:
         for host, connections in handle.connections.hosts.items():
             self._hosts[owner_of(host)] -= connections
         self._hosts += Counter()  # drops hosts without connections
-        self._unplaced += handle.close()
+        self._take_back(handle.close())
 
     def place(self, handles: Sequence[WorkerHandle], now: float, expected: int) -> None:
         """Send each connection to the one of ``handles`` that has the fewest, as far as they have room.
@@ -106,9 +108,17 @@ class Placement:
         gone = {each.identity for each in refused}
         self._unplaced = [each for each in self._unplaced if each.identity not in gone]
 
+    def _take_back(self, connections: Sequence[HeldConnection]) -> None:
+        """Let connections wait that no worker has. A fresh one may have been banned meanwhile."""
+        self._unplaced += connections
+        now = time.time()
+        for host in {each.host for each in connections if not each.moved}:
+            if self._hub.state.moderation.banned_host(host, now):
+                self.refuse(BANNED, host=host)
+
     def _on_arrivals(self, handle: WorkerHandle, arrivals: Arrivals) -> None:
         """Take note of what a worker says about connections."""
-        self._unplaced += arrivals.unplaced
+        self._take_back(arrivals.unplaced)
         self.transit.ended(handle.endpoint, (each.identity for each in arrivals.acked), arrivals.pauses)
         if not handle.connections.asked:
             moved = (each.identity for each in arrivals.unplaced if each.moved)

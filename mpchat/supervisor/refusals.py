@@ -31,6 +31,9 @@ class Refusal(NamedTuple):
     code: str = "full"
 
 
+BANNED = Refusal("your address is banned here", "banned")
+
+
 class _Begun(NamedTuple):
     """A refused client of which it is not known what it speaks, and its first bytes."""
 

@@ -1,11 +1,12 @@
 """Kick, ban, mute: by name and by address, told to whom it concerns, and kept over restarts."""
 
 import json
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from support.harness import Client, Server, clients, frame, kill, running
+from support.harness import Client, Server, clients, frame, kill, running, stopped
 from support.members import Member, members
 from support.waiting import eventually
 
@@ -113,11 +114,28 @@ def test_nobody_is_called_what_a_banned_address_is(shared: Server) -> None:
 
 def test_who_waits_for_a_worker_is_banned_too(folder: Path) -> None:
     with running(folder, workers=1) as server:
-        address = server.address
-        kill(server.worker_pids[0])
+        address, worker = server.address, server.worker_pids[0]
+        kill(worker)
+        eventually(lambda: worker not in server.worker_pids, "its death to be known")
         with Client(address, source="127.0.0.9") as bad:
             eventually(lambda: server.status()["connections"], "the client to come in")
             ask(server.instance_folder / "control.sock", Ban("127.0.0.9"), timeout=30.0)
+            server.wait_until_running()
+            bad.say("let in after all?")
+            assert (bad.receive() or {})["error"]["code"] == "banned"
+
+
+def test_who_was_sent_to_a_worker_that_dies_is_banned_too(folder: Path) -> None:
+    with running(folder, workers=1) as server:
+        address, worker = server.address, server.worker_pids[0]
+        with stopped(worker), Client(address, source="127.0.0.9") as bad:
+            eventually(lambda: server.status()["connections"], "the client to be sent to the worker")
+            arguments = (server.instance_folder / "control.sock", Ban("127.0.0.9"), 30.0)
+            ban = threading.Thread(target=ask, args=arguments)
+            ban.start()
+            eventually(lambda: "banned: 127.0.0.9" in server.log, "the ban to hold")
+            kill(worker)
+            ban.join()
             server.wait_until_running()
             bad.say("let in after all?")
             assert (bad.receive() or {})["error"]["code"] == "banned"
