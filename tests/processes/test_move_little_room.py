@@ -181,6 +181,8 @@ def test_who_comes_leaves_the_places_of_those_who_are_to_be_moved(
             away.enter_context(held(server, 1))
             with under_way(server, "scale", workers=2) as background:
                 kill(first)
+                # Until the server knows, those who come are given its place too.
+                eventually(lambda: facts(server)["workers"][0]["state"] != "RUNNING", "its death to be known")
                 left = [each for each, gone in zip(crowd, lost, strict=True) if not gone]
                 with connected(server_address(server), 20) as more:
                     eventually(lambda: facts(server)["connections"] == 60, "all to have come in")

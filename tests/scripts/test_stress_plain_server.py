@@ -23,7 +23,7 @@ SMALL = ("--processes", "1", "--connections", "5", "--probes", "1", "--workers",
 def test_the_real_server_keeps_its_promises_under_every_fault() -> None:
     code, verdict = stress(
         "plain",
-        *("--seconds", "2", "--processes", "1", "--connections", "30", "--probes", "3", "--workers", "2"),
+        *("--seconds", "3", "--processes", "1", "--connections", "30", "--probes", "3", "--workers", "2"),
         *("--kill-workers", "--stall", "--stalled", "5", "--garbage", "--garbage-inputs", "200"),
         *("--disconnect-storm", "--storm-clients", "40", "--start-storm", "--starts", "2"),
     )
