@@ -13,7 +13,7 @@ from mpchat.protocol.sniff import HalfFrame
 
 # Bytes of a request's head at most.
 HEAD_LIMIT = 8 << 10
-_END = b"\r\n\r\n"
+HEAD_END = b"\r\n\r\n"
 
 
 def bare_answer(status: str, text: str) -> bytes:
@@ -84,12 +84,12 @@ class HttpDialect:
 
     def _end(self) -> int:
         """Return where the head ends; -1 when that has not come. Looks at each byte once."""
-        found = self._kept.find(_END, self._searched)
+        found = self._kept.find(HEAD_END, self._searched)
         if found < 0:
-            self._searched = max(0, len(self._kept) - len(_END) + 1)
+            self._searched = max(0, len(self._kept) - len(HEAD_END) + 1)
             return -1
         self._searched = found
-        return found + len(_END)
+        return found + len(HEAD_END)
 
     @property
     def closing(self) -> None:

@@ -23,7 +23,8 @@ TWO_BYTES, EIGHT_BYTES = 126, 127
 MAX_CONTROL = 125
 
 # Close codes.
-NORMAL, GOING_AWAY, PROTOCOL_ERROR, NOT_UTF8, POLICY, TOO_BIG, FULL = 1000, 1001, 1002, 1007, 1008, 1009, 1013
+NORMAL, GOING_AWAY, PROTOCOL_ERROR, NOT_UTF8, POLICY, TOO_BIG = 1000, 1001, 1002, 1007, 1008, 1009
+SERVER_ERROR, FULL = 1011, 1013
 # Stands for a close frame without a code; never sent.
 NO_CODE = 1005
 # The codes that a close frame may have: those that IANA has registered, and those for applications.

@@ -11,7 +11,11 @@ from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.refusals import BANNED, Refusal
 
-TOO_FAST = Refusal("your address connects too fast; wait a few seconds, then connect again", "too_fast")
+TOO_FAST = Refusal(
+    "your address connects too fast; wait a few seconds, then connect again",
+    "too_fast",
+    "429 Too Many Requests",
+)
 
 
 class Admission:

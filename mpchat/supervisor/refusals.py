@@ -1,8 +1,8 @@
 """Refusals: answers clients that may not come in, so that each can read why before its connection closes.
 
-With web on, a client's first bytes decide how it is told. HTTP gets a 503, and so does the handshake of a
-WebSocket: the close code 1013 would need a handshake first, which only workers do. A client that says nothing
-is taken for a plain one after a while, as in a worker.
+With web on, a client's first bytes decide how it is told: HTTP by a status, a WebSocket by the error as its
+only message and a close code. A client that says nothing is taken for a plain one after a while, as in a
+worker.
 """
 
 import socket
@@ -14,13 +14,13 @@ from typing import NamedTuple
 from mpchat.config import Config
 from mpchat.ipc.lingering import LINGERING, Lingering
 from mpchat.protocol.first_bytes import Speaks, speaks
-from mpchat.protocol.http import bare_answer
+from mpchat.protocol.handshake import refusing_answer
+from mpchat.protocol.http import HEAD_END, HEAD_LIMIT, bare_answer
 from mpchat.protocol.messages import error_frame
 from mpchat.reactor import READ, Reactor
 
-# Bytes of a refused client's input that decide what it speaks; and that are read before a close at once:
-# unread input would reset the connection, and the answer with it.
-HEAD_SIZE = 16
+# Bytes of a refused client's input that are read before a close at once: unread input would reset the
+# connection, and the answer with it.
 INPUT = 256 << 10
 
 
@@ -29,13 +29,17 @@ class Refusal(NamedTuple):
 
     text: str
     code: str = "full"
+    # For a client that speaks HTTP.
+    status: str = "503 Service Unavailable"
+    # True when the client may come again later.
+    for_now: bool = True
 
 
-BANNED = Refusal("your address is banned here", "banned")
+BANNED = Refusal("your address is banned here", "banned", "403 Forbidden", for_now=False)
 
 
 class _Begun(NamedTuple):
-    """A refused client of which it is not known what it speaks, and its first bytes."""
+    """A refused client of which it is not known what it speaks, or what it asks for, and its first bytes."""
 
     refusal: Refusal
     head: bytes = b""
@@ -84,35 +88,31 @@ class Refusals:
             self._answer(sock, _plain(refusal))
             return
         self._begun[sock] = _Begun(refusal)
-        self._reactor.call_later(self._grace, partial(self._answer_plain, sock))
+        self._reactor.call_later(self._grace, partial(self._answer_begun, sock))
         if len(self._begun) > LINGERING:
-            self._answer_plain(next(iter(self._begun)))
+            self._answer_begun(next(iter(self._begun)))
 
     def _on_bytes(self, sock: socket.socket, mask: int) -> None:
-        """Take a client's first bytes; answer as soon as they tell what it speaks."""
+        """Take a client's first bytes; answer as soon as they tell what it speaks, and asks for."""
         begun = self._begun.get(sock)
         if begun is None:  # answered earlier in this turn of the loop
             return
         try:
-            data = sock.recv(HEAD_SIZE)
+            data = sock.recv(HEAD_LIMIT - len(begun.head))
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        head = begun.head + data
-        spoken = speaks(head)
-        if data and spoken is Speaks.UNKNOWN:
-            self._begun[sock] = _Begun(begun.refusal, head)
-        elif spoken is Speaks.HTTP:
-            self._forget(sock)
-            self._answer(sock, bare_answer("503 Service Unavailable", begun.refusal.text))
-        else:
-            self._answer_plain(sock)
+        begun = self._begun[sock] = begun._replace(head=begun.head + data)
+        spoken = speaks(begun.head)
+        if spoken is Speaks.PLAIN or HEAD_END in begun.head or not data:
+            self._answer_begun(sock)
 
-    def _answer_plain(self, sock: socket.socket) -> None:
-        """Answer a client as a plain one, if it has not been answered."""
+    def _answer_begun(self, sock: socket.socket) -> None:
+        """Answer a client by what it has said so far, if it has not been answered."""
         if sock in self._begun:
-            self._answer(sock, _plain(self._forget(sock).refusal))
+            begun = self._forget(sock)
+            self._answer(sock, _answer_for(begun.refusal, begun.head))
 
     def _forget(self, sock: socket.socket) -> _Begun:
         self._reactor.forget(sock)
@@ -130,8 +130,16 @@ class Refusals:
     def close(self) -> None:
         """Answer all that have not been answered, and close all connections at once."""
         for sock in list(self._begun):
-            self._answer_plain(sock)
+            self._answer_begun(sock)
         self._lingering.close()
+
+
+def _answer_for(refusal: Refusal, head: bytes) -> bytes:
+    """Return what a client is told that has begun with ``head``."""
+    if speaks(head) is not Speaks.HTTP:
+        return _plain(refusal)
+    by_websocket = refusing_answer(head, _plain(refusal), for_now=refusal.for_now)
+    return by_websocket or bare_answer(refusal.status, refusal.text)
 
 
 def _plain(refusal: Refusal) -> bytes:

@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from mpchat.config import Config
-from mpchat.ipc.reasons import CLOSED, INTERNAL_ERROR, SLOW, UNREAD
-from mpchat.protocol.websocket import close_frame, ping_frame
+from mpchat.ipc.reasons import CLOSED, INTERNAL_ERROR
+from mpchat.protocol.websocket import GOING_AWAY, NORMAL, POLICY, SERVER_ERROR, close_frame, ping_frame
 from mpchat.protocol.websocket_dialect import WebSocketDialect
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 from mpchat.worker.connection import LIVE, Connection
 from mpchat.worker.rooms import Rooms
 
-# Close codes of RFC 6455 and its registry.
-NORMAL, GOING_AWAY, POLICY, SERVER_ERROR, TRY_LATER = 1000, 1001, 1008, 1011, 1013
-# By the reason of an end; else the client has broken a rule, or the operator has ended it.
-_CODES: Mapping[str, int] = {CLOSED: NORMAL, INTERNAL_ERROR: SERVER_ERROR, SLOW: TRY_LATER, UNREAD: TRY_LATER}
+# Close codes by the reason of an end; else the client has broken a rule, or the operator has ended it. A slow
+# client gets no close frame: what it has not read is in the way.
+_CODES: Mapping[str, int] = {CLOSED: NORMAL, INTERNAL_ERROR: SERVER_ERROR}
 
 
 class WebSockets:

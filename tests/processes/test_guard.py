@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import socket
@@ -17,7 +16,17 @@ from typing import Any
 
 import psutil
 import pytest
-from support.harness import MPCHAT, Server, assert_nothing_left, clients, kill, leftovers, running, stopped
+from support.harness import (
+    MPCHAT,
+    Server,
+    assert_nothing_left,
+    clients,
+    free_port,
+    kill,
+    leftovers,
+    running,
+    stopped,
+)
 from support.said import ALREADY, NOT_RUNNING, NOT_STARTED, TIMED_OUT, one_line
 from support.waiting import eventually
 
@@ -41,15 +50,6 @@ def begin(server: Server, *words: str, **more: Any) -> "subprocess.Popen[str]":
             **more,
         },
     )
-
-
-def free_port() -> int:
-    """Return a port that is free now, below those that the system gives away by itself."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as sock, suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port")
 
 
 def gone(processes: list[psutil.Process]) -> bool:

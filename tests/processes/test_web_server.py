@@ -206,10 +206,12 @@ def test_a_full_server_tells_each_in_its_own_words(folder: Path) -> None:
         assert inside.hear() == "inside"
         status, text = get(server.address, "/readyz")
         assert (status, text) == (503, b"the server is full: 1 clients; try again later\n")
-        with pytest.raises(InvalidStatus) as raised:
-            shake_hands(server.address)
-        assert raised.value.response.status_code == 503
-        assert raised.value.response.body == text
+        with shake_hands(server.address) as outside:
+            assert json.loads(outside.recv(20))["error"]["code"] == "full"
+            with pytest.raises(ConnectionClosed) as closed:
+                outside.recv(20)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1013
         for sent in (b"\0\0", b""):
             with Client(server.address) as outside:
                 outside.send_raw(sent)

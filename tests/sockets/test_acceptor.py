@@ -11,7 +11,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.harness import free_port
 from support.waiting import eventually
+from websockets.client import ClientProtocol
+from websockets.frames import Frame
+from websockets.http11 import Response
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from mpchat.config import resolve
 from mpchat.errors import StartError
@@ -31,7 +37,9 @@ from mpchat.supervisor.listeners import (
     prepare_change,
     taken_by,
 )
-from mpchat.supervisor.refusals import Refusal
+from mpchat.supervisor.refusals import BANNED, Refusal
+
+NOT_TODAY = Refusal("not today")
 
 
 @contextmanager
@@ -150,8 +158,8 @@ def test_the_name_of_a_program_that_has_the_port_reaches_no_terminal_as_it_is(tm
 
 
 def test_a_taken_port_is_an_error_that_leaves_nothing_open() -> None:
-    with socket.create_server(("127.0.0.2", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.2", port)):
         with pytest.raises(StartError, match=rf"127\.0\.0\.2:{port} "):
             listen(("127.0.0.1", "127.0.0.2"), port)
         with socket.create_server(("127.0.0.1", port)):
@@ -326,7 +334,9 @@ def test_no_more_refused_clients_linger_than_are_allowed() -> None:
 
 
 @contextmanager
-def refusing(grace: float = 60.0) -> Iterator[tuple[Acceptor, Reactor, Callable[[], socket.socket]]]:
+def refusing(
+    grace: float = 60.0, refusal: Refusal = NOT_TODAY
+) -> Iterator[tuple[Acceptor, Reactor, Callable[[], socket.socket]]]:
     """An acceptor with web on that refuses everybody, its loop, and what makes one client more."""
     config = msgspec.structs.replace(resolve([])[0], web=True, listen_grace=grace)
     with accepting() as (acceptor, reactor, accepted), ExitStack() as clients:
@@ -336,7 +346,7 @@ def refusing(grace: float = 60.0) -> Iterator[tuple[Acceptor, Reactor, Callable[
         def refused() -> socket.socket:
             client = clients.enter_context(connect(acceptor))
             turn_until(reactor, lambda: accepted, "the client to come in")
-            acceptor.refuse(accepted.pop(), Refusal("not today"))
+            acceptor.refuse(accepted.pop(), refusal)
             return client
 
         yield acceptor, reactor, refused
@@ -360,7 +370,7 @@ def answer_to(reactor: Reactor, client: socket.socket) -> bytes:
 
 
 FRAME = error_frame("full", "not today")
-HANDSHAKE = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 @pytest.mark.parametrize("cuts", [(), (1,), (2,), (3,), (1, 2, 3, 4), (20,)])
@@ -368,8 +378,8 @@ def test_a_refused_browser_is_told_in_its_own_words(cuts: tuple[int, ...]) -> No
     with refusing() as (acceptor, reactor, refused):
         client = refused()
         begin = 0
-        for cut in (*cuts, len(HANDSHAKE)):
-            client.sendall(HANDSHAKE[begin:cut])
+        for cut in (*cuts, len(REQUEST)):
+            client.sendall(REQUEST[begin:cut])
             begin = cut
             for _ in range(3):
                 reactor.turn(0.0)
@@ -379,6 +389,35 @@ def test_a_refused_browser_is_told_in_its_own_words(cuts: tuple[int, ...]) -> No
         assert body == b"not today\n"
         client.close()
         turn_until(reactor, lambda: not acceptor.refusals._lingering, "the connection to be closed")
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nHost: a", b"GET /" + b"a" * 9000])
+def test_a_refused_browser_whose_request_is_not_whole_is_told_by_a_status(sent: bytes) -> None:
+    with refusing(0.05) as (_, reactor, refused):
+        client = refused()
+        client.sendall(sent)
+        assert answer_to(reactor, client).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+
+
+@pytest.mark.parametrize("offered", [None, ["other", "mpchat"]])
+@pytest.mark.parametrize(("refusal", "code"), [(NOT_TODAY, 1013), (BANNED, 1008)], ids=["full", "banned"])
+def test_a_refused_websocket_gets_the_error_and_a_close_code(
+    refusal: Refusal, code: int, offered: list[Subprotocol] | None
+) -> None:
+    with refusing(refusal=refusal) as (_, reactor, refused):
+        client = refused()
+        protocol = ClientProtocol(parse_uri("ws://a/ws"), subprotocols=offered)
+        protocol.send_request(protocol.connect())
+        client.sendall(b"".join(protocol.data_to_send()))
+        protocol.receive_data(answer_to(reactor, client))
+        protocol.receive_eof()
+        response, message, _ = protocol.events_received()
+        assert protocol.handshake_exc is None
+        assert isinstance(response, Response)
+        assert protocol.subprotocol == (offered and "mpchat")
+        assert isinstance(message, Frame)
+        assert json.loads(bytes(message.data)) == {"error": {"code": refusal.code, "text": refusal.text}}
+        assert protocol.close_code == code
 
 
 @pytest.mark.parametrize("sent", [b"\0\x02{}", b"\0", b"GE{", b"\x16\x03\x01"])

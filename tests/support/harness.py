@@ -5,6 +5,7 @@ Nothing here is a mock. Every wait has a deadline and says what it waited for.
 
 import json
 import os
+import random
 import signal
 import socket
 import struct
@@ -294,6 +295,15 @@ def clients(server: Server, count: int) -> Iterator[list[Client]]:
     finally:
         for each in joined:
             each.close()
+
+
+def free_port() -> int:
+    """Return a port that is free now, below those that the system gives away by itself."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def settle(joined: Sequence[Client], mark: str = "= settled =") -> None:
