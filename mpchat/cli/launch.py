@@ -21,9 +21,9 @@ import msgspec
 
 from mpchat.config import Config
 from mpchat.errors import AlreadyRunningError, ConfigError, StartError
-from mpchat.instance.holder import refuse_second_start
 from mpchat.instance.paths import paths as instance_paths
 from mpchat.instance.record import SERVER
+from mpchat.instance.second_start import refuse_second_start
 from mpchat.settings import Sources
 from mpchat.supervisor import boot
 from mpchat.supervisor.startup import Order, Outcome, StartFacts, encode_order, signal_name

@@ -3,7 +3,7 @@
 The lock is the truth: a ``flock`` on a file that is never removed. The supervisor holds it as long as it
 lives, and the kernel releases it however the supervisor dies. The record beside it is only information, for
 messages. Only a server that starts ever tries the lock: a probe would make a concurrent start fail. The
-command ``start`` looks first whether the lock is held, without a try (:mod:`mpchat.instance.holder`).
+command ``start`` looks first whether the lock is held, without a try (:mod:`mpchat.instance.second_start`).
 
 On Linux a name in the kernel's own table (an abstract socket) stands behind the lock, in case the file is
 deleted or renamed. Any user can take such a name, and containers that share a network share the table. So a
@@ -27,9 +27,9 @@ from filelock import Timeout, UnixFileLock
 
 from mpchat.config import Config
 from mpchat.errors import StartError
-from mpchat.instance.holder import already_running, living_record, patience
 from mpchat.instance.paths import paths, prepare_folder
 from mpchat.instance.record import read_record
+from mpchat.instance.second_start import already_running, living_record, patience
 
 # Seconds that the workers of a killed supervisor get to end by themselves, and to be gone after SIGKILL.
 SURVIVORS_PATIENCE = 2.0

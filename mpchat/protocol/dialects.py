@@ -14,9 +14,9 @@ from typing import ClassVar, Protocol
 
 from mpchat.protocol.framing import Framing
 from mpchat.protocol.http import HttpDialect
+from mpchat.protocol.likely_cause import HalfFrame
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import DialectState
-from mpchat.protocol.sniff import HalfFrame
 from mpchat.protocol.websocket_dialect import WebSocketDialect
 
 

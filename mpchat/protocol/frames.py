@@ -7,7 +7,7 @@ over the limit is one too (:class:`Oversized`): neither ends a connection.
 import re
 from typing import NamedTuple
 
-from mpchat.protocol.sniff import HEAD_SIZE, HalfFrame
+from mpchat.protocol.likely_cause import HEAD_SIZE, HalfFrame
 
 # Bytes of the length field.
 HEADER_SIZE = 2

@@ -8,7 +8,7 @@ long to load for a process that everybody waits for.
 import hashlib
 from base64 import b64decode, b64encode
 
-from mpchat.protocol.websocket import FULL, POLICY, close_frame
+from mpchat.protocol.websocket_decoder import FULL, POLICY, close_frame
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 
 # RFC 6455, section 1.3.

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
+from mpchat.protocol.likely_cause import HalfFrame
 from mpchat.protocol.session import DialectState
-from mpchat.protocol.sniff import HalfFrame
 
 # Bytes of a request's head at most.
 HEAD_LIMIT = 8 << 10

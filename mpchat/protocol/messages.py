@@ -14,7 +14,7 @@ import msgspec
 
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
-from mpchat.protocol.sniff import too_long_hint
+from mpchat.protocol.likely_cause import too_long_hint
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

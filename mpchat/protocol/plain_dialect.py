@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, HEADER_SIZE, FrameDecoder
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
+from mpchat.protocol.likely_cause import HalfFrame
 from mpchat.protocol.messages import leading_run
 from mpchat.protocol.session import MESSAGE_WORK, REQUEST, REQUEST_WORK, RUN_SIZE, DialectState, Session
-from mpchat.protocol.sniff import HalfFrame
 
 
 class PlainDialect(Session):

@@ -9,9 +9,9 @@ import msgspec
 
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT, Oversized
+from mpchat.protocol.likely_cause import HalfFrame
 from mpchat.protocol.messages import counted_error_frame, error_frame, relayed_frame
 from mpchat.protocol.requests import Request, decode_request, pack_request, pong_frame
-from mpchat.protocol.sniff import HalfFrame
 
 # Bytes of one post at most where it holds many messages: what fits one queue item (see channel.ITEM_SIZE).
 RUN_SIZE = 64 << 10
@@ -23,7 +23,7 @@ REQUEST = 0
 MESSAGE_WORK = 1 / 8
 REQUEST_WORK = 64
 # Repeats of an error that one frame counts at most: a client that sends nothing else hears of it every five
-# seconds (200 errors a second, see ``reading.BUDGET``).
+# seconds (200 errors a second, see ``budget.BUDGET``).
 MOST_TIMES = 1000
 
 

@@ -13,7 +13,7 @@ from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
 from mpchat.protocol.framing import Framing
 from mpchat.protocol.messages import Message as Line
 from mpchat.protocol.session import MESSAGE_WORK, REQUEST, REQUEST_WORK, RUN_SIZE, DialectState, Session
-from mpchat.protocol.websocket import (
+from mpchat.protocol.websocket_decoder import (
     BINARY,
     FIN,
     KEY_SIZE,
@@ -33,7 +33,7 @@ from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 # The work of a frame that is cut by itself, in errors (see ``session.MESSAGE_WORK``): 1 to 1.5 µs.
 FRAME_WORK = 1 / 4
 # What a frame that is no message counts for among the bytes of errors that were not sent: a fragment, a ping.
-# With ``reading.ERROR_COST`` ten times its work, as for all.
+# With ``budget.ERROR_COST`` ten times its work, as for all.
 FRAME_COST = 2
 # The longest payload in a run (bytes): a longer one that does not belong there was unmasked in vain.
 LONGEST_IN_RUN = 512

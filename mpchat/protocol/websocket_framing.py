@@ -5,7 +5,7 @@ a server have no mask.
 """
 
 from mpchat.protocol.frames import HEADER_SIZE
-from mpchat.protocol.websocket import FIN, TEXT, TWO_BYTES
+from mpchat.protocol.websocket_decoder import FIN, TEXT, TWO_BYTES
 
 # Instead of the first byte of a plain frame; and before one whose length takes two bytes here too.
 SHORT = bytes((FIN | TEXT,))

@@ -13,10 +13,11 @@ from mpchat.ipc.lingering import Lingering
 from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, SLOW, UNREAD
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.http import HttpDialect
+from mpchat.protocol.likely_cause import half_frame_text
 from mpchat.protocol.messages import error_frame
-from mpchat.protocol.sniff import half_frame_text
 from mpchat.protocol.websocket_dialect import WebSocketDialect
 from mpchat.reactor import READ, WRITE, Reactor
+from mpchat.worker.budget import ENTER_COST, charge_answer
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.first_bytes import FirstBytes
@@ -24,7 +25,7 @@ from mpchat.worker.half_closed import HalfClosed
 from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.outboxes import Outboxes
-from mpchat.worker.reading import ENTER_COST, OUTBOX_LIMIT, READ_SIZE, Reading
+from mpchat.worker.reading import OUTBOX_LIMIT, READ_SIZE, Reading
 from mpchat.worker.rooms import Rooms
 from mpchat.worker.uplink import Uplink
 from mpchat.worker.web import Web
@@ -84,7 +85,7 @@ class Clients:
         if connection is None or connection not in connection.fanout or connection.dialect.closing:
             return  # it is gone, or waits for its end
         if connection.asking or connection.replaying:
-            self.reading.charge(connection, len(frames), ENTER_COST)
+            charge_answer(connection, len(frames), ENTER_COST)
         connection.replaying = not live
         self.rooms.enter(connection, frames, room_number, Place(number) if live else None)
         self.keep_to_memory()
@@ -111,7 +112,7 @@ class Clients:
         if connection is None or connection not in connection.fanout or connection.dialect.closing:
             return  # it is gone, but for its last words, or waits for its end
         if connection.asking:
-            self.reading.charge(connection, len(frames))
+            charge_answer(connection, len(frames))
         self.reply(connection, frames)
         if not connection.closed and len(connection.outbox) > self.config.lag_limit:
             self.end(connection, SLOW)

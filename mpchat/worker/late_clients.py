@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.reactor import WRITE, Reactor
-from mpchat.worker.backpressure import is_brisk
 from mpchat.worker.connection import EARLY, Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.outboxes import Outboxes
@@ -20,6 +19,16 @@ from mpchat.worker.outboxes import Outboxes
 CATCH_UP = 128 << 10
 # Seconds between two judgements of whether the room is faster than its members.
 JUDGE_EVERY = 0.01
+# A client that falls behind counts as keeping up with its own network while it takes this much (bytes per
+# second). Only such clients can slow a room down, and only when they are most of it.
+BRISK = 256 << 10
+# Seconds before a late client's pace can be judged at all.
+BRISK_GRACE = 0.25
+
+
+def is_brisk(taken: int, seconds: float) -> bool:
+    """Tell whether a late client that took ``taken`` bytes in ``seconds`` is still worth waiting for."""
+    return seconds < BRISK_GRACE or taken >= BRISK * seconds
 
 
 class Struggling(NamedTuple):

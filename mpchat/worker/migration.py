@@ -18,11 +18,11 @@ from mpchat.protocol.dialects import DIALECTS
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import DialectState
 from mpchat.reactor import READ, Reactor
+from mpchat.worker.budget import BUDGET
 from mpchat.worker.clients import Clients
 from mpchat.worker.connection import Connection, tune
 from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.lifetime import Lifetime
-from mpchat.worker.reading import BUDGET
 from mpchat.worker.uplink import Uplink
 
 # What connections that are moved together may bring along (bytes), beyond the first: replies that were not

@@ -13,12 +13,12 @@ from typing import Protocol
 from mpchat.config import Config
 from mpchat.ipc.reasons import CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
 from mpchat.protocol.http import HttpDialect
+from mpchat.protocol.likely_cause import HEAD_SIZE, foreign, foreign_text, half_frame_text
 from mpchat.protocol.plain_dialect import PlainDialect
-from mpchat.protocol.requests import is_for_history
 from mpchat.protocol.session import REQUEST
-from mpchat.protocol.sniff import HEAD_SIZE, foreign, foreign_text, half_frame_text
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 from mpchat.reactor import READ, WRITE, Reactor
+from mpchat.worker.budget import ERROR_COST, WRONG_COST, pause, refill, request_cost
 from mpchat.worker.connection import Connection
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.uplink import Sender, Uplink
@@ -46,25 +46,8 @@ TURN_WORK = 16
 # Seconds of one round of the loop for what clients send; then what the hub has sent gets its turn. A message
 # waits for about three rounds.
 ROUND_TIME = 0.003
-# A client's budget for work that is no plain message, in units of about a microsecond. Charged is about ten
-# times the work, so that a hundred clients that do nothing else leave most of a core to the others: a client
-# gets 200 errors or 50 short answers a second, and may save up two seconds' worth.
-BUDGET = 200_000
-BUDGET_RATE = 100_000
 # Seconds of a pause before which a client is told how often its last error came, though more may follow.
 LONG_PAUSE = 1.0
-# Charged for a byte of an error, sent or only counted, and for a byte of what was wrong: 60 KB of nonsense
-# take a millisecond, and have a short error.
-ERROR_COST = 8
-WRONG_COST = 1 / 16
-# Charged for a request; for one for history beside that, because to find a message among thousands that were
-# said together takes the hub half a millisecond; for a way into a room, and each part of its past; and for a
-# byte of an answer.
-REQUEST_COST = 1000
-HISTORY_COST = 8000
-ENTER_COST = 4000
-ANSWER_COST = 1 / 4
-
 log = logging.getLogger("mpchat.worker")
 
 
@@ -283,25 +266,22 @@ class Reading:
     def _take_payloads(self, connection: Connection, data: bytes) -> None:
         dialect, now, held = connection.dialect, self._reactor.now, connection.dialect.held
         connection.light = held + len(data) < LITTLE
-        silence = now - connection.heard
-        burst = self.config.flood_burst
-        allowance = min(connection.allowance + silence * self.config.flood_rate, burst)
-        budget = min(connection.budget + silence * BUDGET_RATE, BUDGET)
-        connection.heard = now
+        refill(connection, self.config, now)
         completed: list[tuple[int, bytes]] = []
         sender: Sender = connection.identity if dialect.asked else connection.address
         replies = dialect.receive_data(data, completed, TURN_WORK)
         if completed:
-            allowance -= self._pass_on(connection, sender, completed)
+            connection.allowance -= self._pass_on(connection, sender, completed)
         if replies or not completed:
             passed_on = sum(len(frames) for _, frames in completed)
             wrong = max(0, held + len(data) - dialect.held - passed_on)
-            budget -= wrong * WRONG_COST + (len(replies) + dialect.take_counted()) * ERROR_COST
+            counted = len(replies) + dialect.take_counted()
+            connection.budget -= wrong * WRONG_COST + counted * ERROR_COST
         elif dialect.framing is WEBSOCKET_FRAMING:  # fragments and pings between messages
-            budget -= dialect.take_counted() * ERROR_COST
-        connection.allowance = allowance
-        connection.budget = budget - _request_cost(completed[-1][1]) if connection.asking else budget
-        if allowance < 0 or connection.budget < 0:
+            connection.budget -= dialect.take_counted() * ERROR_COST
+        if connection.asking:
+            connection.budget -= request_cost(completed[-1][1])
+        if connection.allowance < 0 or connection.budget < 0:
             self.slow_down(connection)
             if connection.quiet_until > now + LONG_PAUSE:
                 replies += dialect.end_run()
@@ -336,15 +316,8 @@ class Reading:
             self._owner.send(connection, control)
 
     def hear(self, connection: Connection) -> None:
-        """Note that a client has sent something that is no message, and refill its budget.
-
-        For messages :meth:`_take_payloads` does the same.
-        """
-        silence = self._reactor.now - connection.heard
-        connection.heard = self._reactor.now
-        connection.budget = min(connection.budget + silence * BUDGET_RATE, BUDGET)
-        allowance = connection.allowance + silence * self.config.flood_rate
-        connection.allowance = min(allowance, self.config.flood_burst)
+        """Note that a client has sent something that is no message."""
+        refill(connection, self.config, self._reactor.now)
 
     def note_half(self, connection: Connection) -> None:
         """Note that a client is in the middle of something which must not take too long."""
@@ -387,13 +360,6 @@ class Reading:
             total += count or 1
         return total
 
-    def charge(self, connection: Connection, size: int, more: int = 0) -> None:
-        """Charge a client for ``size`` bytes of the answer to its request, and for ``more`` than that.
-
-        A long past does not keep it silent for longer than the budget takes to come back.
-        """
-        connection.budget = max(connection.budget - size * ANSWER_COST - more, -BUDGET)
-
     def answered(self, connection: Connection) -> None:
         """Read again from a client whose request has been answered."""
         connection.asking = False
@@ -403,12 +369,10 @@ class Reading:
 
     def slow_down(self, connection: Connection) -> None:
         """Do not read from a client that has said or cost too much until it may go on."""
-        pause = max(0.0, -connection.budget / BUDGET_RATE)
-        if self.config.flood_rate:
-            pause = max(pause, -connection.allowance / self.config.flood_rate)
-        if not pause:
+        seconds = pause(connection, self.config)
+        if not seconds:
             return
-        connection.quiet_until = connection.heard + pause
+        connection.quiet_until = connection.heard + seconds
         connection.no_longer(self._reactor, READ)
         self._reactor.call_later(
             connection.quiet_until - self._reactor.now, partial(self.quiet_is_over, connection.identity)
@@ -470,8 +434,3 @@ class Reading:
             for each, since in self.half.items()
             if each.reading and max(since, each.quiet_until) < before
         ]
-
-
-def _request_cost(packed: bytes) -> int:
-    """Return what a request is charged for, before its answer is."""
-    return REQUEST_COST + (HISTORY_COST if is_for_history(packed) else 0)

@@ -11,6 +11,7 @@ from mpchat.config import Config
 from mpchat.ipc.reasons import HALF_A_FRAME
 from mpchat.protocol.http import HttpDialect, bare_answer
 from mpchat.reactor import READ, Reactor
+from mpchat.worker.budget import charge_answer
 from mpchat.worker.connection import Connection
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.reading import Reading
@@ -18,7 +19,7 @@ from mpchat.worker.reading import Reading
 if TYPE_CHECKING:
     from mpchat.worker import http_answers
 
-# Charged for a request beside its answer's bytes; see ``reading.BUDGET``: h11 and the handshake take 0.3 ms.
+# Charged for a request beside its answer's bytes; see ``budget.BUDGET``: h11 and the handshake take 0.3 ms.
 HTTP_COST = 3000
 # Seconds between two looks whether what answers are made with is loaded.
 LOOK_EVERY = 0.005
@@ -102,7 +103,7 @@ class Web:
             self._reading.read_again(connection)
             return
         given = http_answers.answer(head, site, accepting=not self._lifetime.draining)
-        self._reading.charge(connection, len(given.data), HTTP_COST)
+        charge_answer(connection, len(given.data), HTTP_COST)
         if connection.budget < 0:
             self._reading.slow_down(connection)
         if given.upgraded:

@@ -8,7 +8,14 @@ from contextlib import suppress
 
 from mpchat.config import Config
 from mpchat.ipc.reasons import CLOSED, INTERNAL_ERROR
-from mpchat.protocol.websocket import GOING_AWAY, NORMAL, POLICY, SERVER_ERROR, close_frame, ping_frame
+from mpchat.protocol.websocket_decoder import (
+    GOING_AWAY,
+    NORMAL,
+    POLICY,
+    SERVER_ERROR,
+    close_frame,
+    ping_frame,
+)
 from mpchat.protocol.websocket_dialect import WebSocketDialect
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 from mpchat.worker.connection import LIVE, Connection

@@ -323,7 +323,7 @@ def test_scrolling_up_loads_what_was_said_before_in_order_and_without_a_gap(desk
         # What is said meanwhile waits below, and one click is enough to see it.
         bob.ask(message="m401")
         alice.until("document.title === '(1) old · mpchat'", "the count in the title")
-        assert alice.text("#jump-text") == "1 new message"
+        alice.shows("#jump-text", "1 new message")
         alice.click("#jump")
         alice.hears("m401")
         assert seqs(alice)[-1] == 401

@@ -68,7 +68,6 @@ PURE = {
     "supervisor.connect_rates",
     "supervisor.placement_policy",
     "supervisor.restart_policy",
-    "worker.backpressure",
     "worker.post_timing",
     "client.core",
     "client.lines",

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from websockets.frames import Frame, Opcode
 
-from mpchat.protocol.websocket import TEXT as TEXT_MESSAGE
-from mpchat.protocol.websocket import Decoder
+from mpchat.protocol.websocket_decoder import TEXT as TEXT_MESSAGE
+from mpchat.protocol.websocket_decoder import Decoder
 from scripts.bench import node, table
 from scripts.bench.compare import chosen_peers, print_header
 from scripts.bench.goals import judge

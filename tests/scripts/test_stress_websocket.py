@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpchat.protocol.frames import encode_frame
-from mpchat.protocol.websocket import BINARY, CONTINUATION, PING, PONG, TEXT, Decoder, close_frame, ping_frame
+from mpchat.protocol.websocket_decoder import (
+    BINARY,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Decoder,
+    close_frame,
+    ping_frame,
+)
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 from scripts.common.frames import split_frames
 from scripts.common.websocket import RefusedError, WebSocketWire

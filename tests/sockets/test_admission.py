@@ -54,13 +54,18 @@ class Worker:
         return self.connections.close()
 
 
+def hub_without_bans(**more: object) -> SimpleNamespace:
+    moderation = SimpleNamespace(banned_host=lambda host, at: False)
+    return SimpleNamespace(state=SimpleNamespace(moderation=moderation), **more)
+
+
 class Desk:
     """A placement, one worker, and the clients of both."""
 
     def __init__(self, cleanup: ExitStack) -> None:
         self.reactor = Reactor()
         self.worker = Worker()
-        hub = SimpleNamespace(transit_began=lambda *_: None, transit_ended=lambda *_: None)
+        hub = hub_without_bans(transit_began=lambda *_: None, transit_ended=lambda *_: None)
         acceptor = SimpleNamespace(refuse=lambda sock, refusal: sock.close())
         self.placement = Placement(self.reactor, cast(Any, acceptor), cast(Any, hub), per_worker=100)
         self.placement.watch(self.handle)
@@ -140,8 +145,7 @@ def test_the_death_of_a_worker_takes_its_connections_from_the_count_of_their_net
 def admission_of(desk: Desk, **settings: int) -> Admission:
     """Return an admission for this placement, with room for everybody and no ban."""
     config = msgspec.structs.replace(resolve([])[0], **settings)
-    moderation = SimpleNamespace(banned_host=lambda host, at: False)
-    hub = SimpleNamespace(watch_clock=lambda: None, state=SimpleNamespace(moderation=moderation))
+    hub = hub_without_bans(watch_clock=lambda: None)
     pool, changes = SimpleNamespace(able=1, connections=0), SimpleNamespace(aim=None)
     parts: list[Any] = [SimpleNamespace(config=config), hub, pool, desk.placement, changes]
     return Admission(*parts)

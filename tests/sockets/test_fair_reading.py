@@ -13,21 +13,10 @@ from mpchat.hub.members import HISTORY_SIZE
 from mpchat.ipc.handoff import Receipt
 from mpchat.ipc.items import PLAIN, Down, Up
 from mpchat.reactor import READ
-from mpchat.worker import reading as reading_module
+from mpchat.worker import budget
+from mpchat.worker.budget import ANSWER_COST, BUDGET, BUDGET_RATE, ERROR_COST, HISTORY_COST, REQUEST_COST
 from mpchat.worker.connection import Connection
-from mpchat.worker.reading import (
-    ANSWER_COST,
-    BUDGET,
-    BUDGET_RATE,
-    ERROR_COST,
-    HISTORY_COST,
-    LITTLE,
-    OUTBOX_LIMIT,
-    READ_LEAST,
-    REQUEST_COST,
-    TURN_WORK,
-    UNDER_WAY_OF_MANY,
-)
+from mpchat.worker.reading import LITTLE, OUTBOX_LIMIT, READ_LEAST, TURN_WORK, UNDER_WAY_OF_MANY
 
 EMPTY = b"\0\0"
 # Two errors that are not the same: one after the other, each is answered and none is counted.
@@ -145,7 +134,7 @@ def test_a_client_that_does_not_read_its_answers_makes_the_worker_keep_little(be
 def test_errors_nonsense_requests_and_answers_are_charged_and_messages_are_not(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading_module, "BUDGET_RATE", 1e-6)  # nothing is regained meanwhile
+    monkeypatch.setattr(budget, "BUDGET_RATE", 1e-6)  # nothing is regained meanwhile
     client, connection = bench.member(1)
     connection.budget = before = 100_000.0
     client.send_raw(frame("hello"))
@@ -166,7 +155,7 @@ def test_errors_nonsense_requests_and_answers_are_charged_and_messages_are_not(
 def test_a_client_that_reads_history_as_fast_as_it_can_is_served_what_its_budget_pays_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading_module, "BUDGET_RATE", 1e-6)  # nothing is regained meanwhile
+    monkeypatch.setattr(budget, "BUDGET_RATE", 1e-6)  # nothing is regained meanwhile
     client, connection = bench.member(1)
     client.send_raw(raw_frame(b'{"history":{"limit":100}}') * 200)
     answer = frame("x" * (HISTORY_SIZE - 100))
@@ -404,7 +393,7 @@ def test_a_client_of_a_worker_that_drains_is_told_how_often_its_error_came(bench
 def test_an_error_that_is_counted_is_charged_like_one_that_is_sent(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading_module, "BUDGET_RATE", 1e-6)  # nothing is regained meanwhile
+    monkeypatch.setattr(budget, "BUDGET_RATE", 1e-6)  # nothing is regained meanwhile
     client, connection = bench.connect(1)
 
     def cost(sent: bytes, answers: list[int]) -> float:

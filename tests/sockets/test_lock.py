@@ -18,11 +18,11 @@ from support.waiting import eventually
 
 from mpchat.config import Config, Origin, resolve
 from mpchat.errors import AlreadyRunningError, StartError
-from mpchat.instance import holder, lock
-from mpchat.instance.holder import refuse_second_start
+from mpchat.instance import lock, second_start
 from mpchat.instance.lock import Guard
 from mpchat.instance.paths import Paths
 from mpchat.instance.record import Identity, Record, read_record, write_record
+from mpchat.instance.second_start import refuse_second_start
 from mpchat.supervisor.record_keeper import RecordKeeper
 
 # Holds the lock that workers hold, and says so; ends after some seconds.
@@ -38,8 +38,8 @@ time.sleep(float(sys.argv[2]))
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holders that will not go are not waited for long, and those that were killed long enough."""
-    monkeypatch.setattr(holder, "LOCK_PATIENCE", 0.1)
-    monkeypatch.setattr(holder, "LIVING_PATIENCE", 0.05)
+    monkeypatch.setattr(second_start, "LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr(second_start, "LIVING_PATIENCE", 0.05)
     monkeypatch.setattr(lock, "SURVIVORS_PATIENCE", 0.1)
     monkeypatch.setattr(lock, "SURVIVORS_KILLED", 20.0)
 
@@ -144,7 +144,7 @@ def test_the_same_folder_by_another_path_is_the_same_name(config: Config, tmp_pa
 def test_a_name_that_is_released_meanwhile_is_waited_for(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holder, "LOCK_PATIENCE", 20.0)
+    monkeypatch.setattr(second_start, "LOCK_PATIENCE", 20.0)
     paths = Guard(config).paths
     paths.folder.mkdir(mode=0o700)
     program = HOLDER.replace("LOCK_SH", "LOCK_EX")
@@ -174,8 +174,8 @@ def test_a_look_refuses_while_the_lock_is_held_and_leaves_no_trace(config: Confi
 
 
 def test_looks_make_no_start_fail(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holder, "LOCK_PATIENCE", 0.0)
-    monkeypatch.setattr(holder, "LIVING_PATIENCE", 0.0)
+    monkeypatch.setattr(second_start, "LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(second_start, "LIVING_PATIENCE", 0.0)
     ended = threading.Event()
 
     def look() -> None:
@@ -197,7 +197,7 @@ def test_looks_make_no_start_fail(config: Config, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_look_waits_for_a_holder_that_ends(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holder, "LOCK_PATIENCE", 20.0)
+    monkeypatch.setattr(second_start, "LOCK_PATIENCE", 20.0)
     guard = Guard(config)
     guard.acquire()
     release = threading.Timer(0.3, guard.release)

@@ -60,7 +60,7 @@ def _unread(sock: socket.socket) -> bool:
 
 @pytest.mark.parametrize("length", [0x4745, 0x1603, 0x5353, 0x5052])
 def test_a_long_frame_whose_length_is_letters_is_a_frame(bench: Bench, length: int) -> None:
-    """0x4745 is GE; of 0x7B22, the beginning of JSON, there is a test of every length in test_sniff."""
+    """0x4745 is GE; of 0x7B22, the beginning of JSON, test_likely_cause tests every length."""
     client, _ = bench.connect(1)
     payload = HELLO.rjust(length)
     sent = raw_frame(payload)

@@ -16,11 +16,12 @@ from mpchat.ipc.connection_state import decode_state, encode_state
 from mpchat.ipc.items import Down
 from mpchat.protocol.http import HEAD_LIMIT, HttpDialect
 from mpchat.reactor import READ
-from mpchat.worker import reading as reading_module
+from mpchat.worker import budget
 from mpchat.worker import site as site_module
+from mpchat.worker.budget import ANSWER_COST, BUDGET
 from mpchat.worker.connection import Connection
 from mpchat.worker.http_answers import Site
-from mpchat.worker.reading import ANSWER_COST, BUDGET, OUTBOX_LIMIT
+from mpchat.worker.reading import OUTBOX_LIMIT
 from mpchat.worker.site import File
 from mpchat.worker.web import HTTP_COST
 
@@ -83,7 +84,7 @@ def other() -> Iterator[Bench]:
 @pytest.fixture
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait for a budget."""
-    monkeypatch.setattr(reading_module, "BUDGET_RATE", 1e12)
+    monkeypatch.setattr(budget, "BUDGET_RATE", 1e12)
 
 
 def loaded(bench: Bench) -> None:
@@ -294,7 +295,7 @@ def test_a_client_that_does_not_read_its_answers_is_not_read_from(bench: Bench) 
 
 def test_an_answer_is_charged_by_its_size(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded(bench)
-    monkeypatch.setattr(reading_module, "BUDGET_RATE", 1e-6)
+    monkeypatch.setattr(budget, "BUDGET_RATE", 1e-6)
     client, connection = bench.connect(1)
     for path in ("/healthz", "/long", "/ws"):
         before = connection.budget
@@ -307,7 +308,7 @@ def test_a_client_in_a_loop_of_requests_is_slowed_down_and_gets_its_budget_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded(bench)
-    monkeypatch.setattr(reading_module, "BUDGET_RATE", 100)
+    monkeypatch.setattr(budget, "BUDGET_RATE", 100)
     client, connection = bench.connect(1)
     count = 100
     client.send_raw(request() * count)

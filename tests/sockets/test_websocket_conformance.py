@@ -17,7 +17,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from mpchat.protocol.frames import MAX_PAYLOAD, encode_frame
-from mpchat.protocol.websocket import (
+from mpchat.protocol.websocket_decoder import (
     BINARY,
     CLOSE,
     EIGHT_BYTES,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from mpchat.ipc.connection_state import ConnectionState, decode_state, encode_state
-from mpchat.protocol.websocket import CLOSE, CONTINUATION, FIN, PING, PONG, TEXT
+from mpchat.protocol.websocket_decoder import CLOSE, CONTINUATION, FIN, PING, PONG, TEXT
 from support.one_worker import Bench, unread
 
 HANDSHAKE = (

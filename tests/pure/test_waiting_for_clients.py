@@ -3,7 +3,7 @@
 import pytest
 
 from mpchat.ipc.limits import most_struggle
-from mpchat.worker.backpressure import BRISK, BRISK_GRACE, is_brisk
+from mpchat.worker.late_clients import BRISK, BRISK_GRACE, is_brisk
 
 
 def test_a_client_is_waited_for_while_it_reads_fast_enough() -> None:

@@ -1,4 +1,4 @@
-"""Sniff: say what bytes look like that make no whole frame. Pure.
+"""Likely cause: what bytes look like that make no whole frame. Pure.
 
 Nothing here decides what is a frame: see ``frames``. A client's author reads these texts. The bytes are
 hostile: only the first few are looked at, and fewer are shown, escaped.

@@ -18,7 +18,7 @@ from mpchat.protocol.frames import HEADER_SIZE, MAX_PAYLOAD, encode_frame
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import MESSAGE_WORK, REQUEST, RUN_SIZE, DialectState
-from mpchat.protocol.websocket import (
+from mpchat.protocol.websocket_decoder import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -438,7 +438,7 @@ def test_a_message_of_60_000_fragments_takes_work_that_grows_with_their_number(
         return original(payload, errors, final)
 
     original = utf_8_decode
-    monkeypatch.setattr("mpchat.protocol.websocket.utf_8_decode", counting)
+    monkeypatch.setattr("mpchat.protocol.websocket_decoder.utf_8_decode", counting)
     calls = counted(monkeypatch, "_measure", "_take")
     limit = number * len(part)
     dialect = WebSocketDialect(limit)

@@ -1,4 +1,4 @@
-"""Holder: which server or start holds an instance's lock, and what a second start is told.
+"""Second start: whether a server or a start holds an instance's lock already, and what the second is told.
 
 The lock itself is :mod:`mpchat.instance.lock`. A command looks here before it starts a server's process, so
 that a refused start costs no process. The look decides nothing when the lock is free: the server's own try

@@ -5,8 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpchat.protocol.frames import FrameDecoder, encode_frame
+from mpchat.protocol.likely_cause import (
+    HEAD_SIZE,
+    foreign,
+    foreign_text,
+    half_frame_text,
+    shown,
+    too_long_hint,
+)
 from mpchat.protocol.plain_dialect import PlainDialect
-from mpchat.protocol.sniff import HEAD_SIZE, foreign, foreign_text, half_frame_text, shown, too_long_hint
 
 HELLO = '{"message":"안녕하세요"}'.encode()
 LONG = (300).to_bytes(2, "little") + HELLO
