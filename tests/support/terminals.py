@@ -19,8 +19,7 @@ descriptor = os.open(terminal, os.O_RDWR)
 for number in range(3):
     os.dup2(descriptor, number)
 os.close(descriptor)
-if how == "nohup":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN if how == "nohup" else signal.SIG_DFL)
 if how == "background":
     sys.exit(subprocess.run(command, process_group=0).returncode)
 os.execv(command[0], command)
