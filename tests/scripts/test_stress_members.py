@@ -458,7 +458,7 @@ def test_what_a_worker_does_wrong_is_found(
 ) -> None:
     broken(tmp_path_factory, monkeypatch, textwrap.dedent(BROKEN))
     # The count of those that are there misses members that are still on the way back when patience ends.
-    code, verdict = stress("members", "--seconds", "2", "--cuts", "100", "--patience", "3", *SMALL)
+    code, verdict = stress("members", "--seconds", "2", "--cuts", "100", "--patience", "5", *SMALL)
     assert code == 1
     found = {kind for kind, count in verdict["findings"].items() if count}
     # The second fault, and the third, which the others cannot bring about.
