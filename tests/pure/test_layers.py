@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
+# The source is the same on each Python.
+pytestmark = pytest.mark.one_python
+
 PACKAGE = Path(__file__).parents[2] / "mpchat"
 
 # Lowest first. A module imports only from lines above that of its folder; one of the first level has a line

@@ -15,6 +15,9 @@ from mpchat.config import BY_NAME, SETTINGS, parse_file, resolve
 from mpchat.errors import Exit
 from scripts import manual
 
+# The pages are the same on each Python.
+pytestmark = pytest.mark.one_python
+
 TEXTS = {"README.md": README} | {f"{subject}.md": page(subject) for subject in SUBJECTS}
 LONGEST_SUMMARY = 76
 
