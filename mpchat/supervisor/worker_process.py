@@ -5,6 +5,7 @@ What runs in the process is in :mod:`mpchat.worker.worker`.
 
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 from multiprocessing import resource_tracker, spawn
@@ -17,7 +18,7 @@ import psutil
 from mpchat.config import Config
 from mpchat.instance.record import Identity
 from mpchat.ipc import os_process
-from mpchat.worker import worker
+from mpchat.worker import boot
 
 # The folder of the package that workers import.
 _PACKAGE = str(Path(__file__).parents[1])
@@ -95,8 +96,8 @@ def _spawn(config: Config, slot: int, ends: WorkerEnds, workers_lock: Path) -> S
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         child = multiprocessing.get_context("spawn").Process(
-            target=worker.main,
-            args=(config, slot, os.getpid(), ends.queues, ends.handoff, str(workers_lock)),
+            target=boot.main,
+            args=(pickle.dumps(config), slot, os.getpid(), ends.queues, ends.handoff, str(workers_lock)),
             name=f"mpchat-worker-{slot}",
         )
         child.start()

@@ -144,7 +144,7 @@ def main(
     sock: socket.socket,
     workers_lock: str,
 ) -> None:
-    """Run a worker: the target of the process that ``supervisor.worker_handle.WorkerHandle`` starts.
+    """Run a worker, in a process that begins in :mod:`mpchat.worker.boot`.
 
     ``supervisor`` is its process id, ``queues`` are down, up and their window in bytes.
     """
@@ -165,5 +165,6 @@ def main(
     # What stands now stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
+    gc.enable()
     worker.run()
     process.end(0)
