@@ -378,7 +378,7 @@ def test_on_a_phone_people_and_rooms_are_a_drawer(desk: Desk) -> None:
     alice.until("document.querySelectorAll('.message').length === 1", "the message")
     assert alice.find("document.documentElement.scrollWidth") == 320
     inside = "document.getElementById('side').getBoundingClientRect().left < innerWidth"
-    assert not alice.find(inside)
+    alice.until(f"!({inside})", "the drawer out of sight")
     alice.click("#open-side")
     alice.until("document.activeElement.id === 'close-side'", "the focus in the drawer")
     alice.until(
