@@ -89,7 +89,7 @@ class Connection:
         # Messages that it may send at once, as of ``heard``; and when it is read from again if it had none
         # left (seconds, monotonic).
         self.allowance = 0.0
-        # What is left to it for work that is no plain message, as of ``heard``; see ``budget.BUDGET``.
+        # The rest of its budget for work that is no plain message, as of ``heard``; see ``budget.BUDGET``.
         self.budget = 0.0
         self.quiet_until = 0.0
         # Changed by ``outboxes.Outboxes`` alone.

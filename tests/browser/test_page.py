@@ -320,7 +320,7 @@ def test_scrolling_up_loads_what_was_said_before_in_order_and_without_a_gap(desk
             "document.getElementById('top').textContent === 'There is nothing older.'", "the beginning"
         )
         assert alice.texts()[0] == "m1"
-        # What is said meanwhile waits below, and one click is enough to see it.
+        # A message that comes meanwhile waits below, and a click is enough to see it.
         bob.ask(message="m401")
         alice.until("document.title === '(1) old · mpchat'", "the count in the title")
         alice.shows("#jump-text", "1 new message")

@@ -35,7 +35,7 @@ def request(path: str = "/healthz", method: str = "GET", **headers: str) -> byte
 
 
 def answers(data: bytes) -> list[tuple[int, bytes]]:
-    """Cut whole answers: their statuses and bodies. What is not whole is left out."""
+    """Cut whole answers: their statuses and bodies. A part of an answer is left out."""
     found = []
     while b"\r\n\r\n" in data:
         head, _, rest = data.partition(b"\r\n\r\n")

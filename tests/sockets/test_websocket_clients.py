@@ -153,7 +153,7 @@ def test_bytes_of_another_protocol_behind_the_handshake_break_this_one(bench: Be
     assert (opcode, payload[:2]) == (CLOSE, (1002).to_bytes(2))
 
 
-# What they say and hear.
+# Messages of such clients, and to them.
 
 
 def test_plain_and_websocket_clients_are_in_one_order(bench: Bench) -> None:
