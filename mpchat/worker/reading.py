@@ -271,7 +271,9 @@ class Reading:
         sender: Sender = connection.identity if dialect.asked else connection.address
         replies = dialect.receive_data(data, completed, TURN_WORK)
         if completed:
-            connection.allowance -= self._pass_on(connection, sender, completed)
+            total = self._pass_on(connection, sender, completed)
+            if self.config.flood_rate:  # else nobody owes anything, and is not to when there is a limit later
+                connection.allowance -= total
         if replies or not completed:
             passed_on = sum(len(frames) for _, frames in completed)
             wrong = max(0, held + len(data) - dialect.held - passed_on)

@@ -61,6 +61,18 @@ def test_who_has_been_silent_for_an_hour_may_not_say_at_once_what_an_hour_allows
     assert not connection.reading
 
 
+def test_who_spoke_while_there_was_no_limit_owes_nothing_when_a_reload_sets_one(bench: Bench) -> None:
+    reading = bench.worker.clients.reading
+    reading.config = replace(bench.worker.config, flood_burst=10, flood_rate=0)
+    client, connection = bench.member(1)
+    connection.allowance = 10
+    client.send_raw(frame("x") * 1000)
+    bench.until(lambda: sum(count for _, count, _ in bench.worker.uplink.posts) == 1000)
+    reading.config = replace(bench.worker.config, flood_burst=10, flood_rate=10)
+    reading.slow_down(connection)  # as the next worker does
+    assert connection.reading
+
+
 def test_who_asks_for_the_past_again_and_again_and_does_not_read_it_is_cut_off(bench: Bench) -> None:
     _, connection = bench.member(1)
     most = bench.worker.config.lag_limit
