@@ -82,7 +82,8 @@ class History:
         self.count += run.count
         self.size += size
         self._memory.used += size
-        if self.count > kept.messages or self.size > kept.size or kept.age:
+        too_old = kept.age and self._runs[0].taken < run.taken - kept.age
+        if too_old or self.count > kept.messages or self.size > kept.size:
             self.trim(run.taken, kept)
 
     def trim(self, now: float, kept: Kept) -> None:

@@ -147,7 +147,7 @@ class HubState:
         elif member.room is None:
             self._say(count, said)
             self._say_in_room(self.rooms.lobby, member.address, count, said, times)
-        elif self.members.is_muted(member, times[1]):
+        elif self.moderation.mutes and self.members.is_muted(member, times[1]):
             self._effects.append(Tell(member.identity, error_frame("muted", MUTED)))
             return
         else:

@@ -142,7 +142,11 @@ class StreamBuffer:
     def forget(self) -> None:
         """Keep nothing of what there is."""
         if self.start != self.end:
-            self.begin(self.messages)
+            self.start = self.end
+            self._blobs.clear()
+            self._offsets.clear()
+            self._numbers.clear()
+            self._first = 0
 
     def place_of(self, cursor: int) -> Place:
         """Return the place of a cursor between ``start`` and ``end``.

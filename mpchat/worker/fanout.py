@@ -68,13 +68,14 @@ class Pending:
         blob = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
         count = self.messages
         self._frames.clear()
-        if len(blob) > ENOUGH:
-            count, end = self._framing.leading(blob, ENOUGH)
-            self._frames.append(blob[end:])
-            blob = blob[:end]
-        self.size -= len(blob)
+        if self.size <= ENOUGH:
+            self.size = self.messages = 0
+            return blob, count
+        count, end = self._framing.leading(blob, ENOUGH)
+        self._frames.append(blob[end:])
+        self.size -= end
         self.messages -= count
-        return blob, count
+        return blob[:end], count
 
 
 class Fanout:
@@ -131,6 +132,16 @@ class Fanout:
         """True when every client has been sent everything, except those that are late."""
         return self._flush is None and not self._pending
 
+    @property
+    def at_ease(self) -> bool:
+        """True when it is plain that neither this worker nor any client is behind: most rooms, most times."""
+        return self._pending.size <= ENOUGH and not self._behind and not self._late.late
+
+    @property
+    def at_rest(self) -> bool:
+        """True when :meth:`due` is None."""
+        return self._flush is None and not self._pending.size and not self._late.again
+
     def judge_behind(self) -> bool:
         """Tell whether so much is pending that the room's senders should wait; then, until little is."""
         self._behind = self._pending.size > (ENOUGH if self._behind else 2 * ENOUGH)
@@ -145,6 +156,11 @@ class Fanout:
     def between_flushes(self) -> bool:
         """True when no flush is under way: every client's place in the stream is known."""
         return self._flush is None
+
+    @property
+    def needs_nothing_past(self) -> bool:
+        """True when no client here is to get anything of the stream again: it may be forgotten."""
+        return self._flush is None and not self._late.late and not self._late.early
 
     @property
     def late(self) -> int:
@@ -275,13 +291,16 @@ class Fanout:
 
     def work(self, now: float) -> None:
         """Send a slice of what is pending: at once when the last flush is a while ago, else when due."""
-        due = self.due()
-        if due is None or due > now:
-            return
-        if self._flush is None and not self._pending:
-            self._late.wait_until_writable()
-            return
-        self._send_slice(self._flush or self._begin(), now)
+        flush = self._flush
+        if flush is None:
+            due = self.due()
+            if due is None or due > now:
+                return
+            if not self._pending.size:
+                self._late.wait_until_writable()
+                return
+            flush = self._begin()
+        self._send_slice(flush, now)
 
     def _begin(self) -> Flush:
         blob, messages = self._pending.take()

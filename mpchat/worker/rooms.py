@@ -103,13 +103,15 @@ class Rooms:
             self._work_in_rooms(now)
 
     def _work_in_rooms(self, now: float) -> None:
+        share = self._share
         for room in list(self.busy):
-            if room.number != PLAIN:
-                room.stream.limit = self._share
-            room.work(now)
-            if room.number != PLAIN:
+            if room.number == PLAIN:
+                room.work(now)
+            else:
+                room.stream.limit = share
+                room.work(now)
                 self._forget_needless(room)
-            if room.due() is None:
+            if room.at_rest:
                 self.busy.pop(room, None)
         if self._memory.used > self._cut_at:
             self._keep_to_memory()
@@ -119,12 +121,11 @@ class Rooms:
 
         Of the plain stream, clients to come need something too.
         """
-        if room.late or not room.between_flushes:
-            self._note_kept(room)
-            return
-        room.stream.forget()
-        if room in self._kept:
-            self._note_kept(room)
+        if room.needs_nothing_past:
+            room.stream.forget()
+            if room not in self._kept:
+                return
+        self._note_kept(room)
 
     def _note_kept(self, room: Fanout) -> None:
         # A room that its last member has just left is forgotten as soon as that member has ended.
@@ -159,6 +160,8 @@ class Rooms:
         """Return the rooms that are too fast for this worker or for clients here."""
         strains: dict[int, Strain] = {}
         for fanout in (self.plain, *self.busy):
+            if fanout.at_ease:
+                continue
             behind, far = fanout.judge_behind(), fanout.struggling(now).far
             if behind or far:
                 before = strains.get(fanout.number, EASY)
