@@ -2,6 +2,8 @@
 
 import ipaddress
 
+from mpchat.config import format_address
+
 # Bits of an IPv6 address that name a network: who has one of its addresses commonly has all.
 IPV6_NETWORK = 64
 
@@ -19,6 +21,11 @@ def covers(target: str, host: str) -> bool:
         return ipaddress.ip_address(host) in ipaddress.ip_network(target)
     except ValueError:
         return False
+
+
+def means(target: str, host: str, port: int) -> bool:
+    """Tell whether ``target``, an address, a network or ``host:port``, means the client at this port."""
+    return covers(target, host) or target == format_address(host, port)
 
 
 def owner_of_client(address: str) -> str:

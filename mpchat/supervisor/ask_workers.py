@@ -10,6 +10,8 @@ from mpchat.reactor import Reactor
 
 # Seconds that workers have for their answers.
 PATIENCE = 3.0
+# The number of a question whose answer nobody waits for.
+NO_QUESTION = 0
 
 # Gets the sum of the answers, and the workers (process ids) that have not answered.
 OnResult = Callable[[int, set[int]], None]

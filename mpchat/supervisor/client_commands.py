@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from mpchat.control.answers import Banned, Kicked, Lifted, Muted, Said, Sanction, Sanctions
@@ -17,6 +18,9 @@ from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.refusals import BANNED
 from mpchat.supervisor.room_commands import RoomCommands
+
+# Seconds until workers are asked again for connections that were on their way to them.
+ASK_AGAIN = 0.01
 
 log = logging.getLogger("mpchat.supervisor")
 
@@ -114,23 +118,28 @@ class ClientCommands:
 
     def _close_connections(self, target: str, on_kicked: Callable[[Kicked], None]) -> None:
         address = self._hub.address_of(target) or target
-        self._ask_to_kick(address, 0, time.monotonic() + PATIENCE, on_kicked)
+        unseen = self._placement.fresh_from(address, self._pool.handles)
+        self._ask_to_kick(address, unseen, 0, time.monotonic() + PATIENCE, on_kicked)
 
     def _ask_to_kick(
-        self, address: str, ended: int, deadline: float, on_kicked: Callable[[Kicked], None]
+        self, address: str, unseen: set[int], ended: int, deadline: float, on_kicked: Callable[[Kicked], None]
     ) -> None:
-        """Ask every worker; ask again if connections were in transit meanwhile and may have been missed.
+        """Ask every worker; ask again if a connection that was on its way to a worker may have been missed.
 
-        ``ended`` is how many connections were ended so far.
+        ``unseen`` are the fresh connections that no worker had. ``ended`` is how many were ended so far.
         """
         asked = {handle.pid: handle for handle in self._pool.ready}
         moves = self._placement.transit.moves
 
+        def ask_again(total: int) -> None:
+            left = unseen & self._placement.fresh_from(address, self._pool.handles)
+            self._ask_to_kick(address, left, total, deadline, on_kicked)
+
         def on_result(found: int, silent: set[int]) -> None:
             total = ended + found
-            moved = self._pool.moving or self._placement.transit.moves != moves
-            if moved and not silent and time.monotonic() < deadline:
-                self._ask_to_kick(address, total, deadline, on_kicked)
+            missed = unseen or self._pool.moving or self._placement.transit.moves != moves
+            if missed and not silent and time.monotonic() < deadline:
+                self._reactor.call_later(ASK_AGAIN, partial(ask_again, total))
             else:
                 on_kicked(Kicked(total, sorted({asked[each].slot for each in silent})))
 

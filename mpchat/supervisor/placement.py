@@ -8,13 +8,15 @@ refused. Which worker is chosen is decided in :mod:`mpchat.supervisor.placement_
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 
 from mpchat.hub.hub import Hub
-from mpchat.ipc.addresses import covers, owner_of
+from mpchat.ipc.addresses import covers, means, owner_of
+from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.acceptor import Acceptor
+from mpchat.supervisor.ask_workers import NO_QUESTION
 from mpchat.supervisor.handoff_sockets import HandoffSockets
 from mpchat.supervisor.placement_policy import MAX_UNACKED, choose_worker
 from mpchat.supervisor.refusals import BANNED, Refusal
@@ -47,6 +49,18 @@ class Placement:
     def from_host(self, host: str) -> int:
         """How many connections there are from where ``host`` is; see ``addresses.owner_of``."""
         return self._hosts[owner_of(host)]
+
+    def fresh_from(self, target: str, handles: Iterable[WorkerHandle]) -> set[int]:
+        """Return the identities of fresh connections that ``target`` means and no worker has yet.
+
+        ``target`` is an address, a network or ``host:port``.
+        """
+        unacked = (each for handle in handles for each in handle.connections.unacked.values())
+        return {
+            each.identity
+            for each in (*self._unplaced, *unacked)
+            if not each.moved and means(target, each.host, each.port)
+        }
 
     def enter(self, sock: socket.socket, host: str, port: int) -> None:
         """Take a connection that may come in; the acceptor pauses while too many wait."""
@@ -116,10 +130,18 @@ class Placement:
             if self._hub.state.moderation.banned_host(host, now):
                 self.refuse(BANNED, host=host)
 
+    def _kick_banned(self, handle: WorkerHandle, acked: Sequence[HeldConnection]) -> None:
+        """Close connections that were banned on their way to a worker that did not answer meanwhile."""
+        moderation, now = self._hub.state.moderation, time.time()
+        for host in {each.host for each in acked} if moderation.bans else ():
+            if moderation.banned_host(host, now):
+                handle.endpoint.send(Down.KICK, (NO_QUESTION, host))
+
     def _on_arrivals(self, handle: WorkerHandle, arrivals: Arrivals) -> None:
         """Take note of what a worker says about connections."""
         self._take_back(arrivals.unplaced)
         self.transit.ended(handle.endpoint, (each.identity for each in arrivals.acked), arrivals.pauses)
+        self._kick_banned(handle, arrivals.acked)
         if not handle.connections.asked:
             moved = (each.identity for each in arrivals.unplaced if each.moved)
             self.transit.began(handle.endpoint, moved)

@@ -8,7 +8,7 @@ import logging
 from contextlib import suppress
 
 from mpchat.config import Config
-from mpchat.ipc.addresses import covers
+from mpchat.ipc.addresses import means
 from mpchat.ipc.lingering import Lingering
 from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, SLOW, UNREAD
 from mpchat.ipc.stream_buffer import Place
@@ -272,11 +272,7 @@ class Clients:
 
     def kick(self, address: str) -> int:
         """End the connections from "host:port", a host or a network; returns how many there were."""
-        kicked = [
-            each
-            for each in self.by_identity.values()
-            if address == each.address or covers(address, each.host)
-        ]
+        kicked = [each for each in self.by_identity.values() if means(address, each.host, each.port)]
         for connection in kicked:
             log.info("kicked: %s", connection.address)
             connection.fanout.complete(self._reactor.now)  # what it is told goes between two blobs

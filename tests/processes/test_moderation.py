@@ -1,6 +1,8 @@
 """Kick, ban, mute: by name and by address, told to whom it concerns, and kept over restarts."""
 
 import json
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -110,6 +112,26 @@ def test_nobody_is_called_what_a_banned_address_is(shared: Server) -> None:
         assert ok(shared, "ban", "127.0.0.9").endswith("1 connection ended\n")
         assert ended(bad)
     ok(shared, "unban", "127.0.0.9")
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["read at once", "read after the answer"])
+def test_a_ban_ends_who_is_on_the_way_to_a_worker(folder: Path, *, answered: bool) -> None:
+    """A worker that reads the hub's channel first is asked before it has the connection."""
+    with running(folder, workers=1) as server, Client(server.address) as other:
+        server.wait_for_connections(1)
+        with stopped(*server.worker_pids):
+            ok(server, "say", "what is read first")
+            with Client(server.address, source="127.0.0.9") as bad:
+                eventually(lambda: server.status()["connections"] == 2, "the client on its way")
+                banning = threading.Thread(target=server.command, args=("ban", "127.0.0.9"))
+                banning.start()
+                eventually(lambda: "banned: 127.0.0.9" in server.log, "the ban")
+                if answered:  # without this worker: it is silent
+                    banning.join()
+                os.kill(server.worker_pids[0], signal.SIGCONT)
+                assert ended(bad)
+                banning.join()
+        other.hear_until("what is read first")
 
 
 def test_who_waits_for_a_worker_is_banned_too(folder: Path) -> None:

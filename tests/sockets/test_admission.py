@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from mpchat.config import resolve
+from mpchat.hub.moderation import Moderation
 from mpchat.ipc.handoff import Handoff, HandoffSocket, Receipt, close_all, read_message
 from mpchat.reactor import Reactor
 from mpchat.supervisor.admission import TOO_FAST, Admission
@@ -55,8 +56,7 @@ class Worker:
 
 
 def hub_without_bans(**more: object) -> SimpleNamespace:
-    moderation = SimpleNamespace(banned_host=lambda host, at: False)
-    return SimpleNamespace(state=SimpleNamespace(moderation=moderation), **more)
+    return SimpleNamespace(state=SimpleNamespace(moderation=Moderation()), **more)
 
 
 class Desk:
