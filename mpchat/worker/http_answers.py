@@ -68,7 +68,9 @@ def answer(head: bytes, site: Site, *, accepting: bool) -> Answer:
     if path == "/healthz":
         return exchange.text(200, "the server's loop turns")
     if path == "/readyz":
-        return exchange.text(200, "clients are accepted") if accepting else exchange.text(503, "stopping")
+        # Who asks again connects again: whether the server is full is known where connections come in.
+        ready = (200, "clients are accepted") if accepting else (503, "stopping")
+        return exchange.text(*ready, ("Connection", "close"))
     if path in site.files:
         return _file(exchange, request, site.files[path])
     return exchange.text(404, "there is nothing here; the chat's page is /")

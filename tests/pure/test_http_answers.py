@@ -81,6 +81,11 @@ def test_whether_it_lives_and_whether_it_takes_clients() -> None:
     assert ask("GET /readyz", accepting=False)[0] == 503
 
 
+def test_who_asks_again_whether_clients_are_accepted_connects_again() -> None:
+    assert ask("GET /readyz")[1]["connection"] == "close"
+    assert "connection" not in ask("GET /healthz")[1]
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [

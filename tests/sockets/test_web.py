@@ -117,7 +117,7 @@ def overdue(bench: Bench, seconds: float = 0.0) -> None:
 
 def test_a_connection_is_kept_for_further_requests(bench: Bench) -> None:
     client, connection = bench.connect(1)
-    for path, status in (("/healthz", 200), ("/nothing", 404), ("/readyz", 200)):
+    for path, status in (("/healthz", 200), ("/nothing", 404), ("/", 200)):
         client.send_raw(request(path))
         assert [each for each, _ in answered(bench, client)] == [status]
     assert not connection.closed
@@ -125,7 +125,7 @@ def test_a_connection_is_kept_for_further_requests(bench: Bench) -> None:
 
 def test_requests_in_one_packet_are_answered_in_their_order(bench: Bench) -> None:
     client, connection = bench.connect(1)
-    paths = ["/healthz", "/nothing", "/", "/ws", "/readyz"]
+    paths = ["/healthz", "/nothing", "/", "/ws", "/healthz"]
     client.send_raw(b"".join(map(request, paths)))
     assert [status for status, _ in answered(bench, client, 5)] == [200, 404, 200, 426, 200]
     assert not connection.closed
