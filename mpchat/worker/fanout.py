@@ -55,7 +55,7 @@ class Pending:
         self._frames: list[bytes] = []
 
     def __bool__(self) -> bool:
-        return bool(self._frames)
+        return self.size > 0
 
     def add(self, count: int, frames: bytes) -> None:
         """Add ``count`` frames."""
