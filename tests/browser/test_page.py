@@ -208,6 +208,7 @@ def test_what_others_write_has_no_effect(desk: Desk) -> None:
     with members(desk.address, "bob2", room="evil") as [bob]:
         bob.ask(message="harmless")
         alice.hears("harmless")
+        alice.until("document.querySelector('#list p')?.textContent.includes('bob2')", "the notice of bob2")
         outer = "document.body.querySelectorAll(':not(#list *, #announcer *, #side *)').length"
         before = alice.find(tags), alice.find(outer)
         for text in EVIL:
