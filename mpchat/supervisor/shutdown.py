@@ -40,6 +40,7 @@ class Shutdown:
         self._pool = pool
         self._placement = placement
         self._step = Step.ARRIVALS
+        self._hurried = False
         # When the present step must have come to its end (seconds, monotonic); None: it is not limited.
         self.deadline: float | None = None
 
@@ -50,8 +51,16 @@ class Shutdown:
         self._placement.refuse(STOPPING)
 
     def hurry(self, now: float) -> None:
-        """Skip to the farewell, and leave clients little time for it."""
+        """Skip to the farewell, and leave clients little time for it.
+
+        First connections in transit arrive, for as long at most: without a worker they hear no farewell.
+        """
+        self._hurried = True
         self.deadline = min(self.deadline or now, now + QUICK)
+        if not (self._step is Step.ARRIVALS and self._pool.moving):
+            self._skip_to_the_farewell(now)
+
+    def _skip_to_the_farewell(self, now: float) -> None:
         if self._step is Step.ARRIVALS:
             self._drain_workers()
         self._close_workers(now)
@@ -63,7 +72,11 @@ class Shutdown:
             return
         late = now >= self.deadline
         if self._step is Step.ARRIVALS and (late or not self._pool.moving):
-            self._drain_workers()
+            if self._hurried:
+                self.deadline = now + QUICK
+                self._skip_to_the_farewell(now)
+            else:
+                self._drain_workers()
         elif self._step is Step.LAST_POSTS and (late or self._delivered):
             self._close_workers(now)
         elif late:

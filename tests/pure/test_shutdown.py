@@ -2,6 +2,8 @@
 
 from typing import Any, cast
 
+import pytest
+
 from mpchat.supervisor.pool import Phase
 from mpchat.supervisor.shutdown import QUICK, STOP_GRACE, Shutdown
 
@@ -99,7 +101,6 @@ def test_without_a_farewell_nothing_is_announced() -> None:
 
 def test_hurry_skips_to_the_farewell_and_leaves_little_time() -> None:
     shutdown, parts = begun()
-    parts.moving = True
     shutdown.hurry(101.0)
     assert parts.take() == ["drain", "turn", "bye", "turn", "silence", f"close {QUICK:g}"]
     shutdown.hurry(101.1)
@@ -114,3 +115,17 @@ def test_hurry_near_the_deadline_gives_no_more_time_than_there_was() -> None:
     assert parts.take() == ["drain"]
     shutdown.hurry(109.875)
     assert parts.take()[-1] == "close 0.125"
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_hurry_lets_those_arrive_that_are_in_transit(*, arrived: bool) -> None:
+    shutdown, parts = begun()
+    parts.moving = True
+    shutdown.hurry(101.0)
+    shutdown.proceed(101.1)
+    assert parts.take() == []
+    parts.moving = not arrived
+    shutdown.proceed(101.1 if arrived else 101.0 + QUICK)
+    assert parts.take() == ["drain", "turn", "bye", "turn", "silence", f"close {QUICK:g}"]
+    shutdown.hurry(102.0)
+    assert parts.take() == []
