@@ -397,6 +397,13 @@ class Hub:
 
     # What is so.
 
+    def is_banned(self, identity: int, host: str) -> bool:
+        """Tell whether a connection's host is banned now, or the name that it has."""
+        moderation, at = self.state.moderation, time.time()
+        member = self.state.members.by_identity.get(identity)
+        named = member is not None and moderation.banned_name(member.name, at)
+        return named or moderation.banned_host(host, at)
+
     def address_of(self, name: str) -> str | None:
         """Return the address of the member of this name, if one is connected."""
         member = self.state.members.named(name)

@@ -119,6 +119,7 @@ class ClientCommands:
     def _close_connections(self, target: str, on_kicked: Callable[[Kicked], None]) -> None:
         address = self._hub.address_of(target) or target
         unseen = self._placement.fresh_from(address, self._pool.handles)
+        self._placement.kicking.append(address)
         self._ask_to_kick(address, unseen, 0, time.monotonic() + PATIENCE, on_kicked)
 
     def _ask_to_kick(
@@ -141,6 +142,7 @@ class ClientCommands:
             if missed and not silent and time.monotonic() < deadline:
                 self._reactor.call_later(ASK_AGAIN, partial(ask_again, total))
             else:
+                self._placement.kicking.remove(address)
                 on_kicked(Kicked(total, sorted({asked[each].slot for each in silent})))
 
         number = self._questions.begin(set(asked), on_result)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import count
 
+from mpchat.config import format_address
 from mpchat.hub.hub import Hub
 from mpchat.ipc.addresses import covers, means, owner_of
 from mpchat.ipc.items import Down
@@ -38,6 +39,8 @@ class Placement:
         self._acceptor = acceptor
         self._handoffs = HandoffSockets(reactor, self._on_arrivals)
         self._unplaced: list[HeldConnection] = []
+        # Addresses, networks and ``host:port`` whose connections all workers are asked to close just now.
+        self.kicking: list[str] = []
         # Connections by host, wherever they are by now.
         self._hosts: Counter[str] = Counter()
         self._identities = count(1)
@@ -131,11 +134,13 @@ class Placement:
                 self.refuse(BANNED, host=host)
 
     def _kick_banned(self, handle: WorkerHandle, acked: Sequence[HeldConnection]) -> None:
-        """Close connections that were banned on their way to a worker that did not answer meanwhile."""
-        moderation, now = self._hub.state.moderation, time.time()
-        for host in {each.host for each in acked} if moderation.bans else ():
-            if moderation.banned_host(host, now):
-                handle.endpoint.send(Down.KICK, (NO_QUESTION, host))
+        """Close connections that were banned on their way, unless workers are still being asked for them."""
+        if not self._hub.state.moderation.bans:
+            return
+        for each in acked:
+            asked_for = any(means(target, each.host, each.port) for target in self.kicking)
+            if not asked_for and self._hub.is_banned(each.identity, each.host):
+                handle.endpoint.send(Down.KICK, (NO_QUESTION, format_address(each.host, each.port)))
 
     def _on_arrivals(self, handle: WorkerHandle, arrivals: Arrivals) -> None:
         """Take note of what a worker says about connections."""

@@ -123,7 +123,10 @@ def test_a_ban_ends_who_is_on_the_way_to_a_worker(folder: Path, *, answered: boo
             ok(server, "say", "what is read first")
             with Client(server.address, source="127.0.0.9") as bad:
                 eventually(lambda: server.status()["connections"] == 2, "the client on its way")
-                banning = threading.Thread(target=server.command, args=("ban", "127.0.0.9"))
+                told: list[str] = []
+                banning = threading.Thread(
+                    target=lambda: told.append(server.command("ban", "127.0.0.9").stdout)
+                )
                 banning.start()
                 eventually(lambda: "banned: 127.0.0.9" in server.log, "the ban")
                 if answered:  # without this worker: it is silent
@@ -131,6 +134,7 @@ def test_a_ban_ends_who_is_on_the_way_to_a_worker(folder: Path, *, answered: boo
                 os.kill(server.worker_pids[0], signal.SIGCONT)
                 assert ended(bad)
                 banning.join()
+                assert answered or told[0].endswith("1 connection ended\n")
         other.hear_until("what is read first")
 
 

@@ -8,12 +8,15 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from support.endpoints import RecordingEndpoint
 
 from mpchat.config import resolve
-from mpchat.hub.moderation import Moderation
+from mpchat.hub.moderation import Moderation, Rule
 from mpchat.ipc.handoff import Handoff, HandoffSocket, Receipt, close_all, read_message
+from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.admission import TOO_FAST, Admission
+from mpchat.supervisor.ask_workers import NO_QUESTION
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.worker_connections import HeldConnection, WorkerConnections
 from mpchat.supervisor.worker_handle import WorkerHandle
@@ -26,7 +29,7 @@ class Worker:
 
     slot = 1
     closed = select = False
-    endpoint = None
+    endpoint: RecordingEndpoint | None = None
     # Placement asks a handle for itself; the rest of a handle is the process.
     candidate = WorkerHandle.candidate
 
@@ -65,7 +68,7 @@ class Desk:
     def __init__(self, cleanup: ExitStack) -> None:
         self.reactor = Reactor()
         self.worker = Worker()
-        hub = hub_without_bans(transit_began=lambda *_: None, transit_ended=lambda *_: None)
+        self.hub = hub = hub_without_bans(transit_began=lambda *_: None, transit_ended=lambda *_: None)
         acceptor = SimpleNamespace(refuse=lambda sock, refusal: sock.close())
         self.placement = Placement(self.reactor, cast(Any, acceptor), cast(Any, hub), per_worker=100)
         self.placement.watch(self.handle)
@@ -140,6 +143,21 @@ def test_the_death_of_a_worker_takes_its_connections_from_the_count_of_their_net
     desk.placement.unwatch(desk.handle)
     assert desk.counts == [1, 1, 0]
     assert len(desk.placement) == 1
+
+
+def test_a_banned_connection_is_kicked_when_it_is_acked_unless_workers_are_asked_for_it(
+    cleanup: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(cleanup)
+    endpoint = RecordingEndpoint(1)
+    monkeypatch.setattr(Worker, "endpoint", endpoint)
+    desk.hub.is_banned = lambda identity, host: host == ONE
+    desk.hub.state.moderation.bans["a"] = Rule("a", None)
+    for asked_for in ([f"[{ONE}]:4000"], []):
+        desk.placement.kicking = asked_for
+        desk.enter(ONE, OTHER_NETWORK)
+        desk.hear(Receipt(acks=desk.place()))
+        assert endpoint.take_all(Down.KICK) == ([] if asked_for else [(NO_QUESTION, f"[{ONE}]:4000")])
 
 
 def admission_of(desk: Desk, **settings: int) -> Admission:
