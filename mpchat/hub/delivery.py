@@ -363,14 +363,14 @@ class Delivery:
         """Forget a worker; return the connections that have ended with it, not those ``in_transit``."""
         lost = []
         for recipient in self._recipients.values():
-            stayed = recipient.came_from is endpoint and recipient.identity not in in_transit
-            if recipient.endpoint is endpoint or stayed:
+            if endpoint not in (recipient.endpoint, recipient.came_from):
+                continue
+            if recipient.live:
+                self._not_live(recipient)
+            if recipient.identity not in in_transit:
                 lost.append(recipient.identity)
-            elif recipient.came_from is endpoint and recipient.live:
-                self._not_live(recipient)
-        for identity in lost:
-            if (recipient := self._recipients[identity]).live:
-                self._not_live(recipient)
+            elif recipient.endpoint is endpoint:  # it had said that the connection follows, and not acked it
+                recipient.endpoint, recipient.came_from = None, endpoint
         for stream in self._streams.values():
             stream.endpoints.pop(endpoint, None)
         return lost

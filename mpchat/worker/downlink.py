@@ -163,6 +163,7 @@ class Downlink:
 
     def _kick(self, payload: tuple[int, str]) -> None:
         request, address = payload
+        self._migration.kick(address)
         self._uplink.say(Up.KICKED, (request, self._clients.kick(address)))
 
     def _drain(self, _: None) -> None:

@@ -11,6 +11,7 @@ import time
 from functools import partial
 
 from mpchat.config import Config
+from mpchat.ipc.addresses import means
 from mpchat.ipc.connection_state import ConnectionState, decode_state, encode_state
 from mpchat.ipc.handoff import ConnectionInTransit, Handoff, Receipt, close_all, own
 from mpchat.ipc.items import PLAIN, Up
@@ -56,8 +57,12 @@ class Migration:
         self._synced = False
         # When they were last read from (seconds, monotonic).
         self._left_at = 0.0
-        # Connections that the supervisor has not taken yet, with what is needed to have them back.
+        # Connections that the supervisor has not taken yet, with what is needed to have them back. And those
+        # among them that were to be kicked.
         self._in_transit: dict[int, tuple[Connection, ConnectionState]] = {}
+        self._kicked: set[int] = set()
+        # Members that have come in this turn: identity, room and number.
+        self._followers: list[tuple[int, int, int]] = []
 
     # Connections that come.
 
@@ -125,8 +130,18 @@ class Migration:
             connection.replaying = False
             rooms.put_aside(connection)
         if connection.dialect.asked and not connection.closed:
-            self._uplink.say(Up.FOLLOW, (connection.identity, state.room, state.place.number))
+            self._followers.append((connection.identity, state.room, state.place.number))
         self._clients.keep_to_memory()
+
+    def send_receipt(self) -> None:
+        """Tell the supervisor what became of connections, and then the hub which members have come.
+
+        In this order: should the worker die in between, they are still the supervisor's for both.
+        """
+        self._handoff.send_receipt()
+        followers, self._followers = self._followers, []
+        for each in followers:
+            self._uplink.say(Up.FOLLOW, each)
 
     # Connections that leave.
 
@@ -169,6 +184,8 @@ class Migration:
         self._synced = self._uplink.hurried = False
         connections, descriptors = [], []
         for connection in leaving:
+            if not connection.closed:
+                self._settle(connection)
             connection.leaving = False
             if connection.closed:
                 continue
@@ -189,12 +206,20 @@ class Migration:
             descriptors.append(connection.sock.fileno())
         self._handoff.send(Handoff(connections), descriptors)
 
-    def export_state(self, connection: Connection) -> ConnectionState:
-        """Take a connection out of everything, and return what it was."""
-        connection.listen(self._reactor, 0)
-        undecided = connection.undecided and self._clients.rooms.was_sent_nothing(connection)
-        if connection.undecided and not undecided:
+    def _settle(self, connection: Connection) -> None:
+        """Bring a connection to where it can leave: this may end it, or show that nothing can be sent to it.
+
+        While it is ``leaving`` nothing makes it be read from again.
+        """
+        rooms = self._clients.rooms
+        rooms.fanout_of(connection).complete(self._reactor.now)
+        if connection.undecided and not connection.closed and not rooms.was_sent_nothing(connection):
             self._clients.first_bytes.be_plain(connection)
+
+    def export_state(self, connection: Connection) -> ConnectionState:
+        """Take a connection out of everything, and return what it was. No flush of its room is under way."""
+        connection.listen(self._reactor, 0)
+        undecided = connection.undecided
         begun = self._clients.first_bytes.forget(connection)
         self._clients.web.forget(connection)
         self._clients.websockets.forget(connection)
@@ -203,6 +228,7 @@ class Migration:
         room, place = self._clients.rooms.take_out(connection)
         outbox = bytes(connection.outbox)
         self._clients.outboxes.drop(connection)
+        assert not connection.interest, "what leaves is watched by nobody here"
         return ConnectionState(
             dialect=connection.dialect.name,
             dialect_state=DialectState(begun) if undecided else connection.dialect.export(),
@@ -224,7 +250,22 @@ class Migration:
         """Let go of what was taken, and go on with what was not."""
         for identity in receipt.acks:
             self._in_transit.pop(identity)[0].close()
+            self._kicked.discard(identity)
         for identity in receipt.nacks:
             connection, state = self._in_transit.pop(identity)
             self._clients.by_identity[identity] = connection
             self.import_state(connection, state)
+            if identity in self._kicked:
+                self._kicked.remove(identity)
+                self._clients.kick(connection.address)
+
+    def kick(self, address: str) -> None:
+        """Remember to end the connections from ``address`` that come back from the supervisor.
+
+        Those that do not come back are another worker's to end.
+        """
+        self._kicked.update(
+            identity
+            for identity, (each, _) in self._in_transit.items()
+            if means(address, each.host, each.port)
+        )

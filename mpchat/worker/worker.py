@@ -85,7 +85,7 @@ class Worker:
         self.reactor.turn(timeout)
         now = self.reactor.now
         # First of all: a connection must be acked before a byte is read from it or sent to it.
-        self.handoff.send_receipt()
+        self.migration.send_receipt()
         self.uplink.work(now)
         self.downlink.work(now)
         self.rooms.work(now)

@@ -627,6 +627,35 @@ class Client:
                 self.numbers.append(each["seq"])
 
 
+def test_a_member_that_a_worker_has_announced_and_not_acked_survives_that_worker(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    room = next(each for each in site.desk.state.rooms if each.name == "r")
+    site.delivery.depart(1)
+    site.delivery.follow(site.other, 1, room.number, 0)
+    assert site.delivery.worker_died(site.other, {1}) == []
+    site.post(1, "said meanwhile")
+    third = RecordingEndpoint(3)
+    site.delivery.endpoints.append(third)
+    site.delivery.follow(third, 1, room.number, 0)
+    ((head, frames),) = third.take_all(Down.ENTER)
+    assert (head[0], head[3]) == (1, True)
+    assert [each["message"] for each in objects(frames) if "message" in each] == ["said meanwhile"]
+
+
+def test_a_connection_is_banned_by_its_host_and_by_the_name_that_it_has() -> None:
+    hub, endpoint = Hub(LIMITS), RecordingEndpoint(1)
+    hub.attach(endpoint)
+    asked = ((7, "192.0.2.1:7"), pack_request(Request(join=Join(name="Alice"))))
+    hub.take(endpoint, Item(Up.ASK, asked, 0), 1.0)
+    hub.turn(1.0)
+    assert not hub.is_banned(7, "192.0.2.1")
+    hub.ban("alice", None, 1.0)
+    assert hub.is_banned(7, "192.0.2.1")
+    assert not hub.is_banned(8, "192.0.2.1")
+    hub.ban("192.0.2.0/24", None, 1.0)
+    assert hub.is_banned(8, "192.0.2.1")
+
+
 class Crowd:
     """Three clients at two workers, which are read in full after each step."""
 

@@ -183,9 +183,10 @@ def test_a_moved_client_that_was_sent_something_is_plain_with_what_it_had_begun(
     publish(hasty, "said")
     client.send_raw(b"GE")
     hasty.until(lambda: connection in hasty.worker.clients.reading.half)
-    state = hasty.worker.migration.export_state(connection)
+    state = hasty.move_out(1)[1]
     assert not state.undecided
     assert state.dialect_state.partial == b"GE"
+    assert not connection.interest
 
 
 def test_first_bytes_that_do_not_go_on_are_half_a_frame(bench: Bench) -> None:

@@ -11,8 +11,10 @@ from support.crowd import payloads
 from support.harness import frame, raw_frame
 from support.one_worker import ROOM, Bench
 
-from mpchat.ipc.items import Down
+from mpchat.ipc.handoff import HandoffSocket, Receipt, read_message
+from mpchat.ipc.items import Down, Up
 from mpchat.ipc.reasons import CLOSED
+from mpchat.worker import fanout
 from mpchat.worker import rooms as rooms_module
 from mpchat.worker.connection import Connection
 from mpchat.worker.fanout import ENOUGH
@@ -260,3 +262,55 @@ def test_the_hub_waits_when_much_is_pending_in_all_rooms_together_and_little_in_
         rooms.publish([(number, 10, len(said))], said)
         assert rooms.must_hold(0.0, 10) is (number * len(said) > rooms_module.SWAMPED_TOGETHER)
     assert rooms.must_hold(0.0, 10)
+
+
+# A flush that is under way when members are moved.
+
+
+@pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half closed"])
+def test_who_is_found_reset_while_he_is_moved_stays_here(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, half_closed: bool
+) -> None:
+    monkeypatch.setattr(fanout, "SLICE", 1)
+    pairs = [bench.member(identity) for identity in (1, 2, 3)]
+    client, connection = pairs[0]
+    bench.order(Down.ENTER, ((1, ROOM, 0, True), b""))  # first to be moved, last to be sent to
+    if half_closed:
+        client.sock.shutdown(socket.SHUT_WR)
+        bench.until(lambda: connection.half_closed)
+    said = frame("hello")
+    bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
+    bench.worker.rooms.work(bench.worker.reactor.now + 1)
+    assert not bench.room().between_flushes
+    client.reset()
+    bench.until(lambda: connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == GONE)
+    assert sorted(bench.move_out(3)) == [2, 3]
+    bench.until(lambda: connection.closed)
+    assert [each[0] for each in bench.worker.uplink.left if not isinstance(each, str)] == [1]
+
+
+def test_a_member_is_acked_before_the_hub_hears_that_it_has_come(bench: Bench) -> None:
+    """Should the worker die in between, it is still the supervisor's."""
+    _, connection = bench.member(1)
+    state = bench.move_out(1)[1]
+    bench.link.receive()
+    bench.take(2, connection.sock, state)
+    assert not bench.link.readable
+    bench.worker.migration.send_receipt()
+    (receipt,) = HandoffSocket(bench.far).receive()
+    assert read_message(receipt.message).acks[-1] == 2  # type: ignore[union-attr]
+    assert [each.kind for each in bench.link.receive()] == [Up.FOLLOW]
+
+
+@pytest.mark.parametrize(("address", "kicked"), [("127.0.0.1", True), ("127.0.0.2", False)])
+def test_a_kick_ends_who_comes_back_from_a_supervisor_without_descriptors(
+    bench: Bench, address: str, *, kicked: bool
+) -> None:
+    client, connection = bench.connect(1)
+    client.say("hello")
+    bench.until(lambda: connection.spoke)
+    bench.move_out(1)
+    bench.order(Down.KICK, (1, address))
+    assert not connection.closed
+    bench.worker.migration.take_receipt(Receipt(nacks=[1]))
+    assert connection.closed is kicked

@@ -9,8 +9,8 @@ import msgspec
 
 from mpchat.config import resolve
 from mpchat.ipc.channel import Link, make_queue
-from mpchat.ipc.connection_state import FRESH, ConnectionState, encode_state
-from mpchat.ipc.handoff import ConnectionInTransit, HandoffSocket
+from mpchat.ipc.connection_state import FRESH, ConnectionState, decode_state, encode_state
+from mpchat.ipc.handoff import ConnectionInTransit, Handoff, HandoffSocket, close_all, read_message
 from mpchat.ipc.items import Down
 from mpchat.protocol.framing import PLAIN_FRAMING
 from mpchat.worker.connection import Connection
@@ -67,6 +67,23 @@ class Bench:
         encoded = FRESH if state is None else encode_state(state)
         self.worker.migration.take(ConnectionInTransit(identity, host, port, encoded), sock)
         return self.worker.clients.by_identity[identity]
+
+    def move_out(self, count: int) -> dict[int, ConnectionState]:
+        """Let so many connections leave; return the states of those that did, by identity."""
+        migration = self.worker.migration
+        migration.prepare(count)
+        migration.synced()
+        migration.work()
+        found = {}
+        for arrived in HandoffSocket(self.far).receive():
+            message = read_message(arrived.message)
+            assert isinstance(message, Handoff)
+            close_all(arrived.descriptors or [])
+            for each in message.connections:
+                state = decode_state(each.state)
+                assert state is not None
+                found[each.identity] = state
+        return found
 
     def member(self, identity: int) -> tuple[Client, Connection]:
         """Return a client and its connection here, in the room."""
