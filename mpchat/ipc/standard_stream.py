@@ -128,8 +128,6 @@ class _Writer:
         self._descriptor = os.dup(descriptor)
         self._note = note
         self._encoding = encoding
-        # Device and number of the file, once the thread has asked for them.
-        self._file: tuple[int, int] | None = None
         self._before: _Writer | None = None
         # Written by callers alone: lines that found no room. And by the thread alone: lines that the
         # descriptor did not take, how many of both the reader was told of, and the pieces being written.
@@ -212,12 +210,13 @@ class _Writer:
             self._on_opened(error)
 
     def _follow_before(self) -> None:
-        """Wait for the writer before this one if it writes to the same file: lines keep their order."""
-        with suppress(OSError):
-            status = os.fstat(self._descriptor)
-            self._file = (status.st_dev, status.st_ino)
-        if self._before is not None and self._before._file == self._file:
-            self._before.join()
+        """Wait for the writer before this one if it writes to the same file: lines keep their order.
+
+        What its file is does not depend on how far its thread has come, unless it still opens another one.
+        """
+        before = self._before
+        if before is not None and not before.opening and _are_one(before._descriptor, self._descriptor):
+            before.join()
 
     def _take(self) -> list[_Piece]:
         """Return all pieces that wait, at least one: a thread that took each alone would fall behind."""
@@ -248,6 +247,13 @@ class _Writer:
         if before is not None and not before._thread.is_alive():
             self._lost += before._refused + before._lost - before._told
             self._before = None
+
+
+def _are_one(one: int, other: int) -> bool:
+    """Tell whether two descriptors are of one file. Asks the disk."""
+    with suppress(OSError):  # the writer before has ended
+        return os.path.sameopenfile(one, other)
+    return False
 
 
 def open_file(path: str) -> int:

@@ -180,6 +180,29 @@ def test_a_file_that_cannot_be_opened_leaves_text_where_it_went_before(tmp_path:
     assert (tmp_path / "old").read_text() == "before\nafter\n"
 
 
+def test_text_keeps_its_order_although_the_thread_of_the_first_comes_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, late, errors = standard_stream._Writer._run, threading.Event(), list[OSError | None]()
+
+    def run_late(writer: standard_stream._Writer) -> None:
+        assert writer.opening or late.wait(PATIENCE)
+        run(writer)
+
+    monkeypatch.setattr(standard_stream._Writer, "_run", run_late)
+    with open(tmp_path / "old", "wb") as file:
+        stream = StandardStream(file.fileno(), note)
+        stream.write("before\n")
+        stream.reopen(str(tmp_path / "nowhere" / "new"), errors.append)
+        stream.write("after\n")
+        assert isinstance(opened(errors), FileNotFoundError)
+        time.sleep(0.05)  # for a thread that does not wait
+        late.set()
+        stream.drain(PATIENCE)
+        stream.renew()
+    assert (tmp_path / "old").read_text() == "before\nafter\n"
+
+
 class HungWrites:
     """A disk of which the first write hangs until it is released."""
 
