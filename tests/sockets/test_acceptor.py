@@ -212,7 +212,7 @@ def reached(listeners: list[socket.socket]) -> list[str]:
 def test_every_interface_by_ipv6_is_every_interface_unless_ipv4_is_listed_too(
     hosts: tuple[str, ...], leading: list[str]
 ) -> None:
-    listeners = listen(hosts)
+    listeners = listen(hosts, free_port())  # else a test beside this one may listen at 127.0.0.1 there
     try:
         assert reached(listeners) == leading
         # The same settings again are no change, other ones are.
