@@ -80,13 +80,13 @@ class Clients:
     def enter(self, head: tuple[int, int, int, bool], frames: bytes) -> None:
         """Let a client read another stream, after what it is owed of the one before and ``frames``."""
         identity, room_number, number, live = head
-        self._uplink.requests.answered(identity)
+        self._uplink.requests.entered(identity)
         connection = self.by_identity.get(identity)
         if connection is None or connection not in connection.fanout or connection.dialect.closing:
             return  # it is gone, or waits for its end
         if connection.asking or connection.replaying:
             charge_answer(connection, len(frames), ENTER_COST)
-        connection.replaying = not live
+        connection.replaying, connection.more_asked = not live, False
         self.rooms.enter(connection, frames, room_number, Place(number) if live else None)
         self.keep_to_memory()
         if connection.half_closed:
@@ -134,8 +134,9 @@ class Clients:
     def on_writable(self, connection: Connection) -> None:
         """Send a client what it is owed; ask for more of a room's past when it has what there was."""
         connection.fanout.on_writable(connection)
-        if connection.replaying and connection.fanout.is_live(connection):
-            connection.replaying = False
+        asks_for_more = connection.replaying and not connection.more_asked
+        if asks_for_more and connection.fanout.is_live(connection):
+            connection.more_asked = True
             self._uplink.ask_for_more(connection.identity)
         if connection.half_closed:
             self.half_closed.settle(connection)

@@ -46,6 +46,7 @@ class Connection:
         "late_since",
         "leaving",
         "light",
+        "more_asked",
         "on_event",
         "outbox",
         "outbox_open",
@@ -80,9 +81,11 @@ class Connection:
         self.half_closed = False
         # True from when it is not read any more because it is to be moved.
         self.leaving = False
-        # Who writes to it (a ``fanout.Fanout``), and whether it is being sent the past of a room.
+        # Who writes to it (a ``fanout.Fanout``), whether it is being sent the past of a room, and whether the
+        # hub has been asked for the next part of that.
         self.fanout: Any = None
         self.replaying = False
+        self.more_asked = False
         self.interest = 0
         # When the client last sent something (seconds, monotonic).
         self.heard = 0.0

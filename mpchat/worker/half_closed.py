@@ -57,13 +57,18 @@ class HalfClosed:
     def work(self) -> None:
         """End connections whose fan-outs have sent what was to be sent."""
         for fanout, clients in list(self._echoed.items()):
-            while clients and fanout.between_flushes and clients[0][0] <= fanout.stream.messages:
+            # A fan-out whose last client has ended sends nothing more.
+            while clients and (clients[0][1] not in self._waiting or self._has_sent(fanout, clients[0][0])):
                 _, connection = clients.popleft()
                 if connection in self._waiting:
                     self._sent[connection] = None
                     self.settle(connection)
             if not clients:
                 del self._echoed[fanout]
+
+    @staticmethod
+    def _has_sent(fanout: Fanout, number: int) -> bool:
+        return fanout.between_flushes and number <= fanout.stream.messages
 
     @property
     def busy(self) -> bool:

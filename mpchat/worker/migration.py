@@ -127,7 +127,7 @@ class Migration:
         elif state.room == PLAIN:
             rooms.resume_plain(connection, state.place)
         else:
-            connection.replaying = False
+            connection.replaying = connection.more_asked = False
             rooms.put_aside(connection)
         if connection.dialect.asked and not connection.closed:
             self._followers.append((connection.identity, state.room, state.place.number))

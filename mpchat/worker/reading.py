@@ -390,12 +390,12 @@ class Reading:
             self.read_again(connection)
 
     def read_again(self, connection: Connection) -> None:
-        """Read from a client again unless there is a reason not to."""
+        """Read from a client again unless there is a reason not to. One in a line has its turn anyway."""
         quiet = connection.quiet_until > time.monotonic()
         full = len(connection.outbox) >= OUTBOX_LIMIT
         if self._lifetime.draining or connection.leaving or connection.asking or quiet or full:
             return
-        if connection.half_closed:
+        if connection.half_closed or connection in self._light or connection in self._line:
             return
         if connection.dialect.has_more:
             self._again[connection] = None

@@ -9,6 +9,8 @@ from collections.abc import Callable
 # Requests, and parts of a room's past, that a worker asks for at a time. Their answers together take about as
 # many bytes as may be on their way down (see ``delivery.REPLAY_SIZE`` and ``channel.PIPE_SIZE``).
 AT_A_TIME = 8
+# The size in bytes of what asks for the next part of the past: no request is so short.
+MORE_SIZE = 0
 
 
 class RequestLine:
@@ -35,6 +37,16 @@ class RequestLine:
         self._asked.discard(identity)
         while self._waiting and len(self._asked) < AT_A_TIME:
             self.send(next(iter(self._waiting)))
+
+    def entered(self, identity: int) -> None:
+        """Take note that the hub has let a client into a room, which answers what it was asked for.
+
+        If more of the past of the room before waits to be asked for, the hub has none of it any more, and it
+        would not answer.
+        """
+        if self._waiting.get(identity, (1,))[0] == MORE_SIZE:
+            del self._waiting[identity]
+        self.answered(identity)
 
     def send(self, identity: int) -> None:
         """Send what waits of a client, if anything does, before its turn."""

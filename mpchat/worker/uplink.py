@@ -14,7 +14,7 @@ from mpchat.protocol.session import REQUEST
 from mpchat.worker.counters import Counters
 from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.post_timing import next_post
-from mpchat.worker.request_line import RequestLine
+from mpchat.worker.request_line import MORE_SIZE, RequestLine
 
 # Leavers in one item, and what one takes in bytes: an address of up to 47, a number, a reason.
 LEAVERS_PER_ITEM = 300
@@ -73,7 +73,7 @@ class Uplink:
 
     def ask_for_more(self, identity: int) -> None:
         """Ask for the next part of the past for a client that has read the part before."""
-        self.requests.add(identity, 0, partial(self.say, Up.MORE, identity))
+        self.requests.add(identity, MORE_SIZE, partial(self.say, Up.MORE, identity))
 
     def _post_request(self, identity: int, address: str, request: bytes) -> None:
         self.posts.append(((identity, address), REQUEST, request))

@@ -44,6 +44,7 @@ MADE_ANEW = {
     "on_event",
     "quiet_until",  # from the allowance
     "replaying",  # the hub begins again
+    "more_asked",
 }
 
 SAID = [b"one", b"", b"three", b"four"]

@@ -19,6 +19,7 @@ from mpchat.worker import rooms as rooms_module
 from mpchat.worker.connection import Connection
 from mpchat.worker.fanout import ENOUGH
 from mpchat.worker.reading import OUTBOX_LIMIT
+from mpchat.worker.request_line import AT_A_TIME
 
 # Bytes that rooms may keep where memory is short.
 SHORT_MEMORY = 4 << 20
@@ -314,3 +315,98 @@ def test_a_kick_ends_who_comes_back_from_a_supervisor_without_descriptors(
     assert not connection.closed
     bench.worker.migration.take_receipt(Receipt(nacks=[1]))
     assert connection.closed is kicked
+
+
+# Requests and their answers.
+
+TWO_JOINS = raw_frame(b'{"join":{"room":"a","after":0}}') + raw_frame(b'{"join":{"room":"b"}}')
+WHO = raw_frame(b'{"who":{}}')
+
+
+def asked(bench: Bench) -> list[int]:
+    """Return who has asked the hub, in order, since the last call."""
+    posts, bench.worker.uplink.posts = bench.worker.uplink.posts, []
+    return [post[0][0] for post in posts if isinstance(post[0], tuple)]
+
+
+def test_those_who_leave_a_room_in_the_middle_of_its_past_hold_up_nobody_s_requests(bench: Bench) -> None:
+    """The hub has no more of that past: whoever asks for it then is not answered."""
+    count = 2 * AT_A_TIME
+    members = [bench.member(identity) for identity in range(1, count + 1)]
+    client, innocent = bench.member(99)
+    bench.turn()
+    asked(bench)
+    for each, _ in members:
+        each.send_raw(TWO_JOINS)
+    first, second = set[int](), list[int]()
+    while len(first) < count:
+        bench.turn(1)
+        for identity in asked(bench):
+            if identity in first:
+                second.append(identity)
+                continue
+            first.add(identity)
+            bench.order(Down.ENTER, ((identity, ROOM, 0, False), frame("x" * 32_000)))
+            bench.order(Down.ANSWERED, identity)
+    bench.turn(5)
+    for identity in [*second, *asked(bench)]:
+        bench.order(Down.ENTER, ((identity, ROOM + 1, 0, True), frame("welcome")))
+        bench.order(Down.ANSWERED, identity)
+    bench.turn(5)
+    client.send_raw(WHO)
+    bench.until(lambda: innocent.asking)
+    assert asked(bench) == [99]
+
+
+def test_who_waits_in_the_line_is_not_served_out_of_it(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    bench.turn()
+    reading, uplink = bench.worker.clients.reading, bench.worker.uplink
+    uplink.posts_size = 1 << 20  # the hub is behind
+    client.send_raw(WHO + b"\0")
+    reading.begin_round()
+    bench.worker.reactor.turn(0.05)
+    bench.order(Down.TELL, (1, frame("private")))
+    reading.begin_round()
+    uplink.posts_size = 0
+    bench.worker.reactor.turn(0.05)
+    assert not connection.asking
+    client.send_raw(b"\x0a")
+    reading.begin_round()
+    reading.begin_round()
+    assert not connection.closed
+    assert connection.asking
+
+
+def test_a_member_alone_in_its_room_that_closes_leaves_nothing_behind(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    bench.turn()
+    client.sock.close()
+    bench.until(lambda: connection.half_closed)
+    said = frame("x" * 59_000)
+    bench.order(Down.ROOMS, ([(ROOM, 8, len(said) * 8)], said * 8))
+    bench.order(Down.ECHOED, [1])
+
+    def done() -> bool:
+        bench.worker.rooms.work(bench.worker.reactor.now + 1)
+        bench.worker.clients.half_closed.work()
+        return connection.closed and not bench.worker.clients.half_closed.busy
+
+    bench.until(done)
+
+
+def test_a_half_closed_member_gets_all_of_the_past_that_it_asked_for(bench: Bench) -> None:
+    client, connection = bench.member(1)
+    bench.turn()
+    client.send_raw(raw_frame(b'{"join":{"room":"a","after":0}}'))
+    bench.until(lambda: connection.asking)
+    bench.order(Down.ENTER, ((1, ROOM, 0, False), frame("part 1")))
+    bench.order(Down.ANSWERED, 1)
+    client.sock.shutdown(socket.SHUT_WR)
+    bench.until(lambda: connection.half_closed)
+    bench.turn(2)  # more is asked for
+    bench.order(Down.ECHOED, [1])
+    bench.worker.clients.half_closed.work()
+    assert not connection.closed
+    bench.order(Down.ENTER, ((1, ROOM, 0, True), frame("part 2")))
+    assert bench.received_to_the_end(client).endswith(frame("part 1") + frame("part 2"))
