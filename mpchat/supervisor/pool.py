@@ -160,7 +160,8 @@ class WorkerPool:
 
         If the system has no room for a process, try again later.
         """
-        if self.phase is Phase.ENDING or slot.handle or slot.next or slot.number not in self.slots:
+        is_removed = self.slots.get(slot.number) is not slot
+        if self.phase is Phase.ENDING or slot.handle or slot.next or is_removed:
             return
         slot.cancel_restart()
         try:
@@ -182,7 +183,12 @@ class WorkerPool:
     def _start(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
         handle = WorkerHandle(config, slot.number, generation, self._workers_lock)
         events = WorkerEvents(partial(self._on_ready, slot), self._on_drained, partial(self._on_death, slot))
-        self._watch.begin(handle, events)
+        try:
+            self._watch.begin(handle, events)
+        except OSError:  # the system's limit of watches
+            handle.kill()
+            handle.close()
+            raise
         return handle
 
     def _cannot_start(self, slot: Slot, error: OSError) -> None:
@@ -194,7 +200,8 @@ class WorkerPool:
         self.start_later(slot, START_AGAIN)
 
     def start_later(self, slot: Slot, pause: float) -> None:
-        """Start an empty slot's worker in ``pause`` seconds."""
+        """Start an empty slot's worker in ``pause`` seconds, and not when that was planned before."""
+        slot.cancel_restart()
         slot.state = SlotState.BACKOFF
         slot.restart = self._reactor.call_later(pause, partial(self.start, slot))
         slot.restart_at = self._reactor.now + pause
@@ -204,6 +211,7 @@ class WorkerPool:
     def promote(self, slot: Slot) -> WorkerHandle | None:
         """Let a slot's next worker serve; return the worker before, which gets no more connections."""
         assert slot.next is not None
+        slot.cancel_restart()
         slot.handle, slot.next, slot.old = slot.next, None, slot.handle
         slot.state, slot.able = SlotState.RUNNING, True
         if slot.old is None:  # whatever was wrong before, it serves now

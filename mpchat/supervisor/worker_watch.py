@@ -5,6 +5,7 @@ items go to the hub. What a death means for the slot is :mod:`mpchat.supervisor.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from mpchat.hub.hub import Hub
@@ -46,13 +47,20 @@ class WorkerWatch:
         }
 
     def begin(self, handle: WorkerHandle, events: WorkerEvents) -> None:
-        """Watch a worker that was just started, up to its death."""
+        """Watch a worker that was just started, up to its death.
+
+        Raise ``OSError`` when the system allows no more watches; then nothing of the worker is watched.
+        """
+        with ExitStack() as undo:
+            sentinel = handle.process.sentinel
+            self._reactor.watch(sentinel, READ, lambda mask: self._on_death(handle, events))
+            undo.callback(self._reactor.forget, sentinel)
+            link = LinkWatch(self._reactor, handle.endpoint.link, lambda mask: self._on_link(handle, events))
+            undo.callback(link.close)
+            self._placement.watch(handle)
+            undo.pop_all()
+        self._links[handle.pid] = link
         self._hub.attach(handle.endpoint)
-        self._links[handle.pid] = LinkWatch(
-            self._reactor, handle.endpoint.link, lambda mask: self._on_link(handle, events)
-        )
-        self._placement.watch(handle)
-        self._reactor.watch(handle.process.sentinel, READ, lambda mask: self._on_death(handle, events))
 
     def _on_link(self, handle: WorkerHandle, events: WorkerEvents) -> None:
         if handle.closed:  # its death was handled earlier in this turn
