@@ -50,10 +50,10 @@ def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
 @click.option("--kill", is_flag=True, help="Kill the processes that are left after the timeout.")
 def stop(config_file: str | None, timeout: float | None, kill: bool, **flags: Any) -> None:
     """Stop a server; return when its processes are gone and its port is free."""
-    config = server_config(config_file, flags)
-    timeout = config.stop_timeout + STOP_MARGIN if timeout is None else timeout
-    deadline = time.monotonic() + timeout
-    processes = _begin_stop(config, timeout)
+    config, begun = server_config(config_file, flags), time.monotonic()
+    processes, promised = _begin_stop(config, ANSWER_TIMEOUT if timeout is None else timeout)
+    timeout = promised + STOP_MARGIN if timeout is None else timeout
+    deadline = begun + timeout
     if not _wait_for_end(processes, deadline):
         if not kill:
             raise _not_ended(config, processes, timeout)
@@ -61,18 +61,23 @@ def stop(config_file: str | None, timeout: float | None, kill: bool, **flags: An
     click.echo(f'mpchat "{config.name}" has stopped (pid {processes[0].pid})')
 
 
-def _begin_stop(config: Config, timeout: float) -> list[Identity]:
-    """Ask the server to stop, by a signal if it does not answer; return its processes, supervisor first."""
+def _begin_stop(config: Config, timeout: float) -> tuple[list[Identity], float]:
+    """Ask the server to stop, by a signal if it does not answer.
+
+    Return its processes, the supervisor first, and the seconds that it takes at most.
+    """
     try:
         answer = ask(config, requests.Stop(), min(ANSWER_TIMEOUT, max(timeout, 0.1)))
-        return [Identity(*each) for each in answer.result["processes"]]
+        processes = [Identity(*each) for each in answer.result["processes"]]
+        # Its own setting, not that of this command; a server from before an update does not tell it.
+        return processes, answer.result.get("timeout", config.stop_timeout)
     except TimedOutError:
         record = living_record(config)
         if record is None:
             raise
     with suppress(psutil.NoSuchProcess):
         psutil.Process(record.supervisor.pid).terminate()
-    return [record.supervisor, *record.workers]
+    return [record.supervisor, *record.workers], config.stop_timeout
 
 
 def _wait_for_end(processes: list[Identity], deadline: float) -> bool:

@@ -183,9 +183,10 @@ class ReloadResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stopping(msgspec.Struct, frozen=True):
-    """The processes that will end, the supervisor first."""
+    """The processes that will end, the supervisor first, and in how many seconds at most."""
 
     processes: list[Identity]
+    timeout: float
 
 
 class Said(msgspec.Struct, frozen=True):

@@ -41,7 +41,7 @@ class Commands:
             case requests.Status():
                 reply(Answer(self._report.status()))
             case requests.Stop():
-                reply(Answer(Stopping(self._record.processes)))
+                reply(Answer(Stopping(self._record.processes, self._report.settings.config.stop_timeout)))
                 self._stop("mpchat stop")
             case requests.Reload():
                 self._lifecycle.must_be_running()

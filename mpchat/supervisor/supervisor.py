@@ -57,6 +57,10 @@ LOG_PATIENCE = 2.0
 # Seconds between two looks whether a slow call of the start is done.
 LOOK_AGAIN = 0.02
 
+# Seconds in which two requests to stop that come by different ways are one: ``mpchat stop`` sends a signal
+# when the control socket does not answer, and a server that was stalled finds both.
+ONE_REQUEST = 1.0
+
 log = logging.getLogger("mpchat.supervisor")
 
 
@@ -71,6 +75,8 @@ class Supervisor:
         self.reactor = Reactor()
         # Whether all parts are there: before that a signal can only end the start.
         self._built = False
+        # Why it stops, and since when (seconds, monotonic).
+        self._stopped_by, self._stopped_at = "", 0.0
 
     def run(self) -> None:
         """Serve until stopped.
@@ -118,11 +124,14 @@ class Supervisor:
     def stop(self, why: str) -> None:
         """Begin an orderly stop; asked for again, be quick."""
         if self.lifecycle.stopping:
+            if why != self._stopped_by and time.monotonic() < self._stopped_at + ONE_REQUEST:
+                return
             log.info("asked again, quick now: %s", why)
             if self._built:
                 self.shutdown.hurry(time.monotonic())
             return
         log.info("stopping: %s", why)
+        self._stopped_by, self._stopped_at = why, time.monotonic()
         self.lifecycle.state = State.STOPPING
         if not self._built:
             return

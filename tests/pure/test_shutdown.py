@@ -1,11 +1,17 @@
 """The steps of an orderly stop, with a clock as an argument and parts that only say what is so."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
+from mpchat.cli import life_cycle
+from mpchat.config import resolve
+from mpchat.supervisor import supervisor
 from mpchat.supervisor.pool import Phase
 from mpchat.supervisor.shutdown import QUICK, STOP_GRACE, Shutdown
+from mpchat.supervisor.supervisor import ONE_REQUEST, Supervisor
 
 STOP_TIMEOUT = 10.0
 
@@ -129,3 +135,41 @@ def test_hurry_lets_those_arrive_that_are_in_transit(*, arrived: bool) -> None:
     assert parts.take() == ["drain", "turn", "bye", "turn", "silence", f"close {QUICK:g}"]
     shutdown.hurry(102.0)
     assert parts.take() == []
+
+
+# Requests to stop.
+
+
+def test_a_stop_waits_for_as_long_as_the_server_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(resolve([])[0], stop_timeout=7.0)
+    for result, seconds in (
+        ({"processes": [[1, 2.0]], "timeout": 60.0}, 60.0),
+        ({"processes": [[1, 2.0]]}, 7.0),
+    ):
+        answer = SimpleNamespace(result=result)
+        monkeypatch.setattr(life_cycle, "ask", lambda *_, answer=answer: answer)
+        assert life_cycle._begin_stop(config, 5.0)[1] == seconds
+
+
+def test_a_stop_that_comes_by_two_ways_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, done = [100.0], list[str]()
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    server = Supervisor(cast(Any, None), lambda facts: None)
+    parts: dict[str, Any] = {
+        "_built": True,
+        "acceptor": SimpleNamespace(close=lambda: None),
+        "changes": SimpleNamespace(cancel=lambda why: None),
+        "shutdown": SimpleNamespace(
+            begin=lambda now: done.append("begin"), hurry=lambda now: done.append("hurry")
+        ),
+    }
+    for name, part in parts.items():
+        monkeypatch.setattr(server, name, part, raising=False)
+    server.stop("mpchat stop")
+    server.stop("signal SIGTERM")
+    assert done == ["begin"]
+    server.stop("mpchat stop")
+    now[0] += ONE_REQUEST
+    server.stop("signal SIGTERM")
+    assert done == ["begin", "hurry", "hurry"]
+    server.reactor.close()
