@@ -140,6 +140,8 @@ def _read(sources: Sources, running: Config) -> tuple[Config, dict[str, str]]:
     """
     wanted = sources.read_again(os.environ, running)
     kept = {name: FIXED[name] for name in differing(running, wanted) if name in FIXED}
+    if running.log_file and not wanted.log_file:
+        kept["log_file"] = "standard error was given up for it; stop and start"
     config = msgspec.structs.replace(wanted, **{name: getattr(running, name) for name in kept})
     if config.log_file and config.log_file != running.log_file:
         try:

@@ -17,6 +17,7 @@ from support.harness import MPCHAT, Server
 from mpchat.config import Config
 from mpchat.errors import ConfigError
 from mpchat.settings import FILE_LIMIT, Sources, absolute, current_folder, read_file
+from mpchat.supervisor import live_settings
 from mpchat.supervisor.startup import StartFacts, start_text
 
 
@@ -471,3 +472,14 @@ def test_the_users_own_file_may_be_a_link_and_is_named_as_the_file_in_force(here
     users.chmod(users.stat().st_mode | stat.S_IWOTH)
     sources = Sources.of_command(None, {})
     assert (sources.file, sources.read({})[0].port) == (str(users), 5)
+
+
+def test_a_log_file_is_not_given_up_by_a_reload(here: Path) -> None:
+    settings_file = here / "mpchat.toml"
+    settings_file.write_text('log_file = "/x.log"\n')
+    sources, running = at_a_start(foreground=True)
+    assert running.log_file == "/x.log"
+    settings_file.write_text("")
+    config, kept = live_settings._read(sources, running)
+    assert config.log_file == "/x.log"
+    assert "stop and start" in kept["log_file"]
