@@ -57,8 +57,9 @@ LOG_PATIENCE = 2.0
 # Seconds between two looks whether a slow call of the start is done.
 LOOK_AGAIN = 0.02
 
-# Seconds in which two requests to stop that come by different ways are one: ``mpchat stop`` sends a signal
-# when the control socket does not answer, and a server that was stalled finds both.
+# Two requests to stop that are one within so many seconds: ``mpchat stop`` sends a signal when the
+# control socket does not answer, and a server that was stalled finds both.
+BY_COMMAND = frozenset(("mpchat stop", "signal SIGTERM"))
 ONE_REQUEST = 1.0
 
 log = logging.getLogger("mpchat.supervisor")
@@ -124,7 +125,8 @@ class Supervisor:
     def stop(self, why: str) -> None:
         """Begin an orderly stop; asked for again, be quick."""
         if self.lifecycle.stopping:
-            if why != self._stopped_by and time.monotonic() < self._stopped_at + ONE_REQUEST:
+            soon = time.monotonic() < self._stopped_at + ONE_REQUEST
+            if soon and {why, self._stopped_by} == BY_COMMAND:
                 return
             log.info("asked again, quick now: %s", why)
             if self._built:
