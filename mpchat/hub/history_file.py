@@ -280,7 +280,10 @@ class HistoryFile:
 
     def forget(self, rooms: Mapping[str, int]) -> None:
         """Remove the messages of rooms up to a number each, however the rooms were spelled."""
-        by_key = {name_key(name): last for name, last in rooms.items()}
+        by_key: dict[str, int] = {}
+        for name, last in rooms.items():
+            key = name_key(name)
+            by_key[key] = max(last, by_key.get(key, 0))
         with _Transaction(self._db):
             known = self._db.execute("SELECT id, name FROM rooms").fetchall()
             self._db.executemany(
