@@ -144,7 +144,7 @@ class Archive:
     def save(self, run: Run) -> None:
         """Queue a run for writing, in a few µs. When too much waits, drop the oldest. Never blocks."""
         with self._lock:
-            self._marks[run.room] = (run.last, run.at)
+            self._mark(run.room, run.last, run.at)
             self._queue.append(run)
             self._waiting += size_of(run)
             while self._waiting > QUEUE_LIMIT and self._queue:
@@ -152,11 +152,23 @@ class Archive:
                 self._gone += 1
                 self._waiting -= size_of(dropped)
                 self._dropped += dropped.count
-            if len(self._marks) > self._rooms:
-                del self._marks[next(iter(self._marks))]
-                self._whole = False
         if not self._wake.is_set():
             self._wake.set()
+
+    def number(self, room: str, last: int, at: float) -> None:
+        """Remember the last number of a room in which nothing is said yet. Never blocks.
+
+        It was given at ``at``, in seconds since 1970.
+        """
+        with self._lock:
+            self._mark(room, last, at)
+        self._wake.set()
+
+    def _mark(self, room: str, last: int, at: float) -> None:
+        self._marks[room] = (last, at)
+        if len(self._marks) > self._rooms:
+            del self._marks[next(iter(self._marks))]
+            self._whole = False
 
     def change_limits(self, *, messages: int, age: float) -> None:
         """Keep so many messages of each room from now on, for so many seconds; see :meth:`__init__`."""

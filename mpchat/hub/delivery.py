@@ -18,6 +18,7 @@ from mpchat.hub.effects import (
     ForgetRoom,
     Leave,
     NoticeInRoom,
+    RoomNumbered,
     Say,
     SayInRoom,
     Tell,
@@ -93,6 +94,8 @@ class Delivery:
         self.on_run: Callable[[Run], None] | None = None
         # Gets the name and the last number of every room whose history is to be removed.
         self.on_forget: Callable[[str, int], None] | None = None
+        # Gets the name of every new room whose numbers do not begin with 1, its last number, and the time.
+        self.on_numbered: Callable[[str, int, float], None] | None = None
         # Connections that were found to be too slow since the hub looked last.
         self.too_slow: list[int] = []
         self._rooms = rooms
@@ -118,6 +121,7 @@ class Delivery:
             Forget: self._forget,
             ForgetRoom: self._forget_room,
             ForgetHistory: self._forget_history,
+            RoomNumbered: self._room_numbered,
         }
 
     def recipient(self, identity: int) -> Recipient | None:
@@ -304,6 +308,10 @@ class Delivery:
     def _forget_history(self, effect: ForgetHistory) -> None:
         if self.on_forget is not None:
             self.on_forget(*effect)
+
+    def _room_numbered(self, effect: RoomNumbered) -> None:
+        if self.on_numbered is not None:
+            self.on_numbered(*effect)
 
     # What workers say about members.
 

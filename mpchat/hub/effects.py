@@ -77,4 +77,27 @@ class ForgetHistory(NamedTuple):
     last: int
 
 
-Effect = Say | SayInRoom | NoticeInRoom | Tell | Enter | Leave | End | Forget | ForgetRoom | ForgetHistory
+class RoomNumbered(NamedTuple):
+    """Write to the history file that a room's numbers begin after ``last``, at ``at`` (seconds since 1970).
+
+    A new room gets no number that a forgotten room had. Clients are told the last number at once.
+    """
+
+    room: str
+    last: int
+    at: float
+
+
+Effect = (
+    Say
+    | SayInRoom
+    | NoticeInRoom
+    | Tell
+    | Enter
+    | Leave
+    | End
+    | Forget
+    | ForgetRoom
+    | ForgetHistory
+    | RoomNumbered
+)

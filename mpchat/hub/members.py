@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from mpchat.errors import ProtocolError
 from mpchat.hub.claims import Claim, Claims
-from mpchat.hub.effects import Effect, End, Enter, ForgetHistory, Leave, Tell
+from mpchat.hub.effects import Effect, End, Enter, ForgetHistory, Leave, RoomNumbered, Tell
 from mpchat.hub.entries import Asked
 from mpchat.hub.limits import Limits
 from mpchat.hub.moderation import Moderation
@@ -177,6 +177,8 @@ class Members:
             room = self._rooms.make(
                 checked_room(join.room or LOBBY), owner_of_client(member.address), asked.at
             )
+            if room.seq:
+                self._emit(RoomNumbered(room.name, room.seq, asked.at))
         if room is not before:
             self._leave(member, "moved", asked.now)
             self._enter(member, room, asked.at)

@@ -328,6 +328,7 @@ def _make_hub(
         connections=connections,
     )
     hub.delivery.on_forget = archive.forget if archive else None
+    hub.delivery.on_numbered = archive.number if archive else None
     return hub
 
 

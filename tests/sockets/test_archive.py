@@ -22,11 +22,14 @@ import psutil
 import pytest
 from msgspec.structs import replace
 from support.archive_writer import MOST_UNSAID, ROOMS, run, text_of
+from support.desk import LIMITS, Desk
 from support.waiting import eventually
 
 from mpchat.errors import StartError
 from mpchat.hub import archive
 from mpchat.hub.archive import Archive
+from mpchat.hub.effects import Enter, ForgetHistory, RoomNumbered, SayInRoom
+from mpchat.hub.entries import RoomClosed
 from mpchat.hub.history import Run, size_of
 from mpchat.hub.history_file import EARLIER_KEPT, HistoryFile
 from mpchat.hub.past import Past
@@ -267,6 +270,65 @@ def test_messages_of_a_closed_room_leave_the_file_once_it_can_be_written_again(p
             other.execute("ROLLBACK")
         eventually(lambda: store.status().state == "ok", "the write to be tried again")
     assert numbers(load(path), "방") == []
+
+
+def test_messages_of_a_closed_room_are_removed_by_its_highest_number_however_it_is_spelled(
+    path: Path,
+) -> None:
+    load(path)  # makes the file
+    with closing(HistoryFile(path)) as file:
+        runs = [run("r", 1), run("R", 2), run("r", 3)]
+        file.write(runs, {"r": (3, 1.0), "R": (2, 1.0)}, 100)
+        file.forget({"r": 3, "R": 2})
+    assert not load(path).runs
+
+
+class Kept:
+    """A hub's state, and the archive that its effects are kept in."""
+
+    def __init__(self, path: Path) -> None:
+        self.archive = Archive(path, messages=1000, age=0)
+        self.past = self.archive.open()
+        kept = LIMITS.kept._replace(messages=1000)
+        self.desk = Desk(LIMITS._replace(kept=kept), past=self.past)
+
+    def close(self) -> None:
+        for effect in self.desk.effects:
+            if isinstance(effect, SayInRoom):
+                self.archive.save(effect.run)
+            elif isinstance(effect, ForgetHistory):
+                self.archive.forget(effect.room, effect.last)
+            elif isinstance(effect, RoomNumbered):
+                self.archive.number(*effect)
+        assert self.archive.close(20)
+
+
+@pytest.mark.parametrize("said_before", [0, 5])
+def test_a_number_that_a_member_was_told_is_not_given_again_after_a_restart(
+    path: Path, said_before: int
+) -> None:
+    """A new room's numbers begin after those of a forgotten one. Nothing need be said before the stop."""
+    first = Kept(path)
+    if said_before:
+        first.desk.join(9, "eve", room="x")
+        first.desk.post(9, *["old"] * said_before)
+    first.desk.join(1, "alice", room="r")
+    first.desk.post(1, *["m"] * 100)
+    for name in ("r", "x") if said_before else ("r",):
+        room = first.desk.state.rooms.get(name)
+        assert room is not None
+        first.desk.apply(RoomClosed(1.0, 1.0, room.number))
+    welcome = first.desk.join(2, "carol", room="x")["welcome"]
+    assert welcome["seq"] == 100
+    first.close()
+    second = Kept(path)
+    assert second.past.epoch == first.past.epoch
+    second.desk.join(3, "dave", room="x")
+    second.desk.post(3, *["new"] * 150)
+    answer = second.desk.join(4, "carol", room="x", after=100, epoch=welcome["epoch"])["welcome"]
+    entered = [each for each in second.desk.effects if isinstance(each, Enter)][-1]
+    assert (answer["recovered"], entered.first, entered.last) == (True, 101, 250)
+    second.close()
 
 
 def test_what_is_too_old_is_not_loaded_and_the_numbers_go_on(path: Path) -> None:
