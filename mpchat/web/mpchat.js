@@ -132,7 +132,7 @@ export class Chat {
   #opened = null;
   #track = null;
   #attempt = 0;
-  #openedAt = 0;
+  #openedAt = Infinity;
   #timer = null;
   #watch = null;
   #heardAt = 0;
@@ -247,6 +247,8 @@ export class Chat {
   #open() {
     this.#clear();
     this.state = 'connecting';
+    // An attempt that fails has not lasted at all.
+    this.#openedAt = Infinity;
     this.#put({ type: 'connecting' });
     let socket;
     try {

@@ -290,6 +290,24 @@ test('a connection that is not made in time is tried again', async () => {
   chat.close();
 });
 
+test('waiting grows while no connection is made, however long the last one has lasted', async () => {
+  const attempts = [];
+  const { chat, socket } = await entered({}, { backoff: (attempt) => { attempts.push(attempt); return 0; } });
+  const real = Date.now;
+  try {
+    Date.now = () => real() + 60_000;
+    socket.happen('close', { reason: '' });
+    for (let made = 2; made < 8; made += 1) {
+      await until(() => Socket.made.length === made, 'another try');
+      Socket.made.at(-1).happen('close', { reason: '' });
+    }
+  } finally {
+    Date.now = real;
+  }
+  assert.deepEqual(attempts, [0, 1, 2, 3, 4, 5, 6]);
+  chat.close();
+});
+
 test('what no frame can hold is not sent, and half of a surrogate pair is replaced', async () => {
   const { chat, socket } = await entered();
   await assert.rejects(chat.say('가'.repeat(PAYLOAD_LIMIT / 3)), code('too_long'));
