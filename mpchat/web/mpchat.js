@@ -447,7 +447,10 @@ export class Chat {
 
   #cameBack(event) {
     const isPrivate = event.to !== undefined;
-    const at = this.#said.findIndex((each) => each.text === event.text && (each.to !== null) === isPrivate);
+    // The server sends again only what was said before this connection. A private message has no number.
+    const wasEarlier = event.room === this.room && event.seq <= this.#joinedAt;
+    const at = this.#said.findIndex((each) => each.text === event.text && (each.to !== null) === isPrivate
+      && each.earlier === wasEarlier);
     if (at >= 0) this.#said.splice(at, 1)[0].resolve(event);
   }
 
@@ -460,6 +463,8 @@ export class Chat {
   }
 
   #replayUntil = null;
+  // The last number of the room at the welcome.
+  #joinedAt = 0;
 
   #welcome(welcome) {
     const request = this.#settle('welcome');
@@ -472,6 +477,7 @@ export class Chat {
     const { name, room, seq, members } = welcome;
     this.#put({ type: 'welcome', name, room, seq, members, again });
     this.#putGap(gap);
+    this.#joinedAt = seq;
     this.#replayUntil = again ? seq : null;
     if (again) this.#replayed();
     else this.#confirm((each) => each.earlier);

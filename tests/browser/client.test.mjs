@@ -166,6 +166,44 @@ test('the same text to the room and to one member are two', async () => {
   chat.close();
 });
 
+test('the same text in the history of the room does not confirm a message', async () => {
+  const said = { ...number(7, 'alice'), message: 'hello' };
+  for (const arrives of [false, true]) {
+    const { chat, socket } = await entered({ seq: 7 });
+    const hello = chat.say('hello');
+    socket.give(said);
+    const state = await Promise.race([hello.catch(() => 'rejected'), settled()]);
+    assert.equal(state, undefined, 'number 7 was said before');
+    if (arrives) socket.give({ ...said, seq: 8 });
+    chat.close();
+    if (arrives) assert.equal((await hello).seq, 8);
+    else await assert.rejects(hello, code('unconfirmed'));
+  }
+});
+
+test('after a loss, what is missed confirms what was said before, and what comes then what was said since', async () => {
+  const { chat, socket } = await entered();
+  const first = chat.say('hello');
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, seq: 2, recovered: true } });
+  const second = chat.say('hello');
+  next.give(number(1));
+  next.give({ ...number(2, 'alice'), message: 'hello' }, { ...number(3, 'alice'), message: 'hello' });
+  assert.deepEqual([(await first).seq, (await second).seq], [2, 3]);
+  chat.close();
+});
+
+test('after a loss, a message that was missed does not confirm one that was said since', async () => {
+  const { chat, socket } = await entered();
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, seq: 1, recovered: true } });
+  const [hello, quietly] = [chat.say('hello'), chat.tell('bob', 'hello')];
+  next.give({ ...number(1, 'alice'), message: 'hello' }, { message: 'hello', from: 'alice', to: 'bob', at: 5 });
+  next.give({ ...number(2, 'alice'), message: 'hello' });
+  assert.deepEqual([(await hello).seq, (await quietly).to], [2, 'bob']);
+  chat.close();
+});
+
 test('a message that was not taken is rejected with the reason, and is no other event', async () => {
   const { chat, socket, events } = await entered();
   const said = [chat.say('a'), chat.tell('nobody', 'b'), chat.say('c')];
