@@ -141,6 +141,8 @@ export class Chat {
   #requests = [];
   // The join that this connection began with.
   #entrance = null;
+  // The operator has closed the room: the next welcome is into the lobby, and answers no request.
+  #isMoved = false;
   // Messages that have not come back. {text, to, settled by resolve or reject, earlier: sent on a lost connection}
   #said = [];
   // The error that ends this connection, when the server has told it.
@@ -272,6 +274,7 @@ export class Chat {
     this.state = 'joining';
     this.#openedAt = this.#heardAt = now();
     this.#pingedAt = 0;
+    this.#isMoved = false;
     const join = { name: this.name, room: this.room };
     if (this.token) join.token = this.token;
     if (this.#track) Object.assign(join, { after: this.#track.after, epoch: this.#track.epoch });
@@ -467,7 +470,8 @@ export class Chat {
   #joinedAt = 0;
 
   #welcome(welcome) {
-    const request = this.#settle('welcome');
+    const request = this.#isMoved ? null : this.#settle('welcome');
+    this.#isMoved = false;
     const again = this.#track !== null && request !== null && request === this.#entrance;
     this.#entrance = null;
     let gap = null;
@@ -497,6 +501,7 @@ export class Chat {
 
   /** Find what the server has rejected, one after the other; the rest is an event. */
   #refused(event) {
+    if (event.code === 'room_closed') this.#isMoved = true;
     let left = event.times;
     const error = new ChatError(event.code, event.text);
     while (left > 0 && this.#refusal === null && this.#rejects(error)) left -= 1;

@@ -279,6 +279,33 @@ test('a room that is entered has its own numbers, also one that the operator has
   chat.close();
 });
 
+test('the welcome into the lobby after a closed room answers no request to enter', async () => {
+  const { chat, socket } = await entered({ room: 'x' });
+  const closed = [{ error: { code: 'room_closed', text: 'x' } }, { welcome: WELCOME }];
+  const full = chat.enter('y');
+  socket.give(...closed, { error: { code: 'room_full', text: 'x' } });
+  await assert.rejects(full, code('room_full'));
+  assert.equal(chat.room, 'lobby');
+  const granted = chat.enter('z');
+  socket.give(...closed, { welcome: { ...WELCOME, room: 'z' } });
+  assert.equal((await granted).room, 'z');
+  chat.close();
+});
+
+test('a room that was closed just before a loss leaves the next welcome to the next join', async () => {
+  const { chat, socket, events } = await entered({ room: 'x' });
+  socket.give({ error: { code: 'room_closed', text: 'x' } });
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, room: 'x', recovered: true } });
+  const wanted = chat.enter('y');
+  next.give({ welcome: { ...WELCOME, room: 'y' } });
+  assert.equal((await wanted).room, 'y');
+  await settled();
+  const welcomes = events.filter((each) => each.type === 'welcome');
+  assert.deepEqual(welcomes.map((each) => each.again), [false, true, false]);
+  chat.close();
+});
+
 test('a first join that is rejected, and a server that is not there, end the chat', async () => {
   for (const [act, wanted] of [
     [(socket) => { socket.happen('open'); socket.give({ error: { code: 'name_taken', text: 'x' } }); }, 'name_taken'],
