@@ -93,7 +93,7 @@ $('join').addEventListener('submit', (event) => {
   const name = $('name').value.trim();
   if (name && !$('enter').disabled) {
     // The token is that of one name.
-    const token = name === kept.name.get() ? kept.token.get() : '';
+    const token = name === kept.ownName.get() ? kept.token.get() : '';
     start(name, $('first-room').value.trim() || DEFAULT_ROOM, token);
   } else {
     $('name').focus();
@@ -159,6 +159,8 @@ function take(event) {
 function welcome(event) {
   kept.name.set(event.name);
   kept.room.set(event.room);
+  kept.ownName.set(event.name);
+  kept.ownRoom.set(event.room);
   kept.token.set(chat.token);
   kept.inside.set('yes');
   if (!event.again) {
@@ -482,11 +484,12 @@ async function post(text, name) {
 
 // The beginning
 
-if (kept.inside.get() && kept.name.get()) {
+if (kept.inside.get() && kept.ownName.get()) {
+  const [name, room] = [kept.ownName.get(), roomInAddress() || kept.ownRoom.get()];
   $('entrance').hidden = false;
-  $('name').value = kept.name.get();
-  $('first-room').value = roomInAddress() || kept.room.get();
-  start(kept.name.get(), roomInAddress() || kept.room.get() || DEFAULT_ROOM, kept.token.get());
+  $('name').value = name;
+  $('first-room').value = room;
+  start(name, room, kept.token.get());
 } else {
   showEntrance();
 }

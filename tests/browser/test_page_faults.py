@@ -157,13 +157,14 @@ def test_a_network_that_goes_dead_is_noticed_and_what_was_missed_comes_once(
 def test_another_window_with_the_same_name_takes_it_over(browser: webdriver.Chrome, server: Server) -> None:
     with Desk(browser, server.address) as desk:
         alice = desk.window("alice")
-        kept = alice.find("[sessionStorage.getItem('mpchat.token'), localStorage.getItem('mpchat.name')]")
+        kept = alice.find("['token', 'name', 'room'].map((key) => sessionStorage.getItem(`mpchat.${key}`))")
         again = desk.window()
-        # A window that is duplicated begins with the same token.
+        # A window that is duplicated begins with the same name, room and token.
         again.run(
             "sessionStorage.setItem('mpchat.token', arguments[0]);"
-            "sessionStorage.setItem('mpchat.inside', 'yes');"
-            "localStorage.setItem('mpchat.name', arguments[1])",
+            "sessionStorage.setItem('mpchat.name', arguments[1]);"
+            "sessionStorage.setItem('mpchat.room', arguments[2]);"
+            "sessionStorage.setItem('mpchat.inside', 'yes')",
             *kept,
         )
         again.front().refresh()
