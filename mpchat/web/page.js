@@ -135,7 +135,10 @@ function take(event) {
       break;
     case 'lost':
       // Numbers from before mean other messages now.
-      if (event.last === null) floor = Infinity;
+      if (event.last === null) {
+        floor = Infinity;
+        old = newest = 0;
+      }
       note('lost', event.last === null ? WORDS.lostAnew : WORDS.lost(event.first, event.last));
       break;
     case 'refused':
