@@ -352,7 +352,7 @@ export class Chat {
   // Sending
 
   #send(object) {
-    this.#socket.send(JSON.stringify(object));
+    this.#socket.send(JSON.stringify(object, (_, value) => (typeof value === 'string' ? whole(value) : value)));
   }
 
   #promise(take) {
@@ -371,8 +371,8 @@ export class Chat {
   }
 
   #post(given, to) {
-    // Half of a surrogate pair is no text: no UTF-8 can hold it.
-    const text = given.replace(/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/g, '\uFFFD');
+    // As it comes back.
+    const text = whole(given);
     const message = to === null ? { message: text } : { message: text, to };
     return this.#promise(({ resolve, reject }) => {
       if (this.state !== 'online') throw new ChatError('offline', 'there is no connection');
@@ -536,6 +536,11 @@ export class Chat {
     if (this.#track) this.#put({ type: 'rejected', code: error.code, text: error.message, retrying });
     this.#drop(error.message);
   }
+}
+
+/** Replace each half of a surrogate pair: it is no text, and no UTF-8 can hold it. */
+function whole(text) {
+  return text.replace(/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/g, '\uFFFD');
 }
 
 function now() {

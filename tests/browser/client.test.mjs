@@ -377,7 +377,11 @@ test('what no frame can hold is not sent, and half of a surrogate pair is replac
   const { chat, socket } = await entered();
   await assert.rejects(chat.say('가'.repeat(PAYLOAD_LIMIT / 3)), code('too_long'));
   chat.say('a\ud800b\udc00 🙂');
-  assert.deepEqual(socket.sent.slice(1), [{ message: 'a\ufffdb\ufffd 🙂' }]);
+  chat.tell('b\ud800 🙂', 'c');
+  chat.enter('\udc00games 🙂');
+  assert.deepEqual(socket.sent.slice(1), [
+    { message: 'a\ufffdb\ufffd 🙂' }, { message: 'c', to: 'b\ufffd 🙂' }, { join: { room: '\ufffdgames 🙂' } },
+  ]);
   chat.close();
 });
 
