@@ -201,7 +201,10 @@ function takeMessage(event) {
     unread += 1;
     showTitle();
   }
-  if (event.mine && event.seq !== undefined && event.seq > old) unread = 0;
+  if (event.mine && event.seq !== undefined && event.seq > old) {
+    unread = 0;
+    showTitle();
+  }
   newest = event.seq ?? newest;
   if (event.seq === 1) showTop();
   log.append(event);

@@ -388,6 +388,18 @@ def test_what_was_not_seen_is_marked_and_counted(desk: Desk) -> None:
         assert away.find("document.title") == "mpchat"
 
 
+def test_the_own_message_ends_the_count_in_the_title(desk: Desk) -> None:
+    alice = desk.window("alice", "counted")
+    with members(desk.address, "bob9", room="counted") as [bob]:
+        alice.run("document.hasFocus = () => false")
+        bob.ask(message="one")
+        bob.ask(message="two")
+        alice.until("document.title === '(2) counted · mpchat'", "the count in the title")
+        alice.say("read")
+        alice.hears("read")
+        assert alice.find("document.title") == "counted · mpchat"
+
+
 def test_on_a_phone_people_and_rooms_are_a_drawer(desk: Desk) -> None:
     alice = desk.window("alice", "phone")
     alice.settings(width=320, height=640)
