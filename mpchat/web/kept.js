@@ -1,5 +1,6 @@
 /**
- * Kept: what the page remembers. Name and room for each visit; the rest for this window, over a reload.
+ * Kept: what the page remembers. Last name and room for the form at the entrance; the rest for this window, over a
+ * reload. Windows of one browser may have different names.
  *
  * A browser may forbid storage: then nothing is remembered, and all else works.
  */
@@ -37,7 +38,9 @@ function value(area, key) {
 export const kept = {
   name: value('localStorage', 'name'),
   room: value('localStorage', 'room'),
-  // Of this window: the token of the name, whether the member is in, and the text that is being written.
+  // Of this window: its own name and room, the token of the name, whether the member is in, and the text that is being written.
+  ownName: value('sessionStorage', 'name'),
+  ownRoom: value('sessionStorage', 'room'),
   token: value('sessionStorage', 'token'),
   inside: value('sessionStorage', 'inside'),
   draft: value('sessionStorage', 'draft'),

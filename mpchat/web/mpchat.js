@@ -132,7 +132,7 @@ export class Chat {
   #opened = null;
   #track = null;
   #attempt = 0;
-  #openedAt = 0;
+  #openedAt = Infinity;
   #timer = null;
   #watch = null;
   #heardAt = 0;
@@ -141,6 +141,8 @@ export class Chat {
   #requests = [];
   // The join that this connection began with.
   #entrance = null;
+  // The operator has closed the room: the next welcome is into the lobby, and answers no request.
+  #isMoved = false;
   // Messages that have not come back. {text, to, settled by resolve or reject, earlier: sent on a lost connection}
   #said = [];
   // The error that ends this connection, when the server has told it.
@@ -247,6 +249,8 @@ export class Chat {
   #open() {
     this.#clear();
     this.state = 'connecting';
+    // An attempt that fails has not lasted at all.
+    this.#openedAt = Infinity;
     this.#put({ type: 'connecting' });
     let socket;
     try {
@@ -270,6 +274,7 @@ export class Chat {
     this.state = 'joining';
     this.#openedAt = this.#heardAt = now();
     this.#pingedAt = 0;
+    this.#isMoved = false;
     const join = { name: this.name, room: this.room };
     if (this.token) join.token = this.token;
     if (this.#track) Object.assign(join, { after: this.#track.after, epoch: this.#track.epoch });
@@ -347,7 +352,7 @@ export class Chat {
   // Sending
 
   #send(object) {
-    this.#socket.send(JSON.stringify(object));
+    this.#socket.send(JSON.stringify(object, (_, value) => (typeof value === 'string' ? whole(value) : value)));
   }
 
   #promise(take) {
@@ -366,8 +371,8 @@ export class Chat {
   }
 
   #post(given, to) {
-    // Half of a surrogate pair is no text: no UTF-8 can hold it.
-    const text = given.replace(/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/g, '\uFFFD');
+    // As it comes back.
+    const text = whole(given);
     const message = to === null ? { message: text } : { message: text, to };
     return this.#promise(({ resolve, reject }) => {
       if (this.state !== 'online') throw new ChatError('offline', 'there is no connection');
@@ -445,7 +450,10 @@ export class Chat {
 
   #cameBack(event) {
     const isPrivate = event.to !== undefined;
-    const at = this.#said.findIndex((each) => each.text === event.text && (each.to !== null) === isPrivate);
+    // The server sends again only what was said before this connection. A private message has no number.
+    const wasEarlier = event.room === this.room && event.seq <= this.#joinedAt;
+    const at = this.#said.findIndex((each) => each.text === event.text && (each.to !== null) === isPrivate
+      && each.earlier === wasEarlier);
     if (at >= 0) this.#said.splice(at, 1)[0].resolve(event);
   }
 
@@ -458,9 +466,12 @@ export class Chat {
   }
 
   #replayUntil = null;
+  // The last number of the room at the welcome.
+  #joinedAt = 0;
 
   #welcome(welcome) {
-    const request = this.#settle('welcome');
+    const request = this.#isMoved ? null : this.#settle('welcome');
+    this.#isMoved = false;
     const again = this.#track !== null && request !== null && request === this.#entrance;
     this.#entrance = null;
     let gap = null;
@@ -470,6 +481,7 @@ export class Chat {
     const { name, room, seq, members } = welcome;
     this.#put({ type: 'welcome', name, room, seq, members, again });
     this.#putGap(gap);
+    this.#joinedAt = seq;
     this.#replayUntil = again ? seq : null;
     if (again) this.#replayed();
     else this.#confirm((each) => each.earlier);
@@ -489,6 +501,7 @@ export class Chat {
 
   /** Find what the server has rejected, one after the other; the rest is an event. */
   #refused(event) {
+    if (event.code === 'room_closed') this.#isMoved = true;
     let left = event.times;
     const error = new ChatError(event.code, event.text);
     while (left > 0 && this.#refusal === null && this.#rejects(error)) left -= 1;
@@ -523,6 +536,11 @@ export class Chat {
     if (this.#track) this.#put({ type: 'rejected', code: error.code, text: error.message, retrying });
     this.#drop(error.message);
   }
+}
+
+/** Replace each half of a surrogate pair: it is no text, and no UTF-8 can hold it. */
+function whole(text) {
+  return text.replace(/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/g, '\uFFFD');
 }
 
 function now() {

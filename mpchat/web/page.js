@@ -93,7 +93,7 @@ $('join').addEventListener('submit', (event) => {
   const name = $('name').value.trim();
   if (name && !$('enter').disabled) {
     // The token is that of one name.
-    const token = name === kept.name.get() ? kept.token.get() : '';
+    const token = name === kept.ownName.get() ? kept.token.get() : '';
     start(name, $('first-room').value.trim() || DEFAULT_ROOM, token);
   } else {
     $('name').focus();
@@ -135,7 +135,10 @@ function take(event) {
       break;
     case 'lost':
       // Numbers from before mean other messages now.
-      if (event.last === null) floor = Infinity;
+      if (event.last === null) {
+        floor = Infinity;
+        old = newest = 0;
+      }
       note('lost', event.last === null ? WORDS.lostAnew : WORDS.lost(event.first, event.last));
       break;
     case 'refused':
@@ -159,6 +162,8 @@ function take(event) {
 function welcome(event) {
   kept.name.set(event.name);
   kept.room.set(event.room);
+  kept.ownName.set(event.name);
+  kept.ownRoom.set(event.room);
   kept.token.set(chat.token);
   kept.inside.set('yes');
   if (!event.again) {
@@ -196,7 +201,10 @@ function takeMessage(event) {
     unread += 1;
     showTitle();
   }
-  if (event.mine && event.seq !== undefined && event.seq > old) unread = 0;
+  if (event.mine && event.seq !== undefined && event.seq > old) {
+    unread = 0;
+    showTitle();
+  }
   newest = event.seq ?? newest;
   if (event.seq === 1) showTop();
   log.append(event);
@@ -482,11 +490,12 @@ async function post(text, name) {
 
 // The beginning
 
-if (kept.inside.get() && kept.name.get()) {
+if (kept.inside.get() && kept.ownName.get()) {
+  const [name, room] = [kept.ownName.get(), roomInAddress() || kept.ownRoom.get()];
   $('entrance').hidden = false;
-  $('name').value = kept.name.get();
-  $('first-room').value = roomInAddress() || kept.room.get();
-  start(kept.name.get(), roomInAddress() || kept.room.get() || DEFAULT_ROOM, kept.token.get());
+  $('name').value = name;
+  $('first-room').value = room;
+  start(name, room, kept.token.get());
 } else {
   showEntrance();
 }

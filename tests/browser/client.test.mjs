@@ -166,6 +166,44 @@ test('the same text to the room and to one member are two', async () => {
   chat.close();
 });
 
+test('the same text in the history of the room does not confirm a message', async () => {
+  const said = { ...number(7, 'alice'), message: 'hello' };
+  for (const arrives of [false, true]) {
+    const { chat, socket } = await entered({ seq: 7 });
+    const hello = chat.say('hello');
+    socket.give(said);
+    const state = await Promise.race([hello.catch(() => 'rejected'), settled()]);
+    assert.equal(state, undefined, 'number 7 was said before');
+    if (arrives) socket.give({ ...said, seq: 8 });
+    chat.close();
+    if (arrives) assert.equal((await hello).seq, 8);
+    else await assert.rejects(hello, code('unconfirmed'));
+  }
+});
+
+test('after a loss, what is missed confirms what was said before, and what comes then what was said since', async () => {
+  const { chat, socket } = await entered();
+  const first = chat.say('hello');
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, seq: 2, recovered: true } });
+  const second = chat.say('hello');
+  next.give(number(1));
+  next.give({ ...number(2, 'alice'), message: 'hello' }, { ...number(3, 'alice'), message: 'hello' });
+  assert.deepEqual([(await first).seq, (await second).seq], [2, 3]);
+  chat.close();
+});
+
+test('after a loss, a message that was missed does not confirm one that was said since', async () => {
+  const { chat, socket } = await entered();
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, seq: 1, recovered: true } });
+  const [hello, quietly] = [chat.say('hello'), chat.tell('bob', 'hello')];
+  next.give({ ...number(1, 'alice'), message: 'hello' }, { message: 'hello', from: 'alice', to: 'bob', at: 5 });
+  next.give({ ...number(2, 'alice'), message: 'hello' });
+  assert.deepEqual([(await hello).seq, (await quietly).to], [2, 'bob']);
+  chat.close();
+});
+
 test('a message that was not taken is rejected with the reason, and is no other event', async () => {
   const { chat, socket, events } = await entered();
   const said = [chat.say('a'), chat.tell('nobody', 'b'), chat.say('c')];
@@ -241,6 +279,33 @@ test('a room that is entered has its own numbers, also one that the operator has
   chat.close();
 });
 
+test('the welcome into the lobby after a closed room answers no request to enter', async () => {
+  const { chat, socket } = await entered({ room: 'x' });
+  const closed = [{ error: { code: 'room_closed', text: 'x' } }, { welcome: WELCOME }];
+  const full = chat.enter('y');
+  socket.give(...closed, { error: { code: 'room_full', text: 'x' } });
+  await assert.rejects(full, code('room_full'));
+  assert.equal(chat.room, 'lobby');
+  const granted = chat.enter('z');
+  socket.give(...closed, { welcome: { ...WELCOME, room: 'z' } });
+  assert.equal((await granted).room, 'z');
+  chat.close();
+});
+
+test('a room that was closed just before a loss leaves the next welcome to the next join', async () => {
+  const { chat, socket, events } = await entered({ room: 'x' });
+  socket.give({ error: { code: 'room_closed', text: 'x' } });
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, room: 'x', recovered: true } });
+  const wanted = chat.enter('y');
+  next.give({ welcome: { ...WELCOME, room: 'y' } });
+  assert.equal((await wanted).room, 'y');
+  await settled();
+  const welcomes = events.filter((each) => each.type === 'welcome');
+  assert.deepEqual(welcomes.map((each) => each.again), [false, true, false]);
+  chat.close();
+});
+
 test('a first join that is rejected, and a server that is not there, end the chat', async () => {
   for (const [act, wanted] of [
     [(socket) => { socket.happen('open'); socket.give({ error: { code: 'name_taken', text: 'x' } }); }, 'name_taken'],
@@ -290,11 +355,33 @@ test('a connection that is not made in time is tried again', async () => {
   chat.close();
 });
 
+test('waiting grows while no connection is made, however long the last one has lasted', async () => {
+  const attempts = [];
+  const { chat, socket } = await entered({}, { backoff: (attempt) => { attempts.push(attempt); return 0; } });
+  const real = Date.now;
+  try {
+    Date.now = () => real() + 60_000;
+    socket.happen('close', { reason: '' });
+    for (let made = 2; made < 8; made += 1) {
+      await until(() => Socket.made.length === made, 'another try');
+      Socket.made.at(-1).happen('close', { reason: '' });
+    }
+  } finally {
+    Date.now = real;
+  }
+  assert.deepEqual(attempts, [0, 1, 2, 3, 4, 5, 6]);
+  chat.close();
+});
+
 test('what no frame can hold is not sent, and half of a surrogate pair is replaced', async () => {
   const { chat, socket } = await entered();
   await assert.rejects(chat.say('가'.repeat(PAYLOAD_LIMIT / 3)), code('too_long'));
   chat.say('a\ud800b\udc00 🙂');
-  assert.deepEqual(socket.sent.slice(1), [{ message: 'a\ufffdb\ufffd 🙂' }]);
+  chat.tell('b\ud800 🙂', 'c');
+  chat.enter('\udc00games 🙂');
+  assert.deepEqual(socket.sent.slice(1), [
+    { message: 'a\ufffdb\ufffd 🙂' }, { message: 'c', to: 'b\ufffd 🙂' }, { join: { room: '\ufffdgames 🙂' } },
+  ]);
   chat.close();
 });
 

@@ -157,6 +157,22 @@ def test_name_and_room_are_remembered_and_a_reload_keeps_the_draft(desk: Desk) -
     assert alice.texts() == ["said"]
 
 
+def test_each_window_reloads_with_its_own_name_and_room(desk: Desk) -> None:
+    with members(desk.address, "bob8", room="tab-b") as [bob]:
+        alice = desk.window("alice", "tab-a")
+        carol = desk.window("carol", "tab-b", new=False)
+        # Without a room in its address, only what the window has kept names one.
+        alice.run("history.replaceState(null, '', '/')")
+        alice.front().refresh()
+        alice.until_online()
+        assert alice.text("#room") == "tab-a"
+        alice.say("alice again")
+        alice.hears("alice again")
+        assert messages(alice) == [("alice", "alice again", True)]
+        carol.say("still in")
+        assert bob.hear_from_room("still in")["from"] == "carol"
+
+
 def test_enter_that_ends_a_composition_sends_nothing(desk: Desk) -> None:
     alice = desk.window("alice", "ime")
     alice.click("#text")
@@ -370,6 +386,18 @@ def test_what_was_not_seen_is_marked_and_counted(desk: Desk) -> None:
         marked = "[...document.querySelectorAll('#list li')].filter((e) => e.querySelector('.unread'))"
         assert alice.find(f"{marked}.map((e) => e.querySelector('.text').textContent)") == ["one"]
         assert away.find("document.title") == "mpchat"
+
+
+def test_the_own_message_ends_the_count_in_the_title(desk: Desk) -> None:
+    alice = desk.window("alice", "counted")
+    with members(desk.address, "bob9", room="counted") as [bob]:
+        alice.run("document.hasFocus = () => false")
+        bob.ask(message="one")
+        bob.ask(message="two")
+        alice.until("document.title === '(2) counted · mpchat'", "the count in the title")
+        alice.say("read")
+        alice.hears("read")
+        assert alice.find("document.title") == "counted · mpchat"
 
 
 def test_on_a_phone_people_and_rooms_are_a_drawer(desk: Desk) -> None:

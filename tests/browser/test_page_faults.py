@@ -102,6 +102,35 @@ def test_a_restart_is_told_and_what_was_being_written_is_not_lost(
         assert said == [("before", 1), ("The server is stopping.", 2), ("kept", 1)]
 
 
+def test_after_a_restart_that_numbers_anew_messages_are_counted_and_announced(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    address = server.address
+    with Desk(browser, address) as desk:
+        alice = desk.window("alice")
+        with connect_blocking(*address, name="bob") as bob:
+            for number in range(5):
+                bob.send(f"before {number}")
+            alice.hears("before 4")
+        # These five are history now.
+        alice.front().refresh()
+        alice.until_online()
+        alice.hears("before 4")
+        assert server.command("stop").returncode == 0
+        alice.until("!document.getElementById('trouble').hidden", "the line about the connection")
+        server.start(port=address[1])
+        alice.run("document.getElementById('try').click()")
+        alice.until_online()
+        alice.notes_until("The server has begun anew")
+        alice.run("document.hasFocus = () => false")
+        with connect_blocking(*address, name="bob") as bob:
+            bob.send("one")
+            bob.send("two")
+            alice.hears("one", "two")
+        assert alice.find("document.title") == "(2) lobby · mpchat"
+        alice.shows("#announcer", "bob: two")
+
+
 def test_with_history_a_restart_loses_nothing(browser: webdriver.Chrome, folder: Path) -> None:
     history = ["--history", str(folder / "history.db")]
     with running(folder, *history) as server, Desk(browser, server.address) as desk:
@@ -157,13 +186,14 @@ def test_a_network_that_goes_dead_is_noticed_and_what_was_missed_comes_once(
 def test_another_window_with_the_same_name_takes_it_over(browser: webdriver.Chrome, server: Server) -> None:
     with Desk(browser, server.address) as desk:
         alice = desk.window("alice")
-        kept = alice.find("[sessionStorage.getItem('mpchat.token'), localStorage.getItem('mpchat.name')]")
+        kept = alice.find("['token', 'name', 'room'].map((key) => sessionStorage.getItem(`mpchat.${key}`))")
         again = desk.window()
-        # A window that is duplicated begins with the same token.
+        # A window that is duplicated begins with the same name, room and token.
         again.run(
             "sessionStorage.setItem('mpchat.token', arguments[0]);"
-            "sessionStorage.setItem('mpchat.inside', 'yes');"
-            "localStorage.setItem('mpchat.name', arguments[1])",
+            "sessionStorage.setItem('mpchat.name', arguments[1]);"
+            "sessionStorage.setItem('mpchat.room', arguments[2]);"
+            "sessionStorage.setItem('mpchat.inside', 'yes')",
             *kept,
         )
         again.front().refresh()
