@@ -257,6 +257,8 @@ namespace Mpchat {
         bool writing;
         // The last write to this connection failed.
         bool broken;
+        // Set from the error room_closed until the welcome to the lobby that follows it.
+        bool roomClosed;
         // The join that this connection began with.
         Outgoing entrance;
         // Set when the server has rejected the entrance: the reading thread then closes the connection.
@@ -582,7 +584,7 @@ namespace Mpchat {
                 socket = link;
                 state = ChatState.Connected;
                 seated = !named;
-                broken = false;
+                broken = roomClosed = false;
                 rejected = null;
                 unsure = 0;
                 Connected told = new Connected { Address = address, Again = again };
@@ -730,7 +732,9 @@ namespace Mpchat {
         }
 
         void TakeWelcome(Welcome welcome) {
-            Outgoing request = Asked(Kind.Enter);  // null: the operator has closed the room
+            // After room_closed it answers no Enter: the answer to one that was sent is still to come.
+            Outgoing request = roomClosed ? null : Asked(Kind.Enter);
+            roomClosed = false;
             requests.Remove(request);
             bool resumes = request != null && request.Resumes;
             // The first member that enters an empty room decides its spelling.
@@ -775,6 +779,7 @@ namespace Mpchat {
                 AnnounceRejected(error, false);  // to take the name back would never end
                 return;
             }
+            if (error.Code == "room_closed") roomClosed = true;
             if (WrongMessage.Contains(error.Code)) unsure -= left;
             Announce(error.Text.Length, () => Raise(OnError, error));
         }

@@ -72,6 +72,8 @@ PASSING = frozenset(
 )
 # Error code sent when a newer connection took the name. To take it back would never end.
 TAKEN_OVER = "taken_over"
+# Error code sent when the operator has closed the room. The welcome that follows answers no join.
+ROOM_CLOSED = "room_closed"
 # Error codes of a join, and of every other request. A server of an earlier version answers both with
 # not_a_message.
 _WRONG_JOIN = PASSING | {"bad_name", "bad_room", "bad_request", "banned", "not_a_message"}
@@ -253,6 +255,8 @@ class Conversation:
         # The join that this connection began with; opening the chat waits for the first one.
         self.entrance: Request[Welcome] | None = None
         self._was_seated = False
+        # True from the error room_closed until the welcome that follows it.
+        self._room_closed = False
         self._tracks = Tracks()
         # Requests on this connection, in the order of sending, which is the order of their answers.
         self._requests: deque[Request[Any]] = deque()
@@ -276,6 +280,7 @@ class Conversation:
         self._opened_at = now
         self.state = State.CONNECTED
         self.rejected = None
+        self._room_closed = False
         self.seated = self.seat is None
         self.inbox.put(Connected(self.address, again=self._greeted))
         self._greeted = True
@@ -387,6 +392,7 @@ class Conversation:
                 if self._settle(event) is None:
                     self.inbox.put(event)
             case Refused():
+                self._room_closed |= event.code == ROOM_CLOSED
                 self._refused(event)
             case Joined() | Left() if (
                 event.count == 1 and self.seat is not None and event.names == (self.seat.name,)
@@ -396,7 +402,8 @@ class Conversation:
                 self.inbox.put(event)
 
     def _welcome(self, welcome: Welcome) -> None:
-        request = self._settle(welcome)
+        request = None if self._room_closed else self._settle(welcome)
+        self._room_closed = False
         if request is not None and request.resumes and self.seat is not None:
             self._tracks.respelled(self.seat.room, welcome.room)
         track, gap = self._tracks.entered(welcome.room), None
