@@ -341,6 +341,25 @@ def test_what_was_for_a_room_that_rejects_the_client_is_not_said_elsewhere(
             assert peer.receive() == {"message": "for the others"}
 
 
+def test_a_name_that_is_far_too_long_is_not_sent(sharp: Callable[..., Sharp]) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "alice")
+        with server.accept() as peer:
+            peer.receive()
+            peer.send(welcome())
+            chat.until("welcome")
+            for command in ("enter", "who"):
+                thrown = chat.ask(command, "x" * 129)
+                assert thrown["type"] == "ArgumentException"
+                assert "at most 32 characters" in thrown["text"]
+            # A code point outside the basic plane is one character.
+            chat.do("enter", "𝄞" * 128)
+            assert peer.receive() == {"join": {"room": "𝄞" * 128}}
+            peer.send(error("bad_room"))
+            chat.do("say", "still here")
+            assert peer.receive() == {"message": "still here"}
+
+
 def test_a_room_closed_at_the_loss_of_the_connection(sharp: Callable[..., Sharp]) -> None:
     with ScriptedServer() as server:
         chat = sharp(server.address, "alice", "closing")

@@ -27,7 +27,7 @@ from mpchat.client.core import (
     Welcome,
     Who,
 )
-from mpchat.errors import ConnectionLostError, RefusedError, TimedOutError
+from mpchat.errors import ConnectionLostError, ProtocolError, RefusedError, TimedOutError
 
 
 class BlockingInThreads(InThreads):
@@ -372,6 +372,31 @@ def test_a_server_of_old_that_knows_no_names(run: Run) -> None:
                 async with connect(port=relay.port, name="앨리스", open_timeout=0.3):
                     pass
             await soon(lambda: not relay.clients, "the connection to be closed")
+
+    run(scenario)
+
+
+def test_a_name_that_is_far_too_long_is_not_sent(run: Run) -> None:
+    async def scenario(connect: Callable[..., Any]) -> None:
+        with NamedServer() as server:
+            async with connect(port=server.port, name="앨리스") as alice:
+                room, name = 129 * "방", 81 * "밥"
+                cases: list[tuple[str, Callable[[], Awaitable[Any]]]] = [
+                    ("bad_room", lambda: alice.enter(room)),
+                    ("bad_room", lambda: alice.join("앨리스", room)),
+                    ("bad_room", lambda: alice.who(room)),
+                    ("bad_room", lambda: alice.rooms(after=room)),
+                    ("bad_name", lambda: alice.join(name)),
+                    ("bad_name", lambda: alice.who(after=name)),
+                ]
+                for code, ask in cases:
+                    with pytest.raises(ProtocolError, match="has at most") as wrong:
+                        await ask()
+                    assert wrong.value.code == code
+                # A name that is shorter is sent: the server decides about it.
+                assert (await alice.enter(128 * "방")).room == 128 * "방"
+                assert [join.get("room") for join in server.joins] == ["lobby", 128 * "방"]
+                assert server.received == []
 
     run(scenario)
 
