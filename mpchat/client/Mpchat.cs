@@ -184,6 +184,8 @@ namespace Mpchat {
         // Bytes that an entry of either queue costs beside its text.
         const int EntrySize = 96;
         const string DefaultRoom = "lobby";
+        // Code points of a name's longest spelling: four times the 20 of a name and the 32 of a room.
+        const int LongestName = 80, LongestRoom = 128;
 
         // A join that was rejected for one of these may be granted later.
         static readonly HashSet<string> Passing = new HashSet<string> {
@@ -257,6 +259,8 @@ namespace Mpchat {
         bool writing;
         // The last write to this connection failed.
         bool broken;
+        // Set from the error room_closed until the welcome to the lobby that follows it.
+        bool roomClosed;
         // The join that this connection began with.
         Outgoing entrance;
         // Set when the server has rejected the entrance: the reading thread then closes the connection.
@@ -323,23 +327,25 @@ namespace Mpchat {
         /// Changes the room. OnWelcome follows, or OnError. What is said after this call waits for the answer, and is
         /// not sent when the server rejects it. Returns as Say.
         /// </summary>
+        /// <exception cref="ArgumentException">The room's name is far over its limit of 32 characters.</exception>
         public bool Enter(string room) {
             NeedsName();
-            Json json = new Json().Begin().Name("join").Begin().Field("room", Given(room, "room")).End();
-            return Enqueue(Kind.Enter, json.End());
+            string wanted = Short(Given(room, "room"), LongestRoom);
+            return Enqueue(Kind.Enter, new Json().Begin().Name("join").Begin().Field("room", wanted).End().End());
         }
 
         /// <summary>Asks for names in a room (null: this client's) that follow after. OnWho has the answer.</summary>
         public bool Who(string room = null, string after = null) {
             NeedsName();
-            Json json = new Json().Begin().Name("who").Begin().Field("room", room).Field("after", after).End();
-            return Enqueue(Kind.Who, json.End());
+            Json json = new Json().Begin().Name("who").Begin().Field("room", Short(room, LongestRoom));
+            return Enqueue(Kind.Who, json.Field("after", Short(after, LongestName)).End().End());
         }
 
         /// <summary>Asks for the rooms that follow after. OnRooms has the answer.</summary>
         public bool Rooms(string after = null) {
             NeedsName();
-            return Enqueue(Kind.Rooms, new Json().Begin().Name("rooms").Begin().Field("after", after).End().End());
+            Json json = new Json().Begin().Name("rooms").Begin().Field("after", Short(after, LongestRoom)).End();
+            return Enqueue(Kind.Rooms, json.End());
         }
 
         /// <summary>
@@ -390,6 +396,15 @@ namespace Mpchat {
         static string Given(string text, string what) {
             if (text == null) throw new ArgumentNullException(what);
             return text;
+        }
+
+        // Throws for a text that is too long for a name, however it is composed. The server's answer to a request over
+        // its payload_limit is too_long, which names no request.
+        static string Short(string text, int longest) {
+            int count = 0;
+            foreach (char each in text ?? "") count += char.IsLowSurrogate(each) ? 0 : 1;
+            if (count <= longest) return text;
+            throw new ArgumentException("a name has at most " + longest / 4 + " characters, this one " + count);
         }
 
         void NeedsName() {
@@ -582,7 +597,7 @@ namespace Mpchat {
                 socket = link;
                 state = ChatState.Connected;
                 seated = !named;
-                broken = false;
+                broken = roomClosed = false;
                 rejected = null;
                 unsure = 0;
                 Connected told = new Connected { Address = address, Again = again };
@@ -730,7 +745,9 @@ namespace Mpchat {
         }
 
         void TakeWelcome(Welcome welcome) {
-            Outgoing request = Asked(Kind.Enter);  // null: the operator has closed the room
+            // After room_closed it answers no Enter: the answer to one that was sent is still to come.
+            Outgoing request = roomClosed ? null : Asked(Kind.Enter);
+            roomClosed = false;
             requests.Remove(request);
             bool resumes = request != null && request.Resumes;
             // The first member that enters an empty room decides its spelling.
@@ -775,6 +792,7 @@ namespace Mpchat {
                 AnnounceRejected(error, false);  // to take the name back would never end
                 return;
             }
+            if (error.Code == "room_closed") roomClosed = true;
             if (WrongMessage.Contains(error.Code)) unsure -= left;
             Announce(error.Text.Length, () => Raise(OnError, error));
         }

@@ -26,6 +26,7 @@ from mpchat.client.conversation import (
     Request,
     Seat,
     State,
+    check_lengths,
     connect_error,
     message_in,
 )
@@ -125,20 +126,25 @@ class Chat:
 
         History and new messages follow the event ``Welcome``, as they do for :meth:`enter`. Raises
         ``RefusedError``, which leaves name and room as they were; ``TimedOutError`` when no answer came
-        within ``send_timeout`` seconds, as in a chat whose events are not read; ``ConnectionLostError``.
+        within ``send_timeout`` seconds, as in a chat whose events are not read; ``ConnectionLostError``;
+        ``ProtocolError``, before sending, for a name far over its limit.
         """
+        check_lengths(name=name, room=room)
         return await self._ask(Welcome, join_frame(name, room, token=token))
 
     async def enter(self, room: str) -> Welcome:
         """Change to ``room``. As :meth:`join`."""
+        check_lengths(room=room)
         return await self._ask(Welcome, join_frame(None, room))
 
     async def who(self, room: str | None = None, *, after: str | None = None) -> Who:
         """Return up to 100 names in ``room`` (None: this client's) that follow ``after``. As :meth:`join`."""
+        check_lengths(name=after, room=room)
         return await self._ask(Who, who_frame(room, after))
 
     async def rooms(self, *, after: str | None = None) -> Rooms:
         """Return the server's rooms, those that follow ``after``. As :meth:`join`."""
+        check_lengths(room=after)
         return await self._ask(Rooms, rooms_frame(after))
 
     async def history(self, before: int | None = None, limit: int = HISTORY_PAGE) -> History:

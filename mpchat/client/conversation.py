@@ -44,6 +44,7 @@ from mpchat.errors import (
     TimedOutError,
 )
 from mpchat.protocol.messages import join_frame, private_frame
+from mpchat.protocol.names import LONGEST_NAME, LONGEST_ROOM
 
 MAX_PORT = 65_535
 # The port of a server with default settings.
@@ -72,10 +73,14 @@ PASSING = frozenset(
 )
 # Error code sent when a newer connection took the name. To take it back would never end.
 TAKEN_OVER = "taken_over"
+# Error code sent when the operator has closed the room. The welcome that follows answers no join.
+ROOM_CLOSED = "room_closed"
 # Error codes of a join, and of every other request. A server of an earlier version answers both with
 # not_a_message.
 _WRONG_JOIN = PASSING | {"bad_name", "bad_room", "bad_request", "banned", "not_a_message"}
 _WRONG_QUESTION = frozenset({"bad_request", "bad_room", "not_joined", "not_a_message"})
+# Code points that a spelling may take for each character of a name's limit, as on the server.
+_LONGEST_DECOMPOSITION = 4
 # Seconds that a connection must last for the next loss to count as the first. A full server accepts, rejects
 # and closes: the client must not come back to it as fast as to one that was only restarted.
 STEADY = 5.0
@@ -253,6 +258,8 @@ class Conversation:
         # The join that this connection began with; opening the chat waits for the first one.
         self.entrance: Request[Welcome] | None = None
         self._was_seated = False
+        # True from the error room_closed until the welcome that follows it.
+        self._room_closed = False
         self._tracks = Tracks()
         # Requests on this connection, in the order of sending, which is the order of their answers.
         self._requests: deque[Request[Any]] = deque()
@@ -276,6 +283,7 @@ class Conversation:
         self._opened_at = now
         self.state = State.CONNECTED
         self.rejected = None
+        self._room_closed = False
         self.seated = self.seat is None
         self.inbox.put(Connected(self.address, again=self._greeted))
         self._greeted = True
@@ -387,6 +395,7 @@ class Conversation:
                 if self._settle(event) is None:
                     self.inbox.put(event)
             case Refused():
+                self._room_closed |= event.code == ROOM_CLOSED
                 self._refused(event)
             case Joined() | Left() if (
                 event.count == 1 and self.seat is not None and event.names == (self.seat.name,)
@@ -396,7 +405,8 @@ class Conversation:
                 self.inbox.put(event)
 
     def _welcome(self, welcome: Welcome) -> None:
-        request = self._settle(welcome)
+        request = None if self._room_closed else self._settle(welcome)
+        self._room_closed = False
         if request is not None and request.resumes and self.seat is not None:
             self._tracks.respelled(self.seat.room, welcome.room)
         track, gap = self._tracks.entered(welcome.room), None
@@ -457,6 +467,19 @@ class Conversation:
         for request in self._requests:
             request.error = ConnectionLostError(reason)
         self._requests.clear()
+
+
+def check_lengths(*, name: str | None = None, room: str | None = None) -> None:
+    """Raise ``ProtocolError`` for a text that is too long for a name, however it is composed.
+
+    The server's answer to a request over its ``payload_limit`` is ``too_long``, which names no request.
+    """
+    for text, longest, code, what in (
+        (name, LONGEST_NAME, "bad_name", "a name"),
+        (room, LONGEST_ROOM, "bad_room", "a room's name"),
+    ):
+        if text is not None and len(text) > longest * _LONGEST_DECOMPOSITION:
+            raise ProtocolError(code, f"{what} has at most {longest} characters, this one many more")
 
 
 def message_in(event: Event) -> Message | None:

@@ -299,7 +299,7 @@ def test_a_message_is_not_said_twice_and_a_doubtful_one_is_counted(sharp: Callab
                 chat.do("say", text)
                 assert second.receive() == {"message": text}
             for code in ("muted", "room_closed"):
-                second.send(payload(error={"code": code, "text": "no"}))
+                second.send(error(code))
                 chat.until("error", code=code)
         # What was said on the first connection comes as history, and is not counted for the second.
         assert chat.until("disconnected")["unsure"] == "1"
@@ -311,8 +311,15 @@ def numbered(seq: int, text: str, sender: str = "alice") -> bytes:
     return payload(message=text, room="lobby", seq=seq, at=1.5, **{"from": sender})
 
 
+def error(code: str) -> bytes:
+    return payload(error={"code": code, "text": "no"})
+
+
+@pytest.mark.parametrize(
+    "before", [(), (error("room_closed"), welcome())], ids=["alone", "after_a_closed_room"]
+)
 def test_what_was_for_a_room_that_rejects_the_client_is_not_said_elsewhere(
-    sharp: Callable[..., Sharp],
+    sharp: Callable[..., Sharp], before: tuple[bytes, ...]
 ) -> None:
     with ScriptedServer() as server:
         chat = sharp(server.address, "alice")
@@ -324,15 +331,48 @@ def test_what_was_for_a_room_that_rejects_the_client_is_not_said_elsewhere(
             chat.do("say", "for the team alone")
             assert chat.ask("tell", "bob", "psst") == {"value": "True"}
             assert peer.receive() == {"join": {"room": "team"}}
-            peer.send(payload(error={"code": "room_full", "text": "full"}))
+            peer.send(*before, error("room_full"))
             assert peer.receive() == {"message": "psst", "to": "bob"}
-            error = chat.until("error")
-            assert (error["code"], error["unsent"]) == ("room_full", "1")
+            assert chat.until("error", code="room_full")["unsent"] == "1"
             chat.do("enter", "other")
             chat.do("say", "for the others")
             assert peer.receive() == {"join": {"room": "other"}}
             peer.send(welcome(room="other"))
             assert peer.receive() == {"message": "for the others"}
+
+
+def test_a_name_that_is_far_too_long_is_not_sent(sharp: Callable[..., Sharp]) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "alice")
+        with server.accept() as peer:
+            peer.receive()
+            peer.send(welcome())
+            chat.until("welcome")
+            for command in ("enter", "who"):
+                thrown = chat.ask(command, "x" * 129)
+                assert thrown["type"] == "ArgumentException"
+                assert "at most 32 characters" in thrown["text"]
+            # A code point outside the basic plane is one character.
+            chat.do("enter", "𝄞" * 128)
+            assert peer.receive() == {"join": {"room": "𝄞" * 128}}
+            peer.send(error("bad_room"))
+            chat.do("say", "still here")
+            assert peer.receive() == {"message": "still here"}
+
+
+def test_a_room_closed_at_the_loss_of_the_connection(sharp: Callable[..., Sharp]) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "alice", "closing")
+        with server.accept() as first:
+            first.receive()
+            first.send(welcome(room="closing"), error("room_closed"))
+            chat.until("error", code="room_closed")
+        with server.accept() as second:
+            second.receive()
+            second.send(welcome(room="closing"))
+            # The welcome has answered the join of the second connection.
+            chat.do("say", "and on")
+            assert second.receive() == {"message": "and on"}
 
 
 @pytest.mark.parametrize(
@@ -348,7 +388,7 @@ def test_a_client_that_may_not_come_back_is_told(
             chat.until("welcome")
         with server.accept() as second:
             second.receive()
-            second.send(payload(error={"code": code, "text": "no"}))
+            second.send(error(code))
             assert chat.until("rejected")["retrying"] == retrying
             assert chat.until("disconnected")["retrying"] == retrying
         if retrying == "True":

@@ -27,7 +27,7 @@ from mpchat.client.core import (
     Welcome,
     Who,
 )
-from mpchat.errors import ConnectionLostError, RefusedError, TimedOutError
+from mpchat.errors import ConnectionLostError, ProtocolError, RefusedError, TimedOutError
 
 
 class BlockingInThreads(InThreads):
@@ -299,6 +299,49 @@ def test_a_refused_room_changes_nothing(run: Run) -> None:
     run(scenario)
 
 
+def test_the_welcome_after_a_closed_room_answers_no_join(run: Run) -> None:
+    async def scenario(connect: Callable[..., Any]) -> None:
+        with NamedServer() as server:
+            async with connect(port=server.port, name="앨리스", room="closing") as alice:
+                server.ignore = lambda request: "join" in request
+                entering = asyncio.create_task(alice.enter("game-7"))
+                await soon(lambda: len(server.joins) == 2, "the second join")
+                close_room(server)
+                server.send(error("room_full"))
+                with pytest.raises(RefusedError, match="room_full"):
+                    await entering
+                assert alice.room == "lobby"
+                server.ignore = lambda request: False
+                assert (await alice.enter("game-8")).room == "game-8"
+
+    run(scenario)
+
+
+def test_a_room_closed_at_the_loss_of_the_connection(run: Run) -> None:
+    async def scenario(connect: Callable[..., Any]) -> None:
+        with NamedServer() as server:
+            async with connect(port=server.port, name="앨리스", room="closing") as alice:
+                server.send(error("room_closed"))
+                server.drop()
+                await event_of(alice, Disconnected)
+                await event_of(alice, Welcome)
+                # The welcome has answered the join of the second connection.
+                assert (await alice.enter("game-7")).room == "game-7"
+
+    run(scenario)
+
+
+def error(code: str) -> dict[str, Any]:
+    return {"error": {"code": code, "text": f"no {code} today"}}
+
+
+def close_room(server: NamedServer) -> None:
+    """Send what a member of a closed room gets."""
+    server.send(error("room_closed"))
+    facts = {"name": "앨리스", "room": "lobby", "seq": 0, "epoch": server.hall.epoch, "members": 1}
+    server.send({"welcome": {**facts, "recovered": False, "lost": None, "token": "t"}})
+
+
 def test_a_name_taken_later(run: Run) -> None:
     async def scenario(connect: Callable[..., Any]) -> None:
         with NamedServer() as server:
@@ -329,6 +372,31 @@ def test_a_server_of_old_that_knows_no_names(run: Run) -> None:
                 async with connect(port=relay.port, name="앨리스", open_timeout=0.3):
                     pass
             await soon(lambda: not relay.clients, "the connection to be closed")
+
+    run(scenario)
+
+
+def test_a_name_that_is_far_too_long_is_not_sent(run: Run) -> None:
+    async def scenario(connect: Callable[..., Any]) -> None:
+        with NamedServer() as server:
+            async with connect(port=server.port, name="앨리스") as alice:
+                room, name = 129 * "방", 81 * "밥"
+                cases: list[tuple[str, Callable[[], Awaitable[Any]]]] = [
+                    ("bad_room", lambda: alice.enter(room)),
+                    ("bad_room", lambda: alice.join("앨리스", room)),
+                    ("bad_room", lambda: alice.who(room)),
+                    ("bad_room", lambda: alice.rooms(after=room)),
+                    ("bad_name", lambda: alice.join(name)),
+                    ("bad_name", lambda: alice.who(after=name)),
+                ]
+                for code, ask in cases:
+                    with pytest.raises(ProtocolError, match="has at most") as wrong:
+                        await ask()
+                    assert wrong.value.code == code
+                # A name that is shorter is sent: the server decides about it.
+                assert (await alice.enter(128 * "방")).room == 128 * "방"
+                assert [join.get("room") for join in server.joins] == ["lobby", 128 * "방"]
+                assert server.received == []
 
     run(scenario)
 
