@@ -159,6 +159,7 @@ def test_killed_while_it_holds_connections_that_it_has_not_acked(shared: Server)
             kill(pid)
             settle(waiting)
             eventually(lambda: sum(connections(shared)) == 11, "all of them and one of the first two")
+            eventually(lambda: len(survivors(crowd)) == 1, "its client to be gone")
             alive = survivors(crowd)
             for number in range(10):
                 everybody_hears(alive, f"early {number}")
