@@ -109,8 +109,8 @@ when_imported("scripts.stress.plain.scenario", lambda module: setattr(module, "R
 # What the verdict must say of each fault, in a line of its own.
 SAID = {
     # It may be any message: of a sender, or of a probe, which is told in other words.
-    "a message is lost": r"lost: \S+ did not get ",
-    "a message is doubled": r"doubled: \S+ got .+ twice",
+    "a message is lost": r"lost: \S+ did not get (\d+:\d+|b['\"].+)$",
+    "a message is doubled": r"doubled: \S+ got (\d+:\d+|b['\"].+) twice",
     "a byte of half a frame is lost": r"strange: \S+ was rejected",
     "a connection does not arrive": r"\d+ connections ended without cause",
     "a client that does not read does not arrive": r"\d+ stalled connections ended without cause",

@@ -300,17 +300,19 @@ def last_for(seconds: float) -> None:
 
 @contextmanager
 def descriptors_given_back(server: Server) -> Iterator[None]:
-    """After the block the supervisor and each slot's worker have no more descriptors than before.
-
-    They may have fewer: at the first look a file may have been open that was being written.
-    """
-    before = descriptors(server)
+    """After the block the supervisor and each slot's worker have as many descriptors as before."""
+    before = eventually(lambda: steady_descriptors(server), "descriptors that stay as many")
     yield
     eventually(
-        lambda: all(now <= then for now, then in zip(descriptors(server), before, strict=True)),
-        f"the numbers of descriptors to be {before} again",
-        10.0,
+        lambda: descriptors(server) == before, f"the numbers of descriptors to be {before} again", 10.0
     )
+
+
+def steady_descriptors(server: Server) -> list[int] | None:
+    """Return the numbers of descriptors if none is opened or closed just now: the record may be written."""
+    found = descriptors(server)
+    last_for(0.05)
+    return found if found == descriptors(server) else None
 
 
 def descriptors(server: Server) -> list[int]:
