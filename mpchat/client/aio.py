@@ -26,7 +26,6 @@ from mpchat.client.conversation import (
     Request,
     Seat,
     State,
-    check_lengths,
     connect_error,
     message_in,
 )
@@ -34,6 +33,7 @@ from mpchat.client.core import Event, History, Message, Pong, Rooms, Welcome, Wh
 from mpchat.client.sockets import CONNECT_ERRORS, prepare, shut, try_send
 from mpchat.errors import ConnectionLostError, TimedOutError
 from mpchat.protocol.messages import history_frame, join_frame, ping_frame, rooms_frame, who_frame
+from mpchat.protocol.names import check_lengths
 
 
 def connect(

@@ -44,7 +44,6 @@ from mpchat.errors import (
     TimedOutError,
 )
 from mpchat.protocol.messages import join_frame, private_frame
-from mpchat.protocol.names import LONGEST_NAME, LONGEST_ROOM
 
 MAX_PORT = 65_535
 # The port of a server with default settings.
@@ -79,8 +78,6 @@ ROOM_CLOSED = "room_closed"
 # not_a_message.
 _WRONG_JOIN = PASSING | {"bad_name", "bad_room", "bad_request", "banned", "not_a_message"}
 _WRONG_QUESTION = frozenset({"bad_request", "bad_room", "not_joined", "not_a_message"})
-# Code points that a spelling may take for each character of a name's limit, as on the server.
-_LONGEST_DECOMPOSITION = 4
 # Seconds that a connection must last for the next loss to count as the first. A full server accepts, rejects
 # and closes: the client must not come back to it as fast as to one that was only restarted.
 STEADY = 5.0
@@ -467,19 +464,6 @@ class Conversation:
         for request in self._requests:
             request.error = ConnectionLostError(reason)
         self._requests.clear()
-
-
-def check_lengths(*, name: str | None = None, room: str | None = None) -> None:
-    """Raise ``ProtocolError`` for a text that is too long for a name, however it is composed.
-
-    The server's answer to a request over its ``payload_limit`` is ``too_long``, which names no request.
-    """
-    for text, longest, code, what in (
-        (name, LONGEST_NAME, "bad_name", "a name"),
-        (room, LONGEST_ROOM, "bad_room", "a room's name"),
-    ):
-        if text is not None and len(text) > longest * _LONGEST_DECOMPOSITION:
-            raise ProtocolError(code, f"{what} has at most {longest} characters, this one many more")
 
 
 def message_in(event: Event) -> Message | None:

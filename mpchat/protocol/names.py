@@ -66,9 +66,24 @@ def checked_room(text: str) -> str:
     return _checked(text, LONGEST_ROOM, "bad_room", "a room's name")
 
 
-def _checked(text: str, longest: int, code: str, what: str) -> str:
+def check_lengths(*, name: str | None = None, room: str | None = None) -> None:
+    """Raise :class:`ProtocolError` for a text that is too long for a name, however it is composed.
+
+    For clients: the server's answer to a request over its ``payload_limit`` names no request.
+    """
+    if name is not None:
+        _check_length(name, LONGEST_NAME, "bad_name", "a name")
+    if room is not None:
+        _check_length(room, LONGEST_ROOM, "bad_room", "a room's name")
+
+
+def _check_length(text: str, longest: int, code: str, what: str) -> None:
     if len(text) > longest * _LONGEST_DECOMPOSITION:
         raise ProtocolError(code, f"{what} has at most {longest} characters, this one many more")
+
+
+def _checked(text: str, longest: int, code: str, what: str) -> str:
+    _check_length(text, longest, code, what)
     name = unicodedata.normalize("NFC", text)
     if not name:
         raise ProtocolError(code, f"{what} has at least one character, this one none")
