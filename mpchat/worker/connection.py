@@ -81,8 +81,8 @@ class Connection:
         self.half_closed = False
         # True from when it is not read any more because it is to be moved.
         self.leaving = False
-        # Who writes to it (a ``fanout.Fanout``), whether it is being sent the past of a room, and whether the
-        # hub has been asked for the next part of that.
+        # The ``fanout.Fanout`` that writes to it. Whether it is being sent the past of a room, and whether
+        # the hub has been asked for the next part of that.
         self.fanout: Any = None
         self.replaying = False
         self.more_asked = False

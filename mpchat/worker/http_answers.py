@@ -68,7 +68,7 @@ def answer(head: bytes, site: Site, *, accepting: bool) -> Answer:
     if path == "/healthz":
         return exchange.text(200, "the server's loop turns")
     if path == "/readyz":
-        # Who asks again connects again: whether the server is full is known where connections come in.
+        # A probe connects anew each time: only the supervisor knows whether the server is full.
         ready = (200, "clients are accepted") if accepting else (503, "stopping")
         return exchange.text(*ready, ("Connection", "close"))
     if path in site.files:

@@ -139,9 +139,10 @@ class Migration:
         In this order: should the worker die in between, they are still the supervisor's for both.
         """
         self._handoff.send_receipt()
-        followers, self._followers = self._followers, []
-        for each in followers:
-            self._uplink.say(Up.FOLLOW, each)
+        if self._followers:
+            followers, self._followers = self._followers, []
+            for each in followers:
+                self._uplink.say(Up.FOLLOW, each)
 
     # Connections that leave.
 
