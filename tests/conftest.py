@@ -1,10 +1,12 @@
 """What every test gets: a folder for its servers, and a look afterwards at what it left behind."""
 
 import gc
+import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -12,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.harness import Server, assert_nothing_left, leftovers, running
 
+from mpchat.control.client import ask
+from mpchat.control.requests import Status
 from mpchat.hub.sequencer import NOTICE_GATHER
 
 # Hundreds of interpreters start here, and none of them should compile the package again.
@@ -23,6 +27,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("mpchat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mpchat")
 
+
+# Characters of a server's log that are shown with a failure.
+LOG_SHOWN = 20_000
 
 # Folders of tests, those first whose files take longest: when files run side by side, short ones come last,
 # and no process is left alone with a long one.
@@ -40,6 +47,28 @@ def pytest_collection_finish() -> None:
     """Spare the collector the thousands of collected tests: a look at all of them takes 0.2 s of CPU."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the servers of the test have logged, and their status if they still answer."""
+    report = yield
+    if report.when == "call" and report.failed:
+        given = item.funcargs.values()
+        folders = {each.folder if isinstance(each, Server) else each for each in given}
+        for folder in folders:
+            if isinstance(folder, Path):
+                report.sections += _told_by_servers(folder)
+    return report
+
+
+def _told_by_servers(folder: Path) -> Iterator[tuple[str, str]]:
+    """Return what the log of each server in a folder ends with, and the status of those that still answer."""
+    for log in folder.glob("run/*/server.log"):
+        yield f"log of the server {log.parent.name}", log.read_text(errors="replace")[-LOG_SHOWN:]
+        with suppress(Exception):  # whatever the test has done to it: it is asked after the failure
+            told = ask(log.parent / "control.sock", Status(), timeout=2.0).result
+            yield f"status of the server {log.parent.name}", json.dumps(told, ensure_ascii=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

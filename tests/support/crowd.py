@@ -196,11 +196,14 @@ def sending(
 
 
 def everybody_hears(crowd: Sequence[Listener], text: str, timeout: float = 60.0) -> None:
-    eventually(
-        lambda: all(each.heard(text) or each.ended is not None for each in crowd),
-        f"everybody to hear {text[:40]!r}",
-        timeout,
-    )
+    def waits(listener: Listener) -> bool:
+        return listener.ended is None and not listener.heard(text)
+
+    try:
+        eventually(lambda: not any(map(waits, crowd)), f"everybody to hear {text[:40]!r}", timeout)
+    except AssertionError as error:
+        error.add_note(f"not heard by {[each.address for each in crowd if waits(each)]}")
+        raise
     lost = [(number, each.ended) for number, each in enumerate(crowd) if not each.heard(text)]
     assert not lost, f"connections ended before {text[:40]!r}: {lost}"
 
