@@ -54,9 +54,8 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
     """Show with a failure what the servers of the test have logged, and their status if they still answer."""
     report = yield
     if report.when == "call" and report.failed:
-        given = item.funcargs.values()
-        folders = {each.folder if isinstance(each, Server) else each for each in given}
-        for folder in folders:
+        for each in item.funcargs.values():
+            folder = each.folder if isinstance(each, Server) else each
             if isinstance(folder, Path):
                 report.sections += _told_by_servers(folder)
     return report
@@ -65,8 +64,8 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
 def _told_by_servers(folder: Path) -> Iterator[tuple[str, str]]:
     """Return what the log of each server in a folder ends with, and the status of those that still answer."""
     for log in folder.glob("run/*/server.log"):
-        yield f"log of the server {log.parent.name}", log.read_text(errors="replace")[-LOG_SHOWN:]
-        with suppress(Exception):  # whatever the test has done to it: it is asked after the failure
+        with suppress(Exception):  # whatever the test has done to its files and its server
+            yield f"log of the server {log.parent.name}", log.read_text(errors="replace")[-LOG_SHOWN:]
             told = ask(log.parent / "control.sock", Status(), timeout=2.0).result
             yield f"status of the server {log.parent.name}", json.dumps(told, ensure_ascii=False)
 

@@ -97,7 +97,7 @@ def test_a_second_start_from_another_directory_is_told_everything_it_needs(serve
     elsewhere = server.folder / "elsewhere"
     elsewhere.mkdir()
     facts = server.status()
-    eventually(lambda: server.log.count("ready: worker") == 1, "the worker's own line in the log")
+    eventually(lambda: server.log.count(": ready: ") == 2, "the lines of supervisor and worker in the log")
     before = server.log
     said = one_line(server.command("start", "--port", "0", cwd=elsewhere), ALREADY)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
