@@ -131,6 +131,10 @@ class Clients:
         elif not connection.reading:
             self.reading.read_again(connection)
 
+    def ack_arrivals(self) -> None:
+        """Ack the connections that have come in this turn: before that nothing may be sent to them."""
+        self._handoff.send_receipt()
+
     def on_writable(self, connection: Connection) -> None:
         """Send a client what it is owed; ask for more of a room's past when it has what there was."""
         connection.fanout.on_writable(connection)

@@ -43,6 +43,9 @@ class Keeper(Protocol):
     def drained(self, connection: Connection) -> None:
         """Take note that a client has been sent all that is for it alone."""
 
+    def ack_arrivals(self) -> None:
+        """Ack the connections that have come in this turn: before that nothing may be sent to them."""
+
 
 class Pending:
     """Frames that wait for the next flush."""
@@ -224,6 +227,8 @@ class Fanout:
     def complete(self, now: float, *, pending: bool = False) -> None:
         """Go on with the flush that is under way to its end, without a look at anything else; with
         ``pending``, send what waits for the next one too."""
+        if pending and self._pending:
+            self._keeper.ack_arrivals()
         while self._flush is not None or (pending and self._pending):
             self._send_slice(self._flush or self._begin(), now)
 

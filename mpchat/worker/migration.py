@@ -78,8 +78,10 @@ class Migration:
     def take(self, arrived: ConnectionInTransit, sock: socket.socket) -> None:
         """Take a connection over: from the ack on it is this worker's."""
         receipt, reading = self._handoff.receipt, self._clients.reading
-        receipt.acks.append(arrived.identity)
         state = decode_state(arrived.state)
+        receipt.acks.append(arrived.identity)
+        if state is not None:
+            receipt.pauses.append(max(0.0, time.monotonic() - state.left_at))
         make_dialect = DIALECTS[state.dialect if state else PlainDialect.name]
         known = state is not None and not (state.undecided and self._config.web)
         dialect = make_dialect(self._config.payload_limit, state.dialect_state if state and known else None)
@@ -98,9 +100,7 @@ class Migration:
                 self.import_state(connection, state)
         except (OSError, ValueError) as error:  # reset while it was on its way; the system's limit of watches
             self._clients.end(connection, str(error))
-        if state is not None:
-            receipt.pauses.append(max(0.0, time.monotonic() - state.left_at))
-        elif not connection.closed:
+        if state is None and not connection.closed:
             if self._config.web:
                 self._clients.first_bytes.wait(connection)
             else:

@@ -109,6 +109,9 @@ class Hall:
     def drained(self, connection: Connection) -> None:
         """Nothing is read here, so nothing waits for it."""
 
+    def ack_arrivals(self) -> None:
+        """No supervisor waits for an ack here."""
+
     def end(self, connection: Connection) -> None:
         connection.closed = True
         self.fanout.leave(connection)

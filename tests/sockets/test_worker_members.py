@@ -2,18 +2,21 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
 from msgspec.structs import replace
 from support.crowd import payloads
 from support.harness import frame, raw_frame
-from support.one_worker import ROOM, Bench
+from support.one_worker import ROOM, Bench, unread
 
+from mpchat.ipc.connection_state import ConnectionState
 from mpchat.ipc.handoff import HandoffSocket, Receipt, read_message
-from mpchat.ipc.items import Down, Up
+from mpchat.ipc.items import PLAIN, Down, Up
 from mpchat.ipc.reasons import CLOSED
+from mpchat.ipc.stream_buffer import Place
+from mpchat.protocol.session import DialectState
 from mpchat.worker import fanout
 from mpchat.worker import rooms as rooms_module
 from mpchat.worker.connection import Connection
@@ -301,6 +304,50 @@ def test_a_member_is_acked_before_the_hub_hears_that_it_has_come(bench: Bench) -
     (receipt,) = HandoffSocket(bench.far).receive()
     assert read_message(receipt.message).acks[-1] == 2  # type: ignore[union-attr]
     assert [each.kind for each in bench.link.receive()] == [Up.FOLLOW]
+
+
+def moved(dialect: str) -> ConnectionState:
+    """The state of a client that has been sent all that plain clients were."""
+    return ConnectionState(
+        dialect=dialect,
+        dialect_state=DialectState(),
+        room=PLAIN,
+        place=Place(0),
+        outbox=b"",
+        outbox_open=False,
+        heard=0.0,
+        half_since=None,
+        left_at=0.0,
+        allowance=1.0,
+        spoke=True,
+    )
+
+
+def enters(bench: Bench) -> None:
+    """One that is here leaves the stream of plain clients for a room."""
+    bench.order(Down.ENTER, ((1, ROOM, 0, True), b""))
+
+
+def comes(bench: Bench) -> None:
+    """The first one comes that gets the stream of plain clients in another framing."""
+    bench.connect(3, moved("websocket"))
+
+
+@pytest.mark.parametrize("what", [enters, comes])
+def test_a_connection_is_acked_before_anything_is_sent_to_it(
+    bench: Bench, what: Callable[[Bench], None]
+) -> None:
+    """Should the worker die in between, it is still the supervisor's, and the next one sends all of it."""
+    speaker, asking = bench.connect(1)
+    speaker.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+    bench.until(lambda: asking.dialect.asked)
+    client, _ = bench.connect(2, moved("plain"))
+    said = frame("said when it came")
+    bench.order(Down.BATCH, (1, said))
+    assert unread(client) == b""
+    what(bench)
+    assert unread(client) == said
+    assert 2 not in bench.worker.handoff.receipt.acks
 
 
 @pytest.mark.parametrize(("address", "kicked"), [("127.0.0.1", True), ("127.0.0.2", False)])
