@@ -29,12 +29,18 @@ class Endpoint:
         self.ready = False
         # Up to where in the plain stream the worker was filled; None when it is not being filled.
         self.filled: int | None = None
+        # True once it is to end: it has no clients any more.
+        self.retired = False
         self.ended = False
         # When the worker last acknowledged something (seconds, monotonic), and how much it had acknowledged.
         self._progress_at = 0.0
         self._progress = 0
         # What the worker's members get at the end of this turn: room, count, frames.
         self._rooms: list[tuple[int, int, bytes]] = []
+
+    def retire(self) -> None:
+        """Send a worker that is to end nothing more of what clients get, so that it holds nobody up."""
+        self.retired, self.ready, self.filled = True, False, None
 
     def send(self, kind: int, payload: Any = None) -> None:
         """Send an item in order."""

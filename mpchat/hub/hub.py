@@ -121,7 +121,7 @@ class Hub:
             self._log.append(read(endpoint, item.payload, now), endpoint, item.cost)
             return
         endpoint.take(item.cost)
-        if item.kind == Up.STARTED:
+        if item.kind == Up.STARTED and not endpoint.retired:
             self.plain.begin_to_fill(endpoint)
         elif item.kind == Up.STRAINED:
             self._on_strained(endpoint, item.payload, now)

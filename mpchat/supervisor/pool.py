@@ -234,12 +234,9 @@ class WorkerPool:
 
     @staticmethod
     def retire(handle: WorkerHandle) -> None:
-        """Let a worker without connections post its last items and end.
-
-        The hub sends it nothing more, so it cannot delay the others.
-        """
+        """Let a worker without connections post its last items and end."""
         handle.retiring = True
-        handle.endpoint.ready = False
+        handle.endpoint.retire()
         handle.endpoint.send(Down.DRAIN)
 
     # What follows from news and deaths.

@@ -199,6 +199,25 @@ def test_a_worker_that_dies_while_it_is_filled_holds_nobody_up() -> None:
         check(made, other)
 
 
+@pytest.mark.parametrize("filled", [False, True], ids=["before it is filled", "while it is filled"])
+def test_a_worker_that_is_to_end_is_not_filled_any_more(*, filled: bool) -> None:
+    with site(1 << 20) as made:
+        made.worker(1 << 20)
+        for _ in range(20):
+            made.say(1, b"x" * FILL_SIZE)
+            made.turn()
+        made.worker(1 << 20, window=FILL_SIZE)
+        port, end = made.ends[1]
+        if filled:
+            made.receive(port)
+            made.hub.turn(made.now)
+            assert port.filled
+        port.retire()
+        made.settle()
+        assert not port.ready
+        assert not end.filled
+
+
 def test_a_sync_is_answered_after_all_posts_before_it_are_in_the_order() -> None:
     with site(1 << 20) as made:
         one, other = made.worker(1 << 20), made.worker(1 << 20)
