@@ -1,6 +1,5 @@
 """Either side of a move dies or stops at each step: its own connections are lost, and nobody else's."""
 
-import os
 import random
 import signal
 from collections.abc import Iterator, Sequence
@@ -405,6 +404,10 @@ def test_killed_from_outside_at_random_moments_of_many_reloads(server: Server) -
             wait_until_running(server)
             if len([each for each in crowd if each.ended is None]) < 4:
                 break
+        eventually(
+            lambda: [each.ended for each in crowd].count(None) == facts(server)["connections"],
+            "clients to see the ends that the server has seen",
+        )
         lost = [each.ended is None for each in crowd].count(False)
         everything_is_well(server, crowd, crowd, lost, fds)
 
@@ -417,8 +420,8 @@ def speak(crowd: Sequence[Listener], number: int) -> None:
 
 def kill_one(place: int, server: Server) -> None:
     """The oldest worker process, or the youngest: one that comes, most likely."""
-    with suppress(IndexError, ProcessLookupError):
-        os.kill(workers_of(server)[place], signal.SIGKILL)
+    with suppress(IndexError, psutil.NoSuchProcess):
+        kill(workers_of(server)[place])
 
 
 def test_a_new_version_that_cannot_start_changes_nothing(folder: Path) -> None:
@@ -453,8 +456,8 @@ def test_a_worker_of_another_slot_dies_during_a_reload(folder: Path) -> None:
         everybody_hears(crowd, BEGIN)
         background = InBackground(server, "reload")
         eventually(lambda: facts(server)["change"] == "reload" or not background.going, "the reload")
-        with suppress(psutil.Error):
-            psutil.Process(facts(server)["workers"][2]["pid"]).kill()
+        with suppress(psutil.NoSuchProcess):
+            kill(facts(server)["workers"][2]["pid"])
         answer = background.answer()
         assert answer.exit == OK
         wait_until_running(server)
