@@ -26,6 +26,17 @@ return [...document.querySelectorAll('#list .message')].map((row) => ({
   secret: row.querySelector('.badge')?.textContent ?? null,
 }));
 """
+# What a page has come to, for a test that waits for something else.
+_SHOWN = """({
+  url: location.href,
+  loaded: document.readyState,
+  visible: document.visibilityState,
+  focus: document.activeElement?.id,
+  text: document.body.innerText,
+  fields: [...document.querySelectorAll('input, textarea')].map((each) => `${each.id}=${each.value}`),
+  entering: document.getElementById('enter')?.disabled,
+  kept: [{ ...localStorage }, { ...sessionStorage }],
+})"""
 # Give the focus to what a click on the middle of an element would reach; false if that is not the element.
 _FOCUS = """
 const field = document.querySelector(arguments[0]);
@@ -118,7 +129,11 @@ class Window:
 
     def until(self, expression: str, what: str, timeout: float = PATIENCE) -> None:
         """Wait until an expression is true in the page."""
-        eventually(lambda: self.find(f"!!({expression})"), f"{what} ({expression})", timeout, pause=LOOK)
+        try:
+            eventually(lambda: self.find(f"!!({expression})"), f"{what} ({expression})", timeout, pause=LOOK)
+        except AssertionError as error:
+            error.add_note(f"the page: {self.find(_SHOWN)}")
+            raise
 
     def cdp(self, command: str, **arguments: Any) -> Any:
         return self.front().execute_cdp_cmd(command, arguments)
