@@ -8,7 +8,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from support.browsers import Desk, Window, chromium, room_path
-from support.harness import MPCHAT, Client, Server, raw_frame, settle
+from support.harness import MPCHAT, Client, Server, assert_nothing_left, raw_frame, running, settle
 from support.members import members
 
 pytestmark = pytest.mark.one_python
@@ -21,6 +21,15 @@ MOST_ROWS = 200
 def browser() -> Iterator[webdriver.Chrome]:
     with chromium() as driver:
         yield driver
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that holds no name: a browser may reset the connection of a page that it leaves."""
+    folder = tmp_path_factory.mktemp("lasting")
+    with running(folder, "--name-hold", "0") as started:
+        yield started
+    assert_nothing_left(folder)
 
 
 @pytest.fixture
