@@ -242,9 +242,11 @@ LONG = 14
 SAID = 30
 SHORTEST = raw_frame(b'{"message":""}')
 POSTS = (SAID * SHORTEST + b"\0\0\0\2{}" * READ_SIZE)[:READ_SIZE]
-# Clients whose posts are there when the workers look: so few that none of them waits for its turn, since what
-# is read from a client is less while others wait.
-TOGETHER = 20
+# Clients whose posts are there when the workers look: two for each. What is read from a client is less while
+# others wait for their turns, and on a busy machine all but the first may have to.
+TOGETHER = 4
+# Seconds between two looks at what they have come to: there are many of them.
+SOON = 0.001
 
 
 def held_posts(server: Server, crowd: Crowd, memory: Memory) -> None:
@@ -262,8 +264,9 @@ def held_posts(server: Server, crowd: Crowd, memory: Memory) -> None:
             for pid in workers:
                 stack.enter_context(stopped(pid))
             crowd.sent += sum(sock.send(POSTS) for sock in group)
-            eventually(partial(all_sent, group), "the posts to be at the server")
-        eventually(partial(has_said, server, before + SAID * (begin + len(group))), "the posts to be read")
+            eventually(partial(all_sent, group), "the posts to be at the server", pause=SOON)
+        said = before + SAID * (begin + len(group))
+        eventually(partial(has_said, server, said), "the posts to be read", pause=SOON)
         memory.look()
 
 
