@@ -1,11 +1,16 @@
 """The stress test of hostile clients must be able to fail. How long things take is not tested here."""
 
+import time
+from multiprocessing import Pipe
+
 import pytest
 from click.testing import CliRunner
 from support.stress import broken, stress, temporary  # noqa: F401  (a fixture)
 
 from scripts.common.latency import Latency
+from scripts.stress.clients import Plan
 from scripts.stress.command import main
+from scripts.stress.hostile.clients import Innocent, Innocents
 from scripts.stress.hostile.kinds import KINDS
 from scripts.stress.hostile.scenario import Attack
 
@@ -27,6 +32,28 @@ def test_an_attack_is_judged_by_delay_restarts_and_status() -> None:
     assert Attack("x", 0.05).reasons(1.0) == ["x: no innocent client was served"]
     bad = Attack("x", 0.05, hurt=latency(1), restarted=2, status=1.5)
     assert bad.reasons(1.0) == ["x: 2 workers were restarted", "x: the status took 1.5 s"]
+
+
+@pytest.mark.parametrize("comes_back", [True, False], ids=["a stall that ends", "a stall to the end"])
+def test_a_stall_of_everybody_is_not_one_trip_of_each(*, comes_back: bool) -> None:
+    near, far = Pipe()
+    with near, far:
+        plan = Plan(name="innocents", number=0, address=("", 0), run="r", connections=4)
+        innocents = Innocents(plan, near)
+        innocents.phase = "attack"
+        stalled = [Innocent(f"{number}", "quiet") for number in range(4)]
+        innocents.connections += stalled
+        innocents.latency["attack"] = latency(*[3.0] * 520)
+        for each in stalled:
+            each.waits, each.sent_at = True, time.monotonic_ns() - int(0.9e9)
+            if comes_back:
+                innocents._came_back(each)
+        innocents.command("phase", "")
+        for each in stalled:
+            each.sock.close()
+        innocents.selector.close()
+    (reason,) = Attack("x", 0.05, hurt=innocents.latency["attack"]).reasons(1.0)
+    assert reason.startswith("x: p99 of the innocent is 8")
 
 
 @pytest.mark.parametrize("kind", KINDS)

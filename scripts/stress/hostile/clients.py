@@ -17,6 +17,8 @@ PAST = 1000
 PAST_STEP = 50
 # Seconds from the end of a round trip to the next.
 TRIP_EVERY = 0.01
+# Seconds: a trip that is under way for so long when its phase ends counts. The least delay that is judged.
+LONG = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +169,7 @@ class Innocents(ClientLoop[Innocent]):
         took = time.monotonic_ns() - connection.sent_at
         connection.next_at = time.monotonic() + TRIP_EVERY
         self.counts["deliveries"] += 1
-        if self.phase:
-            self.latency.setdefault(self.phase, Latency()).record(took)
+        self._note(took)
 
     def command(self, verb: str, *args: Any) -> None:
         """Obey the parent. A trip that is still under way when its phase ends has taken at least so long."""
@@ -179,8 +180,19 @@ class Innocents(ClientLoop[Innocent]):
     def _note_waiting(self) -> None:
         now = time.monotonic_ns()
         for each in self.connections:
-            if each.waits and self.phase and now - each.sent_at > 1_000_000_000:
-                self.latency.setdefault(self.phase, Latency()).record(now - each.sent_at)
+            if each.waits and now - each.sent_at > LONG * 1e9:
+                self._note(now - each.sent_at)
+
+    def _note(self, took: int) -> None:
+        """Record a trip of ``took`` nanoseconds, and those that the client would have begun meanwhile.
+
+        A client that waits asks no more. Without these a stall of seconds would be one trip among hundreds.
+        """
+        if not self.phase:
+            return
+        latency = self.latency.setdefault(self.phase, Latency())
+        for rest in range(took, 0, -int(TRIP_EVERY * 1e9)):
+            latency.record(rest)
 
     def ended(self, connection: Innocent, why: str) -> None:
         """Note an innocent client that was cut off; the deaf one is expected to be."""
