@@ -102,8 +102,11 @@ def faulty_relay(folder: Path, copies: int) -> Peer:
 
 
 def results(*runs: Figures) -> Results:
-    """Return the results of one round."""
-    return Results({(run.row, run.server): [run] for run in runs})
+    """Return the results of these runs."""
+    by_name = Results()
+    for run in runs:
+        by_name.setdefault((run.row, run.server), []).append(run)
+    return by_name
 
 
 def trackers() -> list[psutil.Process]:
@@ -374,6 +377,25 @@ def test_the_tables_of_the_page_come_from_the_json(tmp_path: Path) -> None:
     assert answer.exit_code == 0
     assert f"| {row.title} | 1.00 | 1.00 | 0.85 |" in " ".join(answer.output.split())
     assert "redis 7, nats 2; 1 rounds of 0.2 s" in answer.output
+
+
+def test_the_tables_name_the_runs_that_failed_and_the_goals_that_are_missed(tmp_path: Path) -> None:
+    rows = [row for row in all_rows(Sizes()) if row.name in ("max-10", "connect")]
+    runs = results(
+        *(Figures("max-10", "redis", cpu_us_per_delivery=1.0) for _ in range(3)),
+        Figures("max-10", "mpchat", cpu_us_per_delivery=0.5),
+        *(Figures("max-10", "mpchat", faults=["7 deliveries of 9"]) for _ in range(2)),
+        *(Figures("connect", "mpchat", connects_per_s=4400.0) for _ in range(3)),
+    )
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps(as_json(OPTIONS, {"redis": "7", "mpchat": "1"}, rows, runs, [])))
+
+    answer = CliRunner().invoke(table.main, [str(path)])
+
+    assert "max-10, mpchat: 2 of 3 runs FAILED: 7 deliveries of 9" in answer.output
+    assert "; 1 to 3 rounds of 0.2 s" in answer.output
+    missed = next(line for line in answer.output.splitlines() if line.startswith("MISSED: connect, mpchat"))
+    assert "4" in missed
 
 
 def test_the_command_names_what_it_does_not_know() -> None:

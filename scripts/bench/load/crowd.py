@@ -186,6 +186,7 @@ class Crowd:
             while self.counting and not self.last_ns:  # an idle crowd costs nothing
                 self.turn(WAIT_S)
         self.count(0)
+        self.await_surplus()
         if self._faults:
             raise LoadError(self._faults[0])
         for witness in self._witnesses.values():
@@ -264,6 +265,9 @@ class Crowd:
                 share = 1 + sent // self._plan.channels
                 self._faults.append(f"the slowest connection got {self.least()} of {share} messages")
                 return
+
+    def await_surplus(self) -> None:
+        """Read for a while longer what nobody should have sent."""
         last_ns = self.last_ns
         until = time.monotonic() + AFTERMATH_S
         while (rest := until - time.monotonic()) > 0:

@@ -54,6 +54,8 @@ def work(plan: Plan, pipe: "Pipe[Any, Any]", board: Board, slot: int) -> None:
                 time.sleep(NAP_S)
     sent = int(pipe.recv()["messages"])
     crowd.count(sent)
+    pipe.send(("counted", {}))
+    crowd.await_surplus()
     pipe.send(("report", {"cpu_s": time.process_time() - began_s, **crowd.report(sent)}))
     # Keep the connections: the last messages may still be in flight, and leaving is news to other members.
     pipe.recv()
