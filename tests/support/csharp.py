@@ -18,6 +18,9 @@ LANGUAGE = "7.2"
 # Seconds to compile a file, and to load one: mono is slow on a machine that is busy.
 SLOW = 60.0
 
+# Commands of the driver that print no answer of their own.
+UNANSWERED = {"hold", "poll", "state", "dispose"}
+
 Event = dict[str, str]
 
 
@@ -57,6 +60,8 @@ class Sharp:
             bufsize=1,
         )
         self.events: list[tuple[str, Event]] = []
+        # Commands sent so far that are answered, each once and in order.
+        self._asked = 0
         # How far ``until`` has looked.
         self._seen = 0
         self._reader = threading.Thread(target=self._read)
@@ -67,6 +72,7 @@ class Sharp:
         assert self.process.stdin is not None
         words = [command, *(base64.b64encode(each.encode()).decode() for each in texts)]
         self.process.stdin.write(" ".join(words) + "\n")
+        self._asked += command not in UNANSWERED
 
     def until(self, word: str, **facts: str) -> Event:
         """Wait for the next event of this word and with these facts; pass over all before it."""
@@ -74,10 +80,10 @@ class Sharp:
 
     def ask(self, command: str, *texts: str) -> Event:
         """Send a command that is answered with ``taken`` or ``thrown``; return the answer."""
-        count = len(self._answers())
         self.do(command, *texts)
-        eventually(lambda: len(self._answers()) > count, f"the answer to {command}", SLOW)
-        return self._answers()[count]
+        # Earlier commands may be without their answers yet.
+        eventually(lambda: len(self._answers()) >= self._asked, f"the answer to {command}", SLOW)
+        return self._answers()[self._asked - 1]
 
     def of(self, *wanted: str) -> list[Event]:
         """Return all events of these words."""
