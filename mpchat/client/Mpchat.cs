@@ -142,8 +142,8 @@ namespace Mpchat {
         /// <summary>The number of messages or requests that the error stands for.</summary>
         public long Times { get; internal set; }
         /// <summary>
-        /// Messages said after an Enter that was rejected, and before the next Enter. They were for the other room,
-        /// so they are not sent.
+        /// Messages said after an Enter that was rejected, and before this event or the next Enter. They were for the
+        /// other room, so they are not sent.
         /// </summary>
         public int Unsent { get; internal set; }
     }
@@ -267,6 +267,8 @@ namespace Mpchat {
         Rejected rejected;
         // Messages written to this connection, less those that came back or were rejected.
         long unsure;
+        // The error of the last Enter until Poll raises it. Until then the program speaks to the other room.
+        Error unheard;
 
         /// <summary>
         /// Begins to connect and returns at once. Without a name the client gets and says texts only. The token of an
@@ -324,8 +326,8 @@ namespace Mpchat {
         }
 
         /// <summary>
-        /// Changes the room. OnWelcome follows, or OnError. What is said after this call waits for the answer, and is
-        /// not sent when the server rejects it. Returns as Say.
+        /// Changes the room. OnWelcome follows, or OnError. What is said after this call waits for the answer. When the
+        /// server rejects the room, what was said before OnError is not sent. Returns as Say.
         /// </summary>
         /// <exception cref="ArgumentException">The room's name is far over its limit of 32 characters.</exception>
         public bool Enter(string room) {
@@ -416,6 +418,11 @@ namespace Mpchat {
             lock (changed) {
                 if (state == ChatState.Ended || state == ChatState.Closed) return false;
                 if (outboxSize + entry.Weight > OutboxLimit) return false;
+                if (kind == Kind.Enter) unheard = null;
+                if (kind == Kind.Say && unheard != null) {
+                    unheard.Unsent++;
+                    return true;
+                }
                 outbox.AddLast(entry);
                 outboxSize += entry.Weight;
                 Monitor.PulseAll(changed);
@@ -786,7 +793,7 @@ namespace Mpchat {
                 }
                 if (request == null) break;
                 requests.Remove(request);
-                if (request.Kind == Kind.Enter) error.Unsent += DropMessagesFor(request);
+                if (request.Kind == Kind.Enter) DropMessagesFor(request, error);
             }
             if (error.Code == "taken_over" && named) {
                 AnnounceRejected(error, false);  // to take the name back would never end
@@ -794,7 +801,10 @@ namespace Mpchat {
             }
             if (error.Code == "room_closed") roomClosed = true;
             if (WrongMessage.Contains(error.Code)) unsure -= left;
-            Announce(error.Text.Length, () => Raise(OnError, error));
+            Announce(error.Text.Length, () => {
+                lock (changed) if (unheard == error) unheard = null;
+                Raise(OnError, error);
+            });
         }
 
         bool MayMean(string code, Outgoing request) {
@@ -811,9 +821,8 @@ namespace Mpchat {
             Announce(error.Text.Length, () => Raise(OnRejected, told));
         }
 
-        // Removes what was said after an Enter that was rejected; returns the number of messages.
-        int DropMessagesFor(Outgoing enter) {
-            int dropped = 0;
+        // Removes what was said after an Enter that was rejected, and counts it in the error.
+        void DropMessagesFor(Outgoing enter, Error error) {
             LinkedListNode<Outgoing> node = outbox.First;
             // The answer may come before the writing thread has removed the Enter.
             if (node != null && node.Value == enter) node = node.Next;
@@ -821,11 +830,12 @@ namespace Mpchat {
                 LinkedListNode<Outgoing> following = node.Next;
                 if (node.Value.Kind == Kind.Say) {
                     Remove(node);
-                    dropped++;
+                    error.Unsent++;
                 }
                 node = following;
             }
-            return dropped;
+            // After a later Enter the program speaks to the room of that one.
+            if (node == null) unheard = error;
         }
     }
 

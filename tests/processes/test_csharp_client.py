@@ -402,6 +402,47 @@ def test_a_client_that_may_not_come_back_is_told(
         assert chat.until("state")["state"] in (state, "Disconnected" if retrying == "True" else state)
 
 
+def test_an_answer_is_that_of_the_command_that_asked(shared: Server, sharp: Callable[..., Sharp]) -> None:
+    chat = sharp(shared.address)
+    for number in range(50):
+        chat.do("say", f"{number}")
+    assert chat.ask("half")["type"] == "ArgumentException"
+
+
+def test_what_is_said_before_the_program_hears_of_a_rejected_enter_is_not_said_elsewhere(
+    sharp: Callable[..., Sharp],
+) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "alice")
+        with server.accept() as peer:
+            peer.receive()
+            peer.send(welcome())
+            chat.until("welcome")
+            chat.do("hold")
+            for room in ("team", "club"):
+                chat.do("enter", room)
+                chat.do("tell", "bob", "psst")
+                assert peer.receive() == {"join": {"room": room}}
+                peer.send(error("room_full"))
+                # The client has read the error, and the program has not polled it.
+                assert peer.receive() == {"message": "psst", "to": "bob"}
+                assert chat.ask("say", f"for the {room} alone") == {"value": "True"}
+                chat.do("tell", "bob", "and psst")
+                assert peer.receive() == {"message": "and psst", "to": "bob"}
+            chat.do("enter", "other")
+            chat.do("say", "for the others")
+            assert peer.receive() == {"join": {"room": "other"}}
+            peer.send(welcome(room="other"))
+            assert peer.receive() == {"message": "for the others"}
+            chat.do("enter", "last")
+            assert peer.receive() == {"join": {"room": "last"}}
+            peer.send(error("room_full"))
+            chat.do("poll")
+            assert [chat.until("error")["unsent"] for _ in range(3)] == ["1", "1", "0"]
+            chat.do("say", "for the others again")
+            assert peer.receive() == {"message": "for the others again"}
+
+
 # Frames.
 
 
