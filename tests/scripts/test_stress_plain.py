@@ -8,8 +8,10 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from scripts.common.server import Snapshot
 from scripts.stress.changes import reasons_against
 from scripts.stress.command import main
 from scripts.stress.findings import Findings
+from scripts.stress.plain.clients import PlainConnection, PlainPlan, Probes
 from scripts.stress.plain.conflicts import Reader, State
 from scripts.stress.plain.messages import MARK_SENDER, TestMessages
 from scripts.stress.plain.numbers import Numbers
@@ -52,6 +55,35 @@ SMALL_RUN = (
     "--rate",
     "200",
 )
+
+
+@pytest.mark.parametrize("quick", [0, 10], ids=["none comes in time", "some come in time"])
+def test_what_a_fault_delays_past_its_end_counts_with_the_fault(quick: int) -> None:
+    near, far = Pipe()
+    plan = PlainPlan(name="p", number=1, address=("127.0.0.1", 1), run="r", connections=1)
+    probes = Probes(plan, near)
+    connection = PlainConnection("p/1", probes.order.add(Reader("p/1")), 1)
+    connection.joined, connection.reader.joined = True, 0
+
+    def come(numbers: range, milliseconds: float) -> None:
+        for number in numbers:
+            sent = time.monotonic_ns() - int(milliseconds * 1e6)
+            probes.received(connection, TESTS.frame(7, number, 60, sent))
+
+    with near, far:
+        come(range(1), 0)
+        probes.command("phase", "calm")
+        time.sleep(0.01)
+        come(range(1, 50), 1)
+        probes.command("phase", "faults")
+        time.sleep(0.2)
+        come(range(50, 50 + quick), 1)
+        probes.command("phase", "")
+        come(range(50 + quick, 160), 150)
+    connection.sock.close()
+    probes.selector.close()
+    assert probes.latency["faults"].count == 110
+    assert probes.latency["faults"].percentile(0.5) > 0.14
 
 
 def conversation(messages: int, senders: int = 3) -> list[bytes]:

@@ -97,11 +97,14 @@ class PlainLoop(ClientLoop[PlainConnection]):
         self._deadline = 0.0
         self._send_from = 0.0
         self._turn = 0
+        self._phases = [(0, "")]  # when each phase began (ns, monotonic)
 
     def command(self, verb: str, *args: Any) -> None:
         """Obey the parent; ``finish MARK SECONDS`` lets the clients read up to the mark first."""
         super().command(verb, *args)
-        if verb == "go":
+        if verb == "phase":
+            self._phases.append((time.monotonic_ns(), self.phase))
+        elif verb == "go":
             self._send_from = time.monotonic() - self.counts["sent"] / (self.plan.rate or 1)
         elif verb == "quiet":
             self._complete_begun(float("inf"))
@@ -210,11 +213,15 @@ class PlainLoop(ClientLoop[PlainConnection]):
         reader = connection.reader
         before = reader.position
         self.order.feed(reader, frames)
-        if self.sampled and self.phase and before and reader.position > before:
+        if self.sampled and before and reader.position > before:
             now = time.monotonic_ns()
-            latency = self.latency.setdefault(self.phase, Latency())
             for sent in self.order.sent_between(before, reader.position):
-                latency.record(now - sent)
+                if phase := self._phase_at(sent):
+                    self.latency.setdefault(phase, Latency()).record(now - sent)
+
+    def _phase_at(self, moment: int) -> str:
+        """Return the phase of a moment: what a fault delays may come when the faults are over."""
+        return next(name for begun, name in reversed(self._phases) if begun <= moment)
 
     def look(self, connection: PlainConnection, data: bytes) -> list[bytes]:
         """Handle replies to this client alone; return the other frames, which are for the order."""

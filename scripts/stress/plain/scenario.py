@@ -161,7 +161,9 @@ class PlainScenario(Scenario):
         self.numbers.finish(sent)
         verdict.counts.update(in_order=self.numbers.messages, others=self.numbers.others)
         limit = self.options.max_p99_ratio
-        if limit is not None and verdict.ratio() > limit:
+        if limit is not None and not verdict.ratio():
+            verdict.reasons.append("no latency was measured, with faults or without")
+        elif limit is not None and verdict.ratio() > limit:
             verdict.reasons.append(f"p99 with faults is {verdict.ratio():.2f} times as long as without")
 
 
