@@ -188,6 +188,9 @@ def refusal(model: Model, clients: int) -> str:
         for number in range(clients):
             try:
                 answer = knock(stack.enter_context(_connect(server)), WIRE)[2:]
+            except TimeoutError:
+                text = f"client {number + 1:,} had no answer within {ANSWER_S:g} s"
+                raise BenchError(text) from None
             except OSError as error:
                 return f"{number:,} clients served, then it ended: {_last_words(log) or error}"
             told = json.loads(answer).get("error", {}) if answer else {}

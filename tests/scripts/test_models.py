@@ -137,6 +137,22 @@ def test_a_lost_delivery_is_a_fault(tmp_path: Path) -> None:
     assert figures.us_per_message == 0
 
 
+def test_a_client_that_has_no_answer_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> bytes:
+        raise TimeoutError
+
+    script = tmp_path / "forgetful.py"
+    script.write_text(FORGETFUL)
+    monkeypatch.setattr("scripts.lecture.cell.knock", never)
+
+    options = replace(OPTIONS, stall_s=1.0)
+    outcome = run(Model("select", "", python_peer("select", str(script)), limited=True), 10, options)
+
+    assert outcome.refusal == ""
+    assert outcome.faults[-1] == "client 1 had no answer within 10 s"
+    assert len(outcome.faults) > 1
+
+
 def test_worker_counts_lie_around_the_cores() -> None:
     assert worker_counts(2, quick=False) == [1, 2, 3, 4]
     assert worker_counts(64, quick=False) == [1, 2, 4, 8, 16, 32, 63, 64, 66]
