@@ -42,7 +42,7 @@ class HalfClosed:
 
     def finish(self, connection: Connection) -> None:
         """End a connection when it has been sent what there is for it; nothing of what it said is to come."""
-        connection.half_closed = True
+        connection.half_closed, connection.replaying = True, False
         connection.no_longer(self._reactor, READ)
         self._waiting[connection] = self._sent[connection] = None
         self.settle(connection)
