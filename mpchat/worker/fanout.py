@@ -203,7 +203,7 @@ class Fanout:
         """True for a client that waits, or waited, and has been sent nothing since it came."""
         if connection in self._live:
             return connection.late_messages == self.stream.messages
-        return connection in self._waiting
+        return connection in self._waiting or connection in self._late.early
 
     def resume(self, connection: Connection, place: Place) -> None:
         """Let a client go on from its place in the stream, the outbox that it brought first where it must."""

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from support.harness import Client, frame, raw_frame
 from support.one_worker import Bench, unread
 
 from mpchat.ipc.items import PLAIN, Down
+from mpchat.ipc.stream_buffer import Place
 from mpchat.worker.connection import LIVE
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -163,6 +165,19 @@ def test_a_move_takes_the_place_and_the_first_bytes_along(bench: Bench, begun: b
     assert moved.undecided
     bench.turn()
     assert unread(client) == b""
+    client.send_raw(REQUEST[len(begun) :])
+    assert answered(bench, client).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("begun", [b"", b"GE"])
+def test_a_request_is_answered_where_the_stream_is_not_yet_as_far(bench: Bench, begun: bytes) -> None:
+    client, connection = bench.connect(1)
+    client.send_raw(begun)
+    if begun:
+        bench.until(lambda: connection in bench.worker.clients.reading.half)
+    state = bench.worker.migration.export_state(connection)
+    ahead = bench.worker.rooms.plain.messages + 1
+    bench.take(1, connection.sock, msgspec.structs.replace(state, place=Place(ahead)))
     client.send_raw(REQUEST[len(begun) :])
     assert answered(bench, client).startswith(b"HTTP/1.1 200 OK\r\n")
 
