@@ -93,12 +93,9 @@ class Clients:
             self.half_closed.settle(connection)
 
     def reply(self, connection: Connection, frames: bytes) -> None:
-        """Send a client an answer; while it does not read its answers it is not read from."""
+        """Send a client an answer."""
         log.debug("> answered: %s", connection.address)
-        self.rooms.reply(connection, frames)
-        if not connection.closed and len(connection.outbox) >= OUTBOX_LIMIT:
-            connection.no_longer(self._reactor, READ)
-        self.keep_to_memory()
+        self.send(connection, connection.dialect.framing.encode(frames))
 
     def keep_to_memory(self) -> None:
         """Cut off the clients that hold most of what is kept for single clients, where that is too much."""
@@ -169,8 +166,10 @@ class Clients:
         self.web.take(connection, data)
 
     def send(self, connection: Connection, data: bytes) -> None:
-        """Send a client bytes of its dialect."""
+        """Send a client bytes of its dialect; while it does not read them it is not read from."""
         self.rooms.send(connection, data)
+        if not connection.closed and len(connection.outbox) >= OUTBOX_LIMIT:
+            connection.no_longer(self._reactor, READ)
         self.keep_to_memory()
 
     def finish(self, connection: Connection, last: bytes) -> None:
@@ -264,8 +263,12 @@ class Clients:
 
     def end_by_identity(self, identity: int, reason: str) -> None:
         """End a connection because the hub says so, if it is still here."""
-        if identity in self.by_identity:
-            self.end(self.by_identity[identity], reason)
+        connection = self.by_identity.get(identity)
+        if connection is None:
+            return
+        connection.fanout.complete(self._reactor.now)  # what it was told last waits for the flush
+        if not connection.closed:
+            self.end(connection, reason)
 
     def stop_reading(self) -> None:
         """Read from no client any more; the worker drains."""

@@ -5,7 +5,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from hypothesis import given, settings
@@ -32,7 +32,7 @@ from mpchat.protocol.websocket_dialect import WebSocketDialect
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 from mpchat.reactor import READ
 from mpchat.worker import budget
-from mpchat.worker.reading import TURN_WORK
+from mpchat.worker.reading import OUTBOX_LIMIT, TURN_WORK
 
 HELLO = b'{"message":"hello"}'
 CODE = "code"
@@ -312,6 +312,57 @@ def test_a_client_that_is_kicked_while_a_message_goes_out_gets_it_whole(
     for each in browsers:
         bench.worker.clients.kick(each.connection.address)
     assert [each.take_to_the_end() for each in browsers] == [[(TEXT, HELLO), close_event(1008, "kicked")]] * 4
+
+
+def test_a_client_that_the_hub_ends_while_a_message_goes_out_is_told_why(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpchat.worker.fanout.SLICE", 1)
+    browsers = [Browser(bench, number) for number in range(1, 4)]
+    for number, each in enumerate(browsers, 1):
+        each.send(text(b'{"join":{"name":"y"}}'))
+        bench.order(Down.ENTER, ((number, ROOM, 0, True), b""))
+        bench.order(Down.ANSWERED, number)
+    bench.turn()
+    bench.order(Down.ROOMS, ([(ROOM, 1, len(HELLO) + 2)], raw_frame(HELLO)))
+    fanout = bench.worker.rooms.fanout_of(browsers[0].connection)
+    fanout.work(bench.worker.reactor.now + 1)
+    assert not fanout.between_flushes
+    why = b'{"error":{"code":"taken_over","text":""}}'
+    for number in range(1, 4):
+        bench.order(Down.TELL, (number, raw_frame(why)))
+        bench.order(Down.END, (number, "taken over"))
+    told = [(TEXT, HELLO), (TEXT, why), close_event(1008, "taken over")]
+    assert [each.take_to_the_end() for each in browsers] == [told] * 3
+
+
+@pytest.mark.parametrize(("last", "code"), [(close(1000), 1000), (b"\xff\xff", 1002)])
+def test_a_member_that_closes_in_the_middle_of_a_rooms_past_is_ended_at_once(
+    bench: Bench, last: bytes, code: int
+) -> None:
+    browser = Browser(bench, 1)
+    browser.send(text(b'{"join":{"name":"y"}}'))
+    bench.order(Down.ENTER, ((1, ROOM, 0, False), raw_frame(HELLO)))
+    bench.order(Down.ANSWERED, 1)
+    browser.send(last)
+    kind, payload = browser.take_to_the_end()[-1]
+    assert (kind, payload[:2]) == (CLOSE, code.to_bytes(2))
+    assert browser.connection.closed
+
+
+def test_a_client_that_does_not_read_its_pongs_is_not_read_from(bench: Bench) -> None:
+    browser = Browser(bench, 1)
+    connection, reading = browser.connection, bench.worker.clients.reading
+    with suppress(BlockingIOError):
+        while True:
+            connection.sock.send(masked(FIN | PONG) * 30_000)
+    asked = ping(b"p" * 125)
+    for _ in range(OUTBOX_LIMIT // 125):
+        if connection.reading:
+            connection.budget = float(budget.BUDGET)  # as time gives it back
+            reading._take(connection, asked)
+    assert not connection.reading
+    assert len(connection.outbox) < OUTBOX_LIMIT + len(asked)
 
 
 def test_a_stop_is_told_after_the_farewell(bench: Bench) -> None:
