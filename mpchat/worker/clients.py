@@ -266,7 +266,7 @@ class Clients:
         connection = self.by_identity.get(identity)
         if connection is None:
             return
-        connection.fanout.complete(self._reactor.now)  # what it was told last waits for the flush
+        connection.fanout.complete(self._reactor.now)  # its last answers wait for the flush
         if not connection.closed:
             self.end(connection, reason)
 

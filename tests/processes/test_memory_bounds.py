@@ -242,7 +242,7 @@ LONG = 14
 SAID = 30
 SHORTEST = raw_frame(b'{"message":""}')
 POSTS = (SAID * SHORTEST + b"\0\0\0\2{}" * READ_SIZE)[:READ_SIZE]
-# Clients whose posts are there when the workers look: two for each. What is read from a client is less while
+# Clients whose posts are there when the workers look: two for each. A worker reads less from a client while
 # others wait for their turns, and on a busy machine all but the first may have to.
 TOGETHER = 4
 # Seconds between two looks at what they have come to: there are many of them.

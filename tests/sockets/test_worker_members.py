@@ -324,7 +324,7 @@ def moved(dialect: str) -> ConnectionState:
 
 
 def enters(bench: Bench) -> None:
-    """One that is here leaves the stream of plain clients for a room."""
+    """A client that is here leaves the stream of plain clients for a room."""
     bench.order(Down.ENTER, ((1, ROOM, 0, True), b""))
 
 
