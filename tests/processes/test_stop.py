@@ -30,6 +30,8 @@ BEGIN, END = "= begin =", "= end ="
 FAREWELL = "The server is stopping."
 # Seconds that ending may take beyond what was set, on a machine that is busy with something else.
 MARGIN = 6.0
+# Seconds that others may outlive the supervisor: the resource tracker ends once its pipe has no writer.
+TRAILING = 2.0
 
 
 def signalled(server: Server, *numbers: signal.Signals) -> list[psutil.Process]:
@@ -77,7 +79,7 @@ def test_stop_with_a_client_that_never_reads_ends_in_time(folder: Path) -> None:
             begun = time.monotonic()
             assert server.stop().returncode == 0
             assert time.monotonic() - begun < 2.0 + MARGIN
-            all_gone(processes, 0.5)
+            all_gone(processes, TRAILING)
             eventually(lambda: all(each.ended is not None for each in crowd), "connections to end")
             assert [each.ended for each in crowd] == ["", "", ""], "an orderly end was expected"
 
@@ -150,7 +152,7 @@ def test_term_and_int_end_it_with_code_0_and_no_traceback(folder: Path, number: 
         assert process.returncode == 0
         assert "Traceback" not in errors
         assert f"signal {number.name}" in errors
-        all_gone(processes, 0.5)
+        all_gone(processes, TRAILING)
         eventually(lambda: [each.ended for each in crowd] == ["", ""], "an orderly end")
 
 
@@ -214,7 +216,7 @@ def test_supervisor_killed_leaves_no_worker_also_when_one_is_stopped(server: Ser
     supervisor, *below = server.processes()
     with listeners(server, 4), stopped(worker_pids(server)[0]):
         supervisor.kill()
-        all_gone([supervisor, *below], 2.0)
+        all_gone([supervisor, *below], TRAILING)
 
 
 def test_supervisor_killed_under_load_the_next_start_works_at_once(server: Server) -> None:
@@ -223,7 +225,7 @@ def test_supervisor_killed_under_load_the_next_start_works_at_once(server: Serve
             last_for(0.3)
             processes = server.processes()
             processes[0].kill()
-            all_gone(processes, 2.0)
+            all_gone(processes, TRAILING)
     server.start(workers=1)
     with listeners(server, 2) as crowd:
         crowd[0].say(END)
