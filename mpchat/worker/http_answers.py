@@ -28,6 +28,9 @@ _SAFE = (
     ("Referrer-Policy", "no-referrer"),
 )
 _TEXT = "text/plain; charset=utf-8"
+# RFC 6455, section 4.2.2: what a client is told whose handshake asks for something else.
+_VERSION = "13"
+_UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", _VERSION))
 
 
 class Answer(NamedTuple):
@@ -135,7 +138,9 @@ def _header(request: h11.Request, name: bytes) -> str:
 
 def _upgrade(exchange: _Exchange, head: bytes, request: h11.Request, site: Site) -> Answer:
     if request.method != b"GET" or "websocket" not in _header(request, b"upgrade").lower():
-        return exchange.text(426, "this path is for WebSocket clients", ("Upgrade", "websocket"))
+        return exchange.text(426, "this path is for WebSocket clients", *_UPGRADE)
+    if _header(request, b"sec-websocket-version") not in ("", _VERSION):
+        return exchange.text(426, f"version {_VERSION} of WebSocket is known here, no other", *_UPGRADE)
     origin = _header(request, b"origin")
     if origin and not _is_allowed(origin, _header(request, b"host"), site.origins):
         return exchange.text(
@@ -148,7 +153,8 @@ def _upgrade(exchange: _Exchange, head: bytes, request: h11.Request, site: Site)
         return exchange.refuse(400, f"this is no WebSocket handshake: {protocol.parser_exc or 'incomplete'}")
     response = protocol.accept(asked[0])
     if response.status_code != 101:
-        return exchange.refuse(response.status_code, bytes(response.body or b"").decode().strip())
+        more = _UPGRADE if response.status_code == 426 else (("Connection", "close"),)
+        return exchange.text(response.status_code, bytes(response.body or b"").decode().strip(), *more)
     protocol.send_response(response)
     return Answer(b"".join(protocol.data_to_send()), last=False, upgraded=True)
 

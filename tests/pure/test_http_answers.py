@@ -183,7 +183,9 @@ def test_all_origins_may_be_allowed() -> None:
     [
         ({"Upgrade": ""}, 426),
         ({"Upgrade": "h2c"}, 426),
-        ({"Sec_WebSocket_Version": "8"}, 400),
+        ({"Sec_WebSocket_Version": "8"}, 426),
+        ({"Sec_WebSocket_Version": "8, 13"}, 426),
+        ({"Sec_WebSocket_Version": ""}, 400),
         ({"Sec_WebSocket_Key": ""}, 400),
         ({"Sec_WebSocket_Key": "short"}, 400),
         ({"Connection": "keep-alive"}, 426),
@@ -192,7 +194,11 @@ def test_all_origins_may_be_allowed() -> None:
 def test_half_a_handshake_is_refused(more: dict[str, str], status: int) -> None:
     given = shake(**more)
     assert not given.upgraded
-    assert read(given)[0] == status
+    found, headers, _ = read(given)
+    assert found == status
+    if status == 426:  # RFC 9110, section 15.5.22, and RFC 6455, section 4.2.2
+        assert (headers["upgrade"], headers["connection"]) == ("websocket", "Upgrade")
+        assert headers["sec-websocket-version"] == "13"
 
 
 def test_the_package_has_the_page() -> None:
