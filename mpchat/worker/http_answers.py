@@ -7,6 +7,7 @@ is that of the package websockets, whose protocol object is dropped afterwards.
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import h11
 from websockets.http11 import Request
@@ -63,7 +64,7 @@ def answer(head: bytes, site: Site, *, accepting: bool) -> Answer:
         request = exchange.read(head)
     except h11.RemoteProtocolError as error:
         return exchange.refuse(error.error_status_hint, f"this is no HTTP request: {error}")
-    path = request.target.decode("latin-1").partition("?")[0]
+    path = _path(request.target.decode("latin-1"))
     if request.method not in (b"GET", b"HEAD"):
         return exchange.text(405, "only GET and HEAD are known here", ("Allow", "GET, HEAD"))
     if path == "/ws":
@@ -122,6 +123,17 @@ class _Exchange:
         data += self._h11.send(h11.EndOfMessage()) or b""
         states = self._h11.our_state, self._h11.their_state
         return Answer(data, last=states != (h11.DONE, h11.DONE))
+
+
+def _path(target: str) -> str:
+    """Return the path of a target, also of one that names the server (RFC 9112, section 3.2.2)."""
+    if target.startswith("/"):
+        return target.partition("?")[0]
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return target
+    return (parts.path or "/") if parts.scheme in ("http", "https") else target
 
 
 def _file(exchange: _Exchange, request: h11.Request, file: File) -> Answer:

@@ -48,6 +48,22 @@ def test_a_file_comes_with_its_type_its_tag_and_what_keeps_strangers_code_out() 
     assert "unsafe" not in policy
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://chat.example:4000/", 200),
+        ("HTTP://elsewhere.example", 200),
+        ("https://chat.example/?x=1", 200),
+        ("http://chat.example/x", 404),
+        ("http://[/", 404),
+        ("ftp://chat.example/", 404),
+        ("*", 404),
+    ],
+)
+def test_a_target_may_name_the_server(target: str, status: int) -> None:
+    assert ask(f"GET {target}")[0] == status
+
+
 def test_head_has_the_size_and_no_body() -> None:
     status, headers, body = ask("HEAD /")
     assert (status, headers["content-length"], body) == (200, "8", b"")
