@@ -114,8 +114,9 @@ class _Exchange:
     def send(self, status: int, body: bytes, *headers: tuple[str, str]) -> Answer:
         """Answer with a body, of which a client that asked with HEAD gets the size alone."""
         size = () if status == 304 else (("Content-Length", str(len(body))),)
+        end = (("Connection", "close"),) if self._h11.their_state is h11.SEND_BODY else ()
         response = h11.Response(
-            status_code=status, headers=[*headers, *size, *_SAFE], reason=HTTPStatus(status).phrase
+            status_code=status, headers=[*headers, *size, *end, *_SAFE], reason=HTTPStatus(status).phrase
         )
         data = self._h11.send(response) or b""
         if body and not self._without_body:

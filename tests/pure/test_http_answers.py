@@ -133,8 +133,10 @@ def test_a_slow_request_is_told_how_slow_it_may_be() -> None:
 def test_a_connection_goes_on_unless_a_body_follows_or_one_of_both_wants_the_end() -> None:
     assert not answer(head("GET /"), SITE, accepting=True).last
     assert not answer(head("POST /"), SITE, accepting=True).last
-    assert answer(head("POST /", Content_Length="3"), SITE, accepting=True).last
-    assert answer(head("GET /", Transfer_Encoding="chunked"), SITE, accepting=True).last
+    for line, more in (("POST /", {"Content_Length": "3"}), ("GET /", {"Transfer_Encoding": "chunked"})):
+        given = answer(head(line, **more), SITE, accepting=True)
+        assert given.last
+        assert read(given)[1]["connection"] == "close", "the client is told that it ends"
     assert answer(head("GET /", Connection="close"), SITE, accepting=True).last
     assert answer(head("GET /").replace(b"1.1", b"1.0"), SITE, accepting=True).last
 
