@@ -178,10 +178,14 @@ export class Chat {
 
   /** Say a text to one member alone. Returns as {@link say}; after a lost connection it is always `unconfirmed`. */
   tell(name, text) {
+    if (typeof name !== 'string') throw new TypeError('a private message needs the name of a member');
     return this.#post(text, name);
   }
 
-  /** Leave the room and enter another one: a promise of the welcome. Its last messages follow as events. */
+  /**
+   * Leave the room and enter another one: a promise of the welcome. Its last messages follow as events. Await it
+   * before you say something there: when the room is rejected, the member is still in the old one.
+   */
   enter(room) {
     return this.#ask('welcome', { join: { room } });
   }
@@ -523,7 +527,8 @@ export class Chat {
       return true;
     }
     if (!WRONG_MESSAGE.has(error.code)) return false;
-    const found = this.#said.findIndex((each) => error.code !== 'no_such_name' || each.to !== null);
+    const found = this.#said.findIndex((each) => !each.earlier
+      && (error.code !== 'no_such_name' || each.to !== null));
     if (found < 0) return false;
     this.#said.splice(found, 1)[0].reject(error);
     return true;

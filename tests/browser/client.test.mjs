@@ -219,6 +219,26 @@ test('a message that was not taken is rejected with the reason, and is no other 
   chat.close();
 });
 
+test('an error after a loss rejects what was said since, not what was said before', async () => {
+  const { chat, socket } = await entered();
+  const before = chat.say('before');
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, seq: 1, recovered: true } });
+  const since = chat.say('since');
+  next.give({ error: { code: 'muted', text: 'x' } });
+  await assert.rejects(since, code('muted'));
+  next.give({ ...number(1, 'alice'), message: 'before' });
+  assert.equal((await before).seq, 1);
+  chat.close();
+});
+
+test('a private message without a name is said to nobody', async () => {
+  const { chat, socket } = await entered();
+  for (const name of [undefined, null, 5]) assert.throws(() => chat.tell(name, 'secret'), TypeError);
+  assert.equal(socket.sent.length, 1);
+  chat.close();
+});
+
 test('a message that was on its way at a loss is confirmed by what is missed, else unconfirmed', async () => {
   const { chat, socket } = await entered();
   const said = [chat.say('arrived'), chat.say('lost'), chat.tell('bob', 'psst')];
