@@ -386,7 +386,8 @@ def test_those_who_leave_a_room_in_the_middle_of_its_past_hold_up_nobody_s_reque
     for each, _ in members:
         each.send_raw(TWO_JOINS)
     first, second = set[int](), list[int]()
-    while len(first) < count:
+
+    def all_have_asked_twice() -> bool:
         bench.turn(1)
         for identity in asked(bench):
             if identity in first:
@@ -395,8 +396,10 @@ def test_those_who_leave_a_room_in_the_middle_of_its_past_hold_up_nobody_s_reque
             first.add(identity)
             bench.order(Down.ENTER, ((identity, ROOM, 0, False), frame("x" * 32_000)))
             bench.order(Down.ANSWERED, identity)
-    bench.turn(5)
-    for identity in [*second, *asked(bench)]:
+        return len(set(second)) == count
+
+    bench.until(all_have_asked_twice)
+    for identity in second:
         bench.order(Down.ENTER, ((identity, ROOM + 1, 0, True), frame("welcome")))
         bench.order(Down.ANSWERED, identity)
     bench.turn(5)
