@@ -151,17 +151,30 @@ class Reading:
         self._waited = 0
         if not self.busy:
             return
-        light, self._light = self._light, {}
-        line = self._line | self._again
-        self._waited = len(line)
-        self._line, self._again = {}, {}
-        # A client that has said nothing yet may be anybody: those that have come before it.
-        for connection in sorted(light, key=lambda each: not each.speaker):
-            self._serve_or_wait(connection)
+        again, self._again = self._again, {}
+        self._waited = len(self._line) + len(again)
         # However many send little, one that sends much has its turn.
-        first = next(iter(line), None)
-        for connection in line:
+        first = next(iter(self._line or again), None)
+        # A client that has said nothing yet may be anybody: those that have come before it.
+        self._serve_those_who_wait(self._light, sorted(self._light, key=lambda each: not each.speaker))
+        self._serve_those_who_wait(self._line, list(self._line), first)
+        for connection in again:
             self._serve_or_wait(connection, in_time=connection is first)
+
+    def _serve_those_who_wait(
+        self, waiting: dict[Connection, None], order: list[Connection], first: Connection | None = None
+    ) -> None:
+        """Serve clients until this round has taken enough, ``first`` also after that.
+
+        The others keep their places in ``waiting`` and are not looked at: many may wait for many rounds.
+        """
+        light = waiting is self._light
+        for connection in order:
+            if not (connection is first or self._in_time) or self._full(light=light):
+                return
+            if connection in waiting:  # it has neither ended nor left meanwhile
+                del waiting[connection]
+                self._guard(self._read, connection)
 
     def _serve_or_wait(self, connection: Connection, *, in_time: bool = False) -> None:
         """Serve a client unless this round has taken enough; then it waits in a line."""

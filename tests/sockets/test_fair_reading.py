@@ -97,6 +97,31 @@ def test_a_round_takes_bounded_time_and_everybody_has_a_turn_before_anybody_has_
     assert not full_rounds, "a round took from everybody, however long that takes"
 
 
+@pytest.mark.parametrize("light", [True, False])
+def test_a_round_leaves_those_alone_whose_turn_does_not_come(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, light: bool
+) -> None:
+    """Each of a thousand rounds would look at a thousand clients otherwise."""
+    for number in range(1, 101):
+        client, connection = bench.connect(number)
+        client.say("hello")
+        connection.light = light
+    connections = list(bench.worker.clients.by_identity.values())
+    monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", -1.0)
+    bench.until(lambda: not any(each.reading for each in connections))
+    posts, touched = bench.worker.uplink.posts, list[Connection]()
+    before = len(posts)
+    monkeypatch.setattr(Connection, "no_longer", lambda self, *_: touched.append(self))
+    bench.worker.clients.reading.begin_round()
+    assert len(touched) <= 1
+    assert len(posts) - before == (0 if light else 1), "one that sends much has its turn"
+    monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", 60.0)
+    bench.worker.clients.reading.begin_round()
+    assert len(posts) == 100
+    served = [bench.worker.clients.by_identity[number].address for number in range(1, 101)]
+    assert sorted(post[0] for post in posts) == sorted(served)
+
+
 def test_all_that_was_sent_is_taken_in_the_end_and_in_order(bench: Bench) -> None:
     client, _ = bench.connect(1)
     client.send_raw(b"".join(OBJECT * 20 + frame(f"{number}") for number in range(20)))
