@@ -43,13 +43,14 @@ class WebListener(Listener):
     """The same over WebSocket: ``data`` is what a plain client would have got, frame by frame."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        super().__init__(address)
-        self.sock.close()  # the handshake is another connection's
         self._stack = ExitStack()
         self.web = self._stack.enter_context(shake_hands(address))
-        self.sock = self.web.socket
+        super().__init__(address)
         # The code and the reason of the server's close frame, once it has come.
         self.closing: tuple[int, str] | None = None
+
+    def _connect(self, address: tuple[str, int], timeout: float, source: str) -> socket.socket:
+        return self.web.socket
 
     def _listen(self) -> None:
         try:

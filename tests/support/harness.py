@@ -49,8 +49,11 @@ class Client:
     def __init__(
         self, address: tuple[str, int], *, timeout: float = PATIENCE, source: str = "127.0.0.1"
     ) -> None:
-        self.sock = socket.create_connection(address, timeout=timeout, source_address=(source, 0))
+        self.sock = self._connect(address, timeout, source)
         self._received = bytearray()
+
+    def _connect(self, address: tuple[str, int], timeout: float, source: str) -> socket.socket:
+        return socket.create_connection(address, timeout=timeout, source_address=(source, 0))
 
     @property
     def address(self) -> str:

@@ -120,14 +120,22 @@ class Stalled(Stopped):
 class Leavers(PlainLoop):
     """All clients but the first leave in one moment when told to, half with a reset, and come again."""
 
+    _told = False
+
     def command(self, verb: str, *args: Any) -> None:
-        """Obey the parent; ``storm``: leave."""
-        if verb == "storm":
-            for number, connection in enumerate(self.connections[1:]):
-                if connection.joined:
-                    self.counts["left"] += 1
-                    self.close(connection, reset=number % 2 == 1)
+        """Obey the parent; ``storm``: leave, once all are there."""
+        self._told = self._told or verb == "storm"
         super().command(verb, *args)
+
+    def act(self, now: float) -> None:
+        """Leave if it is time: a worker may have been killed since the parent heard that all are there."""
+        leavers = self.connections[1:]
+        if self._told and all(connection.joined for connection in leavers):
+            self._told = False
+            for number, connection in enumerate(leavers):
+                self.counts["left"] += 1
+                self.close(connection, reset=number % 2 == 1)
+        super().act(now)
 
 
 class Stalls(Fault):
