@@ -182,7 +182,8 @@ class Server:
             self.command("stop", "--kill", "--timeout", "5")
         except HarnessError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
-        kill(self.seen)
+        finally:  # a second Ctrl-C may come before the stop has ended
+            kill(self.seen)
 
     def _processes(self) -> list[psutil.Process]:
         try:

@@ -81,7 +81,8 @@ def _command(name: str, scenario: type[Scenario]) -> click.Command:
             verdict.show(Console())
         sys.exit(1 if verdict.reasons else 0)
 
-    options: list[click.Parameter] = [_option(field) for field in fields(scenario.options_type)]
+    used = (each for each in fields(scenario.options_type) if each.name not in scenario.unused)
+    options: list[click.Parameter] = [_option(field) for field in used]
     options.append(click.Option(["--json", "as_json"], is_flag=True, help="Print the verdict as JSON."))
     return click.Command(name, context_settings=SETTINGS, params=options, callback=go, help=scenario.__doc__)
 

@@ -53,6 +53,7 @@ class Scenario:
     """
 
     options_type: ClassVar[type[Options]] = Options
+    unused: ClassVar[tuple[str, ...]] = ()  # options that its command does not have
     kinds: ClassVar[tuple[str, ...]]  # of findings
     quiet_timeout = 60.0  # seconds for what is outstanding when the clients stop acting
 

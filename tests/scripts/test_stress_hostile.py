@@ -89,6 +89,13 @@ def test_a_worker_that_an_attack_ends_is_found(
     assert any("restarted" in each or "without cause" in each for each in verdict["reasons"])
 
 
+@pytest.mark.parametrize("option", ["--kill-workers", "--reload", "--disconnect-storm"])
+def test_a_fault_that_the_scenario_does_not_have_is_wrong_usage(option: str) -> None:
+    answer = CliRunner().invoke(main, ["hostile", option])
+    assert answer.exit_code == 2
+    assert "No such option" in answer.output
+
+
 def test_a_kind_that_is_not_there_is_wrong_usage() -> None:
     answer = CliRunner().invoke(main, ["hostile", "--kinds", "friendly"])
     assert answer.exit_code == 2

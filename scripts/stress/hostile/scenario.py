@@ -96,6 +96,11 @@ class HostileScenario(Scenario):
     """
 
     options_type = HostileOptions
+    # Its clients are its only fault, and it looks into a server of its own.
+    unused = (
+        *("address", "processes", "rate", "websockets", "kill_workers", "kill_every", "reload", "reloads"),
+        *("scale", "scalings", "scale_most", "disconnect_storm", "storm_clients"),
+    )
     kinds = ()
 
     def __init__(self, run: Run) -> None:
