@@ -212,7 +212,7 @@ class Clients:
         elif connection.half_closed:  # it has closed both sides
             self.end(connection, CLOSED)
         elif isinstance(error, ConnectionError) and not self._lifetime.draining:
-            connection.fanout.leave(connection)
+            self.rooms.leave(connection)
             self.outboxes.drop(connection)
             connection.no_longer(self._reactor, WRITE)
             self.reading.read_again(connection)
@@ -284,6 +284,8 @@ class Clients:
         for connection in kicked:
             log.info("kicked: %s", connection.address)
             connection.fanout.complete(self._reactor.now)  # what it is told goes between two blobs
+            if connection.closed:  # by that, or with the one before
+                continue
             if connection.dialect.asked:  # plain clients get nothing that they know nothing of
                 self.rooms.reply(connection, _KICKED)
             self.end(connection, "kicked")

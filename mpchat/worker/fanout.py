@@ -15,7 +15,7 @@ from typing import Protocol
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.protocol.framing import Framing
 from mpchat.reactor import WRITE, Reactor
-from mpchat.worker.connection import LIVE, Connection
+from mpchat.worker.connection import EARLY, LIVE, Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.flush import Flush
 from mpchat.worker.late_clients import LateClients, Struggling
@@ -108,6 +108,8 @@ class Fanout:
         self._late = LateClients(reactor, self.stream, counters, self._outboxes)
         # Clients that keep their places and are sent nothing yet, in the order in which they came.
         self._waiting: dict[Connection, None] = {}
+        # The same for those whose places the stream has not reached.
+        self._waiting_early: dict[Connection, Place] = {}
         self._pending = Pending(stream.framing)
         self._flush: Flush | None = None
         self._flushed_at = 0.0
@@ -116,10 +118,13 @@ class Fanout:
         self._replies: list[Connection] = []
 
     def __len__(self) -> int:
-        return len(self._live) + len(self._late) + len(self._waiting)
+        return len(self._live) + len(self._late) + len(self._waiting) + len(self._waiting_early)
 
     def __contains__(self, connection: Connection) -> bool:
-        return connection in self._live or connection in self._late or connection in self._waiting
+        return connection in self._live or connection in self._late or self._waits(connection)
+
+    def _waits(self, connection: Connection) -> bool:
+        return connection in self._waiting or connection in self._waiting_early
 
     def is_live(self, connection: Connection) -> bool:
         """True for a client that has been sent everything."""
@@ -180,17 +185,23 @@ class Fanout:
 
     def wait(self, connection: Connection, place: Place | None = None) -> None:
         """Keep a client's place, which is the stream's end or ``place``; :meth:`begin` lets it be sent to."""
-        cursor = self.stream.end if place is None else self.stream.cursor_of(place)
-        if isinstance(cursor, Outside):
-            assert place is not None
+        place = place or Place(self.stream.messages)
+        cursor = self.stream.cursor_of(place)
+        if cursor is Outside.AHEAD:
+            connection.cursor = EARLY
+            self._waiting_early[connection] = place
+        elif cursor is Outside.FORGOTTEN:
             self.resume(connection, place)
-            return
-        connection.cursor = cursor
-        connection.late_messages = self.stream.messages if place is None else place.number
-        self._waiting[connection] = None
+        else:
+            connection.cursor = cursor
+            connection.late_messages = place.number
+            self._waiting[connection] = None
 
     def begin(self, connection: Connection) -> None:
         """Send a client that waits, if it does, what there is from its place on."""
+        if connection in self._waiting_early:
+            self.resume(connection, self._waiting_early.pop(connection))
+            return
         if connection not in self._waiting:
             return
         del self._waiting[connection]
@@ -203,7 +214,7 @@ class Fanout:
         """True for a client that waits, or waited, and has been sent nothing since it came."""
         if connection in self._live:
             return connection.late_messages == self.stream.messages
-        return connection in self._waiting or connection in self._late.early
+        return self._waits(connection) or connection in self._late.early
 
     def resume(self, connection: Connection, place: Place) -> None:
         """Let a client go on from its place in the stream, the outbox that it brought first where it must."""
@@ -223,6 +234,7 @@ class Fanout:
             self._lists = None
         self._late.forget(connection)
         self._waiting.pop(connection, None)
+        self._waiting_early.pop(connection, None)
 
     def complete(self, now: float, *, pending: bool = False) -> None:
         """Go on with the flush that is under way to its end, without a look at anything else; with
@@ -245,7 +257,7 @@ class Fanout:
     def take_out(self, connection: Connection) -> Place:
         """Forget a client and return its place. Only between flushes."""
         assert self.between_flushes
-        place = self._late.early.get(connection)
+        place = self._late.early.get(connection) or self._waiting_early.get(connection)
         if place is None:
             place = Place(self.stream.messages)
             if connection.cursor != LIVE:
@@ -317,6 +329,10 @@ class Fanout:
                 self._keeper.lost(connection, None)
         if late.early:
             late.resume_early()
+        for connection, place in list(self._waiting_early.items()):
+            if place.number <= self.stream.messages:
+                del self._waiting_early[connection]
+                self.wait(connection, place)
         if self._waiting:
             self._begin_before_forgotten()
         if self._lists is None:

@@ -112,8 +112,10 @@ class Reading:
         # Clients whose turn has not come, and those that have had one and are not done, in the order in which
         # they will have theirs. They are not listened to.
         self._line: dict[Connection, None] = {}
-        # Those before whom nobody waits for long: they sent little last time.
+        # Those before whom nobody waits for long: they sent little last time. And those that have said
+        # nothing yet.
         self._light: dict[Connection, None] = {}
+        self._new: dict[Connection, None] = {}
         self._again: dict[Connection, None] = {}
         self._waited = 0
         # Rooms that are too fast, and the clients that therefore wait before they say more there.
@@ -124,7 +126,7 @@ class Reading:
     @property
     def busy(self) -> bool:
         """True when a client waits for its turn and the hub can take what it sends."""
-        if self._light and not self._full(light=True):
+        if (self._light or self._new) and not self._full(light=True):
             return True
         return bool(self._line or self._again) and not self._full(light=False)
 
@@ -147,33 +149,35 @@ class Reading:
         """Begin a round of the loop: those that wait in the line come first."""
         self._round_ends = time.monotonic() + ROUND_TIME
         if self._lifetime.draining:
-            self._line, self._again, self._light = {}, {}, {}
+            self._line, self._again, self._light, self._new = {}, {}, {}, {}
         self._waited = 0
         if not self.busy:
             return
-        again, self._again = self._again, {}
+        again = list(self._again)
         self._waited = len(self._line) + len(again)
-        # However many send little, one that sends much has its turn.
-        first = next(iter(self._line or again), None)
         # A client that has said nothing yet may be anybody: those that have come before it.
-        self._serve_those_who_wait(self._light, sorted(self._light, key=lambda each: not each.speaker))
-        self._serve_those_who_wait(self._line, list(self._line), first)
+        self._serve_those_who_wait(self._light)
+        self._serve_those_who_wait(self._new)
+        line_served = bool(self._line)
+        self._serve_those_who_wait(self._line)
         for connection in again:
-            self._serve_or_wait(connection, in_time=connection is first)
+            if connection in self._again:  # it has neither ended nor left meanwhile
+                del self._again[connection]
+                self._serve_or_wait(connection, in_time=not line_served)
+                line_served = True
 
-    def _serve_those_who_wait(
-        self, waiting: dict[Connection, None], order: list[Connection], first: Connection | None = None
-    ) -> None:
-        """Serve clients until this round has taken enough, ``first`` also after that.
+    def _serve_those_who_wait(self, waiting: dict[Connection, None]) -> None:
+        """Serve clients until this round has taken enough; the first has its turn though it is late.
 
         The others keep their places in ``waiting`` and are not looked at: many may wait for many rounds.
         """
-        light = waiting is self._light
-        for connection in order:
-            if not (connection is first or self._in_time) or self._full(light=light):
+        light, first = waiting is not self._line, True
+        for connection in list(waiting):
+            if not (first or self._in_time) or self._full(light=light):
                 return
             if connection in waiting:  # it has neither ended nor left meanwhile
                 del waiting[connection]
+                first = False
                 self._guard(self._read, connection)
 
     def _serve_or_wait(self, connection: Connection, *, in_time: bool = False) -> None:
@@ -182,7 +186,8 @@ class Reading:
             return
         if not (in_time or self._in_time) or self._full(light=connection.light):
             connection.no_longer(self._reactor, READ)
-            (self._light if connection.light else self._line)[connection] = None
+            line = (self._light if connection.speaker else self._new) if connection.light else self._line
+            line[connection] = None
         else:
             self._guard(self._read, connection)
 
@@ -408,7 +413,8 @@ class Reading:
         full = len(connection.outbox) >= OUTBOX_LIMIT
         if self._lifetime.draining or connection.leaving or connection.asking or quiet or full:
             return
-        if connection.half_closed or connection in self._light or connection in self._line:
+        in_line = connection in self._light or connection in self._new or connection in self._line
+        if connection.half_closed or in_line:
             return
         if connection.dialect.has_more:
             self._again[connection] = None
@@ -431,7 +437,7 @@ class Reading:
             self._owner.reply(connection, told)
 
     def _leave_line(self, connection: Connection) -> None:
-        for waiting in (self._line, self._again, self._light, *self._held.values()):
+        for waiting in (self._line, self._again, self._light, self._new, *self._held.values()):
             waiting.pop(connection, None)
 
     def forget(self, connection: Connection) -> float | None:

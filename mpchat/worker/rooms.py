@@ -330,7 +330,7 @@ class Rooms:
             connection.outbox_open = True
 
     def leave(self, connection: Connection) -> None:
-        """Forget a client that has ended."""
+        """Forget a client that has ended, or that nothing can be sent to any more."""
         fanout = self.fanout_of(connection)
         fanout.leave(connection)
         self.forget_if_empty(fanout)

@@ -2,6 +2,7 @@
 
 import gc
 import json
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -114,12 +115,60 @@ def test_a_round_leaves_those_alone_whose_turn_does_not_come(
     monkeypatch.setattr(Connection, "no_longer", lambda self, *_: touched.append(self))
     bench.worker.clients.reading.begin_round()
     assert len(touched) <= 1
-    assert len(posts) - before == (0 if light else 1), "one that sends much has its turn"
+    assert len(posts) - before == 1, "the first has its turn, however late it is"
     monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", 60.0)
     bench.worker.clients.reading.begin_round()
     assert len(posts) == 100
     served = [bench.worker.clients.by_identity[number].address for number in range(1, 101)]
     assert sorted(post[0] for post in posts) == sorted(served)
+
+
+def test_however_long_others_take_those_who_send_little_have_their_turns_and_so_have_newcomers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", -1.0)
+    clients = [bench.connect(number)[0] for number in range(1, 21)]
+    connections = list(bench.worker.clients.by_identity.values())
+    for connection in connections[10:]:
+        connection.speaker = connection.spoke = True
+    for each in clients:
+        each.say("hello")
+    said = Counter[object]()
+    for _ in range(60):
+        one_round(bench)
+        posts, bench.worker.uplink.posts = bench.worker.uplink.posts, []
+        said.update(post[0] for post in posts)
+        for each in clients[10:]:  # these never stop
+            each.say("hello")
+    assert all(said[each.address] for each in connections)
+
+
+def test_a_client_is_not_served_while_its_request_is_out_although_it_waits_and_gets_an_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the round that serves it, another one's end completes the flush that its answer waits for."""
+    monkeypatch.setattr("mpchat.worker.fanout.SLICE", 1)
+    monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", 60.0)
+    clients = [bench.connect(number) for number in range(1, 4)]
+    for number in (0, 2):
+        clients[number][0].say("hello")
+    bench.until(lambda: clients[0][1].spoke and clients[2][1].spoke)
+    (client, connection), (other, others), _ = clients
+    bench.worker.uplink.posts.clear()
+    bench.order(Down.BATCH, (1, frame("a flush under way")))
+    bench.worker.rooms.work(bench.worker.reactor.now + 1)
+    assert not bench.worker.rooms.plain.between_flushes
+    client.send_raw(OBJECT * TURN_WORK + raw_frame(b'{"join":{"name":"x"}}') + OBJECT)
+    bench.until(lambda: connection.dialect.has_more)
+    other.send_raw(b"SSH-2.0-x\r\n")
+    others.no_longer(bench.worker.reactor, READ)
+    bench.worker.clients.reading._new[others] = None
+    for _ in range(3):
+        bench.worker.clients.reading.begin_round()
+    assert others.closed
+    assert connection.asking
+    assert not connection.closed
+    assert len(bench.worker.uplink.posts) == 1
 
 
 def test_all_that_was_sent_is_taken_in_the_end_and_in_order(bench: Bench) -> None:

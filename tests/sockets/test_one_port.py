@@ -182,6 +182,40 @@ def test_a_request_is_answered_where_the_stream_is_not_yet_as_far(bench: Bench, 
     assert answered(bench, client).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+@pytest.mark.parametrize("begun", [b"", b"GE"])
+def test_a_client_ahead_of_the_stream_is_sent_nothing_when_the_stream_comes_there(
+    bench: Bench, begun: bytes
+) -> None:
+    client, connection = bench.connect(1)
+    client.send_raw(begun)
+    if begun:
+        bench.until(lambda: connection in bench.worker.clients.reading.half)
+    state = bench.worker.migration.export_state(connection)
+    bench.take(1, connection.sock, msgspec.structs.replace(state, place=Place(1)))
+    publish(bench, "before it came")
+    publish(bench, "since")
+    assert unread(client) == b""
+    client.send_raw(REQUEST[len(begun) :])
+    assert answered(bench, client).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("published", [1, 2])
+def test_a_client_ahead_of_the_stream_that_is_a_plain_one_gets_what_was_said_since(
+    bench: Bench, published: int
+) -> None:
+    client, connection = bench.connect(1)
+    state = bench.worker.migration.export_state(connection)
+    moved = bench.take(1, connection.sock, msgspec.structs.replace(state, place=Place(1)))
+    texts = ["before it came", "since"]
+    for text in texts[: published - 1]:
+        publish(bench, text)
+    client.send_raw(SAID)
+    bench.until(lambda: not moved.undecided)
+    for text in texts[published - 1 :]:
+        publish(bench, text)
+    assert unread(client) == frame("since")
+
+
 def test_a_silent_client_that_was_moved_gets_what_was_said_meanwhile(bench: Bench) -> None:
     client, connection = bench.connect(1)
     publish(bench, "on the way")

@@ -257,6 +257,51 @@ def test_a_member_that_has_gone_ends_although_others_still_have_much_to_say_to_i
     assert bench.worker.clients.outboxes.held == 0
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells the state of a connection")
+def test_whoever_comes_after_a_reset_member_that_is_no_longer_of_the_room_misses_nothing(
+    bench: Bench,
+) -> None:
+    """The hub tells a worker nothing more of a room whose last member there has left."""
+    client, connection = bench.member(1)
+    client.send_raw(raw_frame(b'{"join":{"room":"other"}}'))
+    bench.until(lambda: connection.asking)
+    client.reset()
+    bench.until(lambda: connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == GONE)
+    said = [frame(f"m{number}") for number in range(1, 4)]
+    bench.worker.rooms.publish([(ROOM, 1, len(said[0]))], said[0])
+    bench.worker.rooms.work(bench.worker.reactor.now + 1)
+    assert connection not in connection.fanout
+    assert not connection.closed
+    bench.order(Down.ENTER, ((1, ROOM + 1, 0, True), b""))
+    # The second message was said while nobody here was in the room.
+    other, others = bench.connect(2)
+    other.send_raw(raw_frame(b'{"join":{"name":"x"}}'))
+    bench.until(lambda: others.dialect.asked)
+    welcome = raw_frame(b'{"welcome":{}}')
+    bench.order(Down.ENTER, ((2, ROOM, 2, True), welcome))
+    bench.worker.rooms.publish([(ROOM, 1, len(said[2]))], said[2])
+    assert bench.received(other, lambda found: len(found) >= len(welcome + said[2])) == welcome + said[2]
+
+
+def test_a_kick_keeps_nothing_of_a_connection_that_ends_with_the_flush_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "SLICE", 1)
+    members = [bench.member(identity) for identity in (1, 2)]
+    bench.turn()
+    said = frame("hello")
+    bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
+    bench.worker.rooms.work(bench.worker.reactor.now + 1)
+    assert not bench.room().between_flushes
+    client, connection = members[1]
+    connection.half_closed = True  # nothing is read from it any more: a reset is its end
+    client.reset()
+    bench.until(lambda: connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == GONE)
+    assert bench.worker.clients.kick("127.0.0.1") == 2
+    assert connection.closed
+    assert bench.worker.clients.outboxes.held == 0
+
+
 def test_the_hub_waits_when_much_is_pending_in_all_rooms_together_and_little_in_each(bench: Bench) -> None:
     rooms, said = bench.worker.rooms, frame("x" * 50_000) * 10
     for number in range(1, 11):
