@@ -29,7 +29,7 @@ from mpchat.hub.history import Run, size_of
 from mpchat.hub.history_age import StampedAges
 from mpchat.hub.history_file import EARLIER_KEPT, MOVE_AWAY, HistoryFile, Numbering, UnusableFile, token
 from mpchat.hub.history_lock import lock_history
-from mpchat.hub.past import Past
+from mpchat.hub.past import Past, by_key
 from mpchat.ipc.shares import HISTORY_MEMORY
 
 __all__ = ["Archive", "ArchiveStatus", "Past", "Run"]
@@ -139,7 +139,8 @@ class Archive:
                 self._begin_epoch()
         self._thread.start()
         now = self._numbering
-        return Past(now.epoch, now.last, now.floor, runs, now.earlier)
+        earlier = {epoch: by_key(last) for epoch, last in now.earlier.items()}
+        return Past(now.epoch, now.last, now.floor, runs, earlier)
 
     def save(self, run: Run) -> None:
         """Queue a run for writing, in a few µs. When too much waits, drop the oldest. Never blocks."""

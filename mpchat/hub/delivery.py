@@ -45,7 +45,9 @@ log = logging.getLogger("mpchat.hub")
 class Recipient:
     """How a connection that has asked to join is reached."""
 
-    __slots__ = ("came_from", "ending", "endpoint", "identity", "live", "replay", "stream", "waiting")
+    __slots__ = (
+        *("came_from", "ending", "endpoint", "identity", "live", "reason", "replay", "stream", "waiting"),
+    )
 
     def __init__(self, identity: int, endpoint: Endpoint) -> None:
         self.identity = identity
@@ -58,8 +60,9 @@ class Recipient:
         self.live = False
         # Frames for it alone that came while it was in transit.
         self.waiting: bytearray | None = None
-        # True when the server is closing the connection.
+        # True when the server is closing the connection, and why.
         self.ending = False
+        self.reason = REPLACED
 
 
 class RoomStream:
@@ -127,6 +130,11 @@ class Delivery:
     def recipient(self, identity: int) -> Recipient | None:
         """Return how a connection is reached, if it has asked to join."""
         return self._recipients.get(identity)
+
+    def in_transit(self, identity: int) -> bool:
+        """Tell whether a connection that has asked to join is between two workers."""
+        recipient = self._recipients.get(identity)
+        return recipient is not None and recipient.endpoint is None
 
     def kept_bytes(self, room: int) -> int:
         """Return the bytes that are kept of a room's stream."""
@@ -279,6 +287,8 @@ class Delivery:
         if recipient is None or recipient.stream is None:
             return
         stream = recipient.stream
+        if stream in self._stirred:  # what was said before is for it too
+            self.flush()
         if recipient.live:
             self._not_live(recipient)
         recipient.replay = recipient.stream = None
@@ -293,7 +303,7 @@ class Delivery:
         self.flush()
         recipient = self._recipients.get(effect.identity)
         if recipient is not None:
-            recipient.ending = True
+            recipient.ending, recipient.reason = True, effect.reason
             if recipient.endpoint is not None:
                 recipient.endpoint.send(Down.END, (effect.identity, effect.reason))
 
@@ -350,8 +360,13 @@ class Delivery:
         self.flush()
         self.arrive(identity, endpoint)
         recipient = self._recipients.get(identity)
-        if recipient is None or recipient.ending:
+        if recipient is None:
             endpoint.send(Down.END, (identity, REPLACED))
+            return
+        if recipient.ending:
+            if waiting := self._take_waiting(recipient):  # it is told why
+                self._send(recipient, waiting)
+            endpoint.send(Down.END, (identity, recipient.reason))
             return
         stream = recipient.stream
         if stream is None:

@@ -1,18 +1,21 @@
 """Held names: which names are held for which address, and which goes first when there are too many. Pure.
 
 The rule: past the limit, the address that holds most names loses the name that it has held longest. So the
-names of one address push out their own, and never those of an address that holds fewer. Every step is O(1).
+names of one address push out their own, and never those of an address that holds fewer. Every step is O(1):
+the first of a plain dict is found after a look at all that were before it and are gone.
 """
+
+from collections import OrderedDict
 
 
 class HeldNames:
     """The keys of the held names, the longest held first."""
 
     def __init__(self) -> None:
-        self._owners: dict[str, str] = {}
-        self._by_owner: dict[str, dict[str, None]] = {}
+        self._owners = OrderedDict[str, str]()
+        self._by_owner: dict[str, OrderedDict[str, None]] = {}
         # Addresses by the number of names that they hold, and the largest such number.
-        self._by_count: dict[int, dict[str, None]] = {}
+        self._by_count: dict[int, OrderedDict[str, None]] = {}
         self._most = 0
 
     def __len__(self) -> int:
@@ -32,7 +35,7 @@ class HeldNames:
     def add(self, key: str, owner: str) -> None:
         """Hold a name, not held yet, for an address."""
         self._owners[key] = owner
-        names = self._by_owner.setdefault(owner, {})
+        names = self._by_owner.setdefault(owner, OrderedDict())
         names[key] = None
         self._recount(owner, len(names) - 1, len(names))
 
@@ -50,7 +53,7 @@ class HeldNames:
     def _recount(self, owner: str, before: int, after: int) -> None:
         """Note that an address holds one name more or one fewer."""
         if after:
-            self._by_count.setdefault(after, {})[owner] = None
+            self._by_count.setdefault(after, OrderedDict())[owner] = None
         if before:
             del self._by_count[before][owner]
             if not self._by_count[before]:

@@ -300,7 +300,8 @@ class Hub:
     def close_room(self, name: str, now: float) -> tuple[str, int]:
         """End a room and forget its history; return its name and how many members it had.
 
-        Raises :class:`MpchatError` when there is no such room, and for the lobby.
+        Raises :class:`MpchatError` when there is no such room, for the lobby, and while members are moved:
+        they are still to get what was said there.
         """
         room = self.state.rooms.get(name)
         if room is None:
@@ -308,6 +309,8 @@ class Hub:
         if room is self.state.rooms.lobby:
             raise MpchatError(f"{room.name} cannot be closed: members of closed rooms are put there")
         members = len(room.members)
+        if any(map(self.delivery.in_transit, room.members)):
+            raise MpchatError(f"members of {room.name} are just being moved to other workers; try again")
         self._put_in_order(RoomClosed(now, time.time(), room.number), now)
         return room.name, members
 

@@ -133,7 +133,7 @@ class Members:
                 else:
                     self.claims.hold(claim, now, self.limits.name_hold, owner_of_client(member.address))
                     if room is not None:
-                        room.awaited = claim.until
+                        room.awaited = max(room.awaited, claim.until)
         return member
 
     def end(self, member: Member, reason: str) -> None:

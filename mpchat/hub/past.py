@@ -5,9 +5,19 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mpchat.hub.history import Run
+from mpchat.protocol.names import name_key
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _NO_EPOCHS: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+
+
+def by_key(last: Mapping[str, int]) -> dict[str, int]:
+    """Return last numbers by the keys of their rooms' names: a room may have been spelled in several ways."""
+    found: dict[str, int] = {}
+    for name, number in last.items():
+        key = name_key(name)
+        found[key] = max(number, found.get(key, 0))
+    return found
 
 
 class Past(NamedTuple):
@@ -21,7 +31,7 @@ class Past(NamedTuple):
     floor: int = 0
     # Messages that are kept, oldest first. In a room numbers rise; numbers that are missing were lost.
     runs: Sequence[Run] = ()
-    # For epochs before a crash, by room: up to which number they agree with this epoch.
+    # For epochs before a crash, by the key of a room's name: up to which number they agree with this epoch.
     earlier: Mapping[str, Mapping[str, int]] = _NO_EPOCHS
 
     def knows(self, epoch: str, room: str, number: int) -> bool:
@@ -31,4 +41,4 @@ class Past(NamedTuple):
         """
         if epoch == self.epoch:
             return True
-        return epoch in self.earlier and number <= self.earlier[epoch].get(room, 0)
+        return epoch in self.earlier and number <= self.earlier[epoch].get(name_key(room), 0)

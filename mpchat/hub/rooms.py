@@ -11,6 +11,7 @@ import msgspec
 
 from mpchat.hub.history import History, Run
 from mpchat.hub.limits import Kept, Limits
+from mpchat.hub.past import by_key
 from mpchat.hub.sequencer import NOTICE_GATHER
 from mpchat.ipc.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.names import name_key
@@ -189,9 +190,7 @@ class Rooms:
     def restore(self, last: Mapping[str, int], floor: int, runs: Sequence[Run]) -> None:
         """Continue where an earlier server stopped: last numbers by room, and its history. Call it first."""
         self._floor = floor
-        for name, number in last.items():  # a room may have been spelled in several ways, one after the other
-            key = name_key(name)
-            self._last[key] = max(number, self._last.get(key, 0))
+        self._last.update(by_key(last))
         self.lobby.seq = self._last.get(name_key(LOBBY), floor)
         for run in runs:
             room = self.get(run.room) or self.make(run.room, at=run.at)

@@ -5,6 +5,7 @@ is not remembered, and no more than :data:`MOST` are: past that the address that
 with a whole burst again.
 """
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 # Addresses that are remembered: about 20 MB.
@@ -28,7 +29,7 @@ class ConnectRates:
 
     def __init__(self) -> None:
         # The address that connected longest ago comes first.
-        self._whole_at: dict[str, float] = {}
+        self._whole_at = OrderedDict[str, float]()
 
     def __len__(self) -> int:
         return len(self._whole_at)

@@ -6,6 +6,7 @@ while nothing has come to be sent, its first bytes still decide.
 """
 
 import time
+from collections import OrderedDict
 
 from mpchat.config import Config
 from mpchat.ipc.stream_buffer import Place
@@ -28,7 +29,7 @@ class FirstBytes:
         self._reading = reading
         self._web = web
         # Those that are sent nothing yet, the oldest first, and until when (seconds, monotonic).
-        self._silent: dict[Connection, float] = {}
+        self._silent = OrderedDict[Connection, float]()
         self._watching = False
         # Those whose first bytes are too few to tell.
         self._begun: dict[Connection, bytes] = {}
@@ -95,7 +96,7 @@ class FirstBytes:
 
     def send_all(self) -> None:
         """Send all of them what there is for plain clients: the worker drains."""
-        silent, self._silent = self._silent, {}
+        silent, self._silent = self._silent, OrderedDict()
         for connection in silent:
             self._rooms.begin_plain(connection)
 

@@ -8,16 +8,17 @@ from hypothesis import strategies as st
 from support.desk import LIMITS, Desk, Object, objects
 from support.endpoints import RecordingEndpoint
 
+from mpchat.errors import MpchatError
 from mpchat.hub import delivery
 from mpchat.hub.delivery import BLOB_SIZE, Delivery
 from mpchat.hub.endpoint import Endpoint
-from mpchat.hub.entries import Announced, NoticesDue, Posted, RoomClosed
+from mpchat.hub.entries import Announced, CutOff, NoticesDue, Posted, RoomClosed
 from mpchat.hub.history import Run
 from mpchat.hub.hub import Hub
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.ipc.channel import Item
 from mpchat.ipc.items import Down, Up
-from mpchat.ipc.reasons import REPLACED
+from mpchat.ipc.reasons import REPLACED, SLOW
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import Join, ReadHistory, Request, pack_request
 
@@ -333,7 +334,32 @@ def test_a_member_that_was_replaced_in_transit_is_closed_by_its_next_worker(site
     assert site.one.take_all(Down.END) == []
     site.other.sent.clear()
     site.delivery.follow(site.other, 1, _room_number(site), 1)
-    assert site.other.sent == [(Down.END, (1, REPLACED))]
+    (told, (_, frames)), end = site.other.sent
+    assert (told, objects(frames)[0]["error"]["code"]) == (Down.TELL, "taken_over")
+    assert end == (Down.END, (1, REPLACED))
+
+
+def test_a_member_that_was_ended_in_transit_is_closed_for_the_reason_that_there_was(site: Site) -> None:
+    site.join(1, "alice", site.one, room="r")
+    site.delivery.depart(1)
+    site.desk.apply(CutOff(1.0, 1, SLOW))
+    site.settle()
+    site.other.sent.clear()
+    site.delivery.follow(site.other, 1, 1, 1)
+    assert site.other.sent == [(Down.END, (1, SLOW))]
+
+
+def test_a_member_that_leaves_its_room_has_what_was_said_there_before(site: Site) -> None:
+    """Also when it says something and enters another room at once, and nobody else here is in the room."""
+    site.join(1, "alice", site.one, room="r")
+    site.join(2, "bob", site.other, room="r")
+    site.one.sent.clear()
+    site.desk.post(2, "from another")
+    site.desk.post(1, "own")
+    site.desk.join(1, None, room="s")
+    site.settle()
+    assert [kind for kind, _ in site.one.sent] == [Down.ROOMS, Down.ENTER]
+    assert texts(site.one.take_all(Down.ROOMS)) == ["from another", "own"]
 
 
 def test_a_member_that_is_replaced_is_told_by_its_worker_and_then_closed(site: Site) -> None:
@@ -654,6 +680,21 @@ def test_a_connection_is_banned_by_its_host_and_by_the_name_that_it_has() -> Non
     assert not hub.is_banned(8, "192.0.2.1")
     hub.ban("192.0.2.0/24", None, 1.0)
     assert hub.is_banned(8, "192.0.2.1")
+
+
+def test_a_room_is_not_closed_while_a_member_is_between_two_workers() -> None:
+    """It is still to get what was said there, and the history would be gone."""
+    hub, endpoint = Hub(LIMITS), RecordingEndpoint(1)
+    hub.attach(endpoint)
+    asked = ((7, "192.0.2.1:7"), pack_request(Request(join=Join(name="Alice", room="r"))))
+    hub.take(endpoint, Item(Up.ASK, asked, 0), 1.0)
+    hub.turn(1.0)
+    hub.take(endpoint, Item(Up.SYNC, (1, [7]), 0), 1.0)
+    hub.turn(1.0)
+    with pytest.raises(MpchatError, match="being moved"):
+        hub.close_room("r", 1.0)
+    hub.transit_ended(7, endpoint)
+    assert hub.close_room("r", 1.0) == ("r", 1)
 
 
 class Crowd:

@@ -1,5 +1,6 @@
 """Held names: which is the oldest, and which goes first when there are too many."""
 
+import time
 from collections import Counter
 
 from hypothesis import given
@@ -34,6 +35,18 @@ def test_of_addresses_that_hold_the_same_number_the_first_loses_a_name() -> None
     for key in "xyz":
         held.add(key, f"owner of {key}")
     assert held.first_to_go == "x"
+
+
+def test_many_names_are_held_no_more_one_after_the_other_in_a_moment() -> None:
+    """Each look at the oldest would go over all that are gone: it took half a minute."""
+    held = HeldNames()
+    for number in range(100_000):
+        held.add(f"{number}", "owner")
+    began = time.process_time()
+    while held:
+        assert held.oldest == held.first_to_go
+        held.remove(held.oldest)
+    assert time.process_time() - began < 5.0
 
 
 def test_addresses_whose_names_are_gone_are_forgotten() -> None:

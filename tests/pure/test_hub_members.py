@@ -9,7 +9,7 @@ from mpchat.hub import claims
 from mpchat.hub.effects import End, Enter, Forget, Leave, SayInRoom, Tell
 from mpchat.hub.entries import CutOff, Moderated, NoticesDue, RoomClosed
 from mpchat.hub.members import HISTORY_PAGE, HISTORY_SIZE
-from mpchat.hub.past import Past
+from mpchat.hub.past import Past, by_key
 from mpchat.hub.state import HubState
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.names import name_key
@@ -35,6 +35,19 @@ def test_a_client_that_is_cut_off_in_a_takeover_comes_back_with_the_token_that_i
     desk.leave(2, "lost")
     assert code(desk.join(4, "alice", token="")) == "name_taken"
     assert "welcome" in desk.join(5, "alice", token=first["token"])
+
+
+@pytest.mark.parametrize(
+    "spelled", [{"Lounge": 20}, {"Lounge": 5, "lounge": 20}, {"lounge": 20, "Lounge": 5}]
+)
+@pytest.mark.parametrize("room", ["lounge", "Lounge"])
+def test_a_resume_after_a_crash_does_not_depend_on_the_spelling_of_the_room(
+    room: str, spelled: dict[str, int]
+) -> None:
+    desk = Desk(past=Past("epoch", spelled, 0, (), {"earlier": by_key(spelled)}))
+    desk.join(1, "bob", room="lounge")
+    welcome = desk.join(2, "alice", room=room, after=20, epoch="earlier")["welcome"]
+    assert (welcome["seq"], welcome["recovered"], welcome["lost"]) == (20, True, None)
 
 
 def test_a_client_that_comes_back_by_an_earlier_connection_than_the_one_it_has_is_refused() -> None:

@@ -135,6 +135,19 @@ def test_a_silent_room_waits_for_a_member_whose_name_is_held() -> None:
     assert names_of_rooms(desk) == ["lobby"]
 
 
+def test_a_room_waits_for_the_name_that_is_held_longest_whatever_a_reload_has_changed() -> None:
+    desk = Desk(LIMITS._replace(name_hold=60.0))
+    welcome = desk.join(1, "a", room="x")["welcome"]
+    desk.join(2, "b", room="x")
+    desk.leave(1, "lost", now=10.0)
+    desk.apply(Configured(LIMITS._replace(name_hold=5.0), True))
+    desk.leave(2, "lost", now=12.0)
+    desk.sweep(now=18.0)
+    back = {"room": "x", "token": welcome["token"], "epoch": welcome["epoch"], "after": welcome["seq"]}
+    assert "x" in names_of_rooms(desk)
+    assert desk.join(3, "a", now=20.0, **back)["welcome"]["recovered"]
+
+
 def test_one_address_makes_no_more_rooms_than_it_may_and_others_do() -> None:
     desk = Desk(LIMITS._replace(rooms_per_address=2))
     desk.hosts = {5: "192.0.2.5"}
