@@ -11,6 +11,9 @@ PROMPT_BACKLOG = 64 << 10
 # A worker that has acknowledged nothing for this long (seconds) is stuck, not busy. The others go on without
 # it, as far as the backlog's limit allows, until it moves again or is found to hang.
 STUCK_AFTER = 1.0
+# The part of the stream's limit by which they go on. The clients of the stuck worker get all of it at once
+# when it moves again, and none of them may be cut off as slow because of that.
+STUCK_SHARE = 2
 # What an entry of a head takes, in bytes: three numbers, or an address and two.
 HEAD_COST = 40
 

@@ -17,7 +17,7 @@ import msgspec
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.hub.clock_watch import ClockWatch
 from mpchat.hub.delivery import Delivery
-from mpchat.hub.endpoint import STUCK_AFTER, Endpoint
+from mpchat.hub.endpoint import STUCK_AFTER, STUCK_SHARE, Endpoint
 from mpchat.hub.entries import (
     Announced,
     Asked,
@@ -73,7 +73,7 @@ class Hub:
     ) -> None:
         """Begin with no worker.
 
-        ``limits.lag`` is how many bytes of the plain stream are kept, and how many a stuck worker may be
+        ``limits.lag`` is how many bytes of the plain stream are kept; a stuck worker may be half as many
         behind before all wait for it. ``on_run`` gets every run of messages that is numbered.
         ``moderation_path`` is the file of bans and mutes. ``connections`` returns how many there are.
         """
@@ -199,7 +199,7 @@ class Hub:
         """Tell whether a worker, or a connection in transit, is so far behind that all must wait for it."""
         if self._hold.holds_up():
             return True
-        limit = self.plain.buffer.limit
+        limit = self.plain.buffer.limit // STUCK_SHARE
         return any(endpoint.holds_up(now, limit) for endpoint in self.delivery.endpoints)
 
     @property
