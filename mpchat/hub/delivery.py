@@ -26,7 +26,7 @@ from mpchat.hub.effects import (
 from mpchat.hub.endpoint import HEAD_COST, Endpoint
 from mpchat.hub.history import Run
 from mpchat.hub.plain_stream import PlainStream
-from mpchat.hub.replay import OvertakenError, Replay
+from mpchat.hub.replay import LastPart, OvertakenError, Replay
 from mpchat.hub.rooms import Rooms
 from mpchat.ipc.items import Down
 from mpchat.ipc.reasons import REPLACED
@@ -104,6 +104,7 @@ class Delivery:
         self._rooms = rooms
         self._plain = plain
         self._recipients: dict[int, Recipient] = {}
+        self._last_part = LastPart()
         # Connections in transit that frames wait for, and the bytes of all those.
         self._awaited: dict[Recipient, None] = {}
         self._waiting = 0
@@ -247,7 +248,7 @@ class Delivery:
         elif recipient.live:  # it has asked for the past of its own room
             self._not_live(recipient)
         room, buffer = self._rooms.by_number[effect.room], stream.buffer
-        recipient.replay = Replay(room, buffer, effect.first, effect.last, buffer.end)
+        recipient.replay = Replay(room, buffer, effect.first, effect.last, buffer.end, self._last_part)
         self._replay(recipient, effect.frames)
 
     def _replay(self, recipient: Recipient, frames: bytes) -> None:
@@ -380,7 +381,7 @@ class Delivery:
         cursor = stream.buffer.cursor_of(Place(number))
         # A forgotten place counts as one before the start: the replay finds that it was overtaken.
         begin = -1 if isinstance(cursor, Outside) else cursor
-        return Replay(self._rooms.by_number[stream.room], stream.buffer, 1, 0, begin)
+        return Replay(self._rooms.by_number[stream.room], stream.buffer, 1, 0, begin, self._last_part)
 
     def worker_died(self, endpoint: Endpoint, in_transit: set[int]) -> list[int]:
         """Forget a worker; return the connections that have ended with it, not those ``in_transit``."""

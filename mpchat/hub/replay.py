@@ -11,11 +11,29 @@ class OvertakenError(Exception):
     """A member was sent the past so slowly that the next part is no longer kept."""
 
 
+class LastPart:
+    """The part of a history that was encoded last: after a restart a whole room asks for the same.
+
+    It stays true: what has a number does not change, and no room gets the number of another. All parts that
+    it is asked for are of one size.
+    """
+
+    def __init__(self) -> None:
+        # The room's number, the first message of the part, and the last message of the past.
+        self.key = (0, 0, 0)
+        self.frames = b""
+        # The number of the message after the part.
+        self.following = 0
+
+
 class Replay:
     """Messages of the history, then the room's stream from a cursor on."""
 
-    def __init__(self, room: Room, stream: StreamBuffer, first: int, last: int, cursor: int) -> None:
+    def __init__(
+        self, room: Room, stream: StreamBuffer, first: int, last: int, cursor: int, last_part: LastPart
+    ) -> None:
         """Send the messages ``first`` to ``last``, and then what stands in ``stream`` from ``cursor`` on."""
+        self._last_part = last_part
         self._room = room
         self._stream = stream
         self._next, self._last = first, last
@@ -31,7 +49,8 @@ class Replay:
         parts: list[bytes] = []
         size = 0
         if self._next <= self._last:
-            size = self._take_history(parts, most)
+            parts.append(self._take_history(most))
+            size = len(parts[0])
         if self._next > self._last and size < most and self._cursor < self._stream.end:
             if self._cursor < self._stream.start:
                 raise OvertakenError
@@ -40,14 +59,20 @@ class Replay:
             parts += map(bytes, views)
         return b"".join(parts)
 
-    def _take_history(self, parts: list[bytes], most: int) -> int:
-        history, size = self._room.history, 0
+    def _take_history(self, most: int) -> bytes:
+        history, made = self._room.history, self._last_part
         if history.first is None or history.first > self._next:
             raise OvertakenError
-        for run in history.since(self._next):
-            if size >= most or self._next > self._last:
-                break
-            parts.append(self._room.numbered(run.since(self._next) if run.seq < self._next else run))
-            size += len(parts[-1])
-            self._next = run.last + 1
-        return size
+        key = (self._room.number, self._next, self._last)
+        if made.key != key:
+            parts: list[bytes] = []
+            size, following = 0, self._next
+            for run in history.since(self._next):
+                if size >= most or following > self._last:
+                    break
+                parts.append(self._room.numbered(run.since(self._next) if run.seq < self._next else run))
+                size += len(parts[-1])
+                following = run.last + 1
+            made.key, made.frames, made.following = key, b"".join(parts), following
+        self._next = made.following
+        return made.frames

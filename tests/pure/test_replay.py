@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from support.desk import KEPT, objects, run
 
-from mpchat.hub.replay import OvertakenError, Replay
+from mpchat.hub.history import Run
+from mpchat.hub.replay import LastPart, OvertakenError, Replay
 from mpchat.hub.rooms import Room
 from mpchat.ipc.stream_buffer import StreamBuffer
 
@@ -27,7 +28,7 @@ def test_a_replay_sends_every_message_once_however_it_is_cut(
         say(room, stream, count)
     last = room.seq
     first = 1 + first % last
-    replay = Replay(room, stream, first, last, stream.end)
+    replay = Replay(room, stream, first, last, stream.end, LastPart())
     got: list[dict[str, object]] = []
     later = 0
     while not replay.done:
@@ -38,17 +39,57 @@ def test_a_replay_sends_every_message_once_however_it_is_cut(
     assert [each["seq"] for each in got] == list(range(first, last + later + 1))
 
 
+@given(st.lists(st.tuples(st.integers(1, 2), st.integers(1, 40)), max_size=20), st.integers(1, 2_000))
+def test_what_members_ask_for_one_after_the_other_is_what_each_would_get_alone(
+    asked: list[tuple[int, int]], most: int
+) -> None:
+    rooms = {number: Room(number, f"r{number}") for number in (1, 2)}
+    streams = {number: StreamBuffer(1 << 20) for number in rooms}
+    for number, room in rooms.items():
+        for _ in range(10):
+            say(room, streams[number], 2 + number)
+    shared = LastPart()
+    for number, first in asked:
+        room, stream = rooms[number], streams[number]
+        say(room, stream)
+        first = min(first, room.seq)
+        for _ in range(2):
+            alone = Replay(room, stream, first, room.seq, stream.end, LastPart())
+            together = Replay(room, stream, first, room.seq, stream.end, shared)
+            while not alone.done:
+                assert together.chunk(most) == alone.chunk(most)
+            assert together.done
+
+
+def test_a_past_that_a_whole_room_asks_for_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    room, stream, shared = Room(1, "r"), StreamBuffer(1 << 20), LastPart()
+    for _ in range(20):
+        say(room, stream)
+    encoded: list[int] = []
+    numbered = Room.numbered
+
+    def counted(self: Room, run: Run) -> bytes:
+        encoded.append(run.seq)
+        return numbered(self, run)
+
+    monkeypatch.setattr(Room, "numbered", counted)
+    parts = {Replay(room, stream, 11, 20, stream.end, shared).chunk(1 << 20) for _ in range(1000)}
+    assert encoded == list(range(11, 21))
+    (part,) = parts
+    assert [each["seq"] for each in objects(part)] == list(range(11, 21))
+
+
 def test_a_replay_whose_history_is_overtaken_says_so() -> None:
     room = Room(1, "r")
     for _ in range(50):
         room.post("alice", 1, run(room.seq + 1).frames, (1.0, 1.0), KEPT._replace(messages=5))
     with pytest.raises(OvertakenError):
-        Replay(room, StreamBuffer(0), 10, 50, 0).chunk(100)
+        Replay(room, StreamBuffer(0), 10, 50, 0, LastPart()).chunk(100)
 
 
 def test_a_replay_whose_stream_is_overtaken_says_so() -> None:
     room, stream = Room(1, "r"), StreamBuffer(100)
-    replay = Replay(room, stream, 1, 0, stream.end)
+    replay = Replay(room, stream, 1, 0, stream.end, LastPart())
     for _ in range(50):
         say(room, stream)
     with pytest.raises(OvertakenError):
@@ -57,14 +98,14 @@ def test_a_replay_whose_stream_is_overtaken_says_so() -> None:
 
 def test_a_member_that_has_missed_nothing_needs_no_history() -> None:
     room, stream = Room(1, "r", seq=7), StreamBuffer(1 << 20)
-    replay = Replay(room, stream, 8, 7, stream.end)
+    replay = Replay(room, stream, 8, 7, stream.end, LastPart())
     assert replay.done
     assert replay.chunk(100) == b""
 
 
 def test_a_replay_continues_from_the_oldest_byte_that_is_kept() -> None:
     room, stream = Room(1, "r"), StreamBuffer(1 << 20)
-    replay = Replay(room, stream, 1, 0, stream.end)
+    replay = Replay(room, stream, 1, 0, stream.end, LastPart())
     say(room, stream, 3)
     assert replay.chunk(1 << 20) == b"".join(map(bytes, stream.read_all(0)))
     assert replay.done
@@ -75,7 +116,7 @@ def test_a_part_of_a_replay_is_longer_than_asked_for_by_less_than_a_message(most
     room, stream = Room(1, "r"), StreamBuffer(1 << 20)
     for _ in range(20):
         say(room, stream)
-    replay = Replay(room, stream, 1, 20, stream.end)
+    replay = Replay(room, stream, 1, 20, stream.end, LastPart())
     for _ in range(20):
         say(room, stream)
     longest = len(room.numbered(run(40)))
