@@ -242,7 +242,7 @@ def test_who_is_long_on_the_way_and_is_told_more_than_he_may_be_behind_is_cut_of
         assert len(alice.waiting or b"") <= 1 << 20
     assert [each for each in second.objects() if "error" in each][-1]["error"]["code"] == "no_such_name"
     second.say(Up.FOLLOW, (1, -1, 0))
-    assert second.take(Down.END) == [(1, "replaced")]
+    assert second.take(Down.END) == [(1, "slow consumer")]
     second.hub.turn(time.monotonic() + NOTICE_GATHER)
     gone = [each for each in second.objects() if each.get("message") == " Disconnect : alice "]
     assert len(gone) == 1  # plain clients are told too
