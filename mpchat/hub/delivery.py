@@ -46,7 +46,15 @@ class Recipient:
     """How a connection that has asked to join is reached."""
 
     __slots__ = (
-        *("came_from", "ending", "endpoint", "identity", "live", "reason", "replay", "stream", "waiting"),
+        "came_from",
+        "ending",
+        "endpoint",
+        "identity",
+        "live",
+        "reason",
+        "replay",
+        "stream",
+        "waiting",
     )
 
     def __init__(self, identity: int, endpoint: Endpoint) -> None:
