@@ -49,6 +49,7 @@ class Recipient:
         "came_from",
         "ending",
         "endpoint",
+        "hears",
         "identity",
         "live",
         "reason",
@@ -66,6 +67,9 @@ class Recipient:
         # The past that it is still to get before it is live.
         self.replay: Replay | None = None
         self.live = False
+        # The stream that a worker hears for it, and the worker: from when it is live until it is so no more,
+        # or, if it is in transit then, until it is at another worker.
+        self.hears: tuple[RoomStream, Endpoint] | None = None
         # Frames for it alone that came while it was in transit.
         self.waiting: bytearray | None = None
         # True when the server is closing the connection, and why.
@@ -83,7 +87,7 @@ class RoomStream:
         self.buffer = StreamBuffer(0)
         # How many connections here are in the room, live or not.
         self.recipients = 0
-        # How many live members each worker serves; only those workers are told.
+        # For how many connections each worker hears the room; only those workers are told.
         self.endpoints: Counter[Endpoint] = Counter()
         # Frames since the last flush.
         self.count = 0
@@ -278,17 +282,21 @@ class Delivery:
         head = (recipient.identity, stream.room, stream.buffer.messages, live)
         if live:
             recipient.live, recipient.replay = True, None
+            recipient.hears = stream, recipient.endpoint
             stream.endpoints[recipient.endpoint] += 1
         recipient.endpoint.send_frames(Down.ENTER, head, frames, HEAD_COST)
 
     def _not_live(self, recipient: Recipient) -> None:
         recipient.live = False
-        stream = recipient.stream
-        endpoint = recipient.endpoint or recipient.came_from
-        assert stream is not None
-        assert endpoint is not None
+        if recipient.endpoint is not None:
+            self._hear_no_more(recipient)
+
+    def _hear_no_more(self, recipient: Recipient) -> None:
+        if recipient.hears is None:
+            return
+        (stream, endpoint), recipient.hears = recipient.hears, None
         stream.endpoints[endpoint] -= 1
-        if stream.endpoints[endpoint] <= 0:
+        if not stream.endpoints[endpoint]:
             del stream.endpoints[endpoint]
 
     def _leave(self, effect: Leave) -> None:
@@ -320,6 +328,7 @@ class Delivery:
         recipient = self._recipients.pop(effect.identity, None)
         if recipient is not None:
             self._take_waiting(recipient)
+            self._hear_no_more(recipient)
 
     def _forget_room(self, effect: ForgetRoom) -> None:
         self._streams.pop(effect.room, None)
@@ -343,8 +352,8 @@ class Delivery:
     def depart(self, identity: int) -> None:
         """A worker is about to let a connection go, and has all that was sent until now.
 
-        The worker goes on hearing the room: until the connection has gone it holds the room's stream, which
-        members that enter there continue with.
+        The worker goes on hearing the room, even if the member leaves it meanwhile: until the connection has
+        gone it holds the room's stream, which members that enter there continue with.
         """
         recipient = self._recipients.get(identity)
         if recipient is not None and recipient.endpoint is not None:
@@ -356,10 +365,11 @@ class Delivery:
         if recipient is None:
             return
         if recipient.ending:
+            self._hear_no_more(recipient)
             recipient.endpoint = endpoint
         elif recipient.endpoint is None:
-            if recipient.live:
-                self._not_live(recipient)
+            recipient.live = False
+            self._hear_no_more(recipient)
             recipient.endpoint, recipient.came_from = endpoint, None
             if waiting := self._take_waiting(recipient):
                 self._send(recipient, waiting)
@@ -397,12 +407,10 @@ class Delivery:
         for recipient in self._recipients.values():
             if endpoint not in (recipient.endpoint, recipient.came_from):
                 continue
-            if recipient.live:
-                self._not_live(recipient)
+            recipient.live = False
+            self._hear_no_more(recipient)
             if recipient.identity not in in_transit:
                 lost.append(recipient.identity)
             elif recipient.endpoint is endpoint:  # it had said that the connection follows, and not acked it
                 recipient.endpoint, recipient.came_from = None, endpoint
-        for stream in self._streams.values():
-            stream.endpoints.pop(endpoint, None)
         return lost

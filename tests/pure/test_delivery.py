@@ -125,6 +125,26 @@ def test_a_member_in_transit_gets_what_it_was_told_meanwhile_and_continues_in_it
     assert texts(site.other.take_all(Down.ROOMS)) == ["live again"]
 
 
+@pytest.mark.parametrize("end", ["it arrives", "it ends", "its worker dies"])
+def test_a_worker_hears_the_room_of_a_member_that_is_replaced_on_its_way_until_it_has_gone(
+    site: Site, end: str
+) -> None:
+    token = site.join(1, "alice", site.one, room="r")["welcome"]["token"]
+    site.delivery.depart(1)
+    site.join(2, "alice", site.other, room="r", token=token)
+    site.one.sent.clear()
+    site.post(2, "on the way")
+    assert texts(site.one.take_all(Down.ROOMS)) == ["on the way"], "who enters there goes on after this"
+    if end == "it arrives":
+        site.delivery.follow(site.other, 1, _room_number(site), 0)
+    elif end == "it ends":
+        site.desk.leave(1)
+    else:
+        site.delivery.worker_died(site.one, set())
+    site.post(2, "after")
+    assert texts(site.one.take_all(Down.ROOMS)) == []
+
+
 def _room_number(site: Site) -> int:
     return site.desk.state.rooms.by_key["r"].number
 
