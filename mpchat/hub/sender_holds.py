@@ -6,8 +6,6 @@ Only those who speak in such a room wait. TCP makes them: no worker reads from t
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-from mpchat.ipc.limits import most_struggle
-
 
 class Strain(NamedTuple):
     """What a worker said last of a room, and when (seconds, monotonic)."""
@@ -18,6 +16,16 @@ class Strain(NamedTuple):
 
 
 EASY = Strain(behind=False, struggling=0, at=0.0)
+
+
+def most_struggle(struggling: int, clients: int) -> bool:
+    """Tell whether those who send should wait until their readers have caught up.
+
+    True when more than half of the clients are far behind although they read as fast as they can: then what
+    is sent is more than they can take. A minority never slows the others down; it is cut off when it falls
+    out of the stream.
+    """
+    return 2 * struggling > clients
 
 
 class SenderHolds:

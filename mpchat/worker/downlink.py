@@ -1,6 +1,6 @@
 """Downlink: what comes down from the hub, and who in the worker gets it. A table, kind by kind.
 
-What clients cannot keep up with is not acknowledged until they have caught up, so that the hub waits.
+What this worker cannot keep up with is not acknowledged until it has caught up, so that the hub waits.
 """
 
 import logging
@@ -36,7 +36,7 @@ class Downlink:
         self, reactor: Reactor, uplink: Uplink, clients: Clients, migration: Migration, lifetime: Lifetime
     ) -> None:
         """Take what comes over the link that ``uplink`` writes to."""
-        # Bytes from the hub that clients could not keep up with: taken when they have caught up.
+        # Bytes from the hub that the worker could not keep up with: taken when it has caught up.
         self.held = 0
         # What the hub was told last, and when (seconds, monotonic).
         self._strains: dict[int, Strain] = {}
@@ -111,7 +111,7 @@ class Downlink:
 
     def _acknowledge(self, now: float) -> None:
         """Let the hub send more, unless there is no room for it here."""
-        if self.held and not self._rooms.must_hold(now, len(self._clients)):
+        if self.held and not self._rooms.swamped:
             self._take_held()
 
     def _take_held(self) -> None:

@@ -18,7 +18,7 @@ from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.connection import EARLY, LIVE, Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.flush import Flush
-from mpchat.worker.late_clients import LateClients, Struggling
+from mpchat.worker.late_clients import LateClients
 from mpchat.worker.outboxes import Outboxes
 
 # Sends between two looks at the other descriptors: about a millisecond's worth.
@@ -436,6 +436,6 @@ class Fanout:
             connection.outbox_open = False
             self._keeper.drained(connection)
 
-    def struggling(self, now: float) -> Struggling:
+    def struggling(self, now: float) -> int:
         """Return how many clients are far behind although they read fast; judged now and then."""
         return self._late.struggling(now)

@@ -7,8 +7,6 @@ is a slow consumer. A client that is ahead of the stream is early, and is sent n
 there.
 """
 
-from typing import NamedTuple
-
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.connection import EARLY, Connection
@@ -24,6 +22,12 @@ JUDGE_EVERY = 0.01
 BRISK = 256 << 10
 # Seconds before a late client's pace can be judged at all.
 BRISK_GRACE = 0.25
+# Bytes that may still come when a room's senders are told to wait: what eight workers have under way to the
+# hub (``reading.UNDER_WAY``), what the hub has under way to this one (``channel.WINDOW_SHARE``), and what is
+# pending here (``rooms.SWAMPED``).
+ON_ITS_WAY = 4 << 20
+# Of a stream that keeps less than that or little more, the share after which they are told.
+LEAST_SHARE = 8
 
 
 def is_brisk(taken: int, seconds: float) -> bool:
@@ -31,16 +35,12 @@ def is_brisk(taken: int, seconds: float) -> bool:
     return seconds < BRISK_GRACE or taken >= BRISK * seconds
 
 
-class Struggling(NamedTuple):
-    """How many clients are far behind although they read fast."""
+def far_behind(limit: int) -> int:
+    """Return with how many bytes owed a client is far behind, where ``limit`` bytes of the stream are kept.
 
-    # By half of what is kept of the stream: then the room's senders wait.
-    far: int
-    # By three quarters: the senders' waiting has not helped, or not yet.
-    at_the_edge: int
-
-
-NOBODY = Struggling(0, 0)
+    The senders of the room wait from then on, and what is on its way by then has room in the rest.
+    """
+    return min(limit // 2, max(limit // LEAST_SHARE, limit - ON_ITS_WAY))
 
 
 class LateClients:
@@ -61,7 +61,7 @@ class LateClients:
         # Those of them whose turn it is in this one.
         self.trying: list[Connection] = []
         self._judged_at = 0.0
-        self._struggling = NOBODY
+        self._struggling = 0
 
     def __len__(self) -> int:
         return len(self.late) + len(self.early)
@@ -152,20 +152,17 @@ class LateClients:
             connection.cursor += connection.sock.sendmsg(views)
         return connection.cursor == self._stream.end
 
-    def struggling(self, now: float) -> Struggling:
+    def struggling(self, now: float) -> int:
         """Return how many clients are far behind although they read fast; judged now and then."""
         if not self.late:
-            return NOBODY
+            return 0
         if now - self._judged_at >= JUDGE_EVERY:
             self._judged_at = now
-            end, limit = self._stream.end, self._stream.limit
-            behind = [
-                end - each.cursor
+            far = self._stream.end - far_behind(self._stream.limit)
+            self._struggling = sum(
+                each.cursor < far and is_brisk(each.cursor - each.late_from, now - each.late_since)
                 for each in self.late
-                if each.cursor < end - limit // 2
-                and is_brisk(each.cursor - each.late_from, now - each.late_since)
-            ]
-            self._struggling = Struggling(len(behind), sum(each > limit // 4 * 3 for each in behind))
+            )
         return self._struggling
 
 

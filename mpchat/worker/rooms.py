@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from mpchat.config import Config
 from mpchat.ipc.items import PLAIN
-from mpchat.ipc.limits import most_struggle
 from mpchat.ipc.shares import FREED, STREAM_MEMORY, Memory
 from mpchat.ipc.stream_buffer import Place, StreamBuffer
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
@@ -162,23 +161,21 @@ class Rooms:
         for fanout in (self.plain, *self.busy):
             if fanout.at_ease:
                 continue
-            behind, far = fanout.judge_behind(), fanout.struggling(now).far
+            behind, far = fanout.judge_behind(), fanout.struggling(now)
             if behind or far:
                 before = strains.get(fanout.number, EASY)
                 strains[fanout.number] = Strain(before.behind or behind, before.struggling + far)
         return strains
 
-    def must_hold(self, now: float, connections: int) -> bool:
-        """Tell whether the hub is to be kept waiting: to let a room's senders wait was not enough.
+    @property
+    def swamped(self) -> bool:
+        """True when the hub is to be kept waiting: to let the senders of rooms wait was not enough.
 
-        Most of all ``connections`` count, not of a room's: a room of two must not hold everybody up.
+        Only for the worker's own sake. Clients that cannot keep up make the senders of their own room wait,
+        and nobody else.
         """
-        fanouts = (self.plain, *self.busy)
-        pending = [each.pending for each in fanouts]
-        if max(pending) > SWAMPED or sum(pending) > SWAMPED_TOGETHER:
-            return True
-        struggling = sum(each.struggling(now).at_the_edge for each in fanouts)
-        return struggling > 0 and most_struggle(struggling, connections)
+        pending = [each.pending for each in (self.plain, *self.busy)]
+        return max(pending) > SWAMPED or sum(pending) > SWAMPED_TOGETHER
 
     # What the hub says.
 

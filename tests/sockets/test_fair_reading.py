@@ -310,6 +310,22 @@ def test_a_worker_that_cannot_keep_up_with_a_room_says_so_and_says_when_it_can(b
     assert strains_told(bench) == [(PLAIN, False, 0)]
 
 
+def test_clients_that_cannot_keep_up_with_their_room_do_not_keep_the_hub_waiting() -> None:
+    bench = Bench(lag_limit=1 << 20)
+    try:
+        slow = [bench.connect(number)[1] for number in range(1, 4)]
+        downlink, plain = bench.worker.downlink, bench.worker.rooms.plain
+        while not all(plain.owed_size(each) > 900 << 10 for each in slow):
+            bench.order(Down.BATCH, (1, frame("x" * 10_000)))
+            plain.complete(bench.worker.reactor.now, pending=True)
+        downlink.held = 1  # as if it had come over the link
+        downlink.work(bench.worker.reactor.now)
+        assert strains_told(bench) == [(PLAIN, False, 3)]
+        assert downlink.held == 0, "the hub waits, and with it everybody in other rooms"
+    finally:
+        bench.close()
+
+
 def test_who_speaks_in_a_room_that_is_held_waits_and_nobody_else_does(bench: Bench) -> None:
     speaker, speaking = bench.connect(1)
     member, elsewhere = bench.member(2)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from support.harness import raw_frame
 from support.waiting import eventually
 
-from mpchat.ipc.limits import most_struggle
+from mpchat.hub.sender_holds import most_struggle
 from mpchat.ipc.stream_buffer import StreamBuffer
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.reactor import WRITE, Reactor
@@ -478,14 +478,14 @@ def late_hall(stack: ExitStack, late: int, prompt: int) -> Hall:
 
 
 def _must_hold(room: Hall, later: float) -> bool:
-    """Whether a worker with nobody else would have to let them catch up."""
-    return most_struggle(room.fanout.struggling(room.now + later).far, len(room.fanout))
+    """Whether the hub would let the senders of a room with nobody else wait."""
+    return most_struggle(room.fanout.struggling(room.now + later), len(room.fanout))
 
 
 @pytest.mark.parametrize(
     ("late", "prompt", "hold"), [(1, 0, True), (2, 1, True), (1, 1, False), (1, 3, False)]
 )
-def test_the_hub_is_held_when_most_are_far_behind_although_they_are_quick(
+def test_a_room_is_held_when_most_are_far_behind_although_they_are_quick(
     late: int, prompt: int, hold: bool
 ) -> None:
     with ExitStack() as stack:
@@ -493,13 +493,13 @@ def test_the_hub_is_held_when_most_are_far_behind_although_they_are_quick(
         assert _must_hold(room, 0.1) is hold
 
 
-def test_the_hub_is_not_held_for_those_that_do_not_read() -> None:
+def test_a_room_is_not_held_for_those_that_do_not_read() -> None:
     with ExitStack() as stack:
         room = late_hall(stack, 2, 1)
         assert _must_hold(room, 60.0) is False
 
 
-def test_the_hub_is_not_held_any_more_once_they_have_caught_up() -> None:
+def test_a_room_is_not_held_any_more_once_they_have_caught_up() -> None:
     with ExitStack() as stack:
         room = late_hall(stack, 2, 0)
         assert _must_hold(room, 0.1)
