@@ -32,8 +32,9 @@ from mpchat.hub.moderation import Moderation, Rule
 from mpchat.hub.past import Past
 from mpchat.hub.rooms import Room, Rooms, Times
 from mpchat.hub.sequencer import Sequencer
-from mpchat.protocol.messages import error_frame, message_frame
+from mpchat.protocol.messages import counted_error_frame, error_frame, message_frame
 from mpchat.protocol.requests import as_said_by
+from mpchat.protocol.session import MOST_TIMES
 
 
 class HubState:
@@ -148,13 +149,21 @@ class HubState:
             self._say(count, said)
             self._say_in_room(self.rooms.lobby, member.address, count, said, times)
         elif self.moderation.mutes and self.members.is_muted(member, times[1]):
-            self._effects.append(Tell(member.identity, error_frame("muted", MUTED)))
+            self._refuse(member, count)
             return
         else:
             self._say_in_room(member.room, member.name, count, said, times)
             if member.room is self.rooms.lobby:
                 self._say(count, as_said_by(member.name, said))
         self.messages += count
+
+    def _refuse(self, member: Member, count: int) -> None:
+        """Tell a muted member that so many messages were not said, as a session counts the same error."""
+        error = error_frame("muted", MUTED)
+        while count > 0:
+            times = min(count, MOST_TIMES)
+            self._effects.append(Tell(member.identity, counted_error_frame(error, times)))
+            count -= times
 
     def _say(self, count: int, frames: bytes) -> None:
         self.sequencer.number(count)

@@ -14,6 +14,7 @@ from mpchat.hub.state import HubState
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import LOBBY, MOST_HISTORY, ListRooms, ReadHistory, Request, Who, history_frame
+from mpchat.protocol.session import MOST_TIMES
 
 
 def test_a_client_that_comes_back_to_a_full_room_finds_its_own_place() -> None:
@@ -186,6 +187,17 @@ def test_a_muted_member_is_told_so_and_reaches_no_room_and_no_name() -> None:
     assert code(desk.sent[-1][1]) == "muted"
     assert code(desk.ask(1, Request(message="psst", to="bob"), now=9.0)) == "muted"
     assert [each for each in desk.post(1, "hello", at=10.0) if isinstance(each, SayInRoom)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 2 * MOST_TIMES + 1])
+def test_each_message_of_a_muted_member_s_run_is_refused(count: int) -> None:
+    desk = Desk()
+    desk.join(1, "alice", room="x")
+    desk.apply(Moderated("mutes", name_key("alice"), "alice", 10.0))
+    desk.post(1, *["hello"] * count, at=9.0)
+    times = [error.get("times", 1) for _, answer in desk.sent if (error := answer.get("error"))]
+    assert sum(times) == count
+    assert max(times) <= MOST_TIMES
 
 
 def test_a_banned_name_is_refused_in_every_spelling_until_the_ban_ends() -> None:
