@@ -5,10 +5,11 @@ import test from 'node:test';
 
 import { ChatError, PAYLOAD_LIMIT, backoff, connect } from '../../mpchat/web/mpchat.js';
 
-/** The server's end of a connection. */
+/** The server's end of a connection. As in the package `ws`, an error without a listener is thrown. */
 class Socket extends EventTarget {
   sent = [];
   closed = null;
+  #heard = new Set();
 
   constructor(url, protocols) {
     super();
@@ -26,7 +27,13 @@ class Socket extends EventTarget {
     this.closed = code ?? 1005;
   }
 
+  addEventListener(type, act) {
+    this.#heard.add(type);
+    super.addEventListener(type, act);
+  }
+
   happen(type, more = {}) {
+    assert.ok(this.#heard.has(type), `nobody listens for ${type}`);
     this.dispatchEvent(Object.assign(new Event(type), more));
   }
 
@@ -329,7 +336,7 @@ test('a room that was closed just before a loss leaves the next welcome to the n
 test('a first join that is rejected, and a server that is not there, end the chat', async () => {
   for (const [act, wanted] of [
     [(socket) => { socket.happen('open'); socket.give({ error: { code: 'name_taken', text: 'x' } }); }, 'name_taken'],
-    [(socket) => socket.happen('close', { reason: '' }), 'unreachable'],
+    [(socket) => { socket.happen('error'); socket.happen('close', { reason: '' }); }, 'unreachable'],
   ]) {
     Socket.made = [];
     const opened = connect('ws://a/ws', { name: 'alice', WebSocket: Socket, backoff: () => 0 });
