@@ -107,6 +107,9 @@ class _Speaker:
         self.result = Exit.OK
         self._chat = chat
         self._echoes = echoes
+        # True from a room that was not entered to the next one that is: what is said was not for the room
+        # that the user is still in.
+        self._astray = False
 
     def run(self, stdin: int | None) -> None:
         try:
@@ -144,6 +147,9 @@ class _Speaker:
         return True
 
     def _try(self, action: Action) -> bool:
+        if self._astray and isinstance(action, Say):
+            self._fail("a line is not sent: its room was not entered")
+            return True
         text = action.text if isinstance(action, Say | Tell) else None
         if text is not None:
             self._echoes.expect(text)
@@ -164,7 +170,9 @@ class _Speaker:
             case Tell(name, text):
                 self._chat.tell(name, text)
             case Enter(room):
+                self._astray = True
                 self._chat.enter(room)
+                self._astray = False
             case Command.WHO:
                 note(shown(self._chat.who()))
             case Command.ROOMS:

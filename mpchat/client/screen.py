@@ -82,7 +82,11 @@ class _Screen:
     def __init__(self, chat: Chat, board: Board | None) -> None:
         self._chat = chat
         self._board = board
-        self._outgoing: asyncio.Queue[Action] = asyncio.Queue()
+        # With each action, the number of the visit to a room that it was typed in: the user's /join counts,
+        # not the server's answer. And the visit that came to nothing, whose lines are for no other room.
+        self._outgoing: asyncio.Queue[tuple[Action, int]] = asyncio.Queue()
+        self._visit = 0
+        self._refused_visit = -1
         # True while a line of the queue is being sent.
         self._doing = False
         self._moved = asyncio.Event()
@@ -147,18 +151,25 @@ class _Screen:
             case None:
                 pass
             case action:
-                self._outgoing.put_nowait(action)
+                self._visit += isinstance(action, Enter)
+                self._outgoing.put_nowait((action, self._visit))
         return True
 
     async def _deliver(self) -> None:
         while True:
-            action = await self._outgoing.get()
+            action, visit = await self._outgoing.get()
             self._doing = True
             try:
+                if isinstance(action, Say) and visit == self._refused_visit:
+                    raise MpchatError("not sent, its room was not entered")
                 await self._do(action)
             except MpchatError as error:
                 text = f": {visible(action.text)}" if isinstance(action, Say | Tell) else ""
                 _notice(f"{visible(str(error))}{text}")
+                if isinstance(action, Enter):
+                    # What is typed from now on is for the room that the user is still in.
+                    self._refused_visit = visit
+                    self._visit += 1
             finally:
                 self._doing = False
                 self._outgoing.task_done()

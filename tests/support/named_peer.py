@@ -68,6 +68,8 @@ class NamedServer:
     def __init__(self, hall: Hall | None = None, port: int = 0) -> None:
         self.hall = hall or Hall()
         self.refuse = ""
+        # The same for the joins of some rooms.
+        self.refuse_rooms: dict[str, str] = {}
         self.twice = False
         self.skip: set[int] = set()
         self.joins: list[dict[str, Any]] = []
@@ -193,8 +195,8 @@ class NamedServer:
         name, room = join.get("name", guest.name), join.get("room", "lobby")
         token = self.hall.tokens.get(name)
         holder = next((each for each in self._guests if each.name == name and each is not guest), None)
-        if self.refuse:
-            self._refuse(guest, self.refuse, f"no {self.refuse} today")
+        if code := self.refuse or self.refuse_rooms.get(room):
+            self._refuse(guest, code, f"no {code} today")
             return
         if holder is not None and join.get("token") != token:
             self._refuse(guest, "name_taken", f"{name} is taken")

@@ -380,6 +380,20 @@ def test_rooms_and_questions(server: NamedServer) -> None:
         screen.ends_with(">", " connected · 게임방 · 1 here · 앨리스")
 
 
+def test_what_is_pasted_after_a_room_that_is_refused_is_not_said_in_the_old_one(server: NamedServer) -> None:
+    server.refuse_rooms |= {"방2": "room_full", "방4": "too_many_rooms"}
+    with _screen(server) as screen:
+        screen.paste("/join 방2\n비밀\n/join 방3\n여기\n", bracketed=False)
+        screen.shows("* no room_full today (room_full)")
+        screen.shows("* not sent, its room was not entered: 비밀")
+        screen.shows("앨리스: 여기")
+        screen.say("/join 방4")
+        screen.shows("* no too_many_rooms today (too_many_rooms)")
+        screen.say("아직 여기")
+        screen.shows("앨리스: 아직 여기")
+    assert [each["message"] for each in server.received if "message" in each] == ["여기", "아직 여기"]
+
+
 def test_typing_faster_than_the_prompt_comes_back(server: NamedServer) -> None:
     with _screen(server) as screen:
         lines = [f"줄 {number}" for number in range(20)]
@@ -524,6 +538,14 @@ def test_what_does_not_come_back_is_told_although_one_said_it_before(
 def test_a_line_that_is_refused_is_a_failure_and_the_others_are_said(server: NamedServer) -> None:
     refused = "mpchat: the server refused: there is no 없는사람 (no_such_name)\n"
     assert _plain_here(server, "/msg 없는사람 누구?\n안녕\n") == (1, "앨리스: 안녕\n", refused)
+
+
+def test_a_line_for_a_room_that_is_refused_is_not_said_in_the_old_one(server: NamedServer) -> None:
+    server.refuse_rooms["방2"] = "room_full"
+    code, out, err = _plain_here(server, "/join 방2\n비밀\n/join 방3\n안녕\n")
+    assert (code, out) == (1, "앨리스: 안녕\n")
+    assert [each["message"] for each in server.received] == ["안녕"]
+    assert "a line is not sent: its room was not entered" in err
 
 
 def test_rooms_in_a_pipe(server: NamedServer) -> None:
