@@ -63,11 +63,14 @@ export class Log {
     return this.#entries.find(fits);
   }
 
-  clear() {
-    this.#entries = [];
+  /** Forget all entries but those that `stay`; returns how many these are. */
+  clear(stay = () => false) {
+    this.#entries = this.#entries.filter(stay);
     this.#begin = this.#end = this.#known = 0;
     this.#list.replaceChildren();
     this.following = true;
+    if (this.#entries.length) this.#ask();
+    return this.#entries.length;
   }
 
   append(entry) {
@@ -104,13 +107,15 @@ export class Log {
   #ask() {
     if (this.#asked) return;
     this.#asked = true;
+    // A hidden page has no frames, and a page may be hidden before the next one.
+    const timer = setTimeout(() => draw(), 200);
+    const frame = requestAnimationFrame(() => draw());
     const draw = () => {
+      clearTimeout(timer);
+      cancelAnimationFrame(frame);
       this.#asked = false;
       this.#draw();
     };
-    // A hidden page has no frames.
-    if (document.hidden) setTimeout(draw, 200);
-    else requestAnimationFrame(draw);
   }
 
   #make(at) {

@@ -32,6 +32,10 @@ let old = 0;
 let newest = 0;
 let unread = 0;
 let returning = false;
+// How many rooms were asked for and not answered yet: what is said now may be for the next one.
+let moving = 0;
+// Why the room that the member was in is no more.
+let closure = '';
 let countdown = null;
 
 translate(document);
@@ -142,7 +146,9 @@ function take(event) {
       note('lost', event.last === null ? WORDS.lostAnew : WORDS.lost(event.first, event.last));
       break;
     case 'refused':
-      note('failed', errorText({ ...event, message: visible(event.text) }));
+      // The welcome to another room follows, and clears the log.
+      if (event.code === 'room_closed') closure = errorText({ ...event, message: visible(event.text) });
+      else note('failed', errorText({ ...event, message: visible(event.text) }));
       break;
     case 'rejected':
       note('failed', WORDS.notLetIn(errorText({ ...event, message: visible(event.text) })));
@@ -170,8 +176,11 @@ function welcome(event) {
     visit += 1;
     floor = 1;
     asking = false;
-    log.clear();
-    unread = 0;
+    // A room has its own log. Nobody but the member has what was said to it alone, so that stays until it is seen.
+    const isOwed = (entry) => unread > 0 && entry.unseen && entry.room === undefined;
+    unread = log.clear(isOwed);
+    if (closure) note('failed', closure);
+    closure = '';
     old = event.seq;
     newest = 0;
     showTop();
@@ -198,6 +207,7 @@ function takeMessage(event) {
   if (fresh && !event.mine && !seen) {
     // A mark before the first message that was not seen.
     if (unread === 0) event.unread = true;
+    event.unseen = true;
     unread += 1;
     showTitle();
   }
@@ -338,11 +348,14 @@ for (const [target, name] of [[window, 'online'], [window, 'offline'], [document
 
 async function enter(room) {
   if (room === chat?.room) return;
+  moving += 1;
   try {
     await chat.enter(room);
     $('text').focus();
   } catch (error) {
     note('failed', errorText({ code: error.code, message: visible(error.message) }));
+  } finally {
+    moving -= 1;
   }
 }
 
@@ -397,6 +410,11 @@ function submit() {
   if (wanted === null) return;
   if (chat.state !== 'online' && wanted.what !== 'quit' && wanted.what !== 'help') {
     note('failed', WORDS.wait);
+    log.toEnd();
+    return;
+  }
+  if (moving && wanted.what === 'say') {
+    note('failed', WORDS.moving);
     log.toEnd();
     return;
   }

@@ -55,6 +55,7 @@ const ENGLISH = {
   incomplete: (usage) => `Write it as: ${usage}`,
   unknown: (word) => `There is no ${word}. Try /help, or //text to say /text.`,
   wait: 'Not connected. Your text stays here; send it when the connection is back.',
+  moving: 'You are still on the way to the other room. Your text stays here; send it when you are there.',
   usage: { '/join': '/join ROOM', '/msg': '/msg NAME TEXT', '/me': '/me TEXT' },
   help: [
     '/me TEXT: say what you do',
@@ -141,6 +142,7 @@ const KOREAN = {
   incomplete: (usage) => `이렇게 씁니다: ${usage}`,
   unknown: (word) => `${word} 명령은 없습니다. /help 를 보세요. /text 를 말하려면 //text 라고 씁니다.`,
   wait: '연결되어 있지 않습니다. 쓴 글은 그대로 있으니 연결되면 보내세요.',
+  moving: '아직 다른 방으로 들어가는 중입니다. 쓴 글은 그대로 있으니 들어간 뒤에 보내세요.',
   usage: { '/join': '/join 방', '/msg': '/msg 이름 내용', '/me': '/me 행동' },
   help: [
     '/me 행동: 지금 하는 일을 말하기',

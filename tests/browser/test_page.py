@@ -409,6 +409,47 @@ def test_the_own_message_ends_the_count_in_the_title(desk: Desk) -> None:
         assert alice.find("document.title") == "counted · mpchat"
 
 
+def test_a_closed_room_is_told_and_a_private_message_that_was_not_seen_stays(
+    desk: Desk, lasting: Server
+) -> None:
+    alice = desk.window("alice", "closing")
+    with members(desk.address, "bob10", room="closing") as [bob]:
+        bob.ask(message="to the room")
+        alice.hears("to the room")
+        alice.run("document.hasFocus = () => false")
+        bob.ask(message="psst", to="alice")
+        alice.until("document.title === '(1) closing · mpchat'", "the count in the title")
+        assert lasting.command("close", "closing").returncode == 0
+        alice.shows("#room", "lobby")
+        alice.notes_until("The operator has closed the room.")
+        assert [row["text"] for row in alice.rows()] == ["psst"]
+        assert alice.find("document.title") == "(1) lobby · mpchat"
+        alice.run("document.hasFocus = () => true; window.dispatchEvent(new Event('focus'))")
+        alice.say("/join other")
+        alice.shows("#room", "other")
+        assert alice.rows() == []
+
+
+def test_what_is_written_on_the_way_to_another_room_stays_in_the_composer(desk: Desk) -> None:
+    alice = desk.window("alice", "here")
+    alice.run(
+        "const text = document.getElementById('text'), enter = () => text.form.requestSubmit();"
+        "text.value = '/join there'; enter(); text.value = 'for there'; enter()"
+    )
+    alice.shows("#room", "there")
+    assert alice.find("document.getElementById('text').value") == "for there"
+    alice.run("document.getElementById('text').form.requestSubmit()")
+    alice.hears("for there")
+
+
+def test_a_page_that_is_hidden_before_its_next_frame_goes_on(desk: Desk) -> None:
+    alice = desk.window("alice", "frames")
+    with members(desk.address, "bob11", room="frames") as [bob]:
+        alice.run("window.requestAnimationFrame = () => 0")
+        bob.ask(message="no frame comes")
+        alice.hears("no frame comes")
+
+
 def test_on_a_phone_people_and_rooms_are_a_drawer(desk: Desk) -> None:
     alice = desk.window("alice", "phone")
     alice.settings(width=320, height=640)
