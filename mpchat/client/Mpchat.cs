@@ -167,6 +167,9 @@ namespace Mpchat {
         // Milliseconds to resolve the address, to connect, and to wait for the welcome: over twice the cost of a
         // lost first SYN (1 s, then 2 s).
         const int OpenTimeout = 10000;
+        // Seconds in which the server says nothing before it is asked whether it is there, and between two
+        // questions.
+        const int SilenceSeconds = 30, ProbeSeconds = 15;
         // Microseconds after which the reading thread looks again whether its socket is still open.
         const int LookEvery = 500000;
         // Milliseconds after the call of Dispose. Until FlushBy queued messages are written. Until CloseBy the server
@@ -583,11 +586,29 @@ namespace Mpchat {
                     throw new SocketException((int)SocketError.ConnectionRefused);
                 }
                 link.NoDelay = true;
-                link.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.KeepAlive, true);
+                ProbeWhenSilent(link);
                 return link;
             } catch {
                 link.Close();
                 throw;
+            }
+        }
+
+        // Lets TCP notice a server that has gone without a word; the system's own default is two hours.
+        static void ProbeWhenSilent(Socket link) {
+            link.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.KeepAlive, true);
+            // On or off, the silence before the first probe, and between two: milliseconds.
+            int[] values = { 1, SilenceSeconds * 1000, ProbeSeconds * 1000 };
+            byte[] packed = new byte[values.Length * sizeof(int)];
+            Buffer.BlockCopy(values, 0, packed, 0, packed.Length);
+            try {
+                link.IOControl(IOControlCode.KeepAliveValues, packed, null);
+            } catch (PlatformNotSupportedException) {
+                // .NET has options instead where the system is not Windows, and older versions no names for them.
+                link.SetSocketOption(SocketOptionLevel.Tcp, (SocketOptionName)3, SilenceSeconds);
+                link.SetSocketOption(SocketOptionLevel.Tcp, (SocketOptionName)17, ProbeSeconds);
+            } catch (SocketException) {
+                // A system without either keeps its default.
             }
         }
 

@@ -4,8 +4,12 @@ import errno
 import os
 import socket
 
+from mpchat.keepalive import probe_silent_peer
+
 # Errors of connecting: the network's, and those of a host name that cannot be encoded.
 CONNECT_ERRORS = (OSError, UnicodeError)
+# Seconds in which a server says nothing before it is asked whether it is there; as long as in mpchat.js.
+SILENCE = 30.0
 
 
 def prepare(sock: socket.socket) -> None:
@@ -18,7 +22,7 @@ def prepare(sock: socket.socket) -> None:
     if sock.getsockname() == sock.getpeername():
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    probe_silent_peer(sock, SILENCE)
 
 
 def try_send(sock: socket.socket, data: bytes | memoryview) -> int:

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from mpchat.config import format_address
+from mpchat.keepalive import probe_silent_peer
 from mpchat.protocol.dialects import Dialect
 from mpchat.reactor import READ, Reactor
 
 # Unsent bytes that the kernel holds for one client before it says "full": a lag must be seen here, where it
 # is one cursor, not there, where it is megabytes. Two slices of the fan-out.
 NOT_SENT_LOWAT = 256 << 10
-# Probes that must stay unanswered, and seconds between them, before TCP gives a silent peer up.
-KEEPALIVE_PROBES = 4
-KEEPALIVE_INTERVAL = 15
 
 # ``cursor`` of a connection that has got everything: it stands at the stream's end, wherever that is.
 LIVE = -1
@@ -162,11 +160,6 @@ def tune(sock: socket.socket, keepalive: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOWAT)
     if keepalive:
-        # macOS has its own name for it.
-        idle: int = getattr(socket, "TCP_KEEPIDLE", None) or socket.TCP_KEEPALIVE  # type: ignore[attr-defined]
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, idle, max(1, int(keepalive)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        probe_silent_peer(sock, keepalive)
     else:  # a moved connection may have had it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)

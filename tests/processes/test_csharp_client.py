@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from support.csharp import DRIVER, Sharp, compiled, texts
 from support.harness import Client, Server, frame, kill, raw_frame, running, settle
+from support.keepalive import probed_in
 from support.manual import blocks, page
 from support.members import Member
 from support.scripted_server import ScriptedServer, payload, welcome
 from support.waiting import PATIENCE, eventually
 
 from mpchat import connect_blocking
+from mpchat.client.sockets import SILENCE
 
 ODD = '안녕, "모두" \\ 😀 𝄞\t\x01\n\u2028끝'
 
@@ -73,6 +75,15 @@ def test_what_no_frame_can_hold_is_an_exception_and_what_the_server_rejects_an_e
     assert chat.until("error")["code"] == "too_long"
     chat.do("say", "still here")
     chat.until("message", text="still here")
+
+
+def test_a_server_that_says_nothing_is_probed_long_before_two_hours(sharp: Callable[..., Sharp]) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address)
+        chat.until("connected")
+        seconds = probed_in(server.address[1])
+        assert seconds is not None
+        assert 0 < seconds <= SILENCE
 
 
 # With a name.

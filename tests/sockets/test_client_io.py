@@ -5,11 +5,13 @@ The blocking client takes part in threads, behind the asyncio client's face.
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import pytest
+from support.keepalive import probed_in
 from support.leftovers import nothing_left_behind
 from support.peers import Relay
 from support.threaded_chat import InThreads, soon
@@ -19,6 +21,7 @@ from mpchat import connect, connect_blocking
 from mpchat.client.aio import Chat
 from mpchat.client.conversation import INBOX_LIMIT, State
 from mpchat.client.core import Connected, Disconnected, Message
+from mpchat.client.sockets import SILENCE
 from mpchat.errors import (
     ConfigError,
     ConnectError,
@@ -97,6 +100,18 @@ def test_nobody_there(run: Run) -> None:
         ):
             async with connect(port=gone.port):
                 pass
+
+    run(scenario)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/net/tcp is Linux's")
+def test_a_server_that_says_nothing_is_probed_long_before_two_hours(run: Run) -> None:
+    async def scenario(connect: Connect) -> None:
+        with Relay() as relay:
+            async with connect(port=relay.port):
+                seconds = probed_in(relay.port)
+                assert seconds is not None
+                assert 0 < seconds <= SILENCE
 
     run(scenario)
 
