@@ -39,7 +39,8 @@ class ChangeRunner:
         self._steps: Steps | None = None
         # What signals have asked for.
         self._reload_wanted = False
-        self._workers_wanted: int | None = None
+        # How many workers more than there are then.
+        self._more_wanted = 0
         self._balance = BalanceWatch()
 
     @property
@@ -67,11 +68,11 @@ class ChangeRunner:
         check_room(self._pool, self._placement, workers)
         change = self._begin(SCALE, lambda change: scale(change, workers), reply)
         change.aim = workers
+        self._more_wanted = 0  # what was asked for before a number is in that number
 
     def scale_by(self, difference: int) -> None:
         """Have more workers, or fewer, as soon as no change is under way."""
-        wanted = self._workers_wanted or self.aim or len(self._pool)
-        self._workers_wanted = workers_after(wanted, difference)
+        self._more_wanted += difference
 
     def watch_balance(self, now: float) -> None:
         """Even workers out, slowly, when they have been uneven for a while; call it at every beat."""
@@ -114,8 +115,8 @@ class ChangeRunner:
         if self._reload_wanted:
             self._reload_wanted = False
             self.reload(None)
-        elif self._workers_wanted is not None:
-            workers, self._workers_wanted = self._workers_wanted, None
+        elif self._more_wanted:
+            workers, self._more_wanted = workers_after(len(self._pool), self._more_wanted), 0
             if workers != len(self._pool):
                 try:
                     self.scale(workers, None)
@@ -125,7 +126,7 @@ class ChangeRunner:
     def cancel(self, why: str) -> None:
         """Begin no change from now on. Connections in transit between two workers still arrive."""
         self._reload_wanted = False
-        self._workers_wanted = None
+        self._more_wanted = 0
         self._stop(StartError.exit_code, why)
 
     def _stop(self, code: int, text: str) -> None:
