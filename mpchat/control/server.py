@@ -139,9 +139,15 @@ class Server:
             raise
         finally:
             os.umask(before)
-        listener.listen(CONNECTIONS)
-        listener.setblocking(False)
-        self._reactor.watch(listener, READ, self._accept)
+        try:
+            listener.listen(CONNECTIONS)
+            listener.setblocking(False)
+            self._reactor.watch(listener, READ, self._accept)
+        except OSError:  # the system's limit of watches
+            listener.close()
+            # With nobody behind it, the file would be taken for a socket that is in place.
+            self._path.unlink(missing_ok=True)
+            raise
         return listener
 
     @property
@@ -174,8 +180,13 @@ class Server:
             self.drop(next(idle, next(iter(self._peers))))
         sock.setblocking(False)
         peer = _Peer(self, sock)
+        try:
+            self._reactor.watch(sock, READ, peer.on_event)
+        except OSError as error:  # the system's limit of watches
+            log.warning("a command was not answered: %s", error.strerror)
+            sock.close()
+            return
         self._peers[peer] = None
-        self._reactor.watch(sock, READ, peer.on_event)
 
     def _rest(self) -> None:
         self._resting = True
@@ -183,9 +194,14 @@ class Server:
         self._reactor.call_later(REST, self._resume)
 
     def _resume(self) -> None:
-        if self._resting:
-            self._resting = False
+        if not self._resting:
+            return
+        try:
             self._reactor.watch(self._listener, READ, self._accept)
+        except OSError:  # the system's limit of watches
+            self._reactor.call_later(REST, self._resume)
+        else:
+            self._resting = False
 
     def serve(self, peer: _Peer, line: bytes) -> None:
         """Answer the request in a line, now or later."""

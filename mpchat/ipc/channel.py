@@ -212,14 +212,15 @@ class Link:
         # The kind as a plain number: as a member of its enum it would go by name, and be looked up there.
         item = dumps((int(kind), self._taken, cost, payload), HIGHEST_PROTOCOL)
         head = _LENGTH.pack(len(item))
+        if self._unwritten:
+            self._unwritten += head + item
+            return
         written = 0
-        if not self._unwritten:
-            with suppress(BlockingIOError):
-                written = os.writev(self._to, (head, item))
-            if written == len(head) + len(item):
-                return
+        with suppress(BlockingIOError):
+            written = os.writev(self._to, (head, item))
+        if written < len(head) + len(item):
+            self._unwritten += (head + item)[written:]
             self.on_full()
-        self._unwritten += (head + item)[written:]
 
     def write_on(self) -> None:
         """Write what the pipe had no room for, as far as it has now. Raise ``OSError`` if nobody reads it."""

@@ -53,8 +53,17 @@ class Acceptor:
         self._wanted = not self._closed
         if self._wanted and not self._watching and not self._resting:
             self._watching = True
-            for listener in self.listeners:
-                self._reactor.watch(listener, READ, partial(self._on_readable, listener))
+            watched = []
+            try:
+                for listener in self.listeners:
+                    self._reactor.watch(listener, READ, partial(self._on_readable, listener))
+                    watched.append(listener)
+            except OSError as error:  # the system's limit of watches
+                log.warning("no client comes in for a moment: %s", error.strerror)
+                self._watching = False
+                for listener in watched:
+                    self._reactor.forget(listener)
+                self._begin_rest()
 
     def pause(self) -> None:
         """Let clients wait in the kernel's queue."""
@@ -128,8 +137,11 @@ class Acceptor:
         except OSError:
             pass
         self._spare = _open_spare()
-        self._resting = True
         self._unwatch()
+        self._begin_rest()
+
+    def _begin_rest(self) -> None:
+        self._resting = True
         self._reactor.call_later(REST, self._resume)
 
     def _resume(self) -> None:

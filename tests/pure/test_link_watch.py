@@ -1,12 +1,13 @@
 """When the pipe of a link is watched for room, and when no longer."""
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from mpchat.ipc.link_watch import LinkWatch
-from mpchat.reactor import READ, WRITE
+from mpchat.reactor import READ, WRITE, Timer
 
 END = "the writing end"
 
@@ -16,8 +17,17 @@ class Loop:
 
     def __init__(self) -> None:
         self.watched: dict[Any, tuple[int, Callable[[int], None]]] = {}
+        self.refusals = 0
+        self.timers: list[Timer] = []
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(call))
+        return self.timers[-1]
 
     def watch(self, target: Any, events: int, on_event: Callable[[int], None]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
         assert target not in self.watched
         self.watched[target] = events, on_event
 
@@ -99,3 +109,22 @@ def test_after_the_close_nothing_is_watched_and_nothing_written(
     assert link.writes == 2
     link.fill(2)
     assert loop.watched == {}
+
+
+def test_where_the_system_has_no_watch_left_the_pipe_is_looked_at_again_and_again(
+    loop: Loop, link: PipeLink, watch: LinkWatch
+) -> None:
+    loop.refusals = 2
+    link.fill(3)
+    for writes in (2, 1):
+        timer = loop.timers.pop()
+        assert timer.call is not None
+        timer.call()
+        assert link.writes == writes
+    assert END in loop.watched, "there is a watch again"
+    room(loop)
+    assert loop.watched == {link: (READ, print)}
+    loop.refusals = 1
+    link.fill(2)
+    watch.close()
+    assert loop.timers.pop().call is None

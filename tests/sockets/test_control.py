@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.reactors import LimitedReactor
 from support.stubs import serving
 from support.waiting import PATIENCE, eventually
 
@@ -26,7 +27,6 @@ from mpchat.control.messages import (
 from mpchat.control.requests import BY_COMMAND, Ban, Lift, Reload, Request, Scale, Status
 from mpchat.control.server import CONNECTIONS, PROGRESS_LIMIT, Server
 from mpchat.errors import ConfigError, Exit, MpchatError, NotRunningError, TimedOutError
-from mpchat.reactor import Reactor
 
 
 class Loop:
@@ -34,7 +34,7 @@ class Loop:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.reactor = Reactor()
+        self.reactor = LimitedReactor()
         self.asked: list[tuple[Request, Reply]] = []
         self.server = Server(self.reactor, path, lambda *asked: self.asked.append(asked))
 
@@ -303,7 +303,7 @@ def test_ask_passes_progress_on_and_returns_the_final_answer(tmp_path: Path) -> 
 
 
 def test_the_timeout_is_the_longest_silence_not_the_whole_time(tmp_path: Path) -> None:
-    reactors: list[Reactor] = []
+    reactors: list[Any] = []
 
     def handle(request: Request, reply: Reply) -> None:
         for number in range(8):
@@ -422,6 +422,31 @@ def test_what_is_no_request_is_answered_with_what_is_wrong(loop: Loop, line: byt
         code = Exit.USAGE if why.startswith("wrong arguments") else Exit.FAILED
         assert (answer["exit"], answer["result"], answer["final"]) == (code, {}, True)
         assert answer["text"].startswith(why)
+        sock.sendall(lines("status"))
+        loop.until(1)
+
+
+def test_where_the_system_has_no_watch_left_one_command_ends_and_the_next_is_served(loop: Loop) -> None:
+    loop.reactor.refusals = 1
+    with loop.peer() as sock:
+        assert sock.recv(1) == b""
+    assert loop.peers == 0
+    with loop.peer("status"):
+        assert loop.peers == 1
+
+
+def test_where_the_system_has_no_watch_left_the_socket_heals_and_wakes_later(loop: Loop) -> None:
+    loop.path.unlink()
+    loop.reactor.refusals = 1
+    with pytest.raises(OSError, match="No space left"):
+        loop.server.heal()
+    assert not loop.server.in_place, "else nobody would make it again"
+    loop.server.heal()
+    loop.server._rest()
+    loop.reactor.refusals = 2
+    sock = socket.socket(socket.AF_UNIX)
+    with sock:
+        sock.connect(str(loop.path))
         sock.sendall(lines("status"))
         loop.until(1)
 
