@@ -17,7 +17,7 @@ from mpchat.protocol.first_bytes import Speaks, speaks
 from mpchat.protocol.handshake import refusing_answer
 from mpchat.protocol.http import HEAD_END, HEAD_LIMIT, bare_answer
 from mpchat.protocol.messages import error_frame
-from mpchat.reactor import READ, Reactor
+from mpchat.reactor import READ, Reactor, Timer
 
 # Bytes of a refused client's input that are read before a close at once: unread input would reset the
 # connection, and the answer with it.
@@ -42,6 +42,8 @@ class _Begun(NamedTuple):
     """A refused client of which it is not known what it speaks, or what it asks for, and its first bytes."""
 
     refusal: Refusal
+    # Answers it when its time is over.
+    timer: Timer
     head: bytes = b""
 
 
@@ -87,8 +89,8 @@ class Refusals:
         except (OSError, ValueError):  # the system's limit of watches
             self._answer(sock, _plain(refusal))
             return
-        self._begun[sock] = _Begun(refusal)
-        self._reactor.call_later(self._grace, partial(self._answer_begun, sock))
+        timer = self._reactor.call_later(self._grace, partial(self._answer_begun, sock))
+        self._begun[sock] = _Begun(refusal, timer)
         if len(self._begun) > LINGERING:
             self._answer_begun(next(iter(self._begun)))
 
@@ -116,7 +118,9 @@ class Refusals:
 
     def _forget(self, sock: socket.socket) -> _Begun:
         self._reactor.forget(sock)
-        return self._begun.pop(sock)
+        begun = self._begun.pop(sock)
+        begun.timer.cancel()  # or it would keep the socket until then
+        return begun
 
     def _answer(self, sock: socket.socket, data: bytes) -> None:
         """Send an answer and the end of the stream."""

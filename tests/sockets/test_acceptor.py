@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from support.harness import free_port
+from support.reactors import LimitedReactor
 from support.waiting import eventually
 from websockets.client import ClientProtocol
 from websockets.frames import Frame
@@ -43,9 +45,9 @@ NOT_TODAY = Refusal("not today")
 
 
 @contextmanager
-def accepting(*hosts: str) -> Iterator[tuple[Acceptor, Reactor, list[socket.socket]]]:
+def accepting(*hosts: str) -> Iterator[tuple[Acceptor, LimitedReactor, list[socket.socket]]]:
     """An acceptor at a free port, its loop, and the connections that it has accepted."""
-    reactor, accepted = Reactor(), list[socket.socket]()
+    reactor, accepted = LimitedReactor(), list[socket.socket]()
     acceptor = Acceptor(
         reactor, listen(hosts or ("127.0.0.1",)), lambda sock, host, port: accepted.append(sock)
     )
@@ -461,6 +463,30 @@ def test_first_bytes_that_do_not_tell_enough_do_not_keep_the_loop_busy() -> None
         client.setblocking(False)
         with pytest.raises(BlockingIOError):
             client.recv(1)
+
+
+def test_a_refused_client_that_was_answered_is_not_kept_until_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lingering, "LINGER", 0.05)
+    with refusing() as (acceptor, reactor, refused):
+        client = refused()
+        kept = weakref.ref(next(iter(acceptor.refusals._begun)))
+        client.sendall(b"\x00\x02{}")
+        assert answer_to(reactor, client) == FRAME
+        client.close()
+        turn_until(reactor, lambda: kept() is None, "its socket to be forgotten")
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 5])
+def test_where_the_system_has_no_watch_left_clients_wait_until_it_has(refusals: int) -> None:
+    with accepting("127.0.0.1", "127.0.0.2") as (acceptor, reactor, accepted):
+        with socket.create_connection(acceptor.listeners[1].getsockname()):
+            reactor.refusals = refusals
+            acceptor.open()
+            turn_until(reactor, lambda: accepted, "the client")
+            acceptor.pause()
+            acceptor.open()
 
 
 def test_no_more_refused_clients_are_waited_for_than_are_allowed() -> None:
