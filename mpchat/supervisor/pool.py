@@ -228,7 +228,9 @@ class WorkerPool:
     def recall(self, slot: Slot) -> None:
         """Undo a promotion or a dismissal: the worker that served before serves again."""
         slot.handle, slot.old = slot.old, slot.handle
-        slot.state, slot.able = SlotState.RUNNING, True
+        slot.able = True
+        is_ready = slot.handle is None or slot.handle.ready
+        slot.state = SlotState.RUNNING if is_ready else SlotState.STARTING
         if slot.handle is None:
             self.start_later(slot, BACKOFF_FIRST)
 

@@ -98,11 +98,15 @@ class _Reload:
             )
 
     def _take_back(self, slot: Slot, new: WorkerHandle) -> Steps:
-        """Let the worker before serve again; the new one moves its connections out and ends."""
+        """Let the worker before serve again; the new one moves its connections out and ends.
+
+        If the one before dies meanwhile, the new one serves after all.
+        """
         change = self._change
         change.pool.recall(slot)
-        while new.load and not new.closed:
+        while new.load and not new.closed and slot.handle is not new:
             change.mover.never_give_up()  # meanwhile both workers serve their connections
             yield from change.mover.move_from(new, new.load, lambda: False)
         yield from change.mover.all_arrived()
-        yield from change.retire(new)
+        if slot.handle is not new:
+            yield from change.retire(new)

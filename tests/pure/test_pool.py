@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,8 +11,10 @@ import pytest
 
 from mpchat.config import Config, resolve
 from mpchat.supervisor import pool, worker_watch
+from mpchat.supervisor.move_out import Steps
 from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
-from mpchat.supervisor.slot import Slot
+from mpchat.supervisor.reload import _Reload
+from mpchat.supervisor.slot import Slot, SlotState
 
 
 class Clock:
@@ -171,3 +174,47 @@ def test_of_a_worker_that_cannot_be_watched_nothing_is_watched(fails_at: int) ->
     with pytest.raises(OSError, match="No space"):
         watch.begin(cast(Any, Worker(resolve([])[0], 1, 1, Path("lock"))), cast(Any, None))
     assert (clock.watched, attached) == ([], [])
+
+
+def test_a_worker_that_is_called_back_before_it_is_ready_gets_no_client_until_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk(monkeypatch)
+    (slot,) = desk.pool.add(1)
+    desk.pool.start(slot)
+    worker = slot.handle
+    desk.pool.dismiss(slot)
+    desk.pool.recall(slot)
+    assert (slot.state, desk.pool.serving) == (SlotState.STARTING, [])
+    desk.ready(worker)
+    assert (slot.state, desk.pool.serving) == (SlotState.RUNNING, [worker])
+
+
+def test_a_new_worker_serves_on_when_the_one_before_dies_while_it_takes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk(monkeypatch)
+    slot = desk.serving()
+    old: Any = slot.handle
+    new: Any = desk.pool.start_next(slot, desk.pool.config, 1)
+    desk.ready(new)
+    desk.pool.promote(slot)
+    old.load, new.load, old.closed, new.closed = 1, 2, False, False
+
+    def move_from(handle: Worker, count: int, stop: Callable[[], bool]) -> Steps:
+        if slot.handle is old:
+            desk.die(old)
+        yield
+
+    mover = SimpleNamespace(move_from=move_from, never_give_up=lambda: None, all_arrived=lambda: iter(()))
+    retired: list[Worker] = []
+
+    def retire(handle: Worker) -> Steps:
+        retired.append(handle)
+        yield
+
+    change: Any = SimpleNamespace(pool=desk.pool, mover=mover, retire=retire)
+    unused: Any = None
+    steps = _Reload(change, unused, unused, unused)._take_back(slot, new)
+    assert len(list(islice(steps, 10))) < 10, "it ends"
+    assert (slot.handle, desk.pool.serving, retired) == (new, [new], [])
