@@ -142,9 +142,10 @@ class Change:
                 slot = self.pool.slots.get(new.slot)
                 if slot is not None and not slot.handles:
                     self.pool.start_later(slot, BACKOFF_FIRST)
+                serves = slot is not None and slot.handle is not None and slot.handle.ready
                 raise StartError(
-                    f"the new worker {new.slot} ended before it could serve, {new.how}; the worker that "
-                    "served before serves on; the log says why"
+                    f"the new worker {new.slot} ended before it could serve, {new.how}; "
+                    f"{'the worker that served before serves on; ' if serves else ''}the log says why"
                 )
             yield
 

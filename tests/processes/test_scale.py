@@ -133,6 +133,7 @@ def test_a_new_worker_that_dies_before_its_turn_to_serve_leaves_nothing_of_the_g
             answer = background.answer()
         assert (answer.exit, answer.result["workers"]) == (NOT_STARTED, 2)
         assert "the new worker 3 ended before it could serve, killed by SIGKILL" in answer.text
+        assert "serves on" not in answer.text, "there was none before it"
         assert workers_of(server)[:1] == before
         assert len(workers_of(server)) == 2
         assert scale(server, 4)["workers"] == 4
