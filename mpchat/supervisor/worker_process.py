@@ -62,8 +62,12 @@ class WorkerProcess:
             return 0
 
     def signal(self, number: int) -> None:
-        """Send a signal. The pid is its own until it is waited for."""
-        os.kill(self.pid, number)
+        """Send a signal, if the process has not ended. The pid is its own until it is waited for.
+
+        Every start of another process waits for those that have ended.
+        """
+        if self._process.exitcode is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End the process at once."""
