@@ -7,37 +7,32 @@ A setting is declared once, in :data:`SETTINGS`. Its flag, its key in the file, 
 line in ``mpchat config`` and its row in the manual follow from that.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
 
 from mpchat.errors import ConfigError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
+from mpchat.setting_values import (
+    FAREWELL_LENGTH,
+    choice,
+    duration,
+    farewell,
+    hosts,
+    instance_name,
+    origins,
+    path,
+    size,
+    switch,
+    whole,
+)
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MULTIPLEXERS = ("auto", "epoll", "kqueue", "poll", "select")
 # Worker processes. Each costs the supervisor a few descriptors, and each message one more copy.
 MOST_WORKERS = 256
-# An instance name becomes a folder's name and a line in error messages.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
-# Labels of 1 to 63 characters: the resolver's own encoding takes no others.
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
-_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
-# An IPv6 address may name an interface: fe80::1%eth0.
-_ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(%[A-Za-z0-9_.-]{1,15})?")
-# What a browser sends as Origin.
-_ORIGIN = re.compile(
-    rf"https?://({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]{{2,39}}\])(:\d{{1,5}})?", re.IGNORECASE | re.ASCII
-)
-_NUMBER = re.compile(r"-?\d{1,20}", re.ASCII)
-_SIZE = re.compile(r"(\d{1,20})\s*(|k|kb|kib|m|mb|mib|g|gb|gib)", re.IGNORECASE | re.ASCII)
-_DURATION = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(|ms|s|m|h)", re.IGNORECASE | re.ASCII)
-_SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_DURATION_UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,129 +103,6 @@ class Origin(NamedTuple):
     place: str
 
 
-def _whole(low: int, high: int) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise ValueError
-        if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
-            raise ValueError
-        number = int(value)
-        if not low <= number <= high:
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _size(low: int, high: int) -> Callable[[Any], int]:
-    bounded = _whole(low, high)
-
-    def parse(value: Any) -> int:
-        if not isinstance(value, str):
-            return bounded(value)
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            raise ValueError
-        return bounded(int(match[1]) * _SIZE_UNITS[match[2][:1].lower()])
-
-    return parse
-
-
-def _duration(low: float, high: float, *, zero: bool = False) -> Callable[[Any], float]:
-    def parse(value: Any) -> float:
-        if isinstance(value, str):
-            match = _DURATION.fullmatch(value.strip())
-            if match is None:
-                raise ValueError
-            value = float(match[1]) * _DURATION_UNITS[match[2].lower()]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError
-        if not (low <= value <= high or (zero and value == 0)):  # never true of a NaN
-            raise ValueError
-        return float(value)
-
-    return parse
-
-
-def _choice(*allowed: str) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
-        if value not in allowed:
-            raise ValueError
-        return str(value)
-
-    return parse
-
-
-def _switch(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, str):
-        raise ValueError
-    return {"on": True, "off": False}[value.lower()]
-
-
-def _instance_name(value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError
-    return value
-
-
-def _path(value: Any) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError
-    return value
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of a duration written like a setting: 1 s to ten years. Raises ``ValueError``."""
-    seconds: float = _duration(1.0, 10 * 365 * 86_400.0)(text)
-    return seconds
-
-
-def _farewell(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > FAREWELL_LENGTH:
-        raise ValueError
-    value.encode()  # raises for half of a surrogate pair, which cannot be sent
-    return value
-
-
-def _hosts(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not parts:
-        raise ValueError
-    return tuple(_one_host(part) for part in parts)
-
-
-def _origins(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        raise ValueError
-    return tuple(_one_origin(part) for part in parts if part != "")
-
-
-def _one_origin(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    origin = value.strip().lower().rstrip("/")
-    if origin != "*" and not _ORIGIN.fullmatch(origin):
-        raise ValueError
-    return origin
-
-
-def _one_host(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    host = value.strip().removeprefix("[").removesuffix("]")
-    if _ADDRESS.fullmatch(host):
-        with suppress(ValueError):
-            return str(ipaddress.ip_address(host))
-    if not _HOST.fullmatch(host):
-        raise ValueError
-    return host
-
-
-# Characters of the farewell. Each takes at most 6 bytes, escaped: that fits a frame ten times over.
-FAREWELL_LENGTH = 1000
 # The longest duration of a setting, in seconds: a longer one is a mistake.
 _WEEK = 7 * 86_400.0
 
@@ -238,21 +110,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "name",
         "default",
-        _instance_name,
+        instance_name,
         "1 to 32 letters, digits, dots, dashes or underscores, the first a letter or digit",
         "The instance: servers of different names run side by side.",
     ),
     Setting(
         "runtime_dir",
         "",
-        _path,
+        path,
         "a folder's path; empty: the user's runtime folder",
         "The folder of lock, record, control socket and, unless set otherwise, the log.",
     ),
     Setting(
         "host",
         ("127.0.0.1",),
-        _hosts,
+        hosts,
         "IP addresses or host names, separated by commas",
         "Addresses to listen on. 0.0.0.0 means every interface by IPv4. :: means every interface by IPv6, "
         "and by IPv4 too unless an IPv4 address is listed. The default is this machine only.",
@@ -260,67 +132,67 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "port",
         4000,
-        _whole(0, 65_535),
+        whole(0, 65_535),
         "0 to 65535; 0 lets the system choose",
         "The TCP port. The lecture's clients use 4000.",
     ),
     Setting(
         "workers",
         0,
-        _whole(0, MOST_WORKERS),
+        whole(0, MOST_WORKERS),
         f"0 to {MOST_WORKERS}; 0 means one less than there are cores, at least 1",
         "Worker processes. One core is left for the operating system and the supervisor.",
     ),
     Setting(
         "multiplexer",
         "auto",
-        _choice(*MULTIPLEXERS),
+        choice(*MULTIPLEXERS),
         ", ".join(MULTIPLEXERS),
         "How workers wait for their clients. select takes no more than 1024 descriptors.",
     ),
     Setting(
-        "log_level", "info", _choice(*LOG_LEVELS), ", ".join(LOG_LEVELS), "The lowest level that is logged."
+        "log_level", "info", choice(*LOG_LEVELS), ", ".join(LOG_LEVELS), "The lowest level that is logged."
     ),
     Setting(
         "log_file",
         "",
-        _path,
+        path,
         "a file's path; empty: the instance's own folder, or standard error with --foreground",
         "Where the log goes. SIGUSR1 opens it anew after it was moved away.",
     ),
     Setting(
         "web",
         True,
-        _switch,
+        switch,
         "on or off",
         "Serve the chat's page and WebSocket clients too, on the same port.",
     ),
     Setting(
         "listen_grace",
         0.3,
-        _duration(0.0, 60.0),
+        duration(0.0, 60.0),
         "0 to 60 s",
         "With web: a client that says nothing for this long is sent messages as a plain client.",
     ),
     Setting(
         "origins",
         (),
-        _origins,
+        origins,
         "origins such as https://chat.example.com, separated by commas; *: all; empty: the page's own",
         "With web: sites whose pages may connect too.",
     ),
-    Setting("notices", True, _switch, "on or off", "Tell a room when a client's connection ends."),
+    Setting("notices", True, switch, "on or off", "Tell a room when a client's connection ends."),
     Setting(
         "max_connections",
         0,
-        _whole(0, 10_000_000),
+        whole(0, 10_000_000),
         "0 to 10000000; 0 means as many as the descriptor limits allow",
         "Clients at a time. One more is answered with the error full and closed.",
     ),
     Setting(
         "max_per_address",
         0,
-        _whole(0, 10_000_000),
+        whole(0, 10_000_000),
         "0 to 10000000; 0 means no limit",
         "Clients at a time from one address. All addresses of an IPv6 network of 64 bits count as one.",
     ),
@@ -329,7 +201,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "connect_rate",
         0,
-        _whole(0, 100_000),
+        whole(0, 100_000),
         "0 to 100000; 0 means no limit",
         "New connections a second from one address. One more is answered with the error too_fast and closed. "
         "All addresses of an IPv6 network of 64 bits count as one.",
@@ -337,28 +209,28 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "connect_burst",
         1000,
-        _whole(1, 1_000_000),
+        whole(1, 1_000_000),
         "1 to 1000000",
         "Connections that one address may make at once before connect_rate counts.",
     ),
     Setting(
         "payload_limit",
         DEFAULT_PAYLOAD_LIMIT,
-        _size(64, DEFAULT_PAYLOAD_LIMIT),
+        size(64, DEFAULT_PAYLOAD_LIMIT),
         f"64 to {DEFAULT_PAYLOAD_LIMIT} bytes",
         "The longest payload a client may send. What the server adds must still fit a frame's 65535 bytes.",
     ),
     Setting(
         "lag_limit",
         8 << 20,
-        _size(256 << 10, 1 << 30),
+        size(256 << 10, 1 << 30),
         "256 KiB to 1 GiB",
         "How far a client may fall behind before it is cut off; each worker keeps that much of the stream.",
     ),
     Setting(
         "answers_memory",
         64 << 20,
-        _size(1 << 20, 64 << 30),
+        size(1 << 20, 64 << 30),
         "1 MiB to 64 GiB",
         "What each worker keeps at most for single clients: answers, private messages, parts of the past. "
         "Past it the clients that hold most are cut off.",
@@ -366,105 +238,105 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "coalesce",
         0.005,
-        _duration(0.0, 1.0),
+        duration(0.0, 1.0),
         "0 to 1 s",
         "A busy room gathers messages for this long at most, to share send calls. An idle room never waits.",
     ),
     Setting(
         "idle_timeout",
         0.0,
-        _duration(1.0, _WEEK, zero=True),
+        duration(1.0, _WEEK, zero=True),
         "1 s to 7 days, or 0 for never",
         "End a connection whose client has sent nothing for this long.",
     ),
     Setting(
         "frame_timeout",
         30.0,
-        _duration(1.0, _WEEK, zero=True),
+        duration(1.0, _WEEK, zero=True),
         "1 s to 7 days, or 0 for never",
         "End a connection whose client has left a frame unfinished for this long.",
     ),
     Setting(
         "keepalive",
         60.0,
-        _duration(1.0, 86_400.0, zero=True),
+        duration(1.0, 86_400.0, zero=True),
         "1 s to 24 h, or 0 for never",
         "After this much silence TCP checks whether the client's machine is still there.",
     ),
     Setting(
         "hang_timeout",
         10.0,
-        _duration(1.0, 3600.0),
+        duration(1.0, 3600.0),
         "1 s to 1 h",
         "A worker whose loop has not turned for this long is dumped to the log, killed and replaced.",
     ),
     Setting(
         "stop_timeout",
         10.0,
-        _duration(0.1, 3600.0),
+        duration(0.1, 3600.0),
         "0.1 s to 1 h",
         "How long a stop waits for clients to read what they are owed before it closes their connections.",
     ),
     Setting(
         "farewell",
         "The server is stopping.",
-        _farewell,
+        farewell,
         f"up to {FAREWELL_LENGTH} characters; empty: none",
         "The last message that clients get when the server stops.",
     ),
     Setting(
         "bans",
         "",
-        _path,
+        path,
         "a file's path; empty: in the instance's own folder",
         "Where bans and mutes are kept. The instance's folder may not outlive a restart of the machine.",
     ),
     Setting(
         "flood_burst",
         200_000,
-        _whole(1, 10_000_000),
+        whole(1, 10_000_000),
         "1 to 10000000",
         "Messages that a client may send at once before flood_rate counts.",
     ),
     Setting(
         "flood_rate",
         200_000,
-        _whole(0, 10_000_000),
+        whole(0, 10_000_000),
         "0 to 10000000; 0 means no limit",
         "Messages a second that a client may send. A client that sends more is read from more slowly.",
     ),
     Setting(
         "history",
         "",
-        _path,
+        path,
         "a file's path; empty: in memory only",
         "Keep the rooms' messages in this SQLite file too, over restarts and crashes.",
     ),
     Setting(
         "history_messages",
         1000,
-        _whole(1, 1_000_000),
+        whole(1, 1_000_000),
         "1 to 1000000",
         "Messages that each room keeps for clients that come back, within lag_limit bytes.",
     ),
     Setting(
         "history_age",
         86_400.0,
-        _duration(1.0, _WEEK, zero=True),
+        duration(1.0, _WEEK, zero=True),
         "1 s to 7 days, or 0 for any age",
         "Messages older than this are forgotten. An empty room ends when its last message is forgotten.",
     ),
     Setting(
         "name_hold",
         60.0,
-        _duration(0.0, _WEEK),
+        duration(0.0, _WEEK),
         "0 to 7 days",
         "A name is held for its owner for this long after the connection was lost.",
     ),
     Setting(
         "max_rooms",
         10_000,
-        _whole(1, 1_000_000),
+        whole(1, 1_000_000),
         "1 to 1000000",
         "Rooms at a time. A join that would make one more gets the error too_many_rooms.",
     ),
@@ -473,7 +345,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_rooms_per_address",
         100,
-        _whole(0, 1_000_000),
+        whole(0, 1_000_000),
         "0 to 1000000; 0 means no limit",
         "Rooms at a time that clients of one address have made. A join that would make one more gets the "
         "error too_many_rooms_by_address. All addresses of an IPv6 network of 64 bits count as one.",
@@ -481,7 +353,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_members",
         0,
-        _whole(0, 10_000_000),
+        whole(0, 10_000_000),
         "0 to 10000000; 0 means no limit",
         "Members of one room at a time. A join of one more gets the error room_full.",
     ),

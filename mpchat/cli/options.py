@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from mpchat.config import BY_NAME, parse_duration
+from mpchat.config import BY_NAME
+from mpchat.setting_values import parse_duration
 from mpchat.settings import FILE_NAME
 
 Command = Callable[..., Any]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mpchat.config import (
     BY_NAME,
-    FAREWELL_LENGTH,
     FIXED,
     SETTINGS,
     Config,
@@ -19,13 +18,13 @@ from mpchat.config import (
     default_workers,
     differing,
     format_address,
-    parse_duration,
     parse_environment,
     parse_file,
     resolve,
 )
 from mpchat.errors import ConfigError, Exit
 from mpchat.protocol.messages import message_frame
+from mpchat.setting_values import FAREWELL_LENGTH, parse_duration
 
 # For each setting: values that are taken, with what becomes of them, and values that are not.
 GOOD: dict[str, list[tuple[Any, Any]]] = {

@@ -18,10 +18,12 @@ PACKAGE = Path(__file__).parents[2] / "mpchat"
 LADDER = """
 errors text
 protocol
+setting_values
 config
 memory
 multiplexer
 cores
+keepalive
 reactor
 instance
 settings
@@ -41,6 +43,7 @@ RANKS = {part: rank for rank, line in enumerate(LADDER.strip().splitlines()) for
 PURE = {
     "errors",
     "text",
+    "setting_values",
     "config",
     "memory",
     "protocol",
