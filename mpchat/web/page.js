@@ -107,6 +107,7 @@ $('join').addEventListener('submit', (event) => {
 function leave() {
   kept.token.set('');
   const left = chat;
+  $('outbox').replaceChildren();
   showEntrance();
   left?.close();
 }
@@ -190,14 +191,16 @@ function welcome(event) {
   returning = false;
   $('room').textContent = visible(event.room);
   $('text').placeholder = $('text-label').textContent = WORDS.writeTo(visible(event.room));
-  if (roomInAddress() !== event.room) {
-    const address = `#${encodeURIComponent(event.room)}`;
-    if (location.hash) history.pushState(null, '', address);
-    else history.replaceState(null, '', address);
-  }
+  for (const item of $('outbox').children) item.hidden = (item.dataset.room ?? event.room) !== event.room;
+  if (!moving) showAddress(event.room);
   side.entered(chat, event.members);
   showState();
   showTitle();
+}
+
+/** Let the address name the room, in the room's own spelling. */
+function showAddress(room, how = 'replaceState') {
+  if (roomInAddress() !== room) history[how](null, '', `#${encodeURIComponent(room)}`);
 }
 
 function takeMessage(event) {
@@ -221,14 +224,18 @@ function takeMessage(event) {
   if (fresh && !event.mine) announce(lineOf(event));
 }
 
+/** Show a line that is no message. It belongs to the day of what stands above it. */
 function note(type, text) {
-  log.append({ type, text });
+  log.append({ type, text, at: log.last?.at });
+  // What the line about the connection says is not said again.
+  if (type !== 'back') announce(type === 'help' ? WORDS.help.join('. ') : text);
 }
+
 
 function comeAndGo({ type, names, count, reason }) {
   const last = log.last;
   const together = last?.type === type && last.reason === reason;
-  const entry = together ? last : { type, reason, names: [], count: 0 };
+  const entry = together ? last : { type, reason, names: [], count: 0, at: last?.at };
   entry.names = [...entry.names, ...names].slice(0, NAMES_IN_LINE);
   entry.count += count;
   const why = reason && reason !== CLOSED ? visible(reason) : '';
@@ -335,6 +342,8 @@ $('try').addEventListener('click', () => {
     start(name, room, kept.token.get());
   } else {
     chat.wake();
+    // The button goes.
+    $('text').focus();
   }
 });
 
@@ -346,7 +355,8 @@ for (const [target, name] of [[window, 'online'], [window, 'offline'], [document
 
 // Rooms
 
-async function enter(room) {
+/** Enter a room. `how` the address changes then: the way back leads to the room before, unless that is the way. */
+async function enter(room, how = 'pushState') {
   if (room === chat?.room) return;
   moving += 1;
   try {
@@ -356,6 +366,7 @@ async function enter(room) {
     note('failed', errorText({ code: error.code, message: visible(error.message) }));
   } finally {
     moving -= 1;
+    if (!moving && chat) showAddress(chat.room, how);
   }
 }
 
@@ -363,7 +374,7 @@ window.addEventListener('hashchange', () => {
   const room = roomInAddress();
   if (!room) return;
   if (!chat) $('first-room').value = room;
-  else if (room !== chat.room) enter(room);
+  else if (room !== chat.room) enter(room, 'replaceState');
 });
 
 // The composer
@@ -474,6 +485,7 @@ async function list(what) {
 async function post(text, name) {
   const from = chat;
   const item = make('li', 'sending');
+  if (name === null) item.dataset.room = from.room;
   const shown = fill(make('div', 'text'), name === null ? text : `${visible(name)}: ${text}`);
   shown.dir = 'auto';
   item.append(make('div', 'body', shown));
@@ -490,7 +502,7 @@ async function post(text, name) {
     const discard = make('button', 'plain', WORDS.discard);
     again.type = discard.type = 'button';
     again.addEventListener('click', () => {
-      if (chat.state !== 'online') return;
+      if (chat.state !== 'online' || (moving && name === null)) return;
       item.remove();
       post(text, name);
       $('text').focus();

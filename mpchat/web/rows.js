@@ -8,6 +8,10 @@ const TOGETHER = 300;
 // Characters and lines of a message that is shown in full at once.
 const LONG = 1500;
 const MANY_LINES = 16;
+// Characters of it that are in the document before. And the most elements for hidden characters in one text; behind
+// them escapes look like text. One message could fill the memory of everybody's browser otherwise.
+const BEGINNING = 4000;
+const MOST_PIECES = 200;
 
 /** Make an element: `make('p', 'kind', …children)`. Strings become text nodes. */
 export function make(tag, className, ...children) {
@@ -30,25 +34,32 @@ export function disc(name) {
   return made;
 }
 
+function plain(found) {
+  return found.map((piece) => piece.text).join('');
+}
+
 /** Fill an element with a message's text. */
 export function fill(element, text) {
-  for (const piece of pieces(text)) {
+  const found = pieces(text);
+  for (const piece of found.slice(0, MOST_PIECES)) {
     element.append(piece.hidden ? make('span', 'control', piece.text) : piece.text);
   }
+  element.append(plain(found.slice(MOST_PIECES)));
   return element;
 }
 
-/** Return a message as one line, for a screen reader or a title. */
+/** Return another member's message as text, for a screen reader. */
 export function lineOf(message) {
   const who = message.from === undefined ? WORDS.operator : visible(message.from);
-  if (message.text.startsWith(ACTION)) return `${who} ${visible(message.text.slice(ACTION.length))}`;
-  return `${who}: ${visible(message.text)}`;
+  if (message.to !== undefined) return `${who} (${WORDS.toYou}): ${plain(pieces(message.text))}`;
+  if (message.text.startsWith(ACTION)) return `${who} ${plain(pieces(message.text.slice(ACTION.length)))}`;
+  return `${who}: ${plain(pieces(message.text))}`;
 }
 
 /** Make the row of an entry; `previous` stands above it. */
 export function row(entry, previous) {
   const made = document.createElement('li');
-  if (entry.at !== undefined && sameDay(entry, previous) === false) {
+  if (entry.type === 'message' && !sameDay(entry, previous)) {
     made.append(make('div', 'day', showDay(entry.at)));
   }
   if (entry.unread) made.append(make('div', 'unread', WORDS.unread));
@@ -58,7 +69,7 @@ export function row(entry, previous) {
 }
 
 function sameDay(entry, previous) {
-  if (previous?.at === undefined) return previous === undefined ? false : null;
+  if (previous?.at === undefined) return false;
   return new Date(entry.at * 1000).toDateString() === new Date(previous.at * 1000).toDateString();
 }
 
@@ -90,17 +101,24 @@ function message(made, entry, previous) {
   }
   const text = make('div', 'text');
   text.dir = 'auto';
-  fill(text, action ? entry.text.slice(ACTION.length) : entry.text);
+  const whole = action ? entry.text.slice(ACTION.length) : entry.text;
   const body = make('div', 'body', head, text, time);
-  if (isLong(entry.text)) {
+  if (isLong(whole)) {
     text.classList.add('long');
+    fill(text, whole.slice(0, BEGINNING).replace(/[\ud800-\udbff]$/, ''));
     const more = make('button', 'plain', WORDS.showAll);
     more.type = 'button';
     more.addEventListener('click', () => {
       text.classList.remove('long');
+      text.replaceChildren();
+      fill(text, whole);
+      text.tabIndex = -1;
+      text.focus({ preventScroll: true });
       more.remove();
     });
     text.after(more);
+  } else {
+    fill(text, whole);
   }
   if (!entry.mine && entry.from !== undefined && !action) made.append(disc(entry.from));
   made.append(body);
@@ -109,7 +127,7 @@ function message(made, entry, previous) {
 function isFollowed(entry, previous) {
   return previous?.type === 'message' && previous.from === entry.from && previous.to === entry.to
     && entry.from !== undefined && !previous.text.startsWith(ACTION)
-    && entry.at - previous.at < TOGETHER && sameDay(entry, previous) === true;
+    && entry.at - previous.at < TOGETHER && sameDay(entry, previous);
 }
 
 function isLong(text) {

@@ -261,6 +261,55 @@ def test_what_others_write_has_no_effect(desk: Desk) -> None:
         assert alice.find(all_of.format(".body", "getComputedStyle(e).overflow === 'clip'"))
 
 
+def test_one_message_fills_no_page(desk: Desk) -> None:
+    alice = desk.window("alice", "filled")
+    whole = "a\x7f" * 29_000
+    with members(desk.address, "bob12", room="filled") as [bob]:
+        bob.ask(message=whole)
+        bob.ask(message="the end")
+        alice.hears("the end")
+        assert alice.find("document.querySelectorAll('#list *').length") < 1000
+        assert len(alice.texts()[0]) < 20_000
+        alice.click("#list .text.long + button")
+        assert alice.texts()[0] == whole.replace("\x7f", r"\x7f")
+        assert alice.find("document.querySelectorAll('#list *').length") < 1000
+        assert alice.find("document.activeElement.className") == "text"
+
+
+def test_a_long_message_at_the_end_is_shown_from_its_beginning(desk: Desk) -> None:
+    alice = desk.window("alice", "long")
+    with members(desk.address, "bob13", room="long") as [bob]:
+        for number in range(50):
+            bob.ask(message=f"before {number}")
+        bob.ask(message="word " * 2_000)
+        alice.until("document.querySelector('#list .text.long')", "the long message")
+        top = "document.getElementById('log').scrollTop"
+        before = alice.find(top)
+        assert before > 0
+        alice.click("#list .text.long + button")
+        alice.front().execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        assert alice.find(top) == before
+
+
+def test_a_day_begins_with_its_date_whatever_stands_above_its_first_message(desk: Desk) -> None:
+    alice = desk.window("alice", "days")
+    alice.run(
+        "window.shift = 0; const parse = JSON.parse;"
+        "JSON.parse = (text) => { const made = parse(text); if (made?.at) made.at += shift; return made; }"
+    )
+    with members(desk.address, "bob14", room="days") as [bob]:
+        bob.ask(message="one")
+        alice.hears("one")
+        with members(desk.address, "carol", room="days"):
+            alice.notes_until("carol joined")
+        alice.notes_until("carol left")
+        alice.run("window.shift = 86_400")
+        bob.ask(message="two")
+        alice.hears("two")
+        dated = "[...document.querySelectorAll('#list .day')].map((e) => e.parentNode.querySelector('.text'))"
+        assert alice.find(f"{dated}.map((e) => e?.textContent)") == ["one", "two"]
+
+
 NAMES = """
 const done = arguments[arguments.length - 1];
 import('/rows.js').then(({ row }) => {
@@ -422,12 +471,32 @@ def test_a_closed_room_is_told_and_a_private_message_that_was_not_seen_stays(
         assert lasting.command("close", "closing").returncode == 0
         alice.shows("#room", "lobby")
         alice.notes_until("The operator has closed the room.")
-        assert [row["text"] for row in alice.rows()] == ["psst"]
+        assert alice.texts()[0] == "psst"
         assert alice.find("document.title") == "(1) lobby · mpchat"
         alice.run("document.hasFocus = () => true; window.dispatchEvent(new Event('focus'))")
         alice.say("/join other")
         alice.shows("#room", "other")
         assert alice.rows() == []
+
+
+def test_the_address_names_the_room_that_the_member_is_in(desk: Desk) -> None:
+    alice = desk.window("alice", "address")
+    alice.run("location.hash = '#a b'")
+    alice.notes_until("This is no name for a room")
+    assert alice.find("location.hash") == "#address"
+    with members(desk.address, "bob15", room="games"):
+        late = desk.window(path="/#Games")
+        late.enter("carol")
+        assert late.find("location.hash") == "#games"
+        entries = late.find("history.length")
+        for room in ("second", "third"):
+            late.say(f"/join {room}")
+            late.shows("#room", room)
+        assert late.find("history.length") == entries + 2
+        late.run("history.back(); history.back()")
+        late.shows("#room", "games")
+        late.until("location.hash === '#games'", "the address of the first room")
+        assert late.find("history.length") == entries + 2
 
 
 def test_what_is_written_on_the_way_to_another_room_stays_in_the_composer(desk: Desk) -> None:
@@ -493,6 +562,14 @@ def test_it_speaks_to_a_screen_reader_and_obeys_a_keyboard(desk: Desk) -> None:
     with members(desk.address, "bob6", room="reader") as [bob]:
         bob.ask(message="hear me")
         alice.shows("#announcer", "bob6: hear me")
+        bob.ask(message="two\nlines")
+        alice.shows("#announcer", "two\nlines")
+        bob.ask(message="psst", to="alice")
+        alice.shows("#announcer", "bob6 (only to you): psst")
+        alice.say("/who")
+        alice.shows("#announcer", "reader, 2 people")
+        alice.say("/nick x")
+        alice.shows("#announcer", "There is no /nick")
     assert alice.find("document.getElementById('announcer').ariaLive") == "polite"
     assert alice.find("document.getElementById('state').role") == "status"
     named = """[...document.querySelectorAll('button, input, textarea, [role=log], aside')].filter((e) =>

@@ -178,8 +178,22 @@ def test_a_network_that_goes_dead_is_noticed_and_what_was_missed_comes_once(
         assert not any("Lost" in note for note in alice.notes())
         # Nothing is sent twice by itself: whether to send it again is for the writer to say.
         alice.shows("#outbox .why", "most likely not sent")
+        # It was for this room: it is offered in no other, and to nobody else.
+        outbox = "document.querySelectorAll('#outbox li:not([hidden])').length"
+        assert alice.find(outbox) == 1
+        alice.say("/join b")
+        alice.shows("#room", "b")
+        alice.until(f"{outbox} === 0", "what was for the room before to be hidden")
+        alice.say("/join lobby")
+        alice.shows("#room", "lobby")
+        alice.until(f"{outbox} === 1", "what was for this room to be shown")
         alice.click("#outbox .why button")
         alice.hears("into the void")
+        assert alice.find("document.getElementById('outbox').childElementCount") == 0
+        alice.say("/msg nobody x")
+        alice.shows("#outbox .why", "Nobody has this name now.")
+        alice.say("/quit")
+        alice.until("!document.getElementById('entrance').hidden", "the entrance")
         assert alice.find("document.getElementById('outbox').childElementCount") == 0
 
 
