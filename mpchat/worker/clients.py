@@ -179,7 +179,11 @@ class Clients:
             self.end(connection, "lost")
             return
         self.send(connection, last)
-        if not connection.closed:
+        if connection.closed:
+            return
+        if connection not in connection.fanout:  # that has just failed
+            self.end(connection, "lost")
+        else:
             self.half_closed.finish(connection)
 
     def upgrade(self, connection: Connection, answer: bytes, rest: bytes) -> None:

@@ -327,7 +327,9 @@ def test_a_client_in_a_loop_of_requests_is_slowed_down_and_gets_its_budget_back(
 # Ends and moves.
 
 
-@pytest.mark.parametrize("sent", [b"", request()[:20], request(), request() * 3 + b"GET"])
+@pytest.mark.parametrize(
+    "sent", [b"", request()[:20], request(), request() * 3 + b"GET", request(Connection="close")]
+)
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_nothing_is_kept_of_a_client_that_goes_away_and_nobody_is_told(
     bench: Bench, sent: bytes, how: str
