@@ -156,6 +156,8 @@ class Decoder:
         # The fragments of another decoder come first; they are no news.
         begun = partial[:1] in (bytes((TEXT,)), bytes((BINARY,)))
         self.keep(partial, self.cut(partial, 0)[2] if begun else 0)
+        # Wrong fragments were kept by a decoder that had no time to look at them, or had another limit.
+        self.has_more = self.has_more or self.closing is not None
 
     @property
     def mid_message(self) -> bool:

@@ -767,3 +767,16 @@ def test_it_is_one_of_the_dialects_and_a_plain_client_has_no_control_frames() ->
     assert (made.held, made.asked, made.framing) == (9, True, WEBSOCKET_FRAMING)
     plain = DIALECTS["plain"](LIMIT)
     assert (plain.closing, plain.take_control()) == (None, b"")
+
+
+@pytest.mark.parametrize(
+    ("fragment", "code"), [(masked(TEXT, b"\xff"), NOT_UTF8), (masked(TEXT, bytes(LIMIT + 1)), TOO_BIG)]
+)
+def test_a_wrong_fragment_that_was_moved_before_it_was_looked_at_is_told(fragment: bytes, code: int) -> None:
+    dialect = WebSocketDialect(LIMIT, DialectState(partial=fragment))
+    assert dialect.has_more, "nobody would ask it otherwise"
+    assert dialect.receive_data(b"", []) == b""
+    assert not dialect.has_more
+    assert dialect.closing is not None
+    assert dialect.closing.code == code
+    assert dialect.take_control()
