@@ -151,7 +151,8 @@ def _one_origin(value: Any) -> str:
     origin = value.strip().lower().rstrip("/")
     if origin != "*" and not _ORIGIN.fullmatch(origin):
         raise ValueError
-    return origin
+    # As browsers write it: without the port that its scheme has anyway.
+    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
 
 
 def _one_host(value: Any) -> str:

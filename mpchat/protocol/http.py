@@ -3,6 +3,7 @@
 What a request means and what it is answered with is :mod:`mpchat.worker.http_answers`.
 """
 
+from datetime import UTC, datetime
 from math import inf
 from typing import ClassVar
 
@@ -14,16 +15,27 @@ from mpchat.protocol.session import DialectState
 # Bytes of a request's head at most.
 HEAD_LIMIT = 8 << 10
 HEAD_END = b"\r\n\r\n"
+# The words of a date, the same in every country (RFC 9110, section 5.6.7).
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def bare_answer(status: str, text: str) -> bytes:
+def http_date(now: float) -> str:
+    """Return a moment, in Unix seconds, as the header Date has it."""
+    at = datetime.fromtimestamp(now, UTC)
+    return f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} {at:%H:%M:%S} GMT"
+
+
+def bare_answer(status: str, text: str, now: float) -> bytes:
     """Return an answer with a line for people, after which the connection ends.
 
-    For answers that must not wait until a library is loaded; ``status`` is a code and a phrase.
+    For answers that must not wait until a library is loaded; ``status`` is a code and a phrase, and ``now``
+    in Unix seconds.
     """
     body = f"{text}\n".encode()
     head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+        f"HTTP/1.1 {status}\r\nDate: {http_date(now)}\r\n"
+        f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
         "X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body

@@ -41,6 +41,8 @@ class FirstBytes:
         """
         connection.undecided = True
         self._rooms.wait_plain(connection, place)
+        if connection.closed:  # its place is not kept any more
+            return
         if begun:
             self._begun[connection] = begun
             return

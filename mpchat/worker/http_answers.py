@@ -14,10 +14,12 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from mpchat.protocol.http import HEAD_LIMIT
+from mpchat.protocol.http import HEAD_LIMIT, http_date
 from mpchat.worker.site import File
 
 SUBPROTOCOL = Subprotocol("mpchat")
+# Lines of a request's head at most, as in the package websockets: each takes h11 some 3 µs, however short.
+MOST_LINES = 128
 # Nothing from elsewhere, and no code or style in the page itself.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -29,6 +31,7 @@ _SAFE = (
     ("Referrer-Policy", "no-referrer"),
 )
 _TEXT = "text/plain; charset=utf-8"
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 # RFC 6455, section 4.2.2: what a client is told whose handshake asks for something else.
 _VERSION = "13"
 _UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", _VERSION))
@@ -52,14 +55,16 @@ class Site(NamedTuple):
     origins: Sequence[str]
 
 
-def answer(head: bytes, site: Site, *, accepting: bool) -> Answer:
+def answer(head: bytes, site: Site, now: float, *, accepting: bool) -> Answer:
     """Return the answer to a request's head; ``b""`` stands for one that is too long.
 
-    ``accepting``: the server takes clients.
+    ``now`` is in Unix seconds. ``accepting``: the server takes clients.
     """
-    exchange = _Exchange()
+    exchange = _Exchange(now)
     if not head:
         return exchange.refuse(431, f"the head of a request has {HEAD_LIMIT} bytes at most")
+    if head.count(b"\n") > MOST_LINES:
+        return exchange.refuse(431, f"the head of a request has {MOST_LINES} lines at most")
     try:
         request = exchange.read(head)
     except h11.RemoteProtocolError as error:
@@ -80,15 +85,16 @@ def answer(head: bytes, site: Site, *, accepting: bool) -> Answer:
     return exchange.text(404, "there is nothing here; the chat's page is /")
 
 
-def too_slow(seconds: float) -> bytes:
+def too_slow(seconds: float, now: float) -> bytes:
     """Return the answer to a request whose head did not come in time."""
-    return _Exchange().refuse(408, f"the head of the request did not come within {seconds:g} seconds").data
+    return _Exchange(now).refuse(408, f"the head of the request did not come within {seconds:g} seconds").data
 
 
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
+        self._date = ("Date", http_date(now))
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
         self._without_body = False
 
@@ -101,6 +107,8 @@ class _Exchange:
         self._without_body = request.method == b"HEAD"
         # A body that follows is not read: then the connection ends, so that nobody takes it for a request.
         self._h11.next_event()
+        if self._h11.trailing_data[0]:  # h11 takes two line feeds for the end of a head, too
+            raise h11.RemoteProtocolError("a line of the head ends without a carriage return", 400)
         return request
 
     def refuse(self, status: int, text: str) -> Answer:
@@ -116,7 +124,9 @@ class _Exchange:
         size = () if status == 304 else (("Content-Length", str(len(body))),)
         end = (("Connection", "close"),) if self._h11.their_state is h11.SEND_BODY else ()
         response = h11.Response(
-            status_code=status, headers=[*headers, *size, *end, *_SAFE], reason=HTTPStatus(status).phrase
+            status_code=status,
+            headers=[self._date, *headers, *size, *end, *_SAFE],
+            reason=HTTPStatus(status).phrase,
         )
         data = self._h11.send(response) or b""
         if body and not self._without_body:
@@ -174,8 +184,11 @@ def _upgrade(exchange: _Exchange, head: bytes, request: h11.Request, site: Site)
 
 def _is_allowed(origin: str, host: str, origins: Sequence[str]) -> bool:
     """Tell whether a page of this origin may connect: the server's own, by whatever name it was reached."""
-    own = origin.lower().partition("://")[2]
-    return own == host.lower() or origin.lower() in origins or "*" in origins
+    scheme, _, own = origin.lower().partition("://")
+    port = _DEFAULT_PORTS.get(scheme, "")  # an origin leaves it out, and a proxy may add it
+    if own == host.lower().removesuffix(port):
+        return True
+    return f"{scheme}://{own.removesuffix(port)}" in origins or "*" in origins
 
 
 def _choose(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:

@@ -5,6 +5,7 @@ Requests are served one at a time for each client, in the same turns as messages
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from mpchat.config import Config
@@ -24,7 +25,7 @@ HTTP_COST = 3000
 # Seconds between two looks whether what answers are made with is loaded.
 LOOK_EVERY = 0.005
 # The answer when loading fails. The log has the stack.
-_FAILED = bare_answer("500 Internal Server Error", "the server cannot answer; its log says why")
+_FAILED = "500 Internal Server Error", "the server cannot answer; its log says why"
 
 log = logging.getLogger("mpchat.worker")
 
@@ -102,7 +103,7 @@ class Web:
         if head is None:
             self._reading.read_again(connection)
             return
-        given = http_answers.answer(head, site, accepting=not self._lifetime.draining)
+        given = http_answers.answer(head, site, time.time(), accepting=not self._lifetime.draining)
         charge_answer(connection, len(given.data), HTTP_COST)
         if connection.budget < 0:
             self._reading.slow_down(connection)
@@ -129,7 +130,7 @@ class Web:
         if self._site is not None:
             from mpchat.worker import http_answers
 
-            self._owner.send(connection, http_answers.too_slow(self._config.frame_timeout))
+            self._owner.send(connection, http_answers.too_slow(self._config.frame_timeout, time.time()))
         self._owner.end(connection, HALF_A_FRAME)
 
     def forget(self, connection: Connection) -> None:
@@ -163,6 +164,6 @@ class Web:
         waiting, self._waiting = self._waiting, {}
         for connection in waiting:
             if self._site is None:
-                self._owner.finish(connection, _FAILED)
+                self._owner.finish(connection, bare_answer(*_FAILED, time.time()))
             else:
                 self._reading.read_again(connection)

@@ -3,10 +3,12 @@
 import h11
 import pytest
 
-from mpchat.protocol.http import HEAD_LIMIT
-from mpchat.worker.http_answers import Answer, Site, answer, too_slow
+from mpchat.protocol.http import HEAD_LIMIT, bare_answer
+from mpchat.worker.http_answers import MOST_LINES, Answer, Site, answer, too_slow
 from mpchat.worker.site import File, load_site
 
+# Unix seconds: 8 November 1994, 12:45:26 UTC.
+NOW = 784_298_726.0
 SITE = Site({"/": File(b"<p>hello", "text/html; charset=utf-8", '"tag"')}, ("https://other.example",))
 
 
@@ -33,7 +35,7 @@ def read(given: Answer, method: str = "GET") -> tuple[int, dict[str, str], bytes
 
 
 def ask(line: str, *, accepting: bool = True, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    given = answer(head(line, **headers), SITE, accepting=accepting)
+    given = answer(head(line, **headers), SITE, NOW, accepting=accepting)
     return read(given, line.partition(" ")[0])
 
 
@@ -114,7 +116,7 @@ def test_who_asks_again_whether_clients_are_accepted_connects_again() -> None:
     ],
 )
 def test_what_is_no_request_is_told_and_ends_the_connection(sent: bytes, status: int) -> None:
-    given = answer(sent, SITE, accepting=True)
+    given = answer(sent, SITE, NOW, accepting=True)
     assert given.last
     found, headers, body = read(given)
     assert found == status
@@ -125,20 +127,20 @@ def test_what_is_no_request_is_told_and_ends_the_connection(sent: bytes, status:
 
 
 def test_a_slow_request_is_told_how_slow_it_may_be() -> None:
-    status, _, body = read(Answer(too_slow(2.5), last=True))
+    status, _, body = read(Answer(too_slow(2.5, NOW), last=True))
     assert status == 408
     assert b"2.5 seconds" in body
 
 
 def test_a_connection_goes_on_unless_a_body_follows_or_one_of_both_wants_the_end() -> None:
-    assert not answer(head("GET /"), SITE, accepting=True).last
-    assert not answer(head("POST /"), SITE, accepting=True).last
+    assert not answer(head("GET /"), SITE, NOW, accepting=True).last
+    assert not answer(head("POST /"), SITE, NOW, accepting=True).last
     for line, more in (("POST /", {"Content_Length": "3"}), ("GET /", {"Transfer_Encoding": "chunked"})):
-        given = answer(head(line, **more), SITE, accepting=True)
+        given = answer(head(line, **more), SITE, NOW, accepting=True)
         assert given.last
         assert read(given)[1]["connection"] == "close", "the client is told that it ends"
-    assert answer(head("GET /", Connection="close"), SITE, accepting=True).last
-    assert answer(head("GET /").replace(b"1.1", b"1.0"), SITE, accepting=True).last
+    assert answer(head("GET /", Connection="close"), SITE, NOW, accepting=True).last
+    assert answer(head("GET /").replace(b"1.1", b"1.0"), SITE, NOW, accepting=True).last
 
 
 # WebSocket handshakes.
@@ -154,7 +156,7 @@ WANTED = {
 
 def shake(**more: str) -> Answer:
     fields = {key: value for key, value in (WANTED | more).items() if value}
-    return answer(head("GET /ws", **fields), SITE, accepting=True)
+    return answer(head("GET /ws", **fields), SITE, NOW, accepting=True)
 
 
 def test_the_handshake_of_the_standard_is_answered_as_the_standard_says() -> None:
@@ -191,9 +193,23 @@ def test_pages_from_elsewhere_may_not_connect(origin: str) -> None:
     assert b"origins" in body
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "allowed"),
+    [
+        ("chat.example:443", "https://chat.example", True),
+        ("chat.example", "https://chat.example", True),
+        ("chat.example:80", "http://chat.example", True),
+        ("chat.example:80", "https://chat.example", False),
+        ("chat.example", "https://chat.example:444", False),
+    ],
+)
+def test_the_port_of_a_scheme_may_be_left_out(host: str, origin: str, *, allowed: bool) -> None:
+    assert shake(Host=host, Origin=origin).upgraded is allowed
+
+
 def test_all_origins_may_be_allowed() -> None:
     fields = WANTED | {"Origin": "https://evil.example"}
-    assert answer(head("GET /ws", **fields), Site({}, ("*",)), accepting=True).upgraded
+    assert answer(head("GET /ws", **fields), Site({}, ("*",)), NOW, accepting=True).upgraded
 
 
 @pytest.mark.parametrize(
@@ -224,3 +240,36 @@ def test_the_package_has_the_page() -> None:
     assert site["/"] is site["/index.html"]
     assert site["/"].body.startswith(b"<!doctype html>")
     assert all(path.count("/") == 1 for path in site)
+
+
+@pytest.mark.parametrize("lines", [MOST_LINES - 1, MOST_LINES, 2000])
+def test_a_head_has_no_more_lines_than_are_cheap_to_read(lines: int) -> None:
+    """A request line, Host and an empty line are among them; h11 takes bare line feeds too."""
+    for end in (b"\r\n", b"\n"):
+        sent = b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"a:" + end) * (lines - 3) + b"\r\n"
+        given = answer(sent, SITE, NOW, accepting=True)
+        assert (read(given)[0] == 431) is (lines > MOST_LINES)
+        assert given.last is (lines > MOST_LINES)
+
+
+def test_a_second_request_behind_bare_line_feeds_is_not_swallowed() -> None:
+    given = answer(
+        b"GET / HTTP/1.1\nHost: a\n\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n", SITE, NOW, accepting=True
+    )
+    assert (read(given)[0], given.last) == (400, True)
+
+
+def test_each_answer_has_its_date() -> None:
+    sent = [
+        head("GET /"),
+        head("HEAD /"),
+        head("POST /"),
+        head("GET /none"),
+        head("GET /ws"),
+        b"",
+        b"x\r\n\r\n",
+    ]
+    sent.append(head("GET /", If_None_Match='"tag"'))
+    answers = [answer(each, SITE, NOW, accepting=True).data for each in sent]
+    for each in (*answers, too_slow(1.0, NOW), bare_answer("403 Forbidden", "no", NOW)):
+        assert b"\r\ndate: tue, 08 nov 1994 12:45:26 gmt\r\n" in each.lower()
