@@ -52,8 +52,10 @@ class StreamBuffer:
         self.end = 0
         self.begin(0)
 
-    def begin(self, messages: int) -> None:
-        """Forget everything and go on where ``messages`` frames have come before."""
+    def begin(self, messages: int, offset: int | None = None) -> None:
+        """Forget everything and go on where ``messages`` frames have come before, perhaps at ``offset``."""
+        if offset is not None:
+            self.end = offset
         self.start = self.end
         # How many frames there have been; a late client's difference to it is what the client is owed.
         self.messages = messages
@@ -188,14 +190,28 @@ class StreamBuffer:
             cursor += sum(map(len, views))
         return found
 
-    def fill_from(self, other: "StreamBuffer") -> None:
-        """Begin anew with the frames of a stream of plain frames, in this one's framing."""
-        self.begin(other.messages_before)
-        cursor = other.start
-        while (part := other.copy(cursor, 1))[0]:
-            count, frames = part
-            self.append(self.framing.encode(frames), count)
-            cursor += len(frames)
+    def put_before(self, other: "StreamBuffer", number: int) -> None:
+        """Put frames in front, in this one's framing: those of a stream of plain frames from ``number`` on.
+
+        That stream must have what comes before this one's first frame; what it has forgotten stays away.
+        """
+        offsets, numbers, blobs = list[int](), list[int](), list[bytes]()
+        size, begin, end = 0, max(number, other.messages_before), self.messages_before
+        index = bisect_right(other._numbers, begin) - 1
+        while begin < end:
+            blob, before = other._blobs[index], other._numbers[index]
+            stop = min(end, other._numbers[index + 1] if index + 1 < len(other._numbers) else other.messages)
+            cut = other.framing.cut
+            part = self.framing.encode(blob[cut(blob, begin - before) : cut(blob, stop - before)])
+            offsets.append(size)
+            numbers.append(begin)
+            blobs.append(part)
+            size += len(part)
+            begin, index = stop, index + 1
+        self.start -= size
+        first, self._first = self._first, 0
+        self._offsets[:first] = [self.start + each for each in offsets]
+        self._numbers[:first], self._blobs[:first] = numbers, blobs
 
     def copy(self, cursor: int, most: int) -> tuple[int, bytes]:
         """Return whole blobs from ``cursor`` on, joined: how many frames, and their bytes.

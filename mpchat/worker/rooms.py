@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mpchat.config import Config
 from mpchat.ipc.items import PLAIN
 from mpchat.ipc.shares import FREED, STREAM_MEMORY, Memory
-from mpchat.ipc.stream_buffer import Place, StreamBuffer
+from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.reactor import Reactor
 from mpchat.worker.connection import Connection
@@ -22,6 +22,8 @@ from mpchat.worker.post_timing import gather_time
 # together. With more the hub must wait, and everybody with it.
 SWAMPED = 1 << 20
 SWAMPED_TOGETHER = 4 << 20
+# Where the offsets of a stream begin that may get frames in front.
+FAR = 1 << 40
 # Instead of a room's number: none.
 ASIDE = -1
 
@@ -104,12 +106,9 @@ class Rooms:
     def _work_in_rooms(self, now: float) -> None:
         share = self._share
         for room in list(self.busy):
-            if room.number == PLAIN:
-                room.work(now)
-            else:
-                room.stream.limit = share
-                room.work(now)
-                self._forget_needless(room)
+            room.stream.limit = share
+            room.work(now)
+            self._forget_needless(room)
             if room.at_rest:
                 self.busy.pop(room, None)
         if self._memory.used > self._cut_at:
@@ -118,7 +117,7 @@ class Rooms:
     def _forget_needless(self, room: Fanout) -> None:
         """Forget what no client of a room needs: only those that are late need anything.
 
-        Of the plain stream, clients to come need something too.
+        Of the plain stream, clients to come need something too; they get it from the plain frames.
         """
         if room.needs_nothing_past:
             room.stream.forget()
@@ -262,18 +261,26 @@ class Rooms:
     def resume_plain(self, connection: Connection, place: Place) -> None:
         """Let a moved connection go on in the stream of plain clients."""
         connection.fanout = fanout = self._plain_in(connection.dialect.framing)
+        if fanout is not self.plain and fanout.stream.cursor_of(place) is Outside.FORGOTTEN:
+            self._complete_plain()
+            fanout.stream.put_before(self.plain.stream, place.number)
         fanout.resume(connection, place)
+        if fanout is not self.plain:
+            self._note_kept(fanout)
 
     def _plain_in(self, framing: Framing) -> Fanout:
-        """Return the plain stream's fan-out in a framing. One that comes new has what the plain one has."""
+        """Return the plain stream's fan-out in a framing; a new one has none of the past."""
         if framing is PLAIN_FRAMING:
             return self.plain
         fanout = self._plain_too.get(framing)
         if fanout is None:
-            self.plain.complete(self._reactor.now, pending=True)
+            self._complete_plain()
             fanout = self._plain_too[framing] = self._make_fanout(PLAIN, framing, self._counters)
-            fanout.stream.fill_from(self.plain.stream)
+            fanout.stream.begin(self.plain.stream.messages, FAR)
         return fanout
+
+    def _complete_plain(self) -> None:
+        self.plain.complete(self._reactor.now, pending=True)
 
     def upgrade_plain(self, connection: Connection, answer: bytes) -> None:
         """Let a client go on in the stream of plain clients in another framing, after ``answer``."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mpchat.ipc.stream_buffer import GATHER, Outside, Place, StreamBuffer
 from mpchat.protocol.frames import encode_frame
+from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 
 BLOBS = st.lists(st.binary(min_size=1, max_size=40), max_size=60)
 
@@ -196,3 +197,43 @@ def test_views_are_of_the_blobs_themselves_and_copy_nothing() -> None:
     blob = b"a" * 1000
     (view,) = filled([blob], 10_000).read(10, 100)
     assert view.obj is blob
+
+
+# The past of another stream in front.
+
+
+@given(
+    st.lists(st.lists(st.binary(max_size=200), min_size=1, max_size=4), min_size=1, max_size=12),
+    st.integers(1, 2000),
+    st.data(),
+)
+def test_what_is_put_before_a_stream_is_read_there_as_if_it_had_always_been_there(
+    runs: list[list[bytes]], limit: int, data: st.DataObject
+) -> None:
+    plain, other = StreamBuffer(limit), StreamBuffer(1 << 20, WEBSOCKET_FRAMING)
+    begun = data.draw(st.integers(0, len(runs)))
+    said: list[bytes] = []
+    for number, run in enumerate(runs):
+        if number == begun:
+            other.begin(len(said), 1 << 40)
+        said += map(encode_frame, run)
+        plain.append(b"".join(map(encode_frame, run)), len(run))
+        if number >= begun:
+            other.append(WEBSOCKET_FRAMING.encode(b"".join(map(encode_frame, run))), len(run))
+    if begun == len(runs):
+        other.begin(len(said), 1 << 40)
+    elif data.draw(st.booleans()):
+        other.forget()
+    live = other.end
+    number = data.draw(st.integers(0, len(said)))
+    other.put_before(plain, number)
+    assert other.end == live
+    begin = max(number, plain.messages_before) if number < len(said) else len(said)
+    begin = min(begin, other.messages_before) if begin > other.messages_before else begin
+    cursor = other.cursor_of(Place(begin))
+    assert isinstance(cursor, int)
+    assert read_all(other, cursor, 100) == WEBSOCKET_FRAMING.encode(b"".join(said[begin:]))
+    # And it goes on.
+    other.append(b"further", 1)
+    assert read_all(other, cursor, 100).endswith(b"further")
+    assert other.place_of(live) == (len(said), 0)

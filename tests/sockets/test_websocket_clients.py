@@ -300,6 +300,43 @@ def test_a_kicked_client_is_told_so(bench: Bench, *, member: bool) -> None:
     assert [code for code, _ in errors(events)] == ["kicked"] * member
 
 
+def test_a_browser_that_comes_is_given_nothing_of_what_was_said_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To make frames for it of all that is kept would take the worker a second."""
+    encoded: list[int] = []
+    encode = WEBSOCKET_FRAMING.encode
+
+    def note(_: object, frames: bytes) -> bytes:
+        encoded.append(len(frames))
+        return encode(frames)
+
+    monkeypatch.setattr(type(WEBSOCKET_FRAMING), "encode", note)
+    for _ in range(100):
+        bench.order(Down.BATCH, (1, raw_frame(HELLO)))
+        bench.turn(1)
+    for number in (1, 2):
+        browser = Browser(bench, number)
+        bench.turn()
+        assert sum(encoded) == 0
+        fanout = bench.worker.rooms._plain_too[WEBSOCKET_FRAMING]
+        assert fanout.stream.size == 0
+        bench.worker.clients.end(browser.connection, "gone")
+    browser = Browser(bench, 3)
+    bench.order(Down.BATCH, (1, raw_frame(HELLO)))
+    assert browser.take(1) == [(TEXT, HELLO)]
+    bench.turn()
+    assert bench.worker.rooms._plain_too[WEBSOCKET_FRAMING].stream.size == 0, "nobody needs it any more"
+
+
+@pytest.mark.parametrize("begun", [b"", close(1000)], ids=["reset", "closed and reset"])
+def test_a_client_that_is_reset_behind_its_close_frame_ends_at_once(bench: Bench, begun: bytes) -> None:
+    browser = Browser(bench, 1)
+    browser.client.send_raw(begun)
+    browser.client.reset()
+    bench.until(lambda: browser.connection.closed)
+
+
 def test_a_client_that_is_kicked_while_a_message_goes_out_gets_it_whole(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,16 @@ class Kind(NamedTuple):
     limit: float = PROMPT
 
 
+def _frame(first: int, data: bytes) -> bytes:
+    """Return a WebSocket frame of a client, its mask zero; at most 125 bytes of data."""
+    return bytes((first, 0x80 | len(data))) + bytes(4) + data
+
+
+_HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+_PING, _CLOSE, _TEXT, _MORE, _LAST = 0x89, 0x88, 0x01, 0x00, 0x80
 # The shortest message, as it is posted together with others.
 TINY = framed(b'{"message":""}')
 
@@ -45,6 +55,14 @@ KINDS: dict[str, Kind] = {
     "too long": Kind(lambda number: framed(b"x" * 65_000) * 10),
     "deep JSON": Kind(lambda number: framed(b'{"message":' + b"[" * 50_000) * 10),
     "HTTP": Kind(lambda number: b"GET / HTTP/1.1\r\nX: " + b"x" * 60_000),
+    "requests": Kind(lambda number: b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 100),
+    "header lines": Kind(lambda number: b"GET / HTTP/1.1\nHost: a\n" + b"a:\n" * 2600 + b"\r\n\r\n"),
+    "handshakes": Kind(lambda number: _frame(_CLOSE, b""), lambda number: _HANDSHAKE),
+    "pings": Kind(lambda number: _frame(_PING, b"x" * 125) * 500, lambda number: _HANDSHAKE),
+    "fragments": Kind(
+        lambda number: _frame(_TEXT, b"{") + _frame(_MORE, b"{") * 500 + _frame(_LAST, b"{"),
+        lambda number: _HANDSHAKE,
+    ),
     "one byte": Kind(lambda number: payload(message="slow"), piece=1),
     "half frames": Kind(lambda number: b"\xea\x60" + b"x" * 100, piece=51),
     "joins": Kind(lambda number: _join(number, after=0) * 50),
