@@ -75,8 +75,9 @@ def _begin_stop(config: Config, timeout: float) -> tuple[list[Identity], float]:
         record = living_record(config)
         if record is None:
             raise
-    with suppress(psutil.NoSuchProcess):
-        psutil.Process(record.supervisor.pid).terminate()
+    if (supervisor := record.supervisor.process()) is not None:
+        with suppress(psutil.NoSuchProcess):
+            supervisor.terminate()
     return [record.supervisor, *record.workers], config.stop_timeout
 
 
@@ -100,6 +101,8 @@ def _not_ended(config: Config, processes: list[Identity], timeout: float) -> Tim
 def _kill(config: Config, processes: list[Identity]) -> None:
     for identity in processes:
         if (process := identity.process()) is not None:
-            process.kill()
+            # A process may end between the check of its identity and the signal.
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     if not _wait_for_end(processes, time.monotonic() + KILL_TIMEOUT):
         raise TimedOutError(f'"{config.name}" has not ended {KILL_TIMEOUT:g} s after it was killed')

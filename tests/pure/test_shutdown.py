@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import pytest
 from msgspec.structs import replace
 
 from mpchat.cli import life_cycle
 from mpchat.config import resolve
+from mpchat.errors import TimedOutError
 from mpchat.supervisor import supervisor
 from mpchat.supervisor.pool import Phase
 from mpchat.supervisor.shutdown import QUICK, STOP_GRACE, Shutdown
@@ -149,6 +151,57 @@ def test_a_stop_waits_for_as_long_as_the_server_says(monkeypatch: pytest.MonkeyP
         answer = SimpleNamespace(result=result)
         monkeypatch.setattr(life_cycle, "ask", lambda *_, answer=answer: answer)
         assert life_cycle._begin_stop(config, 5.0)[1] == seconds
+
+
+class FakeProcess:
+    """A process that records signals, or that ends just before the first one reaches it."""
+
+    def __init__(self, signals: list[str], *, ends_before: bool = False) -> None:
+        self.pid = 1
+        self._signals, self._ends_before = signals, ends_before
+        self._alive = True
+
+    def process(self) -> "FakeProcess | None":
+        """Pass the check of its identity as long as it lives."""
+        return self if self._alive else None
+
+    def _end(self, signal: str) -> None:
+        self._alive = False
+        if self._ends_before:
+            raise psutil.NoSuchProcess(self.pid)
+        self._signals.append(signal)
+
+    def kill(self) -> None:
+        self._end("kill")
+
+    def terminate(self) -> None:
+        self._end("terminate")
+
+
+def test_a_process_that_ends_just_before_its_kill_does_not_save_the_others() -> None:
+    signals: list[str] = []
+    processes = [FakeProcess(signals, ends_before=True), FakeProcess(signals)]
+    life_cycle._kill(resolve([])[0], cast(Any, processes))
+    assert signals == ["kill"]
+
+
+@pytest.mark.parametrize("ends_before", [False, True])
+def test_a_supervisor_without_an_answer_is_signalled_only_as_the_process_that_was_checked(
+    monkeypatch: pytest.MonkeyPatch, *, ends_before: bool
+) -> None:
+    def no_answer(*_: object) -> None:
+        raise TimedOutError("no answer")
+
+    signals: list[str] = []
+    supervisor = FakeProcess(signals, ends_before=ends_before)
+    record = SimpleNamespace(supervisor=supervisor, workers=[])
+    monkeypatch.setattr(life_cycle, "ask", no_answer)
+    monkeypatch.setattr(life_cycle, "living_record", lambda config: record)
+    # A number alone may be another process by now.
+    monkeypatch.setattr(psutil, "Process", lambda pid: FakeProcess(signals))
+    life_cycle._begin_stop(resolve([])[0], 5.0)
+    life_cycle._begin_stop(resolve([])[0], 5.0)
+    assert signals == ([] if ends_before else ["terminate"])
 
 
 def test_a_stop_that_comes_by_two_ways_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
