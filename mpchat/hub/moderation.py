@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from mpchat.config import format_address
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.ipc.addresses import covers
 from mpchat.protocol.names import checked_name, name_key
@@ -18,6 +19,8 @@ from mpchat.protocol.names import checked_name, name_key
 BANS, MUTES = "bans", "mutes"
 # Bits in front of an IPv4 address in the notation of IPv6.
 _MAPPED_BITS = 96
+# Digits of the highest port, 65535.
+_PORT_DIGITS = 5
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -158,10 +161,31 @@ def as_host(target: str) -> str | None:
         with suppress(ValueError):
             return str(_unmapped(ipaddress.ip_network(target, strict=False)))
         return None
-    for candidate in (target, target.rpartition(":")[0]):
-        with suppress(ValueError):
-            address = ipaddress.ip_address(candidate.strip("[]"))
-            return str(getattr(address, "ipv4_mapped", None) or address)
+    return _address(target) or _address(target.rpartition(":")[0])
+
+
+def kick_target(target: str) -> str:
+    """Return an address, a network or ``host:port`` as connections are compared with; else ``target``.
+
+    So a kick finds a host in every notation in which it can be banned. A name is returned as it is.
+    """
+    host = as_host(target)
+    if host is None:
+        return target
+    if "/" in target or _address(target) is not None:
+        return host
+    port = target.rpartition(":")[2]
+    # The length comes first: Python refuses to read a number of thousands of digits.
+    if len(port) > _PORT_DIGITS or not port.isdecimal():
+        return target
+    return format_address(host, int(port))
+
+
+def _address(text: str) -> str | None:
+    """Return the usual notation of an address, which may stand in brackets; None for any other text."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(text.strip("[]"))
+        return str(getattr(address, "ipv4_mapped", None) or address)
     return None
 
 

@@ -10,6 +10,7 @@ from mpchat.control.answers import Banned, Kicked, Lifted, Muted, Said, Sanction
 from mpchat.control.messages import Answer, Reply, refusal
 from mpchat.errors import Exit, MpchatError
 from mpchat.hub.hub import Hub
+from mpchat.hub.moderation import kick_target
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.ask_workers import PATIENCE, WorkerQuestions
@@ -51,7 +52,7 @@ class ClientCommands:
         reply(Answer(Said(self._pool.connections + len(self._placement))))
 
     def kick(self, target: str, reply: Reply) -> None:
-        """Close the connections of a name, of ``host:port`` or of a host."""
+        """Close the connections of a name, of ``host:port``, of a host or of a network."""
         self._close_connections(target, lambda kicked: reply(Answer(kicked)))
 
     def ban(self, target: str, seconds: float | None, reply: Reply) -> None:
@@ -117,7 +118,7 @@ class ClientCommands:
         return Sanctions(bans, mutes)
 
     def _close_connections(self, target: str, on_kicked: Callable[[Kicked], None]) -> None:
-        address = self._hub.address_of(target) or target
+        address = self._hub.address_of(target) or kick_target(target)
         unseen = self._placement.fresh_from(address, self._pool.handles)
         self._placement.kicking.append(address)
         self._ask_to_kick(address, unseen, 0, time.monotonic() + PATIENCE, on_kicked)

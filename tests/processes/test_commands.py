@@ -198,6 +198,14 @@ def test_kick_by_address_ends_that_connection_and_by_host_all_of_it(shared: Serv
         assert ended(carol)
 
 
+@pytest.mark.parametrize("target", ["127.0.0.5/8", "[127.0.0.1]", "::ffff:127.0.0.1", "::ffff:7f00:1"])
+def test_kick_finds_a_host_in_every_notation(shared: Server, target: str) -> None:
+    with clients(shared, 1) as (alice,):
+        shared.wait_for_connections(1)
+        assert said(shared.command("kick", target)) == "1 connection ended\n"
+        assert ended(alice)
+
+
 def ended(client: Client) -> bool:
     with suppress(ConnectionResetError):
         while client.receive() is not None:

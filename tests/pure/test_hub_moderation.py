@@ -12,7 +12,7 @@ from support.desk import LIMITS
 
 from mpchat.errors import MpchatError, StartError
 from mpchat.hub.hub import Hub
-from mpchat.hub.moderation import Moderation, as_host
+from mpchat.hub.moderation import Moderation, as_host, kick_target
 from mpchat.hub.moderation_file import LOCK_PATIENCE, read_moderation
 
 NOW = 1000.0
@@ -112,6 +112,36 @@ def test_a_banned_network_is_banned_with_all_its_hosts(
 @pytest.mark.parametrize("name", ["1.2.3.4/99", "a/b", "alice", "1.2.3", "a.b", "192.0.2.7.8", "alice:4000"])
 def test_what_is_no_address_is_a_name(name: str) -> None:
     assert as_host(name) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "compared"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7:4000", "192.0.2.7:4000"),
+        ("192.0.2.7:04000", "192.0.2.7:4000"),
+        ("[::1]", "::1"),
+        ("[::1]:4000", "[::1]:4000"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("[0:0:0:0:0:0:0:1]:4000", "[::1]:4000"),
+        ("2001:DB8::7", "2001:db8::7"),
+        ("[2001:DB8::7]:4000", "[2001:db8::7]:4000"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("[::FFFF:192.0.2.7]:4000", "192.0.2.7:4000"),
+        ("192.0.2.7/24", "192.0.2.0/24"),
+        ("2001:DB8::7/48", "2001:db8::/48"),
+        ("::ffff:192.0.2.7/120", "192.0.2.0/24"),
+        # Neither an address nor a network: a name, or nobody.
+        *(
+            (each, each)
+            for each in ("alice", "Trölł", "alice:4000", "a/b", "1.2.3.4/99", "", "[::1]:x", "1.2.3.4:")
+        ),
+        ("192.0.2.7:" + "9" * 5000, "192.0.2.7:" + "9" * 5000),
+    ],
+)
+def test_a_kick_means_the_same_address_in_every_notation(target: str, compared: str) -> None:
+    assert kick_target(target) == compared
+    assert kick_target(compared) == compared
 
 
 def test_a_ban_is_no_mute_and_a_mute_is_no_ban(path: Path) -> None:
