@@ -45,11 +45,11 @@ def check_trusted(path: Path, opened: os.stat_result) -> None:
     for status in (path.lstat(), opened):
         if status.st_uid not in (os.geteuid(), 0):
             raise _not_trusted(path, f"it belongs to {user_name(status.st_uid)}")
-    if _others_may_write(opened):
+    if others_may_write(opened):
         close = f"close it with: chmod go-w {shlex.quote(str(path))}"
         raise _not_trusted(path, f"users besides {user_name(opened.st_uid)} may write it; {close}")
     folder = path.parent.stat()
-    if _others_may_write(folder) and not folder.st_mode & stat.S_ISVTX:
+    if others_may_write(folder) and not folder.st_mode & stat.S_ISVTX:
         raise _not_trusted(path, f"users besides {user_name(folder.st_uid)} may replace it in its folder")
 
 
@@ -57,7 +57,8 @@ def _not_trusted(path: Path, why: str) -> ConfigError:
     return ConfigError(f"{path} is not obeyed: {why}; to insist, name it: --config {shlex.quote(str(path))}")
 
 
-def _others_may_write(status: os.stat_result) -> bool:
+def others_may_write(status: os.stat_result) -> bool:
+    """Tell whether users besides the owner, this user and root may write a file or folder."""
     if status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
         return True
     return bool(status.st_mode & stat.S_IWOTH)

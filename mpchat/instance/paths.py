@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mpchat.errors import ConfigError, StartError
-from mpchat.instance.owners import user_name
+from mpchat.instance.owners import others_may_write, user_name
 
 # The way out of a folder that does not do.
 _ELSEWHERE = "choose another with --runtime-dir or MPCHAT_RUNTIME_DIR"
@@ -107,6 +107,6 @@ def prepare_folder(folder: Path) -> None:
     if status.st_mode & 0o077:
         raise StartError(f"others may enter {folder}; close it with: chmod 700 {folder}")
     if parent.st_uid not in (os.geteuid(), 0) or (
-        parent.st_mode & 0o022 and not parent.st_mode & stat.S_ISVTX
+        others_may_write(parent) and not parent.st_mode & stat.S_ISVTX
     ):
         raise StartError(f"others may replace what is in {folder.parent}; {_ELSEWHERE}")

@@ -116,6 +116,28 @@ def test_other_names_and_other_folders_are_free(config: Config, tmp_path: Path) 
         refused(config)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose own group has no other members")
+def test_a_group_may_write_the_folder_above_if_it_is_the_users_own_group(tmp_path: Path) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    runtime.chmod(0o775)
+    config = named("one", runtime)
+    refuse_second_start(config)
+    with held(config):
+        pass
+    os.chown(runtime, 0, 54321)
+    with pytest.raises(StartError, match=r"others may replace what is in .*/run; choose another with"):
+        refuse_second_start(config)
+    with pytest.raises(StartError, match="others may replace"):
+        Guard(config).acquire()
+    runtime.chmod(0o1775)
+    with held(config):
+        pass
+    os.chown(runtime, 54321, 54321)
+    with pytest.raises(StartError, match="others may replace"):
+        refuse_second_start(config)
+
+
 def test_a_release_gives_back_every_descriptor(config: Config) -> None:
     before = open_files()
     for _ in range(3):
