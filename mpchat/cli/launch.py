@@ -14,7 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, NoReturn
 
 import msgspec
@@ -45,10 +45,16 @@ def in_foreground(config: Config, sources: Sources) -> NoReturn:
     Raise :class:`ConfigError` if the settings are too long, and :class:`StartError` or
     :class:`AlreadyRunningError` if that is known before.
     """
-    settings = _settings_pipe(_checked_order(config, sources))
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    os.chdir(_SERVER_FOLDER)
-    os.execv(sys.executable, _command(config, settings, -1))
+    order = _checked_order(config, sources)
+    try:
+        with _settings_pipe(order) as settings:
+            settings.set_inheritable(True)
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            os.chdir(_SERVER_FOLDER)
+            os.execv(sys.executable, _command(config, settings.fileno(), -1))
+    except OSError as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        raise _not_started(error) from None
 
 
 def in_background(config: Config, sources: Sources) -> StartFacts:
@@ -57,30 +63,31 @@ def in_background(config: Config, sources: Sources) -> StartFacts:
     Raise :class:`ConfigError`, :class:`StartError` or :class:`AlreadyRunningError`; then no process is left.
     Ctrl-C while the server starts ends it again.
     """
-    settings = _settings_pipe(_checked_order(config, sources))
-    reader, writer = os.pipe()
+    order = _checked_order(config, sources)
     server: subprocess.Popen[bytes] | None = None
+    last_lines: _LastLines | None = None
     try:
-        with _interrupts_held():
-            server = subprocess.Popen(
-                _command(config, settings, writer),
-                cwd=_SERVER_FOLDER,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(settings, writer),
-                start_new_session=True,
-            )
-        os.close(settings)
-        os.close(writer)
-        last_lines = _LastLines(server)
-        with open(reader, "rb") as stream:
-            line = stream.read()
-    except KeyboardInterrupt:
+        with _settings_pipe(order) as settings, _outcome_pipe() as (reader, writer):
+            with _interrupts_held():
+                server = subprocess.Popen(
+                    _command(config, settings.fileno(), writer.fileno()),
+                    cwd=_SERVER_FOLDER,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=(settings.fileno(), writer.fileno()),
+                    start_new_session=True,
+                )
+            settings.close()
+            writer.close()
+            last_lines = _LastLines(server)
+            line = reader.read()
+    except (KeyboardInterrupt, OSError, RuntimeError) as failure:
         if server is not None:
-            server.terminate()
-            server.wait()
-        raise
+            _end(server, last_lines)
+        if isinstance(failure, KeyboardInterrupt):
+            raise
+        raise _not_started(failure) from None
     outcome = msgspec.json.decode(line, type=Outcome) if line else _silent_outcome(config, server, last_lines)
     if outcome.facts is None:
         server.wait()
@@ -88,6 +95,27 @@ def in_background(config: Config, sources: Sources) -> StartFacts:
         raise error(outcome.text)
     server.returncode = 0  # it lives on; this process does not wait for it
     return outcome.facts
+
+
+def _end(server: "subprocess.Popen[bytes]", last_lines: "_LastLines | None") -> None:
+    """End a server that has not reported yet, and wait for its end."""
+    server.terminate()
+    server.wait()
+    if last_lines is None and server.stderr is not None:  # otherwise its thread closes the stream
+        server.stderr.close()
+
+
+def _not_started(error: OSError | RuntimeError) -> StartError:
+    """Return the error for a process that could not be started.
+
+    Python raises ``RuntimeError`` where no thread is free.
+    """
+    if isinstance(error, OSError) and error.filename:
+        reason = f"{error.filename}: {error.strerror}"
+    else:
+        text = error.strerror if isinstance(error, OSError) else None
+        reason = f"{text or error}; end other processes, or raise a limit that ulimit -a shows"
+    return StartError(f"the server's process could not be started: {reason}")
 
 
 def _checked_order(config: Config, sources: Sources) -> bytes:
@@ -103,19 +131,28 @@ def _too_long(data: bytes) -> ConfigError:
     return ConfigError(f"all settings together take {len(data)} bytes, allowed: {_ORDER_SIZE}")
 
 
-def _settings_pipe(data: bytes) -> int:
+def _settings_pipe(data: bytes) -> socket.socket:
     """Return the reading end of a socket that holds the order.
 
     A pipe may hold no more than 4 KiB, of a user whose pipes take much already.
     """
     reader, writer = socket.socketpair()
-    with reader, writer:
+    with writer, ExitStack() as on_error:
+        on_error.enter_context(reader)
         writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _ORDER_SIZE)
         writer.setblocking(False)
         if writer.send(data) < len(data):
             raise _too_long(data)
-        reader.set_inheritable(True)
-        return reader.detach()
+        on_error.pop_all()
+        return reader
+
+
+@contextmanager
+def _outcome_pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Open the pipe that brings back the outcome: its reading end and its writing end."""
+    reader, writer = os.pipe()
+    with open(reader, "rb") as outcome, open(writer, "wb") as servers_end:
+        yield outcome, servers_end
 
 
 def _command(config: Config, settings: int, outcome: int) -> list[str]:

@@ -1,15 +1,23 @@
 """Commands work without a server, a home, a folder, a terminal or a language, and say so in one line."""
 
+import errno
 import os
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
+import psutil
 import pytest
-from support.harness import MPCHAT, Server, clients
-from support.said import FAILED, NOT_RUNNING, OK, USAGE, one_line, said
+from support.harness import MPCHAT, Server, assert_nothing_left, clients
+from support.said import FAILED, NOT_RUNNING, NOT_STARTED, OK, USAGE, one_line, said
+
+from mpchat.cli.launch import in_foreground
+from mpchat.errors import StartError
+from mpchat.settings import Sources
 
 pytestmark = pytest.mark.usefixtures("commands_apart")
 
@@ -101,6 +109,58 @@ def test_every_command_finds_a_server_whose_folder_is_written_with_a_tilde(
     (tmp_path / "mpchat.toml").write_text("runtime_dir = '~/run'\n")
     for words in (["status"], ["chat", "--plain"]):
         said(elsewhere.run(*words))
+
+
+# A system that has no process, thread or descriptor left.
+
+
+def refuse_process(*_: Any, **__: Any) -> NoReturn:
+    raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def refuse_thread(*_: Any) -> NoReturn:
+    raise RuntimeError("can't start new thread")
+
+
+def refuse_pipe() -> NoReturn:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("part", "refuse", "reason"),
+    [
+        ("subprocess.Popen", refuse_process, "Resource temporarily unavailable"),
+        ("_LastLines", refuse_thread, "can't start new thread"),
+        ("os.pipe", refuse_pipe, "Too many open files"),
+        ("socket.socketpair", refuse_pipe, "Too many open files"),
+    ],
+    ids=["process", "thread", "pipe", "socket"],
+)
+@pytest.mark.usefixtures("commands_here")
+def test_a_start_that_the_system_refuses_is_one_line_and_leaves_nothing(
+    folder: Path, part: str, refuse: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, before = Server(folder), psutil.Process().num_fds()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"mpchat.cli.launch.{part}", refuse)
+        line = one_line(server.command("start", "--port", "0"), NOT_STARTED)
+    assert f"the server's process could not be started: {reason}; end other processes" in line
+    assert_nothing_left(folder)
+    assert psutil.Process().num_fds() == before
+
+
+def test_a_start_in_the_foreground_that_the_system_refuses_is_an_error_of_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = Sources.of_command(None, {"runtime_dir": str(folder / "run")})
+    config = sources.read({})[0]
+    monkeypatch.chdir(folder)  # and back at the end of the test
+    monkeypatch.setattr("mpchat.cli.launch.os.execv", refuse_process)
+    before = psutil.Process().num_fds()
+    with pytest.raises(StartError, match="could not be started: Resource temporarily unavailable; "):
+        in_foreground(config, sources)
+    assert psutil.Process().num_fds() == before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 # A terminal that is no terminal.
