@@ -2,7 +2,7 @@
 
 Chat text is hostile: an escape sequence can repaint a terminal or type into it, a line break can forge a
 log line, and a bidirectional override can make one name look like another. Such text reaches a terminal or a
-log only through :func:`visible`.
+log only through :func:`visible`, or through :func:`visible_lines` where a line break forges nothing.
 """
 
 import unicodedata
@@ -34,3 +34,8 @@ def visible(text: str) -> str:
     they are invisible and can carry hidden text.
     """
     return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def visible_lines(text: str) -> str:
+    """Return ``text`` as :func:`visible` does, but keep its line breaks."""
+    return "\n".join(map(visible, text.split("\n")))

@@ -22,6 +22,7 @@ from mpchat.cli.moderation import ban, bans, kick, mute, say, unban, unmute
 from mpchat.cli.rooms import close, rooms
 from mpchat.cli.status import status
 from mpchat.errors import Exit, MpchatError
+from mpchat.text import visible_lines
 
 
 class _Commands(click.Group):
@@ -40,12 +41,12 @@ class _Commands(click.Group):
         try:
             return super().invoke(context)
         except MpchatError as error:
-            click.echo(f"mpchat: {error}", err=True)
+            click.echo(f"mpchat: {visible_lines(str(error))}", err=True)
             context.exit(error.exit_code)
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of the output has gone; click ends quietly
                 raise
-            click.echo(f"mpchat: {_os_error_text(error)}", err=True)
+            click.echo(f"mpchat: {visible_lines(_os_error_text(error))}", err=True)
             _drop_output()
             context.exit(Exit.FAILED)
 

@@ -68,9 +68,10 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
     """Draw ``mpchat status``, ``width`` characters wide."""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.started))
     head = Text()
-    head.append(f"{status.name} ", style="bold")
-    head.append(status.state, style=_STATE_STYLES.get(status.state, ""))
-    head.append(f" at {', '.join(status.addresses)}, pid {status.pid}, version {status.version}\n")
+    head.append(f"{visible(status.name)} ", style="bold")
+    head.append(visible(status.state), style=_STATE_STYLES.get(status.state, ""))
+    addresses, version = visible(", ".join(status.addresses)), visible(status.version)
+    head.append(f" at {addresses}, pid {status.pid}, version {version}\n")
     head.append(f"up {duration(status.uptime)}, since {since}\n")
     head.append(f"{status.connections} of {_count(status.limits.connections, 'connection')}, ")
     head.append(f"{_count(status.messages, 'message')}, {status.refused} refused")
@@ -122,7 +123,7 @@ def _history_line(history: History) -> str:
 
 def _change_line(status: ServerStatus) -> str:
     line = f"generation {status.generation}, {_count(status.moves, 'connection')} moved"
-    return f"{line}; {status.change} under way" if status.change else line
+    return f"{line}; {visible(status.change)} under way" if status.change else line
 
 
 def _last_reload_line(last: LastReload) -> str:
@@ -149,11 +150,11 @@ def reload_text(name: str, result: ReloadResult, *, done: bool) -> str:
         f"{_count(len(result.renewed), 'worker')} renewed in {result.seconds:.2f} s",
         *_moves(result),
     ]
-    changed = f"changed: {', '.join(result.changed) or 'no setting'}"
+    changed = f"changed: {visible(', '.join(result.changed)) or 'no setting'}"
     settings = [changed] if result.changed or done else []
     if result.kept:
         reasons = ", ".join(f"{each} ({reason})" for each, reason in result.kept.items())
-        settings.append(f"not changed while it runs: {reasons}")
+        settings.append(f"not changed while it runs: {visible(reasons)}")
     return "\n".join([*lines, "; ".join(settings)] if settings else lines)
 
 
@@ -196,7 +197,7 @@ def _waiting_line(worker: WorkerStatus, seconds: float) -> str:
 def _worker_lines(worker: WorkerStatus) -> Text:
     """Return a worker's figures as text, for a terminal too narrow for the table: nothing is cut off."""
     line = Text(f"worker {worker.slot} ")
-    line.append(worker.state, style=_STATE_STYLES.get(worker.state, ""))
+    line.append(visible(worker.state), style=_STATE_STYLES.get(worker.state, ""))
     line.append(
         f", pid {worker.pid or '-'}: {worker.connections} clients, {worker.in_per_second:.0f} in/s, "
         f"{worker.out_per_second:.0f} out/s, lag {worker.lag_ms:.1f} ms, {worker.late} late, "
@@ -222,7 +223,7 @@ def _workers_table(workers: Sequence[WorkerStatus]) -> Table:
         table.add_row(
             str(each.slot),
             str(each.pid or "-"),
-            Text(each.state, style=_STATE_STYLES.get(each.state, "")),
+            Text(visible(each.state), style=_STATE_STYLES.get(each.state, "")),
             *(["-" if each.generation is None else str(each.generation)] if generations else []),
             str(each.connections),
             f"{each.in_per_second:.0f}",

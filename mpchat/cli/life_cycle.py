@@ -13,6 +13,8 @@ from mpchat.cli.options import addressed, all_settings
 from mpchat.cli.running import ANSWER_TIMEOUT, addressing, ask, living_record, server_config
 from mpchat.config import Config
 from mpchat.control import requests
+from mpchat.control.answers import Stopping
+from mpchat.control.client import result_as
 from mpchat.errors import TimedOutError
 from mpchat.instance.record import Identity
 from mpchat.settings import Sources
@@ -68,9 +70,10 @@ def _begin_stop(config: Config, timeout: float) -> tuple[list[Identity], float]:
     """
     try:
         answer = ask(config, requests.Stop(), min(ANSWER_TIMEOUT, max(timeout, 0.1)))
-        processes = [Identity(*each) for each in answer.result["processes"]]
-        # Its own setting, not that of this command; a server from before an update does not tell it.
-        return processes, answer.result.get("timeout", config.stop_timeout)
+        stopping = result_as(answer, Stopping)
+        # The server's own setting, not that of this command; an older server does not send it.
+        promised = config.stop_timeout if stopping.timeout is None else stopping.timeout
+        return stopping.processes, promised
     except TimedOutError:
         record = living_record(config)
         if record is None:

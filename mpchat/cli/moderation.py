@@ -11,6 +11,7 @@ from mpchat.control import requests
 from mpchat.control.answers import Banned, Kicked, Muted, Said, Sanctions
 from mpchat.control.client import result_as
 from mpchat.errors import MpchatError, TimedOutError
+from mpchat.text import visible
 
 _for = click.option(
     "--for", "seconds", type=Duration(), help="How long, such as 90s or 1h; without it for good."
@@ -58,7 +59,7 @@ def ban(target: str, config_file: str | None, seconds: float | None, **flags: An
     config = server_config(config_file, flags)
     result = result_as(ask(config, requests.Ban(target, seconds)), Banned)
     # The server says the host for host:port, because that is what it has banned.
-    banned = result.target or target
+    banned = visible(result.target or target)
     click.echo(f"{banned} is banned {_how_long(seconds)}; {_connections(_ended(result))} ended")
 
 
@@ -71,7 +72,7 @@ def mute(target: str, config_file: str | None, seconds: float | None, **flags: A
     config = server_config(config_file, flags)
     muted = result_as(ask(config, requests.Mute(target, seconds)), Muted)
     here = "" if muted.here else ", and not here now"
-    click.echo(f"{muted.name} is muted {_how_long(seconds)}{here}")
+    click.echo(f"{visible(muted.name)} is muted {_how_long(seconds)}{here}")
 
 
 @click.command()
@@ -81,7 +82,7 @@ def unban(target: str, config_file: str | None, **flags: Any) -> None:
     """Lift a ban."""
     config = server_config(config_file, flags)
     ask(config, requests.Lift("bans", target))
-    click.echo(f"{target} is banned no more")
+    click.echo(f"{visible(target)} is banned no more")
 
 
 @click.command()
@@ -91,7 +92,7 @@ def unmute(target: str, config_file: str | None, **flags: Any) -> None:
     """Deliver a member's messages again."""
     config = server_config(config_file, flags)
     ask(config, requests.Lift("mutes", target))
-    click.echo(f"{target} is muted no more")
+    click.echo(f"{visible(target)} is muted no more")
 
 
 @click.command()

@@ -14,7 +14,6 @@ from mpchat.control.requests import Request
 from mpchat.errors import (
     AlreadyRunningError,
     ConfigError,
-    Exit,
     MpchatError,
     NotRunningError,
     StartError,
@@ -28,8 +27,8 @@ from mpchat.settings import Sources, absolute, current_folder
 
 # Seconds that a server gets for a command that it answers from memory.
 ANSWER_TIMEOUT = 5.0
-# The error that a server's refusal becomes, by its exit code.
-_BY_EXIT = {
+# The error that a server's refusal becomes, by its exit code; any other code becomes MpchatError.
+_BY_EXIT: dict[int, type[MpchatError]] = {
     each.exit_code: each
     for each in (ConfigError, NotRunningError, AlreadyRunningError, StartError, TimedOutError)
 }
@@ -75,7 +74,7 @@ def ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> Re
 
 def refusal(answer: ReceivedAnswer) -> MpchatError:
     """Return the error for an answer that is a refusal."""
-    return _BY_EXIT.get(Exit(answer.exit), MpchatError)(answer.text)
+    return _BY_EXIT.get(answer.exit, MpchatError)(answer.text)
 
 
 def answer_to(

@@ -5,6 +5,8 @@ are a contract with programs; the README describes it. A field that an earlier s
 default.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from mpchat.instance.record import Identity
@@ -185,8 +187,9 @@ class ReloadResult(msgspec.Struct, frozen=True, kw_only=True):
 class Stopping(msgspec.Struct, frozen=True):
     """The processes that will end, the supervisor first, and in how many seconds at most."""
 
-    processes: list[Identity]
-    timeout: float
+    processes: Annotated[list[Identity], msgspec.Meta(min_length=1)]
+    # None: the server is older than this field.
+    timeout: float | None = None
 
 
 class Said(msgspec.Struct, frozen=True):

@@ -235,6 +235,49 @@ def test_ctrl_c_ends_the_command_and_says_that_the_server_goes_on(folder: Path) 
     assert "the server goes on with it; see: mpchat status" in err
 
 
+# Answers that no server of this release would send.
+
+# Sets the title of a terminal; click removes other sequences itself where the output is no terminal.
+SEQUENCE = "\x1b]0;title\x07"
+ESCAPED = "\\x1b]0;title\\x07"
+
+
+@pytest.mark.parametrize("code", [FAILED, 99, -1])
+def test_an_answer_with_any_exit_code_is_an_error_whose_text_is_safe_to_show(folder: Path, code: int) -> None:
+    with stub(folder, refusal(code, f"one {SEQUENCE}\n  two \u202e")) as server:
+        for words in (["status"], ["say", "hello"], ["reload"]):
+            said = done(server.command(*words), FAILED)
+            assert said == ("", f"mpchat: one {ESCAPED}\n  two \\u202e\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "result", "shown"),
+    [
+        (["ban", "a"], {"ended": 0, "silent": [], "target": SEQUENCE}, f"{ESCAPED} is banned for good"),
+        (["mute", "a"], {"name": SEQUENCE, "here": True}, f"{ESCAPED} is muted for good"),
+        (["reload"], {**RELOADED, "changed": [SEQUENCE]}, f"changed: {ESCAPED}"),
+        (["reload"], {**RELOADED, "kept": {"port": SEQUENCE}}, f"port ({ESCAPED})"),
+    ],
+    ids=["ban", "mute", "changed", "kept"],
+)
+def test_texts_in_the_result_of_an_answer_are_safe_to_show(
+    folder: Path, words: list[str], result: dict[str, Any], shown: str
+) -> None:
+    with stub(folder, Answer(result)) as server:
+        out, err = done(server.command(*words), 0)
+    assert (shown in out, err) == (True, "")
+
+
+@pytest.mark.parametrize(
+    "result", [{}, {"processes": []}, {"processes": "all"}, {"processes": [["me", 1.0]]}], ids=json.dumps
+)
+def test_a_stop_whose_answer_names_no_processes_is_one_line(folder: Path, result: dict[str, Any]) -> None:
+    with stub(folder, Answer(result)) as server:
+        out, err = done(server.command("stop", "--kill", "--timeout", "0"), FAILED)
+    assert (out, err.count("\n")) == ("", 1)
+    assert "the server is another version of mpchat" in err
+
+
 # Which server it is.
 
 
@@ -378,6 +421,21 @@ def test_status_shows_generations_and_the_last_reload_at_any_width(width: int) -
 def test_status_shows_a_reload_that_failed_without_what_could_repaint_a_terminal() -> None:
     shown = picture(80, generation=1, last_reload={**LAST, "exit": 5, "text": "\x1b[2Jfile, line 3: wrong"})
     assert "failed: \\x1b[2Jfile, line 3: wrong" in " ".join(shown.split())
+
+
+def test_status_shows_no_sequence_that_a_server_may_send() -> None:
+    shown = picture(
+        200,
+        {"state": "\x1b[2J"},
+        name="\x1b[3J",
+        state="\x1b[4J",
+        addresses=["\x1b[5J"],
+        version="\x1b[6J",
+        generation=1,
+        change="\x1b[7J",
+    )
+    assert "\x1b" not in shown
+    assert all(f"\\x1b[{each}J" in shown for each in range(2, 8))
 
 
 def test_status_of_a_server_that_has_not_reloaded_or_knows_nothing_of_it() -> None:
