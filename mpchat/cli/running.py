@@ -19,7 +19,7 @@ from mpchat.errors import (
     StartError,
     TimedOutError,
 )
-from mpchat.instance.owners import check_entry
+from mpchat.instance.owners import check_entry, check_own
 from mpchat.instance.paths import Paths, option_text
 from mpchat.instance.paths import paths as instance_paths
 from mpchat.instance.record import Record, is_server, read_record
@@ -52,16 +52,21 @@ def addressing(config: Config) -> str:
 def living_record(config: Config) -> Record | None:
     """Return the record if the server that wrote it lives: no reused pid, no other program.
 
-    Raise :class:`MpchatError` if this user may not look into the instance's folder.
+    Raise :class:`MpchatError` if this user may not look into the instance's folder, or must not trust it.
     """
-    paths = _paths(config)
-    check_entry(paths.folder)
-    record = read_record(paths.record)
+    record = read_record(_paths(config).record)
     return record if record is not None and is_server(record.supervisor) else None
 
 
 def _paths(config: Config) -> Paths:
-    return instance_paths(config.name, absolute(config.runtime_dir, current_folder()))
+    """Return the instance's paths, for a command that obeys what lies there.
+
+    Another user may have made the folder, because its default place can be below /tmp.
+    """
+    paths = instance_paths(config.name, absolute(config.runtime_dir, current_folder()))
+    check_entry(paths.folder)
+    check_own(paths.folder)
+    return paths
 
 
 def ask(config: Config, request: Request, timeout: float = ANSWER_TIMEOUT) -> ReceivedAnswer:
@@ -83,7 +88,7 @@ def answer_to(
     """Ask the server and return its answer, also when that is a refusal.
 
     Raises :class:`NotRunningError`, or :class:`TimedOutError` for a server that is silent for ``timeout``
-    seconds.
+    seconds, or :class:`MpchatError` for a folder that this user must not trust.
     """
     try:
         return ask_socket(_paths(config).control, request, timeout, on_progress)

@@ -107,6 +107,6 @@ def prepare_folder(folder: Path) -> None:
     if status.st_mode & 0o077:
         raise StartError(f"others may enter {folder}; close it with: chmod 700 {folder}")
     if parent.st_uid not in (os.geteuid(), 0) or (
-        others_may_write(parent) and not parent.st_mode & stat.S_ISVTX
+        others_may_write(parent, os.geteuid()) and not parent.st_mode & stat.S_ISVTX
     ):
         raise StartError(f"others may replace what is in {folder.parent}; {_ELSEWHERE}")

@@ -6,9 +6,11 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +23,10 @@ from support.harness import MPCHAT, Server, assert_nothing_left, leftovers, stop
 from support.said import ALREADY, FAILED, NOT_RUNNING, NOT_STARTED, TIMED_OUT, one_line
 from support.waiting import eventually
 
-from mpchat.instance.record import Identity, Record, is_server, read_record, write_record
+from mpchat.control.answers import Stopping
+from mpchat.control.messages import Answer, encode_answer
+from mpchat.control.socket_address import socket_address
+from mpchat.instance.record import SERVER, Identity, Record, is_server, read_record, write_record
 
 pytestmark = pytest.mark.one_python
 
@@ -29,9 +34,9 @@ NOBODY = 65534
 
 
 @contextmanager
-def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
-    """A living process that has nothing to do with any server."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+def sleeper(*words: str, python: str = sys.executable, **more: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """A living process that has nothing to do with any server; ``words`` are in its command line."""
+    process = subprocess.Popen([python, "-c", "import time; time.sleep(600)", *words], **more)
     try:
         yield process
     finally:
@@ -346,6 +351,120 @@ def test_a_stranger_starts_a_server_of_his_own(stranger: Server) -> None:
     assert one_line(as_stranger(stranger, "start", "--port", "0"), ALREADY)
     assert as_stranger(stranger, "status").returncode == 0
     assert as_stranger(stranger, "stop").returncode == 0
+
+
+# Folders that another user has made.
+
+STRANGE = 54321
+
+
+@contextmanager
+def answering(path: Path, answer: bytes) -> Iterator[None]:
+    """A socket at ``path`` that every user may use, and that answers each request with ``answer``."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        with socket_address(path) as address:
+            listening.bind(address)
+        path.chmod(0o777)
+        listening.listen()
+
+        def serve() -> None:
+            with suppress(OSError):  # the end of the test
+                while True:
+                    peer, _ = listening.accept()
+                    with peer, suppress(OSError):
+                        peer.recv(1 << 16)
+                        peer.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@contextmanager
+def made_by_a_stranger(server: Server, named: "subprocess.Popen[bytes]", by: str) -> Iterator[None]:
+    """An instance's folder of another user, whose answer or record names a process of this machine."""
+    folder, identity = server.instance_folder, Identity.of(named.pid)
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    folder.parent.chmod(0o755)
+    os.chown(folder, STRANGE, STRANGE)
+    if by == "record":
+        write_record(folder / "record.json", Record(identity, 1.0, [], "0", [identity]))
+        yield
+    else:
+        with answering(folder / "control.sock", encode_answer(Answer(Stopping([identity], 1.0)))):
+            yield
+
+
+COMMANDS_TO_A_SERVER = (
+    ["status"],
+    ["stop", "--kill", "--timeout", "0"],
+    ["say", "hello"],
+    ["chat", "--plain"],
+)
+
+
+@pytest.mark.parametrize("by", ["answer", "record"])
+def test_a_folder_that_another_user_has_made_is_not_obeyed(stranger: Server, by: str) -> None:
+    python = stranger.environment["STRANGERS_PYTHON"]
+    with (
+        sleeper(SERVER, python=python, user=NOBODY, cwd="/") as bystander,
+        made_by_a_stranger(stranger, bystander, by),
+    ):
+        for done in all_as_stranger(stranger, *COMMANDS_TO_A_SERVER):
+            said = one_line(done, FAILED)
+            assert f"{stranger.instance_folder} belongs to user {STRANGE}: set MPCHAT_RUNTIME_DIR" in said
+        assert bystander.poll() is None
+
+
+@root
+@pytest.mark.parametrize(
+    ("owners", "modes", "why"),
+    [
+        (
+            (0, 0),
+            (0o755, 0o702),
+            "users besides root may write {folder}: close it with: chmod 700 {folder}; or",
+        ),
+        ((0, 0), (0o777, 0o700), "users besides root may replace what is in {folder.parent}: set"),
+        ((NOBODY, 0), (0o755, 0o700), "users besides root may replace what is in {folder.parent}: set"),
+        ((STRANGE, NOBODY), (0o755, 0o700), "may replace what is in {folder.parent}: set"),
+    ],
+    ids=["written", "replaced", "replaced_by_its_owner", "of_two_users"],
+)
+def test_a_folder_that_a_third_user_may_write_or_replace_is_not_obeyed(
+    instance: Server, owners: tuple[int, int], modes: tuple[int, int], why: str
+) -> None:
+    folder = instance.instance_folder
+    folder.mkdir(parents=True)
+    for each, owner, mode in zip((folder.parent, folder), owners, modes, strict=True):
+        each.chmod(mode)
+        os.chown(each, owner, -1)
+    assert why.format(folder=folder) in one_line(instance.command("status"), FAILED)
+
+
+@root
+def test_root_uses_a_folder_of_any_user_that_no_third_user_may_write(instance: Server) -> None:
+    folder = instance.instance_folder
+    folder.mkdir(parents=True, mode=0o700)
+    for parents in (0, STRANGE):
+        os.chown(folder.parent, parents, -1)
+        os.chown(folder, STRANGE, -1)
+        assert "is not running" in one_line(instance.command("status"), NOT_RUNNING)
+    os.chown(folder.parent, 0, -1)
+    folder.parent.chmod(0o1777)
+    assert "is not running" in one_line(instance.command("status"), NOT_RUNNING)
+
+
+def test_a_folder_that_is_a_link_is_not_obeyed(instance: Server) -> None:
+    instance.instance_folder.parent.mkdir()
+    instance.instance_folder.symlink_to(instance.folder)
+    said = one_line(instance.command("status"), FAILED)
+    assert f"{instance.instance_folder} is not a folder: remove it, or set MPCHAT_RUNTIME_DIR" in said
 
 
 # Records that are not true.
