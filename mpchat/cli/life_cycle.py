@@ -10,12 +10,13 @@ import psutil
 
 from mpchat.cli import launch
 from mpchat.cli.options import addressed, all_settings
-from mpchat.cli.running import ANSWER_TIMEOUT, addressing, ask, living_record, server_config
+from mpchat.cli.running import ANSWER_TIMEOUT, addressing, ask, folder_owner, living_record, server_config
 from mpchat.config import Config
 from mpchat.control import requests
 from mpchat.control.answers import Stopping
 from mpchat.control.client import result_as
-from mpchat.errors import TimedOutError
+from mpchat.errors import MpchatError, TimedOutError
+from mpchat.instance.owners import user_name
 from mpchat.instance.record import Identity
 from mpchat.settings import Sources
 from mpchat.supervisor.startup import start_text
@@ -53,20 +54,23 @@ def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
 def stop(config_file: str | None, timeout: float | None, kill: bool, **flags: Any) -> None:
     """Stop a server; return when its processes are gone and its port is free."""
     config, begun = server_config(config_file, flags), time.monotonic()
-    processes, promised = _begin_stop(config, ANSWER_TIMEOUT if timeout is None else timeout)
+    # Taken before the answer: the process that answers could put another folder in this place.
+    owner = folder_owner(config)
+    processes, promised = _begin_stop(config, ANSWER_TIMEOUT if timeout is None else timeout, owner)
     timeout = promised + STOP_MARGIN if timeout is None else timeout
     deadline = begun + timeout
     if not _wait_for_end(processes, deadline):
         if not kill:
             raise _not_ended(config, processes, timeout)
-        _kill(config, processes)
+        _kill(config, processes, owner)
     click.echo(f'mpchat "{config.name}" has stopped (pid {processes[0].pid})')
 
 
-def _begin_stop(config: Config, timeout: float) -> tuple[list[Identity], float]:
+def _begin_stop(config: Config, timeout: float, owner: int | None) -> tuple[list[Identity], float]:
     """Ask the server to stop, by a signal if it does not answer.
 
-    Return its processes, the supervisor first, and the seconds that it takes at most.
+    Return its processes, the supervisor first, and the seconds that it takes at most. ``owner`` is the user
+    id of the owner of the instance's folder.
     """
     try:
         answer = ask(config, requests.Stop(), min(ANSWER_TIMEOUT, max(timeout, 0.1)))
@@ -78,7 +82,7 @@ def _begin_stop(config: Config, timeout: float) -> tuple[list[Identity], float]:
         record = living_record(config)
         if record is None:
             raise
-    if (supervisor := record.supervisor.process()) is not None:
+    if (supervisor := _process_of(owner, record.supervisor)) is not None:
         with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
     return [record.supervisor, *record.workers], config.stop_timeout
@@ -101,11 +105,34 @@ def _not_ended(config: Config, processes: list[Identity], timeout: float) -> Tim
     )
 
 
-def _kill(config: Config, processes: list[Identity]) -> None:
-    for identity in processes:
-        if (process := identity.process()) is not None:
-            # A process may end between the check of its identity and the signal.
+def _kill(config: Config, processes: list[Identity], owner: int | None) -> None:
+    # All are checked first: a process of another user makes the whole list doubtful.
+    for process in [_process_of(owner, each) for each in processes]:
+        # A process may end between the check of its identity and the signal.
+        if process is not None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
     if not _wait_for_end(processes, time.monotonic() + KILL_TIMEOUT):
         raise TimedOutError(f'"{config.name}" has not ended {KILL_TIMEOUT:g} s after it was killed')
+
+
+def _process_of(owner: int | None, identity: Identity) -> psutil.Process | None:
+    """Return a process that may get a signal, or None if it has ended.
+
+    Raise :class:`MpchatError` for a process of a user other than ``owner``. The owner of an instance's folder
+    decides which processes its record and its answers name, and a signal of root reaches any process.
+    """
+    process = identity.process()
+    if process is None:
+        return None
+    try:
+        uid = process.uids().real
+    except psutil.NoSuchProcess:
+        return None
+    if uid == owner:
+        return process
+    folder = "was missing" if owner is None else f"belongs to {user_name(owner)}"
+    raise MpchatError(
+        f"process {identity.pid} of {user_name(uid)} got no signal: the server's folder {folder}; "
+        f"look at the process with: ps -fp {identity.pid}"
+    )

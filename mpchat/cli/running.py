@@ -58,6 +58,14 @@ def living_record(config: Config) -> Record | None:
     return record if record is not None and is_server(record.supervisor) else None
 
 
+def folder_owner(config: Config) -> int | None:
+    """Return the user id of the owner of the instance's folder; None if there is no folder."""
+    try:
+        return _paths(config).folder.lstat().st_uid
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _paths(config: Config) -> Paths:
     """Return the instance's paths, for a command that obeys what lies there.
 

@@ -26,6 +26,7 @@ from support.waiting import eventually
 from mpchat.control.answers import Stopping
 from mpchat.control.messages import Answer, encode_answer
 from mpchat.control.socket_address import socket_address
+from mpchat.instance.owners import user_name
 from mpchat.instance.record import SERVER, Identity, Record, is_server, read_record, write_record
 
 pytestmark = pytest.mark.one_python
@@ -419,6 +420,39 @@ def test_a_folder_that_another_user_has_made_is_not_obeyed(stranger: Server, by:
             said = one_line(done, FAILED)
             assert f"{stranger.instance_folder} belongs to user {STRANGE}: set MPCHAT_RUNTIME_DIR" in said
         assert bystander.poll() is None
+
+
+@root
+@pytest.mark.parametrize("by", ["answer", "record"])
+@pytest.mark.parametrize("of", [0, NOBODY])
+def test_no_signal_of_root_reaches_a_process_that_is_not_of_the_folders_owner(
+    instance: Server, by: str, of: int
+) -> None:
+    python = strangers_python()
+    if python is None:
+        pytest.skip("no Python of this version here that another user may run: it lies in a closed folder")
+    with (
+        sleeper(SERVER, python=python, user=of, cwd="/") as bystander,
+        made_by_a_stranger(instance, bystander, by),
+    ):
+        said = one_line(instance.command("stop", "--kill", "--timeout", "0"), FAILED)
+        assert f"process {bystander.pid} of {user_name(of)} got no signal: the server's folder " in said
+        assert f" belongs to user {STRANGE}; look at the process with: ps -fp {bystander.pid}" in said
+        assert bystander.poll() is None
+
+
+@root
+@pytest.mark.parametrize("by", ["answer", "record"])
+def test_root_ends_processes_of_the_folders_owner(instance: Server, by: str) -> None:
+    python = strangers_python()
+    if python is None:
+        pytest.skip("no Python of this version here that another user may run: it lies in a closed folder")
+    with (
+        sleeper(SERVER, python=python, user=STRANGE, cwd="/") as named,
+        made_by_a_stranger(instance, named, by),
+    ):
+        assert "has stopped" in instance.command("stop", "--kill", "--timeout", "0").stdout
+        assert named.wait(10.0) in (-signal.SIGKILL, -signal.SIGTERM)
 
 
 @root

@@ -16,6 +16,8 @@ from mpchat.supervisor.shutdown import QUICK, STOP_GRACE, Shutdown
 from mpchat.supervisor.supervisor import ONE_REQUEST, Supervisor
 
 STOP_TIMEOUT = 10.0
+# The user whose instance is stopped.
+OWNER = 54321
 
 
 class Parts:
@@ -150,7 +152,7 @@ def test_a_stop_waits_for_as_long_as_the_server_says(monkeypatch: pytest.MonkeyP
     ):
         answer = SimpleNamespace(result=result)
         monkeypatch.setattr(life_cycle, "ask", lambda *_, answer=answer: answer)
-        assert life_cycle._begin_stop(config, 5.0)[1] == seconds
+        assert life_cycle._begin_stop(config, 5.0, OWNER)[1] == seconds
 
 
 class FakeProcess:
@@ -164,6 +166,9 @@ class FakeProcess:
     def process(self) -> "FakeProcess | None":
         """Pass the check of its identity as long as it lives."""
         return self if self._alive else None
+
+    def uids(self) -> SimpleNamespace:
+        return SimpleNamespace(real=OWNER)
 
     def _end(self, signal: str) -> None:
         self._alive = False
@@ -181,7 +186,7 @@ class FakeProcess:
 def test_a_process_that_ends_just_before_its_kill_does_not_save_the_others() -> None:
     signals: list[str] = []
     processes = [FakeProcess(signals, ends_before=True), FakeProcess(signals)]
-    life_cycle._kill(resolve([])[0], cast(Any, processes))
+    life_cycle._kill(resolve([])[0], cast(Any, processes), OWNER)
     assert signals == ["kill"]
 
 
@@ -199,8 +204,8 @@ def test_a_supervisor_without_an_answer_is_signalled_only_as_the_process_that_wa
     monkeypatch.setattr(life_cycle, "living_record", lambda config: record)
     # A number alone may be another process by now.
     monkeypatch.setattr(psutil, "Process", lambda pid: FakeProcess(signals))
-    life_cycle._begin_stop(resolve([])[0], 5.0)
-    life_cycle._begin_stop(resolve([])[0], 5.0)
+    life_cycle._begin_stop(resolve([])[0], 5.0, OWNER)
+    life_cycle._begin_stop(resolve([])[0], 5.0, OWNER)
     assert signals == ([] if ends_before else ["terminate"])
 
 
