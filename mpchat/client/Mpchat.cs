@@ -167,8 +167,7 @@ namespace Mpchat {
         // Milliseconds to resolve the address, to connect, and to wait for the welcome: over twice the cost of a
         // lost first SYN (1 s, then 2 s).
         const int OpenTimeout = 10000;
-        // Seconds in which the server says nothing before it is asked whether it is there, and between two
-        // questions.
+        // Seconds of silence before TCP probes the server, and seconds between two probes.
         const int SilenceSeconds = 30, ProbeSeconds = 15;
         // Microseconds after which the reading thread looks again whether its socket is still open.
         const int LookEvery = 500000;
@@ -602,11 +601,13 @@ namespace Mpchat {
             byte[] packed = new byte[values.Length * sizeof(int)];
             Buffer.BlockCopy(values, 0, packed, 0, packed.Length);
             try {
-                link.IOControl(IOControlCode.KeepAliveValues, packed, null);
-            } catch (PlatformNotSupportedException) {
-                // .NET has options instead where the system is not Windows, and older versions no names for them.
-                link.SetSocketOption(SocketOptionLevel.Tcp, (SocketOptionName)3, SilenceSeconds);
-                link.SetSocketOption(SocketOptionLevel.Tcp, (SocketOptionName)17, ProbeSeconds);
+                try {
+                    link.IOControl(IOControlCode.KeepAliveValues, packed, null);
+                } catch (PlatformNotSupportedException) {
+                    // .NET on other systems than Windows has options instead; older versions have no names for them.
+                    link.SetSocketOption(SocketOptionLevel.Tcp, (SocketOptionName)3, SilenceSeconds);
+                    link.SetSocketOption(SocketOptionLevel.Tcp, (SocketOptionName)17, ProbeSeconds);
+                }
             } catch (SocketException) {
                 // A system without either keeps its default.
             }

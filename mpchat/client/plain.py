@@ -107,8 +107,8 @@ class _Speaker:
         self.result = Exit.OK
         self._chat = chat
         self._echoes = echoes
-        # True from a room that was not entered to the next one that is: what is said was not for the room
-        # that the user is still in.
+        # True after a room was rejected, until a room is entered: lines in between were meant for another
+        # room.
         self._astray = False
 
     def run(self, stdin: int | None) -> None:

@@ -82,8 +82,8 @@ class _Screen:
     def __init__(self, chat: Chat, board: Board | None) -> None:
         self._chat = chat
         self._board = board
-        # With each action, the number of the visit to a room that it was typed in: the user's /join counts,
-        # not the server's answer. And the visit that came to nothing, whose lines are for no other room.
+        # Each action with the number of its visit: each /join that the user types begins a visit. And the
+        # last visit whose room was rejected: its lines are not sent.
         self._outgoing: asyncio.Queue[tuple[Action, int]] = asyncio.Queue()
         self._visit = 0
         self._refused_visit = -1
@@ -167,9 +167,10 @@ class _Screen:
                 text = f": {visible(action.text)}" if isinstance(action, Say | Tell) else ""
                 _notice(f"{visible(str(error))}{text}")
                 if isinstance(action, Enter):
-                    # What is typed from now on is for the room that the user is still in.
                     self._refused_visit = visit
-                    self._visit += 1
+                    if visit == self._visit:  # else the user has asked for another room meanwhile
+                        # The user knows now: further lines are for the old room.
+                        self._visit += 1
             finally:
                 self._doing = False
                 self._outgoing.task_done()

@@ -8,7 +8,7 @@ from mpchat.keepalive import probe_silent_peer
 
 # Errors of connecting: the network's, and those of a host name that cannot be encoded.
 CONNECT_ERRORS = (OSError, UnicodeError)
-# Seconds in which a server says nothing before it is asked whether it is there; as long as in mpchat.js.
+# Seconds of silence after which TCP probes the server; the same number as in mpchat.js.
 SILENCE = 30.0
 
 

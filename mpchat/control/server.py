@@ -29,7 +29,7 @@ from mpchat.reactor import READ, WRITE, Reactor
 PROGRESS_LIMIT = 64 << 10
 # Connections at a time; a command has one each.
 CONNECTIONS = 64
-# Seconds without accepting when there is no descriptor for another command.
+# Seconds without accepting when no descriptor or no watch is left.
 REST = 0.1
 
 log = logging.getLogger("mpchat.control")
@@ -122,7 +122,7 @@ class Server:
         self._handle = handle
         # The oldest first.
         self._peers: dict[_Peer, None] = {}
-        # True while there is no descriptor for another command, and the listener is not watched.
+        # True while the listener is not watched, because no descriptor or no watch is left.
         self._resting = False
         self._listener = self._listen()
 

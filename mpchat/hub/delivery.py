@@ -67,8 +67,9 @@ class Recipient:
         # The past that it is still to get before it is live.
         self.replay: Replay | None = None
         self.live = False
-        # The stream that a worker hears for it, and the worker: from when it is live until it is so no more,
-        # or, if it is in transit then, until it is at another worker.
+        # The room's stream and the worker that gets it for this connection. Set when the connection becomes
+        # live. Cleared when it is live no more. In transit: when it arrives or ends, or when the old worker
+        # dies.
         self.hears: tuple[RoomStream, Endpoint] | None = None
         # Frames for it alone that came while it was in transit.
         self.waiting: bytearray | None = None

@@ -1,8 +1,8 @@
 """Acceptor: accepts connections in the supervisor's loop.
 
-Which client may come in, and which worker serves it, is decided elsewhere. Running out of descriptors is
-a state, not a failure: one descriptor is kept in reserve to answer "full" with; after that the acceptor
-rests for a moment instead of spinning.
+Which client may come in, and which worker serves it, is decided elsewhere. Running out of descriptors or
+watches is a state, not a failure: one descriptor is kept in reserve to answer "full" with; after that the
+acceptor rests for a moment instead of spinning.
 """
 
 import errno
@@ -19,7 +19,7 @@ from mpchat.supervisor.refusals import Refusal, Refusals
 
 # Connections accepted in one turn of the loop. Taking that many takes a worker some two milliseconds.
 ACCEPTS_PER_TURN = 32
-# Seconds that the acceptor rests when there is no descriptor for another client.
+# Seconds that the acceptor rests when there is no descriptor or no watch left.
 REST = 0.1
 OUT_OF_DESCRIPTORS = Refusal("the server is out of descriptors; try again later")
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -43,7 +43,7 @@ class Acceptor:
         self.refusals = Refusals(reactor)
         self._reactor = reactor
         self._on_client = on_client
-        # Clients may come in; the listeners are watched; no descriptor was free a moment ago.
+        # Clients may come in; the listeners are watched; no descriptor or no watch was free a moment ago.
         self._wanted = self._watching = self._resting = False
         self._closed = False
         self._spare = _open_spare()
@@ -125,7 +125,7 @@ class Acceptor:
             self._on_client(sock, without_mapping(peer[0]), peer[1])
         return None
 
-    # Out of descriptors.
+    # Out of descriptors or watches.
 
     def _rest(self, listener: socket.socket, error: OSError) -> None:
         """Refuse the first client in the queue with the spare descriptor, and let the others wait."""

@@ -39,7 +39,7 @@ class ChangeRunner:
         self._steps: Steps | None = None
         # What signals have asked for.
         self._reload_wanted = False
-        # How many workers more than there are then.
+        # How many workers to add when no change is under way; negative: to remove.
         self._more_wanted = 0
         self._balance = BalanceWatch()
 
@@ -68,7 +68,7 @@ class ChangeRunner:
         check_room(self._pool, self._placement, workers)
         change = self._begin(SCALE, lambda change: scale(change, workers), reply)
         change.aim = workers
-        self._more_wanted = 0  # what was asked for before a number is in that number
+        self._more_wanted = 0  # the number replaces what signals asked for before
 
     def scale_by(self, difference: int) -> None:
         """Have more workers, or fewer, as soon as no change is under way."""

@@ -100,7 +100,7 @@ class _Reload:
     def _take_back(self, slot: Slot, new: WorkerHandle) -> Steps:
         """Let the worker before serve again; the new one moves its connections out and ends.
 
-        If the one before dies meanwhile, the new one serves after all.
+        If the old worker dies meanwhile, the new worker goes on serving.
         """
         change = self._change
         change.pool.recall(slot)

@@ -44,7 +44,7 @@ export class Log {
     this.#older = older;
     this.#moved = moved;
     scroller.addEventListener('scroll', () => this.#scrolled(), { passive: true });
-    // A row that a click makes longer is what the reader wants to see, not the end.
+    // A click makes a row longer: the reader stays there instead of following the end.
     list.addEventListener('click', () => this.#scrolled());
     // A keyboard that opens, a window that is turned: the end stays in view.
     new ResizeObserver(() => { if (this.following) this.#bottom(); }).observe(scroller);

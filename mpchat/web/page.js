@@ -31,8 +31,10 @@ let old = 0;
 // The highest number that has come.
 let newest = 0;
 let unread = 0;
+// Changes whenever all is seen.
+let look = 0;
 let returning = false;
-// How many rooms were asked for and not answered yet: what is said now may be for the next one.
+// Rooms that were asked for and not answered yet. A line typed now may be meant for the next room.
 let moving = 0;
 // Why the room that the member was in is no more.
 let closure = '';
@@ -177,17 +179,16 @@ function welcome(event) {
     visit += 1;
     floor = 1;
     asking = false;
-    // A room has its own log. Nobody but the member has what was said to it alone, so that stays until it is seen.
-    const isOwed = (entry) => unread > 0 && entry.unseen && entry.room === undefined;
-    unread = log.clear(isOwed);
-    if (closure) note('failed', closure);
-    closure = '';
+    // Each room has its own log. A private message exists only here, so it stays until the member has seen it.
+    unread = log.clear((entry) => entry.unseen === look && entry.room === undefined);
     old = event.seq;
     newest = 0;
     showTop();
   } else if (returning) {
     note('back', WORDS.back);
   }
+  if (closure) note('failed', closure);
+  closure = '';
   returning = false;
   $('room').textContent = visible(event.room);
   $('text').placeholder = $('text-label').textContent = WORDS.writeTo(visible(event.room));
@@ -210,12 +211,13 @@ function takeMessage(event) {
   if (fresh && !event.mine && !seen) {
     // A mark before the first message that was not seen.
     if (unread === 0) event.unread = true;
-    event.unseen = true;
+    event.unseen = look;
     unread += 1;
     showTitle();
   }
   if (event.mine && event.seq !== undefined && event.seq > old) {
     unread = 0;
+    look += 1;
     showTitle();
   }
   newest = event.seq ?? newest;
@@ -227,10 +229,9 @@ function takeMessage(event) {
 /** Show a line that is no message. It belongs to the day of what stands above it. */
 function note(type, text) {
   log.append({ type, text, at: log.last?.at });
-  // What the line about the connection says is not said again.
+  // The status line has announced 'back' already.
   if (type !== 'back') announce(type === 'help' ? WORDS.help.join('. ') : text);
 }
-
 
 function comeAndGo({ type, names, count, reason }) {
   const last = log.last;
@@ -284,6 +285,7 @@ function showTop() {
 function moved() {
   if (log.following && document.hasFocus() && document.visibilityState === 'visible' && unread) {
     unread = 0;
+    look += 1;
     showTitle();
   }
   $('jump').hidden = log.following;
@@ -355,7 +357,7 @@ for (const [target, name] of [[window, 'online'], [window, 'offline'], [document
 
 // Rooms
 
-/** Enter a room. `how` the address changes then: the way back leads to the room before, unless that is the way. */
+/** Enter a room. `how`: the method of `history` that changes the address; replaceState when the address led here. */
 async function enter(room, how = 'pushState') {
   if (room === chat?.room) return;
   moving += 1;

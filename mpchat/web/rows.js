@@ -8,8 +8,8 @@ const TOGETHER = 300;
 // Characters and lines of a message that is shown in full at once.
 const LONG = 1500;
 const MANY_LINES = 16;
-// Characters of it that are in the document before. And the most elements for hidden characters in one text; behind
-// them escapes look like text. One message could fill the memory of everybody's browser otherwise.
+// Characters of a long message that are in the document before a click. And elements for hidden characters in one
+// text; further escapes are plain text. Without both limits one message could fill every browser's memory.
 const BEGINNING = 4000;
 const MOST_PIECES = 200;
 

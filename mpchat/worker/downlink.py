@@ -1,6 +1,6 @@
 """Downlink: what comes down from the hub, and who in the worker gets it. A table, kind by kind.
 
-What this worker cannot keep up with is not acknowledged until it has caught up, so that the hub waits.
+The worker does not acknowledge bytes while it cannot keep up. So the hub waits.
 """
 
 import logging
@@ -88,7 +88,7 @@ class Downlink:
                 taken += self.held - before
                 if taken < LITTLE:
                     return
-                self._acknowledge(self._reactor.now)
+                self._acknowledge()
                 if taken > MUCH or not self._link.readable:
                     return
         except (EOFError, OSError):
@@ -105,11 +105,11 @@ class Downlink:
             if strains != self._strains or now - self._told_at >= TELL_AGAIN:
                 self._tell_strains(strains, now)
             if strains:
-                self._acknowledge(now)
+                self._acknowledge()
             else:  # where no room is too fast, nothing has to be held: no second look at all rooms
                 self._take_held()
 
-    def _acknowledge(self, now: float) -> None:
+    def _acknowledge(self) -> None:
         """Let the hub send more, unless there is no room for it here."""
         if self.held and not self._rooms.swamped:
             self._take_held()

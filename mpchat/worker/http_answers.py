@@ -186,9 +186,8 @@ def _is_allowed(origin: str, host: str, origins: Sequence[str]) -> bool:
     """Tell whether a page of this origin may connect: the server's own, by whatever name it was reached."""
     scheme, _, own = origin.lower().partition("://")
     port = _DEFAULT_PORTS.get(scheme, "")  # an origin leaves it out, and a proxy may add it
-    if own == host.lower().removesuffix(port):
-        return True
-    return f"{scheme}://{own.removesuffix(port)}" in origins or "*" in origins
+    own = own.removesuffix(port)
+    return own == host.lower().removesuffix(port) or f"{scheme}://{own}" in origins or "*" in origins
 
 
 def _choose(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:

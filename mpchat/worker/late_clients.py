@@ -26,7 +26,7 @@ BRISK_GRACE = 0.25
 # hub (``reading.UNDER_WAY``), what the hub has under way to this one (``channel.WINDOW_SHARE``), and what is
 # pending here (``rooms.SWAMPED``).
 ON_ITS_WAY = 4 << 20
-# Of a stream that keeps less than that or little more, the share after which they are told.
+# The share of a shorter stream after which the senders are told.
 LEAST_SHARE = 8
 
 
@@ -36,9 +36,10 @@ def is_brisk(taken: int, seconds: float) -> bool:
 
 
 def far_behind(limit: int) -> int:
-    """Return with how many bytes owed a client is far behind, where ``limit`` bytes of the stream are kept.
+    """Return how many bytes a client may owe before it is far behind; ``limit`` bytes of the stream are kept.
 
-    The senders of the room wait from then on, and what is on its way by then has room in the rest.
+    The room's senders wait from then on. The rest holds ``ON_ITS_WAY`` bytes, unless the stream is too short
+    for that.
     """
     return min(limit // 2, max(limit // LEAST_SHARE, limit - ON_ITS_WAY))
 

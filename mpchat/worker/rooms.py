@@ -22,7 +22,7 @@ from mpchat.worker.post_timing import gather_time
 # together. With more the hub must wait, and everybody with it.
 SWAMPED = 1 << 20
 SWAMPED_TOGETHER = 4 << 20
-# Where the offsets of a stream begin that may get frames in front.
+# First offset of a plain stream in another framing: leaves room for older frames in front.
 FAR = 1 << 40
 # Instead of a room's number: none.
 ASIDE = -1

@@ -476,7 +476,12 @@ def test_a_closed_room_is_told_and_a_private_message_that_was_not_seen_stays(
         assert alice.texts()[0] == "psst"
         assert alice.find("document.title") == "(1) lobby · mpchat"
         alice.run("document.hasFocus = () => true; window.dispatchEvent(new Event('focus'))")
-        alice.say("/join other")
+        alice.until("document.title === 'lobby · mpchat'", "all to be seen")
+        # The next thing that is not seen makes nothing of before unseen.
+        alice.run("document.hasFocus = () => false")
+        bob.ask(message="to the lobby")
+        alice.until("document.title === '(1) lobby · mpchat'", "the count in the title")
+        alice.run("location.hash = '#other'")
         alice.shows("#room", "other")
         assert alice.rows() == []
 

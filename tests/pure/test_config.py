@@ -49,6 +49,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
         ([], ()),
         ("https://Chat.Example.com/, http://[::1]:8080", ("https://chat.example.com", "http://[::1]:8080")),
         (["*"], ("*",)),
+        ("https://a:443, http://a:80, https://a:80", ("https://a", "http://a", "https://a:80")),
     ],
     "notices": [("on", True), ("OFF", False), (True, True), (False, False)],
     "max_connections": [(0, 0), ("10000000", 10_000_000)],

@@ -134,7 +134,9 @@ def test_a_worker_hears_the_room_of_a_member_that_is_replaced_on_its_way_until_i
     site.join(2, "alice", site.other, room="r", token=token)
     site.one.sent.clear()
     site.post(2, "on the way")
-    assert texts(site.one.take_all(Down.ROOMS)) == ["on the way"], "who enters there goes on after this"
+    assert texts(site.one.take_all(Down.ROOMS)) == ["on the way"], (
+        "a member that enters there continues after this"
+    )
     if end == "it arrives":
         site.delivery.follow(site.other, 1, _room_number(site), 0)
     elif end == "it ends":

@@ -201,6 +201,8 @@ def test_pages_from_elsewhere_may_not_connect(origin: str) -> None:
         ("chat.example:80", "http://chat.example", True),
         ("chat.example:80", "https://chat.example", False),
         ("chat.example", "https://chat.example:444", False),
+        ("chat.example:80", "http://chat.example:80", True),
+        ("chat.example", "https://other.example:443", True),
     ],
 )
 def test_the_port_of_a_scheme_may_be_left_out(host: str, origin: str, *, allowed: bool) -> None:

@@ -394,6 +394,22 @@ def test_what_is_pasted_after_a_room_that_is_refused_is_not_said_in_the_old_one(
     assert [each["message"] for each in server.received if "message" in each] == ["여기", "아직 여기"]
 
 
+def test_a_line_for_the_second_of_two_rooms_is_not_said_in_the_old_one_when_both_are_lost(
+    server: NamedServer,
+) -> None:
+    server.refuse_rooms["방2"] = "room_full"
+    server.ignore = lambda request: request.get("join", {}).get("room") == "방4"
+    with _screen(server) as screen:
+        screen.paste("/join 방2\n/join 방4\n", bracketed=False)
+        screen.shows("* no room_full today (room_full)")
+        screen.say("비밀")
+        screen.say("/who")
+        server.drop()
+        screen.shows("* not sent, its room was not entered: 비밀")
+        screen.shows("* lobby, 1 person: 앨리스")
+    assert not [each for each in server.received if "message" in each]
+
+
 def test_typing_faster_than_the_prompt_comes_back(server: NamedServer) -> None:
     with _screen(server) as screen:
         lines = [f"줄 {number}" for number in range(20)]
