@@ -360,6 +360,7 @@ for (const [target, name] of [[window, 'online'], [window, 'offline'], [document
 /** Enter a room. `how`: the method of `history` that changes the address; replaceState when the address led here. */
 async function enter(room, how = 'pushState') {
   if (room === chat?.room) return;
+  const before = location.hash;
   moving += 1;
   try {
     await chat.enter(room);
@@ -368,7 +369,8 @@ async function enter(room, how = 'pushState') {
     note('failed', errorText({ code: error.code, message: visible(error.message) }));
   } finally {
     moving -= 1;
-    if (!moving && chat) showAddress(chat.room, how);
+    // An address that has changed meanwhile is the next room: its event comes.
+    if (!moving && chat && location.hash === before) showAddress(chat.room, how);
   }
 }
 

@@ -500,10 +500,10 @@ def test_the_address_names_the_room_that_the_member_is_in(desk: Desk) -> None:
             late.say(f"/join {room}")
             late.shows("#room", room)
         assert late.find("history.length") == entries + 2
-        # Both at once could be one step for the browser.
-        late.run(
-            "window.onhashchange = () => { window.onhashchange = null; history.back(); }; history.back()"
-        )
+        # A step that is asked for before the one before it has ended may be none for the browser.
+        for room in ("second", "games"):
+            late.run("history.back()")
+            late.until(f"location.hash === '#{room}'", "a step back")
         late.shows("#room", "games")
         late.until("location.hash === '#games'", "the address of the first room")
         assert late.find("history.length") == entries + 2
