@@ -112,29 +112,27 @@ def test_a_folder_of_another_user_is_one_line(instance: Server) -> None:
     assert "--runtime-dir" in said
 
 
-def strangers_python() -> str | None:
-    """An interpreter of this version that another user may run, or None."""
+@pytest.fixture
+def strangers_python() -> str:
+    """An interpreter of this version that another user may run."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
     for python in (sys.executable, shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin:/bin")):
         with suppress(PermissionError):
             if python and not subprocess.call([python, "-c", ""], user=NOBODY, cwd="/"):
                 return python
-    return None
+    pytest.skip("no Python of this version here that another user may run: it lies in a closed folder")
 
 
 @pytest.fixture
-def stranger(instance: Server) -> Server:
+def stranger(instance: Server, strangers_python: str) -> Server:
     """The instance, addressed by a user who has no rights to anything of ours."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can act as another user")
-    python = strangers_python()
-    if python is None:
-        pytest.skip("no Python of this version here that another user may run: it lies in a closed folder")
     let_others_in(instance.folder)
     stranger = Server(instance.folder, instance.name)
     packages = [each for each in sys.path if "site-packages" in each]
     stranger.environment["PYTHONPATH"] = ":".join([str(Path(__file__).parents[2]), *packages])
     stranger.environment["HOME"] = "/nonexistent"
-    stranger.environment["STRANGERS_PYTHON"] = python
+    stranger.environment["STRANGERS_PYTHON"] = strangers_python
     return stranger
 
 
@@ -422,17 +420,13 @@ def test_a_folder_that_another_user_has_made_is_not_obeyed(stranger: Server, by:
         assert bystander.poll() is None
 
 
-@root
 @pytest.mark.parametrize("by", ["answer", "record"])
 @pytest.mark.parametrize("of", [0, NOBODY])
 def test_no_signal_of_root_reaches_a_process_that_is_not_of_the_folders_owner(
-    instance: Server, by: str, of: int
+    instance: Server, strangers_python: str, by: str, of: int
 ) -> None:
-    python = strangers_python()
-    if python is None:
-        pytest.skip("no Python of this version here that another user may run: it lies in a closed folder")
     with (
-        sleeper(SERVER, python=python, user=of, cwd="/") as bystander,
+        sleeper(SERVER, python=strangers_python, user=of, cwd="/") as bystander,
         made_by_a_stranger(instance, bystander, by),
     ):
         said = one_line(instance.command("stop", "--kill", "--timeout", "0"), FAILED)
@@ -441,14 +435,10 @@ def test_no_signal_of_root_reaches_a_process_that_is_not_of_the_folders_owner(
         assert bystander.poll() is None
 
 
-@root
 @pytest.mark.parametrize("by", ["answer", "record"])
-def test_root_ends_processes_of_the_folders_owner(instance: Server, by: str) -> None:
-    python = strangers_python()
-    if python is None:
-        pytest.skip("no Python of this version here that another user may run: it lies in a closed folder")
+def test_root_ends_processes_of_the_folders_owner(instance: Server, strangers_python: str, by: str) -> None:
     with (
-        sleeper(SERVER, python=python, user=STRANGE, cwd="/") as named,
+        sleeper(SERVER, python=strangers_python, user=STRANGE, cwd="/") as named,
         made_by_a_stranger(instance, named, by),
     ):
         assert "has stopped" in instance.command("stop", "--kill", "--timeout", "0").stdout
