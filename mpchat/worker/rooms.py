@@ -293,16 +293,21 @@ class Rooms:
         self._go_to(connection, self.aside, Place(0))
 
     def set_apart(self, connection: Connection) -> None:
-        """Let a client get the rest of the frame that it is being sent and what is in its outbox; no more."""
+        """Let a client get the rest of the frame that it is being sent and what is in its outbox; no more.
+
+        A client that came here with a part of a frame whose rest has not come yet is forgotten instead:
+        nothing else may be sent to it.
+        """
         fanout = self.fanout_of(connection)
         if fanout is self.aside:
             return
         fanout.complete(self._reactor.now)
         if connection in fanout:
             self._finish_frame_first(connection, fanout)
-            fanout.take_out(connection)
+            place = fanout.take_out(connection)
             self.forget_if_empty(fanout)
-            self.put_aside(connection)
+            if not place.byte:
+                self.put_aside(connection)
 
     @staticmethod
     def _go_to(connection: Connection, room: Fanout, place: Place) -> None:

@@ -651,6 +651,18 @@ def test_a_client_is_moved_in_the_middle_of_a_close_handshake(two: list[Bench]) 
     assert posted(two) == [HELLO]
 
 
+def test_a_close_that_overtakes_the_rest_of_a_frame_is_not_answered_inside_it(two: list[Bench]) -> None:
+    publish(two, b"before")
+    browser = Browser(two[0], 1, cramped=True)
+    said = make_late(two[:1], browser)
+    state = browser.move(two[1])
+    assert state.place.byte > 0
+    browser.send(ping(b"!") + close(1000))
+    two[1].turn()
+    assert browser.connection.closed
+    assert_cut_off(browser, said)
+
+
 def test_a_member_is_moved_in_the_middle_of_a_replay(two: list[Bench]) -> None:
     browser = Browser(two[0], 1, cramped=True)
     browser.send(text(b'{"join":{"name":"y"}}'))
