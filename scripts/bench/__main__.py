@@ -1,8 +1,8 @@
-"""``python -m scripts.bench``: mpchat beside other servers, and what its reload costs."""
+"""``python -m scripts.bench``: mpchat beside other servers; what its reload and its other protocols cost."""
 
 import click
 
-from scripts.bench import compare, moves, table
+from scripts.bench import compare, first_echo, moves, table
 from scripts.common.command import DefaultGroup
 
 
@@ -17,6 +17,7 @@ def main() -> None:
 
 
 main.add_command(compare.main, "compare")
+main.add_command(first_echo.main, "first-echo")
 main.add_command(moves.main, "moves")
 main.add_command(table.main, "table")
 

@@ -16,8 +16,9 @@ How the figures come about:
   takes meanwhile is shown.
 * Latency is the time from just before a message's send to the read that brought it. In rows as fast as
   possible it is mostly the window, and the first message of each burst stands for the burst.
-* WebSocket servers get the rows of plain clients. mpchat's WebSocket clients are compared with its plain
-  ones, and with `ws` and `socket.io`, which npm installs at first use. Pings and compression are off. The
+* WebSocket servers get the rows of plain clients. mpchat's deliveries to WebSocket clients are compared with
+  those to plain ones (`mpchat-to-ws`: plain clients send to both), and mpchat-ws, where all are WebSocket
+  clients, with `ws` and `socket.io`, which npm installs at first use. Pings and compression are off. The
   mask of clients' frames is zero, and a server takes it off like any other.
 """
 
@@ -52,7 +53,7 @@ MOST_KIB = 64 * 1024
     "--servers",
     default="",
     show_default="all that are not reached by WebSocket",
-    help="Servers, by commas; mpchat-wN and mpchat-ws-wN too.",
+    help="Servers, by commas; mpchat-wN, mpchat-ws-wN and mpchat-to-ws-wN too.",
 )
 @click.option(
     "--windows",
@@ -74,7 +75,8 @@ MOST_KIB = 64 * 1024
 def main(**flags: object) -> None:
     """Compare mpchat with Redis, NATS, Mosquitto, the lecture's servers and a minimal relay in C.
 
-    By WebSocket: mpchat-ws, mpchat-ws-w2, ws and socket.io on Node, websockets, nats-ws.
+    By WebSocket: mpchat-ws, mpchat-to-ws (plain clients send), both with -w2, ws and socket.io on Node,
+    websockets, nats-ws.
 
     Exit code 0: every delivery arrived; 1: a delivery was lost, or with --check a goal missed; 130:
     interrupted. The results so far are shown then.

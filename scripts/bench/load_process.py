@@ -74,7 +74,7 @@ def plans(peer: Peer, row: Row, options: Options, server: Server) -> Iterator[Pl
         connections = _senders(row) if senders else share + (index < more)
         yield Plan(
             role="senders" if senders else "clients",
-            wire=peer.wire_for(row.rooms),
+            wire=(senders and peer.senders) or peer.wire_for(row.rooms),
             host=server.host,
             port=server.port,
             source=f"127.0.0.{1 + index}",

@@ -50,6 +50,9 @@ PROGRAM_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
 # The name of every mpchat that is started here; its folder is its own.
 INSTANCE = "bench"
 
+# Entries of mpchat that are reached by WebSocket.
+OVER_WEBSOCKET = ("mpchat-ws", "mpchat-ws-w2", "mpchat-to-ws", "mpchat-to-ws-w2")
+
 # Makes a command line of a folder for the server's files, a port, and a number of connections.
 Command = Callable[[Path, int, int], Sequence[str]]
 
@@ -88,6 +91,8 @@ class Peer:
     # The wires of members of one room, and of members of many rooms or channels; empty: it has none.
     named: str = ""
     rooms: str = ""
+    # The wire of plain senders, where it is another one than that of those who only receive.
+    senders: str = ""
     # Says, from its folder, whether it serves; None: a client asks.
     ready: Callable[[Path], bool] | None = None
 
@@ -168,10 +173,17 @@ def free_port() -> int:
 # ---- mpchat, and the servers of this checkout
 
 
-def mpchat_peer(name: str, *options: str, workers: int | None = None, websocket: bool = False) -> Peer:
+def mpchat_peer(
+    name: str,
+    *options: str,
+    workers: int | None = None,
+    websocket: bool = False,
+    senders: str = "",
+) -> Peer:
     """Return mpchat with ``options`` of ``mpchat start``, and so many workers or its default number.
 
-    With ``websocket`` its clients are WebSocket clients, and are not sent pings, as those of other servers.
+    With ``websocket`` its clients are WebSocket clients, and are not sent pings, as those of other servers;
+    ``senders`` is another wire for those who send.
 
     It runs in the foreground: a server in the background is a child of init, which collects it late.
     """
@@ -195,6 +207,7 @@ def mpchat_peer(name: str, *options: str, workers: int | None = None, websocket:
         most_clients=processes * (descriptor_limit() - SPARE_DESCRIPTORS),
         named="" if websocket else "members",
         rooms="" if websocket else "members",
+        senders=senders,
         ready=_mpchat_is_ready,
     )
 
@@ -216,14 +229,16 @@ def _mpchat_is_ready(folder: Path) -> bool:
 def mpchat_by_name(name: str) -> Peer:
     """Return mpchat at its defaults (``mpchat``) or with N workers (``mpchat-wN``).
 
-    ``mpchat-ws`` and ``mpchat-ws-wN`` are the same with WebSocket clients.
+    ``mpchat-ws`` and ``mpchat-ws-wN`` are the same with WebSocket clients. With ``mpchat-to-ws`` and
+    ``mpchat-to-ws-wN`` plain clients send and WebSocket clients receive: what a delivery alone costs.
     """
-    match = re.fullmatch(r"mpchat(-ws)?(?:-w([1-9]\d*))?", name)
+    match = re.fullmatch(r"mpchat(-ws|-to-ws)?(?:-w([1-9]\d*))?", name)
     if match is None:
-        known = "mpchat, or mpchat-wN for N workers; mpchat-ws and mpchat-ws-wN with WebSocket clients"
+        known = "mpchat-wN for N workers, mpchat-ws-wN with WebSocket clients, mpchat-to-ws-wN"
         raise BenchError(f"{name} is no server of this bench: {known}")
-    workers = int(match.group(2)) if match.group(2) else None
-    return mpchat_peer(name, workers=workers, websocket=bool(match.group(1)))
+    kind, workers = match.groups()
+    count, senders = int(workers) if workers else None, "frames" if kind == "-to-ws" else ""
+    return mpchat_peer(name, workers=count, websocket=bool(kind), senders=senders)
 
 
 def python_peer(name: str, *program: str, most_clients: int | None = None) -> Peer:
@@ -355,8 +370,7 @@ def all_peers() -> list[Peer]:
         lecture_peer("select", SELECT_CLIENTS),
         lecture_peer("threads", THREAD_CLIENTS),
         lecture_peer("asyncio", one_process),
-        mpchat_peer("mpchat-ws", websocket=True),
-        mpchat_peer("mpchat-ws-w2", workers=2, websocket=True),
+        *map(mpchat_by_name, OVER_WEBSOCKET),
         _node_peer("ws", "ws_relay.js", "websocket"),
         _node_peer("socket.io", "socket_io_relay.js", "socket.io"),
         _websockets_peer(),

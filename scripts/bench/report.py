@@ -14,6 +14,7 @@ from rich.text import Text
 
 from scripts.bench.goals import (
     BASE,
+    DELIVERIES_ALONE,
     FLOOR,
     MOST_OF_PLAIN,
     MOST_OF_WEBSOCKET,
@@ -175,11 +176,18 @@ def websocket_table(rows: Sequence[Row], servers: Sequence[str], results: Result
     """Return CPU per delivery to mpchat's WebSocket clients, and as ratios to that of other servers."""
     ours = next(iter(OURS_WEBSOCKET))
     others = [name for name in servers if name in BESIDE_WEBSOCKET]
-    headings = (f"{ours}, µs", *(f"× {name}" for name in others))
+    alone = [name for name in servers if name in DELIVERIES_ALONE]
+    headings = [
+        f"{ours}, µs",
+        *(f"× {name}" for name in others),
+        *(f"{name} × {OURS_WEBSOCKET[name]}" for name in alone),
+    ]
     table = figures_table("CPU per delivery to WebSocket clients", "work", *headings)
     for row in rows:
         if not row.crowd and (figures := results.median(row.name, ours)):
-            ratios = [_times(ratio(figures, results.median(row.name, name))) for name in others]
+            pairs = [(ours, name) for name in others] + [(name, OURS_WEBSOCKET[name]) for name in alone]
+            medians = [[results.median(row.name, name) for name in pair] for pair in pairs]
+            ratios = [_times(ratio(*pair)) for pair in medians]
             table.add_row(row.title, f"{figures.cpu_us_per_delivery:.2f}", *ratios)
     return table
 

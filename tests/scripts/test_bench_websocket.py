@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -21,7 +22,8 @@ from mpchat.protocol.websocket_decoder import Decoder
 from scripts.bench import node, table
 from scripts.bench.compare import chosen_peers, print_header
 from scripts.bench.goals import judge
-from scripts.bench.peers import all_peers
+from scripts.bench.load_process import plans
+from scripts.bench.peers import OVER_WEBSOCKET, Server, all_peers
 from scripts.bench.report import as_json, row_table
 from scripts.bench.row import Figures, Options, Results, Row
 from scripts.bench.rows import Sizes, all_rows
@@ -206,13 +208,22 @@ def test_npm_installs_once_and_the_versions_are_named(
 def test_websocket_servers_are_run_only_when_they_are_named() -> None:
     reached = {peer.name for peer in all_peers() if peer.websocket}
 
-    assert reached == {"mpchat-ws", "mpchat-ws-w2", "ws", "socket.io", "websockets", "nats-ws"}
+    assert reached == {*OVER_WEBSOCKET, "ws", "socket.io", "websockets", "nats-ws"}
     assert not reached & {peer.name for peer in chosen_peers("")}
     assert [peer.wire for peer in chosen_peers("mpchat-ws,mpchat-ws-w3,mpchat-w3")] == [
         "frames-websocket",
         "frames-websocket",
         "frames",
     ]
+
+
+def test_deliveries_alone_are_sent_by_plain_clients() -> None:
+    (peer,) = chosen_peers("mpchat-to-ws-w3")
+
+    *clients, senders = plans(peer, ROWS["max-100"], Options(), Server("127.0.0.1", 1, psutil.Process()))
+
+    assert senders.wire == "frames"
+    assert {each.wire for each in clients} == {"frames-websocket"}
 
 
 def held(row: Row, runs: Results, *servers: str) -> dict[str, bool | None]:
@@ -233,6 +244,13 @@ def test_websocket_clients_are_judged_beside_plain_ones_and_other_servers() -> N
     }
     assert set(held(row, missed, "mpchat-ws").values()) == {False}
     assert set(held(row, results(row.name, mpchat_ws=1.0), "mpchat-ws").values()) == {None}
+
+
+def test_deliveries_alone_are_judged_beside_plain_ones() -> None:
+    row = ROWS["max-100"]
+    runs = results(row.name, mpchat=1.0, mpchat_to_ws=1.15, ws=1.0, socket_io=1.0)
+
+    assert held(row, runs, "mpchat-to-ws") == {"1.15 times the CPU of mpchat": True}
 
 
 def test_two_workers_are_judged_beside_two_workers() -> None:
@@ -265,15 +283,15 @@ def test_the_table_has_the_ratios_to_those_that_were_run() -> None:
 
 def test_the_page_gets_a_table_of_websocket_clients(tmp_path: Path) -> None:
     row = ROWS["max-100"]
-    runs = results(row.name, mpchat=1.0, mpchat_ws=1.1, ws=5.5)
+    runs = results(row.name, mpchat=1.0, mpchat_ws=1.1, mpchat_to_ws=1.05, ws=5.5)
     path = tmp_path / "figures.json"
-    versions = dict.fromkeys(("mpchat", "mpchat-ws", "ws"), "1")
+    versions = dict.fromkeys(("mpchat", "mpchat-ws", "mpchat-to-ws", "ws"), "1")
     path.write_text(json.dumps(as_json(Options(), versions, [row], runs, [])))
 
     answer = CliRunner().invoke(table.main, [str(path)])
 
     assert answer.exit_code == 0
-    assert f"| {row.title} | 1.10 | 1.10 | 0.20 |" in " ".join(answer.output.split())
+    assert f"| {row.title} | 1.10 | 1.10 | 0.20 | 1.05 |" in " ".join(answer.output.split())
 
 
 def test_an_unknown_server_is_named_with_those_that_there_are() -> None:
