@@ -15,6 +15,17 @@ from mpchat.protocol.session import DialectState
 # Bytes of a request's head at most.
 HEAD_LIMIT = 8 << 10
 HEAD_END = b"\r\n\r\n"
+# Nothing from elsewhere, and no code or style in the page itself.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# Headers of each answer: what a browser may do with it.
+SAFE_HEADERS = (
+    ("Content-Security-Policy", POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
 # The words of a date, the same in every country (RFC 9110, section 5.6.7).
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -26,19 +37,24 @@ def http_date(now: float) -> str:
     return f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} {at:%H:%M:%S} GMT"
 
 
-def bare_answer(status: str, text: str, now: float) -> bytes:
+def bare_answer(asked: bytes, status: str, text: str, now: float) -> bytes:
     """Return an answer with a line for people, after which the connection ends.
 
-    For answers that must not wait until a library is loaded; ``status`` is a code and a phrase, and ``now``
-    in Unix seconds.
+    For answers that must not wait until a library is loaded; ``asked`` is the request's head or its
+    beginning, ``status`` is a code and a phrase, and ``now`` is in Unix seconds. A client that asked with
+    HEAD gets the size of the line alone.
     """
     body = f"{text}\n".encode()
-    head = (
-        f"HTTP/1.1 {status}\r\nDate: {http_date(now)}\r\n"
-        f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-        "X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    headers = (
+        ("Date", http_date(now)),
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Connection", "close"),
+        *SAFE_HEADERS,
     )
-    return head.encode() + body
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
+    head = "\r\n".join(lines).encode() + HEAD_END
+    return head if asked.startswith(b"HEAD ") else head + body
 
 
 class HttpDialect:

@@ -144,7 +144,7 @@ def _answer_for(refusal: Refusal, head: bytes) -> bytes:
     if speaks(head) is not Speaks.HTTP:
         return _plain(refusal)
     by_websocket = refusing_answer(head, _plain(refusal), for_now=refusal.for_now)
-    return by_websocket or bare_answer(refusal.status, refusal.text, time.time())
+    return by_websocket or bare_answer(head, refusal.status, refusal.text, time.time())
 
 
 def _plain(refusal: Refusal) -> bytes:

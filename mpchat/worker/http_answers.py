@@ -14,22 +14,14 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from mpchat.protocol.http import HEAD_LIMIT, http_date
+from mpchat.protocol.http import HEAD_LIMIT, POLICY, SAFE_HEADERS, http_date
 from mpchat.worker.site import File
 
 SUBPROTOCOL = Subprotocol("mpchat")
 # Lines of a request's head at most, as in the package websockets: each takes h11 some 3 µs, however short.
 MOST_LINES = 128
-# Nothing from elsewhere, and no code or style in the page itself.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_SAFE = (
-    ("Content-Security-Policy", _POLICY),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-)
+# By this name the page's tests know it.
+_POLICY = POLICY
 _TEXT = "text/plain; charset=utf-8"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 # RFC 6455, section 4.2.2: what a client is told whose handshake asks for something else.
@@ -125,7 +117,7 @@ class _Exchange:
         end = (("Connection", "close"),) if self._h11.their_state is h11.SEND_BODY else ()
         response = h11.Response(
             status_code=status,
-            headers=[self._date, *headers, *size, *end, *_SAFE],
+            headers=[self._date, *headers, *size, *end, *SAFE_HEADERS],
             reason=HTTPStatus(status).phrase,
         )
         data = self._h11.send(response) or b""

@@ -164,6 +164,9 @@ class Web:
         waiting, self._waiting = self._waiting, {}
         for connection in waiting:
             if self._site is None:
-                self._owner.finish(connection, bare_answer(*_FAILED, time.time()))
+                dialect = connection.dialect
+                assert isinstance(dialect, HttpDialect)
+                asked = dialect.take_head() or b""
+                self._owner.finish(connection, bare_answer(asked, *_FAILED, time.time()))
             else:
                 self._reading.read_again(connection)

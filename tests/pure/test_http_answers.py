@@ -273,5 +273,15 @@ def test_each_answer_has_its_date() -> None:
     ]
     sent.append(head("GET /", If_None_Match='"tag"'))
     answers = [answer(each, SITE, NOW, accepting=True).data for each in sent]
-    for each in (*answers, too_slow(1.0, NOW), bare_answer("403 Forbidden", "no", NOW)):
+    for each in (*answers, too_slow(1.0, NOW), bare_answer(b"", "403 Forbidden", "no", NOW)):
         assert b"\r\ndate: tue, 08 nov 1994 12:45:26 gmt\r\n" in each.lower()
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", b"no\n"), ("HEAD", b"")])
+def test_an_answer_without_a_library_is_like_the_others(method: str, body: bytes) -> None:
+    bare = Answer(bare_answer(head(f"{method} /"), "403 Forbidden", "no", NOW), last=True)
+    status, headers, got = read(bare, method)
+    assert (status, headers["content-length"], headers["connection"], got) == (403, "3", "close", body)
+    assert bare.data.endswith(b"\r\n\r\n" + body)
+    like = ask("GET /none")[1]
+    assert headers == like | {"content-length": "3", "connection": "close"}

@@ -28,6 +28,7 @@ from mpchat.ipc.lingering import LINGERING
 from mpchat.protocol.messages import error_frame
 from mpchat.reactor import Reactor
 from mpchat.supervisor.acceptor import OUT_OF_DESCRIPTORS, Acceptor
+from mpchat.supervisor.admission import TOO_FAST
 from mpchat.supervisor.listeners import (
     AddressTakenError,
     ListenAddress,
@@ -391,6 +392,21 @@ def test_a_refused_browser_is_told_in_its_own_words(cuts: tuple[int, ...]) -> No
         assert body == b"not today\n"
         client.close()
         turn_until(reactor, lambda: not acceptor.refusals._lingering, "the connection to be closed")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [(NOT_TODAY, 503), (BANNED, 403), (TOO_FAST, 429)],
+    ids=["full", "banned", "too fast"],
+)
+def test_a_refused_request_with_head_is_answered_without_a_body(refusal: Refusal, status: int) -> None:
+    with refusing(refusal=refusal) as (_, reactor, refused):
+        client = refused()
+        client.sendall(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = answer_to(reactor, client)
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert answer.endswith(b"\r\n\r\n")
+        assert b"\r\nContent-Security-Policy: default-src 'none'; " in answer
 
 
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nHost: a", b"GET /" + b"a" * 9000])

@@ -483,6 +483,11 @@ def test_when_loading_fails_the_client_is_told_and_the_next_one_may_have_more_lu
             (500, b"the server cannot answer; its log says why\n")
         ]
         assert "no such folder" in caplog.text
+        client, _ = bench.connect(4)
+        client.send_raw(request(method="HEAD"))
+        head = bench.received_to_the_end(client)
+        assert head.startswith(b"HTTP/1.1 500 ")
+        assert head.endswith(b"\r\n\r\n"), "HEAD has no body"
     plain.say("still here")
     bench.until(lambda: bool(bench.worker.uplink.posts))
     client, _ = bench.connect(3)
