@@ -6,6 +6,7 @@ What a request means and what it is answered with is :mod:`mpchat.worker.http_an
 from datetime import UTC, datetime
 from math import inf
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
@@ -15,6 +16,9 @@ from mpchat.protocol.session import DialectState
 # Bytes of a request's head at most.
 HEAD_LIMIT = 8 << 10
 HEAD_END = b"\r\n\r\n"
+# Where a probe asks whether the loop turns, and its answer: a status and a line.
+HEALTH = "/healthz"
+ALIVE = "200 OK", "the server's loop turns"
 # Nothing from elsewhere, and no code or style in the page itself.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -35,6 +39,26 @@ def http_date(now: float) -> str:
     """Return a moment, in Unix seconds, as the header Date has it."""
     at = datetime.fromtimestamp(now, UTC)
     return f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} {at:%H:%M:%S} GMT"
+
+
+def path_of(target: str) -> str:
+    """Return the path of a target, also of one that names the server (RFC 9112, section 3.2.2)."""
+    if target.startswith("/"):
+        return target.partition("?")[0]
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return target
+    return (parts.path or "/") if parts.scheme in ("http", "https") else target
+
+
+def asks_for_health(head: bytes) -> bool:
+    """Tell whether a whole head asks with GET or HEAD whether the loop turns."""
+    method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
+    target, _, version = rest.partition(b" ")
+    if method not in (b"GET", b"HEAD") or not version.startswith(b"HTTP/1.") or HEAD_END not in head:
+        return False
+    return path_of(target.decode("latin-1")) == HEALTH
 
 
 def bare_answer(asked: bytes, status: str, text: str, now: float) -> bytes:

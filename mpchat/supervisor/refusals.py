@@ -16,7 +16,7 @@ from mpchat.config import Config
 from mpchat.ipc.lingering import LINGERING, Lingering
 from mpchat.protocol.first_bytes import Speaks, speaks
 from mpchat.protocol.handshake import refusing_answer
-from mpchat.protocol.http import HEAD_END, HEAD_LIMIT, bare_answer
+from mpchat.protocol.http import ALIVE, HEAD_END, HEAD_LIMIT, asks_for_health, bare_answer
 from mpchat.protocol.messages import error_frame
 from mpchat.reactor import READ, Reactor, Timer
 
@@ -143,6 +143,8 @@ def _answer_for(refusal: Refusal, head: bytes) -> bytes:
     """Return what a client is told that has begun with ``head``."""
     if speaks(head) is not Speaks.HTTP:
         return _plain(refusal)
+    if refusal.for_now and asks_for_health(head):  # a full server is no reason to restart it
+        return bare_answer(head, *ALIVE, time.time())
     by_websocket = refusing_answer(head, _plain(refusal), for_now=refusal.for_now)
     return by_websocket or bare_answer(head, refusal.status, refusal.text, time.time())
 

@@ -7,14 +7,13 @@ is that of the package websockets, whose protocol object is dropped afterwards.
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import h11
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from mpchat.protocol.http import HEAD_LIMIT, POLICY, SAFE_HEADERS, http_date
+from mpchat.protocol.http import ALIVE, HEAD_LIMIT, HEALTH, POLICY, SAFE_HEADERS, http_date, path_of
 from mpchat.worker.site import File
 
 SUBPROTOCOL = Subprotocol("mpchat")
@@ -61,13 +60,13 @@ def answer(head: bytes, site: Site, now: float, *, accepting: bool) -> Answer:
         request = exchange.read(head)
     except h11.RemoteProtocolError as error:
         return exchange.refuse(error.error_status_hint, f"this is no HTTP request: {error}")
-    path = _path(request.target.decode("latin-1"))
+    path = path_of(request.target.decode("latin-1"))
     if request.method not in (b"GET", b"HEAD"):
         return exchange.text(405, "only GET and HEAD are known here", ("Allow", "GET, HEAD"))
     if path == "/ws":
         return _upgrade(exchange, head, request, site)
-    if path == "/healthz":
-        return exchange.text(200, "the server's loop turns")
+    if path == HEALTH:
+        return exchange.text(200, ALIVE[1])
     if path == "/readyz":
         # A probe connects anew each time: only the supervisor knows whether the server is full.
         ready = (200, "clients are accepted") if accepting else (503, "stopping")
@@ -126,17 +125,6 @@ class _Exchange:
         data += self._h11.send(h11.EndOfMessage()) or b""
         states = self._h11.our_state, self._h11.their_state
         return Answer(data, last=states != (h11.DONE, h11.DONE))
-
-
-def _path(target: str) -> str:
-    """Return the path of a target, also of one that names the server (RFC 9112, section 3.2.2)."""
-    if target.startswith("/"):
-        return target.partition("?")[0]
-    try:
-        parts = urlsplit(target)
-    except ValueError:
-        return target
-    return (parts.path or "/") if parts.scheme in ("http", "https") else target
 
 
 def _file(exchange: _Exchange, request: h11.Request, file: File) -> Answer:

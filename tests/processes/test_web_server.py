@@ -207,6 +207,7 @@ def test_a_full_server_tells_each_in_its_own_words(folder: Path) -> None:
         assert inside.hear() == "inside"
         status, text = get(server.address, "/readyz")
         assert (status, text) == (503, b"the server is full: 1 clients; try again later\n")
+        assert get(server.address, "/healthz") == (200, b"the server's loop turns\n")
         with shake_hands(server.address) as outside:
             assert json.loads(outside.recv(20))["error"]["code"] == "full"
             with pytest.raises(ConnectionClosed) as closed:
@@ -220,7 +221,7 @@ def test_a_full_server_tells_each_in_its_own_words(folder: Path) -> None:
                 assert told is not None
                 assert told["error"]["code"] == "full"
                 assert outside.receive() is None
-        assert facts(server)["refused_by_code"] == {"full": 4}
+        assert facts(server)["refused_by_code"] == {"full": 5}
         inside.sock.shutdown(socket.SHUT_WR)
         assert inside.receive() is None
         eventually(lambda: get(server.address, "/readyz")[0] == 200, "room for another client")

@@ -41,6 +41,7 @@ from mpchat.supervisor.listeners import (
     taken_by,
 )
 from mpchat.supervisor.refusals import BANNED, Refusal
+from mpchat.supervisor.shutdown import STOPPING
 
 NOT_TODAY = Refusal("not today")
 
@@ -407,6 +408,39 @@ def test_a_refused_request_with_head_is_answered_without_a_body(refusal: Refusal
         assert answer.startswith(f"HTTP/1.1 {status} ".encode())
         assert answer.endswith(b"\r\n\r\n")
         assert b"\r\nContent-Security-Policy: default-src 'none'; " in answer
+
+
+@pytest.mark.parametrize("refusal", [NOT_TODAY, TOO_FAST, STOPPING], ids=["full", "too fast", "stopping"])
+@pytest.mark.parametrize("target", ["/healthz", "/healthz?probe=1", "http://chat.example/healthz"])
+@pytest.mark.parametrize(("method", "body"), [("GET", b"the server's loop turns\n"), ("HEAD", b"")])
+def test_a_refused_probe_is_told_that_the_loop_turns(
+    refusal: Refusal, target: str, method: str, body: bytes
+) -> None:
+    with refusing(refusal=refusal) as (_, reactor, refused):
+        client = refused()
+        client.sendall(f"{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        head, _, got = answer_to(reactor, client).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\nConnection: close\r\n" in head
+        assert got == body
+
+
+@pytest.mark.parametrize(
+    ("refusal", "sent", "status"),
+    [
+        (BANNED, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", 403),
+        (NOT_TODAY, b"POST /healthz HTTP/1.1\r\nHost: a\r\n\r\n", 503),
+        (NOT_TODAY, b"GET /healthzz HTTP/1.1\r\nHost: a\r\n\r\n", 503),
+        (NOT_TODAY, b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", 503),
+        (NOT_TODAY, b"GET /healthz HTTP/1.1\r\nHost: a\r\n", 503),
+        (NOT_TODAY, b"GET /healthz\r\n\r\n", 503),
+    ],
+)
+def test_all_but_a_probe_is_refused(refusal: Refusal, sent: bytes, status: int) -> None:
+    with refusing(0.05, refusal) as (_, reactor, refused):
+        client = refused()
+        client.sendall(sent)
+        assert answer_to(reactor, client).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nHost: a", b"GET /" + b"a" * 9000])
