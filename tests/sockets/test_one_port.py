@@ -1,5 +1,6 @@
 """One port, several protocols, at a worker: first bytes decide what a client speaks, however they come."""
 
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -12,6 +13,8 @@ from mpchat.ipc.stream_buffer import Place
 from mpchat.worker.connection import LIVE
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+# Seconds of silence after which a brief worker takes a client for a plain one.
+GRACE = 0.05
 SAID = raw_frame('{"message":"안녕하세요"}'.encode())
 
 
@@ -28,6 +31,21 @@ def hasty() -> Iterator[Bench]:
     made = Bench(listen_grace=0.0)
     yield made
     made.close()
+
+
+@pytest.fixture
+def brief() -> Iterator[Bench]:
+    """A worker that takes silence for a plain client after a moment."""
+    made = Bench(listen_grace=GRACE)
+    yield made
+    made.close()
+
+
+def wait(bench: Bench, seconds: float) -> None:
+    """Let the worker work for a while: all that is due before its end is done."""
+    over: list[bool] = []
+    bench.worker.reactor.call_later(seconds, lambda: over.append(True))
+    bench.until(lambda: bool(over))
 
 
 def publish(bench: Bench, text: str) -> None:
@@ -104,6 +122,33 @@ def test_a_client_that_says_nothing_gets_all_in_the_end_and_keeps_its_place(hast
     assert connection.undecided
     publish(hasty, "second")
     assert unread(client) == frame("second")
+
+
+def test_a_pause_inside_the_first_bytes_is_no_silence_however_long_it_is(brief: Bench) -> None:
+    client, connection = brief.connect(1)
+    client.send_raw(REQUEST[:2])
+    brief.until(lambda: connection in brief.worker.clients.reading.half)
+    publish(brief, "before the grace is over")
+    wait(brief, 2 * GRACE)
+    publish(brief, "after it")
+    assert unread(client) == b""
+    client.send_raw(REQUEST[2:])
+    assert answered(brief, client).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("first", [b"", REQUEST[:2]], ids=["silent", "begun"])
+def test_each_silent_client_has_a_grace_of_its_own(brief: Bench, first: bytes) -> None:
+    earlier, connection = brief.connect(1)
+    if first:
+        earlier.send_raw(first)
+        brief.until(lambda: connection in brief.worker.clients.reading.half)
+    wait(brief, GRACE / 2)
+    came = time.monotonic()
+    later, _ = brief.connect(2)
+    publish(brief, "said")
+    brief.until(lambda: unread(later) == frame("said"))
+    assert time.monotonic() - came >= GRACE
+    assert unread(earlier) == (b"" if first else frame("said"))
 
 
 def test_silence_in_a_quiet_room_does_not_prevent_a_request(hasty: Bench) -> None:
