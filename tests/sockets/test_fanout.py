@@ -18,7 +18,9 @@ from support.waiting import eventually
 
 from mpchat.hub.sender_holds import most_struggle
 from mpchat.ipc.stream_buffer import StreamBuffer
+from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.protocol.plain_dialect import PlainDialect
+from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker import fanout as module
 from mpchat.worker import flush
@@ -83,15 +85,21 @@ class Member:
 
 
 class Hall:
-    """A fan-out with its loop, as a worker has them."""
+    """A fan-out with its loop, as a worker has them. What it is given is plain frames."""
 
-    def __init__(self, *, lag_limit: int = LAG) -> None:
+    def __init__(self, framing: Framing = PLAIN_FRAMING, *, lag_limit: int = LAG) -> None:
+        self.framing = framing
         self.reactor = Reactor()
         self.counters = Counters()
         self.outboxes = Outboxes(1 << 30)
         self.fanout = Fanout(
-            self.reactor, StreamBuffer(lag_limit), coalesce=0.0, keeper=self, counters=self.counters
+            self.reactor,
+            StreamBuffer(lag_limit, framing),
+            coalesce=0.0,
+            keeper=self,
+            counters=self.counters,
         )
+        # As clients are to get it.
         self.published: list[bytes] = []
         self.members: list[Member] = []
         self.gone: dict[Connection, OSError | None] = {}
@@ -123,10 +131,11 @@ class Hall:
         return self.members[-1]
 
     def publish(self, *frames: bytes) -> None:
-        self.published += frames
+        self.published += map(self.framing.encode, frames)
         self.fanout.publish(len(frames), b"".join(frames))
 
     def reply(self, member: Member, frame: bytes) -> None:
+        frame = self.framing.encode(frame)
         member.replies.append(frame)
         self.fanout.reply(member.connection, frame)
 
@@ -179,9 +188,13 @@ class Hall:
 
     def check(self, member: Member) -> None:
         """It got every message since it joined and every reply, each in its order, and whole."""
-        frames = list(cut(bytes(member.data)))
-        assert [each for each in frames if each[2:3] == b"s"] == self.owed(member)
-        assert [each for each in frames if each[2:3] == b"r"] == member.replies
+        frames = list(cut(bytes(member.data), self.framing))
+        assert [each for each in frames if self._kind(each) == b"s"] == self.owed(member)
+        assert [each for each in frames if self._kind(each) == b"r"] == member.replies
+
+    def _kind(self, frame: bytes) -> bytes:
+        begin, _ = span(frame, self.framing)
+        return frame[begin : begin + 1]
 
     def close(self) -> None:
         for member in self.members:
@@ -191,9 +204,18 @@ class Hall:
         self.reactor.close()
 
 
-def cut(data: bytes) -> Iterator[bytes]:
+def span(data: bytes, framing: Framing) -> tuple[int, int]:
+    """Return where the payload of the first frame begins, and where it ends."""
+    if framing is PLAIN_FRAMING:
+        return 2, 2 + int.from_bytes(data[:2], "big")
+    assert data[0] == 0x81, "no whole text message"
+    begin, size = (4, int.from_bytes(data[2:4], "big")) if data[1] == 126 else (2, data[1])
+    return begin, begin + size
+
+
+def cut(data: bytes, framing: Framing = PLAIN_FRAMING) -> Iterator[bytes]:
     while data:
-        end = 2 + int.from_bytes(data[:2], "big")
+        _, end = span(data, framing)
         assert len(data) >= end, "the stream ends inside a frame"
         yield data[:end]
         data = data[end:]
@@ -208,8 +230,8 @@ def answer(number: int, size: int = 0) -> bytes:
 
 
 @contextmanager
-def hall(*, lag_limit: int = LAG) -> Iterator[Hall]:
-    room = Hall(lag_limit=lag_limit)
+def hall(framing: Framing = PLAIN_FRAMING, *, lag_limit: int = LAG) -> Iterator[Hall]:
+    room = Hall(framing, lag_limit=lag_limit)
     try:
         yield room
     finally:
@@ -225,14 +247,14 @@ def pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 PAIRS = pytest.mark.parametrize("make", [unix_pair, tcp_pair])
+FRAMINGS = pytest.mark.parametrize("framing", [PLAIN_FRAMING, WEBSOCKET_FRAMING], ids=["plain", "websocket"])
 
 
 @pytest.mark.usefixtures("pages")
 @PAIRS
-def test_a_late_client_catches_up_byte_by_byte(
-    make: Callable[[], SocketPair],
-) -> None:
-    with hall(lag_limit=8 << 20) as room:
+@FRAMINGS
+def test_a_late_client_catches_up_byte_by_byte(make: Callable[[], SocketPair], framing: Framing) -> None:
+    with hall(framing, lag_limit=8 << 20) as room:
         prompt, late = room.join(make), room.join(make)
         for number in range(100):
             room.publish(message(number, 10_000))
@@ -295,10 +317,11 @@ def test_a_reply_during_a_flush_does_not_get_in_front_of_the_blob(monkeypatch: p
 
 @pytest.mark.usefixtures("pages")
 @PAIRS
+@FRAMINGS
 def test_a_client_that_never_reads_is_cut_off_past_the_lag_limit_and_costs_no_memory(
-    make: Callable[[], SocketPair],
+    make: Callable[[], SocketPair], framing: Framing
 ) -> None:
-    with hall() as room:
+    with hall(framing) as room:
         prompt, stalled = room.join(make), room.join(make)
         for number in range(100):
             room.publish(message(number, 10_000))
@@ -325,8 +348,9 @@ def test_clients_beyond_one_slice_get_the_same_and_the_loop_has_a_turn_in_betwee
 
 
 @pytest.mark.usefixtures("pages")
-def test_much_at_once_goes_out_in_blobs_of_whole_frames_that_are_not_too_long() -> None:
-    with hall(lag_limit=4 << 20) as room:
+@FRAMINGS
+def test_much_at_once_goes_out_in_blobs_of_whole_frames_that_are_not_too_long(framing: Framing) -> None:
+    with hall(framing, lag_limit=4 << 20) as room:
         members = [room.join(tcp_pair) for _ in range(3)]
         sizes = random.Random(5).choices([0, 90, 1_000, 60_000], weights=[50, 50, 20, 1], k=4_000)
         room.publish(*[message(number, size) for number, size in enumerate(sizes)])
@@ -364,11 +388,12 @@ def test_who_joins_in_the_middle_of_a_flush_gets_the_next_message_first(
 
 @pytest.mark.usefixtures("pages")
 @pytest.mark.parametrize("late", [False, True])
+@FRAMINGS
 def test_who_leaves_in_the_middle_of_a_flush_is_sent_nothing_more(
-    monkeypatch: pytest.MonkeyPatch, late: bool
+    monkeypatch: pytest.MonkeyPatch, late: bool, framing: Framing
 ) -> None:
     monkeypatch.setattr(module, "SLICE", 1)
-    with hall() as room:
+    with hall(framing) as room:
         members = [room.join() for _ in range(4)]
         if late:
             room.publish(message(0, 60_000))
@@ -397,8 +422,11 @@ def big_blobs(room: Hall, count: int) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux has pages that sockets share")
 @PAIRS
-def test_shared_pages_hold_what_was_sent_however_late_it_is_read(make: Callable[[], SocketPair]) -> None:
-    with hall(lag_limit=64 << 20) as room:
+@FRAMINGS
+def test_shared_pages_hold_what_was_sent_however_late_it_is_read(
+    make: Callable[[], SocketPair], framing: Framing
+) -> None:
+    with hall(framing, lag_limit=64 << 20) as room:
         members = [room.join(make) for _ in range(SHARED_BY)]
         before = descriptors()
         big_blobs(room, 30)
@@ -444,8 +472,9 @@ def test_no_memory_for_pages_costs_no_descriptor_and_no_message(monkeypatch: pyt
 
 @pytest.mark.usefixtures("pages")
 @pytest.mark.parametrize("late", [False, True])
-def test_a_peer_that_has_closed_is_told_once_with_its_error(late: bool) -> None:
-    with hall() as room:
+@FRAMINGS
+def test_a_peer_that_has_closed_is_told_once_with_its_error(late: bool, framing: Framing) -> None:
+    with hall(framing) as room:
         gone, other = room.join(), room.join()
         if late:
             room.publish(message(0, 60_000))
@@ -526,12 +555,12 @@ STEPS = st.lists(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(steps=STEPS)
+@given(framing=st.sampled_from([PLAIN_FRAMING, WEBSOCKET_FRAMING]), steps=STEPS)
 def test_any_interleaving_gives_every_client_exactly_its_bytes(
-    monkeypatch: pytest.MonkeyPatch, slice_size: int, steps: list[tuple[str, int]]
+    monkeypatch: pytest.MonkeyPatch, slice_size: int, framing: Framing, steps: list[tuple[str, int]]
 ) -> None:
     monkeypatch.setattr(module, "SLICE", slice_size)
-    with hall(lag_limit=64 << 20) as room:
+    with hall(framing, lag_limit=64 << 20) as room:
         present = [room.join() for _ in range(3)]
         for number, (step, seed) in enumerate(steps):
             take_step(room, present, step, number, random.Random(seed))
