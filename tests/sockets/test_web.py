@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from support.harness import Client, frame
 from support.one_worker import Bench, unread
+from support.websocket_peer import HANDSHAKE
 
 from mpchat.ipc.connection_state import decode_state, encode_state
 from mpchat.ipc.items import Down
@@ -195,6 +196,22 @@ def test_a_client_that_ends_its_stream_behind_a_request_gets_the_answer(bench: B
     client.sock.shutdown(socket.SHUT_WR)
     assert statuses(bench.received_to_the_end(client)) == [200]
     bench.until(lambda: connection.closed)
+
+
+# Which pages may connect.
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("https://other.example", 101), ("http://a", 101), ("https://third.example", 403), ("null", 403)],
+)
+def test_the_setting_origins_decides_which_pages_connect(origin: str, status: int) -> None:
+    with on_a_bench(origins=("https://other.example",)) as bench:
+        client, connection = bench.connect(1)
+        client.send_raw(HANDSHAKE[:-2] + f"Origin: {origin}\r\n\r\n".encode())
+        head = bench.received(client, lambda data: b"\r\n\r\n" in data)
+        assert head.startswith(f"HTTP/1.1 {status} ".encode())
+        assert connection.dialect.name == ("websocket" if status == 101 else "http")
 
 
 # Time.
