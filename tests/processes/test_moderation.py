@@ -11,6 +11,8 @@ import pytest
 from support.harness import Client, Server, clients, frame, kill, running, stopped
 from support.members import Member, members
 from support.waiting import eventually
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 from mpchat.control.client import ask
 from mpchat.control.requests import Ban
@@ -74,6 +76,40 @@ def test_a_banned_address_gets_nowhere_and_others_do(shared: Server) -> None:
         plain.say("still here")
         plain.hear_until("still here")
     ok(shared, "unban", "127.0.0.9")
+
+
+def from_banned_address(server: Server) -> ClientConnection:
+    host, port = server.address
+    return connect(
+        f"ws://{host}:{port}/ws",
+        source_address=("127.0.0.9", 0),
+        compression=None,
+        proxy=None,
+        open_timeout=20,
+    )
+
+
+def closing(web: ClientConnection) -> tuple[int, str]:
+    """Return the code and the reason of the close frame, which is the next that comes."""
+    with pytest.raises(ConnectionClosed) as closed:
+        web.recv(20)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code, closed.value.rcvd.reason
+
+
+def test_a_banned_address_ends_its_websockets_with_a_code_that_says_not_to_come_again(shared: Server) -> None:
+    with from_banned_address(shared) as web:
+        web.send('{"message":"here"}')
+        assert web.recv(20) == '{"message":"here"}'
+        assert ok(shared, "ban", "127.0.0.9") == "127.0.0.9 is banned for good; 1 connection ended\n"
+        assert closing(web) == (1008, "kicked")
+    with from_banned_address(shared) as again:
+        assert json.loads(again.recv(20))["error"]["code"] == "banned"
+        assert closing(again)[0] == 1008
+    ok(shared, "unban", "127.0.0.9")
+    with from_banned_address(shared) as back:
+        back.send('{"message":"back"}')
+        assert back.recv(20) == '{"message":"back"}'
 
 
 def test_a_banned_network_gets_nowhere_with_any_of_its_addresses(shared: Server) -> None:
