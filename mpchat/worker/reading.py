@@ -332,6 +332,8 @@ class Reading:
             return
         if connection.dialect.closing is not None:
             self._owner.finish(connection, control)
+        elif control and connection not in connection.fanout:
+            self._owner.end(connection, "lost")  # it cannot be answered any more
         elif control:
             self._owner.send(connection, control)
 
