@@ -414,6 +414,7 @@ def test_the_real_server_keeps_its_promises_to_named_clients() -> None:
     assert counts["name_taken"] > 0
     assert counts["privates"] > 20
     assert counts["messages"] > 100
+    assert counts["websockets"] > 0
     assert verdict["faults"]["changes"]["moved"] > 0
 
 

@@ -37,6 +37,7 @@ def test_the_real_server_keeps_its_promises_under_every_fault() -> None:
     assert faults["start_storm"]["rounds"] == 1
     assert verdict["connections"]["died"] > 0
     assert verdict["counts"]["deliveries"] > 35 * 40
+    assert verdict["counts"]["websockets"] > 0
 
 
 STALLED = ("--stall", "--stalled", "5")
@@ -58,6 +59,7 @@ def test_connections_move_again_and_again_and_nothing_is_lost() -> None:
     assert verdict["faults"]["garbage"]["inputs"] == 100
     assert 0 < changes["pauses"]["p50"] <= changes["pauses"]["p99"] <= changes["pauses"]["max"]
     assert verdict["counts"]["halves"] > 50
+    assert verdict["counts"]["websockets"] > 0
 
 
 # One run has every fault that a move may have, each at a connection of its own. Each happens once, to a
