@@ -61,7 +61,7 @@ class Clients:
         self.reading = Reading(config, reactor, uplink, self, lifetime)
         self.half_closed = HalfClosed(reactor, uplink, self.end)
         self.websockets = WebSockets(config, self.rooms)
-        self.web = Web(config, reactor, self, self.reading, lifetime)
+        self.web = Web(config, reactor, self, self.reading)
         self.first_bytes = FirstBytes(config, reactor, self.rooms, self.reading, self.web)
         self.lingering = Lingering(reactor)
         self._reactor = reactor

@@ -46,10 +46,10 @@ class Site(NamedTuple):
     origins: Sequence[str]
 
 
-def answer(head: bytes, site: Site, now: float, *, accepting: bool) -> Answer:
+def answer(head: bytes, site: Site, now: float) -> Answer:
     """Return the answer to a request's head; ``b""`` stands for one that is too long.
 
-    ``now`` is in Unix seconds. ``accepting``: the server takes clients.
+    ``now`` is in Unix seconds.
     """
     exchange = _Exchange(now)
     if not head:
@@ -68,9 +68,9 @@ def answer(head: bytes, site: Site, now: float, *, accepting: bool) -> Answer:
     if path == HEALTH:
         return exchange.text(200, ALIVE[1])
     if path == "/readyz":
-        # A probe connects anew each time: only the supervisor knows whether the server is full.
-        ready = (200, "clients are accepted") if accepting else (503, "stopping")
-        return exchange.text(*ready, ("Connection", "close"))
+        # The supervisor has let this connection in, and tells those 503 that it refuses. So a probe connects
+        # anew each time.
+        return exchange.text(200, "clients are accepted", ("Connection", "close"))
     if path in site.files:
         return _file(exchange, request, site.files[path])
     return exchange.text(404, "there is nothing here; the chat's page is /")

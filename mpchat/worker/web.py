@@ -14,7 +14,6 @@ from mpchat.protocol.http import HttpDialect, bare_answer
 from mpchat.reactor import READ, Reactor
 from mpchat.worker.budget import charge_answer
 from mpchat.worker.connection import Connection
-from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.reading import Reading
 
 if TYPE_CHECKING:
@@ -49,15 +48,12 @@ class Owner(Protocol):
 class Web:
     """The HTTP connections of a worker."""
 
-    def __init__(
-        self, config: Config, reactor: Reactor, owner: Owner, reading: Reading, lifetime: Lifetime
-    ) -> None:
+    def __init__(self, config: Config, reactor: Reactor, owner: Owner, reading: Reading) -> None:
         """Begin with none, and with nothing loaded."""
         self._config = config
         self._reactor = reactor
         self._owner = owner
         self._reading = reading
-        self._lifetime = lifetime
         # What answers are made with, from when it is loaded.
         self._site: http_answers.Site | None = None
         self._loading: threading.Thread | None = None
@@ -103,7 +99,7 @@ class Web:
         if head is None:
             self._reading.read_again(connection)
             return
-        given = http_answers.answer(head, site, time.time(), accepting=not self._lifetime.draining)
+        given = http_answers.answer(head, site, time.time())
         charge_answer(connection, len(given.data), HTTP_COST)
         if connection.budget < 0:
             self._reading.slow_down(connection)

@@ -34,8 +34,8 @@ def read(given: Answer, method: str = "GET") -> tuple[int, dict[str, str], bytes
     return response.status_code, {k.decode(): v.decode() for k, v in response.headers}, body
 
 
-def ask(line: str, *, accepting: bool = True, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    given = answer(head(line, **headers), SITE, NOW, accepting=accepting)
+def ask(line: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    given = answer(head(line, **headers), SITE, NOW)
     return read(given, line.partition(" ")[0])
 
 
@@ -94,9 +94,7 @@ def test_other_methods_are_not_allowed(method: str) -> None:
 
 def test_whether_it_lives_and_whether_it_takes_clients() -> None:
     assert ask("GET /healthz")[0] == 200
-    assert ask("GET /healthz", accepting=False)[0] == 200
     assert ask("GET /readyz")[0] == 200
-    assert ask("GET /readyz", accepting=False)[0] == 503
 
 
 def test_who_asks_again_whether_clients_are_accepted_connects_again() -> None:
@@ -116,7 +114,7 @@ def test_who_asks_again_whether_clients_are_accepted_connects_again() -> None:
     ],
 )
 def test_what_is_no_request_is_told_and_ends_the_connection(sent: bytes, status: int) -> None:
-    given = answer(sent, SITE, NOW, accepting=True)
+    given = answer(sent, SITE, NOW)
     assert given.last
     found, headers, body = read(given)
     assert found == status
@@ -133,14 +131,14 @@ def test_a_slow_request_is_told_how_slow_it_may_be() -> None:
 
 
 def test_a_connection_goes_on_unless_a_body_follows_or_one_of_both_wants_the_end() -> None:
-    assert not answer(head("GET /"), SITE, NOW, accepting=True).last
-    assert not answer(head("POST /"), SITE, NOW, accepting=True).last
+    assert not answer(head("GET /"), SITE, NOW).last
+    assert not answer(head("POST /"), SITE, NOW).last
     for line, more in (("POST /", {"Content_Length": "3"}), ("GET /", {"Transfer_Encoding": "chunked"})):
-        given = answer(head(line, **more), SITE, NOW, accepting=True)
+        given = answer(head(line, **more), SITE, NOW)
         assert given.last
         assert read(given)[1]["connection"] == "close", "the client is told that it ends"
-    assert answer(head("GET /", Connection="close"), SITE, NOW, accepting=True).last
-    assert answer(head("GET /").replace(b"1.1", b"1.0"), SITE, NOW, accepting=True).last
+    assert answer(head("GET /", Connection="close"), SITE, NOW).last
+    assert answer(head("GET /").replace(b"1.1", b"1.0"), SITE, NOW).last
 
 
 # WebSocket handshakes.
@@ -156,7 +154,7 @@ WANTED = {
 
 def shake(**more: str) -> Answer:
     fields = {key: value for key, value in (WANTED | more).items() if value}
-    return answer(head("GET /ws", **fields), SITE, NOW, accepting=True)
+    return answer(head("GET /ws", **fields), SITE, NOW)
 
 
 def test_the_handshake_of_the_standard_is_answered_as_the_standard_says() -> None:
@@ -211,7 +209,7 @@ def test_the_port_of_a_scheme_may_be_left_out(host: str, origin: str, *, allowed
 
 def test_all_origins_may_be_allowed() -> None:
     fields = WANTED | {"Origin": "https://evil.example"}
-    assert answer(head("GET /ws", **fields), Site({}, ("*",)), NOW, accepting=True).upgraded
+    assert answer(head("GET /ws", **fields), Site({}, ("*",)), NOW).upgraded
 
 
 @pytest.mark.parametrize(
@@ -249,15 +247,13 @@ def test_a_head_has_no_more_lines_than_are_cheap_to_read(lines: int) -> None:
     """A request line, Host and an empty line are among them; h11 takes bare line feeds too."""
     for end in (b"\r\n", b"\n"):
         sent = b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"a:" + end) * (lines - 3) + b"\r\n"
-        given = answer(sent, SITE, NOW, accepting=True)
+        given = answer(sent, SITE, NOW)
         assert (read(given)[0] == 431) is (lines > MOST_LINES)
         assert given.last is (lines > MOST_LINES)
 
 
 def test_a_second_request_behind_bare_line_feeds_is_not_swallowed() -> None:
-    given = answer(
-        b"GET / HTTP/1.1\nHost: a\n\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n", SITE, NOW, accepting=True
-    )
+    given = answer(b"GET / HTTP/1.1\nHost: a\n\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n", SITE, NOW)
     assert (read(given)[0], given.last) == (400, True)
 
 
@@ -272,7 +268,7 @@ def test_each_answer_has_its_date() -> None:
         b"x\r\n\r\n",
     ]
     sent.append(head("GET /", If_None_Match='"tag"'))
-    answers = [answer(each, SITE, NOW, accepting=True).data for each in sent]
+    answers = [answer(each, SITE, NOW).data for each in sent]
     for each in (*answers, too_slow(1.0, NOW), bare_answer(b"", "403 Forbidden", "no", NOW)):
         assert b"\r\ndate: tue, 08 nov 1994 12:45:26 gmt\r\n" in each.lower()
 

@@ -428,6 +428,16 @@ def test_the_operator_can_kick_a_browser(bench: Bench) -> None:
     assert bench.received_to_the_end(client) == b""
 
 
+def test_a_kept_connection_gets_no_answer_any_more_when_the_server_stops(bench: Bench) -> None:
+    client, _ = bench.connect(1)
+    client.send_raw(request())
+    answered(bench, client)
+    bench.order(Down.DRAIN, None)
+    client.send_raw(request("/readyz"))
+    bench.turn()
+    assert unread(client) == b""
+
+
 def test_a_browser_hears_nothing_of_what_is_said(bench: Bench) -> None:
     client, _ = bench.connect(1)
     client.send_raw(request())
