@@ -240,7 +240,8 @@ namespace Mpchat {
         readonly bool named;
         readonly Thread reader, writer;
         readonly ManualResetEvent stop = new ManualResetEvent(false);
-        readonly Random random = new Random(Guid.NewGuid().GetHashCode());
+        // Gives numbers in [0, 1).
+        readonly Func<double> draw;
 
         // Guards all that follows; pulsed when any of it changes. Nothing waits for the network under this lock.
         readonly object changed = new object();
@@ -277,7 +278,12 @@ namespace Mpchat {
         /// earlier chat takes its name back while the server still holds it.
         /// </summary>
         /// <exception cref="ArgumentException">The port is out of range, or the name cannot be sent.</exception>
-        public Chat(string host, int port, string name = null, string room = DefaultRoom, string token = null) {
+        public Chat(string host, int port, string name = null, string room = DefaultRoom, string token = null)
+            : this(host, port, name, room, token, null) {
+        }
+
+        // For tests: the numbers of draw decide how long the chat waits before each attempt to reconnect.
+        internal Chat(string host, int port, string name, string room, string token, Func<double> draw) {
             if (host == null) throw new ArgumentNullException("host");
             if (port < 1 || port > 65535) throw new ArgumentOutOfRangeException("port", "a port is 1 to 65535");
             this.host = host;
@@ -287,6 +293,7 @@ namespace Mpchat {
             this.name = name;
             this.room = named ? room ?? DefaultRoom : null;
             this.token = token;
+            this.draw = draw ?? new Random(Guid.NewGuid().GetHashCode()).NextDouble;
             if (named) Hello();  // throws what no connection can repair
             reader = new Thread(StayConnected) { IsBackground = true, Name = "mpchat-reader" };
             writer = new Thread(Write) { IsBackground = true, Name = "mpchat-writer" };
@@ -538,11 +545,15 @@ namespace Mpchat {
                 lock (changed) {
                     if (state == ChatState.Closed || state == ChatState.Ended) return;
                 }
-                double ceiling = Math.Min(BackoffCap, BackoffFirst * Math.Pow(2, Math.Min(attempt++, 16)));
-                // Full jitter: a thousand clients lose a restarted server at the same moment.
-                double delay = Math.Max(BackoffFloor, ceiling * random.NextDouble());
-                if (stop.WaitOne((int)(delay * 1000))) return;
+                if (stop.WaitOne((int)(Delay(attempt++, draw()) * 1000))) return;
             }
+        }
+
+        // Seconds before an attempt, from 0 on; drawn is in [0, 1). Full jitter: a thousand clients lose a restarted
+        // server at the same moment.
+        internal static double Delay(int attempt, double drawn) {
+            double ceiling = Math.Min(BackoffCap, BackoffFirst * Math.Pow(2, Math.Min(attempt, 16)));
+            return Math.Max(BackoffFloor, ceiling * drawn);
         }
 
         static double SecondsSince(long start) {

@@ -400,6 +400,25 @@ test('waiting grows while no connection is made, however long the last one has l
   chat.close();
 });
 
+test('a connection that the server makes and ends does not count as steady, and one that lasts does', async () => {
+  const attempts = [];
+  const { chat, socket } = await entered({}, { backoff: (attempt) => { attempts.push(attempt); return 0; } });
+  const real = Date.now;
+  let [last, later] = [socket, 0];
+  try {
+    Date.now = () => real() + later;
+    for (const seconds of [1, 1, 1, 6, 1]) {
+      later += seconds * 1000;
+      last = await again(last);
+      last.give({ welcome: { ...WELCOME, recovered: true } });
+    }
+  } finally {
+    Date.now = real;
+  }
+  assert.deepEqual(attempts, [0, 1, 2, 0, 1]);
+  chat.close();
+});
+
 test('what no frame can hold is not sent, and half of a surrogate pair is replaced', async () => {
   const { chat, socket } = await entered();
   await assert.rejects(chat.say('가'.repeat(PAYLOAD_LIMIT / 3)), code('too_long'));

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,10 +17,11 @@ from support.harness import Client, Server, frame, kill, raw_frame, running, set
 from support.keepalive import probed_in
 from support.manual import blocks, page
 from support.members import Member
-from support.scripted_server import ScriptedServer, payload, welcome
+from support.scripted_server import Connection, ScriptedServer, payload, welcome
 from support.waiting import PATIENCE, eventually
 
 from mpchat import connect_blocking
+from mpchat.client.conversation import STEADY, Backoff
 from mpchat.client.sockets import SILENCE
 
 ODD = '안녕, "모두" \\ 😀 𝄞\t\x01\n\u2028끝'
@@ -277,6 +279,33 @@ def test_a_restarted_server_gives_the_name_back_and_what_is_lost_is_named(
         # The farewell has a number too, and may have come.
         assert [each for each in chat.of("lost") if "last" not in each and int(each["first"]) in (6, 7)]
         assert heard["seq"] == "1"
+
+
+def test_each_wait_is_longer_than_the_one_before_until_a_connection_lasts(
+    sharp: Callable[..., Sharp],
+) -> None:
+    drawn, attempts = 0.1, 6
+    backoff = Backoff(draw=lambda: drawn)
+
+    def next_after(connection: Connection) -> tuple[Connection, float]:
+        """End a connection; return the next one, and the seconds until it came."""
+        begun = time.monotonic()
+        connection.close()
+        return server.accept(), time.monotonic() - begun
+
+    with ScriptedServer() as server:
+        sharp(server.address, "", "", "", str(drawn))
+        connection, waits = server.accept(), list[float]()
+        # A connection that the server accepts and closes is not steady.
+        for _ in range(attempts):
+            connection, wait = next_after(connection)
+            waits.append(wait)
+        # The client waits in whole milliseconds.
+        assert all(wait > backoff.delay(number) - 0.002 for number, wait in enumerate(waits)), waits
+        threading.Event().wait(STEADY + 0.2)
+        connection, wait = next_after(connection)
+        connection.close()
+        assert wait < backoff.delay(attempts) - 0.3, (wait, waits)
 
 
 def test_a_message_is_not_said_twice_and_a_doubtful_one_is_counted(sharp: Callable[..., Sharp]) -> None:

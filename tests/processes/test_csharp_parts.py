@@ -1,4 +1,4 @@
-"""Parts of the client for C#, in mono, against those of Python: JSON, frames, numbers that have come."""
+"""Parts of the client for C#, in mono, against those of Python: JSON, frames, numbers that came, waits."""
 
 import json
 import math
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.csharp import DRIVER, compiled
 from support.waiting import PATIENCE
 
+from mpchat.client.conversation import Backoff
 from mpchat.client.resume import Track
 
 # The tested code is not Python.
@@ -175,3 +176,13 @@ def test_numbers_are_followed_as_in_python(parts: Parts, steps: list[tuple[Any, 
                 expected.append(f"{gap[0]},{gap[1]}" if gap else "None")
         expected += [f"{track.after}", track.epoch]
     assert parts.ask("track", *words) == " ".join(expected)
+
+
+@given(st.integers(0, 12) | st.integers(0, 2**31 - 1), st.floats(0, 1, exclude_max=True))
+@example(0, 0.0)
+@example(5, 0.999)
+@example(6, 0.999)
+@example(2**31 - 1, 0.999)
+def test_the_wait_before_an_attempt_is_that_of_python(parts: Parts, attempt: int, drawn: float) -> None:
+    wanted = Backoff(draw=lambda: drawn).delay(attempt)
+    assert math.isclose(float(parts.ask("delay", f"{attempt}", f"{drawn!r}")), wanted, rel_tol=1e-12)

@@ -22,7 +22,7 @@ static class Driver {
         return Talk(args);
     }
 
-    // A chat: HOST PORT [NAME [ROOM [TOKEN]]]
+    // A chat: HOST PORT [NAME [ROOM [TOKEN [DRAWN]]]]; DRAWN is the random number of each wait, in [0, 1).
 
     static int Talk(string[] args) {
         Queue<string> lines = new Queue<string>();
@@ -33,8 +33,12 @@ static class Driver {
             lock (lines) ended = true;
         }) { IsBackground = true };
         input.Start();
-        Chat chat = new Chat(
-            args[0], int.Parse(args[1]), Given(args, 2), Given(args, 3) ?? "lobby", Given(args, 4));
+        string host = args[0], name = Given(args, 2), room = Given(args, 3) ?? "lobby", token = Given(args, 4);
+        int port = int.Parse(args[1]);
+        string drawn = Given(args, 5);
+        Chat chat = drawn == null
+            ? new Chat(host, port, name, room, token)
+            : new Chat(host, port, name, room, token, () => double.Parse(drawn, CultureInfo.InvariantCulture));
         Listen(chat);
         while (true) {
             string line = null;
@@ -135,6 +139,7 @@ static class Driver {
             if (words[0] == "json") Console.WriteLine(Encoded(ReadJson(Convert.FromBase64String(words[1]))));
             else if (words[0] == "frame") Console.WriteLine(WriteJson(Decoded(words[1])));
             else if (words[0] == "track") Console.WriteLine(Followed(words));
+            else if (words[0] == "delay") Console.WriteLine(Delay(words[1], words[2]));
         }
         return 0;
     }
@@ -183,6 +188,11 @@ static class Driver {
 
     static string WriteJson(string text) {
         return Convert.ToBase64String(new Json().Begin().Field("message", text).End().Frame());
+    }
+
+    static string Delay(string attempt, string drawn) {
+        CultureInfo invariant = CultureInfo.InvariantCulture;
+        return Chat.Delay(int.Parse(attempt, invariant), double.Parse(drawn, invariant)).ToString("R", invariant);
     }
 
     // join,EPOCH,SEQ  resume,EPOCH,SEQ,RECOVERED,FIRST,LAST  take,SEQ; FIRST and LAST may be "-"

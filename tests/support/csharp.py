@@ -49,7 +49,10 @@ class Sharp:
     """A chat in C#, driven line by line. ``events`` is all that it has printed."""
 
     def __init__(self, command: Sequence[str], address: tuple[str, int], *seat: str) -> None:
-        """Begin a chat; ``seat`` is a name, a room and a token, as far as they are given."""
+        """Begin a chat; ``seat`` is a name, a room, a token and a drawn number, as far as they are given.
+
+        The drawn number, in [0, 1), takes the place of each random number in the client's back-off.
+        """
         host, port = address
         self.process = subprocess.Popen(
             [*command, host, str(port), *seat],
