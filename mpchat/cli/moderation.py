@@ -34,7 +34,8 @@ def say(text: str, config_file: str | None, **flags: Any) -> None:
 def kick(target: str, config_file: str | None, **flags: Any) -> None:
     """Close the connection of a member or of host:port, or all of a host or a network.
 
-    A kicked client may come back, and mpchat's own client does so by itself; see ban.
+    A kicked member's client ends, and the user may enter again; see ban. A client
+    without a name is not told, so mpchat's own comes back by itself.
     """
     config = server_config(config_file, flags)
     ended = _ended(result_as(ask(config, requests.Kick(target)), Kicked))

@@ -32,7 +32,10 @@ namespace Mpchat {
         Disconnected,
         /// <summary>There is a connection. A member may still wait for its welcome.</summary>
         Connected,
-        /// <summary>The server has rejected the name or the room, so no other connection follows.</summary>
+        /// <summary>
+        /// The server has rejected the name or the room, the operator has kicked the member, or a newer connection has
+        /// taken the name. No other connection follows.
+        /// </summary>
         Ended,
         /// <summary>The program has called Dispose.</summary>
         Closed
@@ -148,11 +151,14 @@ namespace Mpchat {
         public int Unsent { get; internal set; }
     }
 
-    /// <summary>The server has rejected the name or the room that a connection begins with.</summary>
+    /// <summary>
+    /// The server has rejected the name or the room that a connection begins with, or has ended the connection with
+    /// kicked or taken_over.
+    /// </summary>
     public sealed class Rejected {
         public string Name { get; internal set; }
         public string Room { get; internal set; }
-        /// <summary>Such as name_taken, bad_name, banned, taken_over.</summary>
+        /// <summary>Such as name_taken, bad_name, banned, kicked, taken_over.</summary>
         public string Code { get; internal set; }
         public string Text { get; internal set; }
         /// <summary>True when the client tries again by itself; else the chat has ended.</summary>
@@ -193,6 +199,9 @@ namespace Mpchat {
         static readonly HashSet<string> Passing = new HashSet<string> {
             "name_taken", "room_full", "too_many_rooms", "too_many_rooms_by_address", "full", "too_fast"
         };
+        // Error codes that end a member's chat. A kick would do nothing to a client that comes back by itself. To take
+        // a name back from a newer connection would never end.
+        static readonly HashSet<string> Final = new HashSet<string> { "kicked", "banned", "taken_over" };
         // Error codes of an Enter, and of Who and Rooms.
         static readonly HashSet<string> WrongJoin = new HashSet<string>(Passing) {
             "bad_name", "bad_room", "bad_request", "banned", "not_a_message"
@@ -828,8 +837,8 @@ namespace Mpchat {
                 requests.Remove(request);
                 if (request.Kind == Kind.Enter) DropMessagesFor(request, error);
             }
-            if (error.Code == "taken_over" && named) {
-                AnnounceRejected(error, false);  // to take the name back would never end
+            if (Final.Contains(error.Code) && named) {
+                AnnounceRejected(error, false);
                 return;
             }
             if (error.Code == "room_closed") roomClosed = true;

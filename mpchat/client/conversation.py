@@ -70,8 +70,9 @@ HISTORY_PAGE = 50
 PASSING = frozenset(
     {"name_taken", "room_full", "too_many_rooms", "too_many_rooms_by_address", "full", "too_fast"}
 )
-# Error code sent when a newer connection took the name. To take it back would never end.
-TAKEN_OVER = "taken_over"
+# Error codes that end a member's chat. A kick would do nothing to a client that comes back by itself. To take
+# a name back from a newer connection would never end.
+FINAL = frozenset({"kicked", "banned", "taken_over"})
 # Error code sent when the operator has closed the room. The welcome that follows answers no join.
 ROOM_CLOSED = "room_closed"
 # Error codes of a join, and of every other request. A server of an earlier version answers both with
@@ -250,7 +251,8 @@ class Conversation:
             join_frame(seat.name, seat.room, token=seat.token)  # raises what no connection can repair
         # True when this connection has got its welcome, or needs none.
         self.seated = seat is None
-        # Set when the join of a later connection was rejected: the connection's owner then closes it.
+        # Set when the join of a later connection was rejected, or by an error that ends the chat. The
+        # connection's owner then closes it.
         self.rejected: Rejected | None = None
         # The join that this connection began with; opening the chat waits for the first one.
         self.entrance: Request[Welcome] | None = None
@@ -440,7 +442,7 @@ class Conversation:
     def _rejects(self, refused: Refused) -> bool:
         """Give the error to a request, or to the chat; returns False when it is about a message."""
         request = next((each for each in self._requests if self._may_mean(refused, each)), None)
-        if request is None and refused.code == TAKEN_OVER and self.seat is not None:
+        if request is None and refused.code in FINAL and self.seat is not None:
             self.rejected = Rejected(self.seat.name, self.seat.room, refused.code, refused.text, False)
             self.inbox.put(self.rejected)
             return True

@@ -134,9 +134,10 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The client reconnected, but its join as ``name`` to ``room`` was rejected; ``code`` says why.
+    """A join after a loss was rejected, or the server sent the member away; ``code`` says why.
 
-    With ``retrying`` the client disconnects and tries again with back-off; else the chat has ended.
+    The codes ``kicked`` and ``taken_over`` send a member away. With ``retrying`` the client disconnects and
+    tries again with back-off; else the chat has ended.
     """
 
     name: str

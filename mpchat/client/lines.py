@@ -186,6 +186,8 @@ def _connection_line(event: Connected | Disconnected | Lost | Rejected) -> str:
             return f"the server has begun anew: what was said after message {first - 1} may be lost"
         case Lost():
             return f"lost: messages {event.first} to {event.last}"
+        case Rejected(code="kicked" | "taken_over"):
+            return refusal(event.code, event.text)
         case Rejected():
             text = f"not let in as {visible(event.name)}: {refusal(event.code, event.text)}"
             return text + ("; trying again" if event.retrying else "")

@@ -27,7 +27,8 @@ const STEADY = 5;
 const PASSING = new Set([
   'name_taken', 'room_full', 'too_many_rooms', 'too_many_rooms_by_address', 'full', 'too_fast',
 ]);
-// Errors after which the client does not come back by itself: to take back a name would never end.
+// Errors that end the chat. A kick would do nothing to a client that comes back by itself. To take a name back from
+// a newer connection would never end.
 const FINAL = new Set(['kicked', 'banned', 'taken_over']);
 // Error codes of a join, of every other request, and of a message.
 const WRONG_JOIN = new Set([...PASSING, 'bad_name', 'bad_room', 'bad_request', 'banned', 'not_a_message']);

@@ -363,6 +363,22 @@ test('a name that is held is asked for again; one that was taken away is not', a
   assert.deepEqual([chat.state, Socket.made.length], ['ended', 3]);
 });
 
+test('a kick ends the chat: it is told, requests end, and no other connection follows', async () => {
+  const { chat, socket, events, reading } = await entered();
+  const asked = [chat.who(), chat.enter('games')];
+  socket.give({ error: { code: 'kicked', text: 'the operator' } });
+  socket.happen('close', { reason: 'kicked' });
+  await reading;
+  for (const each of asked) await assert.rejects(each, code('offline'));
+  await assert.rejects(chat.say('x'), code('offline'));
+  await settled();
+  assert.deepEqual(events.slice(2), [
+    { type: 'rejected', code: 'kicked', text: 'the operator', retrying: false },
+    { type: 'disconnected', reason: 'the operator', retrying: false },
+  ]);
+  assert.deepEqual([chat.state, Socket.made.length], ['ended', 1]);
+});
+
 test('a server that says nothing any more is asked, and then left', async () => {
   const { socket, events, chat } = await entered({}, { silence: 0.02, patience: 0.02 });
   await until(() => socket.sent.some((each) => 'ping' in each), 'a ping');

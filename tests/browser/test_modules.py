@@ -14,7 +14,7 @@ from support.javascript import WEB, evaluate, modules
 from support.manual import ROOT
 from support.programs import require
 
-from mpchat.client.conversation import _WRONG_JOIN, _WRONG_QUESTION, PASSING
+from mpchat.client.conversation import _WRONG_JOIN, _WRONG_QUESTION, FINAL, PASSING
 from mpchat.client.lines import Command, Enter, Incomplete, Say, Tell, Unknown, parse
 from mpchat.client.resume import Track
 from mpchat.text import visible
@@ -40,6 +40,7 @@ def test_the_client_with_a_socket_that_the_test_plays(folder: Path) -> None:
 def test_the_error_codes_are_those_of_the_other_clients() -> None:
     source = (WEB / "mpchat.js").read_text(encoding="utf-8")
     assert _codes(source, "PASSING") == PASSING
+    assert _codes(source, "FINAL") == FINAL
     assert _codes(source, "WRONG_JOIN") | PASSING == _WRONG_JOIN
     assert _codes(source, "WRONG_QUESTION") == _WRONG_QUESTION
 

@@ -417,8 +417,30 @@ def test_a_room_closed_at_the_loss_of_the_connection(sharp: Callable[..., Sharp]
             assert second.receive() == {"message": "and on"}
 
 
+def test_a_kick_ends_the_chat_of_a_member_and_the_program_may_begin_another(
+    shared: Server, sharp: Callable[..., Sharp]
+) -> None:
+    kicked, plain = sharp(shared.address, "kicked", "kicks"), sharp(shared.address)
+    token = kicked.until("welcome")["token"]
+    plain.until("connected")
+    assert shared.command("kick", "kicked").returncode == 0
+    told = kicked.until("rejected")
+    assert (told["code"], told["retrying"]) == ("kicked", "False")
+    assert kicked.until("disconnected")["retrying"] == "False"
+    kicked.do("state")
+    assert kicked.until("state")["state"] == "Ended"
+    assert kicked.ask("say", "to nobody") == {"value": "False"}
+    assert sharp(shared.address, "kicked", "kicks", token).until("welcome")["name"] == "kicked"
+    # A client without a name is not told, so it comes back as after a loss.
+    shared.wait_for_connections(2)
+    assert shared.command("kick", "127.0.0.1").returncode == 0
+    assert plain.until("disconnected")["retrying"] == "True"
+    assert plain.until("connected")["again"] == "True"
+
+
 @pytest.mark.parametrize(
-    ("code", "retrying"), [("name_taken", "True"), ("banned", "False"), ("taken_over", "False")]
+    ("code", "retrying"),
+    [("name_taken", "True"), ("banned", "False"), ("kicked", "False"), ("taken_over", "False")],
 )
 def test_a_client_that_may_not_come_back_is_told(
     sharp: Callable[..., Sharp], code: str, retrying: str

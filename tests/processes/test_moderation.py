@@ -3,14 +3,16 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
-from support.harness import Client, Server, clients, frame, kill, running, stopped
+from support.harness import MPCHAT, Client, Server, clients, frame, kill, running, stopped
 from support.members import Member, members
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -43,6 +45,26 @@ def test_a_person_is_kicked_by_name_and_comes_back(shared: Server) -> None:
         done = shared.command("kick", "nobody")
         assert done.returncode == 1
         assert "no member is called nobody and no client is connected from there" in done.stderr
+
+
+def test_a_kicked_member_in_a_terminal_is_told_and_the_program_ends(shared: Server) -> None:
+    host, port = shared.address
+    command = [*MPCHAT, "chat", "--plain", "--name", "carol", host, str(port)]
+    with (
+        members(shared.address, "bob") as (bob,),
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, encoding="utf-8") as chat,
+    ):
+        try:
+            assert bob.until("joined")["names"] == ["carol"]
+            assert ok(shared, "kick", "carol") == "1 connection ended\n"
+            # Its input goes on: the kick alone ends the program.
+            assert chat.wait(PATIENCE) == 1
+            assert chat.stderr is not None
+            lines = chat.stderr.read().splitlines()
+        finally:
+            chat.kill()
+    assert "mpchat: the operator has ended your connection (kicked)" in lines
+    assert f"mpchat: connection to {host}:{port} lost" in lines
 
 
 def test_a_banned_name_is_ended_and_let_in_no_more_also_after_a_restart(folder: Path) -> None:

@@ -472,6 +472,39 @@ def test_an_error_that_is_counted_answers_as_many_questions_and_the_rest_is_abou
     assert events(chat)[2:] == [Refused("bad_request", "no", 2**63 - 2)]
 
 
+@pytest.mark.parametrize("asks", [False, True], ids=["alone", "with_requests"])
+@pytest.mark.parametrize("code", ["kicked", "taken_over"])
+def test_a_member_that_is_sent_away_does_not_come_back(code: str, *, asks: bool) -> None:
+    chat = conversation(reconnect=True)
+    chat.opened(0)
+    chat.received(welcome(0))
+    requests: list[Request[Any]] = [chat.ask(Who), chat.ask(Welcome)] if asks else []
+    events(chat)
+    chat.received(frame({"error": {"code": code, "text": "no"}}) + frame({"message": "plain"}))
+    chat.lost(1, None)
+    assert chat.state is State.LOST
+    assert events(chat) == [
+        Rejected("앨리스", "lobby", code, "no", retrying=False),
+        Disconnected("h:1", f"no ({code})", retrying=False),
+    ]
+    for each in requests:
+        with pytest.raises(ConnectionLostError):
+            each.result()
+
+
+def test_a_kick_between_a_loss_and_the_welcome_ends_the_chat_too() -> None:
+    chat = conversation(reconnect=True)
+    chat.opened(0)
+    chat.received(welcome(0))
+    chat.lost(1, None)
+    chat.opened(2)
+    events(chat)
+    chat.received(frame({"error": {"code": "kicked", "text": "no"}}))
+    chat.lost(3, None)
+    assert chat.state is State.LOST
+    assert events(chat)[0] == Rejected("앨리스", "lobby", "kicked", "no", retrying=False)
+
+
 @pytest.mark.parametrize("code", ["taken_over", "name_taken"])
 def test_a_chat_that_an_error_ends_ends_once_however_often_the_error_came(code: str) -> None:
     chat = conversation()

@@ -286,6 +286,25 @@ def test_a_name_that_is_wrong_by_now_is_the_end(run: Run) -> None:
     run(scenario)
 
 
+def test_a_kick_is_told_and_is_the_end(run: Run) -> None:
+    async def scenario(connect: Callable[..., Any]) -> None:
+        with NamedServer() as server:
+            async with connect(port=server.port, name="앨리스") as alice:
+                server.send({"error": {"code": "kicked", "text": "the operator"}})
+                server.drop()
+                rejected = await event_of(alice, Rejected)
+                assert rejected == Rejected("앨리스", "lobby", "kicked", "the operator", retrying=False)
+                assert not (await event_of(alice, Disconnected)).retrying
+                with pytest.raises(ConnectionLostError, match="kicked"):
+                    await alice.recv(PATIENCE)
+                assert alice.state is State.LOST
+                with pytest.raises(ConnectionLostError):
+                    await alice.send("psst")
+                assert (len(server.joins), server.received) == (1, [])
+
+    run(scenario)
+
+
 def test_a_refused_room_changes_nothing(run: Run) -> None:
     async def scenario(connect: Callable[..., Any]) -> None:
         with NamedServer() as server:

@@ -124,6 +124,10 @@ def test_the_three_parts_of_a_line_have_the_sender_in_the_middle() -> None:
             Rejected("앨리스", "lobby", "bad_name", "no", retrying=False),
             "not let in as 앨리스: no (bad_name)",
         ),
+        (
+            Rejected("앨리스", "lobby", "kicked", "the operator has ended it", retrying=False),
+            "the operator has ended it (kicked)",
+        ),
         (Disconnected("h:1", "gone", retrying=False), "connection to h:1 lost"),
         (Disconnected("h:1", "gone", retrying=True), "connection to h:1 lost, trying again"),
         (Connected("h:1", again=False), "connected to h:1 (/help)"),
