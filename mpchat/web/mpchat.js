@@ -271,8 +271,9 @@ export class Chat {
     socket.addEventListener('open', mine(() => this.#hello()));
     socket.addEventListener('message', mine((event) => this.#receive(event.data)));
     socket.addEventListener('close', mine((event) => this.#lose(event.reason)));
-    // A close follows it. An error that nobody listens for ends a program that uses the package `ws`.
-    socket.addEventListener('error', () => {});
+    // Node 20's own WebSocket tells an attempt that has failed by this alone, all others by a close too. An error
+    // that nobody listens for ends a program that uses the package `ws`.
+    socket.addEventListener('error', mine(() => { if (this.state === 'connecting') this.#drop(''); }));
     this.#timer = setTimeout(mine(() => this.#drop('no answer in time')), this.#options.patience * 1000);
   }
 

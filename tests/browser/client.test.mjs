@@ -398,6 +398,18 @@ test('a connection that is not made in time is tried again', async () => {
   chat.close();
 });
 
+test('an attempt that fails without a close is followed by the next one', async () => {
+  const { chat, socket } = await entered({}, { patience: 60 });
+  socket.happen('close', { reason: '' });
+  await until(() => Socket.made.length === 2, 'another try');
+  Socket.made[1].happen('error');
+  await until(() => Socket.made.length === 3, 'the try after it');
+  // What follows from the one that was given up changes nothing.
+  Socket.made[1].happen('close', { reason: '' });
+  assert.equal(chat.state, 'connecting');
+  chat.close();
+});
+
 test('waiting grows while no connection is made, however long the last one has lasted', async () => {
   const attempts = [];
   const { chat, socket } = await entered({}, { backoff: (attempt) => { attempts.push(attempt); return 0; } });
