@@ -1,4 +1,7 @@
-"""mpchat.js in Node with a real server: the manual's example, and workers that die."""
+"""mpchat.js in Node with a real server: the manual's example, workers that die, a server that is away.
+
+A chat has either Node's own WebSocket, or that of the package ``ws``, which the manual names for older ones.
+"""
 
 import json
 import os
@@ -9,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.harness import Server, kill
-from support.javascript import websocket_flags
+from support.harness import Server, kill, running
+from support.javascript import node_packages, node_version, websocket_flags
 from support.manual import blocks, page
 from support.members import members
 from support.programs import absent
@@ -20,12 +23,16 @@ from mpchat.cli.client import source
 
 pytestmark = pytest.mark.one_python
 
+# The oldest Node that the client is made for.
+OLDEST = 20
+
 # Prints each event; what standard input says is called on the chat, and its result is printed.
 DRIVER = """
 import { createInterface } from 'node:readline';
 import { connect } from './mpchat.mjs';
+IMPORT
 const print = (object) => console.log(JSON.stringify(object));
-const chat = await connect(process.argv[2], { name: 'node', room: 'node' });
+const chat = await connect(process.argv[2], { name: 'node', room: 'node', ...OPTIONS });
 createInterface({ input: process.stdin }).on('line', async (line) => {
   const [method, ...values] = JSON.parse(line);
   try {
@@ -70,19 +77,43 @@ class Program:
         return self.until(type="result", method=method)
 
 
-def command(folder: Path, program: str) -> list[str]:
-    flags = websocket_flags()
+@pytest.fixture(scope="module", autouse=True)
+def _packages_of_this_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have npm install in a folder of this file's, and not in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scripts.bench.node.CACHE", tmp_path_factory.mktemp("npm"))
+        yield
+
+
+@pytest.fixture(params=["of_node", "of_ws"])
+def driver(request: pytest.FixtureRequest, folder: Path) -> list[str]:
+    """The command of the driver, with either class as its WebSocket, and no other class within its reach."""
+    if request.param == "of_node":
+        return command(folder, driver_with("const OPTIONS = {};"))
+    (folder / "node_modules").symlink_to(node_packages())
+    lines = "import { WebSocket } from 'ws'; const OPTIONS = { WebSocket }; delete globalThis.WebSocket;"
+    return command(folder, driver_with(lines), flags=[])
+
+
+def driver_with(lines: str) -> str:
+    return DRIVER.replace("IMPORT", lines)
+
+
+def command(folder: Path, program: str, flags: list[str] | None = None) -> list[str]:
     if flags is None:
-        absent("needs a Node with a WebSocket: 20.10 or newer")
+        flags = websocket_flags()
+    if flags is None:
+        absent(f"needs a Node with a WebSocket: 20.10 or newer, and not {node_version()}")
     (folder / "mpchat.mjs").write_bytes(source("javascript"))
     (folder / "program.mjs").write_text(program, encoding="utf-8")
     return ["node", *flags, str(folder / "program.mjs")]
 
 
 @contextmanager
-def program(folder: Path, url: str) -> Iterator[Program]:
+def program(driver: list[str], server: Server) -> Iterator[Program]:
+    host, port = server.address
     with subprocess.Popen(
-        [*command(folder, DRIVER), url],
+        [*driver, f"ws://{host}:{port}/ws"],
         env={**os.environ, "NODE_NO_WARNINGS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -96,10 +127,16 @@ def program(folder: Path, url: str) -> Iterator[Program]:
             process.kill()
 
 
-def test_it_is_a_member_with_all_that_members_have_and_comes_back(server: Server, folder: Path) -> None:
+def test_the_node_of_these_tests_is_one_that_the_client_is_made_for() -> None:
+    major, minor = node_version()
+    if major < OLDEST:
+        absent(f"needs Node {OLDEST} or newer: what Node {major}.{minor} does shows nothing about it")
+
+
+def test_it_is_a_member_with_all_that_members_have_and_comes_back(server: Server, driver: list[str]) -> None:
     host, port = server.address
     with (
-        program(folder, f"ws://{host}:{port}/ws") as node,
+        program(driver, server) as node,
         connect_blocking(host, port, name="bob", room="node") as bob,
     ):
         node.until(type="joined")
@@ -124,6 +161,37 @@ def test_it_is_a_member_with_all_that_members_have_and_comes_back(server: Server
         numbers = [each["seq"] for each in node.got if each["type"] == "message" and "seq" in each]
         assert numbers == [1, 2, 3, 4, 5]
         assert not any(each["type"] == "lost" for each in node.got)
+
+
+def test_a_server_that_is_away_ends_no_program(folder: Path, driver: list[str]) -> None:
+    history = ["--history", str(folder / "history.db")]
+    with running(folder, *history, workers=1) as server:
+        port = server.address[1]
+        with program(driver, server) as node:
+            assert node.call("say", "before")["seq"] == 1
+            server.stop()
+            # Attempts that no server answers: each of them is an error of the socket.
+            for _ in range(3):
+                node.until(type="waiting")
+            assert node.call("say", "meanwhile")["code"] == "offline"
+            server.start(*history, workers=1, port=port)
+            assert node.until(type="welcome")["again"]
+            seq = node.call("say", "after")["seq"]
+            node.call("close")
+            node.finish()
+        messages = [each for each in node.got if each["type"] == "message"]
+        assert [each["seq"] for each in messages] == list(range(1, seq + 1))
+        assert [each["text"] for each in messages if each.get("mine")] == ["before", "after"]
+
+
+def test_a_kick_ends_the_chat(server: Server, driver: list[str]) -> None:
+    with program(driver, server) as node:
+        assert server.command("kick", "node").returncode == 0
+        assert not node.until(type="disconnected")["retrying"]
+        # The program ends with its loop over the events.
+        node.finish()
+    told = [(each["type"], each["retrying"]) for each in node.got if "retrying" in each]
+    assert told == [("rejected", False), ("disconnected", False)]
 
 
 def test_the_example_of_the_manual(server: Server, folder: Path) -> None:

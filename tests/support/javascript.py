@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from scripts.bench import node
+from scripts.bench.row import BenchError
 from support.manual import ROOT
-from support.programs import require
+from support.programs import absent, require
 
 WEB = ROOT / "mpchat" / "web"
 # Node 18 knows no WebSocket; from 20.10 on it has one when asked, from 22 on always.
@@ -21,6 +23,15 @@ def node_version() -> tuple[int, int]:
     found = re.match(r"v(\d+)\.(\d+)", said)
     assert found is not None, said
     return int(found[1]), int(found[2])
+
+
+def node_packages() -> Path:
+    """The folder ``node_modules`` with the packages that npm installs for the bench: ``ws`` is among them."""
+    require("npm")
+    try:
+        return node.modules()
+    except BenchError as error:
+        absent(f"needs npm's packages: {error}")
 
 
 def websocket_flags() -> list[str] | None:
