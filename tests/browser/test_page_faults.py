@@ -8,6 +8,7 @@ from selenium import webdriver
 from support.browsers import Desk, Window, chromium
 from support.dead_network import DeadNetwork
 from support.harness import Server, kill, running
+from support.members import members
 
 from mpchat import connect_blocking
 
@@ -15,6 +16,8 @@ pytestmark = pytest.mark.one_python
 
 # Messages while a page is away.
 MISSED = 70
+# Messages that a server keeps which cannot give all of them.
+KEPT = 10
 # Writes down each state that is shown from now on.
 WATCH = """
 window.states = [];
@@ -195,6 +198,43 @@ def test_a_network_that_goes_dead_is_noticed_and_what_was_missed_comes_once(
         alice.say("/quit")
         alice.until("!document.getElementById('entrance').hidden", "the entrance")
         assert alice.find("document.getElementById('outbox').childElementCount") == 0
+
+
+def test_a_line_names_what_the_server_has_not_kept_and_the_rest_comes_once(
+    browser: webdriver.Chrome, folder: Path
+) -> None:
+    with (
+        running(folder, "--history-messages", str(KEPT)) as server,
+        DeadNetwork(server.address) as network,
+        Desk(browser, network.address) as desk,
+        members(server.address, "bob") as [bob],
+    ):
+        alice = desk.window("alice")
+        alice.say("before")
+        alice.hears("before")
+        network.die()
+        for number in range(MISSED):
+            bob.ask(message=f"missed {number}")
+        # From here on the room has no more than the newest of them.
+        bob.hear_from_room(f"missed {MISSED - 1}")
+        alice.run("window.dispatchEvent(new Event('offline'))")
+        alice.until("!document.getElementById('trouble').hidden", "the line about the connection", 60.0)
+        network.revive()
+        alice.until_online(60.0)
+        bob.ask(message="after")
+        alice.hears("after")
+        # "before" has the number 1, and the first missed message the number 2.
+        last_lost = MISSED + 1 - KEPT
+        line = f"Lost: messages 2 to {last_lost}."
+        assert [note for note in alice.notes() if "Lost" in note] == [line]
+        rest = [f"missed {number}" for number in range(MISSED - KEPT, MISSED)]
+        assert alice.texts() == ["before", *rest, "after"]
+        assert numbers(alice) == [1, *range(last_lost + 1, MISSED + 3)]
+        # It stands where the messages would stand.
+        lines = alice.find(
+            "[...document.querySelectorAll('#list .text, #list .lost')].map((e) => e.textContent)"
+        )
+        assert lines == ["before", line, *rest, "after"]
 
 
 def test_another_window_with_the_same_name_takes_it_over(browser: webdriver.Chrome, server: Server) -> None:
