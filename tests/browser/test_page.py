@@ -1,15 +1,18 @@
 """The page in a real Chromium: rooms with other clients in them, writing, older messages, hostile texts."""
 
 import json
-import subprocess
+import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from support.browsers import Desk, Window, chromium, room_path
+from support.csharp import DRIVER, Sharp, compiled
 from support.harness import MPCHAT, Client, Server, assert_nothing_left, raw_frame, running, settle
 from support.members import members
+from support.screens import Screen
 
 pytestmark = pytest.mark.one_python
 
@@ -43,47 +46,75 @@ def messages(window: Window) -> list[tuple[str, str, bool]]:
     return [(row["from"], row["text"], row["mine"]) for row in window.rows()]
 
 
-def test_two_windows_a_terminal_and_a_plain_client_are_in_one_room(desk: Desk) -> None:
+def _without_time(line: str) -> str:
+    """Return a terminal's line without the time of day before it."""
+    return re.sub(r"^\d\d:\d\d ", "", line)
+
+
+@pytest.fixture(scope="module")
+def csharp(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command of a chat in C#."""
+    return compiled(tmp_path_factory.mktemp("csharp"), DRIVER)
+
+
+def test_two_browsers_a_terminal_a_program_in_csharp_and_a_plain_client_are_in_one_room(
+    desk: Desk, csharp: list[str]
+) -> None:
     host, port = desk.address
-    alice = desk.window("alice")
-    bab = desk.window("밥")
-    chat = [*MPCHAT, "chat", "--plain", "--name", "carol", host, str(port)]
+    chat = [*MPCHAT, "chat", "--name", "carol", host, str(port)]
     with (
+        chromium() as other_browser,
+        Desk(other_browser, desk.address) as other_desk,
         Client(desk.address) as plain,
-        subprocess.Popen(
-            chat, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as terminal,
+        ExitStack() as stack,
     ):
-        assert terminal.stdin is not None
-        assert terminal.stdout is not None
         settle([plain])
-        alice.until("document.getElementById('people').textContent.includes('carol')", "carol")
+        alice = desk.window("alice")
+        terminal = stack.enter_context(Screen(chat))
+        program = stack.enter_context(Sharp(csharp, desk.address, "dave"))
+        phone = other_desk.window()
+        phone.settings(width=360, height=640)
+        phone.enter("밥")
+        terminal.shows("* you are carol in lobby")
+        program.until("welcome", name="dave", room="lobby")
+        for window in (alice, phone):
+            window.until("document.getElementById('people-count').textContent === '4'", "four members")
+        came = alice.notes_until("dave")[0]
+        assert set(came.removesuffix(" joined").split(", ")) == {"밥", "carol", "dave"}
         alice.say("hello")
-        bab.hears("hello")
-        bab.say("안녕")
+        phone.hears("hello")
+        phone.say("안녕")
         alice.hears("안녕")
-        terminal.stdin.write("from a terminal\n")
-        terminal.stdin.flush()
+        terminal.say("from a terminal")
         alice.hears("from a terminal")
+        program.do("say", "from C#")
+        alice.hears("from C#")
         plain.say("plain")
-        said = [("alice", "hello"), ("밥", "안녕"), ("carol", "from a terminal"), (plain.address, "plain")]
-        for window, name in ((alice, "alice"), (bab, "밥")):
+        said = [
+            ("alice", "hello"),
+            ("밥", "안녕"),
+            ("carol", "from a terminal"),
+            ("dave", "from C#"),
+            (plain.address, "plain"),
+        ]
+        for window, name in ((alice, "alice"), (phone, "밥")):
             window.hears("plain")
             assert messages(window) == [(sender, text, sender == name) for sender, text in said]
-            window.until("document.getElementById('people-count').textContent === '3'", "three members")
-        assert [plain.hear() for _ in range(4)] == [
-            "alice: hello",
-            "밥: 안녕",
-            "carol: from a terminal",
-            "plain",
-        ]
-        assert [terminal.stdout.readline() for _ in range(4)] == [f"{who}: {text}\n" for who, text in said]
-        terminal.stdin.close()
-        assert terminal.wait(timeout=20) == 0
-    assert alice.notes()[0] == "밥, carol joined"
-    alice.notes_until("carol left")
+        assert plain.hear_until("plain") == [*(f"{sender}: {text}" for sender, text in said[:-1]), "plain"]
+        program.until("message", text="plain")
+        assert [(each["sender"], each["text"]) for each in program.of("message")] == said
+        terminal.shows("plain")
+        lines = [f"{sender}: {text}" for sender, text in said]
+        assert [line for line in map(_without_time, terminal.lines) if line in lines] == lines
+        # All of it is in sight on the phone.
+        assert phone.find("document.documentElement.scrollWidth") == 360
+        bottom = "[...document.querySelectorAll('#list .body')].at(-1).getBoundingClientRect().bottom"
+        assert phone.find(f"{bottom} <= document.getElementById('composer').getBoundingClientRect().top")
+        terminal.say("/quit")
+        assert terminal.exit_code() == 0
+        alice.notes_until("carol left")
     people = "[...document.querySelectorAll('#people .label')].map((e) => e.textContent)"
-    alice.until(f"({people}).join() === 'alice,밥'", "the names beside the messages")
+    alice.until(f"({people}).join() === 'alice'", "the names beside the messages")
 
 
 def test_a_click_that_has_begun_outlives_a_change_of_the_list(desk: Desk) -> None:
