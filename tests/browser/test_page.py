@@ -3,16 +3,20 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
-from support.browsers import Desk, Window, chromium, room_path
+from support.browsers import LOOK, Desk, Window, chromium, room_path
 from support.csharp import DRIVER, Sharp, compiled
 from support.harness import MPCHAT, Client, Server, assert_nothing_left, raw_frame, running, settle
 from support.members import members
 from support.screens import Screen
+from support.waiting import eventually
+
+from mpchat.text import visible
 
 pytestmark = pytest.mark.one_python
 
@@ -115,6 +119,93 @@ def test_two_browsers_a_terminal_a_program_in_csharp_and_a_plain_client_are_in_o
         alice.notes_until("carol left")
     people = "[...document.querySelectorAll('#people .label')].map((e) => e.textContent)"
     alice.until(f"({people}).join() === 'alice'", "the names beside the messages")
+
+
+LOOKS = """
+const looks = (element, property) => getComputedStyle(element)[property];
+return [...document.querySelectorAll('#list .message')].map((row) => ({
+  from: row.querySelector('.name').textContent,
+  name: looks(row.querySelector('.name'), 'color'),
+  disc: looks(row.querySelector('.disc'), 'backgroundColor'),
+  moment: row.querySelector('time').dateTime,
+  time: row.querySelector('time').textContent,
+  seen: row.querySelector('time').getClientRects().length,
+}));
+"""
+BESIDE = """
+return Object.fromEntries([...document.querySelectorAll('#people button')].map((row) => [
+  row.querySelector('.label').textContent, getComputedStyle(row.querySelector('.disc')).backgroundColor]));
+"""
+
+
+def test_a_message_has_its_time_and_a_name_its_colour(desk: Desk) -> None:
+    alice = desk.window("alice", "looks")
+    wanted = ("bob16", "carol", "erin", "밥")
+    with members(desk.address, *wanted, room="looks") as joined:
+        moments = []
+        for turn in ("first", "second"):
+            for name, member in zip(wanted, joined, strict=True):
+                member.ask(message=f"{turn} of {name}")
+                moments.append(member.hear_from_room(f"{turn} of {name}")["at"])
+        alice.until(f"document.querySelectorAll('.message').length === {2 * len(wanted)}", "all messages")
+        alice.until("document.querySelectorAll('#people .label').length === 5", "all names")
+        found = alice.run(LOOKS)
+        for each, at in zip(found, moments, strict=True):
+            assert abs(datetime.fromisoformat(each["moment"]).timestamp() - at) < 0.002
+            hour, minute = map(int, re.findall(r"\d+", each["time"]))
+            there = datetime.fromtimestamp(at, UTC).astimezone()
+            assert (hour % 12, minute) == (there.hour % 12, there.minute)
+            assert ("PM" in each["time"]) == (there.hour >= 12)
+            assert each["seen"] == 1
+        colours: dict[str, str] = alice.run(BESIDE)
+        assert {each["from"] for each in found} == set(wanted) < set(colours)
+        for each in found:
+            assert each["name"] == each["disc"] == colours[each["from"]]
+        # Two of these names could have the same one of ten colours, but have not.
+        assert len({colours[name] for name in wanted}) == len(wanted)
+
+
+def rooms(window: Window) -> dict[str, str]:
+    """Return the rooms beside the messages, with the number of people in each."""
+    shown: list[list[str]] = window.find(
+        "[...document.querySelectorAll('#rooms button')]"
+        ".map((row) => [...row.children].map((each) => each.textContent))"
+    )
+    return dict(shown)
+
+
+@contextmanager
+def hurried(window: Window, times: int) -> Iterator[None]:
+    """Let what the page does again and again come so many times as often, from its next load on."""
+    source = f"const every = setInterval; window.setInterval = (turn, pause) => every(turn, pause / {times});"
+    script = window.cdp("Page.addScriptToEvaluateOnNewDocument", source=source)
+    try:
+        yield
+    finally:
+        window.cdp("Page.removeScriptToEvaluateOnNewDocument", **script)
+
+
+def test_the_numbers_of_people_in_other_rooms_are_those_of_now(desk: Desk) -> None:
+    alice = desk.window()
+    with hurried(alice, 10):
+        alice.front().refresh()
+    alice.enter("alice", "here-1")
+    count = "Number(document.getElementById('rooms-count').textContent)"
+    # Empty rooms of other tests are among them: the server keeps what was said there.
+    eventually(lambda: len(rooms(alice)) > 1, "the list of rooms", pause=LOOK)
+    before = rooms(alice)
+    assert before["here-1"] == "1"
+    assert "there-1" not in before
+    assert alice.find(count) == len(before)
+    with members(desk.address, "bob17", room="there-1") as [bob]:
+        eventually(lambda: rooms(alice) == {**before, "there-1": "1"}, "another room", pause=LOOK)
+        assert alice.find(count) == len(before) + 1
+        with members(desk.address, "carol", room="there-1"):
+            eventually(lambda: rooms(alice)["there-1"] == "2", "two people there", pause=LOOK)
+        eventually(lambda: rooms(alice)["there-1"] == "1", "one of them left", pause=LOOK)
+        bob.join("bob17", room="here-1")
+        eventually(lambda: rooms(alice) == {**before, "here-1": "2"}, "the other room to go", pause=LOOK)
+        assert alice.find(count) == len(before)
 
 
 def test_a_click_that_has_begun_outlives_a_change_of_the_list(desk: Desk) -> None:
@@ -370,6 +461,82 @@ def test_a_name_that_no_server_should_allow_has_no_effect_either(desk: Desk) -> 
     assert (
         alice.find("document.querySelectorAll('#list script, #list img, #list style, #list h1').length") == 0
     )
+
+
+# Gives each name "evil0", "evil1" and so on that comes from the server another form.
+DISGUISE = r"""
+window.evil = arguments[0];
+const parse = JSON.parse;
+JSON.parse = (text) => parse(text, (key, value) => {
+  const number = typeof value === 'string' ? /^evil(\d+)$/.exec(value)?.[1] : undefined;
+  return number === undefined ? value : evil[number];
+});
+"""
+# The kinds of elements, and the texts and attributes with a character that is hidden or reorders others.
+FOUND = r"""
+const all = [document.documentElement, ...document.documentElement.querySelectorAll('*')];
+const texts = [document.title];
+for (const each of all) {
+  // Attributes for data are for the page's own code, which compares them with names.
+  const shown = [...each.attributes].filter((attribute) => !attribute.name.startsWith('data-'));
+  texts.push(...shown.map((attribute) => attribute.value));
+  const nodes = [...each.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
+  texts.push(...nodes.map((node) => node.data));
+}
+const hidden = /(?![\u200c\u200d\u00ad])[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/u;
+return [
+  [...new Set(all.map((each) => each.localName))].sort(),
+  texts.filter((text) => hidden.test(text.replaceAll('\n', '')) || (text.includes('\n') && text.trim())),
+];
+"""
+
+
+def test_no_name_has_an_effect_on_the_lists_the_notices_or_the_title(desk: Desk) -> None:
+    named = [f"evil{number}" for number in range(len(EVIL))]
+    rtl = EVIL.index("\u202eright to left\u202c \u2066isolated")
+    alice = desk.window()
+    alice.run(DISGUISE, EVIL)
+    tags = alice.run(FOUND)[0]
+    # The own name and the own room have such forms too.
+    alice.enter("evil0", f"evil{rtl}")
+    # A notice has eight names at most.
+    with (
+        members(desk.address, *named[1:9], room=f"evil{rtl}"),
+        members(desk.address, *named[9:], room=f"evil{rtl}"),
+        members(desk.address, "bob18", room="evil0"),
+    ):
+        alice.until(f"document.querySelectorAll('#people .label').length === {len(EVIL)}", "all names")
+        alice.run("document.dispatchEvent(new Event('visibilitychange'))")
+        alice.shows("#rooms", visible(EVIL[0]))
+        labels = "[...document.querySelectorAll('#{} .label')].map((e) => e.textContent)"
+        people = alice.find(labels.format("people"))
+        assert people[0] == visible(EVIL[0]) == alice.text("#my-name")
+        assert sorted(people) == sorted(map(visible, EVIL))
+        assert alice.find(labels.format("rooms"))[0] == visible(EVIL[rtl])
+        assert alice.text("#room") == visible(EVIL[rtl])
+        assert alice.find("document.title") == f"{visible(EVIL[rtl])} · mpchat"
+        come = alice.find("document.querySelector('#list .joined').textContent")
+        assert come.endswith("joined")
+        assert_harmless(alice, tags)
+    alice.until("document.querySelector('#list .left')", "the notice of those who left")
+    gone = alice.find("document.querySelector('#list .left').textContent")
+    assert any(visible(text) in gone for text in EVIL[1:])
+    assert_harmless(alice, tags)
+
+
+def assert_harmless(window: Window, tags: list[str]) -> None:
+    """Look at a page with hostile names in it."""
+    found, texts = window.run(FOUND)
+    # What the page itself makes for people, rooms, days and notices.
+    assert set(found) <= {*tags, "bdi", "button", "li", "p", "span"}
+    assert texts == []
+    assert window.find("window.hit ?? null") is None
+    assert window.find("document.documentElement.scrollWidth <= innerWidth")
+    names = "[...document.querySelectorAll('#side .label, #my-name, #room')]"
+    assert window.find(f"{names}.every((e) => getComputedStyle(e).unicodeBidi.startsWith('isolate'))")
+    inside = "e.getBoundingClientRect().right <= innerWidth && e.scrollWidth <= e.clientWidth"
+    notes = "[...document.querySelectorAll('#list .note')]"
+    assert window.find(f"{notes}.every((e) => {inside})")
 
 
 def seqs(window: Window) -> list[int]:
