@@ -14,7 +14,7 @@ from support.csharp import DRIVER, Sharp, compiled
 from support.harness import MPCHAT, Client, Server, assert_nothing_left, raw_frame, running, settle
 from support.members import members
 from support.screens import Screen
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 from mpchat.text import visible
 
@@ -22,6 +22,10 @@ pytestmark = pytest.mark.one_python
 
 # Rows in the document at most; see log.js.
 MOST_ROWS = 200
+# Milliseconds of work for a frame while the log scrolls: the median, and in nineteen frames of twenty. A busy
+# machine has three times what the page takes; with all rows in the document the median is larger.
+USUAL_WORK = 30.0
+MOST_WORK = 100.0
 
 
 @pytest.fixture(scope="module")
@@ -607,18 +611,65 @@ def test_scrolling_up_loads_what_was_said_before_in_order_and_without_a_gap(desk
         assert alice.find("document.getElementById('jump').hidden")
 
 
-def test_ten_thousand_messages_are_some_hundred_rows(desk: Desk) -> None:
+# Scrolls by so many pixels a frame until a message is in the middle or at the end. Measures two things, in
+# milliseconds: the work for a frame, from the first listener of the scroll to the task after styles, layout
+# and painting; and the pauses between frames.
+SMOOTH = """
+const done = arguments[arguments.length - 1];
+const [pixels, goal] = arguments;
+const log = document.getElementById('log');
+const { left, top, width, height } = log.getBoundingClientRect();
+const work = [], pauses = [];
+let begun = 0, last = 0;
+const begin = () => { begun = performance.now(); };
+addEventListener('scroll', begin, { capture: true, passive: true });
+const painted = new MessageChannel();
+painted.port1.onmessage = () => work.push(performance.now() - begun);
+const figures = (numbers) => {
+  numbers.sort((a, b) => a - b);
+  const at = (part) => Math.round(numbers[Math.floor(part * (numbers.length - 1))] * 10) / 10;
+  return { count: numbers.length, p50: at(0.5), p95: at(0.95), most: at(1) };
+};
+const inMiddle = () => {
+  const row = document.elementFromPoint(left + width / 2, top + height / 2).closest('[data-seq]');
+  return row ? Number(row.dataset.seq) : Infinity;
+};
+const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 2
+  && Number(document.querySelector('#list > :last-child').dataset.seq) === goal;
+const turn = (now) => {
+  if (last) pauses.push(now - last);
+  last = now;
+  if (begun) painted.port2.postMessage('');
+  const there = pixels < 0 ? inMiddle() <= goal : atEnd();
+  if (there || pauses.length > 3000) {
+    removeEventListener('scroll', begin, { capture: true });
+    done({ there, work: figures(work), pauses: figures(pauses) });
+    return;
+  }
+  log.scrollTop += pixels;
+  requestAnimationFrame(turn);
+};
+requestAnimationFrame(turn);
+"""
+
+
+def numbered(number: int) -> str:
+    """Return one of many messages; they differ in length."""
+    return f"m{number} 안녕" + " word" * (number % 20)
+
+
+def test_ten_thousand_messages_are_some_hundred_rows_and_scroll_smoothly(desk: Desk) -> None:
     alice = desk.window("alice", "many")
     with members(desk.address, "bob4", room="many") as [bob]:
         # The first ones come a few in a frame, the others more in a frame than there may be rows.
         for number in range(1, 501):
-            bob.ask(message=f"m{number}")
+            bob.ask(message=numbered(number))
         for begin in range(501, 10_001, 500):
-            alice.hears(f"m{begin - 1}")
+            alice.hears(numbered(begin - 1))
             assert alice.find("document.querySelectorAll('#list > li').length") <= MOST_ROWS
-            requests = [json.dumps({"message": f"m{number}"}) for number in range(begin, begin + 500)]
+            requests = [json.dumps({"message": numbered(number)}) for number in range(begin, begin + 500)]
             bob.send_raw(b"".join(raw_frame(request.encode()) for request in requests))
-        alice.hears("m10000")
+        alice.hears(numbered(10_000))
         assert alice.find("document.querySelectorAll('#list > li').length") <= MOST_ROWS
         up = alice.front().execute_async_script(SCROLL, "up", 8_500)
         down = alice.front().execute_async_script(SCROLL, "down", 10_000)
@@ -626,6 +677,13 @@ def test_ten_thousand_messages_are_some_hundred_rows(desk: Desk) -> None:
             assert found["end"], found
             assert found["seen"] >= 1_500
             assert found["most"] <= MOST_ROWS
+        alice.front().set_script_timeout(4 * PATIENCE)
+        for pixels, goal in ((-500, 4_900), (500, 10_000)):
+            found = alice.front().execute_async_script(SMOOTH, pixels, goal)
+            print(f"{pixels} pixels a frame: {found}")
+            assert found["there"], found
+            assert found["work"]["p50"] < USUAL_WORK, found
+            assert found["work"]["p95"] < MOST_WORK, found
 
 
 def test_what_was_not_seen_is_marked_and_counted(desk: Desk) -> None:
