@@ -19,6 +19,8 @@ const narrow = matchMedia('(max-width: 47rem)');
 export class Side {
   #chat = null;
   #names = new Set();
+  // A map for each list of names that is awaited: the names that have come (true) or gone (false) meanwhile.
+  #awaited = new Set();
   #members = 0;
   #rooms = [];
   #roomCount = 0;
@@ -77,6 +79,8 @@ export class Side {
   entered(chat, members) {
     this.#chat = chat;
     this.#names = new Set([chat.name]);
+    // Lists from another room, or from before the connection was lost, are of no use now.
+    this.#awaited.clear();
     this.#members = members;
     $('my-name').textContent = visible(chat.name);
     $('my-disc').replaceChildren(disc(chat.name));
@@ -86,12 +90,18 @@ export class Side {
   }
 
   joined(event) {
-    for (const name of event.names) this.#names.add(name);
+    for (const name of event.names) {
+      this.#names.add(name);
+      for (const changes of this.#awaited) changes.set(name, true);
+    }
     this.#counted(event);
   }
 
   left(event) {
-    for (const name of event.names) this.#names.delete(name);
+    for (const name of event.names) {
+      this.#names.delete(name);
+      for (const changes of this.#awaited) changes.set(name, false);
+    }
     this.#counted(event);
   }
 
@@ -116,17 +126,26 @@ export class Side {
     const chat = this.#chat;
     const room = chat.room;
     const names = new Set([chat.name]);
+    const changes = new Map();
+    this.#awaited.add(changes);
     let next;
     try {
       for (let page = 0; page < MOST_PAGES && next !== null; page += 1) {
         const who = await chat.who(next);
-        if (who.room !== chat.room || chat.room !== room) return;
+        if (who.room !== room || !this.#awaited.has(changes)) return;
         for (const name of who.names) names.add(name);
         this.#members = who.members;
         next = who.next ?? null;
       }
     } catch {
       return; // The connection was lost; the next welcome asks again.
+    } finally {
+      this.#awaited.delete(changes);
+    }
+    // A page does not know the changes that have come since.
+    for (const [name, here] of changes) {
+      if (here) names.add(name);
+      else names.delete(name);
     }
     this.#names = names;
     this.#changed();

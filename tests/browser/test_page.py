@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -809,6 +810,61 @@ def test_on_a_phone_people_and_rooms_are_a_drawer(desk: Desk) -> None:
         assert box["right"] <= 320
         assert box["bottom"] <= 640
         assert box["height"] >= 40
+
+
+# The lists beside the messages, with a chat that gives each page of names when the test says so.
+PAGES = """
+const done = arguments[arguments.length - 1];
+import('/side.js').then(async ({ Side }) => {
+  const side = new Side({ tell() {}, enter() {} });
+  const asked = [];
+  const chat = (room) => ({
+    name: 'me', room, state: 'online',
+    who: (after) => new Promise((answer) => asked.push({ after, answer })),
+    rooms: async () => ({ rooms: [], count: 1 }),
+  });
+  const names = (letter) => Array.from({ length: 100 }, (_, at) => `${letter}${String(at).padStart(2, '0')}`);
+  const page = async (room, letter, next, members) => {
+    const { after, answer } = asked.shift();
+    answer({ room, names: names(letter), next, members });
+    await new Promise(setTimeout);
+    return after ?? null;
+  };
+  const notice = (...names) => ({ names, count: names.length, members: 201 });
+  const shown = () => new Promise((later) => setTimeout(later, 700)).then(() =>
+    [...document.querySelectorAll('#people .label')].map((each) => each.textContent));
+
+  side.entered(chat('one'), 201);
+  const afters = [await page('one', 'a', 'a99', 201)];
+  side.left(notice('a07', 'b08'));
+  side.joined(notice('a05x', 'gone'));
+  side.left(notice('gone'));
+  // This page was made before they left.
+  afters.push(await page('one', 'b', null, 201));
+  const first = await shown();
+
+  // A list that was asked for in the same room, but two rooms ago.
+  side.entered(chat('one'), 201);
+  await page('one', 'c', 'c99', 201);
+  const [late] = asked.splice(0);
+  side.entered(chat('two'), 101);
+  await page('two', 'e', null, 101);
+  side.entered(chat('one'), 101);
+  await page('one', 'd', null, 101);
+  late.answer({ room: 'one', names: ['late'], next: null, members: 1 });
+  done({ afters, first, second: await shown() });
+}).catch((error) => done(String(error)));
+"""
+
+
+def test_changes_while_long_lists_of_names_are_awaited_are_in_the_list(desk: Desk) -> None:
+    window = desk.window()
+    found: Any = window.front().execute_async_script(PAGES)
+    assert isinstance(found, dict), found
+    assert found["afters"] == [None, "a99"]
+    names = {f"{letter}{number:02}" for letter in "ab" for number in range(100)}
+    assert found["first"] == ["me", *sorted(names - {"a07", "b08"} | {"a05x"})]
+    assert found["second"] == ["me", *(f"d{number:02}" for number in range(100))]
 
 
 def test_it_speaks_to_a_screen_reader_and_obeys_a_keyboard(desk: Desk) -> None:
