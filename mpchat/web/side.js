@@ -61,7 +61,7 @@ export class Side {
     $('side').classList.add('open');
     $('shade').hidden = false;
     $('open-side').setAttribute('aria-expanded', 'true');
-    $('middle').inert = $('composer').inert = true;
+    this.#setBehind(true);
     $('close-side').focus();
     this.#lookAtRooms();
   }
@@ -71,8 +71,13 @@ export class Side {
     $('side').classList.remove('open');
     $('shade').hidden = true;
     $('open-side').setAttribute('aria-expanded', 'false');
-    $('middle').inert = $('composer').inert = false;
+    this.#setBehind(false);
     this.#opener?.focus();
+  }
+
+  /** Keep the keyboard from all that lies under the shade. The connection's state is still read aloud. */
+  #setBehind(inert) {
+    for (const id of ['open-side', 'trouble', 'middle', 'composer']) $(id).inert = inert;
   }
 
   /** Show the room that the chat has entered. */
