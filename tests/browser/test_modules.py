@@ -20,8 +20,9 @@ from mpchat.client.resume import Track
 from mpchat.text import visible
 from mpchat.worker.http_answers import _POLICY
 
-# Contrast of text that WCAG asks for at level AA.
+# Contrast that WCAG asks for at level AA: of text (1.4.3), and of what shows where a field is (1.4.11).
 AA = 4.5
+AA_BORDER = 3.0
 
 
 def test_the_client_with_a_socket_that_the_test_plays(folder: Path) -> None:
@@ -214,13 +215,21 @@ PAIRS = [
 ]
 
 
+# The border of a field on the ground inside it and on that around it; the dot of the connection's state.
+BORDERS = [
+    *itertools.product(("field",), ("page", "surface")),
+    *itertools.product(("good", "wait", "bad"), ("surface",)),
+]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_contrast(scheme: str) -> None:
+@pytest.mark.parametrize(("pairs", "least"), [(PAIRS, AA), (BORDERS, AA_BORDER)], ids=["text", "borders"])
+def test_colours_have_contrast(scheme: str, pairs: list[tuple[str, str]], least: float) -> None:
     colours = _variables((WEB / "style.css").read_text(encoding="utf-8"))[scheme == "dark"]
     weak = {
         pair: ratio
-        for pair in PAIRS
-        if (ratio := round(contrast(colours[pair[0]], colours[pair[1]]), 2)) < AA
+        for pair in pairs
+        if (ratio := round(contrast(colours[pair[0]], colours[pair[1]]), 2)) < least
     }
     assert not weak
 
