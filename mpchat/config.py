@@ -31,6 +31,8 @@ from mpchat.setting_values import (
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MULTIPLEXERS = ("auto", "epoll", "kqueue", "poll", "select")
+TLS_MODES = ("off", "optional", "required")
+MOST_TLS_PROCESSES = 64
 # Worker processes. Each costs the supervisor a few descriptors, and each message one more copy.
 MOST_WORKERS = 256
 
@@ -49,6 +51,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     web: bool
     listen_grace: float
     origins: tuple[str, ...]
+    tls: str
+    tls_cert: str
+    tls_key: str
+    tls_processes: int
     notices: bool
     max_connections: int
     max_per_address: int
@@ -74,6 +80,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_rooms: int
     max_rooms_per_address: int
     max_members: int
+
+    @property
+    def tls_on(self) -> bool:
+        """True when clients may speak TLS."""
+        return bool(self.tls_cert) and self.tls != "off"
+
+    @property
+    def tells_protocols_apart(self) -> bool:
+        """True when a client's first bytes decide what it speaks."""
+        return self.web or self.tls_on
 
 
 class Setting(NamedTuple):
@@ -180,6 +196,35 @@ SETTINGS: tuple[Setting, ...] = (
         origins,
         "origins such as https://chat.example.com, separated by commas; *: all; empty: the page's own",
         "With web: sites whose pages may connect too.",
+    ),
+    Setting(
+        "tls",
+        "optional",
+        choice(*TLS_MODES),
+        ", ".join(TLS_MODES),
+        "With tls_cert: whether clients may speak TLS, on the same port. With required, those from other "
+        "machines must.",
+    ),
+    Setting(
+        "tls_cert",
+        "",
+        path,
+        "a file's path; empty: no TLS",
+        "The server's certificate and its chain, in PEM. A reload reads it again.",
+    ),
+    Setting(
+        "tls_key",
+        "",
+        path,
+        "a file's path; empty: the key is in the file of tls_cert",
+        "The certificate's private key, in PEM, without a password, which no other user may read.",
+    ),
+    Setting(
+        "tls_processes",
+        1,
+        whole(1, MOST_TLS_PROCESSES),
+        f"1 to {MOST_TLS_PROCESSES}",
+        "With TLS: processes that encrypt. Each takes half as many clients as it may have descriptors.",
     ),
     Setting("notices", True, switch, "on or off", "Tell a room when a client's connection ends."),
     Setting(
@@ -451,6 +496,16 @@ def resolve(sources: Sequence[Mapping[str, Origin]]) -> tuple[Config, dict[str, 
             values[name] = _checked(BY_NAME[name], origin)
             places[name] = origin.place
     return Config(**values), places
+
+
+def check_together(config: Config) -> None:
+    """Raise :class:`ConfigError` for settings that are allowed, but not with each other."""
+    if config.tls_cert:
+        return
+    if config.tls == "required":
+        raise ConfigError("tls is 'required', and tls_cert is not set; set tls_cert, or leave tls out")
+    if config.tls_key:
+        raise ConfigError("tls_key is set, and tls_cert is not; set tls_cert, or leave tls_key out")
 
 
 def differing(old: Config, new: Config) -> tuple[str, ...]:

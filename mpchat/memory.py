@@ -34,6 +34,8 @@ EARLIER_KEPT = 8  # hub.history_file
 PROCESS_COST = 40 << 20
 # A member's connection, in its worker (2 KiB) and in the hub (4 KiB).
 CONNECTION_COST = 8 << 10
+# A TLS connection, in its process: OpenSSL's state, and two buffers of 32 KiB that a busy one fills.
+TLS_COST = 128 << 10
 # A room in the hub, and its fan-out in a worker, both empty.
 ROOM_COST = 8 << 10
 FANOUT_COST = 4 << 10
@@ -67,6 +69,7 @@ def bounds(config: Config, workers: int, connections: int) -> list[Bound]:
 
     During a reload there is one more worker.
     """
+    encrypting = config.tls_processes if config.tls_on else 0
     there, lag, answers = workers + 1, config.lag_limit, config.answers_memory
     together = min(config.max_rooms, connections)
     one = min(lag, answers)
@@ -111,11 +114,16 @@ def bounds(config: Config, workers: int, connections: int) -> list[Bound]:
             ("connect_rate",),
         ),
         Bound("on the way between processes", there * _under_way(lag), ("lag_limit", "workers")),
+        Bound(
+            "encryption of connections",
+            connections * TLS_COST if config.tls_on else 0,
+            ("tls", "max_connections"),
+        ),
         Bound("the history file", _history_file() if config.history else 0, ("history",)),
     ]
     holes = sum(each.size for each in kept) // SPARE
     return [
-        Bound("programs", (there + 1) * PROCESS_COST, ("workers",)),
+        Bound("programs", (there + 1 + encrypting) * PROCESS_COST, ("workers", "tls_processes")),
         *kept,
         Bound("holes that freed memory leaves", holes, ()),
     ]

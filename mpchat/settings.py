@@ -14,7 +14,15 @@ from pathlib import Path
 
 import msgspec
 
-from mpchat.config import BY_NAME, Config, Origin, parse_environment, parse_file, resolve
+from mpchat.config import (
+    BY_NAME,
+    Config,
+    Origin,
+    check_together,
+    parse_environment,
+    parse_file,
+    resolve,
+)
 from mpchat.errors import ConfigError
 from mpchat.instance.owners import check_trusted
 from mpchat.instance.paths import paths as instance_paths
@@ -110,9 +118,11 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
         The default log is in the instance's folder, or in that of the server that is ``running``.
 
-        Raise :class:`ConfigError` for a path that leads nowhere and a multiplexer that this system lacks.
+        Raise :class:`ConfigError` for a path that leads nowhere, a multiplexer that this system lacks, and
+        settings that do not go together.
         """
         make_selector(config.multiplexer).close()
+        check_together(config)
         runtime_dir = absolute(config.runtime_dir, self.folder)
         log_file = absolute(config.log_file, self.folder)
         if not log_file and not self.foreground:
@@ -124,6 +134,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
             log_file=log_file,
             bans=absolute(config.bans, self.folder),
             history=absolute(config.history, self.folder),
+            tls_cert=absolute(config.tls_cert, self.folder),
+            tls_key=absolute(config.tls_key, self.folder),
         )
 
     def _all(self, file: dict[str, Origin], environment: Mapping[str, str]) -> list[dict[str, Origin]]:

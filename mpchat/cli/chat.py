@@ -1,6 +1,7 @@
 """``mpchat chat``: which server is meant, and then the chat of :mod:`mpchat.client.terminal`."""
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -8,6 +9,9 @@ from mpchat.cli.running import living_record, server_config
 from mpchat.config import BY_NAME
 from mpchat.errors import ConfigError, MpchatError
 from mpchat.supervisor.startup import LOOPBACK
+
+if TYPE_CHECKING:
+    from mpchat.client.secure import Tls
 
 _PORT = click.IntRange(1, 65_535)
 
@@ -17,8 +21,17 @@ _PORT = click.IntRange(1, 65_535)
 @click.argument("port", required=False, type=_PORT)
 @click.option("--name", metavar="NAME", help="Your name; without one you get texts only.")
 @click.option("--room", metavar="ROOM", help="The room to begin in, with --name; without it lobby.")
+@click.option("--tls", is_flag=True, help="Encrypt; the server must show a certificate for HOST.")
+@click.option(
+    "--ca",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="With --tls: trust the certificates in FILE (PEM), and no others.",
+)
 @click.option("--plain", is_flag=True, help="Lines from standard input, messages to standard output.")
-def chat(host: str | None, port: int | None, name: str | None, room: str | None, plain: bool) -> None:
+def chat(
+    host: str | None, port: int | None, name: str | None, room: str | None, *, plain: bool, **encryption: Any
+) -> None:
     """Chat with the server at HOST PORT or HOST:PORT, or else with the one started from here."""
     from mpchat.client.conversation import DEFAULT_ROOM
     from mpchat.client.terminal import run_chat
@@ -26,7 +39,21 @@ def chat(host: str | None, port: int | None, name: str | None, room: str | None,
     if room is not None and name is None:
         raise click.UsageError("--room needs --name: a client without a name is always in the lobby")
     address = _own_server() if host is None else _address(host, port)
-    sys.exit(run_chat(*address, plain=plain, name=name, room=room or DEFAULT_ROOM))
+    tls = _tls(**encryption)
+    sys.exit(run_chat(*address, plain=plain, name=name, room=room or DEFAULT_ROOM, tls=tls))
+
+
+def _tls(tls: bool, ca: str | None) -> "Tls":
+    if not tls:
+        if ca is not None:
+            raise click.UsageError("--ca needs --tls: it says whose servers to trust")
+        return False
+    from mpchat.client.secure import trusting
+
+    try:
+        return trusting(ca)
+    except OSError as error:
+        raise click.UsageError(f"--ca: {ca} holds no certificates in PEM: {error.strerror}") from None
 
 
 def _address(host: str, port: int | None) -> tuple[str, int]:

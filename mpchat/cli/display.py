@@ -16,6 +16,8 @@ from mpchat.control.answers import (
     Sanctions,
     ScaleResult,
     ServerStatus,
+    Tls,
+    TlsProcess,
     WorkerStatus,
 )
 from mpchat.memory import Bound, total
@@ -87,7 +89,10 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
         head.append(f"\n{_last_reload_line(last)}", style="red" if last.exit else "")
     for worker in status.workers:
         if worker.restart_in is not None:
-            head.append(f"\n{_waiting_line(worker, worker.restart_in)}", style="red")
+            waiting = _waiting_line("worker", worker, worker.restart_in)
+            head.append(f"\n{waiting}", style="red")
+    if status.tls:
+        head.append_text(_tls_lines(status.tls))
     if width < TABLE_WIDTH:
         return Group(head, *map(_worker_lines, status.workers))
     return Group(head, _workers_table(status.workers))
@@ -185,13 +190,43 @@ def progress_text(progress: Progress) -> str:
     return f"{line}, {progress.moved} of {progress.connections}" if progress.connections else line
 
 
-def _waiting_line(worker: WorkerStatus, seconds: float) -> str:
-    """Return why a slot has no worker, and when the next one starts."""
+def _waiting_line(kind: str, slot: WorkerStatus | TlsProcess, seconds: float) -> str:
+    """Return why a slot has no process, and when the next one starts."""
     at = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
-    line = f"worker {worker.slot} waits: the next one starts in {seconds:.0f} s, at {at}"
-    if not worker.died:
+    line = f"{kind} {slot.slot} waits: the next one starts in {seconds:.0f} s, at {at}"
+    if not slot.died:
         return line
-    return f"{line}; {_count(worker.deaths, 'death')} in a row, the last: {visible(worker.died)}"
+    return f"{line}; {_count(slot.deaths, 'death')} in a row, the last: {visible(slot.died)}"
+
+
+def _tls_lines(tls: Tls) -> Text:
+    lines = Text(f"\n{_certificate_line(tls)}", style="red" if tls.warning else "")
+    for each in tls.processes:
+        lines.append("\n")
+        lines.append_text(_tls_process_line(each))
+    return lines
+
+
+def _certificate_line(tls: Tls) -> str:
+    names = visible(", ".join(tls.names)) or "no name"
+    line = f"TLS {visible(tls.mode)}"
+    if tls.expires is not None:
+        day = time.strftime("%Y-%m-%d", time.localtime(tls.expires))
+        line += f", the certificate is for {names} until {day}"
+    return f"{line}; {visible(tls.warning)}" if tls.warning else line
+
+
+def _tls_process_line(process: TlsProcess) -> Text:
+    if process.restart_in is not None:
+        return Text(_waiting_line("TLS process", process, process.restart_in), style="red")
+    line = Text(f"TLS process {process.slot} ")
+    line.append(visible(process.state), style=_STATE_STYLES.get(process.state, ""))
+    line.append(
+        f", pid {process.pid or '-'}: {process.connections} clients, {process.shaking} shake hands, "
+        f"{process.handshakes} have, lag {process.lag_ms:.1f} ms, cpu {process.cpu:.0%}, "
+        f"{size(process.rss)}, {process.restarts} restarts"
+    )
+    return line
 
 
 def _worker_lines(worker: WorkerStatus) -> Text:

@@ -201,7 +201,7 @@ namespace Mpchat {
         };
         // Error codes that end a member's chat. A kick would do nothing to a client that comes back by itself. To take
         // a name back from a newer connection would never end.
-        static readonly HashSet<string> Final = new HashSet<string> { "kicked", "banned", "taken_over" };
+        static readonly HashSet<string> Final = new HashSet<string> { "kicked", "banned", "taken_over", "tls_required" };
         // Error codes of an Enter, and of Who and Rooms.
         static readonly HashSet<string> WrongJoin = new HashSet<string>(Passing) {
             "bad_name", "bad_room", "bad_request", "banned", "not_a_message"

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mpchat.client.conversation import (
     CLOSE_TIMEOUT,
@@ -30,10 +30,13 @@ from mpchat.client.conversation import (
     message_in,
 )
 from mpchat.client.core import Event, History, Message, Pong, Rooms, Welcome, Who
-from mpchat.client.sockets import CONNECT_ERRORS, prepare, shut, try_send
+from mpchat.client.sockets import CONNECT_ERRORS, encryption, prepare, secured, shut, try_send
 from mpchat.errors import ConnectionLostError, TimedOutError
 from mpchat.protocol.messages import history_frame, join_frame, ping_frame, rooms_frame, who_frame
 from mpchat.protocol.names import check_lengths
+
+if TYPE_CHECKING:
+    from mpchat.client.secure import Tls
 
 
 def connect(
@@ -46,6 +49,7 @@ def connect(
     reconnect: bool = True,
     open_timeout: float = OPEN_TIMEOUT,
     send_timeout: float = SEND_TIMEOUT,
+    tls: "Tls" = False,
 ) -> "Chat":
     """Return a chat with the server at ``host``, ``port``: ``async with`` opens and closes it, as does
     ``await`` together with :meth:`Chat.close`.
@@ -60,23 +64,34 @@ def connect(
     Opening then also raises ``RefusedError``. Its code is ``name_taken`` when another client has the name, or
     when an earlier connection of the same client had it less than a minute ago. In that case the token of the
     earlier chat, its :attr:`Chat.token`, gets the name back.
+
+    With ``tls`` the connection is encrypted, and the server must show a certificate for ``host`` that the
+    system trusts; an ``ssl.SSLContext`` decides otherwise.
     """
     seat = None if name is None else Seat(name, room, token)
     conversation = Conversation(host, port, reconnect=reconnect, seat=seat)
-    return Chat(conversation, host, port, open_timeout=open_timeout, send_timeout=send_timeout)
+    return Chat(conversation, host, port, open_timeout=open_timeout, send_timeout=send_timeout, tls=tls)
 
 
 class Chat:
     """One chat. Each message comes once: to ``recv``, an iteration or ``events``, whichever is first."""
 
     def __init__(
-        self, conversation: Conversation, host: str, port: int, *, open_timeout: float, send_timeout: float
+        self,
+        conversation: Conversation,
+        host: str,
+        port: int,
+        *,
+        open_timeout: float,
+        send_timeout: float,
+        tls: "Tls" = False,
     ) -> None:
         """Use :func:`connect`. Timeouts are in seconds."""
         self._conversation = conversation
         self._host, self._port = host, port
         self._open_timeout = open_timeout
         self._send_timeout = send_timeout
+        self._tls = encryption(tls)
         self._link: _Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
@@ -337,6 +352,10 @@ class Chat:
                     sock.setblocking(False)
                     await loop.sock_connect(sock, address)
                     prepare(sock)
+                    if self._tls is not None:
+                        sock = await asyncio.to_thread(
+                            secured, sock, self._tls, self._host, self._open_timeout
+                        )
                     return _Link(sock, self._notify)
                 except OSError as error:
                     sock.close()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mpchat.client.conversation import (
     CLOSE_TIMEOUT,
@@ -30,10 +30,13 @@ from mpchat.client.conversation import (
     message_in,
 )
 from mpchat.client.core import Event, History, Message, Pong, Rooms, Welcome, Who
-from mpchat.client.sockets import CONNECT_ERRORS, prepare, shut, try_send
+from mpchat.client.sockets import CONNECT_ERRORS, encryption, prepare, secured, shut, try_send
 from mpchat.errors import ConnectionLostError, TimedOutError
 from mpchat.protocol.messages import history_frame, join_frame, ping_frame, rooms_frame, who_frame
 from mpchat.protocol.names import check_lengths
+
+if TYPE_CHECKING:
+    from mpchat.client.secure import Tls
 
 
 def connect_blocking(
@@ -46,6 +49,7 @@ def connect_blocking(
     reconnect: bool = True,
     open_timeout: float = OPEN_TIMEOUT,
     send_timeout: float = SEND_TIMEOUT,
+    tls: "Tls" = False,
 ) -> "BlockingChat":
     """Connect to the server at ``host``, ``port`` and return the chat, which ``with`` or ``close`` ends.
 
@@ -57,10 +61,15 @@ def connect_blocking(
     event. It then also raises ``RefusedError``. Its code is ``name_taken`` when another client has the name,
     or when an earlier connection of the same client had it less than a minute ago. In that case the token of
     the earlier chat, its :attr:`BlockingChat.token`, gets the name back.
+
+    With ``tls`` the connection is encrypted, and the server must show a certificate for ``host`` that the
+    system trusts; an ``ssl.SSLContext`` decides otherwise.
     """
     seat = None if name is None else Seat(name, room, token)
     conversation = Conversation(host, port, reconnect=reconnect, seat=seat)
-    chat = BlockingChat(conversation, host, port, open_timeout=open_timeout, send_timeout=send_timeout)
+    chat = BlockingChat(
+        conversation, host, port, open_timeout=open_timeout, send_timeout=send_timeout, tls=tls
+    )
     return chat.open()
 
 
@@ -68,13 +77,21 @@ class BlockingChat:
     """One chat. Each message comes once: to ``recv``, an iteration or ``events``, whichever is first."""
 
     def __init__(
-        self, conversation: Conversation, host: str, port: int, *, open_timeout: float, send_timeout: float
+        self,
+        conversation: Conversation,
+        host: str,
+        port: int,
+        *,
+        open_timeout: float,
+        send_timeout: float,
+        tls: "Tls" = False,
     ) -> None:
         """Use :func:`connect_blocking`. Timeouts are in seconds."""
         self._conversation = conversation
         self._host, self._port = host, port
         self._open_timeout = open_timeout
         self._send_timeout = send_timeout
+        self._tls = encryption(tls)
         self._link: _Link | None = None
         self._thread: threading.Thread | None = None
         # Held while a message is written, so that no two mix; acquired before _changed, never inside it.
@@ -362,6 +379,8 @@ class BlockingChat:
         except BaseException:
             sock.close()
             raise
+        if self._tls is not None:
+            sock = secured(sock, self._tls, self._host, self._open_timeout)
         return _Link(sock, self._notify)
 
     def _opened(self, link: "_Link") -> bool:

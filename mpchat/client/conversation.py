@@ -72,7 +72,7 @@ PASSING = frozenset(
 )
 # Error codes that end a member's chat. A kick would do nothing to a client that comes back by itself. To take
 # a name back from a newer connection would never end.
-FINAL = frozenset({"kicked", "banned", "taken_over"})
+FINAL = frozenset({"kicked", "banned", "taken_over", "tls_required"})
 # Error code sent when the operator has closed the room. The welcome that follows answers no join.
 ROOM_CLOSED = "room_closed"
 # Error codes of a join, and of every other request. A server of an earlier version answers both with

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from mpchat.client.blocking import BlockingChat, connect_blocking
 from mpchat.client.conversation import DEFAULT_ROOM, STEADY, State
@@ -32,12 +33,15 @@ from mpchat.errors import ConnectionLostError, Exit, MpchatError, TimedOutError
 from mpchat.protocol.frames import MAX_PAYLOAD
 from mpchat.text import visible
 
+if TYPE_CHECKING:
+    from mpchat.client.secure import Tls
+
 # Seconds that the end of stdin waits for the own messages to come back.
 ECHO_TIMEOUT = 5.0
 # Seconds without a server before the program fails: a restart takes less.
 RETURN_TIMEOUT = 30.0
 # Error codes of a server that rejects the client and closes: a script fails and does not try again.
-NO_ENTRY = frozenset({"full", "banned", "too_fast"})
+NO_ENTRY = frozenset({"full", "banned", "too_fast", "tls_required"})
 # Bytes of one read from stdin: the size of a pipe.
 STDIN_READ = 65_536
 
@@ -48,14 +52,16 @@ def note(text: str) -> None:
         print(f"mpchat: {text}", file=sys.stderr, flush=True)
 
 
-def run_plain(host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
+def run_plain(
+    host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM, tls: "Tls" = False
+) -> Exit:
     """Chat until stdin ends, and return the exit code: 1 when any line could not be sent."""
     if sys.stdout is None:
         note("stdout is closed, there is nowhere to write messages to")
         return Exit.FAILED
     # None: stdin was closed at the start, and its descriptor may be the socket's by now.
     stdin = None if sys.stdin is None else sys.stdin.fileno()
-    with connect_blocking(host, port, name=name, room=room) as chat:
+    with connect_blocking(host, port, name=name, room=room, tls=tls) as chat:
         echoes = _Echoes()
         speaker = _Speaker(chat, echoes)
         # A daemon thread, because a read from stdin cannot be interrupted.

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext, suppress
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
@@ -51,6 +52,9 @@ from mpchat.client.lines import (
 from mpchat.errors import ConnectionLostError, Exit, MpchatError, TimedOutError
 from mpchat.text import visible
 
+if TYPE_CHECKING:
+    from mpchat.client.secure import Tls
+
 # Seconds that leaving waits for the server to take an earlier line; long enough for every server that reads.
 LEAVE_TIMEOUT = 2.0
 # Seconds after a Tab in which more input makes it a part of pasted text. A hand takes longer.
@@ -64,12 +68,14 @@ NOTICE = "\x1b[2m{}\x1b[0m"
 COLOURS = (25, 29, 31, 61, 64, 66, 91, 94, 97, 100, 125, 127, 130, 131, 133, 136, 160, 166, 168, 172)
 
 
-async def run_screen(host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
+async def run_screen(
+    host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM, tls: "Tls" = False
+) -> Exit:
     """Chat until the user leaves, or until the server rejects ``name`` after a loss.
 
     Raises ``ConnectError`` when no server answers at the beginning, ``RefusedError`` for a rejected name.
     """
-    async with connect(host, port, name=name, room=room) as chat:
+    async with connect(host, port, name=name, room=room, tls=tls) as chat:
         screen = _Screen(chat, None if name is None else Board())
         # Raw, or the escapes that dim notices would be printed as text.
         with patch_stdout(raw=True):

@@ -3,8 +3,14 @@
 import errno
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from mpchat.keepalive import probe_silent_peer
+
+if TYPE_CHECKING:
+    import ssl
+
+    from mpchat.client.secure import Tls
 
 # Errors of connecting: the network's, and those of a host name that cannot be encoded.
 CONNECT_ERRORS = (OSError, UnicodeError)
@@ -23,6 +29,22 @@ def prepare(sock: socket.socket) -> None:
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     probe_silent_peer(sock, SILENCE)
+
+
+def encryption(tls: "Tls") -> "ssl.SSLContext | None":
+    """Return how to encrypt; None: not at all. What TLS needs is loaded only then."""
+    if tls is False:
+        return None
+    from mpchat.client.secure import context_for
+
+    return context_for(tls)
+
+
+def secured(sock: socket.socket, context: "ssl.SSLContext", host: str, timeout: float) -> socket.socket:
+    """Return the socket to go on with instead of ``sock``; see ``secure.secure``."""
+    from mpchat.client.secure import secure
+
+    return secure(sock, context, host, timeout)
 
 
 def try_send(sock: socket.socket, data: bytes | memoryview) -> int:

@@ -6,25 +6,38 @@ cause ends in a traceback.
 
 import asyncio
 import sys
+from typing import TYPE_CHECKING
 
 from mpchat.client.conversation import DEFAULT_ROOM
 from mpchat.client.lines import refusal
 from mpchat.client.plain import note, run_plain
 from mpchat.errors import Exit, MpchatError, RefusedError
 
+if TYPE_CHECKING:
+    from mpchat.client.secure import Tls
 
-def run_chat(host: str, port: int, *, plain: bool, name: str | None = None, room: str = DEFAULT_ROOM) -> Exit:
+
+def run_chat(
+    host: str,
+    port: int,
+    *,
+    plain: bool,
+    name: str | None = None,
+    room: str = DEFAULT_ROOM,
+    tls: "Tls" = False,
+) -> Exit:
     """Chat with the server at ``host``, ``port`` until the user leaves, and return the exit code.
 
     With a ``name`` the user is a member of ``room``; without one a plain client, like the lecture's clients.
+    ``tls`` as in :func:`mpchat.connect`.
     """
     try:
         if plain or not _has_terminal():
-            return run_plain(host, port, name=name, room=room)
+            return run_plain(host, port, name=name, room=room, tls=tls)
         # Not before it is needed: importing prompt_toolkit takes longer than all the rest.
         from mpchat.client.screen import run_screen
 
-        return asyncio.run(run_screen(host, port, name=name, room=room))
+        return asyncio.run(run_screen(host, port, name=name, room=room, tls=tls))
     except KeyboardInterrupt:
         return Exit.OK
     except RefusedError as error:

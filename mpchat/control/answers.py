@@ -101,6 +101,42 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     died: str = ""
 
 
+class TlsProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """One slot and the TLS process in it. Counters begin with the process."""
+
+    slot: int
+    pid: int | None
+    state: str
+    # Clients that it encrypts for, and those that have not shaken hands yet.
+    connections: int
+    shaking: int
+    handshakes: int
+    # Clients that it has lost or refused, by reason.
+    ended: dict[str, int]
+    # The longest turn of its loop in the last second, in milliseconds.
+    lag_ms: float
+    silent: float
+    # Resident memory, and CPU seconds per second.
+    rss: int
+    cpu: float
+    restarts: int
+    restart_in: float | None
+    deaths: int
+    died: str
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """TLS, while it is on or clients that speak it are left."""
+
+    # "optional" or "required"; "off" when only clients from before are left.
+    mode: str
+    # What the certificate is for, when it ends (seconds since 1970), and a warning from 14 days before on.
+    names: list[str]
+    expires: float | None
+    warning: str
+    processes: list[TlsProcess]
+
+
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that ``mpchat status --json`` prints."""
 
@@ -134,6 +170,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     change: str | None = None
     last_reload: LastReload | None = None
     workers: list[WorkerStatus]
+    tls: Tls | None = None
 
 
 # Changes.

@@ -13,6 +13,14 @@ def without_mapping(host: str) -> str:
     return host.removeprefix("::ffff:") if "." in host else host
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether a client is on this machine."""
+    try:
+        return ipaddress.ip_address(without_mapping(host).partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
 def covers(target: str, host: str) -> bool:
     """Tell whether ``target``, an address or a network (``192.0.2.0/24``), means this host."""
     if "/" not in target:

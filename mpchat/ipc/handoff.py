@@ -44,12 +44,23 @@ class ConnectionInTransit(msgspec.Struct, frozen=True, array_like=True):
     state: msgspec.Raw = FRESH
     # True when the client has sent a message or asked to join; see ``items.Up.SPEAKERS``.
     speaker: bool = False
+    # True when a TLS process encrypts it: the socket is the end of a pair.
+    secure: bool = False
 
 
 class Handoff(msgspec.Struct, frozen=True, array_like=True, tag="handoff"):
     """Take these connections; one descriptor each, in the same order.
 
     From a worker it is the answer to being asked to let connections move, and may be empty.
+    """
+
+    connections: list[ConnectionInTransit]
+
+
+class Passed(msgspec.Struct, frozen=True, array_like=True, tag="passed"):
+    """Connections that nobody asked for, like :class:`Handoff`: another kind of process is to have them.
+
+    From a worker they have begun to speak TLS; from a TLS process they have shaken hands.
     """
 
     connections: list[ConnectionInTransit]
@@ -64,18 +75,23 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, tag="receipt"):
     closed: list[str] = []
     # For each moved connection among the acks, how long nobody served it, in seconds.
     pauses: list[float] = []
+    # Identities of connections that a TLS process had passed on, and whose clients have gone.
+    tunnels: list[int] = []
 
     def __bool__(self) -> bool:
-        return bool(self.acks or self.nacks or self.closed)
+        return bool(self.acks or self.nacks or self.closed or self.tunnels)
 
 
-def read_message(message: bytes) -> Handoff | Receipt:
+Message = Handoff | Passed | Receipt
+
+
+def read_message(message: bytes) -> Message:
     """Decode what a message says."""
-    decoded: Handoff | Receipt = _decoder.decode(message)
+    decoded: Message = _decoder.decode(message)
     return decoded
 
 
-_decoder = msgspec.msgpack.Decoder(Handoff | Receipt)
+_decoder = msgspec.msgpack.Decoder(Message)
 
 
 class HandoffMessage(NamedTuple):
@@ -183,12 +199,6 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
         for descriptor in received:
             os.set_inheritable(descriptor, False)
     return list(received)
-
-
-def own(descriptor: int, host: str) -> socket.socket:
-    """Make a received descriptor the socket that it is; the family is known, so the kernel is not asked."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.socket(family, socket.SOCK_STREAM, 0, fileno=descriptor)
 
 
 def close_all(descriptors: list[int]) -> None:

@@ -68,6 +68,7 @@ class Down(IntEnum):
     HOLD = FIRST_KIND + 30  # (room, held): read nothing from clients that speak in this room; or read again
     # Identities: the answer to SAID_ALL, behind all that follows from what these clients said.
     ECHOED = FIRST_KIND + 31
+    CERTIFICATE = FIRST_KIND + 32  # (chain, key), PEM: what a TLS process shows to new clients
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True):
@@ -86,6 +87,9 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     ended: dict[str, int] = {}
     # CPU time of the process, in seconds.
     cpu: float = 0.0
+    # Of a TLS process: clients that have shaken hands, and those that are at it now.
+    handshakes: int = 0
+    shaking: int = 0
 
 
 encode_beat = msgspec.msgpack.Encoder().encode

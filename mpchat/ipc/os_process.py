@@ -12,7 +12,9 @@ import sys
 import threading
 from typing import NoReturn
 
+from mpchat.config import Config
 from mpchat.ipc import logs
+from mpchat.ipc.worker_lock import hold_as_worker
 
 # prctl(2), linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
@@ -43,6 +45,23 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def begin(config: Config, who: str, supervisor: int, workers_lock: str) -> None:
+    """Do what each process of the server does first; ``who`` is its name in the log.
+
+    ``supervisor`` is its parent's process id.
+    """
+    end_with_parent(supervisor)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
+    hold_as_worker(workers_lock)
+    raise_descriptor_limit()
+    logs.set_up(config.log_level, who)
+    if config.log_file:
+        logs.point_later_at(config.log_file)
+    logs.reopen_on_signal(config.log_file)
+    logs.dump_on_signal()
 
 
 def own_thread_starts_children() -> bool:

@@ -10,6 +10,9 @@ SLOW = "slow consumer"
 UNREAD = "answers not read"
 # A later connection has taken the name.
 REPLACED = "replaced"
+# The client does not encrypt, and has to; or it does, and no process had a descriptor for it.
+UNENCRYPTED = "not encrypted"
+NO_DESCRIPTOR = "no descriptor left"
 # The client has left a frame, or the head of a request, unfinished for too long.
 HALF_A_FRAME = "half a frame"
 # The client has closed in the middle of a frame, or its first bytes are another protocol's.

@@ -85,9 +85,9 @@ class Acceptor:
         if self._wanted:
             self.open()
 
-    def refuse(self, sock: socket.socket, refusal: Refusal) -> None:
+    def refuse(self, sock: socket.socket, refusal: Refusal, *, speaks_tls: bool = False) -> None:
         """Answer with an error and close, so that the client can read why."""
-        self.refusals.refuse(sock, refusal)
+        self.refusals.refuse(sock, refusal, speaks_tls=speaks_tls)
 
     def close(self) -> None:
         """Accept no client from now on and release the port."""

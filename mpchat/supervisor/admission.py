@@ -10,6 +10,7 @@ from mpchat.supervisor.live_settings import LiveSettings
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.refusals import BANNED, Refusal
+from mpchat.supervisor.tls_pool import TlsPool
 
 TOO_FAST = Refusal(
     "your address connects too fast; wait a few seconds, then connect again",
@@ -26,12 +27,14 @@ class Admission:
         settings: LiveSettings,
         hub: Hub,
         pool: WorkerPool,
+        tls: TlsPool,
         placement: Placement,
         changes: ChangeRunner,
     ) -> None:
         self._settings = settings
         self._hub = hub
         self._pool = pool
+        self._tls = tls
         self._placement = placement
         self._changes = changes
         self._rates = ConnectRates()
@@ -49,7 +52,7 @@ class Admission:
     @property
     def connections(self) -> int:
         """How many connections there are, those in transit included."""
-        return self._pool.connections + len(self._placement)
+        return self._pool.connections + len(self._placement) + self._tls.shaking
 
     def check(self, host: str) -> Refusal | None:
         """Return why a client from ``host`` may not come in, or None if it may."""

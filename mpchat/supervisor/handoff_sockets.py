@@ -48,7 +48,7 @@ class HandoffSockets:
         interest = READ | WRITE if handoff.unsent else READ
         self._reactor.change(handoff, interest, partial(self._on_event, handle))
         if handoff.resting is not None and handle not in self._resting:
-            log.warning("clients wait, %s: worker %d", handoff.resting.strerror, handle.slot)
+            log.warning("clients wait, %s: %s", handoff.resting.strerror, handle.title)
             self._resting.add(handle)
             self._reactor.call_later(REST, partial(self._try_again, handle))
 

@@ -18,11 +18,11 @@ def end_hung_workers(handles: Iterable[WorkerHandle], now: float, asleep: float)
         handle.heartbeat.forgive(asleep, now)
         health, silence = handle.heartbeat.health(now), handle.heartbeat.silence(now)
         if health is Health.NOT_READY:
-            log.error("not ready within %g s, killed: worker %d", READY_TIMEOUT, handle.slot)
+            log.error("not ready within %g s, killed: %s", READY_TIMEOUT, handle.title)
             handle.kill()
         elif health is Health.HUNG:
-            log.error("hung for %.1f s, its stacks follow: worker %d", silence, handle.slot)
+            log.error("hung for %.1f s, its stacks follow: %s", silence, handle.title)
             handle.dump(now)
         elif health is Health.HUNG_AFTER_DUMP:
-            log.error("hung for %.1f s, killed: worker %d", silence, handle.slot)
+            log.error("hung for %.1f s, killed: %s", silence, handle.title)
             handle.kill()

@@ -31,8 +31,11 @@ from mpchat.supervisor.listeners import (
     taken_by,
 )
 from mpchat.supervisor.placement import Placement
+from mpchat.supervisor.slot import Slot, SlotState
 from mpchat.supervisor.slow_call import SlowCall
 from mpchat.supervisor.startup import Order
+from mpchat.supervisor.tls_pool import TlsPool
+from mpchat.tls.certificate import Certificate, read_certificate
 
 # Seconds that a reload waits for the name server's answer about a new host, for the name of the program that
 # has a new address, and for the disk with the settings file and a new log.
@@ -46,6 +49,18 @@ class Prepared(NamedTuple):
     listeners: ListenerChange
     kept: dict[str, str]
     per_worker_before: int
+    certificate: Certificate | None
+    # Slots of TLS processes that were started for these settings.
+    tls_added: list[Slot]
+
+
+class Followers(NamedTuple):
+    """The parts of the server that follow the settings."""
+
+    acceptor: Acceptor
+    hub: Hub
+    placement: Placement
+    tls: TlsPool
 
 
 class LiveSettings:
@@ -55,9 +70,7 @@ class LiveSettings:
         self,
         order: Order,
         descriptors: int,
-        acceptor: Acceptor,
-        hub: Hub,
-        placement: Placement,
+        followers: Followers,
         on_adopted: Callable[[Config], None],
     ) -> None:
         """Begin with the settings of the start; ``descriptors`` is the limit of each process.
@@ -67,9 +80,7 @@ class LiveSettings:
         self.config = order.config
         self.descriptors = descriptors
         self._sources = order.sources
-        self._acceptor = acceptor
-        self._hub = hub
-        self._placement = placement
+        self._acceptor, self._hub, self._placement, self._tls = followers
         self._on_adopted = on_adopted
 
     def check(self, pause: Callable[[], Generator[None]]) -> Generator[None, None, Prepared]:
@@ -83,14 +94,31 @@ class LiveSettings:
         if not reading.done:
             disk = "the disk with the settings file or the log"
             raise StartError(f"no answer within {LOOKUP_TIMEOUT:g} s from {disk}; nothing has changed")
-        config, kept = reading.result()
+        config, kept, certificate = reading.result()
         listeners = NO_CHANGE
         if (config.host, config.port) != (self.config.host, self.config.port):
             listeners = yield from self._prepare_listeners(config, pause)
-        prepared = Prepared(config, listeners, kept, self._placement.per_worker)
+        added: list[Slot] = []
+        prepared = Prepared(config, listeners, kept, self._placement.per_worker, certificate, added)
         # New workers take connections before the settings are adopted.
         self._placement.per_worker = connections_per_worker(self.descriptors, config.multiplexer)
+        added += self._tls.prepare(config, certificate)
+        try:
+            yield from self._until_tls_is_ready(added, pause)
+        except StartError:
+            self.give_up(prepared)
+            raise
         return prepared
+
+    def _until_tls_is_ready(
+        self, added: list[Slot], pause: Callable[[], Generator[None]]
+    ) -> Generator[None, None, None]:
+        """Wait for new TLS processes: a new worker may have a client for them at once."""
+        while not all(slot.state is SlotState.RUNNING for slot in added):
+            for slot in added:
+                if slot.died:
+                    raise StartError(f"{slot.title} could not start, {slot.died}; nothing has changed")
+            yield from pause()
 
     def _prepare_listeners(
         self, config: Config, pause: Callable[[], Generator[None]]
@@ -111,12 +139,14 @@ class LiveSettings:
     def give_up(self, prepared: Prepared) -> None:
         """Leave everything as it was before the check."""
         prepared.listeners.give_up()
+        self._tls.give_up(prepared.tls_added)
         self._placement.per_worker = prepared.per_worker_before
 
     def adopt(self, prepared: Prepared) -> None:
         """Let new settings hold; workers get theirs when they are replaced."""
         before, self.config = self.config, prepared.config
         self._acceptor.change(prepared.listeners)
+        self._tls.follow(self.config, prepared.certificate)
         self._acceptor.refusals.follow(self.config)
         self._hub.change_limits(limits_of(self.config), notices=self.config.notices, now=time.monotonic())
         logging.getLogger("mpchat").setLevel(self.config.log_level.upper())
@@ -133,8 +163,8 @@ def _wait(call: SlowCall[Any], pause: Callable[[], Generator[None]]) -> Generato
         yield from pause()
 
 
-def _read(sources: Sources, running: Config) -> tuple[Config, dict[str, str]]:
-    """Return the settings as they are now, and those that need a restart, each with the reason.
+def _read(sources: Sources, running: Config) -> tuple[Config, dict[str, str], Certificate | None]:
+    """Return the settings as they are now, those that need a restart with the reasons, and the certificate.
 
     Asks the disk for the settings file, and for a new log. Raise :class:`ConfigError` or :class:`StartError`.
     """
@@ -149,7 +179,13 @@ def _read(sources: Sources, running: Config) -> tuple[Config, dict[str, str]]:
         except OSError as error:
             said = f"cannot write the log {config.log_file}: {error.strerror}"
             raise StartError(f"{said}; nothing has changed") from None
-    return config, kept
+    certificate = None
+    if config.tls_on:
+        try:
+            certificate = read_certificate(config.tls_cert, config.tls_key)
+        except StartError as error:
+            raise StartError(f"{error}; nothing has changed") from None
+    return config, kept, certificate
 
 
 def limits_of(config: Config) -> Limits:

@@ -24,8 +24,12 @@ from mpchat.supervisor.refusals import BANNED, Refusal
 from mpchat.supervisor.transit import Transit
 from mpchat.supervisor.worker_connections import Arrivals, HeldConnection
 from mpchat.supervisor.worker_handle import WorkerHandle
+from mpchat.supervisor.worker_process import WORKER
 
 WORKERS_FULL = Refusal("the workers are out of descriptors; try again later")
+TLS_FULL = Refusal("no process can encrypt for you; try again later")
+# Connections that may wait for a TLS process to start, or to have room; with more, the oldest are closed.
+MOST_FOR_TLS = 100
 
 
 class Placement:
@@ -48,6 +52,11 @@ class Placement:
 
     def __len__(self) -> int:
         return len(self._unplaced)
+
+    @property
+    def holds_up(self) -> bool:
+        """True while connections wait for a worker: those that wait for a TLS process hold up nobody."""
+        return any(not each.wants_tls for each in self._unplaced)
 
     def from_host(self, host: str) -> int:
         """How many connections there are from where ``host`` is; see ``addresses.owner_of``."""
@@ -84,20 +93,46 @@ class Placement:
         self._hosts += Counter()  # drops hosts without connections
         self._take_back(handle.close())
 
+    def place_for_tls(self, handles: Sequence[WorkerHandle], now: float) -> None:
+        """Send each connection that speaks TLS to the one of these TLS processes that has the fewest."""
+        waiting = [each for each in self._unplaced if each.wants_tls]
+        if not waiting:
+            return
+        self._unplaced = [each for each in self._unplaced if not each.wants_tls]
+        candidates = [handle.candidate(self.per_worker, now) for handle in handles]
+        by_slot = {handle.slot: handle for handle in handles}
+        for placed, connection in enumerate(waiting):
+            chosen = choose_worker(candidates, self._turn)
+            if chosen is None:
+                self._let_wait(waiting[placed:])
+                break
+            self._turn += 1
+            by_slot[chosen.slot].connections.assign(connection, now)
+            candidates[candidates.index(chosen)] = chosen.with_one_more()
+        for handle in handles:
+            if handle.connections.has_assigned:
+                self._handoffs.send_assigned(handle)
+
+    def _let_wait(self, for_tls: list[HeldConnection]) -> None:
+        refused = for_tls[:-MOST_FOR_TLS]
+        self._unplaced += for_tls[len(refused) :]
+        for connection in refused:
+            self._refuse(connection, TLS_FULL)
+
     def place(self, handles: Sequence[WorkerHandle], now: float, expected: int) -> None:
         """Send each connection to the one of ``handles`` that has the fewest, as far as they have room.
 
         Moved connections go first, for the room waits for them. Fresh ones leave enough places for those, and
-        for the ``expected`` connections that are still to be moved.
+        for the ``expected`` connections that are still to be moved. Those that are to shake hands first stay.
         """
         candidates = [handle.candidate(self.per_worker, now) for handle in handles]
         free = sum(each.free for each in candidates) - expected
-        self._unplaced.sort(key=lambda each: not each.moved)
+        self._unplaced.sort(key=lambda each: (each.wants_tls, not each.moved))
         by_slot = {handle.slot: handle for handle in handles}
         placed = 0
         for connection in self._unplaced:
             chosen = choose_worker(candidates, self._turn)
-            if chosen is None or (placed >= free and not connection.moved):
+            if chosen is None or connection.wants_tls or (placed >= free and not connection.moved):
                 break
             self._turn += 1
             placed += 1
@@ -120,10 +155,13 @@ class Placement:
         ]
         refused = here if most is None else here[-most:]
         for connection in refused:
-            self._forget_host(connection.host)
-            self._acceptor.refuse(connection.sock, refusal)
+            self._refuse(connection, refusal)
         gone = {each.identity for each in refused}
         self._unplaced = [each for each in self._unplaced if each.identity not in gone]
+
+    def _refuse(self, connection: HeldConnection, refusal: Refusal) -> None:
+        self._forget_host(connection.host)
+        self._acceptor.refuse(connection.sock, refusal, speaks_tls=connection.wants_tls)
 
     def _take_back(self, connections: Sequence[HeldConnection]) -> None:
         """Let connections wait that no worker has. A fresh one may have been banned meanwhile."""
@@ -143,13 +181,14 @@ class Placement:
                 handle.endpoint.send(Down.KICK, (NO_QUESTION, format_address(each.host, each.port)))
 
     def _on_arrivals(self, handle: WorkerHandle, arrivals: Arrivals) -> None:
-        """Take note of what a worker says about connections."""
+        """Take note of what a worker or a TLS process says about connections."""
         self._take_back(arrivals.unplaced)
-        self.transit.ended(handle.endpoint, (each.identity for each in arrivals.acked), arrivals.pauses)
-        self._kick_banned(handle, arrivals.acked)
-        if not handle.connections.asked:
-            moved = (each.identity for each in arrivals.unplaced if each.moved)
-            self.transit.began(handle.endpoint, moved)
+        if handle.kind is WORKER:
+            self.transit.ended(handle.endpoint, (each.identity for each in arrivals.acked), arrivals.pauses)
+            self._kick_banned(handle, arrivals.acked)
+            if not (handle.connections.asked or arrivals.passed):
+                moved = (each.identity for each in arrivals.unplaced if each.moved)
+                self.transit.began(handle.endpoint, moved)
         for host in arrivals.ended:
             self._forget_host(host)
 

@@ -29,6 +29,7 @@ from mpchat.supervisor.restart_policy import (
 )
 from mpchat.supervisor.slot import Slot, SlotState
 from mpchat.supervisor.worker_handle import WorkerHandle
+from mpchat.supervisor.worker_process import WORKER
 from mpchat.supervisor.worker_watch import WorkerEvents, WorkerWatch
 
 # Seconds from one try to start a worker to the next when the system has no room for it.
@@ -62,6 +63,9 @@ class PoolObserver(NamedTuple):
 
 class WorkerPool:
     """All slots and their processes."""
+
+    # What its processes are.
+    kind = WORKER
 
     def __init__(
         self,
@@ -145,7 +149,7 @@ class WorkerPool:
     def add(self, count: int) -> list[Slot]:
         """Make ``count`` more slots, numbered from the lowest free number on; nothing is started."""
         free = (number for number in range(1, len(self.slots) + count + 1) if number not in self.slots)
-        added = [Slot(number, self._random) for number in list(free)[:count]]
+        added = [Slot(number, self._random, self.kind.title) for number in list(free)[:count]]
         self.slots.update((slot.number, slot) for slot in added)
         return added
 
@@ -181,7 +185,7 @@ class WorkerPool:
         return slot.next
 
     def _start(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
-        handle = WorkerHandle(config, slot.number, generation, self._workers_lock)
+        handle = WorkerHandle(config, slot.number, generation, self._workers_lock, self.kind)
         events = WorkerEvents(partial(self._on_ready, slot), self._on_drained, partial(self._on_death, slot))
         try:
             self._watch.begin(handle, events)
@@ -196,7 +200,7 @@ class WorkerPool:
         if self.phase is Phase.STARTING:
             self._decide_restart(slot, 0.0, f"it could not be started: {error.strerror}")
             return
-        log.warning("not started, %s, next try in %g s: worker %d", error.strerror, START_AGAIN, slot.number)
+        log.warning("not started, %s, next try in %g s: %s", error.strerror, START_AGAIN, slot.title)
         self.start_later(slot, START_AGAIN)
 
     def start_later(self, slot: Slot, pause: float) -> None:
@@ -262,22 +266,22 @@ class WorkerPool:
     def _leave_slot(self, slot: Slot, handle: WorkerHandle, lived: float) -> None:
         if handle is slot.next:
             slot.next = None
-            log.warning("died before it took over: worker %d, %s", slot.number, handle.how)
+            log.warning("died before it took over: %s, %s", slot.title, handle.how)
         elif handle is slot.old:
             slot.old = None
             level = logging.INFO if handle.drained else logging.WARNING
             why = "replaced" if slot.able else "no longer wanted"
-            log.log(level, "ended after it was %s: worker %d, %s", why, slot.number, handle.how)
+            log.log(level, "ended after it was %s: %s, %s", why, slot.title, handle.how)
         elif handle is not slot.handle:
-            log.error("ended, and had no place: worker %d, %s", slot.number, handle.how)
+            log.error("ended, and had no place: %s, %s", slot.title, handle.how)
         elif (
             slot.old is not None and not slot.old.retiring
         ):  # also at the end: connections in transit go back
             slot.handle, slot.old = slot.old, None
-            log.warning("died, the one before it serves again: worker %d, %s", slot.number, handle.how)
+            log.warning("died, the one before it serves again: %s, %s", slot.title, handle.how)
         elif self.phase is Phase.ENDING:
             slot.handle = None
-            log.info("ended: worker %d, %s", slot.number, handle.how)
+            log.info("ended: %s, %s", slot.title, handle.how)
         else:
             slot.handle = None
             self._decide_restart(slot, lived, handle.how)
@@ -288,19 +292,19 @@ class WorkerPool:
         deaths = slot.back_off.deaths
         if pause is not None:
             slot.restarts += 1
-            log.warning("died: worker %d, %s; the next starts in %.2f s", slot.number, how, pause)
+            log.warning("died: %s, %s; the next starts in %.2f s", slot.title, how, pause)
             if deaths == DEATHS_TO_FAILING:
                 log.error(
-                    "dead %d times in a row, tried again for ever, at most %g s apart: worker %d, %s",
+                    "dead %d times in a row, tried again for ever, at most %g s apart: %s, %s",
                     deaths,
                     BACKOFF_MOST,
-                    slot.number,
+                    slot.title,
                     how,
                 )
             self.start_later(slot, pause)
             return
         slot.state = SlotState.FATAL
-        self._observer.on_hopeless(f"worker {slot.number} died {deaths} times before it could serve, {how}")
+        self._observer.on_hopeless(f"{slot.title} died {deaths} times before it could serve, {how}")
 
     def pass_on(self, number: int) -> None:
         """Signal the workers one after the other: stacks written at the same time would be mixed."""

@@ -1,8 +1,8 @@
 """Refusals: answers clients that may not come in, so that each can read why before its connection closes.
 
-With web on, a client's first bytes decide how it is told: HTTP by a status, a WebSocket by the error as its
-only message and a close code. A client that says nothing is taken for a plain one after a while, as in a
-worker.
+With web or TLS on, a client's first bytes decide how it is told: HTTP by a status, a WebSocket by the error
+as its only message and a close code, TLS by an alert. A client that says nothing is taken for a plain one
+after a while, as in a worker.
 """
 
 import socket
@@ -23,6 +23,8 @@ from mpchat.reactor import READ, Reactor, Timer
 # Bytes of a refused client's input that are read before a close at once: unread input would reset the
 # connection, and the answer with it.
 INPUT = 256 << 10
+# A fatal alert of TLS, "access denied" (RFC 8446, section 6), before any handshake.
+ACCESS_DENIED = bytes((21, 3, 3, 0, 2, 2, 49))
 
 
 class Refusal(NamedTuple):
@@ -59,22 +61,32 @@ class Refusals:
         self._lingering = Lingering(reactor)
         # Seconds that a client has to say what it speaks.
         self._grace = 0.0
+        self._tls_on = False
         # Clients that have not said it, the oldest first; bounded like those that linger.
         self._begun: dict[socket.socket, _Begun] = {}
 
     def follow(self, config: Config) -> None:
         """Let settings hold."""
-        self._grace = config.listen_grace if config.web else 0.0
+        self._grace = config.listen_grace if config.tells_protocols_apart else 0.0
+        self._tls_on = config.tls_on
 
     @property
     def count(self) -> int:
         """How many clients were refused."""
         return self.counts.total()
 
-    def refuse(self, sock: socket.socket, refusal: Refusal, *, linger: bool = True) -> None:
-        """Send an error and close, now or, with ``linger``, after the client had time to read it."""
+    def refuse(
+        self, sock: socket.socket, refusal: Refusal, *, linger: bool = True, speaks_tls: bool = False
+    ) -> None:
+        """Send an error and close, now or, with ``linger``, after the client had time to read it.
+
+        ``speaks_tls``: its first bytes have been read, and were TLS.
+        """
         self.counts[refusal.code] += 1
         sock.setblocking(False)
+        if speaks_tls:
+            self._answer(sock, ACCESS_DENIED)
+            return
         if not linger:
             with suppress(OSError):
                 sock.send(_plain(refusal))
@@ -108,14 +120,15 @@ class Refusals:
             data = b""
         begun = self._begun[sock] = begun._replace(head=begun.head + data)
         spoken = speaks(begun.head)
-        if spoken is Speaks.PLAIN or HEAD_END in begun.head or not data:
+        if spoken in (Speaks.PLAIN, Speaks.TLS) or HEAD_END in begun.head or not data:
             self._answer_begun(sock)
 
     def _answer_begun(self, sock: socket.socket) -> None:
         """Answer a client by what it has said so far, if it has not been answered."""
         if sock in self._begun:
             begun = self._forget(sock)
-            self._answer(sock, _answer_for(begun.refusal, begun.head))
+            is_tls = self._tls_on and speaks(begun.head) is Speaks.TLS
+            self._answer(sock, ACCESS_DENIED if is_tls else _answer_for(begun.refusal, begun.head))
 
     def _forget(self, sock: socket.socket) -> _Begun:
         self._reactor.forget(sock)

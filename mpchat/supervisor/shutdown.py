@@ -1,7 +1,8 @@
 """Shutdown: the steps of an orderly stop, each with the same deadline.
 
 First connections in transit arrive. Then the workers post what they have read, and the hub delivers it.
-Then clients get the farewell and what they are owed, and the workers end. A worker that is late is killed.
+Then clients get the farewell and what they are owed, and the workers end. At last the TLS processes end, when
+they have passed that on. A process that is late is killed.
 """
 
 import logging
@@ -12,6 +13,7 @@ from mpchat.supervisor.live_settings import LiveSettings
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, WorkerPool
 from mpchat.supervisor.refusals import Refusal
+from mpchat.supervisor.tls_pool import TlsPool
 
 # Seconds that a second request to stop leaves of the deadline.
 QUICK = 0.5
@@ -29,15 +31,19 @@ class Step(Enum):
     LAST_POSTS = 2
     WORKERS = 3
     KILLED_WORKERS = 4
+    TLS = 5
 
 
 class Shutdown:
     """An orderly stop, from :meth:`begin` until no worker is left."""
 
-    def __init__(self, settings: LiveSettings, hub: Hub, pool: WorkerPool, placement: Placement) -> None:
+    def __init__(
+        self, settings: LiveSettings, hub: Hub, pool: WorkerPool, tls: TlsPool, placement: Placement
+    ) -> None:
         self._settings = settings
         self._hub = hub
         self._pool = pool
+        self._tls = tls
         self._placement = placement
         self._step = Step.ARRIVALS
         self._hurried = False
@@ -47,7 +53,7 @@ class Shutdown:
     def begin(self, now: float) -> None:
         """Start no worker any more and refuse clients that wait for one; ``now`` is monotonic."""
         self.deadline = now + self._settings.config.stop_timeout
-        self._pool.phase = Phase.ENDING
+        self._pool.phase = self._tls.phase = Phase.ENDING
         self._placement.refuse(STOPPING)
 
     def hurry(self, now: float) -> None:
@@ -68,6 +74,9 @@ class Shutdown:
     def proceed(self, now: float) -> None:
         """Go on as far as possible; call it in every turn of the loop."""
         self._placement.refuse(STOPPING)
+        ended = self._step in (Step.WORKERS, Step.KILLED_WORKERS) and not any(self._pool.handles)
+        if ended and any(self._tls.handles):
+            self._close_tls(now)
         if self.deadline is None:
             return
         late = now >= self.deadline
@@ -106,9 +115,20 @@ class Shutdown:
         self._pool.close(max(0.0, self.deadline - now))
         self.deadline = max(self.deadline, now) + STOP_GRACE
 
+    def _close_tls(self, now: float) -> None:
+        """Let the TLS processes end when clients have what the workers had for them."""
+        self._step = Step.TLS
+        left = max(QUICK, (self.deadline or now) - now)
+        self.deadline = now + left + STOP_GRACE
+        self._tls.close(left)
+
     def _kill_workers(self) -> None:
-        self._step = Step.KILLED_WORKERS
-        slots = sorted({handle.slot for handle in self._pool.handles})
-        log.warning("not ended in time, killed: workers %s", slots)
+        if self._step is Step.TLS:
+            log.warning("not ended in time, killed: TLS processes")
+            self._tls.kill()
+        else:
+            self._step = Step.KILLED_WORKERS
+            slots = sorted({handle.slot for handle in self._pool.handles})
+            log.warning("not ended in time, killed: workers %s", slots)
+            self._pool.kill()
         self.deadline = None
-        self._pool.kill()

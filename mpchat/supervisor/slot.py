@@ -31,8 +31,10 @@ class SlotState(Enum):
 class Slot:
     """One of the places that the setting ``workers`` or a scaling makes."""
 
-    def __init__(self, number: int, random: Random) -> None:
+    def __init__(self, number: int, random: Random, kind: str = "worker") -> None:
         self.number = number
+        # As the log names it.
+        self.title = f"{kind} {number}"
         self.state = SlotState.BACKOFF
         # The worker that serves, the worker that will take its place, and the worker that it has replaced.
         self.handle: WorkerHandle | None = None

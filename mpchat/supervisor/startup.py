@@ -39,6 +39,8 @@ class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
     # Connections that fit, and the log's path (empty: standard error).
     fits: int
     log: str
+    # A name that the certificate is for; empty: TLS is off, or the certificate has only patterns.
+    secure_name: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -104,7 +106,7 @@ def start_text(config: Config, facts: StartFacts, settings_file: str = "") -> st
         f"  stop:  mpchat stop{options}",
     ]
     if config.web:
-        lines.insert(3, f"  page:  {_page(facts.addresses[0])}")
+        lines.insert(3, f"  page:  {_page(facts.addresses[0], facts.secure_name, tls=config.tls_on)}")
     if facts.log:
         lines.insert(2, f"log: {facts.log}")
     if settings_file:
@@ -112,13 +114,15 @@ def start_text(config: Config, facts: StartFacts, settings_file: str = "") -> st
     return "\n".join(lines)
 
 
-def _page(address: str) -> str:
+def _page(address: str, secure_name: str, *, tls: bool) -> str:
     """Return the page's address for a browser; of a server on every interface, for one on another machine."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    if host in LOOPBACK:
+    if secure_name:
+        host = secure_name
+    elif host in LOOPBACK:
         host = _own_address() or LOOPBACK[host]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def _own_address() -> str:

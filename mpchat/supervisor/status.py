@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpchat import __version__
-from mpchat.control.answers import History, Limits, ServerStatus, WorkerStatus
+from mpchat.control.answers import History, Limits, ServerStatus, Tls, TlsProcess, WorkerStatus
 from mpchat.hub.archive import Archive
 from mpchat.hub.hub import Hub
 from mpchat.ipc.items import Beat
@@ -23,6 +23,7 @@ from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.slot import Slot
 from mpchat.supervisor.startup import StartFacts
+from mpchat.supervisor.tls_pool import TlsPool
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class StatusReport:
     hub: Hub
     archive: Archive | None
     pool: WorkerPool
+    tls: TlsPool
     placement: Placement
     changes: ChangeRunner
     # The folder of the instance's files.
@@ -50,7 +52,13 @@ class StatusReport:
             workers=len(self.pool),
             fits=self.admission.limit,
             log=self.settings.config.log_file,
+            secure_name=next((each for each in self._secure_names if "*" not in each), ""),
         )
+
+    @property
+    def _secure_names(self) -> list[str]:
+        """What the certificate is for; nothing while TLS is off."""
+        return list(self.tls.certificate.names) if self.tls.certificate else []
 
     def status(self) -> ServerStatus:
         """Return what ``mpchat status --json`` prints."""
@@ -78,6 +86,17 @@ class StatusReport:
             change=self.changes.under_way,
             last_reload=self.changes.last_reload,
             workers=[worker_status(slot) for _, slot in sorted(self.pool.slots.items())],
+            tls=self._tls() if self.tls.slots or config.tls_on else None,
+        )
+
+    def _tls(self) -> Tls:
+        config, certificate = self.settings.config, self.tls.certificate
+        return Tls(
+            mode=config.tls if config.tls_on else "off",
+            names=self._secure_names,
+            expires=certificate.expires if certificate else None,
+            warning=(certificate.warning(time.time()) if certificate else None) or "",
+            processes=[_tls_process(slot) for _, slot in sorted(self.tls.slots.items())],
         )
 
     def _limits(self) -> Limits:
@@ -89,6 +108,29 @@ class StatusReport:
             lag=config.lag_limit,
             descriptors=self.settings.descriptors,
         )
+
+
+def _tls_process(slot: Slot) -> TlsProcess:
+    """Return a slot's row; its last clients may be with a process that gets no further ones."""
+    handle = slot.handle or slot.old
+    beat, rates = (handle.heartbeat.beat, handle.heartbeat.rates()) if handle else (Beat(), Rates())
+    return TlsProcess(
+        slot=slot.number,
+        pid=handle.pid if handle else None,
+        state=slot.state.value,
+        connections=sum(each.load for each in slot.handles),
+        shaking=beat.shaking,
+        handshakes=beat.handshakes,
+        ended=dict(beat.ended),
+        lag_ms=round(beat.lag * 1000, 3),
+        silent=handle.heartbeat.silence(time.monotonic()) if handle else 0.0,
+        rss=handle.process.memory() if handle else 0,
+        cpu=rates.cpu,
+        restarts=slot.restarts,
+        restart_in=max(0.0, slot.restart_at - time.monotonic()) if slot.restart_at is not None else None,
+        deaths=slot.back_off.deaths,
+        died=slot.died,
+    )
 
 
 def _history(archive: Archive) -> History:

@@ -37,7 +37,7 @@ from mpchat.supervisor.controlling_terminal import ControllingTerminal
 from mpchat.supervisor.disk import Disk
 from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import AddressTakenError, look_up, open_listeners, taken_by
-from mpchat.supervisor.live_settings import LiveSettings, limits_of
+from mpchat.supervisor.live_settings import Followers, LiveSettings, limits_of
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
@@ -45,8 +45,10 @@ from mpchat.supervisor.shutdown import Shutdown
 from mpchat.supervisor.slow_call import SlowCall
 from mpchat.supervisor.startup import Order, StartFacts
 from mpchat.supervisor.status import StatusReport
+from mpchat.supervisor.tls_pool import Pools, TlsPool
 from mpchat.supervisor.upkeep import OwnFiles, Upkeep
-from mpchat.supervisor.worker_watch import WorkerWatch
+from mpchat.supervisor.worker_watch import NoHub, WorkerWatch
+from mpchat.tls.certificate import read_certificate
 
 # Seconds that a history file gets at the end to take what waits: a slow disk, not a disk that hangs.
 HISTORY_PATIENCE = 5.0
@@ -101,9 +103,10 @@ class Supervisor:
             raise self.lifecycle.failure
 
     def _serve(self) -> None:
-        for slot in self.pool.add(self.pool.wanted(self._order.config)):
-            self.pool.start(slot)
-        while not self.lifecycle.stopping or any(self.pool.handles):
+        for pool in (self.pool, self.tls):
+            for slot in pool.add(pool.wanted(self._order.config)):
+                pool.start(slot)
+        while not self.lifecycle.stopping or any(self.pools.handles):
             self._turn()
 
     def _turn(self) -> None:
@@ -192,6 +195,7 @@ class Supervisor:
         """Make the parts that serve clients and commands; ``stack`` ends them."""
         config = self._order.config
         descriptors = os_process.raise_descriptor_limit()
+        certificate = read_certificate(config.tls_cert, config.tls_key) if config.tls_on else None
         archive, past = _open_history(config, stack)
         bans = Path(config.bans or guard.paths.bans)
         self.hub = _make_hub(config, bans, archive, past, lambda: self.pool.connections)
@@ -199,13 +203,20 @@ class Supervisor:
         self.placement = Placement(self.reactor, self.acceptor, self.hub, per_worker)
         questions = WorkerQuestions(self.reactor)
         watch = WorkerWatch(self.reactor, self.hub, self.placement, questions)
-        observer = PoolObserver(self._on_worker_ready, record.set_workers, self._on_hopeless)
+        observer = PoolObserver(
+            self._on_worker_ready, lambda _: record.set_workers(self.pools.identities), self._on_hopeless
+        )
         self.pool = WorkerPool(config, self.reactor, self.placement, watch, guard.paths.workers, observer)
+        tls_watch = WorkerWatch(self.reactor, NoHub(), self.placement, questions)
+        self.tls = TlsPool(config, self.reactor, self.placement, tls_watch, guard.paths.workers, observer)
+        self.tls.certificate = certificate
+        self.pools = Pools(self.pool, self.tls)
         follow = partial(_follow, self.acceptor, record, archive)
-        settings = LiveSettings(self._order, descriptors, self.acceptor, self.hub, self.placement, follow)
+        followers = Followers(self.acceptor, self.hub, self.placement, self.tls)
+        settings = LiveSettings(self._order, descriptors, followers, follow)
         self.changes = ChangeRunner(self.pool, self.placement, self.reactor, settings)
-        self.admission = Admission(settings, self.hub, self.pool, self.placement, self.changes)
-        self.shutdown = Shutdown(settings, self.hub, self.pool, self.placement)
+        self.admission = Admission(settings, self.hub, self.pool, self.tls, self.placement, self.changes)
+        self.shutdown = Shutdown(settings, self.hub, self.pool, self.tls, self.placement)
         self.report = StatusReport(
             settings,
             self.lifecycle,
@@ -214,6 +225,7 @@ class Supervisor:
             self.hub,
             archive,
             self.pool,
+            self.tls,
             self.placement,
             self.changes,
             guard.paths.folder,
@@ -222,9 +234,9 @@ class Supervisor:
         commands = Commands(self.lifecycle, self.stop, record, self.report, self.changes, clients)
         control = _open_control(self.reactor, guard.paths.control, commands)
         stack.callback(control.close)
-        stack.callback(self.pool.kill)
-        files = OwnFiles(self._disk, guard, record, control, self.pool, clients.follow_moderation_file)
-        Upkeep(self.reactor, self.lifecycle, self.pool, self.changes, self.hub, files.look).begin()
+        stack.callback(self.pools.kill)
+        files = OwnFiles(self._disk, guard, record, control, self.pools, clients.follow_moderation_file)
+        Upkeep(self.reactor, self.lifecycle, self.pools, self.changes, self.hub, files.look).begin()
 
     def _log_stopped(self) -> None:
         if self.lifecycle.stopping:
@@ -243,16 +255,18 @@ class Supervisor:
     def _place_connections(self, now: float) -> None:
         """Send connections to workers; accept further clients when none waits for a worker."""
         if self.placement:
+            self.placement.place_for_tls(self.tls.serving, now)
             self.placement.place(self.pool.serving, now, self.pool.leaving)
             if surplus := self.admission.surplus:
                 self.placement.refuse(self.admission.full, surplus)
-        elif self.lifecycle.running:
+        if self.lifecycle.running and not self.placement.holds_up:
             self.acceptor.open()
 
     def _on_worker_ready(self) -> None:
-        if self.lifecycle.state is State.STARTING and len(self.pool.serving) == len(self.pool):
+        serving = all(len(pool.serving) == len(pool) for pool in (self.pool, self.tls))
+        if self.lifecycle.state is State.STARTING and serving:
             self.lifecycle.state = State.RUNNING
-            self.pool.phase = Phase.SERVING
+            self.pool.phase = self.tls.phase = Phase.SERVING
             workers = f"{len(self.pool)} worker{'s' if len(self.pool) != 1 else ''}"
             log.info("ready: %s at %s", workers, ", ".join(self.acceptor.addresses))
             self.acceptor.open()
@@ -274,7 +288,7 @@ class Supervisor:
         elif number in (signals.MORE, signals.FEWER):
             self.changes.scale_by(1 if number == signals.MORE else -1)
         elif number in signals.PASSED_ON:
-            self.pool.pass_on(number)
+            self.pools.pass_on(number)
 
     def _on_hangup(self) -> None:
         """Reload, unless the signal says that the terminal was closed."""

@@ -16,8 +16,11 @@ from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.disk import Disk
 from mpchat.supervisor.hang_watch import end_hung_workers
 from mpchat.supervisor.lifecycle import Lifecycle
-from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
+from mpchat.supervisor.tls_pool import Pools
+
+# Seconds between two looks at the end of the certificate.
+LOOK_AT_CERTIFICATE = 86_400.0
 
 log = logging.getLogger("mpchat.supervisor")
 
@@ -29,14 +32,15 @@ class Upkeep:
         self,
         reactor: Reactor,
         lifecycle: Lifecycle,
-        pool: WorkerPool,
+        pools: Pools,
         changes: ChangeRunner,
         hub: Hub,
         heal_files: Callable[[], None],
     ) -> None:
         self._reactor = reactor
         self._lifecycle = lifecycle
-        self._pool = pool
+        self._pools = pools
+        self._certificate_looked_at = 0.0
         self._changes = changes
         self._hub = hub
         self._heal_files = heal_files
@@ -47,17 +51,28 @@ class Upkeep:
         self._round()
 
     def _round(self) -> None:
-        every = beat_every(self._pool.config.hang_timeout)
+        every = beat_every(self._pools.workers.config.hang_timeout)
         self._reactor.call_later(every, self._round)
         now = time.monotonic()
         # A late round means that this process was asleep: no worker is to blame for that time.
         asleep = max(0.0, now - self._last_round - every)
         self._last_round = now
-        end_hung_workers(self._pool.handles, now, asleep)
+        end_hung_workers(self._pools.handles, now, asleep)
         if self._lifecycle.running:
             self._changes.watch_balance(now)
+            self._pools.tls.tidy()
+        self._look_at_certificate(now)
         self._hub.sweep(now)
         self._heal_files()
+
+    def _look_at_certificate(self, now: float) -> None:
+        """Warn of a certificate that ends soon, once a day."""
+        certificate = self._pools.tls.certificate
+        if certificate is None or now - self._certificate_looked_at < LOOK_AT_CERTIFICATE:
+            return
+        self._certificate_looked_at = now
+        if warning := certificate.warning(time.time()):
+            log.warning("%s", warning)
 
 
 class OwnFiles:
@@ -72,7 +87,7 @@ class OwnFiles:
         guard: Guard,
         record: RecordKeeper,
         control: Server,
-        pool: WorkerPool,
+        pools: Pools,
         follow_moderation_file: Callable[[], None],
     ) -> None:
         """``follow_moderation_file`` has the file of bans and mutes looked at too."""
@@ -80,7 +95,7 @@ class OwnFiles:
         self._guard = guard
         self._record = record
         self._control = control
-        self._pool = pool
+        self._pools = pools
         self._follow_moderation_file = follow_moderation_file
         self._looking = False
         self._whole = True
@@ -95,7 +110,7 @@ class OwnFiles:
             self._disk.do(self._look, self._on_seen)
 
     def _look(self) -> None:
-        path = self._pool.config.log_file
+        path = self._pools.workers.config.log_file
         self._log_is_due = not logs.is_open(path) and _can_be_opened(path)
         self._whole = self._guard.in_place and self._record.in_place and self._control.in_place
 
@@ -114,10 +129,10 @@ class OwnFiles:
 
     def _open_log_again(self) -> None:
         """Open the log here and in all workers; until it is open, lines go where they went before."""
-        path = self._pool.config.log_file
+        path = self._pools.workers.config.log_file
         logs.point_later_at(path)
         log.warning("log file was gone or replaced, opened again: %s", path)
-        self._pool.pass_on(signal.SIGUSR1)
+        self._pools.pass_on(signal.SIGUSR1)
 
 
 def _can_be_opened(path: str) -> bool:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from mpchat.ipc.client_socket import own
 from mpchat.ipc.connection_state import FRESH
 from mpchat.ipc.handoff import (
     MAX_DESCRIPTORS,
@@ -20,8 +21,8 @@ from mpchat.ipc.handoff import (
     Handoff,
     HandoffMessage,
     HandoffSocket,
+    Passed,
     Receipt,
-    own,
     read_message,
 )
 
@@ -43,11 +44,14 @@ class HeldConnection(NamedTuple):
     since: float = 0.0
     state: msgspec.Raw = FRESH
     speaker: bool = False
+    # True when a TLS process encrypts it; and when one is to shake hands with it.
+    secure: bool = False
+    wants_tls: bool = False
 
     @property
     def moved(self) -> bool:
-        """True for a connection that another worker had before."""
-        return self.state is not FRESH
+        """True for a connection that another worker had before, and has served."""
+        return self.state is not FRESH and not self.wants_tls
 
 
 class Arrivals(NamedTuple):
@@ -55,6 +59,8 @@ class Arrivals(NamedTuple):
 
     # Connections that need another worker.
     unplaced: Sequence[HeldConnection] = ()
+    # Those among them that another kind of process had.
+    passed: bool = False
     # The hosts of connections that have ended.
     ended: Sequence[str] = ()
     # Connections that the worker has acked, and how long each moved one among them had no worker (seconds).
@@ -63,12 +69,14 @@ class Arrivals(NamedTuple):
 
 
 class WorkerConnections:
-    """The connections of one worker, and those in transit to it."""
+    """The connections of one worker or TLS process, and those in transit to it."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """``sock`` is the supervisor's end of the worker's hand-off socket."""
+    def __init__(self, sock: socket.socket, *, encrypts: bool = False) -> None:
+        """``sock`` is the supervisor's end of its hand-off socket. ``encrypts``: it is a TLS process."""
         self.handoff = HandoffSocket(sock)
-        # Connections that the worker has acked and that have not ended, in all and by host.
+        self._encrypts = encrypts
+        # Connections that it has acked and that have not ended, in all and by host. The hosts of those that a
+        # TLS process has passed on are counted where they are then.
         self.count = 0
         self.hosts: Counter[str] = Counter()
         # How many of them are speakers: the loss of the others, such as health checks, is no news.
@@ -111,7 +119,9 @@ class WorkerConnections:
             del self._assigned[:MAX_DESCRIPTORS]
             handoff = Handoff(
                 [
-                    ConnectionInTransit(each.identity, each.host, each.port, each.state, each.speaker)
+                    ConnectionInTransit(
+                        each.identity, each.host, each.port, each.state, each.speaker, each.secure
+                    )
                     for each in batch
                 ]
             )
@@ -120,9 +130,11 @@ class WorkerConnections:
     def on_message(self, arrived: HandoffMessage) -> Arrivals:
         """Update the account by what the worker says."""
         message = read_message(arrived.message)
+        if isinstance(message, Receipt):
+            return self._on_receipt(message)
         if isinstance(message, Handoff):
-            return self._on_handoff(message, arrived)
-        return self._on_receipt(message)
+            self.asked = False
+        return self._on_connections(message, arrived)
 
     def _on_receipt(self, receipt: Receipt) -> Arrivals:
         acked = [self.unacked.pop(identity) for identity in receipt.acks]
@@ -133,33 +145,41 @@ class WorkerConnections:
         returned = [self.unacked.pop(identity) for identity in receipt.nacks]
         if returned:
             self.full_until = time.monotonic() + SHORT_OF_DESCRIPTORS
-        self.count += len(acked) - len(receipt.closed)
+        self.count += len(acked) - len(receipt.closed) - len(receipt.tunnels)
         for host in receipt.closed:
             self._one_less_from(host)
-        return Arrivals(returned, receipt.closed, acked, receipt.pauses)
+        return Arrivals(returned, ended=receipt.closed, acked=acked, pauses=receipt.pauses)
 
-    def _on_handoff(self, handoff: Handoff, arrived: HandoffMessage) -> Arrivals:
-        """Hold connections that the worker moves out, or leave them with it when descriptors are short."""
-        self.asked = False
+    def _on_connections(self, handoff: Handoff | Passed, arrived: HandoffMessage) -> Arrivals:
+        """Hold connections that leave the process, or leave them with it when descriptors are short."""
         identities = [each.identity for each in handoff.connections]
+        passed = isinstance(handoff, Passed)
         if arrived.descriptors is None:
             self.refused += 1
             self._answer(Receipt(nacks=identities))
             return Arrivals()
         unplaced = []
         for each, descriptor in zip(handoff.connections, arrived.descriptors, strict=True):
-            sock = own(descriptor, each.host)
             unplaced.append(
                 HeldConnection(
-                    each.identity, sock, each.host, each.port, state=each.state, speaker=each.speaker
+                    each.identity,
+                    own(descriptor, each.host, secure=each.secure),
+                    each.host,
+                    each.port,
+                    state=FRESH if self._encrypts else each.state,
+                    speaker=each.speaker,
+                    secure=each.secure,
+                    wants_tls=passed and not self._encrypts,
                 )
             )
             self._one_less_from(each.host)
             self.speakers -= each.speaker
-        self.count -= len(unplaced)
-        self.moved_out += len(unplaced)
+        if not self._encrypts:
+            self.count -= len(unplaced)
+        if not passed:
+            self.moved_out += len(unplaced)
         self._answer(Receipt(acks=identities))
-        return Arrivals(unplaced)
+        return Arrivals(unplaced, passed)
 
     def _answer(self, receipt: Receipt) -> None:
         with suppress(OSError):  # the worker is gone and needs no answer

@@ -1,4 +1,4 @@
-"""Worker handle: what the supervisor knows of one worker, and the ways to reach it.
+"""Worker handle: what the supervisor knows of one worker or TLS process, and the ways to reach it.
 
 The parts have modules of their own: the process, the connections, the heartbeat, and the hub's end of the
 channel.
@@ -18,15 +18,23 @@ from mpchat.supervisor.capacity import SELECT_LIMIT, connections_per_worker
 from mpchat.supervisor.heartbeat import Heartbeat
 from mpchat.supervisor.placement_policy import Candidate
 from mpchat.supervisor.worker_connections import HeldConnection, WorkerConnections
-from mpchat.supervisor.worker_process import WorkerEnds, WorkerProcess
+from mpchat.supervisor.worker_process import TLS, WORKER, ProcessKind, WorkerEnds, WorkerProcess
 
 
 class WorkerHandle:
     """One worker, from the start of its process to its end."""
 
-    def __init__(self, config: Config, slot: int, generation: int, workers_lock: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        slot: int,
+        generation: int,
+        workers_lock: Path,
+        kind: ProcessKind = WORKER,
+    ) -> None:
         """Start the process. Raise ``OSError`` if the system has no room for it."""
         self.slot = slot
+        self.kind = kind
         # One more than there had been reloads when it was started.
         self.generation = generation
         # A worker beats, and has room, as its own settings say.
@@ -42,12 +50,17 @@ class WorkerHandle:
         down, down_window = make_queue()
         window = min(up_window, down_window)
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.connections = WorkerConnections(near)
+        self.connections = WorkerConnections(near, encrypts=kind is TLS)
         self.endpoint = Endpoint(slot, Link(up, down, window))
         with far:
             ends = WorkerEnds((down, up, window), far)
-            self.process = WorkerProcess(config, slot, ends, workers_lock)
+            self.process = WorkerProcess(config, slot, ends, workers_lock, kind)
         self.endpoint.link.close_far_ends()
+
+    @property
+    def title(self) -> str:
+        """The process as the log names it."""
+        return f"{self.kind.title} {self.slot}"
 
     @property
     def pid(self) -> int:
@@ -76,6 +89,8 @@ class WorkerHandle:
             limit = connections.load
         elif self.select:
             limit = min(limit, connections_per_worker(SELECT_LIMIT, "select"))
+        if self.kind is TLS:  # a socket of its own, and the end of a pair
+            limit //= 2
         unacked, oldest = len(connections.unacked), connections.oldest_unacked(now)
         return Candidate(self.slot, connections.count, unacked, oldest, limit)
 

@@ -1,6 +1,6 @@
-"""Worker process: starts a worker, and what the supervisor can ask the operating system about it.
+"""Worker process: starts a worker or a TLS process, and what the supervisor can ask the system about it.
 
-What runs in the process is in :mod:`mpchat.worker.worker`.
+What runs in the process is in :mod:`mpchat.worker.worker` and :mod:`mpchat.tls.terminator`.
 """
 
 import multiprocessing
@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import socket
+from collections.abc import Callable
 from multiprocessing import resource_tracker, spawn
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -18,10 +19,22 @@ import psutil
 from mpchat.config import Config
 from mpchat.instance.record import Identity
 from mpchat.ipc import os_process
-from mpchat.worker import boot
+from mpchat.tls import boot as tls_boot
+from mpchat.worker import boot as worker_boot
 
 # The folder of the package that workers import.
 _PACKAGE = str(Path(__file__).parents[1])
+
+
+class ProcessKind(NamedTuple):
+    """What a process is called, and where it begins."""
+
+    title: str
+    main: Callable[..., None]
+
+
+WORKER = ProcessKind("worker", worker_boot.main)
+TLS = ProcessKind("TLS process", tls_boot.main)
 
 
 class WorkerEnds(NamedTuple):
@@ -34,13 +47,15 @@ class WorkerEnds(NamedTuple):
 class WorkerProcess:
     """One process, from its start until it has ended and was waited for."""
 
-    def __init__(self, config: Config, slot: int, ends: WorkerEnds, workers_lock: Path) -> None:
+    def __init__(
+        self, config: Config, slot: int, ends: WorkerEnds, workers_lock: Path, kind: ProcessKind = WORKER
+    ) -> None:
         """Start the process. Raise ``OSError`` if the system has no room for it.
 
         Only from the main thread: the kernel's death signal follows the thread.
         """
         assert os_process.own_thread_starts_children()
-        self._process = _spawn(config, slot, ends, workers_lock)
+        self._process = _spawn(config, slot, ends, workers_lock, kind)
         assert self._process.pid is not None
         self.identity = Identity.of(self._process.pid)
 
@@ -93,16 +108,18 @@ def missing_part() -> str | None:
     return next((each for each in paths if not os.path.exists(each)), None)
 
 
-def _spawn(config: Config, slot: int, ends: WorkerEnds, workers_lock: Path) -> SpawnProcess:
+def _spawn(
+    config: Config, slot: int, ends: WorkerEnds, workers_lock: Path, kind: ProcessKind
+) -> SpawnProcess:
     # Ctrl-C reaches the whole process group. It is blocked around the start, so it is blocked in the child
     # from its birth, and not lost here. The resource tracker unblocks it when it starts: so it starts first.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         child = multiprocessing.get_context("spawn").Process(
-            target=boot.main,
+            target=kind.main,
             args=(pickle.dumps(config), slot, os.getpid(), ends.queues, ends.handoff, str(workers_lock)),
-            name=f"mpchat-worker-{slot}",
+            name=f"mpchat-{kind.title}-{slot}",
         )
         child.start()
     finally:

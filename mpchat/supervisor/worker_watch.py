@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
+from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.hub import Hub
+from mpchat.ipc.channel import Item
 from mpchat.ipc.items import Up, decode_beat
 from mpchat.ipc.link_watch import LinkWatch
 from mpchat.reactor import READ, Reactor
@@ -27,10 +29,29 @@ class WorkerEvents(NamedTuple):
     on_death: Callable[[WorkerHandle], None]
 
 
+class NoHub:
+    """Stands where a hub takes what workers say: TLS processes have nothing to say to it."""
+
+    def attach(self, endpoint: Endpoint) -> None:
+        """Take no note of a process."""
+
+    def take(self, endpoint: Endpoint, item: Item, now: float) -> None:
+        """Take an item that nobody knows."""
+        endpoint.take(item.cost)
+
+    def detach(self, endpoint: Endpoint, now: float) -> None:
+        """Take no note of a death."""
+
+    def worker_died(self, endpoint: Endpoint, speakers: int, in_transit: set[int], now: float) -> None:
+        """Take no note of a death."""
+
+
 class WorkerWatch:
     """Watches the channels, the hand-off sockets and the sentinels of all workers."""
 
-    def __init__(self, reactor: Reactor, hub: Hub, placement: Placement, questions: WorkerQuestions) -> None:
+    def __init__(
+        self, reactor: Reactor, hub: Hub | NoHub, placement: Placement, questions: WorkerQuestions
+    ) -> None:
         self._reactor = reactor
         self._hub = hub
         self._placement = placement

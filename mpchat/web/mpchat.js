@@ -29,7 +29,7 @@ const PASSING = new Set([
 ]);
 // Errors that end the chat. A kick would do nothing to a client that comes back by itself. To take a name back from
 // a newer connection would never end.
-const FINAL = new Set(['kicked', 'banned', 'taken_over']);
+const FINAL = new Set(['kicked', 'banned', 'taken_over', 'tls_required']);
 // Error codes of a join, of every other request, and of a message.
 const WRONG_JOIN = new Set([...PASSING, 'bad_name', 'bad_room', 'bad_request', 'banned', 'not_a_message']);
 const WRONG_QUESTION = new Set(['bad_request', 'bad_room', 'not_joined', 'not_a_message']);

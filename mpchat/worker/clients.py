@@ -5,14 +5,18 @@ What clients send is read in :mod:`mpchat.worker.reading`, what they are sent go
 """
 
 import logging
+import time
 from contextlib import suppress
 
 from mpchat.config import Config
 from mpchat.ipc.addresses import means
+from mpchat.ipc.handoff_channel import HandoffChannel
+from mpchat.ipc.lifetime import Lifetime
 from mpchat.ipc.lingering import Lingering
-from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, SLOW, UNREAD
+from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, SLOW, UNENCRYPTED, UNREAD
 from mpchat.ipc.stream_buffer import Place
-from mpchat.protocol.http import HttpDialect
+from mpchat.protocol.first_bytes import Speaks, speaks
+from mpchat.protocol.http import HttpDialect, bare_answer
 from mpchat.protocol.likely_cause import half_frame_text
 from mpchat.protocol.messages import error_frame
 from mpchat.protocol.websocket_dialect import WebSocketDialect
@@ -22,8 +26,6 @@ from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.first_bytes import FirstBytes
 from mpchat.worker.half_closed import HalfClosed
-from mpchat.worker.handoff_channel import HandoffChannel
-from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.outboxes import Outboxes
 from mpchat.worker.reading import OUTBOX_LIMIT, READ_SIZE, Reading
 from mpchat.worker.rooms import Rooms
@@ -37,6 +39,9 @@ CUT_OFF = frozenset({SLOW, UNREAD, IDLE, HALF_A_FRAME})
 
 # What a member is told whose connection the operator ends.
 _KICKED = error_frame("kicked", "the operator has ended your connection")
+
+# What a client is told that has to speak TLS.
+_TLS_REQUIRED = "this server takes encrypted connections only"
 
 log = logging.getLogger("mpchat.worker")
 
@@ -62,7 +67,9 @@ class Clients:
         self.half_closed = HalfClosed(reactor, uplink, self.end)
         self.websockets = WebSockets(config, self.rooms)
         self.web = Web(config, reactor, self, self.reading)
-        self.first_bytes = FirstBytes(config, reactor, self.rooms, self.reading, self.web)
+        self.first_bytes = FirstBytes(
+            config, reactor, self.rooms, self.reading, self.web, self._refuse_unencrypted
+        )
         self.lingering = Lingering(reactor)
         self._reactor = reactor
         self._uplink = uplink
@@ -223,14 +230,25 @@ class Clients:
         else:
             self.end(connection, error.strerror or "send failed")
 
-    def refuse(self, connection: Connection, text: str, reason: str) -> None:
-        """Tell a client that its bytes are no frames, and end its connection.
+    def _refuse_unencrypted(self, connection: Connection, head: bytes) -> None:
+        """End a client that has to speak TLS, does not, and has begun with ``head``; tell it so first."""
+        self.rooms.leave(connection)
+        self.rooms.put_aside(connection)
+        if speaks(head) is Speaks.HTTP:
+            connection.dialect = HttpDialect()
+            text = f"{_TLS_REQUIRED}: write https:// for http://"
+            self.finish(connection, bare_answer(head, "403 Forbidden", text, time.time()))
+        else:
+            self.refuse(connection, _TLS_REQUIRED, UNENCRYPTED, "tls_required")
+
+    def refuse(self, connection: Connection, text: str, reason: str, code: str = "bad_frame") -> None:
+        """Tell a client that its bytes are no frames, or another error, and end its connection.
 
         One that does not read what it is sent does not hear why: nothing is kept for that.
         """
         connection.fanout.complete(self._reactor.now)
         if not connection.closed:
-            self.rooms.reply(connection, error_frame("bad_frame", text))
+            self.rooms.reply(connection, error_frame(code, text))
         if not connection.closed:
             with suppress(OSError):  # unread input would turn the end into a reset, which destroys the answer
                 connection.sock.recv(READ_SIZE)

@@ -9,13 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mpchat.config import format_address
-from mpchat.keepalive import probe_silent_peer
 from mpchat.protocol.dialects import Dialect
 from mpchat.reactor import READ, Reactor
-
-# Unsent bytes that the kernel holds for one client before it says "full": a lag must be seen here, where it
-# is one cursor, not there, where it is megabytes. Two slices of the fan-out.
-NOT_SENT_LOWAT = 256 << 10
 
 # ``cursor`` of a connection that has got everything: it stands at the stream's end, wherever that is.
 LIVE = -1
@@ -51,6 +46,7 @@ class Connection:
         "port",
         "quiet_until",
         "replaying",
+        "secure",
         "sock",
         "speaker",
         "spoke",
@@ -73,6 +69,8 @@ class Connection:
         self.spoke = False
         # True until it is known what the client speaks; see ``first_bytes``.
         self.undecided = False
+        # True when a TLS process encrypts it.
+        self.secure = False
         # True once it has said something or asked to join: its loss is told.
         self.speaker = False
         # True from when it has ended its stream; it is still sent what it is owed.
@@ -149,17 +147,3 @@ class Connection:
 
 def _unwatched(mask: int) -> None:
     raise AssertionError("a connection was watched before it had an owner")
-
-
-def tune(sock: socket.socket, keepalive: float) -> None:
-    """Set what a client's socket needs: no blocking, no gathering by TCP, bounded kernel memory, keepalive.
-
-    ``keepalive`` is in seconds of silence before the first probe; 0 leaves it off.
-    """
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOWAT)
-    if keepalive:
-        probe_silent_peer(sock, keepalive)
-    else:  # a moved connection may have had it
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)

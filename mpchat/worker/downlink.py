@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mpchat.ipc.items import Down, Up
+from mpchat.ipc.lifetime import Lifetime
 from mpchat.ipc.link_watch import LinkWatch
 from mpchat.reactor import Reactor
 from mpchat.worker.clients import Clients
-from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.migration import Migration
 from mpchat.worker.rooms import EASY, Strain
 from mpchat.worker.uplink import Uplink

@@ -7,8 +7,10 @@ while nothing has come to be sent, its first bytes still decide.
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from mpchat.config import Config
+from mpchat.ipc.addresses import is_loopback
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.first_bytes import Speaks, speaks
 from mpchat.reactor import Reactor
@@ -21,9 +23,23 @@ from mpchat.worker.web import Web
 class FirstBytes:
     """The connections of a worker whose protocol is not known."""
 
-    def __init__(self, config: Config, reactor: Reactor, rooms: Rooms, reading: Reading, web: Web) -> None:
-        """Begin with none."""
+    def __init__(
+        self,
+        config: Config,
+        reactor: Reactor,
+        rooms: Rooms,
+        reading: Reading,
+        web: Web,
+        refuse_unencrypted: Callable[[Connection, bytes], None],
+    ) -> None:
+        """Begin with none. ``refuse_unencrypted`` ends a client that should speak TLS and has begun so."""
         self._grace = config.listen_grace
+        self._serves_web = config.web
+        self._tls_on = config.tls_on
+        self._tls_required = config.tls_on and config.tls == "required"
+        self._refuse_unencrypted = refuse_unencrypted
+        # Takes a client that speaks TLS.
+        self.pass_on: Callable[[Connection], None] | None = None
         self._reactor = reactor
         self._rooms = rooms
         self._reading = reading
@@ -64,13 +80,24 @@ class FirstBytes:
                 self._watch(until - now)
                 return
             del self._silent[connection]
-            self._rooms.begin_plain(connection)
+            if self._must_encrypt(connection):
+                self._refuse(connection, b"")
+            else:
+                self._rooms.begin_plain(connection)
 
     def take(self, connection: Connection, data: bytes) -> None:
         """Take what an undecided client has sent."""
         head = self._begun.pop(connection, b"") + data
         spoken = speaks(head)
-        if spoken is Speaks.HTTP and self._rooms.was_sent_nothing(connection):
+        untouched = self._rooms.was_sent_nothing(connection)
+        if spoken is Speaks.TLS and self._tls_on and untouched and not connection.secure:
+            self._silent.pop(connection, None)
+            assert self.pass_on is not None
+            self._begun[connection] = head
+            self.pass_on(connection)
+        elif spoken is not Speaks.UNKNOWN and self._must_encrypt(connection):
+            self._refuse(connection, head)
+        elif spoken is Speaks.HTTP and untouched and self._serves_web:
             self._decide(connection)
             self._rooms.leave(connection)
             self._rooms.put_aside(connection)
@@ -84,9 +111,20 @@ class FirstBytes:
         else:
             self.be_plain(connection, head)
 
+    def _must_encrypt(self, connection: Connection) -> bool:
+        """Tell whether a client may not go on unencrypted: one from this machine may."""
+        return self._tls_required and not (connection.secure or is_loopback(connection.host))
+
+    def _refuse(self, connection: Connection, head: bytes) -> None:
+        self._decide(connection)
+        self._refuse_unencrypted(connection, head)
+
     def be_plain(self, connection: Connection, head: bytes = b"") -> None:
         """Let an undecided client be a plain one, whose first bytes are ``head`` or what it has begun."""
         head = self._begun.pop(connection, b"") or head
+        if self._must_encrypt(connection):
+            self._refuse(connection, head)
+            return
         self._decide(connection)
         self._rooms.begin_plain(connection)
         if head and not connection.closed:

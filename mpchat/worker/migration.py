@@ -12,18 +12,20 @@ from functools import partial
 
 from mpchat.config import Config
 from mpchat.ipc.addresses import means
+from mpchat.ipc.client_socket import own, tune
 from mpchat.ipc.connection_state import ConnectionState, decode_state, encode_state
-from mpchat.ipc.handoff import ConnectionInTransit, Handoff, Receipt, close_all, own
+from mpchat.ipc.handoff import ConnectionInTransit, Handoff, Passed, Receipt, close_all
+from mpchat.ipc.handoff_channel import HandoffChannel
 from mpchat.ipc.items import PLAIN, Up
+from mpchat.ipc.lifetime import Lifetime
+from mpchat.ipc.reasons import NO_DESCRIPTOR
 from mpchat.protocol.dialects import DIALECTS
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import DialectState
 from mpchat.reactor import READ, Reactor
 from mpchat.worker.budget import BUDGET
 from mpchat.worker.clients import Clients
-from mpchat.worker.connection import Connection, tune
-from mpchat.worker.handoff_channel import HandoffChannel
-from mpchat.worker.lifetime import Lifetime
+from mpchat.worker.connection import Connection
 from mpchat.worker.uplink import Uplink
 
 # What connections that are moved together may bring along (bytes), beyond the first: replies that were not
@@ -61,6 +63,8 @@ class Migration:
         # among them that were to be kicked.
         self._in_transit: dict[int, tuple[Connection, ConnectionState]] = {}
         self._kicked: set[int] = set()
+        # Those among them that speak TLS.
+        self._passed: set[int] = set()
         # Members that have come in this turn: identity, room and number.
         self._followers: list[tuple[int, int, int]] = []
 
@@ -73,7 +77,7 @@ class Migration:
             self._handoff.receipt.nacks.extend(each.identity for each in handoff.connections)
             return
         for arrived, descriptor in zip(handoff.connections, descriptors, strict=True):
-            self.take(arrived, own(descriptor, arrived.host))
+            self.take(arrived, own(descriptor, arrived.host, secure=arrived.secure))
 
     def take(self, arrived: ConnectionInTransit, sock: socket.socket) -> None:
         """Take a connection over: from the ack on it is this worker's."""
@@ -83,11 +87,12 @@ class Migration:
         if state is not None:
             receipt.pauses.append(max(0.0, time.monotonic() - state.left_at))
         make_dialect = DIALECTS[state.dialect if state else PlainDialect.name]
-        known = state is not None and not (state.undecided and self._config.web)
+        known = state is not None and not (state.undecided and self._config.tells_protocols_apart)
         dialect = make_dialect(self._config.payload_limit, state.dialect_state if state and known else None)
         connection = Connection(arrived.identity, sock, arrived.host, arrived.port, dialect)
         connection.fanout = self._clients.rooms.aside
         connection.speaker = arrived.speaker
+        connection.secure = arrived.secure
         connection.heard = self._reactor.now
         connection.allowance, connection.budget = self._config.flood_burst, BUDGET
         connection.on_event = partial(reading.on_event, connection)
@@ -101,7 +106,7 @@ class Migration:
         except (OSError, ValueError) as error:  # reset while it was on its way; the system's limit of watches
             self._clients.end(connection, str(error))
         if state is None and not connection.closed:
-            if self._config.web:
+            if self._config.tells_protocols_apart:
                 self._clients.first_bytes.wait(connection)
             else:
                 self._clients.rooms.join_plain(connection)
@@ -122,7 +127,7 @@ class Migration:
         reading.read_again(connection)
         if state.half_since is not None:
             reading.half[connection] = state.half_since
-        if state.undecided and self._config.web:
+        if state.undecided and self._config.tells_protocols_apart:
             self._clients.first_bytes.wait(connection, state.place, state.dialect_state.partial)
         elif state.room == PLAIN:
             rooms.resume_plain(connection, state.place)
@@ -193,19 +198,29 @@ class Migration:
             if connection not in connection.fanout:
                 self._clients.reading.read_again(connection)
                 continue
-            state = self.export_state(connection)
-            self._in_transit[connection.identity] = connection, state
-            connections.append(
-                ConnectionInTransit(
-                    connection.identity,
-                    connection.host,
-                    connection.port,
-                    encode_state(state),
-                    connection.speaker,
-                )
-            )
+            connections.append(self._export(connection))
             descriptors.append(connection.sock.fileno())
         self._handoff.send(Handoff(connections), descriptors)
+
+    def _export(self, connection: Connection) -> ConnectionInTransit:
+        """Keep a connection that leaves, untouched; return what goes to the supervisor."""
+        state = self.export_state(connection)
+        self._in_transit[connection.identity] = connection, state
+        return ConnectionInTransit(
+            connection.identity,
+            connection.host,
+            connection.port,
+            encode_state(state),
+            connection.speaker,
+            connection.secure,
+        )
+
+    def pass_on(self, connection: Connection) -> None:
+        """Hand a client that speaks TLS, and has been sent nothing, to the supervisor."""
+        self._left_at = time.monotonic()
+        self._passed.add(connection.identity)
+        self._handoff.send_receipt()  # the supervisor must have heard that it came
+        self._handoff.send(Passed([self._export(connection)]), [connection.sock.fileno()])
 
     def _settle(self, connection: Connection) -> None:
         """Bring a connection to where it can leave: this may end it, or show that nothing can be sent to it.
@@ -252,11 +267,15 @@ class Migration:
         for identity in receipt.acks:
             self._in_transit.pop(identity)[0].close()
             self._kicked.discard(identity)
+            self._passed.discard(identity)
         for identity in receipt.nacks:
             connection, state = self._in_transit.pop(identity)
             self._clients.by_identity[identity] = connection
             self.import_state(connection, state)
-            if identity in self._kicked:
+            if identity in self._passed:
+                self._passed.remove(identity)
+                self._clients.end(connection, NO_DESCRIPTOR)
+            elif identity in self._kicked:
                 self._kicked.remove(identity)
                 self._clients.kick(connection.address)
 

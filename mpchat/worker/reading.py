@@ -11,6 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from mpchat.config import Config
+from mpchat.ipc.lifetime import Lifetime
 from mpchat.ipc.reasons import CLOSED_INSIDE, INTERNAL_ERROR, NOT_A_FRAME
 from mpchat.protocol.http import HttpDialect
 from mpchat.protocol.likely_cause import HEAD_SIZE, foreign, foreign_text, half_frame_text
@@ -20,7 +21,6 @@ from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.budget import ERROR_COST, WRONG_COST, pause, refill, request_cost
 from mpchat.worker.connection import Connection
-from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.uplink import Sender, Uplink
 
 # Bytes read from a client in one turn: a client that sends as fast as it can gets its share, no more. What is

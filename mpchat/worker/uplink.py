@@ -9,10 +9,10 @@ from typing import Any
 
 from mpchat.ipc.channel import ITEM_SIZE, Link
 from mpchat.ipc.items import Beat, Up, encode_beat
+from mpchat.ipc.lifetime import Lifetime
 from mpchat.ipc.limits import BATCH_SIZE
 from mpchat.protocol.session import REQUEST
 from mpchat.worker.counters import Counters
-from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.post_timing import next_post
 from mpchat.worker.request_line import MORE_SIZE, RequestLine
 

@@ -12,27 +12,24 @@ What the parent knows of a worker is in :mod:`mpchat.supervisor.worker_handle`.
 """
 
 import gc
-import signal
 import socket
 import time
 from multiprocessing import parent_process
 
 from mpchat.config import Config
-from mpchat.ipc import logs
 from mpchat.ipc import os_process as process
 from mpchat.ipc.beat import beat_every
 from mpchat.ipc.channel import Link, Queue
 from mpchat.ipc.handoff import HandoffSocket
+from mpchat.ipc.handoff_channel import HandoffChannel
 from mpchat.ipc.items import Beat, Up
-from mpchat.ipc.worker_lock import hold_as_worker
+from mpchat.ipc.lifetime import Lifetime
 from mpchat.reactor import READ, Reactor
 from mpchat.worker.clients import Clients
 from mpchat.worker.counters import Counters
 from mpchat.worker.downlink import Downlink
 from mpchat.worker.goodbye import say_goodbye
-from mpchat.worker.handoff_channel import HandoffChannel
 from mpchat.worker.late_clients import JUDGE_EVERY
-from mpchat.worker.lifetime import Lifetime
 from mpchat.worker.migration import Migration
 from mpchat.worker.post_timing import gather_time
 from mpchat.worker.uplink import Uplink
@@ -59,6 +56,7 @@ class Worker:
         self.migration = Migration(
             config, self.reactor, self.clients, self.uplink, self.handoff, self.lifetime
         )
+        self.clients.first_bytes.pass_on = self.migration.pass_on
         self.downlink = Downlink(self.reactor, self.uplink, self.clients, self.migration, self.lifetime)
         self._longest_turn = 0.0
 
@@ -148,16 +146,7 @@ def main(
 
     ``supervisor`` is its process id, ``queues`` are down, up and their window in bytes.
     """
-    process.end_with_parent(supervisor)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
-        signal.signal(number, signal.SIG_IGN)
-    hold_as_worker(workers_lock)
-    process.raise_descriptor_limit()
-    logs.set_up(config.log_level, f"worker {slot}")
-    if config.log_file:
-        logs.point_later_at(config.log_file)
-    logs.reopen_on_signal(config.log_file)
-    logs.dump_on_signal()
+    process.begin(config, f"worker {slot}", supervisor, workers_lock)
     down, up, window = queues
     link = Link(down, up, window)
     link.close_far_ends()

@@ -33,6 +33,15 @@ def test_short_frames_are_plain_with_their_first_byte(payload: bytes) -> None:
     assert speaks(encode_frame(payload)[:1]) is Speaks.PLAIN
 
 
-@pytest.mark.parametrize("head", [b"get / ", b"GETX", b"PU{", b"HEADS", b"\x16\x03\x01", b"PRI * HTTP/2.0"])
+@pytest.mark.parametrize("minor", range(5))
+def test_a_handshake_of_tls_is_known_by_its_third_byte(minor: int) -> None:
+    record = bytes((22, 3, minor)) + bytes.fromhex("0200010001fc")
+    assert [speaks(record[:size]) for size in (1, 2)] == [Speaks.UNKNOWN] * 2
+    assert {speaks(record[:size]) for size in range(3, len(record) + 1)} == {Speaks.TLS}
+
+
+@pytest.mark.parametrize(
+    "head", [b"get / ", b"GETX", b"PU{", b"HEADS", b"\x16\x03\x05", b"\x16\x02\x01", b"PRI * HTTP/2.0"]
+)
 def test_what_only_looks_like_a_method_is_plain(head: bytes) -> None:
     assert speaks(head) is Speaks.PLAIN

@@ -25,11 +25,12 @@ multiplexer
 cores
 keepalive
 reactor
+tunnel
 instance
 settings
 control
 ipc
-hub worker
+hub worker tls
 supervisor
 client
 mpchat
@@ -193,8 +194,8 @@ def test_the_client_does_not_know_the_server(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith(("supervisor.", "cli."))])
 def test_only_the_supervisor_starts_processes(name: str) -> None:
     starters = {"subprocess", "multiprocessing"}
-    # The channel's queues and a worker's look at its parent are no starts.
-    if name in ("ipc.channel", "worker.worker"):
+    # The channel's queues and a process's look at its parent are no starts.
+    if name in ("ipc.channel", "worker.worker", "tls.terminator"):
         starters.remove("multiprocessing")
     assert [each for each in imports(MODULES[name]) if each.part in starters] == []
 

@@ -55,7 +55,7 @@ class Worker:
 
     made: list["Worker"]
 
-    def __init__(self, config: Config, slot: int, generation: int, lock: Path) -> None:
+    def __init__(self, config: Config, slot: int, generation: int, lock: Path, kind: object) -> None:
         self.slot, self.generation, self.pid, self.load = slot, generation, id(self), 0
         self.drained = False
         self.how, self.retiring, self.identity = "killed by SIGKILL", False, None
@@ -172,7 +172,7 @@ def test_of_a_worker_that_cannot_be_watched_nothing_is_watched(fails_at: int) ->
     hub = SimpleNamespace(attach=attached.append)
     watch = worker_watch.WorkerWatch(*cast(Any, (clock, hub, placement, None)))
     with pytest.raises(OSError, match="No space"):
-        watch.begin(cast(Any, Worker(resolve([])[0], 1, 1, Path("lock"))), cast(Any, None))
+        watch.begin(cast(Any, Worker(resolve([])[0], 1, 1, Path("lock"), None)), cast(Any, None))
     assert (clock.watched, attached) == ([], [])
 
 

@@ -32,6 +32,7 @@ class Parts:
         # A connection is in transit; the workers have posted everything; the hub has put it in order.
         self.moving = False
         self.drained = self.empty = False
+        self.tls = SimpleNamespace(phase=self.phase, handles=[], close=self.close_tls, kill=self.kill_tls)
 
     def turn(self, now: float) -> None:
         self.done.append("turn")
@@ -54,6 +55,12 @@ class Parts:
     def kill(self) -> None:
         self.done.append("kill")
 
+    def close_tls(self, seconds: float) -> None:
+        self.done.append(f"close TLS {seconds:g}")
+
+    def kill_tls(self) -> None:
+        self.done.append("kill TLS")
+
     def take(self) -> list[str]:
         done, self.done = self.done, []
         return done
@@ -62,7 +69,7 @@ class Parts:
 def begun(**more: Any) -> tuple[Shutdown, Parts]:
     """A shutdown that began at 100 s."""
     parts = Parts(**more)
-    shutdown = Shutdown(*cast(Any, (parts, parts, parts, parts)))
+    shutdown = Shutdown(*cast(Any, (parts, parts, parts, parts.tls, parts)))
     shutdown.begin(100.0)
     assert parts.phase is Phase.ENDING
     return shutdown, parts
@@ -125,6 +132,36 @@ def test_hurry_near_the_deadline_gives_no_more_time_than_there_was() -> None:
     assert parts.take() == ["drain"]
     shutdown.hurry(109.875)
     assert parts.take()[-1] == "close 0.125"
+
+
+def test_tls_processes_end_after_the_workers_with_what_is_left_of_the_time() -> None:
+    shutdown, parts = begun()
+    parts.handles = parts.tls.handles = [object()]
+    parts.drained = parts.empty = True
+    for now in (100.0, 101.0):
+        shutdown.proceed(now)
+    assert parts.take()[-1] == "close 9"
+    shutdown.proceed(102.0)
+    assert parts.take() == []
+    parts.handles = []
+    shutdown.proceed(103.0)
+    assert parts.take() == [f"close TLS {7 + STOP_GRACE:g}"]
+    shutdown.proceed(110.0)
+    assert parts.take() == []
+    shutdown.proceed(110.0 + 2 * STOP_GRACE)
+    assert parts.take() == ["kill TLS"]
+
+
+def test_tls_processes_end_after_workers_that_had_to_be_killed() -> None:
+    shutdown, parts = begun()
+    parts.handles = parts.tls.handles = [SimpleNamespace(slot=1)]
+    for _ in range(2):
+        shutdown.proceed(110.0)
+    shutdown.proceed(110.0 + STOP_GRACE)
+    assert parts.take()[-1] == "kill"
+    parts.handles = []
+    shutdown.proceed(112.0)
+    assert parts.take() == [f"close TLS {QUICK:g}"]
 
 
 @pytest.mark.parametrize("arrived", [True, False])

@@ -3,7 +3,16 @@
 import msgspec
 import pytest
 
-from mpchat.control.answers import History, LastReload, Limits, Pauses, ServerStatus, WorkerStatus
+from mpchat.control.answers import (
+    History,
+    LastReload,
+    Limits,
+    Pauses,
+    ServerStatus,
+    Tls,
+    TlsProcess,
+    WorkerStatus,
+)
 
 CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
     ServerStatus: {
@@ -29,6 +38,31 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
         "change": str | None,
         "last_reload": LastReload | None,
         "workers": list[WorkerStatus],
+        "tls": Tls | None,
+    },
+    Tls: {
+        "mode": str,
+        "names": list[str],
+        "expires": float | None,
+        "warning": str,
+        "processes": list[TlsProcess],
+    },
+    TlsProcess: {
+        "slot": int,
+        "pid": int | None,
+        "state": str,
+        "connections": int,
+        "shaking": int,
+        "handshakes": int,
+        "ended": dict[str, int],
+        "lag_ms": float,
+        "silent": float,
+        "rss": int,
+        "cpu": float,
+        "restarts": int,
+        "restart_in": float | None,
+        "deaths": int,
+        "died": str,
     },
     Limits: {"connections": int, "per_address": int, "payload": int, "lag": int, "descriptors": int},
     History: {"path": str, "state": str, "waiting": int, "saved": int, "dropped": int},

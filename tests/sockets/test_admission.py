@@ -20,6 +20,7 @@ from mpchat.supervisor.ask_workers import NO_QUESTION
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.worker_connections import HeldConnection, WorkerConnections
 from mpchat.supervisor.worker_handle import WorkerHandle
+from mpchat.supervisor.worker_process import WORKER
 
 ONE, SAME_NETWORK, OTHER_NETWORK = "2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"
 
@@ -27,7 +28,7 @@ ONE, SAME_NETWORK, OTHER_NETWORK = "2001:db8::1", "2001:db8::ffff:2", "2001:db8:
 class Worker:
     """A worker that the test plays: the supervisor's account of it is real, the process is not there."""
 
-    slot = 1
+    slot, kind = 1, WORKER
     closed = select = False
     endpoint: RecordingEndpoint | None = None
     # Placement asks a handle for itself; the rest of a handle is the process.
@@ -69,7 +70,7 @@ class Desk:
         self.reactor = Reactor()
         self.worker = Worker()
         self.hub = hub = hub_without_bans(transit_began=lambda *_: None, transit_ended=lambda *_: None)
-        acceptor = SimpleNamespace(refuse=lambda sock, refusal: sock.close())
+        acceptor = SimpleNamespace(refuse=lambda sock, refusal, speaks_tls: sock.close())
         self.placement = Placement(self.reactor, cast(Any, acceptor), cast(Any, hub), per_worker=100)
         self.placement.watch(self.handle)
         self._cleanup = cleanup
@@ -164,8 +165,9 @@ def admission_of(desk: Desk, **settings: int) -> Admission:
     """Return an admission for this placement, with room for everybody and no ban."""
     config = msgspec.structs.replace(resolve([])[0], **settings)
     hub = hub_without_bans(watch_clock=lambda: None)
-    pool, changes = SimpleNamespace(able=1, connections=0), SimpleNamespace(aim=None)
-    parts: list[Any] = [SimpleNamespace(config=config), hub, pool, desk.placement, changes]
+    pool, tls = SimpleNamespace(able=1, connections=0), SimpleNamespace(shaking=0)
+    changes = SimpleNamespace(aim=None)
+    parts: list[Any] = [SimpleNamespace(config=config), hub, pool, tls, desk.placement, changes]
     return Admission(*parts)
 
 

@@ -17,6 +17,7 @@ from support.harness import raw_frame
 from support.waiting import eventually
 
 from mpchat.hub.sender_holds import most_struggle
+from mpchat.ipc.client_socket import tune
 from mpchat.ipc.stream_buffer import StreamBuffer
 from mpchat.protocol.framing import PLAIN_FRAMING, Framing
 from mpchat.protocol.plain_dialect import PlainDialect
@@ -24,7 +25,7 @@ from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker import fanout as module
 from mpchat.worker import flush
-from mpchat.worker.connection import LIVE, Connection, tune
+from mpchat.worker.connection import LIVE, Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.fanout import ENOUGH, SLICE, TRY_AGAIN, Fanout
 from mpchat.worker.flush import SHARED_BY, SHARED_SIZE

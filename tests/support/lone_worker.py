@@ -13,7 +13,14 @@ import msgspec
 
 from mpchat.config import resolve
 from mpchat.ipc.channel import Link, make_queue
-from mpchat.ipc.handoff import ConnectionInTransit, Handoff, HandoffSocket, Receipt, read_message
+from mpchat.ipc.handoff import (
+    ConnectionInTransit,
+    Handoff,
+    HandoffSocket,
+    Message,
+    Receipt,
+    read_message,
+)
 from mpchat.ipc.items import Beat, Down, Up, decode_beat
 from mpchat.worker import worker
 from support.harness import Client
@@ -34,7 +41,7 @@ class LoneWorker:
         # What the worker has said to the hub, beats apart, in order; and to the supervisor.
         self.said: list[tuple[int, Any]] = []
         self._beat = Beat()
-        self._messages: list[tuple[Handoff | Receipt, list[int]]] = []
+        self._messages: list[tuple[Message, list[int]]] = []
         with far:
             self._start(folder, settings, (down, up, window), far)
         self.link.close_far_ends()
@@ -129,11 +136,11 @@ class LoneWorker:
         self._stack.callback(_close, descriptor)
         return connection, descriptor
 
-    def send(self, message: Handoff | Receipt, descriptors: list[int] | None = None) -> None:
+    def send(self, message: Message, descriptors: list[int] | None = None) -> None:
         """Send a message of the supervisor."""
         self.handoff.send(msgspec.msgpack.encode(message), descriptors or [])
 
-    def message(self) -> tuple[Handoff | Receipt, list[int]]:
+    def message(self) -> tuple[Message, list[int]]:
         """Return the next message to the supervisor, and its descriptors."""
         eventually(lambda: self._look() and self._messages, "the worker to say something of connections")
         return self._messages.pop(0)

@@ -1,23 +1,27 @@
-"""Handoff channel: a worker's end of the socket over which connections come and go, in the worker's loop.
+"""Handoff channel: the far end of the socket over which connections come and go, in that process's loop.
 
 It sends what can be sent, waits where the system has no room for a moment, and gathers one receipt a turn.
 """
 
-import logging
-import os
 from typing import Protocol
 
 import msgspec
 
-from mpchat.ipc.handoff import REST, Handoff, HandoffMessage, HandoffSocket, Receipt, read_message
+from mpchat.ipc.handoff import (
+    REST,
+    Handoff,
+    HandoffMessage,
+    HandoffSocket,
+    Message,
+    Receipt,
+    read_message,
+)
+from mpchat.ipc.lifetime import Lifetime
 from mpchat.reactor import READ, WRITE, Reactor
-from mpchat.worker.lifetime import Lifetime
-
-log = logging.getLogger("mpchat.worker")
 
 
 class Arrivals(Protocol):
-    """What takes what arrives; see ``migration.Migration``."""
+    """What takes what arrives; see ``worker.migration``."""
 
     def take_handoff(self, handoff: Handoff, descriptors: list[int] | None) -> None:
         """Take connections; without descriptors when not all of them could be received."""
@@ -27,7 +31,7 @@ class Arrivals(Protocol):
 
 
 class HandoffChannel:
-    """The hand-off socket of a worker."""
+    """The hand-off socket of a worker or a TLS process."""
 
     def __init__(self, reactor: Reactor, sock: HandoffSocket, lifetime: Lifetime) -> None:
         """Take over ``sock``; :meth:`serve` begins to listen."""
@@ -65,7 +69,7 @@ class HandoffChannel:
         message = read_message(arrived.message)
         if isinstance(message, Handoff):
             self._arrivals.take_handoff(message, arrived.descriptors)
-        else:
+        elif isinstance(message, Receipt):
             self._arrivals.take_receipt(message)
 
     def send_receipt(self) -> None:
@@ -74,7 +78,7 @@ class HandoffChannel:
             receipt, self.receipt = self.receipt, Receipt([], [], [], [])
             self.send(receipt, [])
 
-    def send(self, message: Handoff | Receipt, descriptors: list[int]) -> None:
+    def send(self, message: Message, descriptors: list[int]) -> None:
         """Send a message as soon as it can go; the descriptors must stay open until then."""
         try:
             self.sock.send(msgspec.msgpack.encode(message), descriptors)
@@ -87,7 +91,8 @@ class HandoffChannel:
         interest = READ | WRITE if self.sock.unsent else READ
         self._reactor.change(self.sock, interest, self._on_ready)
         if self.sock.resting is not None and not self._resting:
-            log.warning("connections wait, %s: worker %d", self.sock.resting.strerror, os.getpid())
+            why = self.sock.resting.strerror
+            self._lifetime.log.warning("connections wait, %s: %s", why, self._lifetime.title)
             self._resting = True
             self._reactor.call_later(REST, self._send_again)
 

@@ -1,0 +1,112 @@
+"""TLS for both clients: a thread encrypts, and the client has a socket as before, one end of a pair."""
+
+import socket
+import ssl
+import threading
+import time
+from functools import partial
+
+from mpchat.reactor import READ, Reactor
+from mpchat.tunnel import Tunnel
+
+# What ``connect`` takes: whether, or how.
+Tls = bool | ssl.SSLContext
+# Words for what OpenSSL says of a server that is none for TLS.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+
+
+def context_for(tls: Tls) -> ssl.SSLContext | None:
+    """Return how to encrypt; None: not at all. ``True`` means: as the system trusts servers."""
+    return ssl.create_default_context() if tls is True else tls or None
+
+
+def trusting(ca: str | None) -> Tls:
+    """Return how to encrypt: trust the certificates in the file ``ca``, or those that the system trusts.
+
+    Raise ``OSError`` for a file that cannot be used.
+    """
+    return ssl.create_default_context(cafile=ca) if ca else True
+
+
+def secure(sock: socket.socket, context: ssl.SSLContext, host: str, timeout: float) -> socket.socket:
+    """Shake hands with the server ``host`` within ``timeout`` seconds; return the socket to go on with.
+
+    Takes ``sock`` over. Raises ``TimeoutError``, or another ``OSError`` that says what is wrong.
+    """
+    try:
+        return _Encryption(sock, Tunnel(sock, context, host)).begin(time.monotonic() + timeout)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, ssl.SSLError):
+            raise OSError(error.errno, _in_words(error)) from None
+        raise
+
+
+def _in_words(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted: {error.verify_message.rstrip('.')}"
+    if error.reason in _NO_TLS or isinstance(error, ssl.SSLEOFError):
+        return "it does not speak TLS"
+    return f"no TLS with it: {(error.reason or str(error)).replace('_', ' ').lower()}"
+
+
+class _Encryption:
+    """A tunnel and the loop that drives it: the caller's while hands are shaken, then a thread's."""
+
+    def __init__(self, sock: socket.socket, tunnel: Tunnel) -> None:
+        self._sock = sock
+        self._tunnel = tunnel
+        self._reactor = Reactor()
+        tunnel.on_network, tunnel.on_near = self._on_network, self._on_near
+
+    def begin(self, deadline: float) -> socket.socket:
+        """Shake hands; return the far end of the pair, which the thread serves from now on."""
+        try:
+            self._shake(deadline)
+            near, far = socket.socketpair()
+        except BaseException:
+            self._reactor.close()
+            raise
+        near.setblocking(False)
+        far.setblocking(False)
+        self._tunnel.open(near)
+        # A daemon: a program that forgets to close the chat can still end.
+        threading.Thread(target=partial(self._run, near), name="mpchat-tls", daemon=True).start()
+        return far
+
+    def _shake(self, deadline: float) -> None:
+        while not self._tunnel.shake():
+            self._tunnel.listen(self._reactor)
+            while not self._tunnel.has_more:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._reactor.turn(left)
+
+    def _run(self, near: socket.socket) -> None:
+        """Encrypt until both sides have ended, or the network fails: then the near side sees the end."""
+        try:
+            while not self._tunnel.done:
+                if self._tunnel.can_decrypt:
+                    self._tunnel.decrypt()
+                self._tunnel.listen(self._reactor)
+                self._reactor.turn(0.0 if self._tunnel.can_decrypt else None)
+            self._sock.shutdown(socket.SHUT_WR)
+        except (OSError, ValueError):
+            pass
+        finally:
+            self._reactor.close()
+            near.close()
+            self._sock.close()
+
+    def _on_network(self, mask: int) -> None:
+        if mask & READ:
+            self._tunnel.receive()
+        if mask & ~READ:
+            self._tunnel.flush()
+
+    def _on_near(self, mask: int) -> None:
+        if mask & READ:
+            self._tunnel.encrypt()
+        if mask & ~READ:
+            self._tunnel.pass_on()

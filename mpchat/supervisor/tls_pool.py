@@ -1,0 +1,113 @@
+"""TLS pool: the TLS processes. Their clients cannot be moved: a reload keeps them, and brings a certificate.
+
+A process that is no longer wanted gets no further client, and ends with its last one.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from mpchat.config import Config
+from mpchat.instance.record import Identity
+from mpchat.ipc.items import Down
+from mpchat.supervisor.pool import WorkerPool
+from mpchat.supervisor.slot import Slot
+from mpchat.supervisor.worker_handle import WorkerHandle
+from mpchat.supervisor.worker_process import TLS
+from mpchat.tls.certificate import Certificate
+
+
+class Pools(NamedTuple):
+    """All processes below the supervisor."""
+
+    workers: WorkerPool
+    tls: "TlsPool"
+
+    @property
+    def handles(self) -> Iterator[WorkerHandle]:
+        """Every process, whatever it is doing."""
+        return chain(self.workers.handles, self.tls.handles)
+
+    @property
+    def identities(self) -> list[Identity]:
+        """Every process, for the record and for whoever has to end them."""
+        return [handle.identity for handle in self.handles]
+
+    def pass_on(self, number: int) -> None:
+        """Signal them; see :meth:`WorkerPool.pass_on`."""
+        self.workers.pass_on(number)
+        self.tls.pass_on(number)
+
+    def kill(self) -> None:
+        """Kill all of them, and wait for their ends."""
+        self.workers.kill()
+        self.tls.kill()
+
+
+class TlsPool(WorkerPool):
+    """The slots of TLS processes; none while TLS is off."""
+
+    kind = TLS
+    # What new clients are shown; None while TLS is off.
+    certificate: Certificate | None = None
+
+    @staticmethod
+    def wanted(config: Config) -> int:
+        """How many processes a configuration asks for."""
+        return config.tls_processes if config.tls_on else 0
+
+    @property
+    def shaking(self) -> int:
+        """How many clients are with these processes alone: they have not shaken hands yet."""
+        return sum(handle.connections.hosts.total() for handle in self.handles)
+
+    def _start(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
+        handle = super()._start(slot, config, generation)
+        self._tell(handle)
+        return handle
+
+    def _tell(self, handle: WorkerHandle) -> None:
+        if self.certificate is not None:
+            handle.endpoint.send_now(Down.CERTIFICATE, (self.certificate.chain, self.certificate.key))
+
+    def prepare(self, config: Config, certificate: Certificate | None) -> list[Slot]:
+        """Start what ``config`` asks for and is not there; return the slots that are new."""
+        self.certificate = self.certificate or certificate
+        for number, slot in self.slots.items():
+            if number <= self.wanted(config) and slot.old is not None and not slot.old.retiring:
+                self.recall(slot)
+        missing = self.wanted(config) - len(self.slots)
+        added = self.add(missing) if missing > 0 else []
+        for slot in added:
+            self.start(slot)
+        return added
+
+    def give_up(self, added: list[Slot]) -> None:
+        """End processes that were started for settings that do not come to hold."""
+        self._dismiss(added)
+        if not self.slots:
+            self.certificate = None
+
+    def follow(self, config: Config, certificate: Certificate | None) -> None:
+        """Let settings hold: new clients are shown ``certificate``."""
+        self.config, self.certificate = config, certificate
+        for handle in self.handles:
+            self._tell(handle)
+        self._dismiss([slot for number, slot in sorted(self.slots.items()) if number > self.wanted(config)])
+
+    def _dismiss(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            if slot.handle is not None:
+                self.dismiss(slot)
+            slot.cancel_restart()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """End the processes that are no longer wanted and have no client left; call it now and then."""
+        for slot in list(self.slots.values()):
+            if slot.number <= self.wanted(self.config) and slot.old is None:
+                continue
+            if slot.old is not None and not slot.old.load and not slot.old.retiring:
+                self.retire(slot.old)
+            if not slot.handles:
+                self.remove(slot)

@@ -1,0 +1,1 @@
+"""TLS: what runs in a TLS process, which encrypts between clients and workers. Certificates."""

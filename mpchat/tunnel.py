@@ -1,0 +1,231 @@
+"""Tunnel: a TLS connection between a socket of the network and one end of a socket pair.
+
+Who has the pair's other end needs to know nothing of TLS. What comes from there is encrypted, what comes
+from the network is decrypted, a bounded piece at a time. What one side does not take is kept, and the other
+side is not read from meanwhile: at most one piece each way.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+
+from mpchat.reactor import READ, WRITE, Reactor
+
+# Bytes that are encrypted at a time. OpenSSL keeps a buffer of this size for each connection that was sent so
+# much, and a TLS record holds 16 KiB.
+CHUNK = 32 << 10
+# Bytes that are decrypted at a time: with the smallest records there are, half a millisecond.
+PIECE = 8 << 10
+# TLS records, of the smallest ones, that are decrypted at a time.
+RECORDS = 64
+_RECORD = 16 << 10
+
+
+class Tunnel:
+    """One connection. :meth:`shake` goes on until it is done; then :meth:`open` gives it the pair's end."""
+
+    __slots__ = (
+        "_incoming",
+        "_near_interest",
+        "_network_interest",
+        "_outgoing",
+        "_to_near",
+        "_to_network",
+        "ended",
+        "has_more",
+        "near",
+        "near_ended",
+        "network_ended",
+        "on_near",
+        "on_network",
+        "sock",
+        "tls",
+    )
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_name: str | None = None) -> None:
+        """Begin with a connection that has not shaken hands, as its server; with a name, as its client."""
+        self.sock = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_name is None, server_hostname=server_name
+        )
+        # The pair's end; None until hands are shaken.
+        self.near: socket.socket | None = None
+        # What was encrypted and is not sent; what was decrypted and is not sent.
+        self._to_network: bytes | memoryview = b""
+        self._to_near: bytes | memoryview = b""
+        # True when more of what has come from the network can be decrypted.
+        self.has_more = False
+        # True from when a side has ended its stream; and when nothing is left to do.
+        self.network_ended = self.near_ended = self.ended = False
+        self._network_interest = self._near_interest = 0
+        # What to call when a socket is ready.
+        self.on_network: Callable[[int], None] = _unwatched
+        self.on_near: Callable[[int], None] = _unwatched
+
+    # The handshake.
+
+    def take(self, data: bytes) -> None:
+        """Take bytes that have come from the network already."""
+        self._incoming.write(data)
+        self.has_more = True
+
+    def receive(self) -> None:
+        """Read a piece from the network, for :meth:`shake` or :meth:`decrypt`. Raise ``OSError``."""
+        try:
+            data = self.sock.recv(PIECE)
+        except BlockingIOError:
+            return
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        self.has_more = True
+
+    def shake(self) -> bool:
+        """Go on with the handshake; returns True when it is done. Raise ``OSError``, as ``ssl.SSLError``."""
+        self.has_more = False
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self.flush()
+            return False
+        except ssl.SSLError:
+            self.flush()  # an alert says why
+            raise
+        self.flush()
+        return True
+
+    def open(self, near: socket.socket) -> None:
+        """Go on with one end of a pair."""
+        self.near = near
+        self.has_more = True  # it may have come with the handshake's last bytes
+
+    # From the network.
+
+    def decrypt(self) -> None:
+        """Pass on a piece of what has come from the network. Raise ``OSError``, as ``ssl.SSLError``."""
+        parts = []
+        self.has_more = False
+        try:
+            for _ in range(RECORDS):
+                data = self.tls.read(_RECORD)
+                if not data:
+                    self.network_ended = True
+                    break
+                parts.append(data)
+            else:
+                self.has_more = True
+        except ssl.SSLWantReadError:
+            pass
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            self.network_ended = True
+        if self._outgoing.pending:  # an answer to a change of keys
+            self.flush()
+        if parts:
+            self._to_near = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """Send the near side what is there for it. One that takes nothing any more ends soon itself."""
+        assert self.near is not None
+        try:
+            if self._to_near:
+                sent = self.near.send(self._to_near)
+                self._to_near = memoryview(self._to_near)[sent:] if sent < len(self._to_near) else b""
+            if self.network_ended and not self._to_near:
+                self.near.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._to_near, self.network_ended = b"", True
+
+    # To the network.
+
+    def encrypt(self) -> None:
+        """Encrypt and send a piece of what the near side has sent. Raise ``OSError``."""
+        assert self.near is not None
+        try:
+            data = self.near.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:  # closed with something unread
+            data = b""
+        if data:
+            size = self.tls.write(data)
+            while size < len(data):
+                size += self.tls.write(memoryview(data)[size:])
+        else:
+            self.near_ended = True
+            with suppress(ssl.SSLError):  # nobody waits for the other half of the farewell
+                self.tls.unwrap()
+        self.flush()
+
+    def flush(self) -> None:
+        """Send the network what is there for it. Raise ``OSError``."""
+        if self._outgoing.pending:
+            data = self._outgoing.read()
+            self._to_network = bytes(self._to_network) + data if self._to_network else data
+        if self._to_network:
+            try:
+                sent = self.sock.send(self._to_network)
+            except BlockingIOError:
+                return
+            self._to_network = memoryview(self._to_network)[sent:] if sent < len(self._to_network) else b""
+
+    @property
+    def done(self) -> bool:
+        """True when the near side has ended and all that it sent is sent."""
+        return self.near_ended and not self._to_network
+
+    # What is waited for.
+
+    @property
+    def can_decrypt(self) -> bool:
+        """True when more of what has come from the network can be taken."""
+        return self.has_more and not (self._to_near or self.ended or self._stuffed)
+
+    @property
+    def _stuffed(self) -> bool:
+        """True when so much is there for the network that nothing may be added by what comes from it."""
+        return len(self._to_network) > 2 * CHUNK
+
+    def listen(self, reactor: Reactor) -> None:
+        """Watch both sockets for what can go on. Raise ``OSError`` where the system has no watch left."""
+        reads = not (self.network_ended or self._to_near or self.has_more or self._stuffed)
+        interest = (READ if reads else 0) | (WRITE if self._to_network else 0)
+        if interest != self._network_interest:
+            _watch(reactor, self.sock, self._network_interest, interest, self.on_network)
+            self._network_interest = interest
+        if self.near is None:
+            return
+        reads = not (self.near_ended or self._to_network)
+        interest = (READ if reads else 0) | (WRITE if self._to_near else 0)
+        if interest != self._near_interest:
+            _watch(reactor, self.near, self._near_interest, interest, self.on_near)
+            self._near_interest = interest
+
+    def stop_listening(self, reactor: Reactor) -> None:
+        """Watch neither socket any more."""
+        if self._network_interest:
+            reactor.forget(self.sock)
+        if self._near_interest:
+            reactor.forget(self.near)
+        self._network_interest = self._near_interest = 0
+        self.on_network = self.on_near = _unwatched
+
+
+def _watch(
+    reactor: Reactor, sock: socket.socket, before: int, interest: int, on_event: Callable[[int], None]
+) -> None:
+    if not before:
+        reactor.watch(sock, interest, on_event)
+    elif not interest:
+        reactor.forget(sock)
+    else:
+        reactor.change(sock, interest, on_event)
+
+
+def _unwatched(mask: int) -> None:
+    """React to nothing: an event of this turn that came before the end."""
