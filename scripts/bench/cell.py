@@ -69,7 +69,7 @@ class Cell:
         """Take server and load through the steps: connected, at rest, ready, sent, counted."""
         row, options, figures, server = self.row, self.options, self.figures, self.server
         empty_bytes = server.resident_bytes() if row.weigh else 0
-        self._connect()
+        figures.cpu_us_per_connect = self.cpu_us(self._connect) / row.clients
         if row.weigh or row.rooms:
             time.sleep(options.rest_s)
         if row.weigh:

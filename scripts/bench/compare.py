@@ -52,8 +52,8 @@ MOST_KIB = 64 * 1024
 @click.option(
     "--servers",
     default="",
-    show_default="all that are not reached by WebSocket",
-    help="Servers, by commas; mpchat-wN, mpchat-ws-wN and mpchat-to-ws-wN too.",
+    show_default="all that are reached neither by WebSocket nor by TLS",
+    help="Servers, by commas; mpchat-wN, mpchat-ws-wN, mpchat-to-ws-wN and mpchat-tls-wN too.",
 )
 @click.option(
     "--windows",
@@ -76,7 +76,7 @@ def main(**flags: object) -> None:
     """Compare mpchat with Redis, NATS, Mosquitto, the lecture's servers and a minimal relay in C.
 
     By WebSocket: mpchat-ws, mpchat-to-ws (plain clients send), both with -w2, ws and socket.io on Node,
-    websockets, nats-ws.
+    websockets, nats-ws. By TLS: mpchat-tls, nats-tls, mosquitto-tls.
 
     Exit code 0: every delivery arrived; 1: a delivery was lost, or with --check a goal missed; 130:
     interrupted. The results so far are shown then.
@@ -116,7 +116,7 @@ def chosen_peers(names: str) -> list[Peer]:
     """Return the servers that ``names`` asks for; without names all but those reached by WebSocket."""
     known = {peer.name: peer for peer in all_peers()}
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    wanted = wanted or [name for name, peer in known.items() if not peer.websocket]
+    wanted = wanted or [name for name, peer in known.items() if not (peer.websocket or peer.tls)]
     try:
         return [known.get(name) or mpchat_by_name(name) for name in wanted]
     except BenchError as error:

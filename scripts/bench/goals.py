@@ -27,6 +27,13 @@ BEHIND = ("nats", "mosquitto")
 MOST_OF_FLOOR = 2.0
 # Milliseconds that the p99 latency may be above Redis's in the steady rows.
 MOST_P99_ABOVE_MS = 5.0
+# The entry whose clients encrypt, and others with TLS: CPU per delivery as a multiple of theirs, at most, in
+# the rows that the floor is in; CPU per connection, at most; bytes of memory for an idle connection.
+OURS_TLS = ("mpchat-tls",)
+BEHIND_TLS = ("nats-tls", "mosquitto-tls")
+MOST_OF_TLS = 0.6
+MOST_OF_TLS_CONNECT = {"nats-tls": 3.0}
+MOST_BYTES_PER_TLS = 60 * 1024
 # Bytes of resident memory for an idle connection, all processes counted.
 MOST_BYTES_PER_CONNECTION = 3 * 1024
 # Connections a second, each one served.
@@ -68,6 +75,8 @@ def judge(row: Row, servers: Sequence[str], results: Results) -> list[Verdict]:
             verdicts += [_at_most(row, name, *goal) for goal in _goals(row, name, servers, results)]
         elif name in OURS_WEBSOCKET and not row.rooms:
             verdicts += [_at_most(row, name, *goal) for goal in _websocket_goals(row, name, results)]
+        elif name in OURS_TLS and not row.rooms:
+            verdicts += [_at_most(row, name, *goal) for goal in _tls_goals(row, name, results)]
     return verdicts
 
 
@@ -86,7 +95,7 @@ def _goals(row: Row, name: str, servers: Sequence[str], results: Results) -> Ite
         return
     if row.target is not None:
         yield row.target, "times Redis's CPU", ratio(ours, base)
-    if FLOOR in servers and _in_a_flood(row):
+    if FLOOR in servers and in_a_flood(row):
         yield MOST_OF_FLOOR, "times the floor's CPU", ratio(ours, results.median(row.name, FLOOR))
     if row.rate:
         above = ours.p99_ms - base.p99_ms if ours and base else None
@@ -109,13 +118,27 @@ def _websocket_goals(row: Row, name: str, results: Results) -> Iterator[Goal]:
             yield limit, f"times the CPU of {other}", ratio(ours, results.median(row.name, other))
 
 
+def _tls_goals(row: Row, name: str, results: Results) -> Iterator[Goal]:
+    ours = results.median(row.name, name)
+    if row.name == "idle":
+        yield MOST_BYTES_PER_TLS, "bytes for a connection", ours.bytes_per_connection if ours else None
+    if row.crowd:
+        for other, limit in MOST_OF_TLS_CONNECT.items():
+            theirs = results.median(row.name, other)
+            value = ours.cpu_us_per_connect / theirs.cpu_us_per_connect if ours and theirs else None
+            yield limit, f"times {other}'s CPU for a handshake", value
+    elif in_a_flood(row):
+        for other in BEHIND_TLS:
+            yield MOST_OF_TLS, f"times the CPU of {other}", ratio(ours, results.median(row.name, other))
+
+
 def websocket_limits(row: Row, name: str) -> dict[str, float]:
     """Return how much of other servers' CPU per delivery the WebSocket entry ``name`` may take, by server."""
     limits = {OURS_WEBSOCKET[name]: MOST_OF_PLAIN_CLIENTS}
-    return limits | MOST_OF_WEBSOCKET if _in_a_flood(row) and name not in DELIVERIES_ALONE else limits
+    return limits | MOST_OF_WEBSOCKET if in_a_flood(row) and name not in DELIVERIES_ALONE else limits
 
 
-def _in_a_flood(row: Row) -> bool:
+def in_a_flood(row: Row) -> bool:
     """Say whether the row is as fast as possible, with short texts and not only a few clients."""
     return not row.rate and row.size == 100 and row.clients >= 100
 

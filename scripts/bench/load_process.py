@@ -86,6 +86,7 @@ def plans(peer: Peer, row: Row, options: Options, server: Server) -> Iterator[Pl
             options=options,
             window=ROOM_WINDOW if row.rooms > 1 else max(row.senders, row.window // row.size),
             first=0 if senders else first,
+            tls=peer.tls,
         )
         first += connections
 

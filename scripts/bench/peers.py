@@ -26,6 +26,7 @@ from mpchat.control.requests import Status
 from mpchat.errors import MpchatError
 from scripts.bench import node
 from scripts.bench.row import BenchError
+from scripts.bench.tls import AFTER_A_LINE, AT_ONCE, certificate, client_context, secured
 from scripts.bench.websocket import after_handshake
 from scripts.bench.wire import WIRES, Wire
 from scripts.common.descriptors import descriptor_limit
@@ -93,6 +94,8 @@ class Peer:
     rooms: str = ""
     # The wire of plain senders, where it is another one than that of those who only receive.
     senders: str = ""
+    # When its clients begin to shake hands for TLS, see ``bench.tls``; empty: nothing is encrypted.
+    tls: str = ""
     # Says, from its folder, whether it serves; None: a client asks.
     ready: Callable[[Path], bool] | None = None
 
@@ -127,16 +130,20 @@ class Peer:
         """Wait until a client would be served; return False when ``process`` ended or took too long."""
         deadline = time.monotonic() + START_S
         while process.poll() is None and time.monotonic() < deadline:
-            if self.ready(folder) if self.ready else _answers(port, WIRES[self.wire]):
+            if self.ready(folder) if self.ready else _answers(port, WIRES[self.wire], self.tls):
                 return True
             time.sleep(LOOK_S)
         return False
 
 
-def _answers(port: int, wire: Wire) -> bool:
+def _answers(port: int, wire: Wire, tls: str) -> bool:
     try:
         with socket.create_connection((HOST, port), timeout=TRY_S) as sock:
-            knock(sock, wire)
+            if tls:
+                with secured(sock, tls, client_context()) as encrypted:
+                    knock(encrypted, wire)
+            else:
+                knock(sock, wire)
     except OSError:
         return False
     return True
@@ -179,11 +186,12 @@ def mpchat_peer(
     workers: int | None = None,
     websocket: bool = False,
     senders: str = "",
+    tls: str = "",
 ) -> Peer:
     """Return mpchat with ``options`` of ``mpchat start``, and so many workers or its default number.
 
     With ``websocket`` its clients are WebSocket clients, and are not sent pings, as those of other servers;
-    ``senders`` is another wire for those who send.
+    ``senders`` is another wire for those who send. With ``tls`` its clients encrypt.
 
     It runs in the foreground: a server in the background is a child of init, which collects it late.
     """
@@ -196,7 +204,10 @@ def mpchat_peer(
     def command(folder: Path, port: int, _connections: int) -> list[str]:
         where = ("--name", INSTANCE, "--runtime-dir", str(folder), "--port", str(port))
         # All clients of a measurement come from one address.
-        unbounded = ("--max-rooms-per-address", "0")
+        unbounded = ["--max-rooms-per-address", "0"]
+        if tls:
+            chain, key = certificate(folder)
+            unbounded += ["--tls-cert", chain, "--tls-key", key]
         return [sys.executable, "-m", "mpchat", "start", "--foreground", *where, *unbounded, *options]
 
     return Peer(
@@ -204,10 +215,12 @@ def mpchat_peer(
         "frames-websocket" if websocket else "frames",
         command,
         lambda: __version__,
-        most_clients=processes * (descriptor_limit() - SPARE_DESCRIPTORS),
+        # A TLS process has two descriptors for each client.
+        most_clients=(descriptor_limit() - SPARE_DESCRIPTORS) * (1 if tls else 2 * processes) // 2,
         named="" if websocket else "members",
         rooms="" if websocket else "members",
         senders=senders,
+        tls=tls,
         ready=_mpchat_is_ready,
     )
 
@@ -230,14 +243,18 @@ def mpchat_by_name(name: str) -> Peer:
     """Return mpchat at its defaults (``mpchat``) or with N workers (``mpchat-wN``).
 
     ``mpchat-ws`` and ``mpchat-ws-wN`` are the same with WebSocket clients. With ``mpchat-to-ws`` and
-    ``mpchat-to-ws-wN`` plain clients send and WebSocket clients receive: what a delivery alone costs.
+    ``mpchat-to-ws-wN`` plain clients send and WebSocket clients receive: what a delivery alone costs. With
+    ``mpchat-tls`` and ``mpchat-tls-wN`` all encrypt.
     """
-    match = re.fullmatch(r"mpchat(-ws|-to-ws)?(?:-w([1-9]\d*))?", name)
+    match = re.fullmatch(r"mpchat(-ws|-to-ws|-tls)?(?:-w([1-9]\d*))?", name)
     if match is None:
-        known = "mpchat-wN for N workers, mpchat-ws-wN with WebSocket clients, mpchat-to-ws-wN"
+        known = "mpchat-wN for N workers, mpchat-ws-wN with WebSocket clients, mpchat-to-ws-wN, mpchat-tls-wN"
         raise BenchError(f"{name} is no server of this bench: {known}")
     kind, workers = match.groups()
-    count, senders = int(workers) if workers else None, "frames" if kind == "-to-ws" else ""
+    count = int(workers) if workers else None
+    if kind == "-tls":
+        return mpchat_peer(name, workers=count, tls=AT_ONCE)
+    senders = "frames" if kind == "-to-ws" else ""
     return mpchat_peer(name, workers=count, websocket=bool(kind), senders=senders)
 
 
@@ -290,7 +307,9 @@ def _redis(folder: Path, port: int, connections: int) -> list[str]:
     ]
 
 
-def _nats(folder: Path, port: int, connections: int, websocket: bool = False) -> list[str]:
+def _nats(
+    folder: Path, port: int, connections: int, *, websocket: bool = False, tls: bool = False
+) -> list[str]:
     settings = folder / "nats.conf"
     # Its plain port is always there; -1 is any that is free.
     web = f"websocket {{ host: {HOST}, port: {port}, no_tls: true, compression: false }}\n"
@@ -298,10 +317,14 @@ def _nats(folder: Path, port: int, connections: int, websocket: bool = False) ->
         f"host: {HOST}\nport: {-1 if websocket else port}\nmax_connections: {connections}\n"
         'write_deadline: "60s"\nmax_pending: 1GB\nping_interval: "1h"\n' + web * websocket
     )
+    if tls:
+        chain, key = certificate(folder)
+        with settings.open("a") as file:
+            file.write(f'tls {{ cert_file: "{chain}", key_file: "{key}", timeout: 60 }}\n')
     return [_program("nats-server"), "-c", str(settings)]
 
 
-def _mosquitto(folder: Path, port: int, connections: int) -> list[str]:
+def _mosquitto(folder: Path, port: int, connections: int, *, tls: bool = False) -> list[str]:
     settings = folder / "mosquitto.conf"
     # user root: started by root it would become a user that cannot read this folder. log_dest: it would log
     # every client.
@@ -309,6 +332,10 @@ def _mosquitto(folder: Path, port: int, connections: int) -> list[str]:
         f"listener {port} {HOST}\nallow_anonymous true\nmax_connections {connections}\nuser root\n"
         "max_queued_messages 0\npersistence false\nset_tcp_nodelay true\nlog_type error\nlog_dest stderr\n"
     )
+    if tls:
+        chain, key = certificate(folder)
+        with settings.open("a") as file:
+            file.write(f"certfile {chain}\nkeyfile {key}\n")
     return [_program("mosquitto"), "-c", str(settings)]
 
 
@@ -355,18 +382,22 @@ def all_peers() -> list[Peer]:
     """Return every peer, installed or not, in the order of the tables."""
     one_process = _most_of_one_process()
 
-    def program(name: str, wire: str, command: Command, asked: tuple[str, str], package: str) -> Peer:
+    def program(
+        name: str, wire: str, command: Command, asked: tuple[str, str], package: str, tls: str = ""
+    ) -> Peer:
         rooms = "redis-members" if name == "redis" else ""
-        return Peer(name, wire, command, partial(_version_of, *asked, package), one_process, rooms=rooms)
+        ask = partial(_version_of, *asked, package)
+        return Peer(name, wire, command, ask, one_process, rooms=rooms, tls=tls)
 
     nats = ("nats-server", "--version"), "nats-server"
+    mosquitto = ("mosquitto", "-h"), "mosquitto"
     return [
         program("redis", "redis", _redis, ("redis-server", "--version"), "redis-server"),
         mpchat_peer("mpchat"),
         mpchat_peer("mpchat-w2", workers=2),
         program("floor", "frames", _floor, ("cc", "--version"), "gcc"),
         program("nats", "nats", _nats, *nats),
-        program("mosquitto", "mqtt", _mosquitto, ("mosquitto", "-h"), "mosquitto"),
+        program("mosquitto", "mqtt", _mosquitto, *mosquitto),
         lecture_peer("select", SELECT_CLIENTS),
         lecture_peer("threads", THREAD_CLIENTS),
         lecture_peer("asyncio", one_process),
@@ -375,4 +406,7 @@ def all_peers() -> list[Peer]:
         _node_peer("socket.io", "socket_io_relay.js", "socket.io"),
         _websockets_peer(),
         program("nats-ws", "nats-websocket", partial(_nats, websocket=True), *nats),
+        mpchat_by_name("mpchat-tls"),
+        program("nats-tls", "nats", partial(_nats, tls=True), *nats, AFTER_A_LINE),
+        program("mosquitto-tls", "mqtt", partial(_mosquitto, tls=True), *mosquitto, AT_ONCE),
     ]

@@ -14,13 +14,17 @@ from rich.text import Text
 
 from scripts.bench.goals import (
     BASE,
+    BEHIND_TLS,
     DELIVERIES_ALONE,
     FLOOR,
     MOST_OF_PLAIN,
+    MOST_OF_TLS,
     MOST_OF_WEBSOCKET,
     OURS,
+    OURS_TLS,
     OURS_WEBSOCKET,
     Verdict,
+    in_a_flood,
     websocket_limits,
 )
 from scripts.bench.row import FULL_WINDOW, Figures, Options, Results, Row, ratio
@@ -57,7 +61,7 @@ def row_table(row: Row, servers: Sequence[str], results: Results) -> Table:
     headings = [heading for heading, _ in _cells(row, results, Figures(row.name, ""))]
     table = figures_table(f"{row.name}: {row.title}", "", *headings)
     for name in servers:
-        label = Text(name, style="bold" if name in OURS or name in OURS_WEBSOCKET else "")
+        label = Text(name, style="bold" if name in (*OURS, *OURS_WEBSOCKET, *OURS_TLS) else "")
         if (summary := results.median(row.name, name)) is not None:
             table.add_row(label, *(cell for _, cell in _cells(row, results, summary)))
         elif (row.name, name) in results:
@@ -75,8 +79,9 @@ def _cells(row: Row, results: Results, figures: Figures) -> Cells:
     connection = ("bytes each", f"{figures.bytes_per_connection:,.0f}")
     if row.crowd:
         pace = ("connects/s", f"{figures.connects_per_s:,.0f}")
+        each = ("µs/connect", f"{figures.cpu_us_per_connect:,.0f}")
         told = ("told all, ms", f"{figures.wall_s * 1e3:,.1f}")
-        return [pace, connection, told, *cost, ("× Redis", _times(base)), load]
+        return [pace, each, connection, told, *cost, ("× Redis", _times(base)), load]
     work = [
         ("deliv./s", _short(figures.deliveries_per_s)),
         ("p50 ms", f"{figures.p50_ms:.1f}"),
@@ -100,9 +105,11 @@ def _ratios(row: Row, results: Results, figures: Figures) -> Cells:
     """Return CPU as multiples of that of the servers to compare with, as far as the row was run on them."""
     name = figures.server
     limits = websocket_limits(row, name) if name in OURS_WEBSOCKET and row.window == FULL_WINDOW else {}
+    if name in OURS_TLS and in_a_flood(row):
+        limits = dict.fromkeys(BEHIND_TLS, MOST_OF_TLS)
     if name in OURS and row.target is not None:
         limits[BASE] = row.target
-    others = {other: f"× {other}" for other in (FLOOR, *MOST_OF_WEBSOCKET)}
+    others = {other: f"× {other}" for other in (FLOOR, *MOST_OF_WEBSOCKET, *BEHIND_TLS)}
     titles = {BASE: "× Redis", **others}
     if any((row.name, each) in results for each in OURS_WEBSOCKET):
         # Of the entry with plain clients that is its own; of others there is none.

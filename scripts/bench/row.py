@@ -71,6 +71,8 @@ class Figures:
     server_share: float = 0.0
     load_share: float = 0.0
     connects_per_s: float = 0.0
+    # CPU of the server for each connection, until it is served.
+    cpu_us_per_connect: float = 0.0
     # Memory of all the server's processes, and what each connection added to it.
     resident_bytes: int = 0
     bytes_per_connection: float = 0.0

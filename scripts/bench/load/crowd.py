@@ -1,12 +1,14 @@
 """The connections of one load process: they connect, and count the bytes that each receives.
 
-Bytes are counted and thrown away by the kernel; only the witnesses' bytes reach this process, and those of
-WebSocket connections whose frames gather several deliveries: there only payloads are counted. The rule it
-keeps: for one size of text, a number of bytes is a number of messages, so every delivery is counted.
+Bytes are counted and thrown away by the kernel; only the witnesses' bytes reach this process, those of TLS
+connections, and those of WebSocket connections whose frames gather several deliveries: there only payloads
+are counted. The rule it keeps: for one size of text, a number of bytes is a number of messages, so every
+delivery is counted.
 """
 
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from scripts.bench.load.asker import Asker
 from scripts.bench.load.plan import ANSWER_S, NOT_COUNTING, WAIT_S, Board, LoadError, Plan
 from scripts.bench.load.witness import Witness, witness_of
+from scripts.bench.tls import client_context, secured
 from scripts.bench.websocket import Unwrapper, after_handshake
 from scripts.bench.wire import GO_SENDER, WIRES, Wire
 from scripts.common.latency import Latency
@@ -47,6 +50,7 @@ class Crowd:
         # Bytes of the go, and of a delivery at least.
         self._stride = self._wire.bytes_of(plan.row.size, 1)
         self._tell_ns = TELL_S * 1e9 * (1 + plan.connections // 1000)
+        self._tls = client_context() if plan.tls else None
         self._epoll = select.epoll()
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
@@ -131,7 +135,12 @@ class Crowd:
             sock.connect((self._plan.host, self._plan.port))
         except OSError as error:
             raise LoadError(f"client {len(self.sockets) + 1} could not connect: {error}") from error
-        return sock
+        if self._tls is None:
+            return sock
+        try:
+            return secured(sock, self._plan.tls, self._tls)
+        except OSError as error:
+            raise LoadError(f"client {len(self.sockets) + 1} has no TLS: {error}") from error
 
     @property
     def _served(self) -> Callable[[bytes], bool]:
@@ -162,6 +171,8 @@ class Crowd:
     def _heard(self, fd: int) -> bytes:
         try:
             data = self.sockets[fd].recv(READ_SIZE)
+        except ssl.SSLWantReadError:  # a ticket, or half a record
+            return b""
         except ConnectionError:
             data = b""
         if not data:
@@ -215,6 +226,9 @@ class Crowd:
             if fd == self._orders:
                 ordered = True
                 continue
+            if self._tls is not None:
+                self._decrypt(fd)
+                continue
             witness = witnesses.get(fd)
             looks = witness or unwraps
             try:
@@ -237,6 +251,21 @@ class Crowd:
             self._told_ns = now_ns
             self._board[self._slot] = self.least()
         return ordered
+
+    def _decrypt(self, fd: int) -> None:
+        """Read all that a TLS connection has: what OpenSSL holds makes no descriptor readable."""
+        witness = self._witnesses.get(fd)
+        while True:
+            try:
+                data = self.sockets[fd].recv(READ_SIZE)
+            except ssl.SSLWantReadError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._lose(fd)
+                return
+            self._look_at(fd, data, witness)
 
     def _look_at(self, fd: int, data: bytes, witness: Witness | None) -> None:
         data = self._payload(fd, data)

@@ -36,6 +36,7 @@ class Plan:
     options: Options
     window: int  # messages on their way to the slowest connection, at most; in each room
     first: int  # the number of this process's first client
+    tls: str = ""  # when clients begin to shake hands; see ``bench.tls``; empty: they do not encrypt
 
     @property
     def channels(self) -> int:

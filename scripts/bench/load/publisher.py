@@ -5,6 +5,7 @@ the slowest connection has not received yet is never more than the window.
 """
 
 import socket
+import ssl
 import time
 
 from scripts.bench.load.crowd import TELL_S, Crowd
@@ -44,7 +45,7 @@ class Sender:
         while self._unsent:
             try:
                 self._unsent = self._unsent[self._sock.send(self._unsent) :]
-            except BlockingIOError:
+            except (BlockingIOError, ssl.SSLWantWriteError):
                 return False
             except ConnectionError as error:
                 raise LoadError(f"the server closed a sender's connection: {error}") from error
