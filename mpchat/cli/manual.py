@@ -25,6 +25,7 @@ SUBJECTS = (
     "wire",
     "clients",
     "web",
+    "tls",
     "library",
     "members-and-rooms",
     "settings",
