@@ -22,6 +22,7 @@ from mpchat.setting_values import (
     farewell,
     hosts,
     instance_name,
+    networks,
     origins,
     path,
     size,
@@ -55,6 +56,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: str
     tls_key: str
     tls_processes: int
+    proxy_from: tuple[str, ...]
     notices: bool
     max_connections: int
     max_per_address: int
@@ -225,6 +227,14 @@ SETTINGS: tuple[Setting, ...] = (
         whole(1, MOST_TLS_PROCESSES),
         f"1 to {MOST_TLS_PROCESSES}",
         "With TLS: processes that encrypt. Each takes half as many clients as it may have descriptors.",
+    ),
+    Setting(
+        "proxy_from",
+        (),
+        networks,
+        "IP addresses and networks such as 192.0.2.0/24, separated by commas; empty: none",
+        "Where proxies connect from. Their connections must begin with a PROXY header, version 1 or 2, or be "
+        "HTTP. The address in that header, or in X-Forwarded-For, is the client's.",
     ),
     Setting("notices", True, switch, "on or off", "Tell a room when a client's connection ends."),
     Setting(

@@ -145,6 +145,20 @@ def origins(value: Any) -> tuple[str, ...]:
     return tuple(_one_origin(part) for part in parts if part != "")
 
 
+def networks(value: Any) -> tuple[str, ...]:
+    """Return the networks of a list, or of a text with commas; an address stands for itself alone."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError
+    return tuple(_one_network(part) for part in parts if part != "")
+
+
+def _one_network(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return str(ipaddress.ip_network(value.strip()))  # raises for bits behind the network's
+
+
 def _one_origin(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError

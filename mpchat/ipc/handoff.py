@@ -46,6 +46,10 @@ class ConnectionInTransit(msgspec.Struct, frozen=True, array_like=True):
     speaker: bool = False
     # True when a TLS process encrypts it: the socket is the end of a pair.
     secure: bool = False
+    # True when a proxy has connected, and has not said yet for whom. And the proxy's host, where it has just
+    # said that: the address above is the client's.
+    proxied: bool = False
+    proxy: str = ""
 
 
 class Handoff(msgspec.Struct, frozen=True, array_like=True, tag="handoff"):
@@ -60,7 +64,8 @@ class Handoff(msgspec.Struct, frozen=True, array_like=True, tag="handoff"):
 class Passed(msgspec.Struct, frozen=True, array_like=True, tag="passed"):
     """Connections that nobody asked for, like :class:`Handoff`: another kind of process is to have them.
 
-    From a worker they have begun to speak TLS; from a TLS process they have shaken hands.
+    From a worker they have begun to speak TLS, or a proxy has said whose they are; from a TLS process they
+    have shaken hands.
     """
 
     connections: list[ConnectionInTransit]

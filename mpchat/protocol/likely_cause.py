@@ -19,6 +19,7 @@ _FOREIGN = (
     (re.compile(rb"PRI \* HTTP/2"), "HTTP/2"),
     (re.compile(rb"\x16\x03[\x00-\x04]..\x01", re.DOTALL), "TLS"),
     (re.compile(rb"SSH-\d"), "SSH"),
+    (re.compile(rb"PROXY (TCP|UNKNOWN)|\r\n\r\n\0\r\nQUIT\n"), "a PROXY header"),
     (re.compile(rb'\{[ \t\r\n]*"\w'), "JSON without a length"),
 )
 _TEXT = re.compile(rb"[\t\r\n -~\x80-\xff]+")

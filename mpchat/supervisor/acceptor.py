@@ -85,9 +85,9 @@ class Acceptor:
         if self._wanted:
             self.open()
 
-    def refuse(self, sock: socket.socket, refusal: Refusal, *, speaks_tls: bool = False) -> None:
-        """Answer with an error and close, so that the client can read why."""
-        self.refusals.refuse(sock, refusal, speaks_tls=speaks_tls)
+    def refuse(self, sock: socket.socket, refusal: Refusal, begun: bytes = b"") -> None:
+        """Answer with an error and close, so that the client can read why; ``begun`` is what it has said."""
+        self.refusals.refuse(sock, refusal, begun)
 
     def close(self) -> None:
         """Accept no client from now on and release the port."""

@@ -3,7 +3,7 @@
 import time
 
 from mpchat.hub.hub import Hub
-from mpchat.ipc.addresses import owner_of
+from mpchat.ipc.addresses import covers, owner_of
 from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.connect_rates import ConnectRates, Rate
 from mpchat.supervisor.live_settings import LiveSettings
@@ -54,9 +54,15 @@ class Admission:
         """How many connections there are, those in transit included."""
         return self._pool.connections + len(self._placement) + self._tls.shaking
 
+    def is_proxy(self, host: str) -> bool:
+        """Tell whether connections from ``host`` are a proxy's, for clients of other addresses."""
+        return any(covers(network, host) for network in self._settings.config.proxy_from)
+
     def check(self, host: str) -> Refusal | None:
         """Return why a client from ``host`` may not come in, or None if it may."""
         self._hub.watch_clock()
+        if self.is_proxy(host):  # for whom it comes is not known yet
+            return self.full if self.connections >= self.limit else None
         if self._hub.state.moderation.banned_host(host, time.time()):
             return BANNED
         if self.connections >= self.limit:

@@ -8,12 +8,13 @@ refused. Which worker is chosen is decided in :mod:`mpchat.supervisor.placement_
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 from mpchat.config import format_address
 from mpchat.hub.hub import Hub
 from mpchat.ipc.addresses import covers, means, owner_of
+from mpchat.ipc.connection_state import decode_state
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.acceptor import Acceptor
@@ -45,6 +46,8 @@ class Placement:
         self._unplaced: list[HeldConnection] = []
         # Addresses, networks and ``host:port`` whose connections all workers are asked to close just now.
         self.kicking: list[str] = []
+        # Says why a client whose proxy has told its address may not come in; None: it may.
+        self.admit: Callable[[str], Refusal | None] = lambda host: None
         # Connections by host, wherever they are by now.
         self._hosts: Counter[str] = Counter()
         self._identities = count(1)
@@ -74,10 +77,13 @@ class Placement:
             if not each.moved and means(target, each.host, each.port)
         }
 
-    def enter(self, sock: socket.socket, host: str, port: int) -> None:
-        """Take a connection that may come in; the acceptor pauses while too many wait."""
+    def enter(self, sock: socket.socket, host: str, port: int, *, proxied: bool = False) -> None:
+        """Take a connection that may come in; the acceptor pauses while too many wait.
+
+        ``proxied``: it is a proxy's, which has not said yet for whom.
+        """
         self._hosts[owner_of(host)] += 1
-        self._unplaced.append(HeldConnection(next(self._identities), sock, host, port))
+        self._unplaced.append(HeldConnection(next(self._identities), sock, host, port, proxied=proxied))
         if len(self._unplaced) >= MAX_UNACKED:
             self._acceptor.pause()
 
@@ -161,7 +167,8 @@ class Placement:
 
     def _refuse(self, connection: HeldConnection, refusal: Refusal) -> None:
         self._forget_host(connection.host)
-        self._acceptor.refuse(connection.sock, refusal, speaks_tls=connection.wants_tls)
+        state = decode_state(connection.state)
+        self._acceptor.refuse(connection.sock, refusal, state.dialect_state.partial if state else b"")
 
     def _take_back(self, connections: Sequence[HeldConnection]) -> None:
         """Let connections wait that no worker has. A fresh one may have been banned meanwhile."""
@@ -182,7 +189,7 @@ class Placement:
 
     def _on_arrivals(self, handle: WorkerHandle, arrivals: Arrivals) -> None:
         """Take note of what a worker or a TLS process says about connections."""
-        self._take_back(arrivals.unplaced)
+        self._take_back([each for each in arrivals.unplaced if self._may_stay(each)])
         if handle.kind is WORKER:
             self.transit.ended(handle.endpoint, (each.identity for each in arrivals.acked), arrivals.pauses)
             self._kick_banned(handle, arrivals.acked)
@@ -191,6 +198,17 @@ class Placement:
                 self.transit.began(handle.endpoint, moved)
         for host in arrivals.ended:
             self._forget_host(host)
+
+    def _may_stay(self, connection: HeldConnection) -> bool:
+        """Count a connection where its client is, as its proxy has told; refuse it if it may not come."""
+        if not connection.proxy:
+            return True
+        self._forget_host(connection.proxy)
+        refusal = self.admit(connection.host)
+        self._hosts[owner_of(connection.host)] += 1
+        if refusal is not None:
+            self._refuse(connection, refusal)
+        return refusal is None
 
     def _forget_host(self, host: str) -> None:
         owner = owner_of(host)

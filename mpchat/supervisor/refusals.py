@@ -76,16 +76,16 @@ class Refusals:
         return self.counts.total()
 
     def refuse(
-        self, sock: socket.socket, refusal: Refusal, *, linger: bool = True, speaks_tls: bool = False
+        self, sock: socket.socket, refusal: Refusal, begun: bytes = b"", *, linger: bool = True
     ) -> None:
         """Send an error and close, now or, with ``linger``, after the client had time to read it.
 
-        ``speaks_tls``: its first bytes have been read, and were TLS.
+        ``begun`` are first bytes that have been read from it.
         """
         self.counts[refusal.code] += 1
         sock.setblocking(False)
-        if speaks_tls:
-            self._answer(sock, ACCESS_DENIED)
+        if _is_enough(begun):
+            self._answer(sock, self._answer_for(refusal, begun))
             return
         if not linger:
             with suppress(OSError):
@@ -103,7 +103,7 @@ class Refusals:
             self._answer(sock, _plain(refusal))
             return
         timer = self._reactor.call_later(self._grace, partial(self._answer_begun, sock))
-        self._begun[sock] = _Begun(refusal, timer)
+        self._begun[sock] = _Begun(refusal, timer, begun)
         if len(self._begun) > LINGERING:
             self._answer_begun(next(iter(self._begun)))
 
@@ -119,16 +119,18 @@ class Refusals:
         except OSError:
             data = b""
         begun = self._begun[sock] = begun._replace(head=begun.head + data)
-        spoken = speaks(begun.head)
-        if spoken in (Speaks.PLAIN, Speaks.TLS) or HEAD_END in begun.head or not data:
+        if _is_enough(begun.head) or not data:
             self._answer_begun(sock)
 
     def _answer_begun(self, sock: socket.socket) -> None:
         """Answer a client by what it has said so far, if it has not been answered."""
         if sock in self._begun:
             begun = self._forget(sock)
-            is_tls = self._tls_on and speaks(begun.head) is Speaks.TLS
-            self._answer(sock, ACCESS_DENIED if is_tls else _answer_for(begun.refusal, begun.head))
+            self._answer(sock, self._answer_for(begun.refusal, begun.head))
+
+    def _answer_for(self, refusal: Refusal, head: bytes) -> bytes:
+        is_tls = self._tls_on and speaks(head) is Speaks.TLS
+        return ACCESS_DENIED if is_tls else _answer_for(refusal, head)
 
     def _forget(self, sock: socket.socket) -> _Begun:
         self._reactor.forget(sock)
@@ -150,6 +152,11 @@ class Refusals:
         for sock in list(self._begun):
             self._answer_begun(sock)
         self._lingering.close()
+
+
+def _is_enough(head: bytes) -> bool:
+    """Tell whether it is known what a client speaks, and what it asks for."""
+    return HEAD_END in head or speaks(head) in (Speaks.PLAIN, Speaks.TLS)
 
 
 def _answer_for(refusal: Refusal, head: bytes) -> bytes:

@@ -216,6 +216,7 @@ class Supervisor:
         settings = LiveSettings(self._order, descriptors, followers, follow)
         self.changes = ChangeRunner(self.pool, self.placement, self.reactor, settings)
         self.admission = Admission(settings, self.hub, self.pool, self.tls, self.placement, self.changes)
+        self.placement.admit = self.admission.check
         self.shutdown = Shutdown(settings, self.hub, self.pool, self.tls, self.placement)
         self.report = StatusReport(
             settings,
@@ -250,7 +251,7 @@ class Supervisor:
         if refusal is not None:
             self.acceptor.refuse(sock, refusal)
         else:
-            self.placement.enter(sock, host, port)
+            self.placement.enter(sock, host, port, proxied=self.admission.is_proxy(host))
 
     def _place_connections(self, now: float) -> None:
         """Send connections to workers; accept further clients when none waits for a worker."""

@@ -47,11 +47,14 @@ class HeldConnection(NamedTuple):
     # True when a TLS process encrypts it; and when one is to shake hands with it.
     secure: bool = False
     wants_tls: bool = False
+    # True when a proxy has not said yet whose it is; and the proxy's host, where it has.
+    proxied: bool = False
+    proxy: str = ""
 
     @property
     def moved(self) -> bool:
         """True for a connection that another worker had before, and has served."""
-        return self.state is not FRESH and not self.wants_tls
+        return self.state is not FRESH and not (self.wants_tls or self.proxy)
 
 
 class Arrivals(NamedTuple):
@@ -120,7 +123,13 @@ class WorkerConnections:
             handoff = Handoff(
                 [
                     ConnectionInTransit(
-                        each.identity, each.host, each.port, each.state, each.speaker, each.secure
+                        each.identity,
+                        each.host,
+                        each.port,
+                        each.state,
+                        each.speaker,
+                        each.secure,
+                        each.proxied,
                     )
                     for each in batch
                 ]
@@ -169,10 +178,12 @@ class WorkerConnections:
                     state=FRESH if self._encrypts else each.state,
                     speaker=each.speaker,
                     secure=each.secure,
-                    wants_tls=passed and not self._encrypts,
+                    wants_tls=passed and not (self._encrypts or each.proxy),
+                    proxied=each.proxied,
+                    proxy=each.proxy,
                 )
             )
-            self._one_less_from(each.host)
+            self._one_less_from(each.proxy or each.host)
             self.speakers -= each.speaker
         if not self._encrypts:
             self.count -= len(unplaced)

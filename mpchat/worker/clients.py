@@ -13,7 +13,7 @@ from mpchat.ipc.addresses import means
 from mpchat.ipc.handoff_channel import HandoffChannel
 from mpchat.ipc.lifetime import Lifetime
 from mpchat.ipc.lingering import Lingering
-from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, SLOW, UNENCRYPTED, UNREAD
+from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, NOT_A_FRAME, SLOW, UNENCRYPTED, UNREAD
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.first_bytes import Speaks, speaks
 from mpchat.protocol.http import HttpDialect, bare_answer
@@ -40,8 +40,14 @@ CUT_OFF = frozenset({SLOW, UNREAD, IDLE, HALF_A_FRAME})
 # What a member is told whose connection the operator ends.
 _KICKED = error_frame("kicked", "the operator has ended your connection")
 
-# What a client is told that has to speak TLS.
-_TLS_REQUIRED = "this server takes encrypted connections only"
+# What a client is told that may not go on as it has begun, and why it ends, by the error's code.
+_REFUSED = {
+    "tls_required": (
+        "this server takes encrypted connections only: connect with TLS, a browser with https://",
+        UNENCRYPTED,
+    ),
+    "bad_frame": ("connections from your address must begin with a PROXY header", NOT_A_FRAME),
+}
 
 log = logging.getLogger("mpchat.worker")
 
@@ -67,9 +73,7 @@ class Clients:
         self.half_closed = HalfClosed(reactor, uplink, self.end)
         self.websockets = WebSockets(config, self.rooms)
         self.web = Web(config, reactor, self, self.reading)
-        self.first_bytes = FirstBytes(
-            config, reactor, self.rooms, self.reading, self.web, self._refuse_unencrypted
-        )
+        self.first_bytes = FirstBytes(config, reactor, self.rooms, self.reading, self.web, self._refuse_first)
         self.lingering = Lingering(reactor)
         self._reactor = reactor
         self._uplink = uplink
@@ -164,6 +168,13 @@ class Clients:
         """Take what a client has sent whose protocol is not known."""
         self.first_bytes.take(connection, data)
 
+    def take_begun(self, connection: Connection) -> bool:
+        """Take what an undecided client had said before it came here; returns False if it is not enough."""
+        if not self.first_bytes.has_begun(connection):
+            return False
+        self.first_bytes.take(connection, b"")
+        return True
+
     def take_plain(self, connection: Connection) -> None:
         """Let a client whose protocol is not known be a plain one."""
         self.first_bytes.be_plain(connection)
@@ -230,16 +241,16 @@ class Clients:
         else:
             self.end(connection, error.strerror or "send failed")
 
-    def _refuse_unencrypted(self, connection: Connection, head: bytes) -> None:
-        """End a client that has to speak TLS, does not, and has begun with ``head``; tell it so first."""
+    def _refuse_first(self, connection: Connection, head: bytes, code: str) -> None:
+        """End a client that may not go on as it has begun, with ``head``; tell it so first."""
         self.rooms.leave(connection)
         self.rooms.put_aside(connection)
+        text, reason = _REFUSED[code]
         if speaks(head) is Speaks.HTTP:
             connection.dialect = HttpDialect()
-            text = f"{_TLS_REQUIRED}: write https:// for http://"
             self.finish(connection, bare_answer(head, "403 Forbidden", text, time.time()))
         else:
-            self.refuse(connection, _TLS_REQUIRED, UNENCRYPTED, "tls_required")
+            self.refuse(connection, text, reason, code)
 
     def refuse(self, connection: Connection, text: str, reason: str, code: str = "bad_frame") -> None:
         """Tell a client that its bytes are no frames, or another error, and end its connection.

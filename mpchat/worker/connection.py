@@ -44,6 +44,7 @@ class Connection:
         "outbox",
         "outbox_open",
         "port",
+        "proxied",
         "quiet_until",
         "replaying",
         "secure",
@@ -71,6 +72,8 @@ class Connection:
         self.undecided = False
         # True when a TLS process encrypts it.
         self.secure = False
+        # True until the proxy that has connected has said for whom.
+        self.proxied = False
         # True once it has said something or asked to join: its loss is told.
         self.speaker = False
         # True from when it has ended its stream; it is still sent what it is owed.

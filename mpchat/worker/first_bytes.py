@@ -5,6 +5,7 @@ first bytes decide. A client that says nothing for a while is taken for a plain 
 while nothing has come to be sent, its first bytes still decide.
 """
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,11 +14,20 @@ from mpchat.config import Config
 from mpchat.ipc.addresses import is_loopback
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.first_bytes import Speaks, speaks
+from mpchat.protocol.http import HEAD_END, HEAD_LIMIT
+from mpchat.protocol.proxy_header import forwarded_for, read_header
 from mpchat.reactor import Reactor
 from mpchat.worker.connection import Connection
 from mpchat.worker.reading import Reading
 from mpchat.worker.rooms import Rooms
 from mpchat.worker.web import Web
+
+log = logging.getLogger("mpchat.worker")
+
+
+def _nowhere(connection: Connection, client: tuple[str, int] | None) -> None:
+    """Stand for what a worker sets."""
+    raise AssertionError("there is no way to the supervisor")
 
 
 class FirstBytes:
@@ -30,16 +40,17 @@ class FirstBytes:
         rooms: Rooms,
         reading: Reading,
         web: Web,
-        refuse_unencrypted: Callable[[Connection, bytes], None],
+        refuse: Callable[[Connection, bytes, str], None],
     ) -> None:
-        """Begin with none. ``refuse_unencrypted`` ends a client that should speak TLS and has begun so."""
+        """Begin with none. ``refuse`` ends a client that has begun with some bytes, with an error's code."""
         self._grace = config.listen_grace
         self._serves_web = config.web
         self._tls_on = config.tls_on
         self._tls_required = config.tls_on and config.tls == "required"
-        self._refuse_unencrypted = refuse_unencrypted
-        # Takes a client that speaks TLS.
-        self.pass_on: Callable[[Connection], None] | None = None
+        self._refuse_client = refuse
+        self._proxies = config.proxy_from
+        # Takes a client that speaks TLS; one behind a proxy with its own address.
+        self.pass_on: Callable[[Connection, tuple[str, int] | None], None] = _nowhere
         self._reactor = reactor
         self._rooms = rooms
         self._reading = reading
@@ -61,6 +72,13 @@ class FirstBytes:
             return
         if begun:
             self._begun[connection] = begun
+            if connection.proxied or speaks(begun) is Speaks.UNKNOWN:
+                self._reading.note_half(connection)
+            else:
+                self._reading.serve_soon(connection)
+            return
+        if connection.proxied:  # a proxy speaks first, and at once
+            self._reading.note_half(connection)
             return
         self._silent[connection] = time.monotonic() + self._grace
         if not self._watching:
@@ -85,16 +103,23 @@ class FirstBytes:
             else:
                 self._rooms.begin_plain(connection)
 
+    def has_begun(self, connection: Connection) -> bool:
+        """Tell whether an undecided client that has come here has said enough to decide."""
+        begun = self._begun.get(connection)
+        return begun is not None and not connection.proxied and speaks(begun) is not Speaks.UNKNOWN
+
     def take(self, connection: Connection, data: bytes) -> None:
         """Take what an undecided client has sent."""
         head = self._begun.pop(connection, b"") + data
+        if connection.proxied:
+            self._take_proxied(connection, head)
+            return
         spoken = speaks(head)
         untouched = self._rooms.was_sent_nothing(connection)
         if spoken is Speaks.TLS and self._tls_on and untouched and not connection.secure:
             self._silent.pop(connection, None)
-            assert self.pass_on is not None
             self._begun[connection] = head
-            self.pass_on(connection)
+            self.pass_on(connection, None)
         elif spoken is not Speaks.UNKNOWN and self._must_encrypt(connection):
             self._refuse(connection, head)
         elif spoken is Speaks.HTTP and untouched and self._serves_web:
@@ -104,12 +129,51 @@ class FirstBytes:
             self._web.begin(connection, head)
         elif spoken is Speaks.UNKNOWN:
             self._silent.pop(connection, None)
-            self._begun[connection] = head
-            self._reading.note_half(connection)
-            if not connection.reading:  # its turn came from the line
-                self._reading.read_again(connection)
+            self._await_more(connection, head)
         else:
             self.be_plain(connection, head)
+
+    def _await_more(self, connection: Connection, head: bytes) -> None:
+        self._begun[connection] = head
+        self._reading.note_half(connection)
+        if not connection.reading:  # its turn came from the line
+            self._reading.read_again(connection)
+
+    def _take_proxied(self, connection: Connection, head: bytes) -> None:
+        """Take what a proxy has sent: whose connection it is, and perhaps what that client says."""
+        if speaks(head) is Speaks.HTTP and self._serves_web:
+            if HEAD_END not in head and len(head) <= HEAD_LIMIT:
+                self._await_more(connection, head)
+            else:
+                host = forwarded_for(head, self._proxies) or connection.host
+                self._tell_address(connection, (host, connection.port), head)
+            return
+        try:
+            header = read_header(head)
+        except ValueError as error:
+            if speaks(head) is Speaks.UNKNOWN:
+                self._await_more(connection, head)
+            else:
+                self._refuse_proxy(connection, str(error))
+            return
+        if header is None:
+            self._await_more(connection, head)
+            return
+        client = (header.host, header.port) if header.host else (connection.host, connection.port)
+        self._tell_address(connection, client, head[header.size :])
+
+    def _tell_address(self, connection: Connection, client: tuple[str, int], rest: bytes) -> None:
+        """Hand a connection on as that of ``client``, which has sent ``rest``."""
+        if rest:
+            self._begun[connection] = rest
+        self._reading.half.pop(connection, None)
+        self.pass_on(connection, client)
+
+    def _refuse_proxy(self, connection: Connection, why: str) -> None:
+        log.warning("refused, %s, and proxy_from names its address: %s", why, connection.host)
+        connection.proxied = False
+        self._decide(connection)
+        self._refuse_client(connection, b"", "bad_frame")
 
     def _must_encrypt(self, connection: Connection) -> bool:
         """Tell whether a client may not go on unencrypted: one from this machine may."""
@@ -117,11 +181,14 @@ class FirstBytes:
 
     def _refuse(self, connection: Connection, head: bytes) -> None:
         self._decide(connection)
-        self._refuse_unencrypted(connection, head)
+        self._refuse_client(connection, head, "tls_required")
 
     def be_plain(self, connection: Connection, head: bytes = b"") -> None:
         """Let an undecided client be a plain one, whose first bytes are ``head`` or what it has begun."""
         head = self._begun.pop(connection, b"") or head
+        if connection.proxied:
+            self._refuse_proxy(connection, "no PROXY header")
+            return
         if self._must_encrypt(connection):
             self._refuse(connection, head)
             return
@@ -138,7 +205,8 @@ class FirstBytes:
         """Send all of them what there is for plain clients: the worker drains."""
         silent, self._silent = self._silent, OrderedDict()
         for connection in silent:
-            self._rooms.begin_plain(connection)
+            if not self._must_encrypt(connection):
+                self._rooms.begin_plain(connection)
 
     def forget(self, connection: Connection) -> bytes:
         """Forget a connection that has ended or leaves; returns its first bytes."""

@@ -10,6 +10,8 @@ import socket
 import time
 from functools import partial
 
+import msgspec
+
 from mpchat.config import Config
 from mpchat.ipc.addresses import means
 from mpchat.ipc.client_socket import own, tune
@@ -87,12 +89,13 @@ class Migration:
         if state is not None:
             receipt.pauses.append(max(0.0, time.monotonic() - state.left_at))
         make_dialect = DIALECTS[state.dialect if state else PlainDialect.name]
-        known = state is not None and not (state.undecided and self._config.tells_protocols_apart)
+        apart = self._config.tells_protocols_apart or arrived.proxied
+        known = state is not None and not (state.undecided and apart)
         dialect = make_dialect(self._config.payload_limit, state.dialect_state if state and known else None)
         connection = Connection(arrived.identity, sock, arrived.host, arrived.port, dialect)
         connection.fanout = self._clients.rooms.aside
         connection.speaker = arrived.speaker
-        connection.secure = arrived.secure
+        connection.secure, connection.proxied = arrived.secure, arrived.proxied
         connection.heard = self._reactor.now
         connection.allowance, connection.budget = self._config.flood_burst, BUDGET
         connection.on_event = partial(reading.on_event, connection)
@@ -106,7 +109,7 @@ class Migration:
         except (OSError, ValueError) as error:  # reset while it was on its way; the system's limit of watches
             self._clients.end(connection, str(error))
         if state is None and not connection.closed:
-            if self._config.tells_protocols_apart:
+            if apart:
                 self._clients.first_bytes.wait(connection)
             else:
                 self._clients.rooms.join_plain(connection)
@@ -127,7 +130,7 @@ class Migration:
         reading.read_again(connection)
         if state.half_since is not None:
             reading.half[connection] = state.half_since
-        if state.undecided and self._config.tells_protocols_apart:
+        if state.undecided and (self._config.tells_protocols_apart or connection.proxied):
             self._clients.first_bytes.wait(connection, state.place, state.dialect_state.partial)
         elif state.room == PLAIN:
             rooms.resume_plain(connection, state.place)
@@ -213,14 +216,22 @@ class Migration:
             encode_state(state),
             connection.speaker,
             connection.secure,
+            connection.proxied,
         )
 
-    def pass_on(self, connection: Connection) -> None:
-        """Hand a client that speaks TLS, and has been sent nothing, to the supervisor."""
+    def pass_on(self, connection: Connection, client: tuple[str, int] | None = None) -> None:
+        """Hand a client that has been sent nothing to the supervisor: it speaks TLS, or is behind a proxy.
+
+        ``client`` is then its own address.
+        """
         self._left_at = time.monotonic()
         self._passed.add(connection.identity)
         self._handoff.send_receipt()  # the supervisor must have heard that it came
-        self._handoff.send(Passed([self._export(connection)]), [connection.sock.fileno()])
+        gone = self._export(connection)
+        if client is not None:
+            host, port = client
+            gone = msgspec.structs.replace(gone, host=host, port=port, proxied=False, proxy=gone.host)
+        self._handoff.send(Passed([gone]), [connection.sock.fileno()])
 
     def _settle(self, connection: Connection) -> None:
         """Bring a connection to where it can leave: this may end it, or show that nothing can be sent to it.

@@ -84,6 +84,9 @@ class Owner(Protocol):
     def take_first_bytes(self, connection: Connection, data: bytes) -> None:
         """Take what a client has sent whose protocol is not known."""
 
+    def take_begun(self, connection: Connection) -> bool:
+        """Take what a client of unknown protocol had said before it came here, if that is enough."""
+
     def take_plain(self, connection: Connection) -> None:
         """Let a client whose protocol is not known be a plain one."""
 
@@ -213,6 +216,11 @@ class Reading:
             log.exception("failed, its connection is ended: %s", connection.address)
             self._owner.end(connection, INTERNAL_ERROR)
 
+    def serve_soon(self, connection: Connection) -> None:
+        """Let a new client have its turn although nothing more may come from it."""
+        connection.no_longer(self._reactor, READ)
+        self._new[connection] = None
+
     def hold(self, room: int, held: bool) -> None:
         """Read nothing from clients that speak in a room, or read from them again."""
         if held:
@@ -231,6 +239,8 @@ class Reading:
             return
         if connection.dialect.has_more:
             self._take(connection, b"")
+            return
+        if connection.undecided and self._owner.take_begun(connection):
             return
         # What a new client wants is not known yet: it may be to join another room.
         size = self._share() if waiting is None else LITTLE

@@ -71,7 +71,7 @@ def test_two_batches_are_in_transit_at_most() -> None:
 
 
 def test_each_row_names_settings_that_exist_and_grows_with_each_of_them() -> None:
-    small = msgspec.structs.replace(CONFIG, max_rooms=10, lag_limit=1 << 20)
+    small = msgspec.structs.replace(CONFIG, max_rooms=10, lag_limit=1 << 20, tls_cert="chain.pem")
     assert {name for row in bounds(small, 2, 1000) for name in row.settings} <= set(BY_NAME)
     for name, value in LARGER.items():
         larger = msgspec.structs.replace(small, **{name: value})
@@ -92,9 +92,18 @@ def test_each_worker_takes_its_part_and_one_more_is_there_during_a_reload() -> N
     assert one["programs"] == 3 * memory.PROCESS_COST
 
 
-def test_without_held_names_and_a_file_their_rows_are_nothing() -> None:
+def test_without_held_names_a_file_and_tls_their_rows_are_nothing() -> None:
     rows = {row.what: row.size for row in bounds(msgspec.structs.replace(CONFIG, name_hold=0.0), 1, 100)}
-    assert rows["names that are held"] == rows["the history file"] == 0
+    assert rows["names that are held"] == rows["the history file"] == rows["encryption of connections"] == 0
+
+
+def test_each_tls_process_takes_its_part() -> None:
+    none, two = (
+        {row.what: row.size for row in bounds(msgspec.structs.replace(CONFIG, **settings), 1, 100)}
+        for settings in ({"tls_processes": 2}, {"tls_processes": 2, "tls_cert": "chain.pem"})
+    )
+    assert two["programs"] - none["programs"] == 2 * memory.PROCESS_COST
+    assert two["encryption of connections"] == 100 * memory.TLS_COST
 
 
 def test_a_small_machine_has_room_for_a_small_server() -> None:
@@ -112,10 +121,12 @@ def sizes(workers: int, connections: int, **settings: object) -> dict[str, int]:
 
 def test_each_row_is_what_the_limits_add_up_to() -> None:
     """Two workers and one more during a reload, and ten rooms that do not fill the memory of all rooms."""
-    rows = sizes(2, 1000, max_rooms=10, lag_limit=MIB, connect_rate=1, history="history.db")
+    rows = sizes(
+        2, 1000, max_rooms=10, lag_limit=MIB, connect_rate=1, history="history.db", tls_cert="chain.pem"
+    )
     programs = rows.pop("programs")
     holes = rows.pop("holes that freed memory leaves")
-    assert programs == 4 * 40 * MIB
+    assert programs == 5 * 40 * MIB
     assert rows == {
         "connections and members": 1000 * 8 * KIB,
         # What is read at a time and a payload, and an eighth to spare.
@@ -134,6 +145,7 @@ def test_each_row_is_what_the_limits_add_up_to() -> None:
         "names that are held": 100_000 * 3 * KIB,
         "addresses that connected a moment ago": 100_000 * 400,
         "on the way between processes": 3 * (4 * (192 + 96 + 2 * 120) * KIB + 2 * (1 + 4 + 2) * MIB),
+        "encryption of connections": 1000 * 128 * KIB,
         "the history file": 2 * 32 * MIB + 10_000 * (8 + 2) * 400,
     }
     assert holes == sum(rows.values()) // 8

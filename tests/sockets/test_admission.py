@@ -70,7 +70,7 @@ class Desk:
         self.reactor = Reactor()
         self.worker = Worker()
         self.hub = hub = hub_without_bans(transit_began=lambda *_: None, transit_ended=lambda *_: None)
-        acceptor = SimpleNamespace(refuse=lambda sock, refusal, speaks_tls: sock.close())
+        acceptor = SimpleNamespace(refuse=lambda sock, refusal, begun: sock.close())
         self.placement = Placement(self.reactor, cast(Any, acceptor), cast(Any, hub), per_worker=100)
         self.placement.watch(self.handle)
         self._cleanup = cleanup

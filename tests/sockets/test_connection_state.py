@@ -30,7 +30,7 @@ MOVED = {
     "spoke",
     "undecided",
 }
-BESIDE = {"host", "identity", "port", "secure", "sock", "speaker"}
+BESIDE = {"host", "identity", "port", "proxied", "secure", "sock", "speaker"}
 # What the next worker makes anew, because it follows from the rest or begins again there.
 MADE_ANEW = {
     "asking",  # a connection is moved when all that it has asked for was served
