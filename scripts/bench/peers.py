@@ -26,9 +26,10 @@ from mpchat.control.requests import Status
 from mpchat.errors import MpchatError
 from scripts.bench import node
 from scripts.bench.row import BenchError
-from scripts.bench.tls import AFTER_A_LINE, AT_ONCE, certificate, client_context, secured
+from scripts.bench.tls import AFTER_A_LINE, AT_ONCE, client_context, secured
 from scripts.bench.websocket import after_handshake
 from scripts.bench.wire import WIRES, Wire
+from scripts.common.certificate import certificate
 from scripts.common.descriptors import descriptor_limit
 from scripts.common.processes import LOOK_S, cpu_ns, last_line, resident_bytes, started
 

@@ -62,7 +62,7 @@ class Scenario:
         self.run = run
 
     @staticmethod
-    def server_options(options: Any) -> tuple[str, ...]:
+    def server_options(options: Any, folder: Path) -> tuple[str, ...]:
         """Return more flags for the server that is started."""
         return ()
 
@@ -124,7 +124,7 @@ class Run:
         self.server: Server | None = None
         if not options.address:
             log = Path(options.server_log or folder / "server.log")
-            flags = ("--listen-grace", f"{LISTEN_GRACE:g}s", *scenario.server_options(options))
+            flags = ("--listen-grace", f"{LISTEN_GRACE:g}s", *scenario.server_options(options, folder))
             self.server = Server(folder, "stress", options.workers, log, flags)
         self.fleet = Fleet(lambda process, said: self.scenario.hear(process, said))
         self.scenario = scenario(self)

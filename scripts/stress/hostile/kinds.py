@@ -1,7 +1,10 @@
 """Kinds of hostile clients, as data: what each client sends, again and again. A new kind is one entry."""
 
 import json
+import ssl
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 from scripts.common.frames import framed
@@ -33,6 +36,8 @@ class Kind(NamedTuple):
     piece: int = 0
     # Seconds that the innocent client's p99 may take meanwhile.
     limit: float = PROMPT
+    # True when the server must have a certificate.
+    tls: bool = False
 
 
 def _frame(first: int, data: bytes) -> bytes:
@@ -47,6 +52,20 @@ _HANDSHAKE = (
 _PING, _CLOSE, _TEXT, _MORE, _LAST = 0x89, 0x88, 0x01, 0x00, 0x80
 # The shortest message, as it is posted together with others.
 TINY = framed(b'{"message":""}')
+
+
+@cache
+def _hello() -> bytes:
+    """Return what a client begins to shake hands with."""
+    out = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return out.read()
+
+
+# The longest record, and in it the longest greeting, which never ends when it comes byte by byte.
+_LONG_HELLO = b"\x16\x03\x01\x40\0" + b"\x01\0\x3f\xfc\x03\x03"
 
 KINDS: dict[str, Kind] = {
     "empty frames": Kind(lambda number: b"\0\0" * 60_000),
@@ -63,6 +82,8 @@ KINDS: dict[str, Kind] = {
         lambda number: _frame(_TEXT, b"{") + _frame(_MORE, b"{") * 500 + _frame(_LAST, b"{"),
         lambda number: _HANDSHAKE,
     ),
+    "TLS greetings": Kind(lambda number: _hello() * 2, tls=True),
+    "half TLS greetings": Kind(lambda number: bytes(1000), lambda number: _LONG_HELLO, piece=1, tls=True),
     "one byte": Kind(lambda number: payload(message="slow"), piece=1),
     "half frames": Kind(lambda number: b"\xea\x60" + b"x" * 100, piece=51),
     "joins": Kind(lambda number: _join(number, after=0) * 50),

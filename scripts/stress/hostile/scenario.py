@@ -2,10 +2,13 @@
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import click
 import psutil
 
+from scripts.common.certificate import certificate
 from scripts.common.latency import Latency
 from scripts.stress.clients import Plan
 from scripts.stress.engine import Run, Scenario
@@ -111,6 +114,14 @@ class HostileScenario(Scenario):
         self._attacks: list[Attack] = []
         self._innocents: ClientProcess | None = None
         self._next_memory = self._next_status = 0.0
+
+    @staticmethod
+    def server_options(options: Any, folder: Path) -> tuple[str, ...]:
+        """Give the server a certificate where a kind wants one: others do without the processes for it."""
+        if not any(KINDS[each].tls for each in options.chosen()):
+            return ()
+        chain, key = certificate(folder)
+        return "--tls-cert", chain, "--tls-key", key
 
     def play(self) -> None:
         """Let the kinds attack, one after the other."""

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import click
@@ -97,7 +98,7 @@ class MembersScenario(Scenario):
         self._census: dict[ClientProcess, Census] = {}
 
     @staticmethod
-    def server_options(options: Any) -> tuple[str, ...]:
+    def server_options(options: Any, folder: Path) -> tuple[str, ...]:
         """Let the server forget messages and release names soon enough to be seen."""
         limits = ("--history-messages", str(HISTORY), "--max-rooms-per-address", "0")
         return ("--name-hold", f"{options.name_hold:g}s", *limits)
