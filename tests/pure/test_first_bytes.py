@@ -7,6 +7,20 @@ from hypothesis import strategies as st
 from mpchat.protocol.first_bytes import Speaks, speaks
 from mpchat.protocol.frames import encode_frame
 
+BEGINNINGS = st.sampled_from(
+    [
+        b"GET / HTTP/1.1",
+        b"CONNECT a:1",
+        b"\x16\x03\x01\x02\0\x01",
+        b"PROXY TCP4 ",
+        b"\r\n\r\n\0\r\nQUIT\n",
+        b"\0\x02{}",
+    ]
+)
+# What looks like the beginning of a protocol, cut and changed, and anything.
+HEADS = st.binary(max_size=20) | st.builds(
+    lambda begin, cut, rest: begin[:cut] + rest, BEGINNINGS, st.integers(0, 15), st.binary(max_size=8)
+)
 METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT"]
 
 
@@ -26,6 +40,14 @@ def test_a_frame_of_json_is_plain_from_its_third_byte_on_whatever_its_length(
     assert speaks(head) is Speaks.PLAIN
     assert speaks(head[:1]) is not Speaks.HTTP
     assert speaks(head[:2]) is not Speaks.HTTP
+
+
+@given(HEADS, st.binary(max_size=20))
+def test_what_is_decided_stays_whatever_follows(head: bytes, more: bytes) -> None:
+    if speaks(head) is not Speaks.UNKNOWN:
+        assert speaks(head + more) is speaks(head)
+    elif len(head) > len("CONNECT "):
+        raise AssertionError("so many bytes must be enough")
 
 
 @given(st.binary(max_size=300))
