@@ -2,13 +2,9 @@
 
 import json
 import socket
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
-import psutil
 import pytest
 from support.crowd import (
     Listener,
@@ -17,67 +13,15 @@ from support.crowd import (
     facts,
     listeners,
     wait_until_running,
-    worker_pids,
 )
-from support.harness import Client, Server, kill, raw_frame, running
+from support.harness import Client, Server, kill, running
 from support.waiting import eventually
+from support.web_crowd import WebListener, shake_hands, talking, web_listeners, worker_of
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 pytestmark = pytest.mark.one_python
 
 BEGIN, END = "= begin =", "= end ="
-# Seconds between two messages of a speaker.
-PACE = 0.005
-
-
-def shake_hands(address: tuple[str, int], **more: str) -> ClientConnection:
-    host, port = address
-    headers = [(name.replace("_", "-"), value) for name, value in more.items()]
-    return connect(
-        f"ws://{host}:{port}/ws", additional_headers=headers, compression=None, proxy=None, open_timeout=20
-    )
-
-
-class WebListener(Listener):
-    """The same over WebSocket: ``data`` is what a plain client would have got, frame by frame."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self._stack = ExitStack()
-        self.web = self._stack.enter_context(shake_hands(address))
-        super().__init__(address)
-        # The code and the reason of the server's close frame, once it has come.
-        self.closing: tuple[int, str] | None = None
-
-    def _connect(self, address: tuple[str, int], timeout: float, source: str) -> socket.socket:
-        return self.web.socket
-
-    def _listen(self) -> None:
-        try:
-            while True:
-                message = self.web.recv()
-                assert isinstance(message, str)
-                self.data += raw_frame(message.encode())
-        except ConnectionClosed as error:
-            self.ended = str(error)
-            if error.rcvd is not None:
-                self.closing = error.rcvd.code, error.rcvd.reason
-
-    def say(self, text: str) -> None:
-        self.web.send(json.dumps({"message": text}))
-
-    def close(self) -> None:
-        self._stack.close()
-        super().close()
-
-
-@contextmanager
-def web_listeners(server: Server, count: int) -> Iterator[list[WebListener]]:
-    with ExitStack() as stack:
-        joined = [stack.enter_context(WebListener(server.address)) for _ in range(count)]
-        for each in joined:
-            each.listen()
-        yield joined
 
 
 def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:
@@ -88,34 +32,6 @@ def get(address: tuple[str, int], path: str) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
-
-
-@contextmanager
-def talking(speakers: Sequence[Listener]) -> Iterator[dict[str, int]]:
-    """Let everybody speak at an even pace during the block; how often each has is known after it.
-
-    Then the last message of each is in the order.
-    """
-    stop = threading.Event()
-    counts: dict[str, int] = {}
-
-    def talk(name: str, client: Listener) -> None:
-        counts[name] = 0
-        while not stop.wait(PACE):
-            client.say(f"{name} {counts[name]}")
-            counts[name] += 1
-
-    threads = [threading.Thread(target=talk, args=(str(name), each)) for name, each in enumerate(speakers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield counts
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    for name, count in counts.items():
-        everybody_hears(speakers, f"{name} {count - 1}")
 
 
 def test_one_order_in_both_framings_while_workers_are_replaced(shared: Server) -> None:
@@ -132,20 +48,6 @@ def test_one_order_in_both_framings_while_workers_are_replaced(shared: Server) -
         assert min(counts.values()) > 10
         assert_one_order(crowd, counts, BEGIN, END)
         assert [each.ended for each in crowd] == [None] * len(crowd)
-
-
-def worker_of(server: Server, client: Listener) -> int:
-    """Return the worker that has a client's connection."""
-    port = client.sock.getsockname()[1]
-
-    def found() -> int | None:
-        for pid in worker_pids(server):
-            for each in psutil.Process(pid).net_connections("tcp"):
-                if each.raddr and each.raddr.port == port:
-                    return pid
-        return None
-
-    return eventually(found, "a worker to have the connection")
 
 
 def test_a_killed_worker_ends_its_own_clients_alone_and_a_stop_tells_the_others(server: Server) -> None:
