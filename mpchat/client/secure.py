@@ -11,6 +11,10 @@ from mpchat.tunnel import Tunnel
 
 # What ``connect`` takes: whether, or how.
 Tls = bool | ssl.SSLContext
+# Seconds that a client whose chat was closed waits for the server to close too; see CLOSE_TIMEOUT. Bytes that
+# it throws away at a time meanwhile.
+LINGER = 1.0
+DISCARD_SIZE = 64 << 10
 # Words for what OpenSSL says of a server that is none for TLS.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
@@ -91,13 +95,25 @@ class _Encryption:
                     self._tunnel.decrypt()
                 self._tunnel.listen(self._reactor)
                 self._reactor.turn(0.0 if self._tunnel.can_decrypt else None)
-            self._sock.shutdown(socket.SHUT_WR)
+            self._linger()
         except (OSError, ValueError):
             pass
         finally:
             self._reactor.close()
             near.close()
             self._sock.close()
+
+    def _linger(self) -> None:
+        """End the stream, and read on until the server has ended its own, for a while.
+
+        With unread bytes the kernel would reset the connection, and the last messages could be lost.
+        """
+        self._sock.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + LINGER
+        while (left := deadline - time.monotonic()) > 0:
+            self._sock.settimeout(left)
+            if not self._sock.recv(DISCARD_SIZE):
+                return
 
     def _on_network(self, mask: int) -> None:
         if mask & READ:
