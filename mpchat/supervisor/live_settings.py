@@ -50,8 +50,6 @@ class Prepared(NamedTuple):
     kept: dict[str, str]
     per_worker_before: int
     certificate: Certificate | None
-    # Slots of TLS processes that were started for these settings.
-    tls_added: list[Slot]
 
 
 class Followers(NamedTuple):
@@ -98,11 +96,10 @@ class LiveSettings:
         listeners = NO_CHANGE
         if (config.host, config.port) != (self.config.host, self.config.port):
             listeners = yield from self._prepare_listeners(config, pause)
-        added: list[Slot] = []
-        prepared = Prepared(config, listeners, kept, self._placement.per_worker, certificate, added)
+        prepared = Prepared(config, listeners, kept, self._placement.per_worker, certificate)
         # New workers take connections before the settings are adopted.
         self._placement.per_worker = connections_per_worker(self.descriptors, config.multiplexer)
-        added += self._tls.prepare(config, certificate)
+        added = self._tls.prepare(config, certificate)
         try:
             yield from self._until_tls_is_ready(added, pause)
         except StartError:
@@ -139,7 +136,7 @@ class LiveSettings:
     def give_up(self, prepared: Prepared) -> None:
         """Leave everything as it was before the check."""
         prepared.listeners.give_up()
-        self._tls.give_up(prepared.tls_added)
+        self._tls.give_up()
         self._placement.per_worker = prepared.per_worker_before
 
     def adopt(self, prepared: Prepared) -> None:

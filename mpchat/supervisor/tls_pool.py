@@ -11,7 +11,7 @@ from mpchat.config import Config
 from mpchat.instance.record import Identity
 from mpchat.ipc.items import Down
 from mpchat.supervisor.pool import WorkerPool
-from mpchat.supervisor.slot import Slot
+from mpchat.supervisor.slot import Slot, SlotState
 from mpchat.supervisor.worker_handle import WorkerHandle
 from mpchat.supervisor.worker_process import TLS
 from mpchat.tls.certificate import Certificate
@@ -73,19 +73,20 @@ class TlsPool(WorkerPool):
     def prepare(self, config: Config, certificate: Certificate | None) -> list[Slot]:
         """Start what ``config`` asks for and is not there; return the slots that are new."""
         self.certificate = self.certificate or certificate
-        for number, slot in self.slots.items():
-            if number <= self.wanted(config) and slot.old is not None and not slot.old.retiring:
+        wanted = self.wanted(config)
+        there = [slot for number, slot in self.slots.items() if number <= wanted]
+        for slot in there:
+            if slot.old is not None and not slot.old.retiring:
                 self.recall(slot)
-        missing = self.wanted(config) - len(self.slots)
-        added = self.add(missing) if missing > 0 else []
+        added = [slot for slot in there if _has_ended(slot)] + self.add(wanted - len(there))
         for slot in added:
             self.start(slot)
         return added
 
-    def give_up(self, added: list[Slot]) -> None:
-        """End processes that were started for settings that do not come to hold."""
-        self._dismiss(added)
-        if not self.slots:
+    def give_up(self) -> None:
+        """Want no more processes than before: settings that :meth:`prepare` was for do not come to hold."""
+        self._dismiss_surplus()
+        if not self.wanted(self.config):
             self.certificate = None
 
     def follow(self, config: Config, certificate: Certificate | None) -> None:
@@ -93,21 +94,30 @@ class TlsPool(WorkerPool):
         self.config, self.certificate = config, certificate
         for handle in self.handles:
             self._tell(handle)
-        self._dismiss([slot for number, slot in sorted(self.slots.items()) if number > self.wanted(config)])
+        self._dismiss_surplus()
 
-    def _dismiss(self, slots: list[Slot]) -> None:
-        for slot in slots:
-            if slot.handle is not None:
-                self.dismiss(slot)
-            slot.cancel_restart()
+    def _dismiss_surplus(self) -> None:
+        """Send no more clients to the processes that are no longer wanted."""
+        for number, slot in self.slots.items():
+            if number > self.wanted(self.config):
+                if slot.handle is not None:
+                    self.dismiss(slot)
+                slot.cancel_restart()
         self.tidy()
 
     def tidy(self) -> None:
         """End the processes that are no longer wanted and have no client left; call it now and then."""
         for slot in list(self.slots.values()):
             if slot.number <= self.wanted(self.config) and slot.old is None:
+                if _has_ended(slot):  # it was wanted again while its process was ending
+                    self.start(slot)
                 continue
             if slot.old is not None and not slot.old.load and not slot.old.retiring:
                 self.retire(slot.old)
             if not slot.handles:
                 self.remove(slot)
+
+
+def _has_ended(slot: Slot) -> bool:
+    """Tell whether the process of a slot has ended because it was no longer wanted."""
+    return slot.state is SlotState.DRAINING and not slot.handles

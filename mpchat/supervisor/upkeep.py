@@ -40,7 +40,7 @@ class Upkeep:
         self._reactor = reactor
         self._lifecycle = lifecycle
         self._pools = pools
-        self._certificate_looked_at = 0.0
+        self._certificate_looked_at = -LOOK_AT_CERTIFICATE
         self._changes = changes
         self._hub = hub
         self._heal_files = heal_files
