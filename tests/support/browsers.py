@@ -48,11 +48,12 @@ return reached === field && document.activeElement === field;
 
 
 @contextmanager
-def chromium() -> Iterator[webdriver.Chrome]:
-    """A Chromium without a screen, and its driver."""
+def chromium(*, any_certificate: bool = False) -> Iterator[webdriver.Chrome]:
+    """A Chromium without a screen, and its driver; ``any_certificate``: it trusts every server."""
     require("chromium", "chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
+    options.accept_insecure_certs = any_certificate
     for flag in (
         "--headless=new",
         # Tests run as root too, and in containers: these pages are our own.
@@ -90,11 +91,17 @@ class Window:
     _empty: ClassVar[dict[str | None, list[str]]] = {}
 
     def __init__(
-        self, driver: webdriver.Chrome, address: tuple[str, int], path: str = "/", *, new: bool = True
+        self,
+        driver: webdriver.Chrome,
+        address: tuple[str, int],
+        path: str = "/",
+        *,
+        new: bool = True,
+        scheme: str = "http",
     ) -> None:
         """Open the page, in a ``new`` browser as far as the page can tell."""
         self.driver = driver
-        self.url = f"http://{address[0]}:{address[1]}{path}"
+        self.url = f"{scheme}://{address[0]}:{address[1]}{path}"
         # Whether a later test may use the window.
         self._is_plain = True
         if empty := Window._empty.setdefault(driver.session_id, []):
@@ -243,15 +250,16 @@ class Window:
 class Desk:
     """The windows of a test. At its end they are closed, and the browser must have nothing to complain of."""
 
-    def __init__(self, driver: webdriver.Chrome, address: tuple[str, int]) -> None:
+    def __init__(self, driver: webdriver.Chrome, address: tuple[str, int], scheme: str = "http") -> None:
         self.driver = driver
         self.address = address
+        self.scheme = scheme
         self.windows: list[Window] = []
         self._first = driver.current_window_handle
 
     def window(self, name: str = "", room: str = "", path: str = "/", *, new: bool = True) -> Window:
         """Open a window, and enter if there is a name."""
-        window = Window(self.driver, self.address, path, new=new)
+        window = Window(self.driver, self.address, path, new=new, scheme=self.scheme)
         self.windows.append(window)
         if name:
             window.enter(name, room)
