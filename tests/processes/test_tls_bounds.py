@@ -11,7 +11,7 @@ import psutil
 import pytest
 from support.changing import all_gone
 from support.crowd import everybody_hears, facts, listeners
-from support.harness import Client, Server, assert_nothing_left, running, settle
+from support.harness import Client, Server, assert_nothing_left, running, settle, stopped
 from support.tls import Authority
 from support.tls_peer import TlsClient, TlsMember, refused_alert, tls_listeners, tls_of, tls_pids
 from support.waiting import eventually
@@ -192,6 +192,26 @@ def test_a_stop_ends_in_time_with_a_client_over_tls_that_never_reads(
         all_gone(processes)
         eventually(lambda: all(each.ended is not None for each in crowd), "connections to end")
         assert [(each.ended, each.heard(FAREWELL)) for each in crowd] == [("", True)] * 2
+        assert_nothing_left(folder)
+
+
+def test_a_stop_ends_in_time_with_a_tls_process_that_is_stopped(
+    folder: Path, flags: list[str], authority: Authority
+) -> None:
+    with (
+        running(folder, *flags, "--stop-timeout", "2s") as server,
+        tls_listeners(server, authority, 2) as secure,
+        listeners(server, 2) as plain,
+    ):
+        processes = server.processes()
+        with stopped(tls_pids(server)[0]):
+            begun = time.monotonic()
+            assert server.stop().returncode == 0
+            assert time.monotonic() - begun < 2.0 + MARGIN
+            all_gone(processes)
+        eventually(lambda: all(each.ended is not None for each in (*plain, *secure)), "connections to end")
+        assert [(each.ended, each.heard(FAREWELL)) for each in plain] == [("", True)] * 2
+        assert "killed: TLS processes" in server.log
         assert_nothing_left(folder)
 
 

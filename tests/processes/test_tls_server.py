@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -118,6 +119,39 @@ def test_all_clients_hear_one_order_while_workers_are_replaced(shared: Server, a
         end(crowd, counts)
         assert tls_of(shared)["processes"][0]["connections"] == 4
     assert tls_pids(shared) == process
+
+
+def test_clients_that_come_during_changes_are_all_served(shared: Server, authority: Authority) -> None:
+    address, context = shared.address, authority.context()
+    stop = threading.Event()
+    served: list[int] = []
+
+    def come_and_go() -> None:
+        count = 0
+        while not stop.is_set():
+            with Encrypted(socket.create_connection(address, timeout=20), context, address[0]) as sock:
+                sock.sendall(b"\0\0")
+                assert b'"error"' in sock.recv(1000)
+            count += 1
+        served.append(count)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            reload(shared)
+            scale(shared, 3)
+            scale(shared, 2)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(served) == len(threads)
+    assert sum(served) > 100
+    shared.wait_for_connections(0)
+    eventually(lambda: tls_of(shared)["processes"][0]["connections"] == 0, "no connection to be left")
+    assert facts(shared)["connections"] == 0
 
 
 def test_a_killed_worker_ends_its_own_clients_alone(server: Server, authority: Authority) -> None:
