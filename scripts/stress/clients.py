@@ -8,6 +8,7 @@ subclasses :class:`ClientLoop`: what its clients send, and how it checks what th
 import random
 import selectors
 import socket
+import ssl
 import struct
 import time
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from scripts.common.address import Address
 from scripts.common.latency import Latency
+from scripts.common.tls_wire import TlsWire, trusting_all
 from scripts.common.websocket import RefusedError, WebSocketWire
 from scripts.stress.findings import Findings
 
@@ -40,6 +42,7 @@ class Plan:
     seed: int = 0
     seconds: float = 1.0  # length of the phase with faults
     websockets: float = 0.0  # the part of its clients that are WebSocket clients
+    tls: float = 0.0  # the part of its clients that speak TLS
 
 
 class Tick(NamedTuple):
@@ -77,6 +80,7 @@ class Connection:
         self.out = b""
         self.carry = b""  # half a frame
         self.wire: WebSocketWire | None = None  # how bytes look on it; None: as they are
+        self.tls: TlsWire | None = None  # encrypts what the wire makes of them; None: nothing does
 
 
 C = TypeVar("C", bound=Connection)
@@ -93,6 +97,8 @@ class ClientLoop(ABC, Generic[C]):
         self.pipe = pipe
         self.address = plan.address
         self.websockets = plan.websockets
+        self.tls = plan.tls
+        self._encryption = trusting_all() if plan.tls else None
         self.random = random.Random(f"{plan.seed}:{plan.name}")
         self.findings = Findings()
         self.counts: Counter[str] = Counter()
@@ -195,6 +201,11 @@ class ClientLoop(ABC, Generic[C]):
             connection.wire = WebSocketWire(f"{self.address[0]}:{self.address[1]}", self.random)
             connection.out = connection.wire.opening + connection.wire.encode(connection.out)
             self.counts["websockets"] += 1
+        if self._encryption is not None and self.random.random() < self.tls:
+            connection.tls = TlsWire(self._encryption)
+            connection.out = connection.tls.replies + connection.tls.encode(connection.out)
+            connection.tls.replies = b""
+            self.counts["tls"] += 1
         try:
             connection.sock.connect(self.address)
         except BlockingIOError:
@@ -220,7 +231,8 @@ class ClientLoop(ABC, Generic[C]):
 
     def write(self, connection: C, data: bytes) -> None:
         """Send, or keep what the kernel does not accept now."""
-        connection.out += data if connection.wire is None else connection.wire.encode(data)
+        data = data if connection.wire is None else connection.wire.encode(data)
+        connection.out += data if connection.tls is None else connection.tls.encode(data)
         if connection.connected:
             self.flush(connection)
 
@@ -247,18 +259,37 @@ class ClientLoop(ABC, Generic[C]):
             return
         if not data:
             self.ended(connection, "the server closed it")
-        elif connection.wire is None:
-            self.received(connection, data)
+        elif connection.tls is None:
+            self._read_wire(connection, data)
         else:
-            self._read_wire(connection, connection.wire, data)
+            self._read_tls(connection, connection.tls, data)
 
-    def _read_wire(self, connection: C, wire: WebSocketWire, data: bytes) -> None:
+    def _read_tls(self, connection: C, tls: TlsWire, data: bytes) -> None:
+        try:
+            data = tls.decode(data)
+        except ssl.SSLError as error:
+            self.ended(connection, f"no TLS: {error.reason}")
+            return
+        connection.out, tls.replies = connection.out + tls.replies, b""
+        if connection.out:
+            self.flush(connection)
+        if data and not connection.closed:
+            self._read_wire(connection, data)
+        if tls.ended and not connection.closed:
+            self.ended(connection, "the server closed it")
+
+    def _read_wire(self, connection: C, data: bytes) -> None:
+        wire = connection.wire
+        if wire is None:
+            self.received(connection, data)
+            return
         try:
             frames = wire.decode(data)
         except RefusedError as error:
             self.ended(connection, f"no WebSocket: {error}")
             return
-        connection.out, wire.replies = connection.out + wire.replies, b""
+        replies, wire.replies = wire.replies, b""
+        connection.out += replies if connection.tls is None else connection.tls.encode(replies)
         if connection.out:
             self.flush(connection)
         if frames and not connection.closed:

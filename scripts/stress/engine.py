@@ -63,7 +63,7 @@ class Scenario:
 
     @staticmethod
     def server_options(options: Any, folder: Path) -> tuple[str, ...]:
-        """Return more flags for the server that is started."""
+        """Return more flags for the server that is started; ``folder`` is for files that they name."""
         return ()
 
     def start(self) -> list[ClientProcess]:

@@ -419,6 +419,7 @@ def test_usage() -> None:
     for flags in (
         ["--address", "nowhere"],
         ["--address", "127.0.0.1:1", "--kill-workers"],
+        ["--tls", "0.5", "--kill-workers"],
         ["--address", "127.0.0.1:1", "--reload"],
         ["--seconds", "0"],
     ):

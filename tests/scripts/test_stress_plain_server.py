@@ -62,6 +62,22 @@ def test_connections_move_again_and_again_and_nothing_is_lost() -> None:
     assert verdict["counts"]["websockets"] > 0
 
 
+@pytest.mark.usefixtures("temporary")
+def test_clients_over_tls_move_too_and_nothing_is_lost() -> None:
+    code, verdict = stress(
+        "plain",
+        *("--seconds", "3", "--processes", "1", "--connections", "30", "--rate", "100", "--probes", "3"),
+        *("--tls", "0.5", "--websockets", "0.5", "--workers", "2", "--disconnect-storm"),
+        *("--storm-clients", "40", "--reload", "--reloads", "1", "--scale", "--scalings", "1", *STALLED),
+    )
+    assert verdict["reasons"] == [], verdict["examples"]
+    assert code == 0
+    changes = verdict["faults"]["changes"]
+    assert (changes["reloads"], changes["scalings"], changes["missing"]) == (1, 1, 0)
+    assert verdict["counts"]["tls"] > 5
+    assert verdict["counts"]["websockets"] > 5
+
+
 # One run has every fault that a move may have, each at a connection of its own. Each happens once, to a
 # client that has sent half a frame; only that of clients that do not read happens to all of them. A frame has
 # as many bytes as the size says, and two more. A byte of a frame that has begun is found twice: the server

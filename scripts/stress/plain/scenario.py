@@ -3,6 +3,8 @@
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +13,7 @@ from mpchat.errors import MpchatError
 from scripts.common.address import Address
 from scripts.common.frames import HEADER
 from scripts.common.server import HarnessError
+from scripts.common.tls_wire import certificate
 from scripts.stress.engine import Run, Scenario
 from scripts.stress.faults import Fault, Storms
 from scripts.stress.fleet import ClientProcess
@@ -37,6 +40,7 @@ STOPPED_CONNECTIONS = 20
 class PlainOptions(Options):
     """The options of plain clients."""
 
+    tls: float = option(0.0, "The part of the clients that speak TLS.", click.FloatRange(0, 1))
     messages: int = option(0, "Messages of each connection; 0: no limit.", click.IntRange(0))
     size: int = option(120, "Bytes of a message's payload.", click.IntRange(0, 50000))
     probes: int = option(20, "Connections that measure latency.", click.IntRange(1, 1000))
@@ -52,6 +56,13 @@ class PlainOptions(Options):
     def any_fault(self) -> bool:
         """Say whether there is a phase with faults."""
         return super().any_fault or self.stall or self.garbage
+
+    def check(self) -> None:
+        """Raise click.UsageError for options that do not go together."""
+        super().check()
+        if self.tls and self.kill_workers:
+            # The system tells whose connections a killed worker had; those over TLS end at another process.
+            raise click.UsageError("--tls does not go with --kill-workers")
 
 
 class PlainScenario(Scenario):
@@ -76,6 +87,14 @@ class PlainScenario(Scenario):
         self._next_settle = 0.0
         self._mark = -1
 
+    @staticmethod
+    def server_options(options: Any, folder: Path) -> tuple[str, ...]:
+        """Let it speak TLS if clients are to."""
+        if not options.tls:
+            return ()
+        chain, key = certificate(folder)
+        return ("--tls-cert", chain, "--tls-key", key)
+
     # Client processes.
 
     def start(self) -> list[ClientProcess]:
@@ -94,6 +113,7 @@ class PlainScenario(Scenario):
             halves=bool(options.changes and rate),  # garbage goes in pieces of its own
             inputs=options.garbage_inputs,
             websockets=options.websockets if loop in (PlainLoop, Probes) else 0.0,
+            tls=options.tls if loop in (PlainLoop, Probes) else 0.0,
         )
         process = self.run.start(loop, plan)
         self._streams[process] = self._order.add(Reader(plan.name, weight=connections))
