@@ -121,8 +121,15 @@ class Tunnel:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self.network_ended = True
+        except ssl.SSLError:
+            self._take_decrypted(parts)  # it was whole
+            self.flush()  # an alert says why
+            raise
+        self._take_decrypted(parts)
         if self._outgoing.pending:  # an answer to a change of keys
             self.flush()
+
+    def _take_decrypted(self, parts: list[bytes]) -> None:
         if parts:
             self._to_near = parts[0] if len(parts) == 1 else b"".join(parts)
         self.pass_on()
