@@ -5,6 +5,7 @@ from the network is decrypted, a bounded piece at a time. What one side does not
 side is not read from meanwhile: at most one piece each way.
 """
 
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -185,6 +186,15 @@ class Tunnel:
     def done(self) -> bool:
         """True when the near side has ended and all that it sent is sent."""
         return self.near_ended and not self._to_network
+
+    @property
+    def deserted(self) -> bool:
+        """True when the near side has closed, and the network does not take the rest. Asks the system."""
+        if self.near is None or not self._to_network:
+            return False
+        poll = select.poll()
+        poll.register(self.near, 0)  # for its end alone
+        return self.near_ended or bool(poll.poll(0))
 
     # What is waited for.
 

@@ -47,12 +47,16 @@ KIND = "TLS process"
 # Seconds that a client has to shake hands, and how many may be at it at a time.
 HANDSHAKE_TIMEOUT = 10.0
 HANDSHAKES = 1000
+# Seconds that a client has to take the rest when its worker has closed: it counts nowhere then.
+LAST_WORDS = 30.0
 # Seconds of a round of the loop for what clients send; what workers send comes in between.
 ROUND_TIME = 0.003
 # Seconds between two looks whether the end has come.
 CLOSE_EVERY = 0.01
 # Why handshakes came to nothing, as the status counts them.
 SLOW_HANDSHAKE, TOO_MANY, NO_HANDSHAKE = "slow handshake", "too many handshakes", "no handshake"
+# And why a client was ended that had shaken hands: it did not take the rest.
+NOT_TAKEN = "last words not taken"
 
 log = logging.getLogger("mpchat.tls")
 
@@ -75,6 +79,8 @@ class Terminator:
         # Workers' ends that are to go to the supervisor, and those that it has not taken yet, by identity.
         self._secured: list[tuple[Client, socket.socket]] = []
         self._passed: dict[int, socket.socket] = {}
+        # Those that have not taken the rest after their workers closed, and since when (seconds, monotonic).
+        self._deserted: dict[Client, float] = {}
         self._lingering = Lingering(self.reactor)
         self._handshakes = 0
         self._ended: Counter[str] = Counter()
@@ -173,6 +179,7 @@ class Terminator:
             except OSError:
                 self.lifetime.finished = True
         self._end_slow(self.reactor.now)
+        self._end_deserted(self.reactor.now)
 
     # Connections that come.
 
@@ -215,6 +222,13 @@ class Terminator:
         slow = [each for each in self._shaking if now - each.began > HANDSHAKE_TIMEOUT]
         for client in slow:
             self._end(client, SLOW_HANDSHAKE)
+
+    def _end_deserted(self, now: float) -> None:
+        deserted = [each for each in self.clients.values() if each.deserted]
+        self._deserted = {each: self._deserted.get(each, now) for each in deserted}
+        for client in deserted:
+            if now - self._deserted[client] > LAST_WORDS:
+                self._end(client, NOT_TAKEN)
 
     # What they send, and what workers send them.
 
