@@ -43,7 +43,8 @@ class Certificate(NamedTuple):
             return None
         if days < 0:
             return "the TLS certificate has expired; renew it, then mpchat reload"
-        return f"the TLS certificate expires in {days:.0f} days; renew it, then mpchat reload"
+        left = "less than a day" if days < 1 else "1 day" if days < 1.5 else f"{days:.0f} days"
+        return f"the TLS certificate expires in {left}; renew it, then mpchat reload"
 
 
 def read_certificate(chain_path: str, key_path: str) -> Certificate:
@@ -58,9 +59,8 @@ def read_certificate(chain_path: str, key_path: str) -> Certificate:
     try:
         make_context(chain, key)
     except (ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error)
         what = f"tls_key: {key_path or chain_path} cannot be used with {chain_path}"
-        raise StartError(f"{what}: {_in_words(reason)}") from None
+        raise StartError(f"{what}: {_why_unusable(key, error)}") from None
     certificate = Certificate(chain, key, *found[1:])
     begins, now = found[0], time.time()
     if certificate.expires <= now:
@@ -70,14 +70,14 @@ def read_certificate(chain_path: str, key_path: str) -> Certificate:
     return certificate
 
 
-def _in_words(reason: str) -> str:
-    known = {
-        "KEY_VALUES_MISMATCH": "it is the key of another certificate",
-        "BAD_PASSWORD_READ": "it is encrypted; mpchat takes a key without a password",
-        "BAD_DECRYPT": "it is encrypted; mpchat takes a key without a password",
-        "NO_START_LINE": "there is no private key in it",
-    }
-    return known.get(reason, reason)
+def _why_unusable(key: bytes, error: Exception) -> str:
+    # Of a key that it cannot read OpenSSL says "PEM lib", or something that depends on its version.
+    if b"PRIVATE KEY-----" not in key:
+        return "there is no private key in it"
+    if b"ENCRYPTED" in key:
+        return "it is encrypted; mpchat takes a key without a password"
+    reason = getattr(error, "reason", None) or str(error)
+    return "it is the key of another certificate" if reason == "KEY_VALUES_MISMATCH" else reason
 
 
 def _read(setting: str, path: str, *, secret: bool) -> bytes:
