@@ -6,13 +6,14 @@ side is not read from meanwhile: at most one piece each way.
 """
 
 import select
+import selectors
 import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, Protocol
 
-from mpchat.reactor import READ, WRITE, Reactor
-
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 # Bytes that are encrypted at a time. OpenSSL keeps a buffer of this size for each connection that was sent so
 # much, and a TLS record holds 16 KiB.
 CHUNK = 32 << 10
@@ -21,6 +22,19 @@ PIECE = 8 << 10
 # TLS records, of the smallest ones, that are decrypted at a time.
 RECORDS = 64
 _RECORD = 16 << 10
+
+
+class Loop(Protocol):
+    """What watches the sockets; see ``reactor.Reactor``."""
+
+    def watch(self, target: Any, events: int, on_event: Callable[[int], None]) -> None:
+        """Call ``on_event`` with READ, WRITE or both when ``target`` is ready for them."""
+
+    def change(self, target: Any, events: int, on_event: Callable[[int], None]) -> None:
+        """Watch a target for other ``events``."""
+
+    def forget(self, target: Any) -> None:
+        """Stop watching."""
 
 
 class Tunnel:
@@ -208,40 +222,40 @@ class Tunnel:
         """True when so much is there for the network that nothing may be added by what comes from it."""
         return len(self._to_network) > 2 * CHUNK
 
-    def listen(self, reactor: Reactor) -> None:
+    def listen(self, loop: Loop) -> None:
         """Watch both sockets for what can go on. Raise ``OSError`` where the system has no watch left."""
         reads = not (self.network_ended or self._to_near or self.has_more or self._stuffed)
         interest = (READ if reads else 0) | (WRITE if self._to_network else 0)
         if interest != self._network_interest:
-            _watch(reactor, self.sock, self._network_interest, interest, self.on_network)
+            _watch(loop, self.sock, self._network_interest, interest, self.on_network)
             self._network_interest = interest
         if self.near is None:
             return
         reads = not (self.near_ended or self._to_network)
         interest = (READ if reads else 0) | (WRITE if self._to_near else 0)
         if interest != self._near_interest:
-            _watch(reactor, self.near, self._near_interest, interest, self.on_near)
+            _watch(loop, self.near, self._near_interest, interest, self.on_near)
             self._near_interest = interest
 
-    def stop_listening(self, reactor: Reactor) -> None:
+    def stop_listening(self, loop: Loop) -> None:
         """Watch neither socket any more."""
         if self._network_interest:
-            reactor.forget(self.sock)
+            loop.forget(self.sock)
         if self._near_interest:
-            reactor.forget(self.near)
+            loop.forget(self.near)
         self._network_interest = self._near_interest = 0
         self.on_network = self.on_near = _unwatched
 
 
 def _watch(
-    reactor: Reactor, sock: socket.socket, before: int, interest: int, on_event: Callable[[int], None]
+    loop: Loop, sock: socket.socket, before: int, interest: int, on_event: Callable[[int], None]
 ) -> None:
     if not before:
-        reactor.watch(sock, interest, on_event)
+        loop.watch(sock, interest, on_event)
     elif not interest:
-        reactor.forget(sock)
+        loop.forget(sock)
     else:
-        reactor.change(sock, interest, on_event)
+        loop.change(sock, interest, on_event)
 
 
 def _unwatched(mask: int) -> None:

@@ -222,8 +222,8 @@ def _tls_process_line(process: TlsProcess) -> Text:
     line = Text(f"TLS process {process.slot} ")
     line.append(visible(process.state), style=_STATE_STYLES.get(process.state, ""))
     line.append(
-        f", pid {process.pid or '-'}: {process.connections} clients, {process.shaking} shake hands, "
-        f"{process.handshakes} have, lag {process.lag_ms:.1f} ms, cpu {process.cpu:.0%}, "
+        f", pid {process.pid or '-'}: {process.connections} clients, {process.shaking} shaking hands, "
+        f"{process.handshakes} handshakes, lag {process.lag_ms:.1f} ms, cpu {process.cpu:.0%}, "
         f"{size(process.rss)}, {process.restarts} restarts"
     )
     return line

@@ -1,13 +1,14 @@
 """TLS for both clients: a thread encrypts, and the client has a socket as before, one end of a pair."""
 
+import selectors
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 
-from mpchat.reactor import READ, Reactor
-from mpchat.tunnel import Tunnel
+from mpchat.tunnel import READ, Tunnel
 
 # What ``connect`` takes: whether, or how.
 Tls = bool | ssl.SSLContext
@@ -54,13 +55,31 @@ def _in_words(error: ssl.SSLError) -> str:
     return f"no TLS with it: {(error.reason or str(error)).replace('_', ' ').lower()}"
 
 
+class _Loop(selectors.DefaultSelector):
+    """Watches the two sockets of a tunnel."""
+
+    def watch(self, target: socket.socket, events: int, on_event: Callable[[int], None]) -> None:
+        self.register(target, events, on_event)
+
+    def change(self, target: socket.socket, events: int, on_event: Callable[[int], None]) -> None:
+        self.modify(target, events, on_event)
+
+    def forget(self, target: socket.socket) -> None:
+        self.unregister(target)
+
+    def turn(self, timeout: float | None) -> None:
+        """Wait at most ``timeout`` seconds (None: as long as it takes), and handle what is ready."""
+        for key, mask in self.select(timeout):
+            key.data(mask)
+
+
 class _Encryption:
     """A tunnel and the loop that drives it: the caller's while hands are shaken, then a thread's."""
 
     def __init__(self, sock: socket.socket, tunnel: Tunnel) -> None:
         self._sock = sock
         self._tunnel = tunnel
-        self._reactor = Reactor()
+        self._loop = _Loop()
         tunnel.on_network, tunnel.on_near = self._on_network, self._on_near
 
     def begin(self, deadline: float) -> socket.socket:
@@ -69,7 +88,7 @@ class _Encryption:
             self._shake(deadline)
             near, far = socket.socketpair()
         except BaseException:
-            self._reactor.close()
+            self._loop.close()
             raise
         near.setblocking(False)
         far.setblocking(False)
@@ -80,12 +99,12 @@ class _Encryption:
 
     def _shake(self, deadline: float) -> None:
         while not self._tunnel.shake():
-            self._tunnel.listen(self._reactor)
+            self._tunnel.listen(self._loop)
             while not self._tunnel.has_more:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
-                self._reactor.turn(left)
+                self._loop.turn(left)
 
     def _run(self, near: socket.socket) -> None:
         """Encrypt until both sides have ended, or the network fails: then the near side sees the end."""
@@ -93,13 +112,13 @@ class _Encryption:
             while not self._tunnel.done:
                 if self._tunnel.can_decrypt:
                     self._tunnel.decrypt()
-                self._tunnel.listen(self._reactor)
-                self._reactor.turn(0.0 if self._tunnel.can_decrypt else None)
+                self._tunnel.listen(self._loop)
+                self._loop.turn(0.0 if self._tunnel.can_decrypt else None)
             self._linger()
         except (OSError, ValueError):
             pass
         finally:
-            self._reactor.close()
+            self._loop.close()
             near.close()
             self._sock.close()
 

@@ -24,8 +24,8 @@ memory
 multiplexer
 cores
 keepalive
-reactor
 tunnel
+reactor
 instance
 settings
 control
