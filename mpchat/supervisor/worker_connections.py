@@ -166,7 +166,7 @@ class WorkerConnections:
         if arrived.descriptors is None:
             self.refused += 1
             self._answer(Receipt(nacks=identities))
-            return Arrivals()
+            return self._on_lost(handoff) if self._encrypts else Arrivals()
         unplaced = []
         for each, descriptor in zip(handoff.connections, arrived.descriptors, strict=True):
             unplaced.append(
@@ -191,6 +191,13 @@ class WorkerConnections:
             self.moved_out += len(unplaced)
         self._answer(Receipt(acks=identities))
         return Arrivals(unplaced, passed)
+
+    def _on_lost(self, passed: Handoff | Passed) -> Arrivals:
+        """Take connections from their hosts: a TLS process ends what it cannot pass on, and says no hosts."""
+        hosts = [each.host for each in passed.connections]
+        for host in hosts:
+            self._one_less_from(host)
+        return Arrivals(ended=hosts)
 
     def _answer(self, receipt: Receipt) -> None:
         with suppress(OSError):  # the worker is gone and needs no answer
