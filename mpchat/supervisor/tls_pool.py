@@ -11,7 +11,7 @@ from mpchat.config import Config
 from mpchat.instance.record import Identity
 from mpchat.ipc.items import Down
 from mpchat.supervisor.pool import WorkerPool
-from mpchat.supervisor.slot import Slot, SlotState
+from mpchat.supervisor.slot import Slot
 from mpchat.supervisor.worker_handle import WorkerHandle
 from mpchat.supervisor.worker_process import TLS
 from mpchat.tls.certificate import Certificate
@@ -71,22 +71,23 @@ class TlsPool(WorkerPool):
             handle.endpoint.send_now(Down.CERTIFICATE, (self.certificate.chain, self.certificate.key))
 
     def prepare(self, config: Config, certificate: Certificate | None) -> list[Slot]:
-        """Start what ``config`` asks for and is not there; return the slots that are new."""
+        """Start what ``config`` asks for and is not there; return the slots with a new process."""
         self.certificate = self.certificate or certificate
-        wanted = self.wanted(config)
-        there = [slot for number, slot in self.slots.items() if number <= wanted]
-        for slot in there:
-            if slot.old is not None and not slot.old.retiring:
+        for number, slot in self.slots.items():
+            if number <= self.wanted(config) and slot.old is not None and not slot.old.retiring:
                 self.recall(slot)
-        added = [slot for slot in there if _has_ended(slot)] + self.add(wanted - len(there))
+        wanted = range(1, self.wanted(config) + 1)
+        self.add(len(set(wanted) - set(self.slots)))
+        added = [self.slots[number] for number in wanted if _is_idle(self.slots[number])]
         for slot in added:
+            slot.died = ""
             self.start(slot)
         return added
 
     def give_up(self) -> None:
-        """Want no more processes than before: settings that :meth:`prepare` was for do not come to hold."""
-        self._dismiss_surplus()
-        if not self.wanted(self.config):
+        """End processes that were started, or called back, for settings that do not come to hold."""
+        self._dismiss_unwanted()
+        if not self.config.tls_on:
             self.certificate = None
 
     def follow(self, config: Config, certificate: Certificate | None) -> None:
@@ -94,23 +95,19 @@ class TlsPool(WorkerPool):
         self.config, self.certificate = config, certificate
         for handle in self.handles:
             self._tell(handle)
-        self._dismiss_surplus()
+        self._dismiss_unwanted()
 
-    def _dismiss_surplus(self) -> None:
-        """Send no more clients to the processes that are no longer wanted."""
-        for number, slot in self.slots.items():
-            if number > self.wanted(self.config):
-                if slot.handle is not None:
-                    self.dismiss(slot)
-                slot.cancel_restart()
+    def _dismiss_unwanted(self) -> None:
+        for slot in [each for each in self.slots.values() if each.number > self.wanted(self.config)]:
+            if slot.handle is not None:
+                self.dismiss(slot)
+            slot.cancel_restart()
         self.tidy()
 
     def tidy(self) -> None:
         """End the processes that are no longer wanted and have no client left; call it now and then."""
         for slot in list(self.slots.values()):
             if slot.number <= self.wanted(self.config) and slot.old is None:
-                if _has_ended(slot):  # it was wanted again while its process was ending
-                    self.start(slot)
                 continue
             if slot.old is not None and not slot.old.load and not slot.old.retiring:
                 self.retire(slot.old)
@@ -118,6 +115,6 @@ class TlsPool(WorkerPool):
                 self.remove(slot)
 
 
-def _has_ended(slot: Slot) -> bool:
-    """Tell whether the process of a slot has ended because it was no longer wanted."""
-    return slot.state is SlotState.DRAINING and not slot.handles
+def _is_idle(slot: Slot) -> bool:
+    """Tell whether a slot has no process but one that is ending, and none is planned."""
+    return slot.handle is None and slot.restart is None and (slot.old is None or slot.old.retiring)
