@@ -31,6 +31,7 @@ from support.harness import (
     settle,
     stopped,
 )
+from support.leftovers import nothing_left_behind
 from support.members import Member
 from support.tls import Authority
 from support.tls_peer import (
@@ -366,6 +367,29 @@ def test_what_a_chat_of_the_library_says_before_it_is_closed_arrives(
             asyncio.run(said_and_closed_by_asyncio(shared.address, authority, texts))
         everybody_hears([other], texts[-1], 10.0)
         assert [text for text in other.texts if kind in text] == texts
+
+
+def test_a_closed_chat_of_the_library_leaves_no_thread_and_no_descriptor(
+    shared: Server, authority: Authority
+) -> None:
+    context = authority.context()
+    before = threading.active_count()
+
+    async def chat() -> None:
+        async with mpchat.connect(*shared.address, tls=context) as chat:
+            await chat.send("hello")
+            await chat.recv(SOON)
+
+    asyncio.run(chat())  # what it loads once
+    with nothing_left_behind():
+        for _ in range(5):
+            with mpchat.connect_blocking(*shared.address, tls=context) as blocking:
+                blocking.send("hello")
+                assert blocking.recv(SOON).text == "hello"
+            asyncio.run(chat())
+        with pytest.raises(mpchat.ConnectError, match="not to be trusted"):
+            mpchat.connect_blocking(*shared.address, tls=True)
+        eventually(lambda: threading.active_count() == before, "the threads that encrypt to end", 5.0)
 
 
 def test_the_tls_process_ends_with_a_killed_supervisor_and_the_next_start_works(
