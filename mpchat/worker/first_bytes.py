@@ -6,6 +6,7 @@ while nothing has come to be sent, its first bytes still decide.
 """
 
 import logging
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -98,7 +99,8 @@ class FirstBytes:
                 self._watch(until - now)
                 return
             del self._silent[connection]
-            self._begin_plain(connection)
+            if not _has_spoken(connection):
+                self._begin_plain(connection)
 
     def _begin_plain(self, connection: Connection) -> None:
         """Send a silent client what there is for plain ones, if it may be one."""
@@ -215,3 +217,11 @@ class FirstBytes:
         """Forget a connection that has ended or leaves; returns its first bytes."""
         self._silent.pop(connection, None)
         return self._begun.pop(connection, b"")
+
+
+def _has_spoken(connection: Connection) -> bool:
+    """Tell whether first bytes wait to be read: this process stood still, or others had their turn first."""
+    try:
+        return bool(connection.sock.recv(1, socket.MSG_PEEK))
+    except OSError:  # nothing has come, or the connection was reset
+        return False

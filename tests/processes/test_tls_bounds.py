@@ -1,7 +1,6 @@
 """TLS, its limits and its end: addresses, clients that are refused, handshakes that never end, a stop."""
 
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from support.changing import all_gone
 from support.crowd import everybody_hears, facts, listeners
 from support.harness import Client, Server, assert_nothing_left, running, settle, stopped
 from support.tls import Authority
-from support.tls_peer import TlsClient, TlsMember, refused_alert, tls_listeners, tls_of, tls_pids
+from support.tls_peer import TlsClient, TlsMember, first_bytes, refused_alert, tls_listeners, tls_of, tls_pids
 from support.waiting import eventually
 
 pytestmark = pytest.mark.one_python
@@ -105,23 +104,13 @@ def test_a_full_server_and_a_full_address_refuse_a_client_over_tls_by_an_alert(
             settle([again])
 
 
-def hello() -> bytes:
-    """The first bytes of a client that speaks TLS."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client = context.wrap_bio(incoming, outgoing, server_hostname="a")
-    with pytest.raises(ssl.SSLWantReadError):
-        client.do_handshake()
-    return outgoing.read()
-
-
 def test_handshakes_that_never_end_disturb_nobody_and_leave_nothing(
     shared: Server, authority: Authority
 ) -> None:
     [pid] = tls_pids(shared)
     process = psutil.Process(pid)
     before = process.num_fds()
-    whole = hello()
+    whole = first_bytes()
     with listeners(shared, 1) as plain, tls_listeners(shared, authority, 1) as secure, ExitStack() as stack:
         crowd = [*plain, *secure]
         for number in range(UNFINISHED):

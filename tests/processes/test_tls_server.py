@@ -1,10 +1,10 @@
 """TLS at a real server: its clients beside unencrypted ones, changes, and processes that die or hang."""
 
 import asyncio
-import contextlib
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPSConnection
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from support.crowd import (
     connections,
     everybody_hears,
     facts,
+    last_for,
     listeners,
     wait_until_running,
     worker_pids,
@@ -38,13 +39,14 @@ from support.tls_peer import (
     Encrypted,
     TlsClient,
     TlsMember,
+    first_bytes,
     tls_listeners,
     tls_of,
     tls_pids,
     tls_runs,
 )
 from support.waiting import eventually
-from support.web_crowd import shake_hands, talking, web_listeners
+from support.web_crowd import shake_hands, talking, web_listeners, worker_of
 from websockets.exceptions import InvalidStatus
 
 import mpchat
@@ -53,6 +55,8 @@ from mpchat.client.core import Connected, Disconnected, Message, Welcome
 pytestmark = pytest.mark.one_python
 
 BEGIN, END = "= begin =", "= end ="
+# The first bytes of a client that speaks TLS, and the first byte of the server's answer.
+HELLO, HANDSHAKE = first_bytes(), b"\x16"
 # Seconds that an event of the library may take: a worker's death and the next one's start are in it.
 SOON = 20.0
 
@@ -83,7 +87,7 @@ def server(folder: Path, flags: list[str]) -> Iterator[Server]:
         yield started
 
 
-@contextlib.contextmanager
+@contextmanager
 def mixed(server: Server, authority: Authority, each: int = 2) -> Iterator[list[Listener]]:
     """Plain clients and WebSocket clients, unencrypted and over TLS: so many of each kind, in this order."""
     with (
@@ -213,6 +217,23 @@ def test_a_stopped_tls_process_is_replaced_and_others_chat_on(server: Server, au
         assert found != [hung]
         eventually(lambda: all(each.ended is not None for each in secure), "the end of its clients")
         assert "killed: TLS process 1" in server.log
+
+
+def test_first_bytes_that_came_while_a_worker_stood_still_decide(
+    folder: Path, flags: list[str], authority: Authority
+) -> None:
+    """The worker goes on after the client's grace is over; what the client said in time is there by then."""
+    with running(folder, *flags, "--listen-grace", "1s") as server, ExitStack() as stack:
+        speakers = [stack.enter_context(Client(server.address)) for _ in range(2)]
+        settle(speakers)
+        client = stack.enter_context(Client(server.address))
+        busy = worker_of(server, client)
+        speakers[0].say("to be delivered")
+        assert {each.hear() for each in speakers} == {"to be delivered"}
+        with stopped(busy):
+            client.sock.sendall(HELLO)
+            last_for(1.2)
+        assert client.sock.recv(1) == HANDSHAKE
 
 
 def test_members_over_tls_have_names_rooms_and_private_messages(shared: Server, authority: Authority) -> None:

@@ -150,6 +150,15 @@ def refused_alert(address: Address, authority: Authority, *, source: str = "127.
     raise AssertionError("the server did not refuse")
 
 
+def first_bytes() -> bytes:
+    """Return what a client that speaks TLS says first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(incoming, outgoing, server_hostname="a")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
 def tls_of(server: Server) -> dict[str, Any]:
     """The status of TLS."""
     found: dict[str, Any] = server.status()["tls"]

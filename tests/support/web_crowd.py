@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from support.crowd import Listener, everybody_hears, worker_pids
-from support.harness import Server, raw_frame
+from support.harness import Client, Server, raw_frame
 from support.tls import Authority
 from support.tls_peer import Address, Encrypted
 from support.waiting import eventually
@@ -108,7 +108,7 @@ def talking(speakers: Sequence[Listener]) -> Iterator[dict[str, int]]:
         everybody_hears(speakers, f"{name} {count - 1}")
 
 
-def worker_of(server: Server, client: Listener) -> int:
+def worker_of(server: Server, client: Client) -> int:
     """Return the worker that has a client's connection."""
     port = client.sock.getsockname()[1]
 
