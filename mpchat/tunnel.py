@@ -202,13 +202,23 @@ class Tunnel:
         return self.near_ended and not self._to_network
 
     @property
+    def blocked(self) -> bool:
+        """True while the network does not take what is there for it; the near side is not read from."""
+        return bool(self._to_network)
+
+    @property
     def deserted(self) -> bool:
         """True when the near side has closed, and the network does not take the rest. Asks the system."""
-        if self.near is None or not self._to_network:
+        return self.blocked and (self.near_ended or self.near_closed)
+
+    @property
+    def near_closed(self) -> bool:
+        """True when the near side has closed, and not only ended its stream. Asks the system."""
+        if self.near is None:
             return False
         poll = select.poll()
         poll.register(self.near, 0)  # for its end alone
-        return self.near_ended or bool(poll.poll(0))
+        return bool(poll.poll(0))
 
     # What is waited for.
 

@@ -12,10 +12,10 @@ from mpchat.tunnel import READ, Tunnel
 
 # What ``connect`` takes: whether, or how.
 Tls = bool | ssl.SSLContext
-# Seconds that a client whose chat was closed waits for the server to close too; see CLOSE_TIMEOUT. Bytes that
-# it throws away at a time meanwhile.
-LINGER = 1.0
-DISCARD_SIZE = 64 << 10
+# Seconds from the end of what a chat sends: until then the server has to take it, and to end its side. And
+# seconds between two looks whether the chat has closed meanwhile.
+LAST_WORDS = 5.0
+LOOK_EVERY = 0.05
 # Words for what OpenSSL says of a server that is none for TLS.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
@@ -108,13 +108,17 @@ class _Encryption:
 
     def _run(self, near: socket.socket) -> None:
         """Encrypt until both sides have ended, or the network fails: then the near side sees the end."""
+        until: float | None = None
         try:
-            while not self._tunnel.done:
+            while not self._is_over(until):
                 if self._tunnel.can_decrypt:
                     self._tunnel.decrypt()
                 self._tunnel.listen(self._loop)
-                self._loop.turn(0.0 if self._tunnel.can_decrypt else None)
-            self._linger()
+                waiting = LOOK_EVERY if self._tunnel.near_ended or self._tunnel.blocked else None
+                self._loop.turn(0.0 if self._tunnel.can_decrypt else waiting)
+                if until is None and (self._tunnel.near_ended or self._tunnel.deserted):
+                    until = time.monotonic() + LAST_WORDS
+            self._sock.shutdown(socket.SHUT_WR)
         except (OSError, ValueError):
             pass
         finally:
@@ -122,17 +126,13 @@ class _Encryption:
             near.close()
             self._sock.close()
 
-    def _linger(self) -> None:
-        """End the stream, and read on until the server has ended its own, for a while.
-
-        With unread bytes the kernel would reset the connection, and the last messages could be lost.
-        """
-        self._sock.shutdown(socket.SHUT_WR)
-        deadline = time.monotonic() + LINGER
-        while (left := deadline - time.monotonic()) > 0:
-            self._sock.settimeout(left)
-            if not self._sock.recv(DISCARD_SIZE):
-                return
+    def _is_over(self, until: float | None) -> bool:
+        """Tell whether nothing more is to come. The near side has ended if there is an ``until``."""
+        if until is None:
+            return False
+        # A socket that is closed with unread input resets the connection, and what was sent last is lost.
+        both_ended = self._tunnel.done and (self._tunnel.network_ended or self._tunnel.near_closed)
+        return both_ended or time.monotonic() >= until
 
     def _on_network(self, mask: int) -> None:
         if mask & READ:
