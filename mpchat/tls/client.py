@@ -3,13 +3,14 @@
 import socket
 import ssl
 
+from mpchat.ipc.addresses import owner_of
 from mpchat.tunnel import Tunnel
 
 
 class Client(Tunnel):
     """One client, from its first bytes on."""
 
-    __slots__ = ("began", "host", "identity", "in_line", "port")
+    __slots__ = ("began", "host", "identity", "in_line", "owner", "port")
 
     def __init__(
         self,
@@ -23,6 +24,8 @@ class Client(Tunnel):
         super().__init__(sock, context)
         self.identity = identity
         self.host, self.port = address
+        # What counts as one address; kept, for an IPv6 network takes long to work out.
+        self.owner = owner_of(self.host)
         # True while it waits for its turn; see ``turns``.
         self.in_line = False
         # When it came (seconds, monotonic).

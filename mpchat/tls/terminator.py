@@ -17,7 +17,6 @@ from multiprocessing import parent_process
 from typing import Any
 
 from mpchat.config import Config
-from mpchat.ipc.addresses import owner_of
 from mpchat.ipc.beat import beat_every
 from mpchat.ipc.channel import Link, Queue
 from mpchat.ipc.client_socket import own, tune
@@ -214,9 +213,9 @@ class Terminator:
 
     def _most_shaking(self) -> Client:
         """Return the oldest of those that shake hands from the address that has most of them."""
-        counts = Counter(owner_of(each.host) for each in self._shaking)
+        counts = Counter(each.owner for each in self._shaking)
         owner = max(counts, key=counts.__getitem__)
-        return next(each for each in self._shaking if owner_of(each.host) == owner)
+        return next(each for each in self._shaking if each.owner == owner)
 
     def _end_slow(self, now: float) -> None:
         slow = [each for each in self._shaking if now - each.began > HANDSHAKE_TIMEOUT]

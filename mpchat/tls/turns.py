@@ -6,7 +6,6 @@ share of each round of the loop, and who sends much waits for others, not they f
 
 from collections import OrderedDict, deque
 
-from mpchat.ipc.addresses import owner_of
 from mpchat.tls.client import Client
 
 
@@ -24,7 +23,7 @@ class Turns:
         """Let a client wait for its turn, once."""
         if not client.in_line:
             client.in_line = True
-            self._lines.setdefault(owner_of(client.host), deque()).append(client)
+            self._lines.setdefault(client.owner, deque()).append(client)
 
     def next(self) -> Client:
         """Return the client whose turn it is."""

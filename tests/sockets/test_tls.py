@@ -1,5 +1,6 @@
 """A TLS process: handshakes, what goes through it both ways, its bounds, and what it tells the supervisor."""
 
+import ipaddress
 import socket
 import ssl
 import struct
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -212,6 +214,26 @@ def test_hosts_of_one_network_count_as_one_address_for_handshakes(
         peers = [bench.connect(context, host, first=50) for host in hosts]
     kept = [each.identity in bench.terminator.clients for each in peers]
     assert kept == [False, True, False, True, True]
+
+
+def test_the_network_of_a_client_is_worked_out_once(
+    bench: TlsBench, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes 30 µs, and with 1 000 handshakes all are looked at for each client that comes."""
+    monkeypatch.setattr(terminator, "HANDSHAKES", 5)
+    monkeypatch.setattr(terminator, "own", lambda descriptor, host: socket.socket(fileno=descriptor))
+    asked: list[Any] = []
+    ip_network = ipaddress.ip_network
+
+    def counted(*args: Any, **more: Any) -> Any:
+        asked.append(args)
+        return ip_network(*args, **more)
+
+    monkeypatch.setattr(ipaddress, "ip_network", counted)
+    for number in range(20):
+        bench.connect(context, f"2001:db8:0:{number}::1", first=50)
+        bench.turn()
+    assert len(asked) == 20
 
 
 # What goes through.
