@@ -32,10 +32,10 @@ def lasting(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> I
     assert_nothing_left(folder)
 
 
-def ca_file(authority: Authority, stem: str = "ca") -> str:
-    """Return the path of a file with the authority's own certificate."""
+def ca_file(authority: Authority, folder: Path) -> str:
+    """Write the authority's own certificate to a file in ``folder``; return the path."""
     [own] = authority.context().get_ca_certs(binary_form=True)
-    path = authority.folder / f"{stem}.pem"
+    path = folder / "ca.pem"
     path.write_text(ssl.DER_cert_to_PEM_cert(own))
     return str(path)
 
@@ -44,13 +44,15 @@ def chat(server: Server, *words: str, said: str = "") -> "subprocess.CompletedPr
     return server.run("chat", "--plain", *words, input=said, stdin=None, encoding="utf-8")
 
 
-def test_lines_go_over_tls(shared: Server, authority: Authority) -> None:
+def test_lines_go_over_tls(shared: Server, authority: Authority, tmp_path: Path) -> None:
     port = str(shared.address[1])
     with Client(shared.address) as other:
         settle([other])
         before = handshakes(shared)
         for words, sent in (([], "안녕\nhello\n"), (["--name", "앨리스"], "안녕\n")):
-            done = chat(shared, "localhost", port, "--tls", "--ca", ca_file(authority), *words, said=sent)
+            done = chat(
+                shared, "localhost", port, "--tls", "--ca", ca_file(authority, tmp_path), *words, said=sent
+            )
             assert (done.returncode, done.stderr) == (OK, "")
             assert done.stdout.splitlines()[-1] in ("hello", "앨리스: 안녕")
         heard = other.hear_until("앨리스: 안녕")
@@ -70,9 +72,11 @@ def refused(done: "subprocess.CompletedProcess[str]", *, why: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_server_of_another_name_is_not_trusted(shared: Server, authority: Authority) -> None:
+def test_a_server_of_another_name_is_not_trusted(
+    shared: Server, authority: Authority, tmp_path: Path
+) -> None:
     port = str(shared.address[1])
-    done = chat(shared, "127.0.0.1", port, "--tls", "--ca", ca_file(authority), said="secret\n")
+    done = chat(shared, "127.0.0.1", port, "--tls", "--ca", ca_file(authority, tmp_path), said="secret\n")
     refused(done, why=r"127\.0\.0\.1.*not to be trusted.*mismatch")
 
 
@@ -82,26 +86,36 @@ def test_a_server_of_an_unknown_authority_is_not_trusted(
     port = str(shared.address[1])
     why = r"localhost.*not to be trusted.*(self-signed|unable to get local issuer)"
     refused(chat(shared, "localhost", port, "--tls", said="secret\n"), why=why)
-    other = ca_file(Authority(tmp_path))
+    other = ca_file(Authority(tmp_path), tmp_path)
     refused(chat(shared, "localhost", port, "--tls", "--ca", other, said="secret\n"), why=why)
     with Client(shared.address) as client:
         client.say("nothing has been said")
         assert client.hear() == "nothing has been said"
 
 
-def test_a_server_without_tls_is_none_to_encrypt_for(folder: Path, authority: Authority) -> None:
+def test_a_server_without_tls_is_none_to_encrypt_for(
+    folder: Path, authority: Authority, tmp_path: Path
+) -> None:
     with running(folder, workers=1) as server:
         done = chat(
-            server, "localhost", str(server.address[1]), "--tls", "--ca", ca_file(authority), said="x\n"
+            server,
+            "localhost",
+            str(server.address[1]),
+            "--tls",
+            "--ca",
+            ca_file(authority, tmp_path),
+            said="x\n",
         )
         refused(done, why=r"localhost.*it does not speak TLS")
 
 
-def test_a_server_that_only_closes_is_none_to_encrypt_for(shared: Server, authority: Authority) -> None:
+def test_a_server_that_only_closes_is_none_to_encrypt_for(
+    shared: Server, authority: Authority, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         program = subprocess.Popen(
-            [*MPCHAT, "chat", "--plain", "127.0.0.1", port, "--tls", "--ca", ca_file(authority)],
+            [*MPCHAT, "chat", "--plain", "127.0.0.1", port, "--tls", "--ca", ca_file(authority, tmp_path)],
             env=shared.environment,
             cwd=shared.folder,
             stdin=subprocess.DEVNULL,
@@ -126,9 +140,9 @@ def test_a_server_that_only_closes_is_none_to_encrypt_for(shared: Server, author
     ids=["no tls", "no file", "no certificate"],
 )
 def test_a_wrong_way_to_say_whom_to_trust_is_an_error_of_usage(
-    shared: Server, authority: Authority, words: list[str], said: str
+    shared: Server, authority: Authority, tmp_path: Path, words: list[str], said: str
 ) -> None:
-    paths = {"ca": ca_file(authority), "key": str(authority.folder / "server.key")}
+    paths = {"ca": ca_file(authority, tmp_path), "key": str(authority.issue("a", stem="another")[1])}
     done = shared.run("chat", "--plain", *[each.format(**paths) for each in words])
     assert (done.returncode, done.stdout) == (USAGE, "")
     assert said in " ".join(done.stderr.split())
