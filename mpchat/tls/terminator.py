@@ -107,6 +107,8 @@ class Terminator:
         timeout = CLOSE_EVERY if self.lifetime.closing_until is not None else None
         self.reactor.turn(0.0 if self.turns else timeout)
         now = self.reactor.now
+        # Before a byte is sent to them: should the process die, nobody else begins with them anew.
+        self.handoff.send_receipt()
         while self.turns:
             self._decrypt(self.turns.next())
             if self._round_is_over:

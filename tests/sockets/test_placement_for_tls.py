@@ -10,7 +10,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from mpchat.config import resolve
 from mpchat.hub.moderation import Moderation, Rule
+from mpchat.ipc.connection_state import ConnectionState, encode_state
 from mpchat.ipc.handoff import (
     ConnectionInTransit,
     Handoff,
@@ -21,6 +23,8 @@ from mpchat.ipc.handoff import (
     Receipt,
     read_message,
 )
+from mpchat.ipc.stream_buffer import Place
+from mpchat.protocol.session import DialectState
 from mpchat.reactor import Reactor
 from mpchat.supervisor import placement
 from mpchat.supervisor.placement import TLS_FULL, Placement
@@ -31,7 +35,22 @@ from mpchat.supervisor.worker_process import TLS, WORKER, ProcessKind
 
 ONE, OTHER = "192.0.2.1", "198.51.100.7"
 # What a worker sends along with a client that speaks TLS.
-STATE = msgspec.Raw(msgspec.msgpack.encode("all that it has said"))
+GREETING = bytes.fromhex("16030102000100")
+STATE = encode_state(
+    ConnectionState(
+        dialect="plain",
+        dialect_state=DialectState(GREETING),
+        room=0,
+        place=Place(0),
+        outbox=b"",
+        outbox_open=False,
+        heard=0.0,
+        half_since=None,
+        left_at=0.0,
+        allowance=1.0,
+        undecided=True,
+    )
+)
 
 
 class Process:
@@ -90,6 +109,7 @@ class Desk:
         self.cleanup = cleanup
         cleanup.callback(self.reactor.close)
         self.refusals = Refusals(self.reactor)
+        self.refusals.follow(msgspec.structs.replace(resolve([])[0], tls_cert="chain.pem", listen_grace=0.0))
         cleanup.callback(self.refusals.close)
         self.paused = 0
         acceptor = SimpleNamespace(refuse=self.refusals.refuse, pause=self._pause)
