@@ -1,4 +1,4 @@
-"""Goodbye: the end of a worker's connections, in order, when the server stops."""
+"""Goodbye: the end of a process's connections, in order, when the server stops."""
 
 import socket
 import time

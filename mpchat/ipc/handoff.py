@@ -47,7 +47,7 @@ class ConnectionInTransit(msgspec.Struct, frozen=True, array_like=True):
     # True when a TLS process encrypts it: the socket is the end of a pair.
     secure: bool = False
     # True when a proxy has connected, and has not said yet for whom. And the proxy's host, where it has just
-    # said that: the address above is the client's.
+    # said that: the address above is the client's, and this is no move.
     proxied: bool = False
     proxy: str = ""
 

@@ -58,8 +58,9 @@ class TlsPool(WorkerPool):
 
     @property
     def shaking(self) -> int:
-        """How many clients are with these processes alone: they have not shaken hands yet."""
-        return sum(handle.connections.hosts.total() for handle in self.handles)
+        """How many clients are with these processes alone, or about to be: they still shake hands."""
+        there = (handle.connections for handle in self.handles)
+        return sum(each.hosts.total() + len(each.unacked) for each in there)
 
     def _start(self, slot: Slot, config: Config, generation: int) -> WorkerHandle:
         handle = super()._start(slot, config, generation)

@@ -130,6 +130,7 @@ class WorkerConnections:
                         each.speaker,
                         each.secure,
                         each.proxied,
+                        each.proxy,
                     )
                     for each in batch
                 ]

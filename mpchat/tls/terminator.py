@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from multiprocessing import parent_process
@@ -21,6 +22,7 @@ from mpchat.ipc.beat import beat_every
 from mpchat.ipc.channel import Link, Queue
 from mpchat.ipc.client_socket import own, tune
 from mpchat.ipc.connection_state import decode_state
+from mpchat.ipc.goodbye import say_goodbye
 from mpchat.ipc.handoff import (
     MAX_DESCRIPTORS,
     ConnectionInTransit,
@@ -81,6 +83,8 @@ class Terminator:
         # Those that have not taken the rest after their workers closed, and since when (seconds, monotonic).
         self._deserted: dict[Client, float] = {}
         self._lingering = Lingering(self.reactor)
+        # Sockets of clients that have ended since the process was told to end.
+        self._last: list[socket.socket] = []
         self._handshakes = 0
         self._ended: Counter[str] = Counter()
         self._longest_turn = 0.0
@@ -118,6 +122,7 @@ class Terminator:
             self._pass_on()
         until = self.lifetime.closing_until
         if until is not None and (now >= until or not (self.clients or len(self._lingering))):
+            say_goodbye(self._last)
             self.lifetime.finished = True
         self._longest_turn = max(self._longest_turn, time.monotonic() - now)
 
@@ -317,7 +322,12 @@ class Terminator:
         else:
             client.near.close()
             self.handoff.receipt.tunnels.append(client.identity)
-        self._lingering.take(client.sock)
+        if self.lifetime.closing_until is None:
+            self._lingering.take(client.sock)
+        else:  # all of them end at once, and more than can linger
+            with suppress(OSError):
+                client.sock.shutdown(socket.SHUT_WR)
+            self._last.append(client.sock)
 
     # Connections that go on to workers.
 

@@ -86,7 +86,7 @@ class Migration:
         receipt, reading = self._handoff.receipt, self._clients.reading
         state = decode_state(arrived.state)
         receipt.acks.append(arrived.identity)
-        if state is not None:
+        if state is not None and not arrived.proxy:
             receipt.pauses.append(max(0.0, time.monotonic() - state.left_at))
         make_dialect = DIALECTS[state.dialect if state else PlainDialect.name]
         apart = self._config.tells_protocols_apart or arrived.proxied
@@ -224,10 +224,11 @@ class Migration:
 
         ``client`` is then its own address.
         """
-        self._left_at = time.monotonic()
         self._passed.add(connection.identity)
         self._handoff.send_receipt()  # the supervisor must have heard that it came
+        before, self._left_at = self._left_at, time.monotonic()  # others may be about to leave
         gone = self._export(connection)
+        self._left_at = before
         if client is not None:
             host, port = client
             gone = msgspec.structs.replace(gone, host=host, port=port, proxied=False, proxy=gone.host)

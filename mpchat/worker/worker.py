@@ -20,6 +20,7 @@ from mpchat.config import Config
 from mpchat.ipc import os_process as process
 from mpchat.ipc.beat import beat_every
 from mpchat.ipc.channel import Link, Queue
+from mpchat.ipc.goodbye import say_goodbye
 from mpchat.ipc.handoff import HandoffSocket
 from mpchat.ipc.handoff_channel import HandoffChannel
 from mpchat.ipc.items import Beat, Up
@@ -28,7 +29,6 @@ from mpchat.reactor import READ, Reactor
 from mpchat.worker.clients import Clients
 from mpchat.worker.counters import Counters
 from mpchat.worker.downlink import Downlink
-from mpchat.worker.goodbye import say_goodbye
 from mpchat.worker.late_clients import JUDGE_EVERY
 from mpchat.worker.migration import Migration
 from mpchat.worker.post_timing import gather_time

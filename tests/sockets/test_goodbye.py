@@ -9,7 +9,7 @@ import pytest
 from support.harness import frame
 from support.waiting import PATIENCE
 
-from mpchat.worker.goodbye import say_goodbye
+from mpchat.ipc.goodbye import say_goodbye
 
 LAST = frame("안녕히 가세요")
 # Milliseconds after which the kernel gives up a connection whose peer takes nothing.

@@ -48,10 +48,11 @@ class Proxied:
         return found
 
     def come_back(self, gone: ConnectionInTransit) -> None:
-        """Let a worker, the same one, take the connection that was passed on."""
+        """Let a worker, the same one, take the connection that was passed on: that is no move."""
         sock = self.connection.sock.dup()
         self.bench.worker.migration.take_receipt(Receipt(acks=[gone.identity]))
         self.connection = self._take(gone, sock)
+        assert not self.bench.worker.handoff.receipt.pauses
         self.bench.socks.append(sock)
         for _ in range(3):
             self.bench.turn()
