@@ -401,7 +401,11 @@ def test_a_closed_chat_of_the_library_leaves_no_thread_and_no_descriptor(
             await chat.send("hello")
             await chat.recv(SOON)
 
+    def ended() -> bool:
+        return threading.active_count() == before
+
     asyncio.run(chat())  # what it loads once
+    eventually(ended, "the thread that encrypts to end", 5.0)
     with nothing_left_behind():
         for _ in range(5):
             with mpchat.connect_blocking(*shared.address, tls=context) as blocking:
@@ -410,7 +414,7 @@ def test_a_closed_chat_of_the_library_leaves_no_thread_and_no_descriptor(
             asyncio.run(chat())
         with pytest.raises(mpchat.ConnectError, match="not to be trusted"):
             mpchat.connect_blocking(*shared.address, tls=True)
-        eventually(lambda: threading.active_count() == before, "the threads that encrypt to end", 5.0)
+        eventually(ended, "the threads that encrypt to end", 5.0)
 
 
 def test_the_tls_process_ends_with_a_killed_supervisor_and_the_next_start_works(

@@ -52,9 +52,10 @@ def before_each_turn(worker, act):
     worker.Worker.turn = with_fault
 
 def part_of_worker(name):
-    """Return a class of the worker and a method of it; ``name`` is MODULE.CLASS.METHOD."""
+    """Return a class of the worker's process and a method of it; ``name`` is MODULE.CLASS.METHOD."""
     module, part, method = name.split(".")
-    part = getattr(sys.modules[f"mpchat.worker.{module}"], part)
+    folder = "worker" if f"mpchat.worker.{module}" in sys.modules else "ipc"
+    part = getattr(sys.modules[f"mpchat.{folder}.{module}"], part)
     return part, getattr(part, method)
 
 def flagged(name):
