@@ -47,9 +47,11 @@ class Tunnel:
         "_near_interest",
         "_network_interest",
         "_outgoing",
+        "_said_end",
         "_scant",
         "_to_near",
         "_to_network",
+        "_unheard",
         "ended",
         "has_more",
         "near",
@@ -73,6 +75,10 @@ class Tunnel:
         # What was encrypted and is not sent; what was decrypted and is not sent.
         self._to_network: bytes | memoryview = b""
         self._to_near: bytes | memoryview = b""
+        # True once the network takes nothing any more: what it had sent before is still read.
+        self._unheard = False
+        # True once it was said that nothing more is sent.
+        self._said_end = False
         # True when the last piece from the network held nothing for the near side; None before the first one.
         self._scant: bool | None = None
         # True when more of what has come from the network can be decrypted.
@@ -146,7 +152,9 @@ class Tunnel:
             self.flush()  # an alert says why
             raise
         self._take_decrypted(parts)
-        if self._outgoing.pending:  # an answer to a change of keys
+        if self.near_ended:
+            self._say_end()
+        if self._outgoing.pending:  # the farewell, or an answer to a change of keys
             self.flush()
 
     def _take_decrypted(self, parts: list[bytes]) -> None:
@@ -186,9 +194,15 @@ class Tunnel:
                 size += self.tls.write(memoryview(data)[size:])
         else:
             self.near_ended = True
+            self._say_end()
+        self.flush()
+
+    def _say_end(self) -> None:
+        """Say that nothing more is sent, once; not before all that has come is decrypted: TLS would fail."""
+        if not (self._said_end or self.has_more):
+            self._said_end = True
             with suppress(ssl.SSLError):  # nobody waits for the other half of the farewell
                 self.tls.unwrap()
-        self.flush()
 
     def flush(self) -> None:
         """Send the network what is there for it. Raise ``OSError``."""
@@ -197,15 +211,17 @@ class Tunnel:
             self._to_network = bytes(self._to_network) + data if self._to_network else data
         if self._to_network:
             try:
-                sent = self.sock.send(self._to_network)
+                sent = len(self._to_network) if self._unheard else self.sock.send(self._to_network)
             except BlockingIOError:
                 return
+            except ConnectionError:
+                self._unheard, sent = True, len(self._to_network)
             self._to_network = memoryview(self._to_network)[sent:] if sent < len(self._to_network) else b""
 
     @property
     def done(self) -> bool:
         """True when the near side has ended and all that it sent is sent."""
-        return self.near_ended and not self._to_network
+        return self._said_end and not self._to_network
 
     @property
     def blocked(self) -> bool:

@@ -69,6 +69,7 @@ class Down(IntEnum):
     # Identities: the answer to SAID_ALL, behind all that follows from what these clients said.
     ECHOED = FIRST_KIND + 31
     CERTIFICATE = FIRST_KIND + 32  # (chain, key), PEM: what a TLS process shows to new clients
+    SETTINGS = FIRST_KIND + 33  # a Config as msgpack: what holds for a TLS process from now on
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True):

@@ -91,7 +91,7 @@ def _plain(host: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
 
 
 def forwarded_for(head: bytes, proxies: Collection[str]) -> str:
-    """Return the client that the head of a request was forwarded for; empty where it does not say.
+    """Return the client that a request was forwarded for, by its head; empty where that does not say.
 
     It is the last address of ``X-Forwarded-For`` that is none of ``proxies`` (networks): what stands before
     it may be the client's own invention.
@@ -99,7 +99,7 @@ def forwarded_for(head: bytes, proxies: Collection[str]) -> str:
     networks = [ipaddress.ip_network(each) for each in proxies]
     named = [
         value
-        for line in head.split(b"\r\n")[1:]
+        for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
         if (found := line.partition(b":"))[0].strip().lower() == _FORWARDED
         for value in found[2].split(b",")
     ]

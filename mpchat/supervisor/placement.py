@@ -31,6 +31,8 @@ WORKERS_FULL = Refusal("the workers are out of descriptors; try again later")
 TLS_FULL = Refusal("no process can encrypt for you; try again later")
 # Connections that may wait for a TLS process to start, or to have room; with more, the oldest are closed.
 MOST_FOR_TLS = 100
+# Seconds that each of them may wait: nobody hears of a client that leaves meanwhile.
+TLS_PATIENCE = 10.0
 
 
 class Placement:
@@ -99,8 +101,13 @@ class Placement:
         self._hosts += Counter()  # drops hosts without connections
         self._take_back(handle.close())
 
-    def place_for_tls(self, handles: Sequence[WorkerHandle], now: float) -> None:
-        """Send each connection that speaks TLS to the one of these TLS processes that has the fewest."""
+    def place_for_tls(
+        self, handles: Sequence[WorkerHandle], now: float, patience: float = TLS_PATIENCE
+    ) -> None:
+        """Send each connection that speaks TLS to the one of these TLS processes that has the fewest.
+
+        Refuse those that have waited for more than ``patience`` seconds.
+        """
         waiting = [each for each in self._unplaced if each.wants_tls]
         if not waiting:
             return
@@ -110,7 +117,7 @@ class Placement:
         for placed, connection in enumerate(waiting):
             chosen = choose_worker(candidates, self._turn)
             if chosen is None:
-                self._let_wait(waiting[placed:])
+                self._let_wait(waiting[placed:], now - patience)
                 break
             self._turn += 1
             by_slot[chosen.slot].connections.assign(connection, now)
@@ -119,9 +126,11 @@ class Placement:
             if handle.connections.has_assigned:
                 self._handoffs.send_assigned(handle)
 
-    def _let_wait(self, for_tls: list[HeldConnection]) -> None:
-        refused = for_tls[:-MOST_FOR_TLS]
-        self._unplaced += for_tls[len(refused) :]
+    def _let_wait(self, for_tls: list[HeldConnection], since: float) -> None:
+        """Let connections wait that have not waited since then, and not too many; refuse the others."""
+        patient = [each for each in for_tls if each.since > since][-MOST_FOR_TLS:]
+        refused = [each for each in for_tls if each not in patient]
+        self._unplaced += patient
         for connection in refused:
             self._refuse(connection, TLS_FULL)
 
@@ -189,7 +198,7 @@ class Placement:
 
     def _on_arrivals(self, handle: WorkerHandle, arrivals: Arrivals) -> None:
         """Take note of what a worker or a TLS process says about connections."""
-        self._take_back([each for each in arrivals.unplaced if self._may_stay(each)])
+        self._take_back([each for each in arrivals.unplaced if not arrivals.passed or self._may_stay(each)])
         if handle.kind is WORKER:
             self.transit.ended(handle.endpoint, (each.identity for each in arrivals.acked), arrivals.pauses)
             self._kick_banned(handle, arrivals.acked)

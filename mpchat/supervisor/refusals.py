@@ -156,7 +156,7 @@ class Refusals:
 
 def _is_enough(head: bytes) -> bool:
     """Tell whether it is known what a client speaks, and what it asks for."""
-    return HEAD_END in head or speaks(head) in (Speaks.PLAIN, Speaks.TLS)
+    return HEAD_END in head or len(head) >= HEAD_LIMIT or speaks(head) in (Speaks.PLAIN, Speaks.TLS)
 
 
 def _answer_for(refusal: Refusal, head: bytes) -> bytes:

@@ -256,7 +256,7 @@ class Supervisor:
     def _place_connections(self, now: float) -> None:
         """Send connections to workers; accept further clients when none waits for a worker."""
         if self.placement:
-            self.placement.place_for_tls(self.tls.serving, now)
+            self.placement.place_for_tls(self.tls.serving, now, self.tls.patience)
             self.placement.place(self.pool.serving, now, self.pool.leaving)
             if surplus := self.admission.surplus:
                 self.placement.refuse(self.admission.full, surplus)

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
+import msgspec
+
 from mpchat.config import Config
 from mpchat.instance.record import Identity
 from mpchat.ipc.items import Down
+from mpchat.supervisor.placement import TLS_PATIENCE
 from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.slot import Slot
 from mpchat.supervisor.worker_handle import WorkerHandle
@@ -57,6 +60,11 @@ class TlsPool(WorkerPool):
         return config.tls_processes if config.tls_on else 0
 
     @property
+    def patience(self) -> float:
+        """For how long (seconds) clients may wait for one of these processes: there may be none to come."""
+        return TLS_PATIENCE if self.wanted(self.config) else 0.0
+
+    @property
     def shaking(self) -> int:
         """How many clients are with these processes alone, or about to be: they still shake hands."""
         there = (handle.connections for handle in self.handles)
@@ -66,6 +74,9 @@ class TlsPool(WorkerPool):
         handle = super()._start(slot, config, generation)
         self._tell(handle)
         return handle
+
+    def _tell_settings(self, handle: WorkerHandle) -> None:
+        handle.endpoint.send_now(Down.SETTINGS, msgspec.msgpack.encode(self.config))
 
     def _tell(self, handle: WorkerHandle) -> None:
         if self.certificate is not None:
@@ -95,6 +106,7 @@ class TlsPool(WorkerPool):
         """Let settings hold: new clients are shown ``certificate``."""
         self.config, self.certificate = config, certificate
         for handle in self.handles:
+            self._tell_settings(handle)
             self._tell(handle)
         self._dismiss_unwanted()
 

@@ -33,8 +33,8 @@ SHORT_OF_DESCRIPTORS = 1.0
 class HeldConnection(NamedTuple):
     """A connection that the supervisor holds: from accept, or from another worker, until a worker acks it.
 
-    ``since`` is when it was assigned to a worker (seconds, monotonic); ``state`` and ``speaker`` are those of
-    a moved one.
+    ``since`` is when it was assigned to a worker, or began to wait for a TLS process (seconds, monotonic).
+    ``state`` and ``speaker`` are those of a moved one.
     """
 
     identity: int
@@ -179,6 +179,7 @@ class WorkerConnections:
                     state=FRESH if self._encrypts else each.state,
                     speaker=each.speaker,
                     secure=each.secure,
+                    since=time.monotonic(),
                     wants_tls=passed and not (self._encrypts or each.proxy),
                     proxied=each.proxied,
                     proxy=each.proxy,

@@ -17,7 +17,10 @@ from itertools import islice
 from multiprocessing import parent_process
 from typing import Any
 
+import msgspec
+
 from mpchat.config import Config
+from mpchat.ipc import logs
 from mpchat.ipc.beat import beat_every
 from mpchat.ipc.channel import Link, Queue
 from mpchat.ipc.client_socket import own, tune
@@ -142,6 +145,8 @@ class Terminator:
         """Do what the supervisor says."""
         if kind == Down.CERTIFICATE:
             self._take_certificate(*payload)
+        elif kind == Down.SETTINGS:
+            self._take_settings(msgspec.msgpack.decode(payload, type=Config))
         elif kind == Down.DRAIN:
             self.lifetime.draining = True
             self._say(Up.DRAINED)
@@ -161,6 +166,19 @@ class Terminator:
         if first:
             self._say(Up.READY)
             log.info("ready: %s", self.lifetime.title)
+
+    def _take_settings(self, config: Config) -> None:
+        """Let settings hold, for those that are here too. It beats as before: so it is watched."""
+        before = self._config
+        self._config = msgspec.structs.replace(config, hang_timeout=before.hang_timeout)
+        logging.getLogger("mpchat").setLevel(config.log_level.upper())
+        if config.log_file != before.log_file:
+            logs.point_later_at(config.log_file)
+            logs.reopen_on_signal(config.log_file)
+        if config.keepalive != before.keepalive:
+            for client in self.clients.values():
+                with suppress(OSError):  # its end comes by its own event
+                    tune(client.sock, config.keepalive)
 
     def _say(self, kind: Up, payload: Any = None) -> None:
         try:

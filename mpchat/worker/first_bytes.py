@@ -99,15 +99,12 @@ class FirstBytes:
                 self._watch(until - now)
                 return
             del self._silent[connection]
-            if not _has_spoken(connection):
-                self._begin_plain(connection)
-
-    def _begin_plain(self, connection: Connection) -> None:
-        """Send a silent client what there is for plain ones, if it may be one."""
-        if self._must_encrypt(connection):
-            self._refuse(connection, b"")
-        else:
-            self._rooms.begin_plain(connection)
+            if _has_spoken(connection):
+                continue
+            if self._must_encrypt(connection):  # its greeting may be late
+                self._reading.note_half(connection)
+            else:
+                self._rooms.begin_plain(connection)
 
     def has_begun(self, connection: Connection) -> bool:
         """Tell whether an undecided client that has come here has said enough to decide."""
@@ -211,7 +208,10 @@ class FirstBytes:
         """Send all of them what there is for plain clients: the worker drains."""
         silent, self._silent = self._silent, OrderedDict()
         for connection in silent:
-            self._begin_plain(connection)
+            if self._must_encrypt(connection):
+                self._refuse(connection, b"")
+            else:
+                self._rooms.begin_plain(connection)
 
     def forget(self, connection: Connection) -> bytes:
         """Forget a connection that has ended or leaves; returns its first bytes."""

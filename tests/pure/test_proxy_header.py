@@ -116,5 +116,7 @@ def test_a_header_is_taken_for_no_other_protocol(header: bytes) -> None:
     ],
 )
 def test_the_last_address_that_is_no_proxy_s_is_the_client(lines: list[str], client: str) -> None:
-    head = "\r\n".join(["GET /ws HTTP/1.1", "Host: a", *lines, "", ""]).encode("latin-1")
+    head = "\r\n".join(["POST /ws HTTP/1.1", "Host: a", *lines, "", ""]).encode("latin-1")
     assert forwarded_for(head, TRUSTED) == client
+    # A body is what the client likes.
+    assert forwarded_for(head + b"\r\nX-Forwarded-For: 198.51.100.7\r\n", TRUSTED) == client

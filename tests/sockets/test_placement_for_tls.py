@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -332,6 +333,40 @@ def test_of_too_many_that_wait_the_oldest_are_refused_with_an_alert(
             client.recv(1)
     desk.place_for_tls(desk.tls)
     assert desk.tls.connections.load == 2
+
+
+def test_clients_wait_no_longer_than_they_are_let(desk: Desk) -> None:
+    desk.wanting_tls(ONE)
+    desk.place_for_tls()
+    desk.placement.place_for_tls([], time.monotonic() + placement.TLS_PATIENCE + 1)
+    assert desk.clients[0].recv(100) == ACCESS_DENIED
+    assert (len(desk.placement), desk.placement.from_host(ONE)) == (0, 0)
+
+
+def test_where_no_process_is_to_come_nobody_waits_for_one(desk: Desk) -> None:
+    desk.wanting_tls(ONE)
+    desk.placement.place_for_tls([], time.monotonic(), 0.0)
+    assert desk.clients[0].recv(100) == ACCESS_DENIED
+    assert len(desk.placement) == 0
+
+
+def test_a_client_behind_a_proxy_that_a_worker_cannot_take_counts_once(desk: Desk) -> None:
+    admitted: list[str] = []
+    desk.placement.admit = admitted.append
+    for _ in range(2):
+        client, sock = socket.socketpair()
+        desk.clients.append(client)
+        desk.cleanup.callback(client.close)
+        desk.placement.enter(sock, OTHER, 4000, proxied=True)
+    (identity, _) = desk.place()
+    passed = Passed([ConnectionInTransit(identity, ONE, 4711, STATE, proxy=OTHER)])
+    desk.hear(desk.worker, passed, desk.worker.socks[identity])
+    desk.worker.socks.pop(identity).close()
+    desk.placement.place([desk.worker.handle], desk.reactor.now, expected=0)
+    desk.worker.take()
+    desk.hear(desk.worker, Receipt(nacks=[identity]))
+    assert [desk.placement.from_host(each) for each in (ONE, OTHER)] == [1, 1]
+    assert admitted == [ONE]
 
 
 def test_the_alert_is_one_that_clients_understand() -> None:

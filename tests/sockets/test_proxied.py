@@ -1,5 +1,6 @@
 """Connections of proxies at a worker: whose they are is told first, and nothing is sent before that."""
 
+import socket
 import time
 from collections.abc import Iterator
 
@@ -8,8 +9,12 @@ from support.harness import Client, raw_frame
 from support.one_worker import Bench, unread
 from support.websocket_peer import HANDSHAKE
 
+from mpchat.config import resolve
 from mpchat.ipc.connection_state import ConnectionState, decode_state, encode_state
 from mpchat.ipc.handoff import ConnectionInTransit, HandoffSocket, Passed, Receipt, close_all, read_message
+from mpchat.protocol.http import HEAD_LIMIT
+from mpchat.reactor import Reactor
+from mpchat.supervisor.refusals import BANNED, Refusals
 from mpchat.worker.connection import Connection
 
 LINE = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 4000\r\n"
@@ -187,6 +192,21 @@ def test_a_connection_is_moved_in_the_middle_of_a_header(proxied: Proxied) -> No
     gone = proxied.passed()
     assert gone is not None
     assert gone.host == "192.0.2.7"
+
+
+def test_a_refused_request_whose_head_does_not_end_is_answered() -> None:
+    """A worker may have read more of it than the supervisor would."""
+    reactor = Reactor()
+    refusals = Refusals(reactor)
+    refusals.follow(resolve([])[0])
+    ours, theirs = socket.socketpair()
+    refusals.refuse(ours, BANNED, b"GET / HTTP/1.1\r\nX: " + b"a" * (HEAD_LIMIT + 1000))
+    theirs.sendall(b"a")
+    reactor.turn(0.0)
+    assert theirs.recv(1000).startswith(b"HTTP/1.1 403")
+    theirs.close()
+    refusals.close()
+    reactor.close()
 
 
 def test_a_supervisor_without_descriptors_ends_the_connection(proxied: Proxied) -> None:

@@ -1,6 +1,7 @@
 """A TLS process: handshakes, what goes through it both ways, its bounds, and what it tells the supervisor."""
 
 import ipaddress
+import logging
 import socket
 import ssl
 import struct
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from support.one_terminator import NAME, Peer, TlsBench, drained
 from support.tls import Authority
 
+from mpchat.config import resolve
 from mpchat.ipc.items import Down, Up
 from mpchat.ipc.lingering import LINGERING
 from mpchat.tls import terminator
@@ -660,6 +663,65 @@ def test_a_process_that_closes_ends_with_its_last_client(bench: TlsBench, contex
     for each in (peer, never):
         each.sock.close()
     bench.until(lambda: bench.terminator.lifetime.finished)
+
+
+def test_what_has_come_is_passed_on_although_the_worker_ends_its_stream_meanwhile(
+    bench: TlsBench, context: ssl.SSLContext
+) -> None:
+    """OpenSSL fails for good where it is to end with something unread."""
+    peer = bench.shaken(context)
+    client = bench.terminator.clients[peer.identity]
+    peer.write(b"said last")
+    peer.send()
+    client.receive()
+    bench.worker(peer).send(b"owed")
+    client.encrypt()
+    bench.worker(peer).shutdown(socket.SHUT_WR)
+    client.encrypt()
+    assert not client.done
+    client.decrypt()
+    assert (client.done, client.network_ended) == (True, False)
+    assert drained(bench.worker(peer)) == (b"said last", False)
+    peer.receive()
+    assert (bytes(peer.got), peer.ended_in_order) == (b"owed", True)
+
+
+def test_what_a_client_said_before_it_was_reset_is_passed_on(
+    bench: TlsBench, context: ssl.SSLContext
+) -> None:
+    peer = bench.shaken(context)
+    client = bench.terminator.clients[peer.identity]
+    peer.write(b"said last")
+    peer.send()
+    client.receive()
+    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.sock.close()
+    bench.worker(peer).send(b"nobody hears this")
+    client.encrypt()
+    bench.terminator._go_on(client)
+    bench.settle()
+    assert drained(bench.worker(peer)) == (b"said last", True)
+    bench.worker(peer).close()
+    bench.until(lambda: peer.identity not in bench.terminator.clients)
+
+
+def test_settings_hold_for_those_that_are_here_and_for_those_that_come(
+    bench: TlsBench, context: ssl.SSLContext
+) -> None:
+    here = bench.shaken(context)
+    config = msgspec.structs.replace(resolve([])[0], keepalive=1234.0, log_level="error", hang_timeout=99.0)
+    level = logging.getLogger("mpchat").level
+    try:
+        bench.terminator.take(Down.SETTINGS, msgspec.msgpack.encode(config))
+        assert logging.getLogger("mpchat").level == logging.ERROR
+    finally:
+        logging.getLogger("mpchat").setLevel(level)
+    comes = bench.shaken(context)
+    for each in (here, comes):
+        sock = bench.terminator.clients[each.identity].sock
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 1234
+    # The supervisor watches it as it was started.
+    assert bench.terminator._config.hang_timeout == 10.0
 
 
 def test_nobody_who_still_talks_is_reset_at_the_end(bench: TlsBench, context: ssl.SSLContext) -> None:

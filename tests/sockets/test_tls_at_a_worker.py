@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -245,10 +246,27 @@ def test_a_plain_client_from_elsewhere_is_told_that_tls_is_required(
 def test_a_silent_client_from_elsewhere_is_told_after_a_while_that_tls_is_required(strict: Bench) -> None:
     client, connection = come(strict)
     publish(strict, "not for it")
+    time.sleep(2 * GRACE)
+    strict.turn()
     assert unread(client) == b""
     assert not connection.closed
+    strict.worker.clients.end_overdue(time.monotonic() + 31)
     (told,) = told_at_the_end(strict, client)
     assert told["error"]["code"] == "tls_required"
+
+
+def test_a_greeting_that_comes_late_is_passed_on_where_tls_is_required(strict: Bench) -> None:
+    supervisor = Supervisor(strict)
+    client, _ = come(strict)
+    publish(strict, "not for it")
+    time.sleep(2 * GRACE)
+    strict.turn()
+    client.send_raw(HELLO)
+    strict.until(lambda: not strict.worker.clients.by_identity)
+    assert [type(each) for each in supervisor.heard()] == [Receipt, Passed]
+    assert unread(client) == b""
+    for descriptor in supervisor.descriptors:
+        socket.socket(fileno=descriptor).close()
 
 
 @pytest.mark.parametrize("begun", [b"", b"G", b"\x16"])
