@@ -1,25 +1,12 @@
-"""A client's TLS as a checker writes it: bytes in and out, by the standard module. Pure but for certificates.
+"""A client's TLS as a checker writes it: bytes in and out, by the standard module. Pure.
 
 What it is given to send while hands are being shaken waits for that.
 """
 
 import ssl
-from pathlib import Path
 
 # Bytes that are decrypted at a time: what a TLS record holds.
 _RECORD = 16 << 10
-
-
-def certificate(folder: Path) -> tuple[str, str]:
-    """Write a certificate for loopback and its key; return their paths."""
-    import trustme  # runs without TLS do not load it
-
-    issued = trustme.CA().issue_cert("localhost", "127.0.0.1")
-    chain, key = folder / "chain.pem", folder / "key.pem"
-    chain.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
-    key.touch(0o600)
-    key.write_bytes(issued.private_key_pem.bytes())
-    return str(chain), str(key)
 
 
 def trusting_all() -> ssl.SSLContext:

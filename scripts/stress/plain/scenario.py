@@ -13,7 +13,6 @@ from mpchat.errors import MpchatError
 from scripts.common.address import Address
 from scripts.common.frames import HEADER
 from scripts.common.server import HarnessError
-from scripts.common.tls_wire import certificate
 from scripts.stress.engine import Run, Scenario
 from scripts.stress.faults import Fault, Storms
 from scripts.stress.fleet import ClientProcess
@@ -92,6 +91,8 @@ class PlainScenario(Scenario):
         """Let it speak TLS if clients are to."""
         if not options.tls:
             return ()
+        from scripts.common.certificate import certificate  # runs without TLS do not load it
+
         chain, key = certificate(folder)
         return ("--tls-cert", chain, "--tls-key", key)
 
