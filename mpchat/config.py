@@ -16,7 +16,9 @@ import msgspec
 from mpchat.errors import ConfigError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
 from mpchat.setting_values import (
+    AUDIENCE_LENGTH,
     FAREWELL_LENGTH,
+    audience,
     choice,
     duration,
     farewell,
@@ -25,6 +27,7 @@ from mpchat.setting_values import (
     networks,
     origins,
     path,
+    secret_place,
     size,
     switch,
     whole,
@@ -33,6 +36,7 @@ from mpchat.setting_values import (
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MULTIPLEXERS = ("auto", "epoll", "kqueue", "poll", "select")
 TLS_MODES = ("off", "optional", "required")
+AUTH_MODES = ("open", "names", "closed")
 MOST_TLS_PROCESSES = 64
 # Worker processes. Each costs the supervisor a few descriptors, and each message one more copy.
 MOST_WORKERS = 256
@@ -57,6 +61,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: str
     tls_processes: int
     proxy_from: tuple[str, ...]
+    auth: str
+    auth_timeout: float
+    accounts: str
+    jwt_key: str
+    jwt_audience: str
+    secret: str
     notices: bool
     max_connections: int
     max_per_address: int
@@ -92,6 +102,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def tells_protocols_apart(self) -> bool:
         """True when a client's first bytes decide what it speaks."""
         return self.web or self.tls_on
+
+    @property
+    def proofs(self) -> tuple[str, ...]:
+        """The kinds of proof that the server takes, out of password, jwt and secret."""
+        settings = {"password": True, "jwt": bool(self.jwt_key), "secret": bool(self.secret)}
+        return tuple(kind for kind, taken in settings.items() if taken)
 
 
 class Setting(NamedTuple):
@@ -235,6 +251,52 @@ SETTINGS: tuple[Setting, ...] = (
         "IP addresses and networks such as 192.0.2.0/24, separated by commas; empty: none",
         "Where proxies connect from. Their connections must begin with a PROXY header, version 1 or 2, or be "
         "HTTP. The address in that header, or in X-Forwarded-For, is the client's.",
+    ),
+    Setting(
+        "auth",
+        "open",
+        choice(*AUTH_MODES),
+        ", ".join(AUTH_MODES),
+        "Whether clients must prove that a name is theirs. open: no. names: registered names only. closed: "
+        "without a proof a client gets no messages and sends none.",
+    ),
+    Setting(
+        "auth_timeout",
+        60.0,
+        duration(1.0, 3600.0),
+        "1 s to 1 h",
+        "With auth closed: end a connection that has shown no proof for this long.",
+    ),
+    Setting(
+        "accounts",
+        "",
+        path,
+        "a file's path; empty: in the user's data folder",
+        "The SQLite file with registered names and their passwords, which no other user may read. Several "
+        "servers may share it.",
+    ),
+    Setting(
+        "jwt_key",
+        "",
+        secret_place,
+        "a file's path or env:NAME, never the key itself; empty: no tokens",
+        "The key that tokens (JWT) are checked with. A PEM file with an EC P-256 key means ES256, with an "
+        "Ed25519 key EdDSA. Anything else means HS256 and has at least 32 bytes. A reload reads it again.",
+    ),
+    Setting(
+        "jwt_audience",
+        "mpchat",
+        audience,
+        f"up to {AUDIENCE_LENGTH} printable characters, at least one",
+        "With jwt_key: what a token must have as its audience (aud).",
+    ),
+    Setting(
+        "secret",
+        "",
+        secret_place,
+        "a file's path or env:NAME, never the secret itself; empty: none",
+        "One secret for all, as for a class room. It lets a client in and proves no name. A reload reads it "
+        "again.",
     ),
     Setting("notices", True, switch, "on or off", "Tell a room when a client's connection ends."),
     Setting(
@@ -416,6 +478,9 @@ SETTINGS: tuple[Setting, ...] = (
 
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
+# A wrong value of these is not shown: a user may have put the secret itself there.
+_UNSHOWN = frozenset({"jwt_key", "secret"})
+
 # Settings that a running server cannot change, and why. A reload keeps them and says so.
 FIXED: Mapping[str, str] = {
     "name": "the server's lock is on it; stop and start",
@@ -527,9 +592,8 @@ def _checked(setting: Setting, origin: Origin) -> Any:
     try:
         return setting.parse(origin.value)
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{origin.place}: {setting.name} is {_excerpt(origin.value)}, allowed: {setting.allowed}"
-        ) from None
+        shown = "a value that is not shown" if setting.name in _UNSHOWN else _excerpt(origin.value)
+        raise ConfigError(f"{origin.place}: {setting.name} is {shown}, allowed: {setting.allowed}") from None
 
 
 def _excerpt(value: Any) -> str:

@@ -20,6 +20,8 @@ _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(%[A-Za-z0-9_.-]{1,15})?")
 _ORIGIN = re.compile(
     rf"https?://({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]{{2,39}}\])(:\d{{1,5}})?", re.IGNORECASE | re.ASCII
 )
+# A variable of the environment that holds a secret.
+_VARIABLE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,20}", re.ASCII)
 _SIZE = re.compile(r"(\d{1,20})\s*(|k|kb|kib|m|mb|mib|g|gb|gib)", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(|ms|s|m|h)", re.IGNORECASE | re.ASCII)
@@ -27,6 +29,10 @@ _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _DURATION_UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0}
 # Characters of the farewell. Each takes at most 6 bytes, escaped: that fits a frame ten times over.
 FAREWELL_LENGTH = 1000
+# Characters of an audience: a word or an address of the web.
+AUDIENCE_LENGTH = 200
+# How a setting that names the place of a secret begins when the place is a variable of the environment.
+FROM_ENVIRONMENT = "env:"
 
 
 def whole(low: int, high: int) -> Callable[[Any], int]:
@@ -111,6 +117,25 @@ def instance_name(value: Any) -> str:
 def path(value: Any) -> str:
     """Return a path, which may be relative."""
     if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value
+
+
+def secret_place(value: Any) -> str:
+    """Return where a secret is: a path, which may be relative, or ``env:NAME``. Never the secret itself."""
+    place = path(value)
+    if place.startswith(FROM_ENVIRONMENT) and not _VARIABLE.fullmatch(place):
+        raise ValueError
+    if "\n" in place or "\r" in place or place.startswith("-----BEGIN"):  # a key, and no place of one
+        raise ValueError
+    return place
+
+
+def audience(value: Any) -> str:
+    """Return the audience of tokens."""
+    if not isinstance(value, str) or not 1 <= len(value) <= AUDIENCE_LENGTH:
+        raise ValueError
+    if not value.isprintable() or value != value.strip():
         raise ValueError
     return value
 

@@ -28,6 +28,7 @@ from mpchat.instance.owners import check_trusted
 from mpchat.instance.paths import paths as instance_paths
 from mpchat.instance.paths import utf8_path
 from mpchat.multiplexer import make_selector
+from mpchat.setting_values import FROM_ENVIRONMENT
 
 FILE_NAME = "mpchat.toml"
 # Bytes of a settings file; all settings at their longest take a fraction of that.
@@ -136,6 +137,9 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
             history=absolute(config.history, self.folder),
             tls_cert=absolute(config.tls_cert, self.folder),
             tls_key=absolute(config.tls_key, self.folder),
+            accounts=absolute(config.accounts, self.folder),
+            jwt_key=absolute_place(config.jwt_key, self.folder),
+            secret=absolute_place(config.secret, self.folder),
         )
 
     def _all(self, file: dict[str, Origin], environment: Mapping[str, str]) -> list[dict[str, Origin]]:
@@ -243,6 +247,11 @@ def absolute(path: str, folder: str) -> str:
     if not (folder or whole.is_absolute()):
         raise _leads_nowhere(path, "the current folder was removed")
     return utf8_path(str(folder / whole))
+
+
+def absolute_place(place: str, folder: str) -> str:
+    """Return the place of a secret made absolute as :func:`absolute` does; ``env:NAME`` stays."""
+    return place if place.startswith(FROM_ENVIRONMENT) else absolute(place, folder)
 
 
 def _leads_nowhere(path: str, why: str) -> ConfigError:

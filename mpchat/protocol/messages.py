@@ -30,12 +30,14 @@ Times = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 class Refusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The reason of a rejection: ``code`` is stable and for programs, ``text`` is for people.
 
-    ``times`` counts the rejected payloads that this error stands for.
+    ``times`` counts the rejected payloads that this error stands for. ``proofs`` comes with
+    ``auth_required``: the kinds of proof that the server takes.
     """
 
     code: str
     text: str
     times: Times = 1
+    proofs: tuple[str, ...] = ()
 
 
 class ErrorReply(msgspec.Struct, frozen=True, gc=False):

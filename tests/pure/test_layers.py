@@ -28,6 +28,7 @@ tunnel
 reactor
 instance
 settings
+auth
 control
 ipc
 hub worker tls
@@ -48,6 +49,7 @@ PURE = {
     "config",
     "memory",
     "protocol",
+    "auth.grant",
     "ipc.addresses",
     "ipc.beat",
     "ipc.limits",

@@ -1,0 +1,1 @@
+"""Authentication: which proof belongs to a name, and what it allows."""

@@ -1,0 +1,90 @@
+"""Grant: what a client shows as its proof, and what a proof that was checked allows. Pure.
+
+Not here: the check itself (:mod:`mpchat.auth.verifier`), which reads files and takes time.
+"""
+
+from typing import Any
+
+import msgspec
+
+from mpchat.protocol.names import name_key
+
+MEMBER, OPERATOR = "member", "operator"
+ROLES = (MEMBER, OPERATOR)
+_ANY = "*"
+
+
+class Grant(msgspec.Struct, frozen=True, array_like=True):
+    """What a proof allows.
+
+    ``name`` is as the account or the token spells it; "" for the secret, which proves no name. ``rooms`` are
+    the rooms that a token names, in which ``*`` stands for any characters; None: all rooms. ``expires`` is
+    when a token ends, in seconds since 1970; None: never.
+    """
+
+    name: str
+    role: str = MEMBER
+    rooms: tuple[str, ...] | None = None
+    expires: float | None = None
+
+    def allows(self, room: str) -> bool:
+        """Tell whether a client with this grant may be in ``room``; spellings of one room are equal."""
+        return self.rooms is None or any(matches(pattern, room) for pattern in self.rooms)
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """The result of a check.
+
+    ``name`` is the name that the join is to have, as :func:`~mpchat.protocol.names.checked_name` returns it.
+    ``grant`` is None when no proof was shown and none was needed. ``looks`` are the name's looks, to be
+    compared with those of the names that are present; empty: it need not be compared.
+    """
+
+    name: str
+    grant: Grant | None
+    looks: tuple[str, ...] = ()
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """What a join shows: the wanted name and at most one of the others."""
+
+    name: str | None = None
+    password: str | None = None
+    jwt: str | None = None
+    secret: str | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of proof that are shown, out of password, jwt and secret."""
+        kinds = {"password": self.password, "jwt": self.jwt, "secret": self.secret}
+        return tuple(kind for kind, shown in kinds.items() if shown is not None)
+
+    def __repr__(self) -> str:
+        """Name the kinds of proof only: what is shown here may reach a log."""
+        return f"Proof(name={self.name!r}, kinds={self.kinds!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name), ("kinds", self.kinds)]
+
+
+def matches(pattern: str, room: str) -> bool:
+    """Tell whether ``room`` is one of those that ``pattern`` stands for; ``*`` is any characters, or none.
+
+    Takes time in proportion to the lengths: the parts between the stars are looked for one after the other,
+    each as early as it can be, and never again.
+    """
+    # Split before the keys are made: the key of a full-width star is a star.
+    first, *others = (name_key(part) for part in pattern.split(_ANY))
+    key = name_key(room)
+    if not others:
+        return first == key
+    *between, last = others
+    if len(key) < len(first) + len(last) or not (key.startswith(first) and key.endswith(last)):
+        return False
+    at, end = len(first), len(key) - len(last)
+    for part in between:
+        found = key.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

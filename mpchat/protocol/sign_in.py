@@ -1,0 +1,44 @@
+"""Sign-in: the errors about proofs, as all parts of a server say them. Pure.
+
+Which of them a client gets is decided elsewhere (:mod:`mpchat.auth.verifier`); the texts stand here once, so
+that a client cannot tell from the words which part of its proof was wrong.
+"""
+
+from functools import lru_cache
+
+import msgspec
+
+from mpchat.errors import ProtocolError
+from mpchat.protocol.frames import encode_frame
+from mpchat.protocol.messages import ErrorReply, Refusal
+
+# The codes.
+AUTH_REQUIRED = "auth_required"
+BAD_CREDENTIALS = "bad_credentials"
+EXPIRED = "expired"
+NOT_ALLOWED = "not_allowed"
+TRY_LATER = "try_later"
+
+# The same whatever was wrong: a name that is not registered, a password, a token, the secret.
+BAD = "the proof is wrong: check the name and the password, the token or the secret"
+NEEDED = "this server asks for a proof: sign in with a join that has a password, a token or the secret"
+REGISTERED = "this name is registered: join with its password or a token, or choose another name"
+OVER = "the token is over; join with a fresh one"
+OTHER_NAME = "the token is for another name"
+OTHER_ROOM = "the token is not for this room"
+OPERATORS_ONLY = "only operators may do this"
+TWO_PROOFS = "a join has at most one proof: a password, a token or the secret"
+UNCHECKED = "the server cannot check names just now; try again later"
+SIMILAR = "this name looks like another one; choose another name"
+
+
+def bad_credentials() -> ProtocolError:
+    """Return the error for a wrong proof, the same whatever was wrong."""
+    return ProtocolError("bad_credentials", BAD)
+
+
+@lru_cache(maxsize=64)
+def auth_required_frame(proofs: tuple[str, ...], text: str = NEEDED) -> bytes:
+    """Return the frame of the error ``auth_required``; ``proofs`` are the kinds that the server takes."""
+    refusal = Refusal("auth_required", text, proofs=proofs)
+    return encode_frame(msgspec.json.encode(ErrorReply(refusal)))
