@@ -6,7 +6,6 @@ shows what was checked, whatever lies at the paths by then.
 
 import os
 import ssl
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,12 +13,11 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from mpchat.errors import StartError
+from mpchat.instance.trusted_file import read_trusted
 
 # Days before its end from which a certificate is warned of.
 WARN_DAYS = 14
 _DAY = 86_400.0
-# Bytes of a file that is taken for a certificate or a key, at most.
-_MOST = 1 << 20
 # Browsers ask for it; there is no HTTP/2 here.
 _ALPN = ["http/1.1"]
 
@@ -81,25 +79,7 @@ def _why_unusable(key: bytes, error: Exception) -> str:
 
 
 def _read(setting: str, path: str, *, secret: bool) -> bytes:
-    try:
-        with open(path, "rb", opener=_at_once) as file:
-            about = os.fstat(file.fileno())
-            data = file.read(_MOST + 1)
-    except OSError as error:
-        raise StartError(f"{setting}: cannot read {path}: {error.strerror}") from None
-    if not stat.S_ISREG(about.st_mode) or len(data) > _MOST:
-        raise StartError(f"{setting}: {path} is no file with a certificate or a key")
-    others = stat.S_IRWXO if secret else stat.S_IWOTH
-    if about.st_mode & (others | stat.S_IWGRP if secret else others):
-        does = "read or change" if secret else "change"
-        raise StartError(f"{setting}: others may {does} {path}; chmod {'640' if secret else '644'} it")
-    if about.st_uid not in (0, os.geteuid()):
-        raise StartError(f"{setting}: {path} belongs to another user")
-    return data
-
-
-def _at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
+    return read_trusted(setting, path, "a certificate or a key", lambda data: secret)
 
 
 def _leaf(chain: bytes, path: str) -> tuple[float, tuple[str, ...], float]:

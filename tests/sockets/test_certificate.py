@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from support.tls import Authority
 
 from mpchat.errors import StartError
-from mpchat.tls import certificate
+from mpchat.instance import trusted_file
 from mpchat.tls.certificate import Certificate, make_context, read_certificate
 
 DAY = 86_400.0
@@ -127,7 +127,7 @@ def belong_to(monkeypatch: pytest.MonkeyPatch, owner: int) -> None:
 
     fake = SimpleNamespace(**{name: getattr(os, name) for name in dir(os)})
     fake.fstat, fake.geteuid = fstat, lambda: USER
-    monkeypatch.setattr(certificate, "os", fake)
+    monkeypatch.setattr(trusted_file, "os", fake)
 
 
 # What is refused.
@@ -260,7 +260,7 @@ def test_a_file_that_may_not_be_read_is_refused(files: Files, monkeypatch: pytes
     def refuse(path: str, flags: int) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(certificate, "_at_once", refuse)
+    monkeypatch.setattr(trusted_file, "_at_once", refuse)
     assert refusal(*files) == f"tls_cert: cannot read {files[0]}: Permission denied"
 
 
