@@ -100,9 +100,15 @@ def _are_rooms(rooms: Any) -> bool:
 
 
 def _time(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError
-    return float(value)  # raises for a number that is too large
+    try:
+        seconds = float(value)
+    except OverflowError:
+        raise ValueError from None
+    if not math.isfinite(seconds):
+        raise ValueError
+    return seconds
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
