@@ -127,23 +127,26 @@ def commands_page() -> str:
     )
 
 
-def _command_text(command: click.Command) -> str:
+def _command_text(command: click.Command, parent: str = "mpchat", level: str = "##") -> str:
     names = {each.name for each in command.params}
     every_setting = set(BY_NAME) <= names
     once = set(ADDRESSING) if "config_file" in names else set()
     if every_setting:
         once = {*BY_NAME, "config_file"}
     own = [each for each in command.params if isinstance(each, click.Option) and each.name not in once]
-    parts = [f"## mpchat {command.name}", f"`{_usage(command)}`", _paragraphs(command.help or "")]
+    title = f"{parent} {command.name}"
+    parts = [f"{level} {title}", f"`{_usage(command, title)}`", _paragraphs(command.help or "")]
     if every_setting:
         parts.append("Every setting is an option too, such as `--port 5000`: see [settings](settings.md).")
     if own:
         parts.append(_options_table(own))
+    if isinstance(command, click.Group):
+        parts += [_command_text(each, title, level + "#") for each in command.commands.values()]
     return "\n\n".join(parts)
 
 
-def _usage(command: click.Command) -> str:
-    with click.Context(command, info_name=f"mpchat {command.name}") as context:
+def _usage(command: click.Command, title: str) -> str:
+    with click.Context(command, info_name=title) as context:
         return " ".join([context.command_path, *command.collect_usage_pieces(context)])
 
 

@@ -106,15 +106,25 @@ class Accounts:
         """Register a name. Raise :class:`MpchatError` if it is registered or looks like another account."""
         key, found, now = name_key(name), looks(name), time.time()
         with self._change() as db:
-            if (other := self.get(name)) is not None:
-                raise MpchatError(f"{other.name} is registered already")
-            if (similar := self.similar(found, name)) is not None:
-                raise MpchatError(f"{name} looks like {similar}, which is registered; choose another name")
+            self.check_free(name, found)
             db.execute(
                 f"INSERT INTO accounts (key, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
                 (key, name, stored.encode(), role, now, now),
             )
             db.executemany("INSERT INTO looks (look, key) VALUES (?, ?)", [(look, key) for look in found])
+
+    def check_free(self, name: str, found: Sequence[str]) -> None:
+        """Raise :class:`MpchatError` if a name with these looks cannot be registered."""
+        if (other := self.get(name)) is not None:
+            raise MpchatError(f"{other.name} is registered already")
+        if (similar := self.similar(found, name)) is not None:
+            raise MpchatError(f"{name} looks like {similar}, which is registered; choose another name")
+
+    def known(self, name: str) -> Account:
+        """Return the account of a name. Raise :class:`MpchatError` for a name that is not registered."""
+        if (account := self.get(name)) is None:
+            raise _unknown(name)
+        return account
 
     def set_password(self, name: str, stored: Stored) -> None:
         """Give an account another password. Raise :class:`MpchatError` for a name that is not registered."""

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mpchat import __version__
+from mpchat.cli.accounts import user
 from mpchat.cli.changes import reload, scale
 from mpchat.cli.chat import chat
 from mpchat.cli.client import client
@@ -21,6 +22,7 @@ from mpchat.cli.manual import manual
 from mpchat.cli.moderation import ban, bans, kick, mute, say, unban, unmute
 from mpchat.cli.rooms import close, rooms
 from mpchat.cli.status import status
+from mpchat.cli.token import token
 from mpchat.errors import Exit, MpchatError
 from mpchat.text import visible_lines
 
@@ -87,6 +89,7 @@ for _command in (
     *(start, stop, status, reload, scale, chat),
     *(say, kick, ban, unban, mute, unmute, bans),
     *(rooms, close),
+    *(user, token),
     *(show_config, client, manual),
 ):
     main.add_command(_command)

@@ -55,6 +55,20 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def accounts_picture(rows: Sequence[tuple[str, str, float, float]]) -> Table:
+    """Draw the registered names: name, role, and when made and changed (seconds since 1970)."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("name", "role", "made", "changed"):
+        table.add_column(column, no_wrap=column != "name")
+    for name, role, made, changed in rows:
+        table.add_row(Text(visible(name)), Text(visible(role)), _day(made), _day(changed))
+    return table
+
+
+def _day(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+
+
 def pause(seconds: float) -> str:
     """Return a short time in milliseconds, or in seconds from 1 s on."""
     if seconds >= 1:
