@@ -226,7 +226,7 @@ class Accounts:
             if self._is_new(db):
                 self._make_tables(db)
             elif (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise MpchatError(f"the accounts in {self.path} are damaged: {found}")
+                raise MpchatError(f"the accounts in {self.path} are damaged: {' '.join(found.split())}")
         except BaseException:
             db.close()
             raise
