@@ -74,28 +74,32 @@ class Verifier:
             self._accounts.close()
 
     def _check(self, proof: Proof, mode: str, at: float) -> Identity:
-        if proof.jwt is not None:
-            grant: Grant | None = self._by_token(proof, at)
-        elif proof.password is not None:
-            grant = self._by_password(_wanted(proof), proof.password)
-        elif proof.secret is not None:
-            grant = self._by_secret(proof.secret)
-        elif mode == "closed":
-            raise ProtocolError("auth_required", NEEDED)
-        else:
-            grant = None
-        name = grant.name if proof.name is None and grant is not None else _wanted(proof)
+        grant = self._grant(proof, mode, at)
+        proved = grant.name if grant is not None else ""
+        name = proved if proved and proof.name is None else _wanted(proof)
         if mode == "open":
             return Identity(name, grant)
         account = self._account(name)
-        if account is not None and (grant is None or not grant.name):
+        if account is not None and not proved:
             raise ProtocolError("auth_required", REGISTERED)
         return Identity(name, grant, self._looks(name, account))
 
-    def _by_token(self, proof: Proof, at: float) -> Grant:
-        if self._key is None or proof.jwt is None:
+    def _grant(self, proof: Proof, mode: str, at: float) -> Grant | None:
+        """Return what the proof allows; None for no proof where none is needed."""
+        if proof.jwt is not None:
+            return self._by_token(proof, proof.jwt, at)
+        if proof.password is not None:
+            return self._by_password(_wanted(proof), proof.password)
+        if proof.secret is not None:
+            return self._by_secret(proof.secret)
+        if mode == "closed":
+            raise ProtocolError("auth_required", NEEDED)
+        return None
+
+    def _by_token(self, proof: Proof, text: str, at: float) -> Grant:
+        if self._key is None:
             raise bad_credentials()
-        grant = read_token(self._key, proof.jwt, self._audience, at)
+        grant = read_token(self._key, text, self._audience, at)
         if proof.name is not None and name_key(_wanted(proof)) != name_key(grant.name):
             raise ProtocolError("not_allowed", OTHER_NAME)
         return grant
