@@ -266,6 +266,21 @@ def test_a_wrong_flag_names_the_flag_and_what_is_allowed(name: str, value: Any) 
     assert len(said) < 300
 
 
+@pytest.mark.parametrize("name", ["jwt_key", "secret"])
+def test_a_secret_in_place_of_its_place_is_not_shown(name: str) -> None:
+    said = refused(flag(name, "-----BEGIN PRIVATE KEY-----\n비밀"))
+    assert "비밀" not in said
+    assert "BEGIN" not in said
+    assert f"{name} is a value that is not shown, allowed: a file's path or env:NAME, never the " in said
+
+
+def test_the_kinds_of_proof_follow_from_the_settings() -> None:
+    assert resolve([])[0].proofs == ("password",)
+    assert resolve([flag("jwt_key", "열쇠")])[0].proofs == ("password", "jwt")
+    assert resolve([flag("secret", "env:A")])[0].proofs == ("password", "secret")
+    assert resolve([flag("secret", "a"), flag("jwt_key", "b")])[0].proofs == ("password", "jwt", "secret")
+
+
 @pytest.mark.parametrize(("name", "value"), [each for each in EVERY_BAD if isinstance(each[1], str)])
 def test_a_wrong_variable_names_the_variable_and_what_is_allowed(name: str, value: str) -> None:
     sources = from_variables(**{name: value})

@@ -342,7 +342,7 @@ def test_a_variable_that_another_program_has_set_is_no_mistake_where_something_e
         (here / "mpchat.toml").write_text("port = 5000\n")
 
 
-PATHS = ("runtime_dir", "log_file", "bans", "history")
+PATHS = ("runtime_dir", "log_file", "bans", "history", "accounts", "jwt_key", "secret")
 
 
 def path_from(source: str, here: Path, name: str, value: str) -> Config:
@@ -359,6 +359,18 @@ def path_from(source: str, here: Path, name: str, value: str) -> Config:
 def test_a_tilde_in_a_path_is_the_home_wherever_the_path_is_written(here: Path, name: str) -> None:
     for source in ("flag", "file", "variable"):
         assert getattr(path_from(source, here, name, "~/x"), name) == str(here.parent / "home" / "x")
+
+
+@pytest.mark.parametrize("name", ["accounts", "jwt_key", "secret"])
+def test_a_relative_path_starts_from_the_folder_of_the_command(here: Path, name: str) -> None:
+    for source in ("flag", "file", "variable"):
+        assert getattr(path_from(source, here, name, "열쇠/하나"), name) == str(here / "열쇠" / "하나")
+
+
+@pytest.mark.parametrize("name", ["jwt_key", "secret"])
+def test_a_variable_that_holds_a_secret_stays_as_it_is_written(here: Path, name: str) -> None:
+    for source in ("flag", "file", "variable"):
+        assert getattr(path_from(source, here, name, "env:CHAT_KEY"), name) == "env:CHAT_KEY"
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -44,6 +44,10 @@ class Terminal:
         """Do what Ctrl-S does: writes to the terminal wait."""
         termios.tcflow(self._programs, termios.TCOOFF)
 
+    def type(self, line: str) -> None:
+        """Type a line and press Enter."""
+        os.write(self._user, f"{line}\n".encode())
+
     @property
     def text(self) -> str:
         """Read what was written so far, and return all of it."""
@@ -61,6 +65,11 @@ class Terminal:
         self._user = self._programs = -1
 
 
+def session_command(terminal: Terminal, how: str, *command: str) -> list[str]:
+    """Return the command that runs another one in a session with a terminal; ``how``: as below."""
+    return [sys.executable, "-c", _SESSION, terminal.path, how, *command]
+
+
 @contextmanager
 def in_terminal(
     server: Server, how: str, *flags: str
@@ -73,7 +82,7 @@ def in_terminal(
     terminal = Terminal()
     command = [*MPCHAT, "start", "--foreground", "--port", "0", "--workers", "1", *flags]
     process = subprocess.Popen(
-        [sys.executable, "-c", _SESSION, terminal.path, how, *command],
+        session_command(terminal, how, *command),
         env=server.environment,
         cwd=server.folder,
     )
