@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -82,6 +83,12 @@ class Accounts:
         if self._db is not None:
             self._db.close()
             self._db = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def get(self, name: str) -> Account | None:
         """Return the account of a name in any of its spellings."""

@@ -49,6 +49,8 @@ class Verifier:
         self._secret = _digest_of_secret(config.secret) if config.secret else None
         self._accounts = _open_accounts(config)
         self._remembered = _Remembered()
+        if config.auth != "open":
+            looks("")  # reads its table, which the first client would wait for
 
     def check(self, proof: Proof, mode: str, at: float) -> Identity:
         """Return the identity that ``proof`` gives in the ``mode`` open, names or closed.

@@ -51,10 +51,10 @@ def add(name: str, role: str, config_file: str | None, accounts: str | None) -> 
     name = checked_name(name)
     if too_many_marks(name):
         raise MpchatError("a registered name has at most 4 marks in a row on a letter")
-    store = _open(config_file, accounts, create=True)
-    # Before the password is asked for; in the end the file decides.
-    store.check_free(name, looks(name))
-    store.add(name, _new_password(), role)
+    with _open(config_file, accounts, create=True) as store:
+        # Before the password is asked for; in the end the file decides.
+        store.check_free(name, looks(name))
+        store.add(name, _new_password(), role)
     click.echo(f"{visible(name)} is registered, role {role}")
 
 
@@ -66,9 +66,9 @@ def password(name: str, config_file: str | None, accounts: str | None) -> None:
 
     Connections that are signed in stay: to end them, see mpchat kick.
     """
-    store = _open(config_file, accounts)
-    name = store.known(name).name
-    store.set_password(name, _new_password())
+    with _open(config_file, accounts) as store:
+        name = store.known(name).name
+        store.set_password(name, _new_password())
     click.echo(f"{visible(name)} has another password")
 
 
@@ -78,9 +78,9 @@ def password(name: str, config_file: str | None, accounts: str | None) -> None:
 @_where
 def set_role(name: str, role: str, config_file: str | None, accounts: str | None) -> None:
     """Give NAME another role; it holds from the next join on."""
-    store = _open(config_file, accounts)
-    name = store.known(name).name
-    store.set_role(name, role)
+    with _open(config_file, accounts) as store:
+        name = store.known(name).name
+        store.set_role(name, role)
     click.echo(f"{visible(name)} has the role {role}")
 
 
@@ -89,8 +89,8 @@ def set_role(name: str, role: str, config_file: str | None, accounts: str | None
 @as_json
 def show(config_file: str | None, accounts: str | None, as_json: bool) -> None:
     """List the registered names: role, and when made and changed."""
-    store = _open(config_file, accounts)
-    found = store.all()
+    with _open(config_file, accounts) as store:
+        found = store.all()
     if as_json:
         rows = [
             {"name": each.name, "role": each.role, "made": each.made, "changed": each.changed}
@@ -116,9 +116,9 @@ def remove(name: str, config_file: str | None, accounts: str | None) -> None:
 
     Connections that are signed in stay: to end them, see mpchat kick.
     """
-    store = _open(config_file, accounts)
-    name = store.known(name).name
-    store.remove(name)
+    with _open(config_file, accounts) as store:
+        name = store.known(name).name
+        store.remove(name)
     click.echo(f"{visible(name)} is registered no more")
 
 

@@ -13,7 +13,7 @@ from support.harness import MPCHAT, Server
 from support.terminals import Terminal, session_command
 from support.waiting import eventually
 
-from mpchat.auth.accounts import Accounts
+from mpchat.auth.accounts import Account, Accounts
 from mpchat.auth.grant import OPERATOR, Grant
 from mpchat.auth.keys import load_key
 from mpchat.auth.passwords import verify
@@ -61,19 +61,24 @@ def failed(here: Server, *words: str, typed: str | bytes = b"", code: int = 1) -
     return done.stderr
 
 
+def known(file: Path, name: str) -> Account:
+    with Accounts(file) as accounts:
+        return accounts.known(name)
+
+
 def test_an_account_is_made_changed_listed_and_removed(here: Server) -> None:
     done = mpchat(here, "user", "add", "앨리스", "--role", "operator", typed=RIGHT + "\n")
     assert (done.returncode, done.stdout) == (0, "앨리스 is registered, role operator\n")
     file = here.folder / "자료" / "mpchat" / "accounts.db"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    account = Accounts(file).known("앨리스")
+    account = known(file, "앨리스")
     assert verify(account.stored, RIGHT)
 
     assert mpchat(here, "user", "role", "앨리스", "member").stdout == "앨리스 has the role member\n"
     done = mpchat(here, "user", "password", "앨리스", typed="another password\r\nsecond line\n")
     assert done.stdout == "앨리스 has another password\n"
-    assert verify(Accounts(file).known("앨리스").stored, "another password")
+    assert verify(known(file, "앨리스").stored, "another password")
 
     added(here, "bob")
     listed = json.loads(mpchat(here, "user", "list", "--json").stdout)["accounts"]
@@ -133,7 +138,10 @@ def test_the_file_is_the_one_of_the_settings(here: Server) -> None:
     added(here, "bob", "--accounts", "둘.db")
     here.environment["MPCHAT_ACCOUNTS"] = "셋.db"
     added(here, "carol")  # the file takes precedence over a variable
-    found = {path.name: [each.name for each in Accounts(path).all()] for path in here.folder.glob("*.db")}
+    found = {}
+    for path in here.folder.glob("*.db"):
+        with Accounts(path) as accounts:
+            found[path.name] = [each.name for each in accounts.all()]
     assert found == {"하나.db": ["carol", "앨리스"], "둘.db": ["bob"]}
 
 

@@ -227,6 +227,7 @@ def test_a_worker_loads_no_library_of_the_guard() -> None:
         each.part for name in reached("worker.worker") for each in imports(MODULES[name]) if not each.ours
     }
     assert loaded.isdisjoint({"filelock", "psutil", "platformdirs", "click", "rich", "prompt_toolkit"})
+    assert loaded.isdisjoint({"jwt", "cryptography", "confusable_homoglyphs", "sqlite3"})
 
 
 def test_a_command_does_not_load_the_loop_of_a_server() -> None:

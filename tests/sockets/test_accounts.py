@@ -57,14 +57,15 @@ def writer(*words: str) -> "subprocess.Popen[str]":
 
 
 def names(path: Path) -> list[str]:
-    return [each.name for each in Accounts(path).all()]
+    with Accounts(path) as accounts:
+        return [each.name for each in accounts.all()]
 
 
 # What it keeps.
 
 
 def test_an_account_is_found_by_each_spelling_of_its_name(path: Path) -> None:
-    with closing(made(path)) as accounts:
+    with made(path) as accounts:
         accounts.add("앨리스", stored(), OPERATOR)
         accounts.add("Bob", stored())
         for spelling in ("앨리스", "\u110b\u1162\u11af\u1105\u1175\u1109\u1173"):
@@ -79,7 +80,7 @@ def test_an_account_is_found_by_each_spelling_of_its_name(path: Path) -> None:
 
 
 def test_accounts_change_and_go(path: Path) -> None:
-    with closing(made(path, "앨리스", "bob")) as accounts:
+    with made(path, "앨리스", "bob") as accounts:
         before = accounts.known("앨리스")
         other = stored()
         accounts.set_password("앨리스", other)
@@ -95,7 +96,7 @@ def test_accounts_change_and_go(path: Path) -> None:
 
 
 def test_names_that_exist_or_do_not_are_told(path: Path) -> None:
-    with closing(made(path, "앨리스", "alice")) as accounts:
+    with made(path, "앨리스", "alice") as accounts:
         assert refused(lambda: accounts.add("앨리스", stored())) == "앨리스 is registered already"
         assert refused(lambda: accounts.add("ALICE", stored())) == "alice is registered already"
         said = refused(lambda: accounts.add("аlice", stored()))  # Cyrillic
@@ -111,7 +112,7 @@ def test_names_that_exist_or_do_not_are_told(path: Path) -> None:
 
 
 def test_a_similar_name_is_found_and_a_name_is_not_similar_to_itself(path: Path) -> None:
-    with closing(made(path, "alice")) as accounts:
+    with made(path, "alice") as accounts:
         assert accounts.similar(looks("аlice"), "аlice") == "alice"
         assert accounts.similar(looks("AIice"), "AIice") == "alice"
         assert accounts.similar(looks("alice"), "alice") is None
@@ -119,7 +120,7 @@ def test_a_similar_name_is_found_and_a_name_is_not_similar_to_itself(path: Path)
 
 
 def test_a_file_that_is_missing_has_no_accounts_and_is_not_made_and_may_come_later(path: Path) -> None:
-    with closing(Accounts(path)) as accounts:
+    with Accounts(path) as accounts:
         assert accounts.get("앨리스") is None
         assert accounts.all() == []
         assert accounts.similar(looks("앨리스")) is None
@@ -133,7 +134,7 @@ def test_a_file_that_is_missing_has_no_accounts_and_is_not_made_and_may_come_lat
 
 
 def test_each_look_sees_what_another_process_has_written(path: Path) -> None:
-    with closing(made(path)) as one, closing(Accounts(path)) as other:
+    with made(path) as one, Accounts(path) as other:
         one.add("앨리스", stored())
         assert other.get("앨리스") is not None
         other.set_role("앨리스", OPERATOR)
@@ -188,7 +189,7 @@ def test_a_process_killed_in_the_middle_of_a_change_has_changed_nothing(path: Pa
 
 def test_a_file_that_is_locked_for_long_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BUSY_PATIENCE", 0.05)
-    with closing(made(path, "앨리스")) as accounts, closing(sqlite3.connect(path)) as other:
+    with made(path, "앨리스") as accounts, closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN EXCLUSIVE")
         said = refused(lambda: accounts.get("앨리스"))
         assert said == f"cannot use the accounts in {path}: database is locked"
@@ -198,14 +199,14 @@ def test_a_file_that_is_locked_for_long_is_told(path: Path, monkeypatch: pytest.
 
 def test_a_file_that_was_replaced_is_opened_again(path: Path, tmp_path: Path) -> None:
     made(tmp_path / "other.db", "밥").close()
-    with closing(made(path, "앨리스")) as accounts:
+    with made(path, "앨리스") as accounts:
         os.replace(tmp_path / "other.db", path)
         assert accounts.get("앨리스") is None
         assert accounts.get("밥") is not None
 
 
 def test_a_file_that_was_removed_frees_no_name(path: Path) -> None:
-    with closing(made(path, "앨리스")) as accounts:
+    with made(path, "앨리스") as accounts:
         path.unlink()
         assert refused(lambda: accounts.get("앨리스")) == f"the accounts are gone: {path}"
         assert not path.exists()
@@ -249,7 +250,7 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(path: Path) -> None:
 
 
 def test_a_damaged_file_is_told_and_left_alone(path: Path) -> None:
-    with closing(made(path)) as accounts:
+    with made(path) as accounts:
         for number in range(100):
             accounts.add(f"이름-{number}", stored())
     data = bytearray(path.read_bytes())
@@ -262,7 +263,7 @@ def test_a_damaged_file_is_told_and_left_alone(path: Path) -> None:
 
 
 def test_a_damaged_account_is_told_without_its_hash(path: Path) -> None:
-    with closing(made(path, "앨리스", "밥")) as accounts:
+    with made(path, "앨리스", "밥") as accounts:
         with closing(sqlite3.connect(path)) as other:
             other.execute("UPDATE accounts SET password = 'scrypt:비밀' WHERE name = '앨리스'")
             other.commit()
@@ -293,7 +294,7 @@ def test_a_new_file_and_its_folder_are_for_their_user_only_whatever_the_umask(pa
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o666, 0o610])
 def test_a_file_that_others_may_read_or_write_is_refused(path: Path, mode: int) -> None:
-    with closing(made(path, "앨리스")) as accounts:
+    with made(path, "앨리스") as accounts:
         path.chmod(mode)
         for work in (lambda: Accounts(path), lambda: accounts.get("앨리스")):
             said = refused(work)
@@ -380,7 +381,7 @@ def test_the_default_place_is_in_the_users_data_folder(monkeypatch: pytest.Monke
 
 
 def test_an_account_shows_no_hash(path: Path) -> None:
-    with closing(made(path, "앨리스")) as accounts:
+    with made(path, "앨리스") as accounts:
         account = accounts.known("앨리스")
         assert isinstance(account, Account)
         assert account.stored.encode().split(":")[-1] not in f"{account!r} {account}"

@@ -46,7 +46,7 @@ def private(path: Path, text: str) -> str:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    with closing(Accounts(tmp_path / "accounts.db", create=True)) as accounts:
+    with Accounts(tmp_path / "accounts.db", create=True) as accounts:
         accounts.add("앨리스", hash_password(RIGHT, QUICK), OPERATOR)
         accounts.add("bob", hash_password("the password of bob", QUICK))
     return msgspec.structs.replace(
@@ -177,7 +177,7 @@ def test_a_pile_of_marks_is_no_name(checks: Verifier, mode: str) -> None:
 
 
 def test_accounts_that_change_are_followed_at_once(checks: Verifier, config: Config) -> None:
-    with closing(Accounts(Path(config.accounts))) as accounts:
+    with Accounts(Path(config.accounts)) as accounts:
         check(checks, "names", name="앨리스", password=RIGHT)
         accounts.set_role("앨리스", MEMBER)
         assert check(checks, "names", name="앨리스", password=RIGHT).grant == Grant("앨리스")
@@ -247,7 +247,7 @@ def test_an_unknown_name_takes_as_much_cpu_as_a_wrong_password(
 ) -> None:
     cost = Cost(2**11, 8, 5)  # an eighth of the real one, whose parts are the same: see test_passwords
     monkeypatch.setattr(verifier, "DUMMY", hash_password("nobody knows", cost))
-    with closing(Accounts(Path(config.accounts))) as accounts:
+    with Accounts(Path(config.accounts)) as accounts:
         accounts.add("철수", hash_password("right password", cost))
     spent: dict[tuple[str, str], list[float]] = {}
     with closing(Verifier(config)) as checks:
