@@ -16,6 +16,20 @@ from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import HEADER_SIZE, MAX_PAYLOAD, Oversized, encode_frame
 from mpchat.protocol.likely_cause import too_long_hint
 
+# The two roles of a member.
+MEMBER, OPERATOR = "member", "operator"
+
+
+def shown_without(struct: msgspec.Struct, *hidden: str) -> str:
+    """Return the ``repr`` of ``struct`` with the fields in ``hidden`` as ``…``, for proofs and tokens."""
+    fields = msgspec.structs.asdict(struct).items()
+    return "{}({})".format(
+        type(struct).__name__,
+        ", ".join(
+            f"{key}={'…' if key in hidden and value is not None else repr(value)}" for key, value in fields
+        ),
+    )
+
 
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One line of the conversation."""
@@ -30,8 +44,8 @@ Times = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 class Refusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The reason of a rejection: ``code`` is stable and for programs, ``text`` is for people.
 
-    ``times`` counts the rejected payloads that this error stands for. ``proofs`` comes with
-    ``auth_required``: the kinds of proof that the server takes.
+    ``times`` counts the rejected payloads that this error stands for. ``proofs`` are the kinds of proof that
+    the server takes, with the code ``auth_required``.
     """
 
     code: str
@@ -167,6 +181,8 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
 
     ``name`` and ``room`` are as the server spells them; ``members`` counts the members, this one included.
     ``lost`` is the first and the last number that will not come; the last is None when it is unknown.
+    ``role`` is ``operator`` for a member that may send an operator's requests. ``expires`` is the time, in
+    seconds since 1970, at which the proof ends, None: never.
     """
 
     name: str
@@ -177,6 +193,12 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
     token: str
     recovered: bool = False
     lost: tuple[int, int | None] | None = None
+    role: str = MEMBER
+    expires: float | None = None
+
+    def __repr__(self) -> str:
+        """Return all fields but the token, which proves that the name is the client's."""
+        return shown_without(self, "token")
 
 
 class Joined(msgspec.Struct, frozen=True, gc=False):
@@ -239,6 +261,18 @@ class HistoryPage(msgspec.Struct, frozen=True, gc=False):
     next: int | None = None
 
 
+class Moderated(msgspec.Struct, frozen=True, gc=False):
+    """The answer to an operator's request: ``action`` is its key, ``target`` the name, address or room.
+
+    ``count`` is the connections that were ended (kick, ban) or the members that were put into the lobby
+    (close), and 0 for the others.
+    """
+
+    action: str
+    target: str
+    count: int = 0
+
+
 class FromNamedServer(msgspec.Struct, frozen=True):
     """Any payload that a server sends to a member: one field is set, with ``message`` the first six."""
 
@@ -255,6 +289,7 @@ class FromNamedServer(msgspec.Struct, frozen=True):
     who: Who | None = None
     rooms: Rooms | None = None
     history: HistoryPage | None = None
+    moderated: Moderated | None = None
     pong: Any = msgspec.UNSET
 
 
@@ -268,12 +303,16 @@ def join_frame(
     token: str | None = None,
     after: int | None = None,
     epoch: str | None = None,
+    proof: tuple[str, str] | None = None,
 ) -> bytes:
     """Return the frame of a join to ``room`` under ``name``; None for a member, which has a name.
 
-    ``after`` and ``epoch`` ask for the messages after that number. Raises as :func:`message_frame`.
+    ``after`` and ``epoch`` ask for the messages after that number. ``proof`` is the kind (``password``,
+    ``jwt`` or ``secret``) and the text. Raises as :func:`message_frame`.
     """
     join = {"name": name, "room": room, "token": token, "after": after, "epoch": epoch}
+    if proof is not None:
+        kind, join[kind] = proof
     return _request_frame({"join": {key: value for key, value in join.items() if value is not None}})
 
 
@@ -302,6 +341,17 @@ def history_frame(before: int | None = None, limit: int | None = None) -> bytes:
 def ping_frame(value: str | int) -> bytes:
     """Return the frame of a ping, which is answered with ``value``."""
     return _request_frame({"ping": value})
+
+
+def moderation_frame(action: str, target: str, seconds: float | None = None) -> bytes:
+    """Return the frame of an operator's request: kick, ban, unban, mute or unmute a name, or close a room.
+
+    ``seconds`` is how long a ban or a mute lasts, None: for good. Raises as :func:`message_frame`.
+    """
+    what: dict[str, object] = {"room" if action == "close" else "name": target}
+    if seconds is not None:
+        what["for"] = seconds
+    return _request_frame({action: what})
 
 
 def _request_frame(request: dict[str, object]) -> bytes:

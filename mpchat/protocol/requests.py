@@ -12,7 +12,7 @@ import msgspec
 
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import HEADER_SIZE, encode_frame
-from mpchat.protocol.messages import Welcome
+from mpchat.protocol.messages import MEMBER, Moderated, Welcome, shown_without
 
 LOBBY = "lobby"
 # The range of a message's number. Without it a frame could hold an integer of more than 4300 digits, which
@@ -22,16 +22,29 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 NAMED_IN_NOTICE = 8
 # Messages that one request for history may ask for.
 MOST_HISTORY = 100
+# Seconds that a ban or a mute may last: 1 s to ten years, as with the operator's commands.
+Duration = Annotated[float, msgspec.Meta(ge=1, le=10 * 365 * 86_400)]
 
 
 class Join(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A join: the wanted name and room; ``after`` and ``epoch`` name the last message seen in that room."""
+    """A join: the wanted name and room; ``after`` and ``epoch`` name the last message seen in that room.
+
+    ``token`` is from an earlier welcome. ``password``, ``jwt`` and ``secret`` prove the client's
+    identity; a client shows at most one of these three.
+    """
 
     name: str | None = None
     room: str | None = None
     after: Number | None = None
     epoch: str | None = None
     token: str | None = None
+    password: str | None = None
+    jwt: str | None = None
+    secret: str | None = None
+
+    def __repr__(self) -> str:
+        """Return all fields, but no proof: a request may stand in a traceback or in a log."""
+        return shown_without(self, "token", "password", "jwt", "secret")
 
 
 class Who(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -57,6 +70,25 @@ class ReadHistory(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_HISTORY)] | None = None
 
 
+class Target(msgspec.Struct, frozen=True, gc=False):
+    """The name, address or network that an operator's kick, unban or unmute is for."""
+
+    name: str
+
+
+class Sanction(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A ban or a mute of a name, an address or a network, for so many seconds; None: for good."""
+
+    name: str
+    seconds: Duration | None = msgspec.field(default=None, name="for")
+
+
+class CloseRoom(msgspec.Struct, frozen=True, gc=False):
+    """A room that an operator closes."""
+
+    room: str
+
+
 class Request(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Any payload of a client but a message to its room: one field is set."""
 
@@ -67,10 +99,23 @@ class Request(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     rooms: ListRooms | None = None
     history: ReadHistory | None = None
     ping: msgspec.Raw = msgspec.Raw()
+    kick: Target | None = None
+    ban: Sanction | None = None
+    unban: Target | None = None
+    mute: Sanction | None = None
+    unmute: Target | None = None
+    close: CloseRoom | None = None
+
+    @property
+    def operators(self) -> Target | Sanction | CloseRoom | None:
+        """The request that only an operator may send, None for any other."""
+        return self.kick or self.ban or self.unban or self.mute or self.unmute or self.close
 
 
+# Keys of the requests that only an operator may send.
+OPERATORS_REQUESTS = ("kick", "ban", "unban", "mute", "unmute", "close")
 # Keys that make an object a request. An object with "message" is a message, unless it also has "to".
-_REQUESTS = ("join", "who", "rooms", "history", "ping")
+_REQUESTS = ("join", "who", "rooms", "history", "ping", *OPERATORS_REQUESTS)
 
 _encode = msgspec.json.Encoder().encode
 _decode_request = msgspec.json.Decoder(Request).decode
@@ -108,7 +153,7 @@ def decode_request(payload: bytes) -> Request | None:
         raise ProtocolError("bad_request", f"not understood: {error}") from None
     if request.message is not None:
         return request if request.to is not None else None
-    asked = request.join or request.who or request.rooms or request.history
+    asked = request.join or request.who or request.rooms or request.history or request.operators
     if asked is None and not bytes(request.ping):
         return None
     if request.to is not None:
@@ -136,8 +181,18 @@ def pong_frame(value: msgspec.Raw) -> bytes:
 
 
 def welcome_frame(welcome: Welcome) -> bytes:
-    """Return the frame of a welcome."""
-    return _frame("welcome", welcome)
+    """Return the frame of a welcome; role and expires are left out where they say nothing."""
+    about = msgspec.structs.asdict(welcome)
+    if welcome.role == MEMBER:
+        del about["role"]
+    if welcome.expires is None:
+        del about["expires"]
+    return _frame("welcome", about)
+
+
+def moderated_frame(action: str, target: str, count: int) -> bytes:
+    """Return the frame that answers an operator's request, as :class:`Moderated` has it."""
+    return _frame("moderated", Moderated(action, target, count))
 
 
 def private_frame(text: str, sender: str, to: str, at: float) -> bytes:

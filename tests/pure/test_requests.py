@@ -20,6 +20,7 @@ from mpchat.protocol.messages import (
     HistoryPage,
     Joined,
     Left,
+    Moderated,
     PastMessage,
     Refusal,
     Rooms,
@@ -32,10 +33,13 @@ from mpchat.protocol.messages import (
 from mpchat.protocol.requests import (
     MOST_HISTORY,
     NAMED_IN_NOTICE,
+    CloseRoom,
     Join,
     ListRooms,
     ReadHistory,
     Request,
+    Sanction,
+    Target,
     Who,
     decode_request,
     is_for_history,
@@ -85,6 +89,44 @@ def test_a_join_arrives_with_all_that_the_client_said(
 ) -> None:
     frame = messages.join_frame(name, room, token=token, after=after, epoch=epoch)
     assert understood(frame) == Request(join=Join(name, room, after, epoch, token))
+
+
+@pytest.mark.parametrize("kind", ["password", "jwt", "secret"])
+def test_a_join_shows_its_proof_to_the_server_and_to_no_log(kind: str) -> None:
+    join = understood(messages.join_frame("앨리스", "방", token="열쇠", proof=(kind, "비밀번호"))).join
+    assert join is not None
+    assert {key: getattr(join, key) for key in ("name", "room", "token", kind)} == {
+        "name": "앨리스",
+        "room": "방",
+        "token": "열쇠",
+        kind: "비밀번호",
+    }
+    proofs = "password=None, jwt=None, secret=None".replace(f"{kind}=None", f"{kind}=…")
+    assert repr(join) == f"Join(name='앨리스', room='방', after=None, epoch=None, token=…, {proofs})"
+    assert unpack_request(pack_request(Request(join=join))) == Request(join=join)
+
+
+@pytest.mark.parametrize(
+    ("action", "seconds", "request_"),
+    [
+        ("kick", None, Request(kick=Target("밥"))),
+        ("ban", None, Request(ban=Sanction("밥"))),
+        ("ban", 600.0, Request(ban=Sanction("밥", 600.0))),
+        ("unban", None, Request(unban=Target("밥"))),
+        ("mute", 1, Request(mute=Sanction("밥", 1.0))),
+        ("unmute", None, Request(unmute=Target("밥"))),
+        ("close", None, Request(close=CloseRoom("밥"))),
+    ],
+)
+def test_an_operators_request_arrives_as_it_was_asked(
+    action: str, seconds: float | None, request_: Request
+) -> None:
+    frame = messages.moderation_frame(action, "밥", seconds)
+    assert understood(frame) == request_
+    assert understood(frame).operators == getattr(request_, action)
+    assert unpack_request(pack_request(request_)) == request_
+    about = {"room": "밥"} if action == "close" else {"name": "밥"}
+    assert json.loads(payload(frame)) == {action: about | ({} if seconds is None else {"for": seconds})}
 
 
 def test_a_join_leaves_out_what_the_client_does_not_know() -> None:
@@ -144,6 +186,10 @@ def test_a_request_for_history_that_names_null_names_nothing() -> None:
         (b'{"history":7}', True),
         (b'{"history":null}', False),
         (b'{"message":"x","history":{}}', False),
+        (b'{"kick":{"name":"bob"}}', True),
+        (b'{"close":7}', True),
+        (b'{"message":"x","kick":{"name":"bob"}}', False),
+        (b'{"message":"x","ban":7}', False),
         (b'{"ping":1}', True),
         (b'{"ping":null}', True),
         (b'{"message":5,"to":"bob"}', True),
@@ -187,6 +233,20 @@ def test_an_object_is_a_request_by_its_keys(sent: bytes, is_request: bool) -> No
         (b'{"history":{"limit":0}}', "bad_request", "Expected `int` >= 1 - at `$.history.limit`"),
         (b'{"history":{"limit":101}}', "bad_request", "Expected `int` <= 100 - at `$.history.limit`"),
         (b'{"history":{"limit":1.5}}', "bad_request", "$.history.limit"),
+        (
+            b'{"join":{"password":12345}}',
+            "bad_request",
+            "Expected `str | null`, got `int` - at `$.join.password`",
+        ),
+        (b'{"kick":{}}', "bad_request", "missing required field `name`"),
+        (b'{"unban":{"name":5}}', "bad_request", "$.unban.name"),
+        (b'{"ban":{"name":"bob","for":0.9}}', "bad_request", "`float` >= 1.0 - at `$.ban.for`"),
+        (
+            b'{"mute":{"name":"bob","for":315360001}}',
+            "bad_request",
+            "`float` <= 315360000.0 - at `$.mute.for`",
+        ),
+        (b'{"close":{"name":"bob"}}', "bad_request", "missing required field `room`"),
         (b'{"to":"bob","who":{}}', "bad_request", "a private message needs both message and to"),
         (b'{"who":{"room":"\xff"}}', "not_utf8", "not UTF-8 at byte "),
         (b'{"who":{},"x":"\xff"}', "not_utf8", "not UTF-8 at byte 15: invalid start byte"),
@@ -211,6 +271,8 @@ def test_the_smallest_and_the_largest_number_are_understood() -> None:
         messages.who_frame,
         messages.rooms_frame,
         messages.ping_frame,
+        lambda text: messages.join_frame("철수", "lobby", proof=("password", text)),
+        lambda text: messages.moderation_frame("kick", text),
     ],
 )
 def test_a_request_that_no_frame_can_hold_is_not_made(make: Callable[[str], bytes]) -> None:
@@ -226,12 +288,40 @@ def test_a_request_that_no_frame_can_hold_is_not_made(make: Callable[[str], byte
 
 LOST = st.none() | st.tuples(NUMBERS, NUMBERS) | st.tuples(NUMBERS, st.none())
 WELCOMES = st.builds(Welcome, TEXTS, TEXTS, NUMBERS, TEXTS, st.integers(1, 10**6), TEXTS, st.booleans(), LOST)
+PROVED = st.builds(
+    Welcome,
+    *(TEXTS, TEXTS, NUMBERS, TEXTS, st.integers(1, 10**6), TEXTS, st.booleans(), LOST),
+    role=st.sampled_from(["member", "operator"]),
+    expires=st.none() | st.floats(0, 1e12),
+)
 
 
 @FEW
-@given(WELCOMES)
+@given(WELCOMES | PROVED)
 def test_a_welcome_arrives_with_all_that_the_server_said(welcome: Welcome) -> None:
     assert seen(requests.welcome_frame(welcome)) == FromNamedServer(welcome=welcome)
+
+
+def test_a_welcome_without_proof_is_that_of_earlier_versions_byte_for_byte() -> None:
+    welcome = Welcome("앨리스", "lobby", 7, "e", 3, "열쇠")
+    plain = (
+        '{"welcome":{"name":"앨리스","room":"lobby","seq":7,"epoch":"e","members":3,"token":"열쇠",'
+        '"recovered":false,"lost":null}}'
+    )
+    assert payload(requests.welcome_frame(welcome)).decode() == plain
+    proved = msgspec.structs.replace(welcome, role="operator", expires=1.5)
+    assert payload(requests.welcome_frame(proved)).decode() == plain.replace(
+        "null}}", 'null,"role":"operator","expires":1.5}}'
+    )
+    assert "열쇠" not in repr(proved)
+    assert "role='operator'" in repr(proved)
+
+
+@FEW
+@given(TEXTS, TEXTS, st.integers(0, 10**6))
+def test_the_answer_to_an_operators_request_arrives(action: str, target: str, count: int) -> None:
+    moderated = Moderated(action, target, count)
+    assert seen(requests.moderated_frame(action, target, count)) == FromNamedServer(moderated=moderated)
 
 
 @FEW
@@ -303,6 +393,14 @@ def test_a_ping_comes_back_as_it_was_sent(value: bytes) -> None:
 @given(TEXTS, TEXTS)
 def test_an_error_arrives_with_code_and_text(code: str, text: str) -> None:
     assert seen(error_frame(code, text)) == FromNamedServer(error=Refusal(code, text))
+
+
+@pytest.mark.parametrize("decode", [messages.decode_from_server, decode_from_named_server])
+def test_an_error_says_which_proofs_the_server_takes(
+    decode: Callable[[bytes], messages.FromServer | FromNamedServer],
+) -> None:
+    sent = '{"error":{"code":"auth_required","text":"증명","proofs":["password","jwt"]}}'
+    assert decode(sent.encode()).error == Refusal("auth_required", "증명", proofs=("password", "jwt"))
 
 
 @pytest.mark.parametrize("decode", [messages.decode_from_server, decode_from_named_server])
