@@ -104,6 +104,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return self.web or self.tls_on
 
     @property
+    def auth_on(self) -> bool:
+        """True when a setting says what clients prove themselves with, or that they must."""
+        return self.auth != "open" or bool(self.accounts or self.jwt_key or self.secret)
+
+    @property
     def proofs(self) -> tuple[str, ...]:
         """The kinds of proof that the server takes, out of password, jwt and secret."""
         settings = {"password": True, "jwt": bool(self.jwt_key), "secret": bool(self.secret)}

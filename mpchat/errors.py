@@ -87,11 +87,15 @@ class TimedOutError(MpchatError):
 class ProtocolError(MpchatError):
     """A frame that is not a message. The peer gets ``code`` and ``text``; its connection survives."""
 
-    def __init__(self, code: str, text: str) -> None:
-        """Keep ``code``, which programs compare, and ``text``, one line for people."""
+    def __init__(self, code: str, text: str, proofs: tuple[str, ...] = ()) -> None:
+        """Keep ``code``, which programs compare, and ``text``, one line for people.
+
+        ``proofs`` are the kinds of proof that a server takes, with the code ``auth_required``.
+        """
         super().__init__(text)
         self.code = code
         self.text = text
+        self.proofs = proofs
 
 
 class ConnectError(MpchatError):

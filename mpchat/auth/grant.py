@@ -44,6 +44,11 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     grant: Grant | None
     looks: tuple[str, ...] = ()
 
+    @property
+    def proves_name(self) -> bool:
+        """True when the proof shows that the name is its owner's; a secret for all does not."""
+        return self.grant is not None and bool(self.grant.name)
+
 
 class Proof(msgspec.Struct, frozen=True):
     """What a join shows: the wanted name and at most one of the others."""

@@ -2,6 +2,7 @@
 
 import secrets
 
+from mpchat.auth.grant import Identity
 from mpchat.errors import ProtocolError
 from mpchat.hub.held_names import HeldNames
 from mpchat.protocol.names import name_key
@@ -13,7 +14,7 @@ MOST_HELD = 100_000
 class Claim:
     """A name, the connection that has it, and until when it is held while no connection has it."""
 
-    __slots__ = ("before", "identity", "name", "token", "until")
+    __slots__ = ("before", "identity", "looks", "name", "token", "until")
 
     def __init__(self, name: str, token: str) -> None:
         self.name = name
@@ -23,6 +24,8 @@ class Claim:
         # before it got the new token comes back with the old one.
         self.before = ""
         self.until = 0.0
+        # How the name looks; see ``auth.lookalikes``. Empty where that is not asked for.
+        self.looks: tuple[str, ...] = ()
 
     def is_shown(self, token: str | None) -> bool:
         """Tell whether ``token`` proves that its sender owns the name."""
@@ -38,24 +41,43 @@ class Claims:
     def __init__(self) -> None:
         self._by_key: dict[str, Claim] = {}
         self._held = HeldNames()
+        # The keys of the names that have a look.
+        self._by_look: dict[str, set[str]] = {}
 
     def get(self, name: str) -> Claim | None:
         """Return the claim on a name, however it is spelled."""
         return self._by_key.get(name_key(name))
 
+    def similar(self, name: str, looks: tuple[str, ...], now: float) -> str | None:
+        """Return another name, in use or held, that has one of these looks; None: there is none."""
+        key = name_key(name)
+        keys = (other for look in looks for other in self._by_look.get(look, ()) if other != key)
+        others = map(self._by_key.__getitem__, keys)
+        return next((each.name for each in others if each.identity is not None or each.until > now), None)
+
     def take(
-        self, name: str, identity: int, shown: str | None, fresh: str, now: float
+        self,
+        name: str,
+        identity: int,
+        shown: str | None,
+        fresh: str,
+        now: float,
+        identified: Identity | None = None,
     ) -> tuple[Claim, int | None]:
         """Give a name to a connection; return the claim, and the connection that had it before.
 
         ``shown`` is the token that the client sent. ``fresh`` becomes the name's token, if the name is new or
-        taken over. Raises :class:`ProtocolError` ``name_taken``.
+        taken over. ``identified`` says whether the client has proven that the name is its own. Raises
+        :class:`ProtocolError` ``name_taken``.
         """
         key = name_key(name)
+        proven = identified is not None and identified.proves_name
         claim, replaced = self._by_key.get(key), None
         if claim is None or (claim.identity is None and claim.until <= now):
+            if claim is not None:
+                self._look(key, claim, ())
             claim = self._by_key[key] = Claim(name, fresh)
-        elif not claim.is_shown(shown):
+        elif not (proven or claim.is_shown(shown)):
             left = f"held for {claim.until - now:.0f} s more" if claim.identity is None else "in use"
             raise ProtocolError("name_taken", f"{claim.name} is {left}; its owner comes back with the token")
         elif claim.identity is not None:  # the client came back before the server knew that it had gone
@@ -63,13 +85,29 @@ class Claims:
             if replaced > identity:  # this join was longer on its way, and its connection is gone
                 raise ProtocolError("name_taken", f"{claim.name} has come back by a later connection")
             claim.before, claim.token = claim.token, fresh  # else the replaced one would take it back
+        if proven and not claim.is_shown(shown):  # the connection before may not have been the owner's
+            claim.before, claim.token = "", fresh
         self._held.remove(key)
         claim.name, claim.identity = name, identity
+        self._look(key, claim, identified.looks if identified is not None else ())
         return claim, replaced
+
+    def _look(self, key: str, claim: Claim, looks: tuple[str, ...]) -> None:
+        """Note how a name looks from now on."""
+        for look in claim.looks:
+            self._by_look[look].discard(key)
+            if not self._by_look[look]:
+                del self._by_look[look]
+        claim.looks = looks
+        for look in looks:
+            self._by_look.setdefault(look, set()).add(key)
 
     def free(self, claim: Claim) -> None:
         """Let any client have the name from now on."""
-        del self._by_key[name_key(claim.name)]
+        self._forget_claim(name_key(claim.name))
+
+    def _forget_claim(self, key: str) -> None:
+        self._look(key, self._by_key.pop(key), ())
 
     def hold(self, claim: Claim, now: float, seconds: float, address: str) -> None:
         """Keep the name for its owner for ``seconds``; forget names that were held long enough.
@@ -86,4 +124,4 @@ class Claims:
 
     def _forget(self, key: str) -> None:
         self._held.remove(key)
-        del self._by_key[key]
+        self._forget_claim(key)

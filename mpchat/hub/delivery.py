@@ -18,6 +18,7 @@ from mpchat.hub.effects import (
     ForgetRoom,
     Leave,
     NoticeInRoom,
+    Order,
     RoomNumbered,
     Say,
     SayInRoom,
@@ -114,6 +115,8 @@ class Delivery:
         self.on_numbered: Callable[[str, int, float], None] | None = None
         # Connections that were found to be too slow since the hub looked last.
         self.too_slow: list[int] = []
+        # What operators have asked for since the hub looked last.
+        self.orders: list[Order] = []
         self._rooms = rooms
         self._plain = plain
         self._recipients: dict[int, Recipient] = {}
@@ -135,6 +138,7 @@ class Delivery:
             Enter: self._enter,
             Leave: self._leave,
             End: self._end,
+            Order: self.orders.append,
             Forget: self._forget,
             ForgetRoom: self._forget_room,
             ForgetHistory: self._forget_history,

@@ -58,6 +58,20 @@ class End(NamedTuple):
     reason: str
 
 
+class Order(NamedTuple):
+    """Carry out what an operator asks for from a client, and answer that client.
+
+    ``by`` is the operator's name. ``action`` is kick, ban, unban, mute, unmute or close. ``target`` is a
+    name, an address, a network, or a room. ``seconds`` is for how long; None: for good.
+    """
+
+    identity: int
+    by: str
+    action: str
+    target: str
+    seconds: float | None
+
+
 class Forget(NamedTuple):
     """A connection has ended."""
 
@@ -96,6 +110,7 @@ Effect = (
     | Enter
     | Leave
     | End
+    | Order
     | Forget
     | ForgetRoom
     | ForgetHistory

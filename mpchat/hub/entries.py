@@ -6,6 +6,7 @@ one may be needed. So the same entries in the same order give the same state and
 
 import msgspec
 
+from mpchat.auth.grant import Identity
 from mpchat.hub.limits import Limits
 from mpchat.protocol.requests import Request
 
@@ -28,11 +29,20 @@ class Posted(msgspec.Struct, frozen=True, array_like=True, tag="posted", gc=Fals
     frames: bytes
 
 
+class Denied(msgspec.Struct, frozen=True, array_like=True):
+    """Why a proof was not accepted, as the client is told; ``proofs`` as with ``errors.ProtocolError``."""
+
+    code: str
+    text: str
+    proofs: tuple[str, ...] = ()
+
+
 class Asked(msgspec.Struct, frozen=True, array_like=True, tag="asked"):
     """A request of one connection.
 
     ``now`` is the monotonic clock and ``at`` the wall clock, in seconds. ``token`` is random text that proves
-    the ownership of a name, should this request take one.
+    the ownership of a name, should this request take one. What a join showed as its proof is not in
+    ``request``: it was checked, and is ``identified`` or ``denied``. Both are None where nothing was checked.
     """
 
     now: float
@@ -41,6 +51,8 @@ class Asked(msgspec.Struct, frozen=True, array_like=True, tag="asked"):
     address: str
     request: Request
     token: str
+    identified: Identity | None = None
+    denied: Denied | None = None
 
 
 class Left(msgspec.Struct, frozen=True, array_like=True, tag="left"):
@@ -107,10 +119,11 @@ class RoomClosed(msgspec.Struct, frozen=True, array_like=True, tag="room_closed"
 
 
 class Configured(msgspec.Struct, frozen=True, array_like=True, tag="configured"):
-    """Other limits hold from here on; ``notices``: tell clients who has gone."""
+    """Other limits hold from here on; ``notices``: tell clients who has gone. ``now``: monotonic clock."""
 
     limits: Limits
     notices: bool
+    now: float = 0.0
 
 
 class ClockStepped(msgspec.Struct, frozen=True, array_like=True, tag="clock_stepped"):

@@ -14,20 +14,18 @@ from typing import Any
 
 import msgspec
 
+from mpchat.auth.grant import Identity
 from mpchat.errors import MpchatError, ProtocolError
-from mpchat.hub.clock_watch import ClockWatch
 from mpchat.hub.delivery import Delivery
+from mpchat.hub.effects import Order, Tell
 from mpchat.hub.endpoint import STUCK_AFTER, STUCK_SHARE, Endpoint
 from mpchat.hub.entries import (
     Announced,
     Asked,
-    ClockStepped,
     Configured,
     CutOff,
     Entry,
     Left,
-    Lifted,
-    Moderated,
     NoticesDue,
     Posted,
     RoomClosed,
@@ -36,11 +34,12 @@ from mpchat.hub.entries import (
 )
 from mpchat.hub.history import Run
 from mpchat.hub.limits import Limits
-from mpchat.hub.log import Follow, MemoryLog, More, Record, SaidAll, Step, Sync
-from mpchat.hub.moderation import BANS, MUTES, Rule, ban_target, lifted_key, mute_target
-from mpchat.hub.moderation_keeper import FileLook, ModerationKeeper
+from mpchat.hub.log import Follow, MemoryLog, More, Prove, Proved, Record, SaidAll, Step, Sync
+from mpchat.hub.moderation_keeper import ModerationKeeper
+from mpchat.hub.moderator import Moderator
 from mpchat.hub.past import Past
 from mpchat.hub.plain_stream import PlainStream
+from mpchat.hub.proofs import Proofs
 from mpchat.hub.sender_holds import SenderHolds, Strain
 from mpchat.hub.state import HubState
 from mpchat.hub.stream_hold import StreamHold
@@ -77,19 +76,22 @@ class Hub:
         behind before all wait for it. ``on_run`` gets every run of messages that is numbered.
         ``moderation_path`` is the file of bans and mutes. ``connections`` returns how many there are.
         """
-        self._keeper = ModerationKeeper(moderation_path)
+        keeper = ModerationKeeper(moderation_path)
         past = past or Past(secrets.token_urlsafe(9))
-        rules = self._keeper.at_start
+        rules = keeper.at_start
         self.state = HubState(limits, past, rules, notices=notices, archived=on_run is not None)
+        self.moderator = Moderator(self.state, keeper, self._put_in_order)
         self.plain = PlainStream(limits.lag)
         self.delivery = Delivery(self.state.rooms, self.plain, limits.lag, limits.answers)
         self.delivery.on_run = on_run
         self._limits, self._notices = limits, notices
         self._log = MemoryLog()
-        self._clock = ClockWatch(time.monotonic(), time.time())
         self._hold = StreamHold(self.plain.buffer)
         self._sender_holds = SenderHolds()
         self._connections = connections
+        self.proofs = Proofs(self.delivery)
+        # Gets what an operator asks for from a client.
+        self.on_order: Callable[[Order], None] = _refuse_order
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
             Up.POSTS: lambda endpoint, payload, now: Posted(now, time.time(), *payload),
             Up.LEFT: lambda endpoint, payload, now: Left(now, payload),
@@ -106,6 +108,8 @@ class Hub:
             More: self._replay_more,
             Follow: self._follow,
             SaidAll: self._echoed,
+            Prove: self._prove,
+            Proved: self._proved,
         }
 
     # Workers.
@@ -153,8 +157,8 @@ class Hub:
             return members
         return members + self._connections() - self.members
 
-    def _read_request(self, endpoint: Endpoint, payload: Any, now: float) -> Asked | CutOff:
-        self.watch_clock()
+    def _read_request(self, endpoint: Endpoint, payload: Any, now: float) -> Asked | CutOff | Prove:
+        self.moderator.watch_clock()
         (identity, address), packed = payload
         try:
             request = unpack_request(packed)
@@ -162,7 +166,10 @@ class Hub:
             log.error("not understood, its connection is ended, %s: %s", error, address)
             return CutOff(now, identity, INTERNAL_ERROR)
         token = secrets.token_urlsafe(12) if request.join is not None else ""
-        return Asked(now, time.time(), identity, address, request, token)
+        asked = Asked(now, time.time(), identity, address, request, token)
+        member = self.state.members.by_identity.get(identity)
+        new = member is None or member.claim is None
+        return self.proofs.to_prove(asked, self._limits, new=new) or asked
 
     def detach(self, endpoint: Endpoint, now: float) -> None:
         """Put what a dead worker has still said into the order, and send it nothing more."""
@@ -224,6 +231,8 @@ class Hub:
         for endpoint in self.delivery.endpoints:
             if endpoint.filled is not None:
                 self._fill(endpoint)
+        while self.delivery.orders:
+            self.on_order(self.delivery.orders.pop(0))
 
     def _fill(self, endpoint: Endpoint) -> None:
         self.plain.fill(endpoint)
@@ -246,6 +255,8 @@ class Hub:
         endpoint.take(cost)
 
     def _put_in_order(self, entry: Entry, now: float) -> None:
+        if isinstance(entry, Left | WorkerDied):
+            self.proofs.forget(entry)
         self.delivery.carry_out(self.state.apply(entry))
         while self.delivery.too_slow:
             too_slow = CutOff(now, self.delivery.too_slow.pop(), SLOW)
@@ -255,18 +266,41 @@ class Hub:
         """Let a request be served. What was said before it goes out first, to all."""
         self.delivery.flush()
         self.delivery.meet(asked.identity, endpoint)
+        self._answer(asked, now)
+        endpoint.send(Down.ANSWERED, asked.identity)
+
+    def _answer(self, asked: Asked, now: float) -> None:
         try:
             self._put_in_order(asked, now)
         except Exception:  # what one client asks for must not end the server of all
             log.exception("failed, its connection is ended: %s", asked.address)
             self._put_in_order(CutOff(now, asked.identity, INTERNAL_ERROR), now)
-        endpoint.send(Down.ANSWERED, asked.identity)
+
+    def _prove(self, prove: Prove, endpoint: Endpoint, now: float) -> None:
+        """Have a join's proof checked. What was said before it goes out first, to all."""
+        self.delivery.flush()
+        self.proofs.begin(prove, endpoint)
+
+    def proved(self, identity: int, outcome: Identity | ProtocolError) -> None:
+        """Take what has come of a proof: the join gets its place in the order."""
+        proved = self.proofs.outcome(identity, outcome, self._limits)
+        if proved is not None:
+            self._log.append(*proved, 0)
+
+    def _proved(self, proved: Proved, _: Endpoint, now: float) -> None:
+        """Let a join be served whose proof was checked."""
+        identity = proved.asked.identity
+        if self.proofs.take(identity):
+            self.delivery.flush()
+            self._answer(msgspec.structs.replace(proved.asked, now=now, at=time.time()), now)
+            self.proofs.answered(identity)
 
     def _replay_more(self, more: More, endpoint: Endpoint, now: float) -> None:
         self.delivery.replay_more(more.identity, endpoint)
 
     def _follow(self, follow: Follow, endpoint: Endpoint, now: float) -> None:
         self.delivery.follow(endpoint, *follow)
+        self.proofs.arrived(follow.identity, endpoint)
 
     def _sync(self, sync: Sync, endpoint: Endpoint, now: float) -> None:
         """Tell a worker that all its connections said so far is in the order, and sent."""
@@ -287,6 +321,10 @@ class Hub:
         endpoint.send(Down.ECHOED, said_all.identities)
 
     # What operators and settings want.
+
+    def tell(self, identity: int, frame: bytes) -> None:
+        """Send a client the answer to what it has ordered, if it is still here."""
+        self.delivery.carry_out([Tell(identity, frame)])
 
     def announce(self, text: str, now: float) -> None:
         """Say something to all clients. Raises :class:`ProtocolError` if it fits no frame."""
@@ -317,7 +355,7 @@ class Hub:
     def change_limits(self, limits: Limits, *, notices: bool, now: float) -> None:
         """Keep to other limits from now on."""
         self._limits, self._notices = limits, notices
-        self._put_in_order(Configured(limits, notices), now)
+        self._put_in_order(Configured(limits, notices, now), now)
         self.plain.buffer.limit = limits.lag
         self.delivery.lag_limit, self.delivery.answers_memory = limits.lag, limits.answers
 
@@ -327,85 +365,12 @@ class Hub:
 
     def sweep(self, now: float) -> None:
         """Forget what is too old or unused; call it about once a second."""
-        self.watch_clock()
+        self.moderator.watch_clock()
         self._put_in_order(Swept(now, time.time()), now)
         for room in self._sender_holds.expire(now - STUCK_AFTER):
             self._judge_hold(room)
 
-    def ban(self, target: str, until: float | None, now: float) -> str:
-        """Ban a name or an address; return it as it is kept. Raises :class:`MpchatError` for what is neither.
-
-        It holds at once, and after a restart once :meth:`moderation_write` was made.
-        """
-        return self._moderate(BANS, ban_target(target), until, now)
-
-    def mute(self, name: str, until: float | None, now: float) -> str:
-        """Mute a name; return it as it is kept. Raises :class:`MpchatError`."""
-        return self._moderate(MUTES, mute_target(name), until, now)
-
-    def _moderate(self, table: str, target: tuple[str, str], until: float | None, now: float) -> str:
-        self.watch_clock()
-        key, spelled = target
-        self._put_in_order(Moderated(table, key, spelled, until), now)
-        self._keeper.note(table, key, Rule(spelled, until))
-        return spelled
-
-    def lift(self, table: str, target: str, now: float) -> None:
-        """End a ban (``table`` is ``bans``) or a mute (``mutes``). Raises :class:`MpchatError`."""
-        key = lifted_key(target)
-        if key not in self.state.moderation.table(table):
-            raise MpchatError(f"{target} is not {'banned' if table == BANS else 'muted'}")
-        self._put_in_order(Lifted(table, key), now)
-        self._keeper.note(table, key, None)
-
-    def moderation_write(self) -> Callable[[], None]:
-        """Return a job for a thread: it writes what was banned, muted or lifted since the last job.
-
-        It raises :class:`MpchatError`; a later look tries again.
-        """
-        return self._keeper.write(self.state.moderation)
-
-    def moderation_look(self) -> FileLook:
-        """Return a job for a thread: it looks at the file. Then call :meth:`follow_moderation_file`."""
-        self.watch_clock()
-        return self._keeper.look(self.state.moderation)
-
-    def follow_moderation_file(self, look: FileLook, now: float) -> list[str]:
-        """Take over what another program has changed in the file; return what is newly banned."""
-        banned = []
-        for table, key, rule in self._keeper.news(look, self.state.moderation, time.time()):
-            if rule is None:
-                self._put_in_order(Lifted(table, key), now)
-                continue
-            self._put_in_order(Moderated(table, key, rule.target, rule.until), now)
-            if table == BANS:
-                banned.append(rule.target)
-        return banned
-
-    def watch_clock(self) -> None:
-        """Let bans and mutes last as long as was said, although the wall clock was stepped.
-
-        Call it before a rule is judged or read. The file follows with the next look.
-        """
-        now = time.monotonic()
-        step = self._clock.step(now, time.time())
-        if not step:
-            return
-        log.warning("the clock was stepped by %.1f s: bans and mutes end that much later", step)
-        self._put_in_order(ClockStepped(step), now)
-        for table in (BANS, MUTES):
-            for key, rule in self.state.moderation.table(table).items():
-                if rule.until is not None:
-                    self._keeper.note(table, key, rule)
-
     # What is so.
-
-    def is_banned(self, identity: int, host: str) -> bool:
-        """Tell whether a connection's host is banned now, or the name that it has."""
-        moderation, at = self.state.moderation, time.time()
-        member = self.state.members.by_identity.get(identity)
-        named = member is not None and moderation.banned_name(member.name, at)
-        return named or moderation.banned_host(host, at)
 
     def address_of(self, name: str) -> str | None:
         """Return the address of the member of this name, if one is connected."""
@@ -426,3 +391,7 @@ class Hub:
     def rooms(self) -> int:
         """Rooms that there are, the lobby among them."""
         return len(self.state.rooms)
+
+
+def _refuse_order(order: Order) -> None:
+    raise AssertionError("there is nobody to carry it out")

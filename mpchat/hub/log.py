@@ -9,8 +9,9 @@ This log is in memory. Another one may keep the same promises and share its entr
 from collections import deque
 from typing import NamedTuple
 
+from mpchat.auth.grant import Proof
 from mpchat.hub.endpoint import Endpoint
-from mpchat.hub.entries import Entry
+from mpchat.hub.entries import Asked, Entry
 
 
 class Sync(NamedTuple):
@@ -40,7 +41,20 @@ class SaidAll(NamedTuple):
     identities: list[int]
 
 
-Step = Sync | More | Follow | SaidAll
+class Prove(NamedTuple):
+    """A join shows a proof, or needs one: it becomes an entry when that was checked."""
+
+    asked: Asked
+    proof: Proof
+
+
+class Proved(NamedTuple):
+    """A join's proof was checked: ``asked`` says what has come of that."""
+
+    asked: Asked
+
+
+Step = Sync | More | Follow | SaidAll | Prove | Proved
 
 
 class Record(NamedTuple):

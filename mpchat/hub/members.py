@@ -7,9 +7,10 @@ from bisect import bisect_right
 from collections.abc import Callable
 from operator import itemgetter
 
+from mpchat.auth.grant import MEMBER, OPERATOR, Grant
 from mpchat.errors import ProtocolError
 from mpchat.hub.claims import Claim, Claims
-from mpchat.hub.effects import Effect, End, Enter, ForgetHistory, Leave, RoomNumbered, Tell
+from mpchat.hub.effects import Effect, End, Enter, ForgetHistory, Leave, Order, RoomNumbered, Tell
 from mpchat.hub.entries import Asked
 from mpchat.hub.limits import Limits
 from mpchat.hub.moderation import Moderation
@@ -17,19 +18,24 @@ from mpchat.hub.past import Past
 from mpchat.hub.replay import HISTORY_AT_JOIN
 from mpchat.hub.rooms import Room, Rooms
 from mpchat.ipc.addresses import owner_of_client
-from mpchat.ipc.reasons import CLOSED, REPLACED
+from mpchat.ipc.reasons import CLOSED, CLOSED_ROOM, REPLACED, UNPROVEN
 from mpchat.protocol.messages import Welcome, error_frame
 from mpchat.protocol.names import checked_name, checked_room, name_key
 from mpchat.protocol.requests import (
     LOBBY,
+    OPERATORS_REQUESTS,
+    CloseRoom,
     Join,
     ReadHistory,
+    Request,
+    Sanction,
     history_frame,
     private_frame,
     rooms_frame,
     welcome_frame,
     who_frame,
 )
+from mpchat.protocol.sign_in import NOT_ALLOWED, OPERATORS_ONLY, OTHER_ROOM, auth_required
 
 # Names or rooms on a page.
 PAGE = 100
@@ -37,6 +43,8 @@ PAGE = 100
 # they are several: as many as a part of the past at a join, so that as many may be on their way.
 HISTORY_PAGE = 50
 HISTORY_SIZE = 32 << 10
+# Characters of what an operator's request is for: longer than any name and any network.
+TARGET_LENGTH = 128
 # The text of the error that a muted member gets.
 MUTED = "you are muted: nobody gets what you say"
 
@@ -44,13 +52,15 @@ MUTED = "you are muted: nobody gets what you say"
 class Member:
     """A connection that has asked to join. Until it has a room it is served as a plain client."""
 
-    __slots__ = ("address", "claim", "identity", "room")
+    __slots__ = ("address", "claim", "grant", "identity", "room")
 
     def __init__(self, identity: int, address: str) -> None:
         self.identity = identity
         self.address = address
         self.claim: Claim | None = None
         self.room: Room | None = None
+        # What its proof allows; None: it has shown none.
+        self.grant: Grant | None = None
 
     @property
     def name(self) -> str:
@@ -80,6 +90,8 @@ class Members:
         self.stirred: dict[Room, None] = {}
         # Rooms whose last member has left since the state looked last, and when (seconds, monotonic).
         self.emptied: dict[Room, float] = {}
+        # Members whose proof ends, by identity, and when (seconds, monotonic).
+        self.expiring: dict[int, float] = {}
         self._rooms = rooms
         self._moderation = moderation
         self._emit = emit
@@ -103,13 +115,17 @@ class Members:
         try:
             self._serve(member, asked)
         except ProtocolError as error:
-            self._emit(Tell(member.identity, error_frame(error.code, error.text)))
+            self._emit(Tell(member.identity, error_frame(error.code, error.text, error.proofs)))
 
     def _serve(self, member: Member, asked: Asked) -> None:
         request = asked.request
+        if asked.denied is not None:
+            raise ProtocolError(asked.denied.code, asked.denied.text, asked.denied.proofs)
         if request.join is not None:
             self._join(member, request.join, asked)
         elif member.room is None:
+            if self.limits.closed:
+                raise auth_required(self.limits.proofs)
             raise ProtocolError("not_joined", 'send {"join": {"name": "…"}} first')
         elif request.to is not None:
             self._tell(member, request.to, request.message or "", asked.at)
@@ -119,11 +135,14 @@ class Members:
             self._list_rooms(member, request.rooms.after)
         elif request.history is not None:
             self._read_history(member, member.room, request.history)
+        elif request.operators is not None:
+            self._order(member, request)
 
     def gone(self, identity: int, reason: str, now: float) -> Member | None:
         """Forget a connection that has ended. Hold its name for a while, unless it was closed in order."""
         self.ending.pop(identity, None)
         member = self.by_identity.pop(identity, None)
+        self.expiring.pop(identity, None)
         if member is not None:
             room, claim = member.room, member.claim
             self._leave(member, reason, now)
@@ -150,6 +169,10 @@ class Members:
         # From the last name on: to take names from the end of a list moves no others.
         for identity, _ in sorted(room.members.items(), key=itemgetter(1), reverse=True):
             member = self.by_identity[identity]
+            if member.grant is not None and not member.grant.allows(lobby.name):
+                away = error_frame("room_closed", f"{room.name} was closed by the operator")
+                self.dismiss(member, away, CLOSED_ROOM, now)
+                continue
             self._leave(member, "closed", now)
             self._emit(Tell(identity, closed))
             self._enter(member, lobby, at)
@@ -159,20 +182,61 @@ class Members:
         self.emptied[room] = now
         self._emit(ForgetHistory(room.name, room.seq))
 
+    def dismiss(self, member: Member, told: bytes, reason: str, now: float) -> None:
+        """Tell a member why, and close its connection; its name is held."""
+        self._emit(Tell(member.identity, told))
+        self.gone(member.identity, reason, now)
+        self.end(member, reason)
+
+    def dismiss_unproven(self, now: float) -> None:
+        """Close the connections of members that have shown no proof: the chat is closed by now."""
+        needed = auth_required(self.limits.proofs)
+        told = error_frame(needed.code, needed.text, needed.proofs)
+        for member in [each for each in self.by_identity.values() if each.claim and each.grant is None]:
+            self.dismiss(member, told, UNPROVEN, now)
+
+    def expired(self, now: float) -> list[Member]:
+        """Return the members whose proof has ended."""
+        return [self.by_identity[each] for each, until in self.expiring.items() if until <= now]
+
+    # Operators.
+
+    def _order(self, member: Member, request: Request) -> None:
+        """Have an operator's request carried out."""
+        grant, wanted = member.grant, request.operators
+        if grant is None or grant.role != OPERATOR:
+            raise ProtocolError(NOT_ALLOWED, OPERATORS_ONLY)
+        action = next(each for each in OPERATORS_REQUESTS if getattr(request, each) is not None)
+        target = wanted.room if isinstance(wanted, CloseRoom) else wanted.name if wanted else ""
+        if grant.rooms is not None and not self._is_within(grant, action, target):
+            raise ProtocolError(NOT_ALLOWED, "your token is for some rooms only, not for this")
+        if len(target) > TARGET_LENGTH:
+            raise ProtocolError("bad_name", "this is neither a name nor an address")
+        seconds = wanted.seconds if isinstance(wanted, Sanction) else None
+        self._emit(Order(member.identity, member.name, action, target, seconds))
+
+    def _is_within(self, grant: Grant, action: str, target: str) -> bool:
+        """Tell whether an operator of some rooms may do this: close one, kick a member that is in one."""
+        if action == "close":
+            return grant.allows(target)
+        other = self.named(target) if action == "kick" else None
+        return other is not None and other.room is not None and grant.allows(other.room.name)
+
     # Joining.
 
     def _join(self, member: Member, join: Join, asked: Asked) -> None:
-        if join.name is None and member.claim is None:
-            raise ProtocolError("bad_request", "join needs a name")
-        wanted = member.name if join.name is None else checked_name(join.name)
-        if member.claim is not None and name_key(wanted) != name_key(member.name):
-            raise ProtocolError("bad_request", f"you are {member.name} already; come again to be {wanted}")
-        if self._moderation.banned_name(wanted, asked.at):
-            raise ProtocolError("banned", f"{wanted} is banned here")
-        before = member.room
-        room = self._room_to_enter(join.room, before, self._room_given_up(wanted, join.token), asked)
+        before, wanted = member.room, self._wanted_name(member, join, asked)
+        grant = (asked.identified and asked.identified.grant) or member.grant
+        room_name = join.room if join.room is not None else before.name if before is not None else LOBBY
+        if grant is not None and not grant.allows(room_name):
+            raise ProtocolError(NOT_ALLOWED, OTHER_ROOM)
+        room = self._room_to_enter(join.room, before, self._room_given_up(wanted, join.token, asked), asked)
         if member.claim is None:
             member.claim = self._claim(member, wanted, join.token, asked)
+        self._grant(member, grant, asked)
+        if before is not None and asked.identified is not None and join.room is None and join.after is None:
+            self._emit(Tell(member.identity, welcome_frame(self._welcome_to(member, before))))
+            return  # it has shown a fresh proof, and stays where it is
         if room is None:
             room = self._rooms.make(
                 checked_room(join.room or LOBBY), owner_of_client(member.address), asked.at
@@ -184,15 +248,38 @@ class Members:
             self._enter(member, room, asked.at)
         self._welcome(member, room, join)
 
+    def _wanted_name(self, member: Member, join: Join, asked: Asked) -> str:
+        """Return the name that a member is to have. Raises :class:`ProtocolError`."""
+        identified = asked.identified
+        if identified is None and member.grant is None and self.limits.closed:
+            raise auth_required(self.limits.proofs)
+        name = identified.name if identified is not None else join.name
+        if name is None and member.claim is None:
+            raise ProtocolError("bad_request", "join needs a name")
+        wanted = member.name if name is None else checked_name(name)
+        if member.claim is not None and name_key(wanted) != name_key(member.name):
+            raise ProtocolError("bad_request", f"you are {member.name} already; come again to be {wanted}")
+        if self._moderation.banned_name(wanted, asked.at):
+            raise ProtocolError("banned", f"{wanted} is banned here")
+        return wanted
+
+    def _grant(self, member: Member, grant: Grant | None, asked: Asked) -> None:
+        """Let a member have what its proof allows, until that ends."""
+        member.grant = grant
+        self.expiring.pop(member.identity, None)
+        if grant is not None and grant.expires is not None:
+            self.expiring[member.identity] = asked.now + grant.expires - asked.at
+
     def _enter(self, member: Member, room: Room, at: float) -> None:
         room.enter(member.identity, member.name, at)
         self.stirred[room] = None
         member.room = room
 
-    def _room_given_up(self, name: str, token: str | None) -> Room | None:
-        """Return the room of the connection that a join with this token replaces."""
+    def _room_given_up(self, name: str, token: str | None, asked: Asked) -> Room | None:
+        """Return the room of the connection that a join with this token, or with a proof, replaces."""
         claim = self.claims.get(name)
-        if claim is None or claim.identity is None or not claim.is_shown(token):
+        proven = asked.identified is not None and asked.identified.proves_name
+        if claim is None or claim.identity is None or not (proven or claim.is_shown(token)):
             return None
         return self.by_identity[claim.identity].room
 
@@ -230,9 +317,16 @@ class Members:
     def _claim(self, member: Member, name: str, token: str | None, asked: Asked) -> Claim:
         held = self.claims.get(name)
         text = f"{held.name if held else name} has come again, elsewhere"
-        claim, replaced = self.claims.take(name, member.identity, token, asked.token, asked.now)
+        identified = asked.identified
+        # A proven name is its owner's, also where another that looks like it was there first.
+        if identified is not None and not identified.proves_name:
+            similar = self.claims.similar(name, identified.looks, asked.now)
+            if similar is not None:
+                raise ProtocolError("name_taken", f"{name} looks like {similar}; choose another name")
+        claim, replaced = self.claims.take(name, member.identity, token, asked.token, asked.now, identified)
         if replaced is not None:
             other = self.by_identity.pop(replaced)
+            self.expiring.pop(replaced, None)
             self._leave(other, REPLACED, asked.now)
             self._emit(Tell(other.identity, error_frame("taken_over", text)))
             self.end(other, REPLACED)
@@ -240,8 +334,19 @@ class Members:
 
     def _welcome(self, member: Member, room: Room, join: Join) -> None:
         first, recovered, lost = self._missed(room, join)
+        welcome = self._welcome_to(member, room, recovered=recovered, lost=lost)
+        self._emit(Enter(member.identity, room.number, first, room.seq, welcome_frame(welcome)))
+
+    def _welcome_to(
+        self,
+        member: Member,
+        room: Room,
+        *,
+        recovered: bool = False,
+        lost: tuple[int, int | None] | None = None,
+    ) -> Welcome:
         assert member.claim is not None
-        welcome = Welcome(
+        return Welcome(
             name=member.claim.name,
             room=room.name,
             seq=room.seq,
@@ -250,8 +355,9 @@ class Members:
             token=member.claim.token,
             recovered=recovered,
             lost=lost,
+            role=member.grant.role if member.grant else MEMBER,
+            expires=member.grant.expires if member.grant else None,
         )
-        self._emit(Enter(member.identity, room.number, first, room.seq, welcome_frame(welcome)))
 
     def _missed(self, room: Room, join: Join) -> tuple[int, bool, tuple[int, int | None] | None]:
         """Return the first number to send, whether none is missing before it, and the range that is lost."""
@@ -293,11 +399,15 @@ class Members:
         room = member.room if name is None else self._rooms.get(checked_room(name))
         if room is None:
             raise ProtocolError("bad_room", f"there is no room {name!r}")
+        if member.grant is not None and not member.grant.allows(room.name):
+            raise ProtocolError(NOT_ALLOWED, OTHER_ROOM)
         names, following = _page(room.names, after)
         self._emit(Tell(member.identity, who_frame(room.name, names, len(room.members), following)))
 
     def _list_rooms(self, member: Member, after: str | None) -> None:
         names, following = _page(self._rooms.names, after)
+        if member.grant is not None and member.grant.rooms is not None:
+            names = [name for name in names if member.grant.allows(name)]
         rooms = [(name, len(self._rooms.by_key[name_key(name)].members)) for name in names]
         self._emit(Tell(member.identity, rooms_frame(rooms, len(self._rooms), following)))
 

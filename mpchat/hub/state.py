@@ -32,9 +32,11 @@ from mpchat.hub.moderation import Moderation, Rule
 from mpchat.hub.past import Past
 from mpchat.hub.rooms import Room, Rooms, Times
 from mpchat.hub.sequencer import Sequencer
+from mpchat.ipc.reasons import EXPIRED as TOKEN_EXPIRED
 from mpchat.protocol.messages import counted_error_frame, error_frame, message_frame
 from mpchat.protocol.requests import as_said_by
 from mpchat.protocol.session import MOST_TIMES
+from mpchat.protocol.sign_in import EXPIRED, OVER
 
 
 class HubState:
@@ -123,7 +125,7 @@ class HubState:
     def _posted(self, entry: Posted) -> None:
         """Number messages of plain clients and members; each run in the room of its sender."""
         times, frames, position = (entry.now, entry.at), entry.frames, 0
-        if self.members.by_identity or not _all_plain(entry):
+        if self.members.by_identity or self.members.limits.closed or not _all_plain(entry):
             for sender, count, size in entry.runs:
                 self._said(sender, count, frames[position : position + size], times)
                 position += size
@@ -140,12 +142,17 @@ class HubState:
 
     def _said(self, sender: Sender, count: int, said: bytes, times: Times) -> None:
         """Number a run of one sender's messages."""
+        closed = self.members.limits.closed  # then workers refuse what clients without a proof say
         if isinstance(sender, str):
+            if closed:
+                return
             self._say(count, said)
             self._say_in_room(self.rooms.lobby, sender, count, said, times)
         elif (member := self.members.by_identity.get(sender)) is None:
             return  # the connection was replaced and is being ended
         elif member.room is None:
+            if closed:
+                return
             self._say(count, said)
             self._say_in_room(self.rooms.lobby, member.address, count, said, times)
         elif self.moderation.mutes and self.members.is_muted(member, times[1]):
@@ -232,7 +239,10 @@ class HubState:
             self.members.close(room, entry.now, entry.at)
 
     def _configured(self, entry: Configured) -> None:
+        closed = entry.limits.closed and not self.members.limits.closed
         self.members.limits = entry.limits
+        if closed:
+            self.members.dismiss_unproven(entry.now)
         self.rooms.change_limits(entry.limits)
         self.sequencer.notices = entry.notices
 
@@ -255,6 +265,10 @@ class HubState:
 
     def _swept(self, entry: Swept) -> None:
         self.moderation.forget_expired(entry.at)
+        for member in self.members.expired(entry.now):
+            self._effects.append(Tell(member.identity, error_frame(EXPIRED, OVER)))
+            self._gone(member.identity, member.address, TOKEN_EXPIRED, entry.now)
+            self.members.end(member, TOKEN_EXPIRED)
         for room in self.rooms.sweep(entry.now):
             self._effects.append(ForgetRoom(room.number))
 

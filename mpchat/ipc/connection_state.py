@@ -40,6 +40,10 @@ class ConnectionState(msgspec.Struct, frozen=True, array_like=True):
     half_closed: bool = False
     # True while it is not known what the client speaks: it has been sent nothing.
     undecided: bool = False
+    # True while a request of the client is with the hub: it is read from again when that is answered.
+    asking: bool = False
+    # True while the client has not shown who it is, and has to.
+    barred: bool = False
 
 
 def encode_state(state: ConnectionState) -> msgspec.Raw:

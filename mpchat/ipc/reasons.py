@@ -13,6 +13,10 @@ REPLACED = "replaced"
 # The client does not encrypt, and has to; or it does, and no process had a descriptor for it.
 UNENCRYPTED = "not encrypted"
 NO_DESCRIPTOR = "no descriptor left"
+# The client has not shown who it is, and has to. Its token is over. Its token is for a room that was closed.
+UNPROVEN = "no proof"
+EXPIRED = "token expired"
+CLOSED_ROOM = "room closed"
 # The client has left a frame, or the head of a request, unfinished for too long.
 HALF_A_FRAME = "half a frame"
 # The client has closed in the middle of a frame, or its first bytes are another protocol's.

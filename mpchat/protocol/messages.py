@@ -90,9 +90,12 @@ def message_frame(text: str) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def error_frame(code: str, text: str) -> bytes:
-    """Return the frame of ``{"error": {"code": code, "text": text}}``. Cached: errors come in swarms."""
-    return encode_frame(_encode(ErrorReply(Refusal(code, text))))
+def error_frame(code: str, text: str, proofs: tuple[str, ...] = ()) -> bytes:
+    """Return the frame of ``{"error": {"code": code, "text": text}}``. Cached: errors come in swarms.
+
+    ``proofs`` is added where it is not empty; see :class:`Refusal`.
+    """
+    return encode_frame(_encode(ErrorReply(Refusal(code, text, proofs=proofs))))
 
 
 def counted_error_frame(frame: bytes, times: int) -> bytes:

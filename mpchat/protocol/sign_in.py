@@ -4,13 +4,8 @@ Which of them a client gets is decided elsewhere (:mod:`mpchat.auth.verifier`); 
 that a client cannot tell from the words which part of its proof was wrong.
 """
 
-from functools import lru_cache
-
-import msgspec
-
 from mpchat.errors import ProtocolError
-from mpchat.protocol.frames import encode_frame
-from mpchat.protocol.messages import ErrorReply, Refusal
+from mpchat.protocol.messages import error_frame
 
 # The codes.
 AUTH_REQUIRED = "auth_required"
@@ -19,9 +14,14 @@ EXPIRED = "expired"
 NOT_ALLOWED = "not_allowed"
 TRY_LATER = "try_later"
 
+# What a join has in it, by the kind of proof.
+_JOINS = {
+    "password": '{"name": "…", "password": "…"}',
+    "jwt": '{"jwt": "…"}',
+    "secret": '{"name": "…", "secret": "…"}',
+}
 # The same whatever was wrong: a name that is not registered, a password, a token, the secret.
 BAD = "the proof is wrong: check the name and the password, the token or the secret"
-NEEDED = "this server asks for a proof: sign in with a join that has a password, a token or the secret"
 REGISTERED = "this name is registered: join with its password or a token, or choose another name"
 OVER = "the token is over; join with a fresh one"
 OTHER_NAME = "the token is for another name"
@@ -37,8 +37,16 @@ def bad_credentials() -> ProtocolError:
     return ProtocolError("bad_credentials", BAD)
 
 
-@lru_cache(maxsize=64)
-def auth_required_frame(proofs: tuple[str, ...], text: str = NEEDED) -> bytes:
-    """Return the frame of the error ``auth_required``; ``proofs`` are the kinds that the server takes."""
-    refusal = Refusal("auth_required", text, proofs=proofs)
-    return encode_frame(msgspec.json.encode(ErrorReply(refusal)))
+def auth_required(proofs: tuple[str, ...]) -> ProtocolError:
+    """Return the error for a client that has shown no proof: it says what to send.
+
+    ``proofs`` are the kinds that the server takes, out of password, jwt and secret.
+    """
+    joins = " or ".join(f'{{"join": {_JOINS[kind]}}}' for kind in proofs)
+    return ProtocolError(AUTH_REQUIRED, f"this chat is closed: send {joins}", proofs)
+
+
+def auth_required_frame(proofs: tuple[str, ...]) -> bytes:
+    """Return the frame of :func:`auth_required`."""
+    error = auth_required(proofs)
+    return error_frame(error.code, error.text, error.proofs)

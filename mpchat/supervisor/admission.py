@@ -60,7 +60,7 @@ class Admission:
 
     def check(self, host: str) -> Refusal | None:
         """Return why a client from ``host`` may not come in, or None if it may."""
-        self._hub.watch_clock()
+        self._hub.moderator.watch_clock()
         if self.is_proxy(host):  # for whom it comes is not known yet
             return self.full if self.connections >= self.limit else None
         if self._hub.state.moderation.banned_host(host, time.time()):

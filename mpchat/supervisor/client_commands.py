@@ -14,7 +14,7 @@ from mpchat.hub.moderation import kick_target
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.ask_workers import PATIENCE, WorkerQuestions
-from mpchat.supervisor.disk import Disk
+from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.refusals import BANNED
@@ -36,7 +36,7 @@ class ClientCommands:
         pool: WorkerPool,
         placement: Placement,
         questions: WorkerQuestions,
-        disk: Disk,
+        disk: JobThread,
     ) -> None:
         self.rooms = RoomCommands(reactor, hub)
         self._hub = hub
@@ -61,22 +61,22 @@ class ClientCommands:
         Raise :class:`MpchatError` for what is none of these. The answer comes when the connections are closed
         and the ban is on the disk. It is an error if the ban could not be written.
         """
-        banned = self._hub.ban(target, _end(seconds), self._reactor.now)
+        banned = self._hub.moderator.ban(target, _end(seconds), self._reactor.now)
         log.info("banned: %s", banned)
         self._placement.refuse(BANNED, host=banned)
         answer = _BanAnswer(banned, reply)
         self._close_connections(banned, answer.on_kicked)
-        self._disk.do(self._hub.moderation_write(), answer.on_kept)
+        self._disk.do(self._hub.moderator.write(), answer.on_kept)
 
     def follow_moderation_file(self, then: Callable[[], None] = lambda: None) -> None:
         """Have the file of bans looked at; call ``then`` afterwards.
 
         Close the connections that another server, or a person, has banned there.
         """
-        look = self._hub.moderation_look()
+        look = self._hub.moderator.look()
 
         def on_done(error: Exception | None) -> None:
-            for target in self._hub.follow_moderation_file(look, self._reactor.now):
+            for target in self._hub.moderator.follow_file(look, self._reactor.now):
                 log.info("banned, says the file of bans: %s", target)
                 self._placement.refuse(BANNED, host=target)
                 self._close_connections(target, lambda kicked: None)
@@ -86,7 +86,7 @@ class ClientCommands:
 
     def mute(self, target: str, seconds: float | None, reply: Reply) -> None:
         """Mute a name. Raise :class:`MpchatError` for what cannot be one."""
-        name = self._hub.mute(target, _end(seconds), self._reactor.now)
+        name = self._hub.moderator.mute(target, _end(seconds), self._reactor.now)
         log.info("muted: %s", name)
         self._keep(Muted(name, self._hub.address_of(name) is not None), reply)
 
@@ -95,7 +95,7 @@ class ClientCommands:
 
         def lift() -> None:
             try:
-                self._hub.lift(what, target, self._reactor.now)
+                self._hub.moderator.lift(what, target, self._reactor.now)
             except MpchatError as error:
                 reply(refusal(error.exit_code, str(error)))
                 return
@@ -107,7 +107,7 @@ class ClientCommands:
     def _keep(self, result: object, reply: Reply) -> None:
         """Write the bans and mutes of now; answer with ``result``, or with the error of that."""
         self._disk.do(
-            self._hub.moderation_write(),
+            self._hub.moderator.write(),
             lambda error: reply(Answer(result) if error is None else _not_kept(error)),
         )
 

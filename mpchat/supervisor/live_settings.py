@@ -21,6 +21,7 @@ from mpchat.ipc import logs
 from mpchat.settings import Sources
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.capacity import connections_per_worker
+from mpchat.supervisor.gate import Gate, Verifiers, close_verifiers, make_verifiers
 from mpchat.supervisor.listeners import (
     NO_CHANGE,
     AddressTakenError,
@@ -50,6 +51,7 @@ class Prepared(NamedTuple):
     kept: dict[str, str]
     per_worker_before: int
     certificate: Certificate | None
+    verifiers: Verifiers | None
 
 
 class Followers(NamedTuple):
@@ -59,6 +61,7 @@ class Followers(NamedTuple):
     hub: Hub
     placement: Placement
     tls: TlsPool
+    gate: Gate
 
 
 class LiveSettings:
@@ -78,7 +81,7 @@ class LiveSettings:
         self.config = order.config
         self.descriptors = descriptors
         self._sources = order.sources
-        self._acceptor, self._hub, self._placement, self._tls = followers
+        self._acceptor, self._hub, self._placement, self._tls, self._gate = followers
         self._on_adopted = on_adopted
 
     def check(self, pause: Callable[[], Generator[None]]) -> Generator[None, None, Prepared]:
@@ -92,11 +95,11 @@ class LiveSettings:
         if not reading.done:
             disk = "the disk with the settings file or the log"
             raise StartError(f"no answer within {LOOKUP_TIMEOUT:g} s from {disk}; nothing has changed")
-        config, kept, certificate = reading.result()
+        config, kept, certificate, verifiers = reading.result()
         listeners = NO_CHANGE
         if (config.host, config.port) != (self.config.host, self.config.port):
             listeners = yield from self._prepare_listeners(config, pause)
-        prepared = Prepared(config, listeners, kept, self._placement.per_worker, certificate)
+        prepared = Prepared(config, listeners, kept, self._placement.per_worker, certificate, verifiers)
         # New workers take connections before the settings are adopted.
         self._placement.per_worker = connections_per_worker(self.descriptors, config.multiplexer)
         added = self._tls.prepare(config, certificate)
@@ -136,6 +139,7 @@ class LiveSettings:
     def give_up(self, prepared: Prepared) -> None:
         """Leave everything as it was before the check."""
         prepared.listeners.give_up()
+        close_verifiers(prepared.verifiers)
         self._tls.give_up()
         self._placement.per_worker = prepared.per_worker_before
 
@@ -144,6 +148,7 @@ class LiveSettings:
         before, self.config = self.config, prepared.config
         self._acceptor.change(prepared.listeners)
         self._tls.follow(self.config, prepared.certificate)
+        self._gate.follow(self.config, prepared.verifiers)
         self._acceptor.refusals.follow(self.config)
         self._hub.change_limits(limits_of(self.config), notices=self.config.notices, now=time.monotonic())
         logging.getLogger("mpchat").setLevel(self.config.log_level.upper())
@@ -160,10 +165,13 @@ def _wait(call: SlowCall[Any], pause: Callable[[], Generator[None]]) -> Generato
         yield from pause()
 
 
-def _read(sources: Sources, running: Config) -> tuple[Config, dict[str, str], Certificate | None]:
-    """Return the settings as they are now, those that need a restart with the reasons, and the certificate.
+def _read(
+    sources: Sources, running: Config
+) -> tuple[Config, dict[str, str], Certificate | None, Verifiers | None]:
+    """Return the settings as they are now, and those that need a restart with the reasons.
 
-    Asks the disk for the settings file, and for a new log. Raise :class:`ConfigError` or :class:`StartError`.
+    And the certificate, and what proofs are checked with. Asks the disk for the settings file, and for a new
+    log. Raise :class:`ConfigError` or :class:`StartError`.
     """
     wanted = sources.read_again(os.environ, running)
     kept = {name: FIXED[name] for name in differing(running, wanted) if name in FIXED}
@@ -182,7 +190,10 @@ def _read(sources: Sources, running: Config) -> tuple[Config, dict[str, str], Ce
             certificate = read_certificate(config.tls_cert, config.tls_key)
         except StartError as error:
             raise StartError(f"{error}; nothing has changed") from None
-    return config, kept, certificate
+    try:
+        return config, kept, certificate, make_verifiers(config)
+    except StartError as error:
+        raise StartError(f"{error}; nothing has changed") from None
 
 
 def limits_of(config: Config) -> Limits:
@@ -196,4 +207,6 @@ def limits_of(config: Config) -> Limits:
         kept=kept,
         lag=config.lag_limit,
         answers=config.answers_memory,
+        auth=config.auth,
+        proofs=config.proofs,
     )

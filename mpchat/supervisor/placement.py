@@ -193,7 +193,7 @@ class Placement:
             return
         for each in acked:
             asked_for = any(means(target, each.host, each.port) for target in self.kicking)
-            if not asked_for and self._hub.is_banned(each.identity, each.host):
+            if not asked_for and self._hub.moderator.is_banned(each.identity, each.host):
                 handle.endpoint.send(Down.KICK, (NO_QUESTION, format_address(each.host, each.port)))
 
     def _on_arrivals(self, handle: WorkerHandle, arrivals: Arrivals) -> None:

@@ -34,10 +34,12 @@ from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.client_commands import ClientCommands
 from mpchat.supervisor.commands import Commands
 from mpchat.supervisor.controlling_terminal import ControllingTerminal
-from mpchat.supervisor.disk import Disk
+from mpchat.supervisor.gate import Gate, make_verifiers
+from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import AddressTakenError, look_up, open_listeners, taken_by
 from mpchat.supervisor.live_settings import Followers, LiveSettings, limits_of
+from mpchat.supervisor.orders import Orders
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
@@ -155,7 +157,7 @@ class Supervisor:
         _open_log(config.log_file)
         if guard.alone:
             log.warning("guarded by the lock file alone, another user or container has the kernel's name")
-        self._disk = Disk(self.reactor)
+        self._disk = JobThread(self.reactor, "disk")
         stack.callback(self._disk.close, DISK_PATIENCE)
         me = Identity.of(os.getpid())
         record = RecordKeeper(guard.paths.record, me, self.lifecycle.started, self._disk.do)
@@ -199,6 +201,9 @@ class Supervisor:
         archive, past = _open_history(config, stack)
         bans = Path(config.bans or guard.paths.bans)
         self.hub = _make_hub(config, bans, archive, past, lambda: self.pool.connections)
+        gate = Gate(self.reactor, config, make_verifiers(config))
+        stack.callback(gate.close)
+        gate.on_checked, self.hub.proofs.gate = self.hub.proved, gate
         per_worker = connections_per_worker(descriptors, config.multiplexer)
         self.placement = Placement(self.reactor, self.acceptor, self.hub, per_worker)
         questions = WorkerQuestions(self.reactor)
@@ -212,7 +217,7 @@ class Supervisor:
         self.tls.certificate = certificate
         self.pools = Pools(self.pool, self.tls)
         follow = partial(_follow, self.acceptor, record, archive)
-        followers = Followers(self.acceptor, self.hub, self.placement, self.tls)
+        followers = Followers(self.acceptor, self.hub, self.placement, self.tls, gate)
         settings = LiveSettings(self._order, descriptors, followers, follow)
         self.changes = ChangeRunner(self.pool, self.placement, self.reactor, settings)
         self.admission = Admission(settings, self.hub, self.pool, self.tls, self.placement, self.changes)
@@ -232,6 +237,7 @@ class Supervisor:
             guard.paths.folder,
         )
         clients = ClientCommands(self.reactor, self.hub, self.pool, self.placement, questions, self._disk)
+        self.hub.on_order = Orders(self.hub, clients).obey
         commands = Commands(self.lifecycle, self.stop, record, self.report, self.changes, clients)
         control = _open_control(self.reactor, guard.paths.control, commands)
         stack.callback(control.close)

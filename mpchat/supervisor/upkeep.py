@@ -13,8 +13,8 @@ from mpchat.ipc import logs
 from mpchat.ipc.beat import beat_every
 from mpchat.reactor import Reactor
 from mpchat.supervisor.change_runner import ChangeRunner
-from mpchat.supervisor.disk import Disk
 from mpchat.supervisor.hang_watch import end_hung_workers
+from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.record_keeper import RecordKeeper
 from mpchat.supervisor.tls_pool import Pools
@@ -83,7 +83,7 @@ class OwnFiles:
 
     def __init__(
         self,
-        disk: Disk,
+        disk: JobThread,
         guard: Guard,
         record: RecordKeeper,
         control: Server,

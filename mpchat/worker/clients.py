@@ -13,7 +13,7 @@ from mpchat.ipc.addresses import means
 from mpchat.ipc.handoff_channel import HandoffChannel
 from mpchat.ipc.lifetime import Lifetime
 from mpchat.ipc.lingering import Lingering
-from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, NOT_A_FRAME, SLOW, UNENCRYPTED, UNREAD
+from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, NOT_A_FRAME, SLOW, UNENCRYPTED, UNPROVEN, UNREAD
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.first_bytes import Speaks, speaks
 from mpchat.protocol.http import HttpDialect, bare_answer
@@ -21,6 +21,7 @@ from mpchat.protocol.likely_cause import half_frame_text
 from mpchat.protocol.messages import error_frame
 from mpchat.protocol.websocket_dialect import WebSocketDialect
 from mpchat.reactor import READ, WRITE, Reactor
+from mpchat.worker.barred import Barred
 from mpchat.worker.budget import ENTER_COST, charge_answer
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
@@ -71,6 +72,7 @@ class Clients:
         self.rooms = Rooms(config, reactor, counters, self)
         self.reading = Reading(config, reactor, uplink, self, lifetime)
         self.half_closed = HalfClosed(reactor, uplink, self.end)
+        self.barred = Barred(config)
         self.websockets = WebSockets(config, self.rooms)
         self.web = Web(config, reactor, self, self.reading)
         self.first_bytes = FirstBytes(config, reactor, self.rooms, self.reading, self.web, self._refuse_first)
@@ -95,6 +97,8 @@ class Clients:
         connection = self.by_identity.get(identity)
         if connection is None or connection not in connection.fanout or connection.dialect.closing:
             return  # it is gone, or waits for its end
+        if connection.barred:
+            self.barred.let_in(connection)
         if connection.asking or connection.replaying:
             charge_answer(connection, len(frames), ENTER_COST)
         connection.replaying, connection.more_asked = not live, False
@@ -126,11 +130,15 @@ class Clients:
             self.end(connection, SLOW)
 
     def answered(self, identity: int) -> None:
-        """The request of a client was served."""
+        """Read again from a client: its request was served."""
         self._uplink.requests.answered(identity)
         connection = self.by_identity.get(identity)
         if connection is not None:
             self.reading.answered(connection)
+
+    def checking(self, identity: int) -> None:
+        """Let others ask the hub meanwhile: a client's answer takes a while."""
+        self._uplink.requests.answered(identity)
 
     def drained(self, connection: Connection) -> None:
         """A client has been sent all that is for it alone: it may have waited for that."""
@@ -206,11 +214,16 @@ class Clients:
 
     def upgrade(self, connection: Connection, answer: bytes, rest: bytes) -> None:
         """Answer a client, and let it go on as a WebSocket that has sent ``rest`` already."""
+        self.barred.take(connection, self._reactor.now)
         self.websockets.begin(connection, answer)
         if rest:
             self.reading.take_first(connection, rest)
         if not connection.closed:
             self.reading.read_again(connection)
+
+    def refuse_posts(self, posts: list[tuple[int, bytes]]) -> tuple[bytes, int]:
+        """Refuse what barred clients say; see ``barred``."""
+        return self.barred.refuse_posts(posts)
 
     def half_close(self, connection: Connection) -> None:
         """Take a client that has ended its stream: one that is owed something is sent it before the end."""
@@ -257,9 +270,12 @@ class Clients:
 
         One that does not read what it is sent does not hear why: nothing is kept for that.
         """
+        self._refuse(connection, error_frame(code, text), reason)
+
+    def _refuse(self, connection: Connection, told: bytes, reason: str) -> None:
         connection.fanout.complete(self._reactor.now)
         if not connection.closed:
-            self.rooms.reply(connection, error_frame(code, text))
+            self.rooms.reply(connection, told)
         if not connection.closed:
             with suppress(OSError):  # unread input would turn the end into a reset, which destroys the answer
                 connection.sock.recv(READ_SIZE)
@@ -273,6 +289,7 @@ class Clients:
         self._counters.ended[reason] += 1
         self.websockets.say_end(connection, reason)
         self.websockets.forget(connection)
+        self.barred.forget(connection)
         del self.by_identity[connection.identity]
         self.reading.forget(connection)
         self.first_bytes.forget(connection)
@@ -329,12 +346,9 @@ class Clients:
         self.half_closed.end_overdue(now)
         for connection in self.websockets.ping_silent(now):
             self.end(connection, DEAD)
-        if limit := self.config.idle_timeout:
-            silent = [
-                each for each in self.by_identity.values() if now - max(each.heard, each.quiet_until) > limit
-            ]
-            for connection in silent:
-                self.end(connection, IDLE)
+        for connection in self.barred.overdue(now):
+            self._end_barred(connection)
+        self._end_idle(now)
         if limit := self.config.frame_timeout:
             for connection in self.reading.inside_a_frame(now - limit):
                 if isinstance(connection.dialect, HttpDialect):
@@ -349,3 +363,27 @@ class Clients:
                     self.end(connection, HALF_A_FRAME)
                 else:
                     self.refuse(connection, half_frame_text(half), HALF_A_FRAME)
+
+    def _end_idle(self, now: float) -> None:
+        if limit := self.config.idle_timeout:
+            silent = [
+                each for each in self.by_identity.values() if now - max(each.heard, each.quiet_until) > limit
+            ]
+            for connection in silent:
+                self.end(connection, IDLE)
+
+    def _end_barred(self, connection: Connection) -> None:
+        """End the connection of a client that has not shown who it is; one that waits for an answer stays."""
+        if isinstance(connection.dialect, HttpDialect):  # a browser that loads the page
+            self.barred.forget(connection)
+            return
+        if connection.asking or connection.closed:
+            return
+        if connection.undecided:
+            self.first_bytes.be_plain(connection)
+        if connection.closed:
+            return
+        if connection in connection.fanout:
+            self._refuse(connection, self.barred.told, UNPROVEN)
+        else:
+            self.end(connection, UNPROVEN)

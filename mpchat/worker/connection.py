@@ -24,6 +24,7 @@ class Connection:
     __slots__ = (
         "allowance",
         "asking",
+        "barred",
         "budget",
         "closed",
         "cursor",
@@ -64,6 +65,8 @@ class Connection:
         self.closed = False
         # True while a request of it is with the hub.
         self.asking = False
+        # True while it has not shown who it is, and has to; see ``barred``.
+        self.barred = False
         # True if it sent little when it was read from last.
         self.light = True
         # True once it has said something.

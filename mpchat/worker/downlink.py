@@ -63,6 +63,7 @@ class Downlink:
             Down.TELL: self._tell,
             Down.END: self._end,
             Down.ANSWERED: clients.answered,
+            Down.CHECKING: clients.checking,
             Down.HOLD: self._hold,
             Down.ECHOED: clients.echoed,
         }

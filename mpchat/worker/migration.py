@@ -22,6 +22,7 @@ from mpchat.ipc.items import PLAIN, Up
 from mpchat.ipc.lifetime import Lifetime
 from mpchat.ipc.reasons import NO_DESCRIPTOR
 from mpchat.protocol.dialects import DIALECTS
+from mpchat.protocol.http import HttpDialect
 from mpchat.protocol.plain_dialect import PlainDialect
 from mpchat.protocol.session import DialectState
 from mpchat.reactor import READ, Reactor
@@ -109,6 +110,7 @@ class Migration:
         except (OSError, ValueError) as error:  # reset while it was on its way; the system's limit of watches
             self._clients.end(connection, str(error))
         if state is None and not connection.closed:
+            self._clients.barred.take(connection, self._reactor.now)
             if apart:
                 self._clients.first_bytes.wait(connection)
             else:
@@ -120,7 +122,7 @@ class Migration:
         rooms, reading = self._clients.rooms, self._clients.reading
         connection.heard = state.heard
         connection.allowance, connection.budget = state.allowance, state.budget
-        connection.spoke = state.spoke
+        connection.spoke, connection.asking = state.spoke, state.asking
         self._clients.websockets.resume(connection)
         if state.half_closed:
             self._clients.half_closed.begin(connection)
@@ -130,10 +132,16 @@ class Migration:
         reading.read_again(connection)
         if state.half_since is not None:
             reading.half[connection] = state.half_since
+        barred = self._clients.barred
+        if state.barred or state.room == PLAIN:
+            barred.take(connection, self._reactor.now)
         if state.undecided and (self._config.tells_protocols_apart or connection.proxied):
-            self._clients.first_bytes.wait(connection, state.place, state.dialect_state.partial)
+            place = state.place if state.room == PLAIN else None
+            self._clients.first_bytes.wait(connection, place, state.dialect_state.partial)
         elif state.room == PLAIN:
             rooms.resume_plain(connection, state.place)
+        elif state.barred and not barred.closed and not isinstance(connection.dialect, HttpDialect):
+            rooms.enter_plain(connection)  # the chat is open by now
         else:
             connection.replaying = connection.more_asked = False
             rooms.put_aside(connection)
@@ -251,6 +259,7 @@ class Migration:
         begun = self._clients.first_bytes.forget(connection)
         self._clients.web.forget(connection)
         self._clients.websockets.forget(connection)
+        self._clients.barred.forget(connection)
         del self._clients.by_identity[connection.identity]
         self._clients.half_closed.forget(connection)
         room, place = self._clients.rooms.take_out(connection)
@@ -272,6 +281,8 @@ class Migration:
             spoke=connection.spoke,
             half_closed=connection.half_closed,
             undecided=undecided,
+            asking=connection.asking,
+            barred=connection.barred,
         )
 
     def take_receipt(self, receipt: Receipt) -> None:

@@ -66,6 +66,9 @@ class Owner(Protocol):
     def spoke_first(self, connection: Connection) -> None:
         """Take note that a client has sent its first message or request."""
 
+    def refuse_posts(self, posts: list[tuple[int, bytes]]) -> tuple[bytes, int]:
+        """Refuse what barred clients say; see ``barred``."""
+
     def half_close(self, connection: Connection) -> None:
         """Take a client that has ended its stream: end its connection when it has what it is owed."""
 
@@ -298,6 +301,8 @@ class Reading:
         completed: list[tuple[int, bytes]] = []
         sender: Sender = connection.identity if dialect.asked else connection.address
         replies = dialect.receive_data(data, completed, TURN_WORK)
+        if connection.barred and completed:
+            replies += self._refuse_posts(connection, completed)
         if completed:
             total = self._pass_on(connection, sender, completed)
             if self.config.flood_rate:  # else nobody owes anything, and is not to when there is a limit later
@@ -319,6 +324,12 @@ class Reading:
             self._owner.end(connection, "lost")  # it cannot be answered any more
             return
         self._answer(connection, replies, progress=bool(completed or replies))
+
+    def _refuse_posts(self, connection: Connection, completed: list[tuple[int, bytes]]) -> bytes:
+        """Refuse what a barred client says, and charge it as other errors."""
+        told, size = self._owner.refuse_posts(completed)
+        connection.budget -= (size - len(told)) * ERROR_COST
+        return told
 
     def _answer(self, connection: Connection, replies: bytes, *, progress: bool) -> None:
         """Send what a read gives the client itself, and read again when that may be."""

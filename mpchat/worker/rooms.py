@@ -56,6 +56,8 @@ class Rooms:
         self._plain_too: dict[Framing, Fanout] = {}
         # Where members are that are not live in a room: nothing is ever said here, so nobody is late.
         self.aside = self._make_fanout(ASIDE, PLAIN_FRAMING, Counters())
+        # In a closed chat a client that comes hears nothing.
+        self._closed = config.auth == "closed"
         # The rooms that members here are live in: for each a fan-out by framing.
         self.by_number: dict[int, dict[Framing, Fanout]] = {}
         # What the streams of these take together, and what each of them takes that takes something.
@@ -242,13 +244,14 @@ class Rooms:
 
     def join_plain(self, connection: Connection) -> None:
         """Let a fresh connection take part in the stream of plain clients."""
-        connection.fanout = fanout = self._plain_in(connection.dialect.framing)
+        fanout = self.aside if self._closed else self._plain_in(connection.dialect.framing)
+        connection.fanout = fanout
         fanout.join(connection)
 
     def wait_plain(self, connection: Connection, place: Place | None = None) -> None:
         """Keep a connection's place in the stream of plain clients, and send it nothing yet."""
-        connection.fanout = self.plain
-        self.plain.wait(connection, place)
+        connection.fanout = fanout = self.aside if self._closed else self.plain
+        fanout.wait(connection, None if self._closed else place)
 
     def begin_plain(self, connection: Connection) -> None:
         """Send a connection that waits what there is from its place on."""
@@ -259,7 +262,13 @@ class Rooms:
         return self.fanout_of(connection).has_sent_nothing(connection)
 
     def resume_plain(self, connection: Connection, place: Place) -> None:
-        """Let a moved connection go on in the stream of plain clients."""
+        """Let a moved connection go on in the stream of plain clients.
+
+        If the chat is closed by now, it gets the rest of the frame that it is in, and no more.
+        """
+        if self._closed and not place.byte:
+            self.put_aside(connection)
+            return
         connection.fanout = fanout = self._plain_in(connection.dialect.framing)
         if fanout is not self.plain and fanout.stream.cursor_of(place) is Outside.FORGOTTEN:
             self._complete_plain()
@@ -267,6 +276,8 @@ class Rooms:
         fanout.resume(connection, place)
         if fanout is not self.plain:
             self._note_kept(fanout)
+        if self._closed and not connection.closed:
+            self.set_apart(connection)
 
     def _plain_in(self, framing: Framing) -> Fanout:
         """Return the plain stream's fan-out in a framing; a new one has none of the past."""
@@ -284,8 +295,15 @@ class Rooms:
 
     def upgrade_plain(self, connection: Connection, answer: bytes) -> None:
         """Let a client go on in the stream of plain clients in another framing, after ``answer``."""
-        fanout = self._plain_in(connection.dialect.framing)
         self._outboxes.put(connection, answer)
+        if self._closed:
+            self.put_aside(connection)
+        else:
+            self.enter_plain(connection)
+
+    def enter_plain(self, connection: Connection) -> None:
+        """Let a client that reads no stream go on with that of plain clients, from its end on."""
+        fanout = self._plain_in(connection.dialect.framing)
         self._go_to(connection, fanout, Place(fanout.stream.messages))
 
     def put_aside(self, connection: Connection) -> None:

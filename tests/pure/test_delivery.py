@@ -696,12 +696,12 @@ def test_a_connection_is_banned_by_its_host_and_by_the_name_that_it_has() -> Non
     asked = ((7, "192.0.2.1:7"), pack_request(Request(join=Join(name="Alice"))))
     hub.take(endpoint, Item(Up.ASK, asked, 0), 1.0)
     hub.turn(1.0)
-    assert not hub.is_banned(7, "192.0.2.1")
-    hub.ban("alice", None, 1.0)
-    assert hub.is_banned(7, "192.0.2.1")
-    assert not hub.is_banned(8, "192.0.2.1")
-    hub.ban("192.0.2.0/24", None, 1.0)
-    assert hub.is_banned(8, "192.0.2.1")
+    assert not hub.moderator.is_banned(7, "192.0.2.1")
+    hub.moderator.ban("alice", None, 1.0)
+    assert hub.moderator.is_banned(7, "192.0.2.1")
+    assert not hub.moderator.is_banned(8, "192.0.2.1")
+    hub.moderator.ban("192.0.2.0/24", None, 1.0)
+    assert hub.moderator.is_banned(8, "192.0.2.1")
 
 
 def test_a_room_is_not_closed_while_a_member_is_between_two_workers() -> None:

@@ -32,26 +32,26 @@ class Operator:
         self._hub = Hub(LIMITS, moderation_path=path)
 
     def ban(self, target: str, until: float | None = None) -> str:
-        banned = self._hub.ban(target, until, 0.0)
-        self._hub.moderation_write()()
+        banned = self._hub.moderator.ban(target, until, 0.0)
+        self._hub.moderator.write()()
         return banned
 
     def mute(self, name: str, until: float | None = None) -> str:
-        muted = self._hub.mute(name, until, 0.0)
-        self._hub.moderation_write()()
+        muted = self._hub.moderator.mute(name, until, 0.0)
+        self._hub.moderator.write()()
         return muted
 
     def lift(self, table: str, target: str) -> None:
-        self._hub.lift(table, target, 0.0)
-        self._hub.moderation_write()()
+        self._hub.moderator.lift(table, target, 0.0)
+        self._hub.moderator.write()()
 
     def sweep(self) -> None:
         self._hub.sweep(0.0)
 
     def follow(self) -> list[str]:
-        look = self._hub.moderation_look()
+        look = self._hub.moderator.look()
         look()
-        return self._hub.follow_moderation_file(look, 0.0)
+        return self._hub.moderator.follow_file(look, 0.0)
 
     @property
     def kept(self) -> Moderation:

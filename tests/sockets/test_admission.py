@@ -60,7 +60,8 @@ class Worker:
 
 
 def hub_without_bans(**more: object) -> SimpleNamespace:
-    return SimpleNamespace(state=SimpleNamespace(moderation=Moderation()), **more)
+    moderator = SimpleNamespace(is_banned=lambda identity, host: False)
+    return SimpleNamespace(state=SimpleNamespace(moderation=Moderation()), moderator=moderator, **more)
 
 
 class Desk:
@@ -152,7 +153,7 @@ def test_a_banned_connection_is_kicked_when_it_is_acked_unless_workers_are_asked
     desk = Desk(cleanup)
     endpoint = RecordingEndpoint(1)
     monkeypatch.setattr(Worker, "endpoint", endpoint)
-    desk.hub.is_banned = lambda identity, host: host == ONE
+    desk.hub.moderator.is_banned = lambda identity, host: host == ONE
     desk.hub.state.moderation.bans["a"] = Rule("a", None)
     for asked_for in ([f"[{ONE}]:4000"], []):
         desk.placement.kicking = asked_for

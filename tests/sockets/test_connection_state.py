@@ -19,6 +19,8 @@ from mpchat.worker.connection import Connection
 # identity, the socket and whether the client is a speaker travel beside it.
 MOVED = {
     "allowance",
+    "asking",  # only while a join's proof is being checked: else all that was asked for was served
+    "barred",
     "budget",
     "cursor",
     "dialect",
@@ -33,7 +35,6 @@ MOVED = {
 BESIDE = {"host", "identity", "port", "proxied", "secure", "sock", "speaker"}
 # What the next worker makes anew, because it follows from the rest or begins again there.
 MADE_ANEW = {
-    "asking",  # a connection is moved when all that it has asked for was served
     "closed",
     "interest",
     "late_from",
@@ -67,6 +68,7 @@ STATES = st.builds(
     budget=st.floats(-1e3, 1e9),
     spoke=st.booleans(),
     half_closed=st.booleans(),
+    asking=st.booleans(),
 )
 
 

@@ -119,7 +119,7 @@ class Desk:
             state=SimpleNamespace(moderation=self.moderation),
             transit_began=lambda *_: None,
             transit_ended=lambda *_: None,
-            is_banned=lambda identity, host: False,
+            moderator=SimpleNamespace(is_banned=lambda identity, host: False),
         )
         self.placement = Placement(self.reactor, cast(Any, acceptor), cast(Any, hub), per_worker=1000)
         self.worker, self.tls, self.other_tls = Process(WORKER, 1), Process(TLS, 1), Process(TLS, 2)

@@ -1,7 +1,7 @@
-"""Disk: writes the supervisor's files in a thread, because a disk can be slow or hang and the loop must not.
+"""Job thread: does what may take long. A disk can hang, a check costs CPU, and the loop must not wait.
 
-Jobs are done one after the other, in the order in which they came. History has a thread of its own: see
-:mod:`mpchat.hub.archive`.
+Jobs are done one after the other, in the order in which they came. One such thread writes the supervisor's
+files, others check proofs. History has a thread of its own: see :mod:`mpchat.hub.archive`.
 """
 
 import socket
@@ -12,16 +12,16 @@ from queue import SimpleQueue
 
 from mpchat.reactor import READ, Reactor
 
-# Makes a change on the disk, and may take as long as the disk takes.
+# May take as long as it takes.
 Job = Callable[[], None]
 # Gets the error that a job has raised, or None.
 OnDone = Callable[[Exception | None], None]
 
 
-class Disk:
+class JobThread:
     """One thread for all jobs; what follows from a job happens in the loop."""
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self, reactor: Reactor, name: str) -> None:
         self._reactor = reactor
         self._jobs: SimpleQueue[tuple[Job, OnDone] | None] = SimpleQueue()
         self._done: SimpleQueue[tuple[OnDone, Exception | None]] = SimpleQueue()
@@ -29,7 +29,7 @@ class Disk:
         self._near.setblocking(False)
         self._far.setblocking(False)
         reactor.watch(self._near, READ, self._on_done)
-        self._thread = threading.Thread(target=self._work, name="disk", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def do(self, job: Job, on_done: OnDone = lambda error: None) -> None:

@@ -1,0 +1,114 @@
+"""Proofs: joins that wait until what they show was checked.
+
+The check takes time and is made elsewhere (see :class:`Gate`). Its client is not read from meanwhile, and may
+be moved to another worker.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from mpchat.auth.grant import Identity, Proof
+from mpchat.errors import ProtocolError
+from mpchat.hub.delivery import Delivery
+from mpchat.hub.endpoint import Endpoint
+from mpchat.hub.entries import Asked, Denied, Left, WorkerDied
+from mpchat.hub.limits import Limits
+from mpchat.hub.log import Prove, Proved
+from mpchat.ipc.addresses import owner_of_client
+from mpchat.ipc.items import Down
+from mpchat.protocol.sign_in import AUTH_REQUIRED
+
+
+class Gate(Protocol):
+    """What the hub needs of the part that checks proofs; see ``supervisor.gate``."""
+
+    def ask(self, identity: int, address: str, proof: Proof) -> None:
+        """Have a proof checked; ``Hub.proved`` gets the outcome."""
+
+    def forget(self, identity: int) -> None:
+        """Forget the proof of a connection that has ended."""
+
+
+class Proofs:
+    """The joins that wait."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        """Begin with none. Without a gate no proof is taken."""
+        self.gate: Gate | None = None
+        self._delivery = delivery
+        # By identity: the join, and the worker that it came from.
+        self._waiting: dict[int, tuple[Asked, Endpoint]] = {}
+        # Connections that were in transit when their joins were answered: no worker reads from them yet.
+        self._unread: set[int] = set()
+
+    def to_prove(self, asked: Asked, limits: Limits, *, new: bool) -> Prove | None:
+        """Return a join that is to be checked first: it shows a proof, or its name may need one.
+
+        ``new``: its client has no name yet.
+        """
+        join = asked.request.join
+        if join is None or self.gate is None:
+            return None
+        proof = Proof(join.name, join.password, join.jwt, join.secret)
+        if not proof.kinds and not (new and join.name is not None and limits.auth == "names"):
+            return None
+        bare = msgspec.structs.replace(join, password=None, jwt=None, secret=None)
+        request = msgspec.structs.replace(asked.request, join=bare)
+        return Prove(msgspec.structs.replace(asked, request=request), proof)
+
+    def begin(self, prove: Prove, endpoint: Endpoint) -> None:
+        """Have a join's proof checked; others may ask meanwhile."""
+        assert self.gate is not None
+        identity = prove.asked.identity
+        self._delivery.meet(identity, endpoint)
+        self._waiting[identity] = prove.asked, endpoint
+        endpoint.send(Down.CHECKING, identity)
+        self.gate.ask(identity, owner_of_client(prove.asked.address), prove.proof)
+
+    def outcome(
+        self, identity: int, outcome: Identity | ProtocolError, limits: Limits
+    ) -> tuple[Proved, Endpoint] | None:
+        """Return what is to be put in order for what has come of a proof; None: the connection has ended."""
+        if identity not in self._waiting:
+            return None
+        asked, endpoint = self._waiting[identity]
+        if isinstance(outcome, ProtocolError):
+            proofs = limits.proofs if outcome.code == AUTH_REQUIRED else ()
+            denied = Denied(outcome.code, outcome.text, proofs)
+            return Proved(msgspec.structs.replace(asked, denied=denied)), endpoint
+        return Proved(msgspec.structs.replace(asked, identified=outcome)), endpoint
+
+    def take(self, identity: int) -> bool:
+        """Take a join out whose turn has come; return False if its connection has ended."""
+        return self._waiting.pop(identity, None) is not None
+
+    def answered(self, identity: int) -> None:
+        """Let the client be read from again, now or when it has arrived at its next worker."""
+        recipient = self._delivery.recipient(identity)
+        if recipient is None:
+            return
+        if recipient.endpoint is None:
+            self._unread.add(identity)
+        else:
+            recipient.endpoint.send(Down.ANSWERED, identity)
+
+    def arrived(self, identity: int, endpoint: Endpoint) -> None:
+        """Let a client be read from that was answered in transit."""
+        if identity in self._unread:
+            self._unread.remove(identity)
+            endpoint.send(Down.ANSWERED, identity)
+
+    def forget(self, ended: Left | WorkerDied) -> None:
+        """Forget the joins of connections that have ended."""
+        if not (self._waiting or self._unread):
+            return
+        identities = (
+            ended.identities
+            if isinstance(ended, WorkerDied)
+            else [client[0] for client in ended.clients if not isinstance(client, str)]
+        )
+        for identity in identities:
+            self._unread.discard(identity)
+            if self.take(identity) and self.gate is not None:
+                self.gate.forget(identity)

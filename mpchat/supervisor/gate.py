@@ -1,0 +1,215 @@
+"""Gate: has what joins show checked, in threads, in a fair order, and no faster than a guesser may guess.
+
+Passwords are checked in a thread of their own: each takes 0.2 s of CPU, and tokens must not wait for that. A
+thread has one check at a time, so that a failure counts before the next try is looked at.
+"""
+
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from mpchat.auth.grant import Identity, Proof
+from mpchat.auth.line import Line, Try
+from mpchat.auth.throttle import Key, Throttle
+from mpchat.auth.verifier import Verifier
+from mpchat.config import Config
+from mpchat.errors import MpchatError, ProtocolError
+from mpchat.protocol.names import name_key
+from mpchat.protocol.sign_in import BAD_CREDENTIALS, TRY_LATER, UNCHECKED
+from mpchat.reactor import Reactor
+from mpchat.supervisor.job_thread import JobThread
+
+# Code points of a name's key that failures are counted by: a hostile name may be 60 KB long.
+KEY_LENGTH = 128
+# How nice the thread that checks passwords is, where the system has that for threads: it takes the CPU time
+# that loops leave.
+NICE = 10
+# The name of that thread.
+PASSWORDS = "passwords"
+# Seconds that the threads get at the end.
+PATIENCE = 1.0
+
+Outcome = Identity | ProtocolError
+# Gets the identity of a connection, and what has come of its proof.
+OnChecked = Callable[[int, Outcome], None]
+
+log = logging.getLogger("mpchat.supervisor")
+
+
+class Gate:
+    """Checks what joins show."""
+
+    def __init__(self, reactor: Reactor, config: Config, verifiers: "Verifiers | None") -> None:
+        """Begin; ``verifiers`` is None where no setting asks for a proof: they are made when one is shown."""
+        self.on_checked: OnChecked = _nobody
+        self._throttle = Throttle()
+        passwords, others = verifiers or (None, None)
+        self._passwords = _Lane(reactor, self, config, passwords, PASSWORDS)
+        self._others = _Lane(reactor, self, config, others, "tokens")
+
+    def ask(self, identity: int, address: str, proof: Proof) -> None:
+        """Have a proof checked. ``address`` is what counts as one address; :attr:`on_checked` is called."""
+        lane = self._passwords if proof.password is not None else self._others
+        lane.add(Try(identity, address, proof))
+
+    def forget(self, identity: int) -> None:
+        """Forget the proof of a connection that has ended, unless it is just being checked."""
+        self._passwords.forget(identity)
+        self._others.forget(identity)
+
+    def follow(self, config: Config, verifiers: "Verifiers | None") -> None:
+        """Check by other settings from now on."""
+        passwords, others = verifiers or (None, None)
+        self._passwords.follow(config, passwords)
+        self._others.follow(config, others)
+
+    def close(self) -> None:
+        """End the threads; the loop does not turn any more."""
+        self._passwords.close()
+        self._others.close()
+
+    # What the lanes need.
+
+    def keys(self, tried: Try) -> list[Key]:
+        """Return what the failure of a try counts for; nothing where nothing can be guessed."""
+        proof = tried.proof
+        if not proof.kinds:
+            return []
+        name = name_key(proof.name or "")[:KEY_LENGTH] if proof.password is not None else ""
+        return self._throttle.keys(name, tried.address)
+
+    def wait(self, keys: list[Key]) -> float:
+        """Return for how many seconds a try must wait because of failures."""
+        return self._throttle.wait(keys, time.monotonic())
+
+    def checked(self, tried: Try, keys: list[Key], outcome: Outcome) -> None:
+        """Take what has come of a try."""
+        if isinstance(outcome, ProtocolError):
+            if outcome.code == BAD_CREDENTIALS:
+                self._throttle.fail(keys, time.monotonic())
+        elif tried.proof.password is not None:
+            self._throttle.prove(name_key(outcome.name)[:KEY_LENGTH], tried.address)
+        self.on_checked(tried.identity, outcome)
+
+
+# One for each thread: that of passwords, and that of all else.
+Verifiers = tuple[Verifier, Verifier]
+
+
+def make_verifiers(config: Config) -> Verifiers | None:
+    """Read what proofs are checked with; None: no setting asks for that.
+
+    Takes as long as the disk takes. Raise :class:`StartError` for what cannot be used.
+    """
+    return (Verifier(config), Verifier(config)) if config.auth_on else None
+
+
+def close_verifiers(verifiers: Verifiers | None) -> None:
+    """Close what no proof will be checked with."""
+    for each in verifiers or ():
+        each.close()
+
+
+class _Lane:
+    """One thread, which begins with the first try, and the tries that wait for it."""
+
+    def __init__(
+        self, reactor: Reactor, gate: Gate, config: Config, verifier: Verifier | None, name: str
+    ) -> None:
+        self._gate = gate
+        self._config = config
+        self._verifier = verifier
+        self._reactor = reactor
+        self._name = name
+        self._thread: JobThread | None = None
+        self._line = Line()
+        self._busy = False
+
+    def add(self, tried: Try) -> None:
+        """Check a try when its turn comes, or say that there are too many."""
+        out = self._line.add(tried)
+        if out is not None:
+            busy = "too many clients sign in at the same time; try again in a moment"
+            self._gate.on_checked(out.identity, ProtocolError(TRY_LATER, busy))
+        self._go_on()
+
+    def forget(self, identity: int) -> None:
+        self._line.forget(identity)
+
+    def follow(self, config: Config, verifier: Verifier | None) -> None:
+        before, self._config, self._verifier = self._verifier, config, verifier
+        if before is not None:
+            self._begin().do(before.close)
+
+    def close(self) -> None:
+        if self._verifier is not None:
+            self._begin().do(self._verifier.close)
+        if self._thread is not None:
+            self._thread.close(PATIENCE)
+
+    def _begin(self) -> JobThread:
+        """Return the thread."""
+        if self._thread is None:
+            self._thread = JobThread(self._reactor, self._name)
+            if self._name == PASSWORDS:
+                self._thread.do(_be_nice)
+        return self._thread
+
+    def _go_on(self) -> None:
+        """Have the next try checked that need not wait."""
+        while not self._busy and (tried := self._line.take()) is not None:
+            keys = self._gate.keys(tried)
+            wait = self._gate.wait(keys)
+            if wait:
+                seconds = f"try again in {math.ceil(wait)} s"
+                slow = f"too many wrong proofs for this name or from your address; {seconds}"
+                self._gate.on_checked(tried.identity, ProtocolError(TRY_LATER, slow))
+            else:
+                self._check(tried, keys)
+
+    def _check(self, tried: Try, keys: list[Key]) -> None:
+        self._busy = True
+        outcomes: list[Outcome] = []
+
+        def check() -> None:
+            outcomes.append(self._outcome(tried.proof))
+
+        def on_done(_: Exception | None) -> None:
+            self._busy = False
+            self._gate.checked(tried, keys, outcomes[0] if outcomes else _unchecked())
+            self._go_on()
+
+        self._begin().do(check, on_done)
+
+    def _outcome(self, proof: Proof) -> Outcome:
+        """Check a proof; in the thread."""
+        try:
+            if self._verifier is None:
+                self._verifier = Verifier(self._config)
+            return self._verifier.check(proof, self._config.auth, time.time())
+        except ProtocolError as error:
+            return error
+        except MpchatError as error:
+            log.error("no proof can be checked: %s", error)
+        except Exception:  # what one client shows must not end the thread that checks for all
+            log.exception("a proof could not be checked")
+        return _unchecked()
+
+
+def _unchecked() -> ProtocolError:
+    return ProtocolError(TRY_LATER, UNCHECKED)
+
+
+def _be_nice() -> None:
+    if sys.platform == "linux":  # elsewhere this is for the whole process
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+def _nobody(identity: int, outcome: Outcome) -> None:
+    raise AssertionError("a proof was checked before the hub was there")
