@@ -20,12 +20,13 @@ from mpchat.config import Config
 from mpchat.errors import MpchatError, ProtocolError, StartError
 from mpchat.protocol.names import checked_name, name_key
 from mpchat.protocol.sign_in import (
-    NEEDED,
+    AUTH_REQUIRED,
     OTHER_NAME,
     REGISTERED,
     SIMILAR,
     TWO_PROOFS,
     UNCHECKED,
+    auth_required,
     bad_credentials,
 )
 
@@ -83,7 +84,7 @@ class Verifier:
             return Identity(name, grant)
         account = self._account(name)
         if account is not None and not proved:
-            raise ProtocolError("auth_required", REGISTERED)
+            raise ProtocolError(AUTH_REQUIRED, REGISTERED, self.proofs)
         return Identity(name, grant, self._looks(name, account))
 
     def _grant(self, proof: Proof, mode: str, at: float) -> Grant | None:
@@ -95,7 +96,7 @@ class Verifier:
         if proof.secret is not None:
             return self._by_secret(proof.secret)
         if mode == "closed":
-            raise ProtocolError("auth_required", NEEDED)
+            raise auth_required(self.proofs)
         return None
 
     def _by_token(self, proof: Proof, text: str, at: float) -> Grant:

@@ -283,7 +283,7 @@ class Hub:
 
     def proved(self, identity: int, outcome: Identity | ProtocolError) -> None:
         """Take what has come of a proof: the join gets its place in the order."""
-        proved = self.proofs.outcome(identity, outcome, self._limits)
+        proved = self.proofs.outcome(identity, outcome)
         if proved is not None:
             self._log.append(*proved, 0)
 

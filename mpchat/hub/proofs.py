@@ -17,7 +17,6 @@ from mpchat.hub.limits import Limits
 from mpchat.hub.log import Prove, Proved
 from mpchat.ipc.addresses import owner_of_client
 from mpchat.ipc.items import Down
-from mpchat.protocol.sign_in import AUTH_REQUIRED
 
 
 class Gate(Protocol):
@@ -66,16 +65,13 @@ class Proofs:
         endpoint.send(Down.CHECKING, identity)
         self.gate.ask(identity, owner_of_client(prove.asked.address), prove.proof)
 
-    def outcome(
-        self, identity: int, outcome: Identity | ProtocolError, limits: Limits
-    ) -> tuple[Proved, Endpoint] | None:
+    def outcome(self, identity: int, outcome: Identity | ProtocolError) -> tuple[Proved, Endpoint] | None:
         """Return what is to be put in order for what has come of a proof; None: the connection has ended."""
         if identity not in self._waiting:
             return None
         asked, endpoint = self._waiting[identity]
         if isinstance(outcome, ProtocolError):
-            proofs = limits.proofs if outcome.code == AUTH_REQUIRED else ()
-            denied = Denied(outcome.code, outcome.text, proofs)
+            denied = Denied(outcome.code, outcome.text, outcome.proofs)
             return Proved(msgspec.structs.replace(asked, denied=denied)), endpoint
         return Proved(msgspec.structs.replace(asked, identified=outcome)), endpoint
 

@@ -23,9 +23,12 @@ from mpchat.protocol.names import name_key
 from mpchat.protocol.sign_in import BAD_CREDENTIALS, TRY_LATER, UNCHECKED
 from mpchat.reactor import Reactor
 from mpchat.supervisor.job_thread import JobThread
+from mpchat.text import visible
 
 # Code points of a name's key that failures are counted by: a hostile name may be 60 KB long.
 KEY_LENGTH = 128
+# Code points of a name that a log line shows.
+SHOWN_LENGTH = 40
 # How nice the thread that checks passwords is, where the system has that for threads: it takes the CPU time
 # that loops leave.
 NICE = 10
@@ -89,9 +92,12 @@ class Gate:
 
     def checked(self, tried: Try, keys: list[Key], outcome: Outcome) -> None:
         """Take what has come of a try."""
+        kinds = ", ".join(tried.proof.kinds)
         if isinstance(outcome, ProtocolError):
             if outcome.code == BAD_CREDENTIALS:
                 self._throttle.fail(keys, time.monotonic())
+                name = visible((tried.proof.name or "")[:SHOWN_LENGTH])
+                log.warning("refused, wrong %s: %s, %s", kinds, name or "no name", tried.address)
         elif tried.proof.password is not None:
             self._throttle.prove(name_key(outcome.name)[:KEY_LENGTH], tried.address)
         self.on_checked(tried.identity, outcome)

@@ -60,7 +60,7 @@ class Worker:
 
 
 def hub_without_bans(**more: object) -> SimpleNamespace:
-    moderator = SimpleNamespace(is_banned=lambda identity, host: False)
+    moderator = SimpleNamespace(is_banned=lambda identity, host: False, watch_clock=lambda: None)
     return SimpleNamespace(state=SimpleNamespace(moderation=Moderation()), moderator=moderator, **more)
 
 
@@ -165,7 +165,7 @@ def test_a_banned_connection_is_kicked_when_it_is_acked_unless_workers_are_asked
 def admission_of(desk: Desk, **settings: int) -> Admission:
     """Return an admission for this placement, with room for everybody and no ban."""
     config = msgspec.structs.replace(resolve([])[0], **settings)
-    hub = hub_without_bans(watch_clock=lambda: None)
+    hub = hub_without_bans()
     pool, tls = SimpleNamespace(able=1, connections=0), SimpleNamespace(shaking=0)
     changes = SimpleNamespace(aim=None)
     parts: list[Any] = [SimpleNamespace(config=config), hub, pool, tls, desk.placement, changes]
