@@ -26,6 +26,8 @@ from mpchat.text import visible
 # So many lines of one kind go out in so many seconds; the rest is counted and told with the next one.
 BURST = 5
 BURST_SECONDS = 10.0
+# Of a line that is always written: what an operator has done. ``log.info(…, extra=AUDIT)``.
+AUDIT = {"audit": True}
 # Seconds that a process waits at its end for a log that is slow; less than a stop gives workers (STOP_GRACE).
 DRAIN = 1.0
 
@@ -49,7 +51,7 @@ class _Repeats(logging.Filter):
         self._kinds: dict[object, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno <= logging.DEBUG:
+        if record.levelno <= logging.DEBUG or hasattr(record, "audit"):
             return True
         now = time.monotonic()
         since, count = self._kinds.get(record.msg, (now, 0))

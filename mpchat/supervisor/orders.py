@@ -8,6 +8,7 @@ from mpchat.errors import MpchatError
 from mpchat.hub.effects import Order
 from mpchat.hub.hub import Hub
 from mpchat.hub.moderation import BANS, MUTES
+from mpchat.ipc.logs import AUDIT
 from mpchat.protocol.messages import error_frame
 from mpchat.protocol.requests import moderated_frame
 from mpchat.supervisor.client_commands import ClientCommands
@@ -36,7 +37,7 @@ class Orders:
     def obey(self, order: Order) -> None:
         """Carry an order out; its client is answered when that is done, now or later."""
         target = visible(order.target)
-        log.info("operator %s asks: %s %s", order.by, order.action, target)
+        log.info("operator %s asks: %s %s", order.by, order.action, target, extra=AUDIT)
 
         def reply(answer: Answer[object]) -> None:
             if answer.exit:

@@ -302,7 +302,7 @@ class Reading:
         sender: Sender = connection.identity if dialect.asked else connection.address
         replies = dialect.receive_data(data, completed, TURN_WORK)
         if connection.barred and completed:
-            replies += self._refuse_posts(connection, completed)
+            replies = self._refuse_posts(connection, completed) + replies
         if completed:
             total = self._pass_on(connection, sender, completed)
             if self.config.flood_rate:  # else nobody owes anything, and is not to when there is a limit later
