@@ -109,12 +109,14 @@ class ConnectionLostError(MpchatError):
 class RefusedError(MpchatError):
     """The server answered ``{"error": …}``: ``code`` is stable, ``text`` is for people.
 
-    ``times`` is how many rejected messages or requests it stands for.
+    ``times`` is how many rejected messages or requests it stands for. ``proofs`` are the kinds of proof that
+    the server takes (``password``, ``jwt``, ``secret``), with the code ``auth_required``.
     """
 
-    def __init__(self, code: str, text: str, times: int = 1) -> None:
-        """Keep all; ``str()`` of the error shows all."""
+    def __init__(self, code: str, text: str, times: int = 1, proofs: tuple[str, ...] = ()) -> None:
+        """Keep all; ``str()`` of the error shows all but ``proofs``."""
         super().__init__(f"{text} ({code}{f', {times} times' if times > 1 else ''})")
         self.code = code
         self.text = text
         self.times = times
+        self.proofs = proofs

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from mpchat.client.conversation import (
     CLOSE_TIMEOUT,
@@ -29,10 +29,18 @@ from mpchat.client.conversation import (
     connect_error,
     message_in,
 )
-from mpchat.client.core import Event, History, Message, Pong, Rooms, Welcome, Who
+from mpchat.client.core import Event, History, Message, Moderated, Pong, Rooms, Welcome, Who
+from mpchat.client.proof import Jwt, Proof, Shown, proof_of
 from mpchat.client.sockets import CONNECT_ERRORS, encryption, prepare, secured, shut, try_send
 from mpchat.errors import ConnectionLostError, TimedOutError
-from mpchat.protocol.messages import history_frame, join_frame, ping_frame, rooms_frame, who_frame
+from mpchat.protocol.messages import (
+    history_frame,
+    join_frame,
+    moderation_frame,
+    ping_frame,
+    rooms_frame,
+    who_frame,
+)
 from mpchat.protocol.names import check_lengths
 
 if TYPE_CHECKING:
@@ -46,6 +54,9 @@ def connect(
     name: str | None = None,
     room: str = DEFAULT_ROOM,
     token: str | None = None,
+    password: str | None = None,
+    jwt: Jwt | None = None,
+    secret: str | None = None,
     reconnect: bool = True,
     open_timeout: float = OPEN_TIMEOUT,
     send_timeout: float = SEND_TIMEOUT,
@@ -65,10 +76,21 @@ def connect(
     when an earlier connection of the same client had it less than a minute ago. In that case the token of the
     earlier chat, its :attr:`Chat.token`, gets the name back.
 
+    A proof of identity goes with each connection's first join, at most one of three: the ``password`` of the
+    name; ``jwt``, a JSON web token; the server's ``secret``. A ``jwt`` may be a function without arguments
+    that returns the token: it is called before each attempt to connect, in the loop, so it should not block.
+    With a ``jwt`` the ``name`` may be left out: it is the token's subject.
+
+    A proof that is missing or wrong raises ``RefusedError`` with the code ``auth_required`` (its ``proofs``
+    are the kinds that the server takes), ``bad_credentials``, ``expired``, ``not_allowed`` or ``try_later``.
+    Raises ``ValueError`` for more than one proof, and for a password or a secret without a name; and what the
+    function raises.
+
     With ``tls`` the connection is encrypted, and the server must show a certificate for ``host`` that the
     system trusts; an ``ssl.SSLContext`` decides otherwise.
     """
-    seat = None if name is None else Seat(name, room, token)
+    proof = proof_of(name, password, jwt, secret)
+    seat = None if name is None and proof is None else Seat(name, room, token, proof)
     conversation = Conversation(host, port, reconnect=reconnect, seat=seat)
     return Chat(conversation, host, port, open_timeout=open_timeout, send_timeout=send_timeout, tls=tls)
 
@@ -104,7 +126,7 @@ class Chat:
 
     @property
     def name(self) -> str | None:
-        """This client's name as the server spells it; None for a plain client."""
+        """This client's name as the server spells it; None for a client that has none yet."""
         seat = self._conversation.seat
         return None if seat is None else seat.name
 
@@ -119,6 +141,19 @@ class Chat:
         """The proof that the name belongs to this client, for a later ``connect``."""
         seat = self._conversation.seat
         return None if seat is None else seat.token
+
+    @property
+    def role(self) -> str | None:
+        """``operator`` for a client that may kick, ban, mute and close rooms, else ``member``.
+
+        None for a plain client.
+        """
+        return self._conversation.role
+
+    @property
+    def expires(self) -> float | None:
+        """The time, in seconds since 1970, at which the client's token ends; None: never."""
+        return self._conversation.expires
 
     async def send(self, text: str) -> None:
         """Say ``text``. Return when the kernel has all of it; wait for a reconnect if there is no connection.
@@ -136,8 +171,13 @@ class Chat:
         """
         await self._send(self._conversation.encode_private(text, name))
 
-    async def join(self, name: str, room: str = DEFAULT_ROOM, *, token: str | None = None) -> Welcome:
+    async def join(
+        self, name: str, room: str = DEFAULT_ROOM, *, token: str | None = None, **proof: Unpack[Shown]
+    ) -> Welcome:
         """Join under a name, in a chat that was opened without one, and return the server's welcome.
+
+        ``proof`` is ``password``, ``jwt`` or ``secret``, as in :func:`connect`. Later connections
+        show it too.
 
         History and new messages follow the event ``Welcome``, as they do for :meth:`enter`. Raises
         ``RefusedError``, which leaves name and room as they were; ``TimedOutError`` when no answer came
@@ -145,7 +185,9 @@ class Chat:
         ``ProtocolError``, before sending, for a name far over its limit.
         """
         check_lengths(name=name, room=room)
-        return await self._ask(Welcome, join_frame(name, room, token=token))
+        shown = proof_of(name, **proof)
+        frame = join_frame(name, room, token=token, proof=None if shown is None else shown.show())
+        return await self._ask(Welcome, frame, shown)
 
     async def enter(self, room: str) -> Welcome:
         """Change to ``room``. As :meth:`join`."""
@@ -177,12 +219,64 @@ class Chat:
         await self._ask(Pong, ping_frame(0))
         return time.monotonic() - asked
 
-    async def _ask(self, kind: type[A], frame: bytes) -> A:
+    async def renew(self, jwt: Jwt | None = None) -> Welcome:
+        """Show a fresh token, which prolongs the connection's time, and stay in the room.
+
+        ``jwt`` is as in :func:`connect`; None asks the function that was given there.
+        Later connections show the fresh token, or ask the function. Raises as :meth:`join`, and
+        ``ValueError`` without a token and a function.
+        """
+        proof = self._conversation.renewal() if jwt is None else Proof("jwt", jwt)
+        return await self._ask(Welcome, join_frame(None, None, proof=proof.show()), proof)
+
+    async def kick(self, name: str) -> Moderated:
+        """End a member's connection, or those from an address or a network. For an operator.
+
+        The answer has the number of connections. Raises ``RefusedError`` with the code ``not_allowed`` for a
+        member that is no operator, ``no_such_name`` when no connection is meant; and as :meth:`join`.
+        """
+        return await self.moderate("kick", name)
+
+    async def ban(self, name: str, seconds: float | None = None) -> Moderated:
+        """Ban a name, an address or a network for ``seconds`` (1 to ten years), None: for good.
+
+        As :meth:`kick`; raises ``ValueError`` for any other number.
+        """
+        return await self.moderate("ban", name, seconds)
+
+    async def unban(self, name: str) -> Moderated:
+        """Lift a ban. As :meth:`kick`."""
+        return await self.moderate("unban", name)
+
+    async def mute(self, name: str, seconds: float | None = None) -> Moderated:
+        """Stop the delivery of what a member says. As :meth:`ban`."""
+        return await self.moderate("mute", name, seconds)
+
+    async def unmute(self, name: str) -> Moderated:
+        """Deliver a member's messages again. As :meth:`kick`."""
+        return await self.moderate("unmute", name)
+
+    async def close_room(self, room: str) -> Moderated:
+        """Close ``room``: its members go into the lobby, and its history is forgotten. As :meth:`kick`.
+
+        The answer has the number of members. The code is ``bad_room`` for the lobby and for no room.
+        """
+        return await self.moderate("close", room)
+
+    async def moderate(self, action: str, target: str, seconds: float | None = None) -> Moderated:
+        """Send an operator's request by its key: kick, ban, unban, mute, unmute or close.
+
+        ``target`` is the room to close, or else the name. As the methods of these names.
+        """
+        check_lengths(room=target) if action == "close" else check_lengths(name=target)
+        return await self._ask(Moderated, moderation_frame(action, target, seconds))
+
+    async def _ask(self, kind: type[A], frame: bytes, proof: Proof | None = None) -> A:
         try:
             async with asyncio.timeout(self._send_timeout):
                 async with self._sending:
                     link = await self._writable_link()
-                    request = self._conversation.ask(kind)
+                    request = self._conversation.ask(kind, proof)
                     try:
                         await link.write(frame)
                     except BaseException:
@@ -248,6 +342,7 @@ class Chat:
 
     async def open(self) -> Self:
         """Connect; ``async with`` does it for you."""
+        self._conversation.prove()
         try:
             link = await self._dial()
         except CONNECT_ERRORS as error:
@@ -337,6 +432,12 @@ class Chat:
     async def _redial(self) -> "_Link":
         while True:
             await asyncio.sleep(self._conversation.next_delay())
+            try:
+                self._conversation.prove()
+            except Exception as error:  # noqa: BLE001  # the application's: the chat outlives it
+                self._conversation.unproved(error)
+                self._notify()
+                continue
             with suppress(*CONNECT_ERRORS):
                 return await self._dial()
 

@@ -16,7 +16,7 @@ from mpchat.client.core import (
     Welcome,
     Who,
 )
-from mpchat.client.lines import USAGES, Command
+from mpchat.client.lines import OPERATORS_USAGES, USAGES, Command
 from mpchat.text import visible
 
 # Names, and rooms, that are remembered: the last ones seen. A user completes far fewer by hand.
@@ -96,7 +96,9 @@ class Board:
         start = start.rstrip()  # Tab has put a space behind a command, and users type another one
         if start == "/join":
             return word, _beginning_with(word, self.rooms, "")
-        if start == "/msg":
+        if start == "/close":
+            return word, _beginning_with(word, self.rooms, "")
+        if start == "/msg" or start in OPERATORS_USAGES:
             return word, _beginning_with(word, self._others(), " ")
         if not word:
             return word, []

@@ -9,7 +9,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +24,7 @@ from mpchat.client.core import (
     Left,
     Lost,
     Message,
+    Moderated,
     Pong,
     Received,
     Refused,
@@ -32,6 +33,7 @@ from mpchat.client.core import (
     Welcome,
     Who,
 )
+from mpchat.client.proof import Proof, kept
 from mpchat.client.resume import Gap, Tracks
 from mpchat.config import BY_NAME, format_address
 from mpchat.errors import (
@@ -66,10 +68,22 @@ DEFAULT_ROOM = "lobby"
 # Messages of a request for history that names no number.
 HISTORY_PAGE = 50
 # A join that was rejected for one of these may be granted later: a name is free again a minute after its
-# connection was lost, and members leave rooms.
+# connection was lost, members leave rooms, and failed attempts to sign in are forgotten.
 PASSING = frozenset(
-    {"name_taken", "room_full", "too_many_rooms", "too_many_rooms_by_address", "full", "too_fast"}
+    {
+        "name_taken",
+        "room_full",
+        "too_many_rooms",
+        "too_many_rooms_by_address",
+        "full",
+        "too_fast",
+        "try_later",
+    }
 )
+# Error code sent when the token is over: in a join, or of a connection, which the server then closes.
+EXPIRED = "expired"
+# Code of the event that says that the application's function has returned no token.
+NO_TOKEN = "no_token"
 # Error codes that end a member's chat. A kick would do nothing to a client that comes back by itself. To take
 # a name back from a newer connection would never end.
 FINAL = frozenset({"kicked", "banned", "taken_over", "tls_required"})
@@ -77,8 +91,15 @@ FINAL = frozenset({"kicked", "banned", "taken_over", "tls_required"})
 ROOM_CLOSED = "room_closed"
 # Error codes of a join, and of every other request. A server of an earlier version answers both with
 # not_a_message.
-_WRONG_JOIN = PASSING | {"bad_name", "bad_room", "bad_request", "banned", "not_a_message"}
+_WRONG_JOIN = PASSING | {
+    *("bad_name", "bad_room", "bad_request", "banned", "not_a_message"),
+    *("auth_required", "not_allowed"),
+}
+# More error codes of a join with a proof.
+_WRONG_PROOF = frozenset({"bad_credentials", EXPIRED})
 _WRONG_QUESTION = frozenset({"bad_request", "bad_room", "not_joined", "not_a_message"})
+# More error codes of an operator's request.
+_NOT_MODERATED = frozenset({"not_allowed", "no_such_name", "bad_name", "failed"})
 # Seconds that a connection must last for the next loss to count as the first. A full server accepts, rejects
 # and closes: the client must not come back to it as fast as to one that was only restarted.
 STEADY = 5.0
@@ -166,26 +187,30 @@ class Inbox:
         self.size -= _weight(self._events.pop())
 
     def _reconnects_at_the_end(self) -> int:
-        """Return how many of the last events a new loss replaces: a loss, a connect, a rejection."""
+        """Return how many of the last events a new loss replaces: a loss, a connect, a passing rejection."""
         events = self._events
-        count = 2 + (len(events) > 0 and isinstance(events[-1], Rejected))
+        count = 2 + (len(events) > 0 and isinstance(events[-1], Rejected) and events[-1].retrying)
         if len(events) < count or not isinstance(events[-count], Disconnected):
             return 0
         return count if isinstance(events[1 - count], Connected) else 0
 
 
-A = TypeVar("A", Welcome, Who, Rooms, History, Pong)
+A = TypeVar("A", Welcome, Who, Rooms, History, Pong, Moderated)
 
 
 class Request(Generic[A]):
     """A request to the server, from its sending until ``answer`` or ``error`` is set."""
 
-    __slots__ = ("answer", "error", "kind", "resumes")
+    __slots__ = ("answer", "error", "kind", "proof", "resumes")
 
-    def __init__(self, kind: type[A], *, resumes: bool = False) -> None:
-        """Expect an answer of this ``kind``; a join that ``resumes`` continues the last connection."""
+    def __init__(self, kind: type[A], *, resumes: bool = False, proof: Proof | None = None) -> None:
+        """Expect an answer of this ``kind``.
+
+        A join that ``resumes`` continues the last connection; a join may show a ``proof``.
+        """
         self.kind: type[A] = kind
         self.resumes = resumes
+        self.proof = proof
         self.answer: A | None = None
         self.error: MpchatError | None = None
 
@@ -204,11 +229,16 @@ class Request(Generic[A]):
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """The name and room that each connection begins with. ``token`` proves that the name is the member's."""
+    """The name and room that each connection begins with, with their proofs.
 
-    name: str
+    ``token`` is from a welcome: it proves that the name is the member's. ``proof`` proves the identity.
+    ``name`` is None until the first welcome where a JSON web token has it.
+    """
+
+    name: str | None
     room: str = DEFAULT_ROOM
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    proof: Proof | None = None
 
 
 class Conversation:
@@ -231,7 +261,8 @@ class Conversation:
     ) -> None:
         """Begin disconnected from ``host``, ``port``; ``inbox_limit`` is in bytes.
 
-        Raises ``ConfigError`` for a port out of range, ``ProtocolError`` for a name that JSON cannot hold.
+        Raises ``ConfigError`` for a port out of range, ``ProtocolError`` for a name or a proof that no frame
+        can hold.
         """
         if not 0 < port <= MAX_PORT:
             # The resolver would take the port modulo 65536, and so find another server.
@@ -247,8 +278,21 @@ class Conversation:
         self._protocol = ClientProtocol()
         self._greeted = False
         self.seat = seat
-        if seat is not None:
-            join_frame(seat.name, seat.room, token=seat.token)  # raises what no connection can repair
+        # From the last welcome; None for a plain client.
+        self.role: str | None = None
+        self.expires: float | None = None
+        # What the next connection's join shows: of a renewable proof, the text that prove() has got.
+        self._shown: tuple[str, str] | None = None
+        # True from the end of a token until the next welcome: if a fresh one is over too, the chat ends.
+        self._asked_again = False
+        # True when the next attempt to connect need not wait; and when that has been so since the last
+        # connection that was steady.
+        self._at_once = self._hurried = False
+        self._told_no_token = ""
+        if seat is not None:  # raises what no connection can repair
+            join_frame(seat.name, seat.room, token=seat.token)
+            if seat.proof is not None and not seat.proof.renewable:
+                self.prove()
         # True when this connection has got its welcome, or needs none.
         self.seated = seat is None
         # Set when the join of a later connection was rejected, or by an error that ends the chat. The
@@ -276,6 +320,31 @@ class Conversation:
         """Return the frame of ``text`` for ``to`` alone. Raises as :meth:`encode`."""
         return private_frame(text, to)
 
+    def prove(self) -> None:
+        """Get the proof that the next join shows; call before each attempt to connect.
+
+        Raises what the application's function raises, and as :meth:`encode` for a proof that no frame holds.
+        The function may wait, so no lock should be held.
+        """
+        if self.seat is not None and self.seat.proof is not None:
+            shown = self.seat.proof.show()
+            join_frame(None, None, proof=shown)
+            self._shown = shown
+
+    def unproved(self, error: Exception) -> None:
+        """Note that :meth:`prove` has failed before a later connection: it is tried again with back-off."""
+        text = str(error) or type(error).__name__
+        if text != self._told_no_token and self.seat is not None and not self.state.final:
+            self._told_no_token = text
+            self.inbox.put(Rejected(self.seat.name or "", self.seat.room, NO_TOKEN, text, True))
+
+    def renewal(self) -> Proof:
+        """Return the proof whose function returns fresh tokens. Raises ``ValueError`` without one."""
+        proof = None if self.seat is None else self.seat.proof
+        if proof is None or not proof.renewable:
+            raise ValueError("no function returns this chat's token: give the fresh one")
+        return proof
+
     def opened(self, now: float) -> bytes:
         """Note that a connection was made; return the bytes to send first, maybe none."""
         self._protocol = ClientProtocol(named=self.seat is not None)
@@ -283,6 +352,7 @@ class Conversation:
         self.state = State.CONNECTED
         self.rejected = None
         self._room_closed = False
+        self._told_no_token = ""
         self.seated = self.seat is None
         self.inbox.put(Connected(self.address, again=self._greeted))
         self._greeted = True
@@ -302,17 +372,24 @@ class Conversation:
         if self.state.final:
             return
         if now - self._opened_at >= STEADY:
-            self._attempt = 0
+            self._attempt, self._hurried = 0, False
         self._last_reason = self._why(error)
         again = self._reconnect and (self.rejected is None or self.rejected.retrying)
+        expired = self.rejected is not None and self.rejected.code == EXPIRED
+        # Only once: a server whose clock is wrong may let the client in and end its token at once.
+        self._at_once = again and expired and not self._hurried
+        self._hurried |= self._at_once
         self.state = State.DISCONNECTED if again else State.LOST
         self.inbox.put(Disconnected(self.address, self._last_reason, retrying=again))
         self.seated = self.seat is None
         self._give_up_requests(f"the connection to {self.address} was lost before the answer came")
 
-    def ask(self, kind: type[A]) -> Request[A]:
-        """Note a request that is being sent now; one at a time, in the order of sending."""
-        request = Request(kind)
+    def ask(self, kind: type[A], proof: Proof | None = None) -> Request[A]:
+        """Note a request that is being sent now; one at a time, in the order of sending.
+
+        A join may show a ``proof``, which is kept for later connections when the join is granted.
+        """
+        request = Request(kind, proof=proof)
         self._requests.append(request)
         # The answer must be decoded, even when it rejects the first join.
         self._protocol.named = True
@@ -325,6 +402,9 @@ class Conversation:
 
     def next_delay(self) -> float:
         """Return the seconds to wait before the next attempt to connect."""
+        if self._at_once:
+            self._at_once = False
+            return 0.0
         delay = self._backoff.delay(self._attempt)
         self._attempt += 1
         return delay
@@ -375,9 +455,8 @@ class Conversation:
         track = self._tracks.get(seat.room)
         self.entrance = Request(Welcome, resumes=track is not None)
         self._requests.append(self.entrance)
-        if track is None:
-            return join_frame(seat.name, seat.room, token=seat.token)
-        return join_frame(seat.name, seat.room, token=seat.token, after=track.after, epoch=track.epoch)
+        after, epoch = (None, None) if track is None else (track.after, track.epoch)
+        return join_frame(seat.name, seat.room, token=seat.token, after=after, epoch=epoch, proof=self._shown)
 
     def _take(self, event: Received) -> None:
         match event:
@@ -390,7 +469,7 @@ class Conversation:
                     self.inbox.put(event)
             case Welcome():
                 self._welcome(event)
-            case Who() | Rooms() | History() | Pong():
+            case Who() | Rooms() | History() | Pong() | Moderated():
                 if self._settle(event) is None:
                     self.inbox.put(event)
             case Refused():
@@ -413,7 +492,9 @@ class Conversation:
             gap = track.resume(welcome.epoch, welcome.seq, welcome.recovered, welcome.lost)
         else:
             track.join(welcome.epoch, welcome.seq)
-        self.seat = Seat(welcome.name, welcome.room, welcome.token)
+        self.role, self.expires, self._asked_again = welcome.role, welcome.expires, False
+        proof = kept(self.seat.proof if self.seat else None, request.proof if request else None)
+        self.seat = Seat(welcome.name, welcome.room, welcome.token, proof)
         self.seated = self._was_seated = True
         self.inbox.put(welcome)
         self._put_gap(welcome.room, gap)
@@ -422,7 +503,7 @@ class Conversation:
         if gap is not None:
             self.inbox.put(Lost(room, *gap))
 
-    def _settle(self, answer: Welcome | Who | Rooms | History | Pong) -> Request[Any] | None:
+    def _settle(self, answer: Welcome | Who | Rooms | History | Pong | Moderated) -> Request[Any] | None:
         """Give ``answer`` to the oldest request of its kind and return that; None without such a request."""
         for request in self._requests:
             if request.kind is type(answer):
@@ -442,25 +523,40 @@ class Conversation:
     def _rejects(self, refused: Refused) -> bool:
         """Give the error to a request, or to the chat; returns False when it is about a message."""
         request = next((each for each in self._requests if self._may_mean(refused, each)), None)
-        if request is None and refused.code in FINAL and self.seat is not None:
-            self.rejected = Rejected(self.seat.name, self.seat.room, refused.code, refused.text, False)
-            self.inbox.put(self.rejected)
+        if request is None and (refused.code in FINAL or refused.code == EXPIRED) and self.seat is not None:
+            self._sent_away(refused, self.seat)
             return True
         if request is None:
             return False
         self._requests.remove(request)
-        request.error = RefusedError(refused.code, refused.text)
+        request.error = RefusedError(refused.code, refused.text, proofs=refused.proofs)
         if request is self.entrance and self.seat is not None and self._was_seated:
-            retrying = self._reconnect and refused.code in PASSING
-            self.rejected = Rejected(self.seat.name, self.seat.room, refused.code, refused.text, retrying)
-            self.inbox.put(self.rejected)
+            self._sent_away(refused, self.seat)
         return True
+
+    def _sent_away(self, refused: Refused, seat: Seat) -> None:
+        retrying = refused.code in PASSING
+        if refused.code == EXPIRED and seat.proof is not None and seat.proof.renewable:
+            retrying, self._asked_again = not self._asked_again, True
+        self.rejected = Rejected(
+            seat.name or "",
+            seat.room,
+            refused.code,
+            refused.text,
+            self._reconnect and retrying,
+            refused.proofs,
+        )
+        self.inbox.put(self.rejected)
 
     def _may_mean(self, refused: Refused, request: Request[Any]) -> bool:
         # Before the welcome nothing else is sent.
         if request is self.entrance:
             return True
-        return refused.code in (_WRONG_JOIN if request.kind is Welcome else _WRONG_QUESTION)
+        if request.kind is Welcome:
+            shows = request.proof is not None
+            return refused.code in _WRONG_JOIN or (shows and refused.code in _WRONG_PROOF)
+        moderates = request.kind is Moderated
+        return refused.code in _WRONG_QUESTION or (moderates and refused.code in _NOT_MODERATED)
 
     def _give_up_requests(self, reason: str) -> None:
         for request in self._requests:
@@ -474,7 +570,7 @@ def message_in(event: Event) -> Message | None:
         case Message():
             return event
         case Refused():
-            raise RefusedError(event.code, event.text, event.times)
+            raise RefusedError(event.code, event.text, event.times, event.proofs)
         case Garbled():
             raise ProtocolError(event.code, event.text)
         case _:
@@ -496,8 +592,10 @@ def _weight(event: Event) -> int:
     match event:
         case Message(text, sender, room):
             return EVENT_SIZE + sys.getsizeof(text) + sys.getsizeof(sender) + sys.getsizeof(room)
-        case Refused() | Garbled():
-            return EVENT_SIZE + sys.getsizeof(event.code) + sys.getsizeof(event.text)
+        case Refused(code, text, _, proofs):
+            return EVENT_SIZE + sum(map(sys.getsizeof, (code, text, *proofs)))
+        case Garbled(code, text):
+            return EVENT_SIZE + sys.getsizeof(code) + sys.getsizeof(text)
         case Joined() | Left() | Who():
             return EVENT_SIZE + sum(map(sys.getsizeof, event.names))
         case History():

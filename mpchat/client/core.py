@@ -14,6 +14,8 @@ from mpchat.protocol.messages import (
     HistoryPage,
     Joined,
     Left,
+    Moderated,
+    Refusal,
     Rooms,
     RoomSize,
     Welcome,
@@ -34,6 +36,7 @@ __all__ = [
     "Left",
     "Lost",
     "Message",
+    "Moderated",
     "Pong",
     "Received",
     "Refused",
@@ -71,12 +74,14 @@ class Message:
 class Refused:
     """The server rejected something: ``code`` is stable and for programs, ``text`` is for people.
 
-    ``times`` is how many rejected messages or requests of this client the event stands for.
+    ``times`` is how many rejected messages or requests of this client the event stands for. ``proofs`` are
+    the kinds of proof that the server takes, with the code ``auth_required``.
     """
 
     code: str
     text: str
     times: int = 1
+    proofs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +141,10 @@ class Lost:
 class Rejected:
     """A join after a loss was rejected, or the server sent the member away; ``code`` says why.
 
-    The codes ``kicked`` and ``taken_over`` send a member away. With ``retrying`` the client disconnects and
-    tries again with back-off; else the chat has ended.
+    The codes ``kicked`` and ``taken_over`` send a member away. The code ``expired`` means that the member's
+    token has ended. The code ``no_token`` is the client's own: the function that returns the token has
+    raised an error. With ``retrying`` the client disconnects and tries again with back-off, but at once with
+    a fresh token; else the chat has ended. ``proofs`` as in :class:`Refused`.
     """
 
     name: str
@@ -145,9 +152,10 @@ class Rejected:
     code: str
     text: str
     retrying: bool
+    proofs: tuple[str, ...] = ()
 
 
-Received = Message | Refused | Garbled | Welcome | Joined | Left | Who | Rooms | History | Pong
+Received = Message | Refused | Garbled | Welcome | Joined | Left | Who | Rooms | History | Pong | Moderated
 Event = Received | Connected | Disconnected | Lost | Rejected
 
 
@@ -192,7 +200,7 @@ def _event(payload: bytes | Oversized) -> Received | None:
     except ProtocolError as error:
         return Garbled(error.code, error.text)
     if content.error is not None:
-        return Refused(content.error.code, content.error.text, content.error.times)
+        return _refused(content.error)
     # An object with neither key is a notice of a later version, which this version cannot show.
     return None if content.message is None else Message(content.message)
 
@@ -205,12 +213,17 @@ def _named_event(payload: bytes | Oversized) -> Received | None:
     if content.message is not None:
         return Message(content.message, content.sender, content.room, content.seq, content.at, content.to)
     if content.error is not None:
-        return Refused(content.error.code, content.error.text, content.error.times)
+        return _refused(content.error)
     if content.pong is not msgspec.UNSET:
         return Pong(content.pong)
     if content.history is not None:
         return _history(content.history)
-    return content.welcome or content.joined or content.left or content.who or content.rooms
+    about_room = content.joined or content.left or content.who or content.rooms
+    return content.welcome or about_room or content.moderated
+
+
+def _refused(error: Refusal) -> Refused:
+    return Refused(error.code, error.text, error.times, error.proofs)
 
 
 def _history(page: HistoryPage) -> History:

@@ -16,6 +16,7 @@ from mpchat.client.core import (
     Left,
     Lost,
     Message,
+    Moderated,
     Pong,
     Refused,
     Rejected,
@@ -23,6 +24,8 @@ from mpchat.client.core import (
     Welcome,
     Who,
 )
+from mpchat.protocol.messages import OPERATOR
+from mpchat.setting_values import parse_duration
 from mpchat.text import visible
 
 HELP = "a line and Enter: say it; /quit or Ctrl-D: leave; //text: say /text"
@@ -31,12 +34,23 @@ NAMED_HELP = (
     "/join ROOM: go there; /who: the names in this room; /rooms: the rooms; Tab: complete; "
     "/quit or Ctrl-D: leave; //text: say /text"
 )
+OPERATORS_HELP = (
+    "for operators: /kick NAME: end the connection; /ban NAME [for 10m] and /unban NAME: keep a name or an "
+    "address out; /mute NAME [for 10m] and /unmute NAME: do not deliver what NAME says; /close ROOM: put its "
+    "members into the lobby"
+)
 # The beginning of a text that says what its sender does; it travels like any other text.
 ACTION = "/me "
 # Advice about a rejected name, beside the server's text, by error code.
 HINTS = {
     "name_taken": "if it was you: it is free a minute after that connection was lost",
     "not_a_message": "this server knows no names, try without --name",
+}
+# The options that show each kind of proof.
+OPTIONS = {
+    "password": "--name NAME --password",
+    "jwt": "--token FILE",
+    "secret": "--name NAME --secret",
 }
 
 
@@ -50,8 +64,17 @@ class Command(Enum):
     ROOMS = "/rooms"
 
 
-# Commands with arguments, and how they are written; only for members.
-USAGES = {"/join": "/join ROOM", "/msg": "/msg NAME TEXT", "/me": "/me TEXT"}
+# Commands with arguments, and how they are written; only for members. And those only for operators, whose
+# request has the same word.
+OPERATORS_USAGES = {
+    "/kick": "/kick NAME",
+    "/ban": "/ban NAME [for 10m]",
+    "/unban": "/unban NAME",
+    "/mute": "/mute NAME [for 10m]",
+    "/unmute": "/unmute NAME",
+    "/close": "/close ROOM",
+}
+USAGES = {"/join": "/join ROOM", "/msg": "/msg NAME TEXT", "/me": "/me TEXT", **OPERATORS_USAGES}
 
 NAMED_ONLY = frozenset({*USAGES, Command.WHO.value, Command.ROOMS.value})
 
@@ -79,6 +102,15 @@ class Enter:
 
 
 @dataclass(frozen=True, slots=True)
+class Moderate:
+    """An operator's request; ``seconds`` is how long a ban or a mute lasts, None: for good."""
+
+    action: str
+    target: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A command that does not exist, or that needs a name."""
 
@@ -102,7 +134,7 @@ class Incomplete:
         return f"it is: {USAGES[self.word]}"
 
 
-Action = Say | Tell | Enter | Command
+Action = Say | Tell | Enter | Moderate | Command
 
 
 def parse(line: str, *, named: bool = False) -> Action | Unknown | Incomplete | None:
@@ -135,8 +167,32 @@ def _with_argument(word: str, argument: str) -> Action | Incomplete:
             return Say(ACTION + argument)
         case "/msg" if text.strip():
             return Tell(name, text.strip())
+        case "/ban" | "/mute":
+            return _for_a_while(word, argument.split())
+        case _ if word in OPERATORS_USAGES and argument and not text:
+            return Moderate(word[1:], argument)
         case _:
             return Incomplete(word)
+
+
+def _for_a_while(word: str, words: list[str]) -> Moderate | Incomplete:
+    match words:
+        case [name]:
+            return Moderate(word[1:], name)
+        case [name, "for", *duration] if duration:
+            try:
+                return Moderate(word[1:], name, parse_duration(" ".join(duration)))
+            except ValueError:
+                return Incomplete(word)
+        case _:
+            return Incomplete(word)
+
+
+def help_for(name: str | None, role: str | None) -> str:
+    """Return the help for a plain client (``name`` is None), a member or an operator."""
+    if name is None:
+        return HELP
+    return f"{NAMED_HELP}; {OPERATORS_HELP}" if role == OPERATOR else NAMED_HELP
 
 
 def said(message: Message) -> tuple[str, str, str]:
@@ -163,11 +219,14 @@ def shown(event: Event) -> str:
             return "".join(said(event))
         case Refused():
             times = f", {event.times} times" if event.times > 1 else ""
-            return f"the server refused: {visible(event.text)} ({visible(event.code)}{times})"
+            hint = _hint(event.code, event.proofs) if event.code not in HINTS else ""
+            return f"the server refused: {visible(event.text)} ({visible(event.code)}{times}){hint}"
         case Garbled():
             return visible(event.text)
         case Pong():
             return "pong"
+        case Moderated():
+            return _moderated_line(event)
         case History():
             return f"earlier messages of {visible(event.room)}: {len(event.messages)}"
         case Connected() | Disconnected() | Lost() | Rejected():
@@ -189,7 +248,8 @@ def _connection_line(event: Connected | Disconnected | Lost | Rejected) -> str:
         case Rejected(code="kicked" | "taken_over"):
             return refusal(event.code, event.text)
         case Rejected():
-            text = f"not let in as {visible(event.name)}: {refusal(event.code, event.text)}"
+            why = refusal(event.code, event.text, event.proofs)
+            text = f"not let in as {visible(event.name)}: {why}"
             return text + ("; trying again" if event.retrying else "")
 
 
@@ -210,10 +270,31 @@ def _room_line(event: Welcome | Joined | Left | Who | Rooms) -> str:
             return ", ".join(f"{visible(each.room)} ({each.members})" for each in event.rooms) + more
 
 
-def refusal(code: str, text: str) -> str:
+def _moderated_line(done: Moderated) -> str:
+    target = visible(done.target)
+    match done.action:
+        case "kick" | "ban":
+            ended = f"{done.count} connection{'' if done.count == 1 else 's'} ended"
+            return f"{target} is banned; {ended}" if done.action == "ban" else f"{target}: {ended}"
+        case "close":
+            return f"{target} is closed; {_people(done.count)} put into the lobby"
+        case "mute":
+            return f"{target} is muted"
+        case "unban" | "unmute":
+            return f"{target} is {'banned' if done.action == 'unban' else 'muted'} no more"
+        case _:
+            return f"{visible(done.action)}: {target}"
+
+
+def refusal(code: str, text: str, proofs: tuple[str, ...] = ()) -> str:
     """Return the line that says why a name was rejected, with advice."""
-    hint = HINTS.get(code)
-    return f"{visible(text)} ({visible(code)})" + (f"; {hint}" if hint else "")
+    return f"{visible(text)} ({visible(code)}){_hint(code, proofs)}"
+
+
+def _hint(code: str, proofs: tuple[str, ...]) -> str:
+    options = [OPTIONS[kind] for kind in proofs if kind in OPTIONS]
+    hint = f"try mpchat chat {', or '.join(options)}" if options else HINTS.get(code)
+    return f"; {hint}" if hint else ""
 
 
 def _people(count: int) -> str:

@@ -18,6 +18,8 @@ from mpchat.protocol.likely_cause import too_long_hint
 
 # The two roles of a member.
 MEMBER, OPERATOR = "member", "operator"
+# Seconds that a ban or a mute may last: ten years, as with the operator's commands.
+LONGEST_SANCTION = 10 * 365 * 86_400
 
 
 def shown_without(struct: msgspec.Struct, *hidden: str) -> str:
@@ -301,7 +303,7 @@ _decode_from_named_server = msgspec.json.Decoder(FromNamedServer).decode
 
 def join_frame(
     name: str | None,
-    room: str,
+    room: str | None,
     *,
     token: str | None = None,
     after: int | None = None,
@@ -310,8 +312,9 @@ def join_frame(
 ) -> bytes:
     """Return the frame of a join to ``room`` under ``name``; None for a member, which has a name.
 
-    ``after`` and ``epoch`` ask for the messages after that number. ``proof`` is the kind (``password``,
-    ``jwt`` or ``secret``) and the text. Raises as :func:`message_frame`.
+    A member keeps its room where ``room`` is None. ``after`` and ``epoch`` ask for the messages after that
+    number. ``proof`` is the kind (``password``, ``jwt`` or ``secret``) and the text. Raises as
+    :func:`message_frame`.
     """
     join = {"name": name, "room": room, "token": token, "after": after, "epoch": epoch}
     if proof is not None:
@@ -349,8 +352,12 @@ def ping_frame(value: str | int) -> bytes:
 def moderation_frame(action: str, target: str, seconds: float | None = None) -> bytes:
     """Return the frame of an operator's request: kick, ban, unban, mute or unmute a name, or close a room.
 
-    ``seconds`` is how long a ban or a mute lasts, None: for good. Raises as :func:`message_frame`.
+    ``seconds`` is how long a ban or a mute lasts, 1 to :data:`LONGEST_SANCTION`, None: for good. Raises
+    ``ValueError`` for any other number, and as :func:`message_frame`.
     """
+    # JSON has no infinity: the encoder would write null, which means for good.
+    if seconds is not None and not 1 <= seconds <= LONGEST_SANCTION:
+        raise ValueError(f"a ban or a mute lasts 1 to {LONGEST_SANCTION} seconds, and not {seconds}")
     what: dict[str, object] = {"room" if action == "close" else "name": target}
     if seconds is not None:
         what["for"] = seconds

@@ -12,7 +12,7 @@ import msgspec
 
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import HEADER_SIZE, encode_frame
-from mpchat.protocol.messages import MEMBER, Moderated, Welcome, shown_without
+from mpchat.protocol.messages import LONGEST_SANCTION, MEMBER, Moderated, Welcome, shown_without
 
 LOBBY = "lobby"
 # The range of a message's number. Without it a frame could hold an integer of more than 4300 digits, which
@@ -22,8 +22,8 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 NAMED_IN_NOTICE = 8
 # Messages that one request for history may ask for.
 MOST_HISTORY = 100
-# Seconds that a ban or a mute may last: 1 s to ten years, as with the operator's commands.
-Duration = Annotated[float, msgspec.Meta(ge=1, le=10 * 365 * 86_400)]
+# Seconds that a ban or a mute may last.
+Duration = Annotated[float, msgspec.Meta(ge=1, le=LONGEST_SANCTION)]
 
 
 class Join(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -15,7 +15,7 @@ from support.manual import ROOT
 from support.programs import require
 
 from mpchat.client.conversation import _WRONG_JOIN, _WRONG_QUESTION, FINAL, PASSING
-from mpchat.client.lines import Command, Enter, Incomplete, Say, Tell, Unknown, parse
+from mpchat.client.lines import Command, Enter, Incomplete, Moderate, Say, Tell, Unknown, parse
 from mpchat.client.resume import Track
 from mpchat.text import visible
 from mpchat.worker.http_answers import _POLICY
@@ -141,6 +141,8 @@ def _as_object(line: str) -> object:
             return {"what": "incomplete", "word": word}
         case Unknown(word):
             return {"what": "unknown", "word": word}
+        case Moderate(action, target, seconds):
+            return {"what": "moderate", "action": action, "target": target, "seconds": seconds}
         case Command() as command:
             return {"what": command.value[1:]}
 

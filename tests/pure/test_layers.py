@@ -80,6 +80,7 @@ PURE = {
     "worker.post_timing",
     "client.core",
     "client.lines",
+    "client.proof",
     "client.resume",
     "client.board",
 }

@@ -70,6 +70,11 @@ class NamedServer:
         self.refuse = ""
         # The same for the joins of some rooms.
         self.refuse_rooms: dict[str, str] = {}
+        # Called with each join; returns a code that it is refused with, or nothing.
+        self.judge: Callable[[dict[str, Any]], str] = lambda join: ""
+        # More facts of each welcome, and the name of a join that has a token and no name.
+        self.facts: dict[str, Any] = {}
+        self.subject = ""
         self.twice = False
         self.skip: set[int] = set()
         self.joins: list[dict[str, Any]] = []
@@ -182,6 +187,8 @@ class NamedServer:
 
     def _answer_about_rooms(self, guest: Guest, request: dict[str, Any]) -> None:
         match request:
+            case {"kick": _} | {"ban": _} | {"unban": _} | {"mute": _} | {"unmute": _} | {"close": _}:
+                self._moderate(guest, request)
             case {"history": asked}:
                 self._past(guest, **asked)
             case {"who": who}:
@@ -191,11 +198,19 @@ class NamedServer:
                 sizes = [{"room": room, "members": len(self.members(room))} for room in rooms]
                 self._send(guest, {"rooms": {"rooms": sizes, "count": len(sizes), "next": None}})
 
+    def _moderate(self, guest: Guest, request: dict[str, Any]) -> None:
+        ((action, what),) = request.items()
+        if self.facts.get("role") == "operator":
+            target = what.get("room") or what.get("name")
+            self._send(guest, {"moderated": {"action": action, "target": target, "count": len(target)}})
+        else:
+            self._refuse(guest, "not_allowed", "only an operator may do that")
+
     def _join(self, guest: Guest, join: dict[str, Any]) -> None:
-        name, room = join.get("name", guest.name), join.get("room", "lobby")
+        name, room = join.get("name", guest.name or self.subject), join.get("room", guest.room or "lobby")
         token = self.hall.tokens.get(name)
         holder = next((each for each in self._guests if each.name == name and each is not guest), None)
-        if code := self.refuse or self.refuse_rooms.get(room):
+        if code := self.refuse or self.refuse_rooms.get(room) or self.judge(join):
             self._refuse(guest, code, f"no {code} today")
             return
         if holder is not None and join.get("token") != token:
@@ -219,6 +234,7 @@ class NamedServer:
             "recovered": recovered,
             "lost": lost,
             "token": self.hall.tokens[name],
+            **self.facts,
         }
         self._send(guest, {"welcome": welcome})
         for message in history:
@@ -279,7 +295,8 @@ class NamedServer:
         self._to_room(guest.room, {"left": {**left, "members": len(self.members(guest.room))}})
 
     def _refuse(self, guest: Guest, code: str, text: str) -> None:
-        self._send(guest, {"error": {"code": code, "text": text}})
+        more = {"proofs": ["password", "jwt"]} if code == "auth_required" else {}
+        self._send(guest, {"error": {"code": code, "text": text, **more}})
 
     def _to_room(self, room: str, answer: dict[str, Any], *, but: Guest | None = None) -> None:
         for guest in self._guests:

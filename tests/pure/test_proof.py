@@ -1,0 +1,311 @@
+"""Proofs of identity, without a socket: when they are shown, when a fresh one is asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from mpchat.client.conversation import STEADY, Backoff, Conversation, Seat, State
+from mpchat.client.core import Event, Message, Moderated, Refused, Rejected, Welcome, Who
+from mpchat.client.proof import Proof, proof_of
+from mpchat.errors import ProtocolError, RefusedError
+from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
+
+PASSWORD = "비밀번호 1234"
+
+
+def frame(answer: dict[str, Any]) -> bytes:
+    return encode_frame(msgspec.json.encode(answer))
+
+
+def welcome(**more: Any) -> bytes:
+    facts = {"name": "앨리스", "room": "게임방", "seq": 0, "epoch": "e", "members": 1, "token": "t"}
+    return frame({"welcome": {"recovered": False, "lost": None, **facts, **more}})
+
+
+def error(code: str, **more: Any) -> bytes:
+    return frame({"error": {"code": code, "text": "안 됩니다", **more}})
+
+
+def message(seq: int) -> bytes:
+    return frame({"message": f"안녕 {seq}", "from": "밥", "room": "게임방", "seq": seq, "at": 1.5})
+
+
+def chat_with(proof: Proof | None, name: str | None = "앨리스", **options: Any) -> Conversation:
+    backoff = Backoff(first=1.0, floor=0.5, draw=lambda: 0.9)
+    return Conversation("h", 1, seat=Seat(name, "게임방", proof=proof), backoff=backoff, **options)
+
+
+def joined(data: bytes) -> dict[str, Any]:
+    """Return the join in the bytes that a connection begins with."""
+    (payload,) = FrameDecoder().feed(data)
+    assert not isinstance(payload, Oversized)
+    join: dict[str, Any] = msgspec.json.decode(payload)["join"]
+    return join
+
+
+def connected(chat: Conversation, now: float = 0.0) -> dict[str, Any]:
+    chat.prove()
+    return joined(chat.opened(now))
+
+
+def rejections(chat: Conversation) -> list[tuple[str, bool]]:
+    events: list[Event | None] = [chat.next_event() for _ in range(len(chat.inbox))]
+    return [(each.code, each.retrying) for each in events if isinstance(each, Rejected)]
+
+
+class Tokens:
+    """A function that returns another token each time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> str:
+        self.count += 1
+        return f"토큰 {self.count}"
+
+
+@pytest.mark.parametrize("kind", ["password", "jwt", "secret"])
+def test_each_connection_shows_the_proof_and_a_change_of_rooms_does_not(kind: str) -> None:
+    chat = chat_with(Proof(kind, PASSWORD))
+    assert connected(chat) == {"name": "앨리스", "room": "게임방", kind: PASSWORD}
+    chat.received(welcome(seq=3))
+    chat.lost(1, None)
+    again = {"name": "앨리스", "room": "게임방", "token": "t", "after": 3, "epoch": "e", kind: PASSWORD}
+    assert connected(chat, 2) == again
+    chat.received(welcome(seq=3, recovered=True))
+    chat.ask(Welcome)
+    chat.received(welcome(room="lobby"))
+    chat.lost(3, None)
+    assert connected(chat, 4)[kind] == PASSWORD
+
+
+def test_the_name_of_a_token_is_the_members() -> None:
+    chat = chat_with(Proof("jwt", "토큰"), name=None)
+    assert connected(chat) == {"room": "게임방", "jwt": "토큰"}
+    chat.received(welcome(role="operator", expires=1234.5))
+    assert (chat.seat.name if chat.seat else "") == "앨리스"
+    assert [chat.role, chat.expires] == ["operator", 1234.5]
+    chat.received(welcome())
+    assert [chat.role, chat.expires] == ["member", None]
+
+
+def test_a_function_is_asked_before_each_connection() -> None:
+    tokens = Tokens()
+    chat = chat_with(Proof("jwt", tokens))
+    assert tokens.count == 0
+    assert connected(chat)["jwt"] == "토큰 1"
+    chat.received(welcome())
+    chat.lost(1, None)
+    assert connected(chat, 2)["jwt"] == "토큰 2"
+
+
+def test_an_error_at_the_first_join_says_which_proofs_the_server_takes() -> None:
+    chat = chat_with(None)
+    connected(chat)
+    chat.received(error("auth_required", proofs=["password", "secret"]))
+    assert chat.entrance is not None
+    with pytest.raises(RefusedError) as refused:
+        chat.entrance.result()
+    assert (refused.value.code, refused.value.proofs) == ("auth_required", ("password", "secret"))
+
+
+@pytest.mark.parametrize("code", ["bad_credentials", "expired", "not_allowed", "try_later"])
+def test_any_error_at_the_first_join_is_the_openers(code: str) -> None:
+    chat = chat_with(Proof("jwt", Tokens()))
+    connected(chat)
+    chat.received(error(code))
+    assert chat.entrance is not None
+    with pytest.raises(RefusedError, match=code):
+        chat.entrance.result()
+    assert rejections(chat) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "proof", "retrying"),
+    [
+        ("try_later", PASSWORD, True),
+        ("expired", PASSWORD, False),
+        ("bad_credentials", PASSWORD, False),
+        ("auth_required", PASSWORD, False),
+        ("not_allowed", PASSWORD, False),
+        ("expired", Tokens(), True),
+        ("bad_credentials", Tokens(), False),
+        ("auth_required", Tokens(), False),
+        ("not_allowed", Tokens(), False),
+    ],
+)
+@pytest.mark.parametrize("reconnect", [True, False])
+def test_a_later_join_that_is_refused(
+    code: str, proof: str | Callable[[], str], retrying: bool, reconnect: bool
+) -> None:
+    chat = chat_with(Proof("jwt", proof), reconnect=reconnect)
+    connected(chat)
+    chat.received(welcome())
+    if reconnect:
+        chat.lost(1, None)
+        connected(chat, 2)
+    elif code != "expired":
+        return
+    chat.received(error(code))
+    assert rejections(chat) == [(code, retrying and reconnect)]
+    chat.lost(3, None)
+    assert chat.state is (State.DISCONNECTED if retrying and reconnect else State.LOST)
+
+
+def test_when_a_token_ends_a_fresh_one_is_shown_at_once_and_nothing_is_lost_or_doubled() -> None:
+    chat = chat_with(Proof("jwt", Tokens()))
+    connected(chat)
+    chat.received(welcome(seq=1) + message(1) + message(2) + error("expired") + message(3))
+    chat.lost(STEADY, None)
+    assert chat.state is State.DISCONNECTED
+    assert chat.next_delay() == 0.0
+    assert connected(chat, STEADY) == {
+        "name": "앨리스",
+        "room": "게임방",
+        "token": "t",
+        "after": 2,
+        "epoch": "e",
+        "jwt": "토큰 2",
+    }
+    chat.received(welcome(seq=3, recovered=True) + message(3))
+    events = [chat.next_event() for _ in range(len(chat.inbox))]
+    assert [each.seq for each in events if isinstance(each, Message)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_fresh_token_that_is_over_too_ends_the_chat(live: bool) -> None:
+    chat = chat_with(Proof("jwt", Tokens()))
+    connected(chat)
+    chat.received(welcome())
+    if not live:
+        chat.lost(1, None)
+        connected(chat, 2)
+    chat.received(error("expired"))
+    assert rejections(chat) == [("expired", True)]
+    chat.lost(3, None)
+    assert chat.next_delay() == 0.0
+    connected(chat, 3)
+    chat.received(error("expired"))
+    chat.lost(3, None)
+    # The application reads it although the loss before it was not read.
+    assert rejections(chat) == [("expired", False)]
+    assert chat.state is State.LOST
+
+
+def test_a_server_that_ends_each_token_at_once_is_asked_ever_more_slowly() -> None:
+    chat, delays = chat_with(Proof("jwt", Tokens())), []
+    for now in (0.0, 1.0, 2.0, 2.0 + STEADY):
+        connected(chat, now)
+        chat.received(welcome() + error("expired"))
+        chat.lost(now + (STEADY if now > STEADY else 0), None)
+        delays.append(chat.next_delay())
+    assert delays == [0.0, 0.9, 1.8, 0.0]
+
+
+def test_a_function_that_fails_is_told_once_and_asked_again_later() -> None:
+    def fails() -> str:
+        raise OSError(5, "the key server is away")
+
+    chat = chat_with(Proof("jwt", "토큰"))
+    connected(chat)
+    chat.received(welcome())
+    chat.ask(Welcome, Proof("jwt", fails))
+    chat.received(welcome())
+    chat.lost(1, None)
+    for _ in range(3):
+        with pytest.raises(OSError, match="key server") as failure:
+            chat.prove()
+        chat.unproved(failure.value)
+    assert rejections(chat) == [("no_token", True)]
+    assert chat.state is State.DISCONNECTED
+
+
+@pytest.mark.parametrize(("first", "then", "shown"), [("a", "b", "b"), (Tokens(), "b", "토큰 2")])
+def test_a_renewed_token_is_shown_later_unless_a_function_returns_them(
+    first: str | Callable[[], str], then: str, shown: str
+) -> None:
+    chat = chat_with(Proof("jwt", first))
+    connected(chat)
+    chat.received(welcome(expires=5.0))
+    request = chat.ask(Welcome, Proof("jwt", then))
+    chat.received(welcome(expires=9.0))
+    assert (request.result().expires, chat.expires) == (9.0, 9.0)
+    chat.lost(1, None)
+    assert connected(chat, 2)["jwt"] == shown
+
+
+@pytest.mark.parametrize("code", ["bad_credentials", "expired", "not_allowed", "try_later"])
+def test_a_token_that_is_refused_changes_nothing(code: str) -> None:
+    chat = chat_with(Proof("jwt", "a"))
+    connected(chat)
+    chat.received(welcome())
+    request = chat.ask(Welcome, Proof("jwt", "b"))
+    chat.received(error(code))
+    with pytest.raises(RefusedError, match=code):
+        request.result()
+    assert chat.rejected is None
+    chat.lost(1, None)
+    assert connected(chat, 2)["jwt"] == "a"
+
+
+def test_the_end_of_a_token_answers_no_question_and_no_change_of_rooms() -> None:
+    chat = chat_with(Proof("jwt", "a"))
+    connected(chat)
+    chat.received(welcome())
+    who, enter, kick = chat.ask(Who), chat.ask(Welcome), chat.ask(Moderated)
+    chat.received(error("expired"))
+    assert [who.done, enter.done, kick.done] == [False] * 3
+    assert rejections(chat) == [("expired", False)]
+
+
+@pytest.mark.parametrize("code", ["not_allowed", "no_such_name", "bad_room", "bad_name", "failed"])
+def test_an_operators_request_that_is_refused(code: str) -> None:
+    chat = chat_with(None)
+    connected(chat)
+    chat.received(welcome())
+    who, request = chat.ask(Who), chat.ask(Moderated)
+    if code == "bad_room":
+        chat.received(frame({"who": {"room": "게임방", "names": [], "members": 0}}))
+        assert who.done
+    chat.received(error(code))
+    with pytest.raises(RefusedError, match=code):
+        request.result()
+
+
+def test_proofs_that_nobody_asked_for_count_in_the_inbox() -> None:
+    chat = Conversation("h", 1, inbox_limit=10_000)
+    chat.opened(0)
+    assert not chat.paused
+    chat.received(error("auth_required", proofs=["x" * 10_000]))
+    assert chat.paused
+    events = [chat.next_event() for _ in range(2)]
+    assert isinstance(events[1], Refused)
+    assert events[1].proofs == ("x" * 10_000,)
+
+
+def test_a_proof_is_one_of_three_and_stays_out_of_sight() -> None:
+    assert proof_of("앨리스") is None
+    assert proof_of(None) is None
+    for given in ({"password": PASSWORD}, {"jwt": PASSWORD}, {"secret": PASSWORD}):
+        proof = proof_of("앨리스", **given)
+        assert proof is not None
+        assert [proof.show()] == list(given.items())
+        assert PASSWORD not in repr(proof) + repr(Seat("앨리스", token=PASSWORD, proof=proof))
+    with pytest.raises(ValueError, match="one proof, and not password and jwt") as both:
+        proof_of("앨리스", PASSWORD, PASSWORD)
+    assert PASSWORD not in str(both.value)
+    for nameless in ({"password": PASSWORD}, {"secret": PASSWORD}):
+        with pytest.raises(ValueError, match="needs a name"):
+            proof_of(None, **nameless)
+    assert proof_of(None, jwt=PASSWORD) is not None
+
+
+def test_a_proof_that_no_join_can_hold_is_found_before_a_connection() -> None:
+    with pytest.raises(ProtocolError, match="surrogate"):
+        chat_with(Proof("password", "\ud800"))
+    with pytest.raises(TypeError, match="the jwt is of the type bytes"):
+        chat_with(Proof("jwt", lambda: b"token")).prove()  # type: ignore[arg-type,return-value]
+    with pytest.raises(ValueError, match="no function"):
+        chat_with(Proof("jwt", "a")).renewal()
