@@ -11,6 +11,7 @@ from mpchat.errors import ConfigError, MpchatError
 from mpchat.supervisor.startup import LOOPBACK
 
 if TYPE_CHECKING:
+    from mpchat.client.proof import Shown
     from mpchat.client.secure import Tls
 
 _PORT = click.IntRange(1, 65_535)
@@ -20,7 +21,14 @@ _PORT = click.IntRange(1, 65_535)
 @click.argument("host", required=False)
 @click.argument("port", required=False, type=_PORT)
 @click.option("--name", metavar="NAME", help="Your name; without one you get texts only.")
-@click.option("--room", metavar="ROOM", help="The room to begin in, with --name; without it lobby.")
+@click.option("--room", metavar="ROOM", help="The room to begin in, with a name; without it lobby.")
+@click.option("--password", is_flag=True, help="Ask for the password of NAME, at the terminal.")
+@click.option("--secret", is_flag=True, help="Ask for the server's secret, at the terminal.")
+@click.option(
+    "--token",
+    metavar="FILE",
+    help="Show the token in FILE (its first line); without --name it has your name.",
+)
 @click.option("--tls", is_flag=True, help="Encrypt; the server must show a certificate for HOST.")
 @click.option(
     "--ca",
@@ -30,17 +38,47 @@ _PORT = click.IntRange(1, 65_535)
 )
 @click.option("--plain", is_flag=True, help="Lines from standard input, messages to standard output.")
 def chat(
-    host: str | None, port: int | None, name: str | None, room: str | None, *, plain: bool, **encryption: Any
+    host: str | None, port: int | None, name: str | None, room: str | None, *, plain: bool, **others: Any
 ) -> None:
     """Chat with the server at HOST PORT or HOST:PORT, or else with the one started from here."""
     from mpchat.client.conversation import DEFAULT_ROOM
     from mpchat.client.terminal import run_chat
 
-    if room is not None and name is None:
+    kind = _kind_of_proof(name, others)
+    if room is not None and name is None and kind is None:
         raise click.UsageError("--room needs --name: a client without a name is always in the lobby")
     address = _own_server() if host is None else _address(host, port)
-    tls = _tls(**encryption)
-    sys.exit(run_chat(*address, plain=plain, name=name, room=room or DEFAULT_ROOM, tls=tls))
+    tls = _tls(others["tls"], others["ca"])
+    proof = _proof(kind, others["token"])
+    sys.exit(run_chat(*address, plain=plain, name=name, room=room or DEFAULT_ROOM, tls=tls, **proof))
+
+
+def _kind_of_proof(name: str | None, options: dict[str, Any]) -> str | None:
+    given = [kind for kind in ("password", "secret", "token") if options[kind] not in (None, False)]
+    if len(given) > 1:
+        raise click.UsageError(f"--{given[0]} and --{given[1]}: a server takes one proof")
+    if not given:
+        return None
+    if name is None and given != ["token"]:
+        raise click.UsageError(f"--{given[0]} needs --name")
+    if options["token"] == "-":
+        raise click.UsageError("--token takes a file, which is read again before each join, and not -")
+    return given[0]
+
+
+def _proof(kind: str | None, path: str) -> "Shown":
+    from mpchat.client.ask_secret import ask_secret
+    from mpchat.client.token_file import TokenFile
+
+    match kind:
+        case "password":
+            return {"password": ask_secret("password", "a program shows a token: --token FILE")}
+        case "secret":
+            return {"secret": ask_secret("secret", "a program shows a token: --token FILE")}
+        case "token":
+            return {"jwt": TokenFile(path)}
+        case _:
+            return {}
 
 
 def _tls(tls: bool, ca: str | None) -> "Tls":

@@ -11,24 +11,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from mpchat.client.blocking import BlockingChat, connect_blocking
 from mpchat.client.conversation import DEFAULT_ROOM, STEADY, State
 from mpchat.client.core import Connected, Disconnected, Event, Joined, Left, Message, Refused, Welcome
 from mpchat.client.lines import (
-    HELP,
-    NAMED_HELP,
     Action,
     Command,
     Enter,
     Incomplete,
+    Moderate,
     Say,
     Tell,
     Unknown,
+    help_for,
     parse,
     shown,
 )
+from mpchat.client.proof import Shown
 from mpchat.errors import ConnectionLostError, Exit, MpchatError, TimedOutError
 from mpchat.protocol.frames import MAX_PAYLOAD
 from mpchat.text import visible
@@ -42,6 +43,8 @@ ECHO_TIMEOUT = 5.0
 RETURN_TIMEOUT = 30.0
 # Error codes of a server that rejects the client and closes: a script fails and does not try again.
 NO_ENTRY = frozenset({"full", "banned", "too_fast", "tls_required"})
+# Error code of a server that wants a proof for each message, and closes a connection that shows none.
+AUTH_REQUIRED = "auth_required"
 # Bytes of one read from stdin: the size of a pipe.
 STDIN_READ = 65_536
 
@@ -53,7 +56,13 @@ def note(text: str) -> None:
 
 
 def run_plain(
-    host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM, tls: "Tls" = False
+    host: str,
+    port: int,
+    *,
+    name: str | None = None,
+    room: str = DEFAULT_ROOM,
+    tls: "Tls" = False,
+    **proof: Unpack[Shown],
 ) -> Exit:
     """Chat until stdin ends, and return the exit code: 1 when any line could not be sent."""
     if sys.stdout is None:
@@ -61,7 +70,7 @@ def run_plain(
         return Exit.FAILED
     # None: stdin was closed at the start, and its descriptor may be the socket's by now.
     stdin = None if sys.stdin is None else sys.stdin.fileno()
-    with connect_blocking(host, port, name=name, room=room, tls=tls) as chat:
+    with connect_blocking(host, port, name=name, room=room, tls=tls, **proof) as chat:
         echoes = _Echoes()
         speaker = _Speaker(chat, echoes)
         # A daemon thread, because a read from stdin cannot be interrupted.
@@ -143,7 +152,7 @@ class _Speaker:
             case Unknown() | Incomplete() as wrong:
                 self._fail(str(wrong))
             case Command.HELP:
-                note(HELP if self._chat.name is None else NAMED_HELP)
+                note(help_for(self._chat.name, self._chat.role))
             case Command.QUIT:
                 return False
             case None:
@@ -179,6 +188,8 @@ class _Speaker:
                 self._astray = True
                 self._chat.enter(room)
                 self._astray = False
+            case Moderate(word, target, seconds):
+                note(shown(self._chat.moderate(word, target, seconds)))
             case Command.WHO:
                 note(shown(self._chat.who()))
             case Command.ROOMS:
@@ -233,7 +244,7 @@ class _Listener:
             else:
                 self._notice(event)
             if isinstance(event, Refused):
-                if event.code in NO_ENTRY:
+                if event.code in NO_ENTRY or (event.code == AUTH_REQUIRED and self._chat.name is None):
                     return Exit.FAILED
                 if self._echoes.settle_oldest(event.times):
                     self._result = Exit.FAILED

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext, suppress
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
@@ -36,19 +36,20 @@ from mpchat.client.board import Board
 from mpchat.client.conversation import DEFAULT_ROOM
 from mpchat.client.core import Message, Rooms, Welcome, Who
 from mpchat.client.lines import (
-    HELP,
-    NAMED_HELP,
     Action,
     Command,
     Enter,
     Incomplete,
+    Moderate,
     Say,
     Tell,
     Unknown,
+    help_for,
     parse,
     said,
     shown,
 )
+from mpchat.client.proof import Shown
 from mpchat.errors import ConnectionLostError, Exit, MpchatError, TimedOutError
 from mpchat.text import visible
 
@@ -69,14 +70,20 @@ COLOURS = (25, 29, 31, 61, 64, 66, 91, 94, 97, 100, 125, 127, 130, 131, 133, 136
 
 
 async def run_screen(
-    host: str, port: int, *, name: str | None = None, room: str = DEFAULT_ROOM, tls: "Tls" = False
+    host: str,
+    port: int,
+    *,
+    name: str | None = None,
+    room: str = DEFAULT_ROOM,
+    tls: "Tls" = False,
+    **proof: Unpack[Shown],
 ) -> Exit:
     """Chat until the user leaves, or until the server rejects ``name`` after a loss.
 
     Raises ``ConnectError`` when no server answers at the beginning, ``RefusedError`` for a rejected name.
     """
-    async with connect(host, port, name=name, room=room, tls=tls) as chat:
-        screen = _Screen(chat, None if name is None else Board())
+    async with connect(host, port, name=name, room=room, tls=tls, **proof) as chat:
+        screen = _Screen(chat, None if name is None and not proof else Board())
         # Raw, or the escapes that dim notices would be printed as text.
         with patch_stdout(raw=True):
             return await screen.run()
@@ -151,7 +158,7 @@ class _Screen:
             case Unknown() | Incomplete() as wrong:
                 _notice(str(wrong))
             case Command.HELP:
-                _notice(HELP if self._board is None else NAMED_HELP)
+                _notice(help_for(self._chat.name, self._chat.role))
             case Command.QUIT:
                 return False
             case None:
@@ -189,6 +196,8 @@ class _Screen:
                 await self._insist(lambda: self._chat.tell(name, text))
             case Enter(room):
                 await self._chat.enter(room)
+            case Moderate(word, target, seconds):
+                _notice(shown(await self._chat.moderate(word, target, seconds)))
             case Command.WHO:
                 self._answer(await self._chat.who())
             case Command.ROOMS:
