@@ -25,22 +25,36 @@ export const PAYLOAD_LIMIT = 60_000;
 const STEADY = 5;
 // A join that was rejected for one of these may be granted later.
 const PASSING = new Set([
-  'name_taken', 'room_full', 'too_many_rooms', 'too_many_rooms_by_address', 'full', 'too_fast',
+  'name_taken', 'room_full', 'too_many_rooms', 'too_many_rooms_by_address', 'full', 'too_fast', 'try_later',
 ]);
 // Errors that end the chat. A kick would do nothing to a client that comes back by itself. To take a name back from
 // a newer connection would never end.
 const FINAL = new Set(['kicked', 'banned', 'taken_over', 'tls_required']);
-// Error codes of a join, of every other request, and of a message.
-const WRONG_JOIN = new Set([...PASSING, 'bad_name', 'bad_room', 'bad_request', 'banned', 'not_a_message']);
+// The end of a token ends the connection, and the chat too unless a function gives a fresh token.
+const EXPIRED = 'expired';
+// Error codes of a join, of an operator's request, of every other request, and of a message.
+const WRONG_JOIN = new Set([...PASSING, 'bad_name', 'bad_room', 'bad_request', 'banned', 'not_a_message', 'auth_required',
+  'bad_credentials', 'not_allowed']);
+const WRONG_MODERATION = new Set(['bad_request', 'bad_name', 'bad_room', 'no_such_name', 'not_allowed', 'failed',
+  'not_joined', 'not_a_message']);
 const WRONG_QUESTION = new Set(['bad_request', 'bad_room', 'not_joined', 'not_a_message']);
-const WRONG_MESSAGE = new Set(['muted', 'no_such_name', 'not_a_message', 'not_json', 'not_utf8', 'too_long']);
+const WRONG_MESSAGE = new Set(['muted', 'no_such_name', 'not_a_message', 'not_json', 'not_utf8', 'too_long',
+  'auth_required']);
+// The kinds of proof; a client shows at most one of them.
+const PROOFS = ['password', 'jwt', 'secret'];
 
-/** An error with a stable `code`, of the server or one of `offline`, `unconfirmed`, `unreachable`, `too_long`. */
+/**
+ * An error with a stable `code`, of the server or one of `offline`, `unconfirmed`, `unreachable`, `too_long`, and a
+ * `text` for people. `proofs` lists the kinds of proof that the server takes (`password`, `jwt`, `secret`), with the
+ * code `auth_required`; else it is empty.
+ */
 export class ChatError extends Error {
-  constructor(code, text) {
+  constructor(code, text, proofs = []) {
     super(text);
     this.name = 'ChatError';
     this.code = code;
+    this.text = text;
+    this.proofs = proofs;
   }
 }
 
@@ -109,7 +123,9 @@ export class Track {
 
 /**
  * Connect, enter, and return the {@link Chat}. Rejects with a {@link ChatError} when the server cannot be reached
- * or does not grant the name or the room; no further attempt follows then.
+ * or does not grant the name or the room; no further attempt follows then. The codes `auth_required`,
+ * `bad_credentials`, `not_allowed`, `expired` and `try_later` are about the proof that was shown, or that is missing.
+ * An error that the option `jwt` throws at this first attempt is passed on.
  */
 export function connect(url, options) {
   return new Chat(url, options).entered;
@@ -121,6 +137,10 @@ export class Chat {
   name;
   room;
   token;
+  /** `member`, or `operator` for a member that may send an operator's requests. */
+  role = 'member';
+  /** When the proof ends, in seconds since 1970; null: never. */
+  expires = null;
   /** `connecting`, `joining`, `online`, `waiting` (until the next attempt), or `ended`. */
   state = 'connecting';
   /** Settled by the first welcome, with the chat, or by what prevented it. */
@@ -128,6 +148,14 @@ export class Chat {
 
   #url;
   #options;
+  // The proof that each connection begins with: {kind, value}, or {kind: 'jwt', source} for a function.
+  #proof = null;
+  // The text that this connection shows.
+  #shown = null;
+  // The attempt that waits for a token: an object of its own.
+  #awaited = null;
+  // A fresh token was asked for because the last one was over. Once in a row: a second one that is over ends the chat.
+  #isRenewed = false;
   #WebSocket;
   #socket = null;
   #opened = null;
@@ -138,16 +166,20 @@ export class Chat {
   #watch = null;
   #heardAt = 0;
   #pingedAt = 0;
-  // Requests on this connection in the order of sending, which is the order of their answers. {kind, resolve, reject}
+  // Requests on this connection in the order of sending, which is the order of their answers.
+  // {kind, place, resolve, reject}; `action` of an operator's request; `track` of a renewal, to go on with.
   #requests = [];
+  // Counts requests and messages: the place of each in the order of sending.
+  #place = 0;
   // The join that this connection began with.
   #entrance = null;
   // The operator has closed the room: the next welcome is into the lobby, and answers no request.
   #isMoved = false;
-  // Messages that have not come back. {text, to, settled by resolve or reject, earlier: sent on a lost connection}
+  // Messages that have not come back. {text, to, place, settled by resolve or reject, earlier: sent on a lost connection}
   #said = [];
-  // The error that ends this connection, when the server has told it.
+  // The error that ends this connection, when the server has told it, and whether another connection follows.
   #refusal = null;
+  #isPassing = false;
   #events = [];
   #reader = null;
 
@@ -155,9 +187,15 @@ export class Chat {
    * Begin to connect. Options: `name`; `room`; `token` of an earlier chat; `backoff(attempt)`, in seconds;
    * `silence`, after how many seconds without a word from the server the client asks for one (30; 0: never);
    * `patience`, how many seconds connecting and that answer may take (10); `WebSocket`, a class.
+   *
+   * At most one proof: `password`; `secret`, that of a class; `jwt`, a token, or a function that returns one or a
+   * promise of one. The function is called before each connection. Its error ends a first attempt, and later counts
+   * as a failed one. With `jwt` the name may be left out: it is the token's. Throws TypeError for two proofs.
    */
   constructor(url, options) {
-    this.#options = { backoff, silence: 30, patience: 10, ...options };
+    const { password, jwt, secret, ...others } = options;
+    this.#options = { backoff, silence: 30, patience: 10, ...others };
+    this.#proof = proofOf({ password, jwt, secret });
     this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
     if (!this.#WebSocket) throw new TypeError('this program has no WebSocket: pass a class as the option WebSocket');
     this.#url = String(url);
@@ -191,6 +229,61 @@ export class Chat {
     return this.#ask('welcome', { join: { room } });
   }
 
+  /**
+   * Show a fresh token, so that the connection may go on: a promise of the welcome. The room stays, and no message
+   * comes twice. Without `jwt` the option of that name is asked, when it is a function. Once the token is granted,
+   * later connections show it too, unless the option is a function.
+   */
+  async renew(jwt) {
+    const source = this.#proof?.source;
+    if (jwt === undefined && !source) throw new TypeError('renew needs a token, or a function as the option jwt');
+    const fresh = checkedToken(jwt === undefined ? await source() : jwt);
+    // The numbers to go on from are those of the room that the member is in then.
+    for (let moving; (moving = this.#requests.find((each) => each.kind === 'welcome' && each !== this.#entrance));) {
+      await moving.settled;
+    }
+    const join = { jwt: fresh };
+    if (this.#track) Object.assign(join, { after: this.#track.after, epoch: this.#track.epoch });
+    const welcome = await this.#ask('welcome', { join }, { track: this.#track });
+    if (!source) this.#proof = { kind: 'jwt', value: fresh };
+    return welcome;
+  }
+
+  /**
+   * End a member's connections; for operators, as the five methods below. `name` is a name, an address or a network.
+   * A promise of `{action, target, count}`: `count` is the connections that were ended (kick, ban), the members that
+   * were put into the lobby (close), else 0. Rejected with `not_allowed`, `no_such_name`, `bad_name`, `bad_room` or
+   * `failed`.
+   */
+  kick(name) {
+    return this.#moderate('kick', { name });
+  }
+
+  /** Ban a name, an address or a network for so many seconds, or for good, and end its connections. */
+  ban(name, seconds) {
+    return this.#moderate('ban', { name, for: seconds });
+  }
+
+  /** End a ban. */
+  unban(name) {
+    return this.#moderate('unban', { name });
+  }
+
+  /** Stop delivering what a member says, for so many seconds or for good. */
+  mute(name, seconds) {
+    return this.#moderate('mute', { name, for: seconds });
+  }
+
+  /** End a mute. */
+  unmute(name) {
+    return this.#moderate('unmute', { name });
+  }
+
+  /** Close a room: its members are put into the lobby. */
+  closeRoom(room) {
+    return this.#moderate('close', { room });
+  }
+
   /** A page of the room's members: a promise of `{room, names, members, next}`; `next` goes into `after`. */
   who(after) {
     return this.#ask('who', { who: after === undefined ? {} : { after } });
@@ -215,12 +308,14 @@ export class Chat {
    *
    * - `message`: `text`, `from`, `mine`, `at` (seconds since 1970), and either `room` and `seq`, or `to` for a
    *   private one. An announcement of the operator has no `from`. Messages up to `seq` of the welcome are history.
-   * - `welcome`: `name`, `room`, `seq`, `members`, `again` (after a lost connection in the same room).
+   * - `welcome`: `name`, `room`, `seq`, `members`, `role`, `expires`, `again` (in the same room after a lost
+   *   connection, or after {@link renew}).
    * - `joined`, `left`: `names` (at most eight), `count`, `members`, for `left` maybe `reason`.
    * - `lost`: `room`, `first`, `last`: numbers that will not come; `last` is null when the server numbers anew.
    * - `disconnected`: `reason`, `retrying`. `waiting`: `seconds` until the next attempt. `connecting`.
    * - `refused`: `code`, `text`, `times`, for what belongs to no request and to no message that was said.
-   * - `rejected`: `code`, `text`, `retrying`: the name or the room was not granted again, or was taken away.
+   * - `rejected`: `code`, `text`, `retrying`, for `auth_required` also `proofs`: the name or the room was not granted
+   *   again, or was taken away, or the proof has ended or counts no more.
    */
   async *events() {
     for (;;) {
@@ -256,7 +351,37 @@ export class Chat {
     this.state = 'connecting';
     // An attempt that fails has not lasted at all.
     this.#openedAt = Infinity;
+    this.#refusal = null;
     this.#put({ type: 'connecting' });
+    if (this.#proof?.source) {
+      this.#askForToken();
+    } else {
+      this.#shown = this.#proof?.value;
+      this.#dial();
+    }
+  }
+
+  async #askForToken() {
+    const attempt = {};
+    this.#awaited = attempt;
+    let failure = null;
+    try {
+      this.#shown = checkedToken(await this.#proof.source());
+    } catch (error) {
+      failure = error;
+    }
+    // The chat may have been closed meanwhile.
+    if (this.#awaited !== attempt) return;
+    this.#awaited = null;
+    if (failure === null) {
+      this.#dial();
+    } else {
+      if (!this.#track) this.#refusal = failure;
+      this.#lose('there is no token');
+    }
+  }
+
+  #dial() {
     let socket;
     try {
       socket = new this.#WebSocket(this.#url, ['mpchat']);
@@ -265,7 +390,6 @@ export class Chat {
       return;
     }
     this.#socket = socket;
-    this.#refusal = null;
     // A socket that was given up says nothing any more.
     const mine = (act) => (event) => { if (this.#socket === socket) act(event); };
     socket.addEventListener('open', mine(() => this.#hello()));
@@ -285,8 +409,9 @@ export class Chat {
     this.#isMoved = false;
     const join = { name: this.name, room: this.room };
     if (this.token) join.token = this.token;
+    if (this.#proof) join[this.#proof.kind] = this.#shown;
     if (this.#track) Object.assign(join, { after: this.#track.after, epoch: this.#track.epoch });
-    this.#entrance = { kind: 'welcome', resolve() {}, reject() {} };
+    this.#entrance = { kind: 'welcome', place: this.#next(), resolve() {}, reject() {} };
     this.#requests.push(this.#entrance);
     this.#send({ join });
     if (this.#options.silence) {
@@ -325,6 +450,7 @@ export class Chat {
     this.#clear();
     const socket = this.#socket;
     this.#socket = null;
+    this.#awaited = null;
     for (const each of this.#requests.splice(0)) each.reject(new ChatError('offline', 'the connection was lost'));
     this.#entrance = null;
     return socket;
@@ -335,7 +461,7 @@ export class Chat {
     this.#leave();
     if (now() - this.#openedAt >= STEADY) this.#attempt = 0;
     const refusal = this.#refusal;
-    const retrying = this.#track !== null && (refusal === null || PASSING.has(refusal.code));
+    const retrying = this.#track !== null && (refusal === null || this.#isPassing);
     this.#confirm((each) => each.to !== null);
     for (const each of this.#said) each.earlier = true;
     if (wasOnline || !retrying) this.#put({ type: 'disconnected', reason: reason || '', retrying });
@@ -343,7 +469,9 @@ export class Chat {
       this.#end(refusal ?? new ChatError('unreachable', reason || 'the server cannot be reached'));
       return;
     }
-    const seconds = this.#options.backoff(this.#attempt);
+    // At once with a fresh token, but not when tokens end again and again within moments.
+    const atOnce = refusal?.code === EXPIRED && this.#attempt === 0;
+    const seconds = atOnce ? 0 : this.#options.backoff(this.#attempt);
     this.#attempt += 1;
     this.state = 'waiting';
     this.#put({ type: 'waiting', seconds });
@@ -370,12 +498,25 @@ export class Chat {
     return promise;
   }
 
-  #ask(kind, request) {
-    return this.#promise((given) => {
+  #next() {
+    this.#place += 1;
+    return this.#place;
+  }
+
+  #ask(kind, request, more) {
+    let asked = null;
+    const promise = this.#promise((given) => {
       if (this.state !== 'online') throw new ChatError('offline', 'there is no connection');
-      this.#requests.push({ kind, ...given });
+      asked = { kind, place: this.#next(), ...more, ...given };
+      this.#requests.push(asked);
       this.#send(request);
     });
+    if (asked) asked.settled = promise.then(() => {}, () => {});
+    return promise;
+  }
+
+  #moderate(action, about) {
+    return this.#ask('moderated', { [action]: about }, { action });
   }
 
   #post(given, to) {
@@ -386,7 +527,7 @@ export class Chat {
       if (this.state !== 'online') throw new ChatError('offline', 'there is no connection');
       const size = new TextEncoder().encode(JSON.stringify(message)).length;
       if (size > PAYLOAD_LIMIT) throw new ChatError('too_long', `a message has at most ${PAYLOAD_LIMIT} bytes`);
-      this.#said.push({ text, to, resolve, reject, earlier: false });
+      this.#said.push({ text, to, place: this.#next(), resolve, reject, earlier: false });
       this.#send(message);
     });
   }
@@ -426,6 +567,9 @@ export class Chat {
       const event = { type: content.joined ? 'joined' : 'left', ...(content.joined ?? content.left) };
       const own = event.count === 1 && event.names[0] === this.name;
       if (!own) this.#put(event);
+    } else if (content.moderated) {
+      const { action, target, count } = content.moderated;
+      this.#settle('moderated', (each) => each.action === action)?.resolve({ action, target, count });
     } else {
       for (const kind of ['who', 'rooms', 'history']) {
         if (content[kind]) this.#settle(kind)?.resolve(content[kind]);
@@ -480,19 +624,26 @@ export class Chat {
   #welcome(welcome) {
     const request = this.#isMoved ? null : this.#settle('welcome');
     this.#isMoved = false;
-    const again = this.#track !== null && request !== null && request === this.#entrance;
+    const returns = this.#track !== null && request !== null && request === this.#entrance;
+    // A renewal goes on in the room that it was sent in; the operator may have closed that one meanwhile.
+    const renews = Boolean(request?.track) && request.track === this.#track;
+    const again = returns || renews;
     this.#entrance = null;
+    this.#isRenewed = false;
     let gap = null;
     if (again) gap = this.#track.resume(welcome);
     else this.#track = new Track(welcome.epoch, welcome.seq);
-    Object.assign(this, { name: welcome.name, room: welcome.room, token: welcome.token, state: 'online' });
-    const { name, room, seq, members } = welcome;
-    this.#put({ type: 'welcome', name, room, seq, members, again });
+    const { name, room, token, seq, members, role = 'member', expires = null } = welcome;
+    Object.assign(this, { name, room, token, role, expires, state: 'online' });
+    this.#put({ type: 'welcome', name, room, seq, members, role, expires, again });
     this.#putGap(gap);
-    this.#joinedAt = seq;
-    this.#replayUntil = again ? seq : null;
-    if (again) this.#replayed();
-    else this.#confirm((each) => each.earlier);
+    // A renewal changes nothing about messages: the connection is the same.
+    if (!renews) {
+      this.#joinedAt = seq;
+      this.#replayUntil = again ? seq : null;
+      if (again) this.#replayed();
+      else this.#confirm((each) => each.earlier);
+    }
     request?.resolve(welcome);
     this.#opened.resolve(this);
   }
@@ -501,9 +652,9 @@ export class Chat {
     if (gap) this.#put({ type: 'lost', room: this.room, first: gap[0], last: gap[1] });
   }
 
-  /** Take the oldest request of a kind; null when the answer was not asked for. */
-  #settle(kind) {
-    const at = this.#requests.findIndex((each) => each.kind === kind);
+  /** Take the oldest request of a kind that fits; null when the answer was not asked for. */
+  #settle(kind, fits = () => true) {
+    const at = this.#requests.findIndex((each) => each.kind === kind && fits(each));
     return at < 0 ? null : this.#requests.splice(at, 1)[0];
   }
 
@@ -511,40 +662,69 @@ export class Chat {
   #refused(event) {
     if (event.code === 'room_closed') this.#isMoved = true;
     let left = event.times;
-    const error = new ChatError(event.code, event.text);
+    const error = new ChatError(event.code, event.text, event.proofs);
     while (left > 0 && this.#refusal === null && this.#rejects(error)) left -= 1;
     if (left > 0 && this.#refusal === null) this.#put({ ...event, times: left });
   }
 
   #rejects(error) {
-    const meant = (each) => each === this.#entrance
-      || (each.kind === 'welcome' ? WRONG_JOIN : WRONG_QUESTION).has(error.code);
-    const at = FINAL.has(error.code) && !this.#entrance ? -1 : this.#requests.findIndex(meant);
+    const said = !WRONG_MESSAGE.has(error.code) ? -1 : this.#said.findIndex((each) => !each.earlier
+      && (error.code !== 'no_such_name' || each.to !== null));
+    const asked = FINAL.has(error.code) && !this.#entrance
+      ? -1 : this.#requests.findIndex((each) => this.#mayMean(error, each));
+    // Both a private message and an operator's request name a member: the older one is meant.
+    const isSaid = error.code === 'no_such_name' && said >= 0 && this.#said[said].place < this.#requests[asked]?.place;
+    const at = isSaid ? -1 : asked;
     if (at >= 0) {
       const [request] = this.#requests.splice(at, 1);
       if (request === this.#entrance) this.#reject(error);
       request.reject(error);
       return true;
     }
-    if (FINAL.has(error.code)) {
+    if (FINAL.has(error.code) || error.code === EXPIRED) {
       this.#reject(error);
       return true;
     }
-    if (!WRONG_MESSAGE.has(error.code)) return false;
-    const found = this.#said.findIndex((each) => !each.earlier
-      && (error.code !== 'no_such_name' || each.to !== null));
-    if (found < 0) return false;
-    this.#said.splice(found, 1)[0].reject(error);
+    if (said < 0) return false;
+    this.#said.splice(said, 1)[0].reject(error);
     return true;
+  }
+
+  #mayMean({ code }, request) {
+    // Before the welcome nothing else is sent.
+    if (request === this.#entrance) return true;
+    if (request.kind === 'welcome') return WRONG_JOIN.has(code) || (code === EXPIRED && request.track !== undefined);
+    return (request.kind === 'moderated' ? WRONG_MODERATION : WRONG_QUESTION).has(code);
   }
 
   /** Give up this connection; whether another one follows depends on the error. */
   #reject(error) {
+    const { code, text, proofs } = error;
+    const hasFresh = code === EXPIRED && Boolean(this.#proof?.source) && !this.#isRenewed;
+    const retrying = this.#track !== null && (PASSING.has(code) || hasFresh);
+    if (hasFresh) this.#isRenewed = true;
     this.#refusal = error;
-    const retrying = this.#track !== null && PASSING.has(error.code);
-    if (this.#track) this.#put({ type: 'rejected', code: error.code, text: error.message, retrying });
-    this.#drop(error.message);
+    this.#isPassing = retrying;
+    if (this.#track) this.#put({ type: 'rejected', code, text, retrying, ...(proofs.length ? { proofs } : {}) });
+    this.#drop(text);
   }
+}
+
+/** Return the one proof among the options as {kind, value} or {kind, source}, null without one. */
+function proofOf(options) {
+  const kinds = PROOFS.filter((kind) => options[kind] !== undefined && options[kind] !== null);
+  if (kinds.length > 1) throw new TypeError(`one proof is enough: ${kinds.join(' or ')}`);
+  if (kinds.length === 0) return null;
+  const [kind] = kinds;
+  const value = options[kind];
+  if (kind === 'jwt' && typeof value === 'function') return { kind, source: value };
+  if (typeof value !== 'string') throw new TypeError(`the option ${kind} is a string`);
+  return { kind, value };
+}
+
+function checkedToken(jwt) {
+  if (typeof jwt !== 'string') throw new TypeError('a token is a string');
+  return jwt;
 }
 
 /** Replace each half of a surrogate pair: it is no text, and no UTF-8 can hold it. */

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { inspect } from 'node:util';
 
 import { ChatError, PAYLOAD_LIMIT, backoff, connect } from '../../mpchat/web/mpchat.js';
 
@@ -377,6 +378,339 @@ test('a kick ends the chat: it is told, requests end, and no other connection fo
     { type: 'disconnected', reason: 'the operator', retrying: false },
   ]);
   assert.deepEqual([chat.state, Socket.made.length], ['ended', 1]);
+});
+
+/** A chat that shows each of these tokens, one for each time that it asks. */
+const tokens = (...all) => ({ jwt: () => all.shift() });
+const refusal = (code, more = {}) => ({ error: { code, text: `${code}!`, ...more } });
+const proofs = () => Socket.made.map(({ sent }) => sent[0]?.join?.jwt);
+
+test('the proof goes with the join of each connection, and with no change of rooms', async () => {
+  for (const [kind, value] of [['password', '비밀번호 1'], ['secret', '우리 반'], ['jwt', 'e.y.J']]) {
+    const { chat, socket } = await entered({ name: '앨리스' }, { name: '앨리스', [kind]: value });
+    assert.deepEqual(socket.sent, [{ join: { name: '앨리스', room: 'lobby', [kind]: value } }]);
+    const moved = chat.enter('놀이방');
+    assert.deepEqual(socket.sent[1], { join: { room: '놀이방' } });
+    socket.give({ welcome: { ...WELCOME, room: '놀이방' } });
+    await moved;
+    const next = await again(socket);
+    assert.equal(next.sent[0].join[kind], value);
+    chat.close();
+  }
+});
+
+test('two proofs, or one that is no text, are the mistake of the program', async () => {
+  const make = (options) => () => connect('ws://a/ws', { name: 'alice', WebSocket: Socket, ...options });
+  Socket.made = [];
+  assert.throws(make({ password: 'a', jwt: 'b' }), TypeError);
+  assert.throws(make({ password: 'a', secret: 'b' }), TypeError);
+  assert.throws(make({ password: 5 }), TypeError);
+  assert.throws(make({ secret: () => 'a' }), TypeError);
+  assert.equal(Socket.made.length, 0);
+  const { chat } = await entered({}, { password: 'a', jwt: undefined, secret: null });
+  chat.close();
+});
+
+test('with a token the name may be left out, and the welcome gives it', async () => {
+  const { chat, socket } = await entered({ name: '밥', role: 'operator', expires: 1900000000.5 }, { name: undefined, jwt: 'x' });
+  assert.deepEqual(socket.sent, [{ join: { room: 'lobby', jwt: 'x' } }]);
+  assert.deepEqual([chat.name, chat.role, chat.expires], ['밥', 'operator', 1900000000.5]);
+  const next = await again(socket);
+  assert.equal(next.sent[0].join.name, '밥');
+  next.give({ welcome: { ...WELCOME, name: '밥', recovered: true } });
+  assert.deepEqual([chat.role, chat.expires], ['member', null]);
+  chat.close();
+});
+
+test('a first join that needs another proof ends the chat, with the kinds that the server takes', async () => {
+  for (const [code, kinds] of [
+    ['auth_required', ['password', 'secret']], ['bad_credentials', []], ['not_allowed', []], ['expired', []],
+    ['try_later', []],
+  ]) {
+    Socket.made = [];
+    // The token comes from a function: it is not asked for a second one.
+    const opened = connect('ws://a/ws', { name: 'alice', WebSocket: Socket, backoff: () => 0, ...tokens('one', 'two') });
+    await until(() => Socket.made.length === 1, 'a connection');
+    Socket.made[0].happen('open');
+    Socket.made[0].give(refusal(code, kinds.length ? { proofs: kinds } : {}));
+    await assert.rejects(opened, (error) => {
+      assert.ok(error instanceof ChatError);
+      assert.deepEqual([error.code, error.text, error.message, error.proofs], [code, `${code}!`, `${code}!`, kinds]);
+      return true;
+    });
+    await settled();
+    assert.equal(Socket.made.length, 1);
+  }
+});
+
+test('a function may take its time with the token, and its error ends the first attempt', async () => {
+  Socket.made = [];
+  let give;
+  const jwt = () => new Promise((resolve) => { give = resolve; });
+  const opened = connect('ws://a/ws', { WebSocket: Socket, jwt });
+  await settled();
+  assert.equal(Socket.made.length, 0);
+  give('late');
+  await until(() => Socket.made.length === 1, 'a connection');
+  Socket.made[0].happen('open');
+  assert.deepEqual(Socket.made[0].sent, [{ join: { room: 'lobby', jwt: 'late' } }]);
+  Socket.made[0].give({ welcome: WELCOME });
+  (await opened).close();
+
+  const failure = new Error('no account');
+  await assert.rejects(connect('ws://a/ws', { WebSocket: Socket, jwt: async () => { throw failure; } }), failure);
+  await assert.rejects(connect('ws://a/ws', { WebSocket: Socket, jwt: () => undefined }), TypeError);
+  assert.equal(Socket.made.length, 1);
+});
+
+test('a function that fails at a reconnect is asked again later, and a chat that is closed meanwhile stays closed', async () => {
+  let late;
+  const answers = [() => 'one', () => { throw new Error('away'); }, () => 'three', () => new Promise((resolve) => { late = resolve; })];
+  const { chat, socket, events, reading } = await enteredLater({ jwt: () => answers.shift()() });
+  socket.happen('close', { reason: '' });
+  await until(() => Socket.made.length === 2, 'another connection');
+  Socket.made[1].happen('open');
+  assert.deepEqual(proofs(), ['one', 'three']);
+  Socket.made[1].give({ welcome: { ...WELCOME, recovered: true } });
+  await settled();
+  assert.equal(types(events).filter((each) => each === 'waiting').length, 2);
+  Socket.made[1].happen('close', { reason: '' });
+  await until(() => late !== undefined, 'the fourth token to be asked for');
+  chat.close();
+  await reading;
+  late('four');
+  await settled();
+  assert.deepEqual([chat.state, Socket.made.length], ['ended', 2]);
+});
+
+async function enteredLater(options, welcome = {}) {
+  Socket.made = [];
+  const opened = connect('ws://a/ws', { name: 'alice', WebSocket: Socket, backoff: () => 0, ...options });
+  await until(() => Socket.made.length === 1, 'a connection');
+  const [socket] = Socket.made;
+  socket.happen('open');
+  socket.give({ welcome: { ...WELCOME, ...welcome } });
+  const chat = await opened;
+  const events = [];
+  const reading = (async () => { for await (const event of chat.events()) events.push(event); })();
+  return { chat, socket, events, reading };
+}
+
+test('a token that ends on a connection is followed by a fresh one, and nothing is lost or doubled', async () => {
+  const waited = [];
+  const backoff = (attempt) => { waited.push(attempt); return 60; };
+  const { chat, socket, events } = await enteredLater({ ...tokens('one', 'two'), backoff });
+  socket.give(number(1), number(2));
+  const said = chat.say('m3');
+  socket.give(refusal('expired'));
+  socket.happen('close', { reason: '' });
+  await until(() => Socket.made.length === 2, 'another connection');
+  const next = Socket.made[1];
+  next.happen('open');
+  assert.deepEqual(next.sent, [
+    { join: { name: 'alice', room: 'lobby', token: 't', jwt: 'two', after: 2, epoch: 'one' } },
+  ]);
+  next.give({ welcome: { ...WELCOME, seq: 3, recovered: true, expires: 9e9 } }, number(2), number(3, 'alice'), number(4));
+  assert.equal((await said).seq, 3);
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm2', 'm3', 'm4']);
+  assert.deepEqual([losses(events), waited, chat.expires], [[], [], 9e9]);
+  const rejected = events.filter((each) => each.type === 'rejected').map((each) => [each.code, each.retrying]);
+  assert.deepEqual(rejected, [['expired', true]]);
+  chat.close();
+});
+
+test('a fresh token that is over too ends the chat, and one that was granted allows the next end', async () => {
+  const { chat, socket, events, reading } = await enteredLater(tokens('one', 'two', 'three', 'four', 'five'));
+  socket.happen('close', { reason: '' });
+  for (const count of [2, 3]) {
+    await until(() => Socket.made.length === count, 'another connection');
+    Socket.made.at(-1).happen('open');
+    if (count === 2) Socket.made[1].give(refusal('expired'));
+  }
+  Socket.made[2].give({ welcome: { ...WELCOME, recovered: true } }, refusal('expired'));
+  await until(() => Socket.made.length === 4, 'the fourth token');
+  Socket.made[3].happen('open');
+  Socket.made[3].give(refusal('expired'));
+  await reading;
+  assert.deepEqual(proofs(), ['one', 'two', 'three', 'four']);
+  const rejected = events.filter((each) => each.type === 'rejected').map((each) => [each.code, each.retrying]);
+  assert.deepEqual(rejected, [['expired', true], ['expired', true], ['expired', false]]);
+  assert.equal(chat.state, 'ended');
+});
+
+test('tokens that end again and again within moments wait between two attempts', async () => {
+  const attempts = [];
+  const backoff = (attempt) => { attempts.push(attempt); return 0; };
+  const { chat } = await enteredLater({ jwt: () => 'brief', backoff });
+  for (const count of [2, 3, 4]) {
+    Socket.made.at(-1).give(refusal('expired'));
+    await until(() => Socket.made.length === count, 'another connection');
+    Socket.made.at(-1).happen('open');
+    Socket.made.at(-1).give({ welcome: { ...WELCOME, recovered: true } });
+  }
+  assert.deepEqual(attempts, [1, 2]);
+  chat.close();
+});
+
+test('on a reconnect a proof that counts no more ends the chat, and too many attempts are waited for', async () => {
+  for (const [code, retrying] of [
+    ['expired', false], ['bad_credentials', false], ['auth_required', false], ['not_allowed', false], ['try_later', true],
+  ]) {
+    const { chat, socket, events } = await entered({}, { jwt: 'fixed' });
+    const next = await again(socket);
+    next.give(refusal(code, code === 'auth_required' ? { proofs: ['secret'] } : {}));
+    await settled();
+    if (retrying) await until(() => Socket.made.length === 3, 'another try');
+    const rejected = events.find((each) => each.type === 'rejected');
+    assert.deepEqual(rejected, {
+      type: 'rejected', code, text: `${code}!`, retrying, ...(code === 'auth_required' ? { proofs: ['secret'] } : {}),
+    });
+    assert.deepEqual([chat.state === 'ended', Socket.made.length], [!retrying, retrying ? 3 : 2], code);
+    chat.close();
+  }
+});
+
+test('a fixed token that ends on a connection ends the chat', async () => {
+  const { chat, socket, events, reading } = await entered({}, { jwt: 'fixed' });
+  const moving = chat.enter('games');
+  socket.give(number(1), refusal('expired'));
+  await reading;
+  await assert.rejects(moving, code('offline'));
+  assert.deepEqual(types(events).slice(2), ['message', 'rejected', 'disconnected']);
+  assert.equal(Socket.made.length, 1);
+});
+
+test('a renewal keeps the room and its numbers, and the fresh token is shown from then on', async () => {
+  const { chat, socket, events } = await entered({ expires: 100 }, { jwt: 'old' });
+  socket.give(number(1));
+  const said = chat.say('m2');
+  const renewed = chat.renew('새로운');
+  await settled();
+  assert.deepEqual(socket.sent[2], { join: { jwt: '새로운', after: 1, epoch: 'one' } });
+  socket.give({ welcome: { ...WELCOME, seq: 2, recovered: true, expires: 200 } }, number(2, 'alice'), number(3));
+  assert.equal((await renewed).expires, 200);
+  assert.equal((await said).seq, 2);
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm2', 'm3']);
+  const welcomes = events.filter((each) => each.type === 'welcome').map((each) => [each.again, each.expires, each.role]);
+  assert.deepEqual(welcomes, [[false, 100, 'member'], [true, 200, 'member']]);
+  assert.equal(chat.expires, 200);
+  const next = await again(socket);
+  assert.equal(next.sent[0].join.jwt, '새로운');
+  chat.close();
+});
+
+test('a renewal that is rejected leaves the connection and the token as they are', async () => {
+  for (const wrong of ['expired', 'bad_credentials', 'not_allowed', 'try_later']) {
+    const { chat, socket } = await entered({}, { jwt: 'old' });
+    const renewed = chat.renew('bad');
+    await settled();
+    socket.give(refusal(wrong));
+    await assert.rejects(renewed, code(wrong));
+    assert.equal(chat.state, 'online');
+    const next = await again(socket);
+    assert.equal(next.sent[0].join.jwt, 'old');
+    chat.close();
+  }
+});
+
+test('a renewal asks the function, waits for a change of rooms, and needs a token from somewhere', async () => {
+  const { chat, socket } = await enteredLater(tokens('one', 'two', 'three'));
+  const [moved, renewed] = [chat.enter('games'), chat.renew()];
+  await settled();
+  assert.equal(socket.sent.length, 2);
+  socket.give({ welcome: { ...WELCOME, room: 'games', seq: 8 } });
+  await moved;
+  await until(() => socket.sent.length === 3, 'the renewal');
+  assert.deepEqual(socket.sent[2], { join: { jwt: 'two', after: 8, epoch: 'one' } });
+  socket.give({ welcome: { ...WELCOME, room: 'games', seq: 8, recovered: true } });
+  await renewed;
+  assert.equal((await again(socket)) && proofs()[0], 'one');
+  chat.close();
+  const plain = await entered();
+  await assert.rejects(plain.chat.renew(), TypeError);
+  await assert.rejects(plain.chat.renew(5), TypeError);
+  plain.chat.close();
+});
+
+test('a room that is closed while a renewal is on its way is left, and its numbers too', async () => {
+  const { chat, socket, events } = await entered({ room: 'x', seq: 50 }, { jwt: 'old' });
+  const renewed = chat.renew('new');
+  await settled();
+  socket.give({ error: { code: 'room_closed', text: 'x' } }, { welcome: { ...WELCOME, seq: 2 } });
+  socket.give({ welcome: { ...WELCOME, seq: 2, lost: [51, null] } }, number(2), number(3));
+  await renewed;
+  await settled();
+  assert.deepEqual([texts(events), losses(events)], [['m2', 'm3'], []]);
+  chat.close();
+});
+
+test('an operator moderates, and each answer belongs to its request', async () => {
+  const { chat, socket } = await entered({ role: 'operator' }, { password: 'p' });
+  const asked = [
+    chat.kick('밥'), chat.ban('192.0.2.0/24'), chat.ban('밥', 600), chat.unban('밥'), chat.mute('밥', 60), chat.unmute('밥'),
+    chat.closeRoom('놀이방'),
+  ];
+  assert.deepEqual(socket.sent.slice(1), [
+    { kick: { name: '밥' } }, { ban: { name: '192.0.2.0/24' } }, { ban: { name: '밥', for: 600 } },
+    { unban: { name: '밥' } }, { mute: { name: '밥', for: 60 } }, { unmute: { name: '밥' } }, { close: { room: '놀이방' } },
+  ]);
+  const answer = (action, target, count = 0) => ({ moderated: { action, target, count } });
+  // A kick asks the workers: its answer may be later than that of another request.
+  socket.give(answer('ban', '192.0.2.0/24', 3), answer('ban', '밥', 1), answer('kick', '밥', 1), answer('close', '놀이방', 4));
+  socket.give(answer('unban', '밥'), answer('mute', '밥'), answer('unmute', '밥'), answer('kick', 'nobody asked'));
+  const got = (await Promise.all(asked)).map(({ action, target, count }) => [action, target, count]);
+  assert.deepEqual(got, [
+    ['kick', '밥', 1], ['ban', '192.0.2.0/24', 3], ['ban', '밥', 1], ['unban', '밥', 0], ['mute', '밥', 0],
+    ['unmute', '밥', 0], ['close', '놀이방', 4],
+  ]);
+  chat.close();
+});
+
+test('an operator\'s request that is not granted is rejected with the reason', async () => {
+  for (const wrong of ['not_allowed', 'no_such_name', 'bad_name', 'bad_room', 'failed', 'not_a_message']) {
+    const { chat, socket } = await entered();
+    const asked = chat.kick('밥');
+    socket.give(refusal(wrong));
+    await assert.rejects(asked, code(wrong));
+    chat.close();
+  }
+  const { chat, socket } = await entered();
+  const asked = chat.kick('밥');
+  socket.happen('close', { reason: '' });
+  await assert.rejects(asked, code('offline'));
+  await assert.rejects(chat.ban('밥'), code('offline'));
+  chat.close();
+});
+
+test('a name that is not there was named by the older one of a private message and a kick', async () => {
+  for (const kickFirst of [true, false]) {
+    const { chat, socket } = await entered();
+    const acts = [() => chat.kick('x'), () => chat.tell('y', 'psst')];
+    const [first, second] = (kickFirst ? acts : acts.reverse()).map((act) => act());
+    socket.give(refusal('no_such_name'));
+    await assert.rejects(first, code('no_such_name'));
+    socket.give(refusal('no_such_name'));
+    await assert.rejects(second, code('no_such_name'));
+    chat.close();
+  }
+});
+
+test('no proof is in an event, an error, or in what a chat looks like', async () => {
+  for (const options of [{ password: 'geheim1' }, { secret: 'geheim1' }, { jwt: 'geheim1' }, { jwt: () => 'geheim1' }]) {
+    const { chat, socket, events, reading } = await enteredLater(options);
+    const told = [inspect(chat, { showHidden: true, depth: 9 }), JSON.stringify(chat)];
+    const renewed = chat.renew('geheim1').catch((error) => error);
+    await settled();
+    socket.give(refusal('bad_credentials'));
+    told.push(inspect(await renewed, { depth: 9 }));
+    await again(socket);
+    Socket.made[1].give(refusal('bad_credentials'));
+    await reading;
+    told.push(JSON.stringify(events));
+    assert.ok(!told.join().includes('geheim1'));
+  }
 });
 
 test('a server that says nothing any more is asked, and then left', async () => {
