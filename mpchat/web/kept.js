@@ -1,6 +1,6 @@
 /**
- * Kept: what the page remembers. Last name and room for the form at the entrance; the rest for this window, over a
- * reload. Windows of one browser may have different names.
+ * Kept: what the page remembers. Last name, room and kind of proof for the form at the entrance; the rest for this
+ * window, over a reload. Windows of one browser may have different names. A proof itself is never kept here.
  *
  * A browser may forbid storage: then nothing is remembered, and all else works.
  */
@@ -38,6 +38,7 @@ function value(area, key) {
 export const kept = {
   name: value('localStorage', 'name'),
   room: value('localStorage', 'room'),
+  kind: value('localStorage', 'kind'),
   // Of this window: its own name and room, the token of the name, whether the member is in, and the text that is being written.
   ownName: value('sessionStorage', 'name'),
   ownRoom: value('sessionStorage', 'room'),

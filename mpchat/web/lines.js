@@ -10,6 +10,10 @@ export const ACTION = '/me ';
 /** How many colours a name can have; see `--name-0` and so on in style.css. */
 export const COLOURS = 10;
 
+// A name, and maybe for how long: a number of seconds, or with a unit.
+const SANCTION = /^(?<target>\S+)(?:\s+for\s+(?<count>\d+(?:\.\d+)?)\s*(?<unit>[smh]?))?$/i;
+const SECONDS = { s: 1, m: 60, h: 3600 };
+
 // Format characters that real text needs: the two joiners (Indic scripts, Persian, emoji families), the soft hyphen.
 // All others of these categories are invisible or reorder the text around them. As in mpchat/text.py.
 const HIDDEN = /(?![\u200c\u200d\u00ad])[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/gu;
@@ -18,8 +22,8 @@ const HIDDEN_IN_TEXT = /(?![\u200c\u200d\u00ad\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{
 /**
  * Return what a typed text asks for, as an object with `what`; null for a blank one.
  *
- * `say` {text}, `tell` {name, text}, `enter` {room}, `who`, `rooms`, `help`, `quit`, `incomplete` {word},
- * `unknown` {word}.
+ * `say` {text}, `tell` {name, text}, `enter` {room}, `who`, `rooms`, `help`, `quit`, `moderate` {action, target, and
+ * maybe seconds}, `incomplete` {word}, `unknown` {word}.
  */
 export function parse(text) {
   if (!text.trim()) return null;
@@ -40,9 +44,26 @@ export function parse(text) {
       const [, name, rest] = /^(\S*)\s*([^]*)$/.exec(argument);
       return rest ? { what: 'tell', name, text: rest } : { what: 'incomplete', word };
     }
+    case '/kick':
+    case '/unban':
+    case '/unmute':
+    case '/close':
+      return argument ? { what: 'moderate', action: word.slice(1), target: argument } : { what: 'incomplete', word };
+    case '/ban':
+    case '/mute':
+      return sanction(word, argument) ?? { what: 'incomplete', word };
     default:
       return { what: 'unknown', word };
   }
+}
+
+/** Return what `/ban NAME [for 10m]` asks for, null when it is written in another way. */
+function sanction(word, argument) {
+  const found = SANCTION.exec(argument);
+  if (!found) return null;
+  const { target, count, unit } = found.groups;
+  const asked = { what: 'moderate', action: word.slice(1), target };
+  return count === undefined ? asked : { ...asked, seconds: Number(count) * SECONDS[(unit || 's').toLowerCase()] };
 }
 
 function escaped(char) {

@@ -21,6 +21,9 @@ export const DEFAULT_ROOM = 'lobby';
 /** Bytes of JSON that a server with default settings takes in one message; it ends a connection that sends more. */
 export const PAYLOAD_LIMIT = 60_000;
 
+/** The role of a member that may send an operator's requests. */
+export const OPERATOR = 'operator';
+
 // Seconds that a connection must last for the next loss to count as the first: a full server accepts and closes.
 const STEADY = 5;
 // A join that was rejected for one of these may be granted later.

@@ -7,9 +7,10 @@
 import { kept } from './kept.js';
 import { parse, visible } from './lines.js';
 import { Log } from './log.js';
-import { DEFAULT_ROOM, connect } from './mpchat.js';
+import { DEFAULT_ROOM, OPERATOR, connect } from './mpchat.js';
 import { fill, lineOf, make, row } from './rows.js';
 import { Side } from './side.js';
+import { SignIn } from './signin.js';
 import { WORDS, errorText, translate } from './words.js';
 
 const PAGE = 50;
@@ -39,9 +40,13 @@ let moving = 0;
 // Why the room that the member was in is no more.
 let closure = '';
 let countdown = null;
+// Why the sign-in counts no more, and the proof of the chat: in memory only. {name, proof}
+let lapse = null;
+let shown = null;
 
 translate(document);
-const side = new Side({ tell: beginTelling, enter });
+const side = new Side({ tell: beginTelling, enter, moderate });
+const signIn = new SignIn();
 const log = new Log($('log'), $('list'), { row, older: askForOlder, moved });
 
 // The entrance
@@ -64,12 +69,17 @@ function showEntrance(error, name = kept.name.get(), room = roomInAddress() || k
   $('name').value = name;
   $('first-room').value = room;
   $('refusal').textContent = error ? errorText(error) : '';
-  const wrong = error?.code === 'bad_room' ? 'first-room' : 'name';
-  for (const id of ['name', 'first-room']) $(id).setAttribute('aria-invalid', String(Boolean(error) && id === wrong));
+  const isAboutProof = error && signIn.refused(error);
+  const wrong = isAboutProof ? 'proof' : error?.code === 'bad_room' ? 'first-room' : 'name';
+  for (const id of ['name', 'first-room', 'proof']) {
+    $(id).setAttribute('aria-invalid', String(Boolean(error) && id === wrong && error.code !== 'auth_required'));
+  }
   $(wrong).focus();
+  if (isAboutProof) $('proof').select();
 }
 
-async function start(name, room, token) {
+/** `proof`: an option of the client with its text, as {password: '…'}; empty without one. */
+async function start(name, room, token, proof = {}) {
   const button = $('enter');
   button.disabled = true;
   button.textContent = WORDS.entering;
@@ -78,7 +88,7 @@ async function start(name, room, token) {
   address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
   address.hash = '';
   try {
-    chat = await connect(address, { name, room, token });
+    chat = await connect(address, { name: name || undefined, room, token, ...proof });
   } catch (error) {
     showEntrance(error, name, room);
     return;
@@ -86,6 +96,9 @@ async function start(name, room, token) {
     button.disabled = false;
     button.textContent = WORDS.enter;
   }
+  shown = { name: chat.name, proof };
+  lapse = null;
+  signIn.taken();
   $('entrance').hidden = true;
   $('chat').hidden = false;
   $('text').value = kept.draft.get();
@@ -97,10 +110,10 @@ async function start(name, room, token) {
 $('join').addEventListener('submit', (event) => {
   event.preventDefault();
   const name = $('name').value.trim();
-  if (name && !$('enter').disabled) {
+  if ((name || signIn.namesItself) && !$('enter').disabled) {
     // The token is that of one name.
     const token = name === kept.ownName.get() ? kept.token.get() : '';
-    start(name, $('first-room').value.trim() || DEFAULT_ROOM, token);
+    start(name, $('first-room').value.trim() || DEFAULT_ROOM, token, signIn.proof);
   } else {
     $('name').focus();
   }
@@ -108,6 +121,7 @@ $('join').addEventListener('submit', (event) => {
 
 function leave() {
   kept.token.set('');
+  shown = null;
   const left = chat;
   $('outbox').replaceChildren();
   showEntrance();
@@ -155,6 +169,7 @@ function take(event) {
       break;
     case 'rejected':
       note('failed', WORDS.notLetIn(errorText({ ...event, message: visible(event.text) })));
+      if (!event.retrying && SignIn.isMeantBy(event)) lapse = { ...event, message: visible(event.text) };
       break;
     case 'disconnected':
       returning = true;
@@ -230,7 +245,13 @@ function takeMessage(event) {
 function note(type, text) {
   log.append({ type, text, at: log.last?.at });
   // The status line has announced 'back' already.
-  if (type !== 'back') announce(type === 'help' ? WORDS.help.join('. ') : text);
+  if (type !== 'back') announce(text);
+}
+
+function help() {
+  const lines = chat.role === OPERATOR ? [...WORDS.help, ...WORDS.helpForOperators] : WORDS.help;
+  log.append({ type: 'help', lines, at: log.last?.at });
+  announce(lines.join('. '));
 }
 
 function comeAndGo({ type, names, count, reason }) {
@@ -333,15 +354,17 @@ function showState(seconds = 0) {
   };
   show();
   if (state === 'waiting') countdown = setInterval(show, 1000);
-  $('try').textContent = state === 'ended' ? WORDS.comeBack : WORDS.tryNow;
+  $('try').textContent = state !== 'ended' ? WORDS.tryNow : lapse ? WORDS.signIn : WORDS.comeBack;
   $('try').hidden = state !== 'ended' && state !== 'waiting';
 }
 
 $('try').addEventListener('click', () => {
   if (chat.state === 'ended') {
     const { name, room } = chat;
-    showEntrance();
-    start(name, room, kept.token.get());
+    // A proof that counts no more is not shown again.
+    showEntrance(lapse, name, room);
+    if (!lapse) start(name, room, kept.token.get(), shown?.name === name ? shown.proof : {});
+    lapse = null;
   } else {
     chat.wake();
     // The button goes.
@@ -452,8 +475,11 @@ async function act(wanted) {
       leave();
       break;
     case 'help':
-      note('help', '');
+      help();
       log.toEnd();
+      break;
+    case 'moderate':
+      await moderate(wanted.action, wanted.target, wanted.seconds);
       break;
     case 'incomplete':
       note('failed', WORDS.incomplete(WORDS.usage[wanted.word]));
@@ -466,6 +492,19 @@ async function act(wanted) {
     default:
       await list(wanted.what);
   }
+}
+
+async function moderate(action, target, seconds) {
+  const from = chat;
+  try {
+    const done = await from[action === 'close' ? 'closeRoom' : action](target, seconds);
+    if (chat === from) note('answer', WORDS.moderated[action](visible(done.target), done.count));
+  } catch (error) {
+    if (chat !== from) return;
+    const text = WORDS.moderationErrors[error.code];
+    note('failed', text ?? errorText({ code: error.code, message: visible(error.message) }));
+  }
+  log.toEnd();
 }
 
 async function list(what) {

@@ -75,7 +75,7 @@ function sameDay(entry, previous) {
 
 function note(made, entry) {
   made.classList.add('note', entry.type);
-  if (entry.type === 'help') made.append(make('ul', '', ...WORDS.help.map((each) => make('li', '', each))));
+  if (entry.type === 'help') made.append(make('ul', '', ...entry.lines.map((each) => make('li', '', each))));
   else made.append(make('p', '', entry.text));
 }
 

@@ -1,6 +1,8 @@
 /** Side: the lists of people and rooms beside the messages; on a phone a drawer. */
 
 import { visible } from './lines.js';
+import { OPERATOR } from './mpchat.js';
+import { ask } from './question.js';
 import { disc, make } from './rows.js';
 import { WORDS } from './words.js';
 
@@ -12,6 +14,9 @@ const MOST_PAGES = 3;
 const LOOK_AT_ROOMS = 10;
 // Milliseconds that changes of the list wait for more of them.
 const GATHER = 300;
+
+// What an operator may do to a member of the list.
+const DEEDS = ['mute', 'kick', 'ban'];
 
 const $ = (id) => document.getElementById(id);
 const narrow = matchMedia('(max-width: 47rem)');
@@ -28,17 +33,26 @@ export class Side {
   #stale = false;
   #tell;
   #enter;
+  #moderate;
+  // The name whose deeds are shown: those of an operator.
+  #unfolded = null;
   #opener = null;
 
-  /** `tell(name)` begins a private message, `enter(room)` goes to a room. */
-  constructor({ tell, enter }) {
+  /**
+   * `tell(name)` begins a private message, `enter(room)` goes to a room, `moderate(action, name)` is an operator's
+   * request.
+   */
+  constructor({ tell, enter, moderate }) {
     this.#tell = tell;
     this.#enter = enter;
+    this.#moderate = moderate;
     $('open-side').addEventListener('click', () => this.open());
     $('close-side').addEventListener('click', () => this.close());
     $('shade').addEventListener('click', () => this.close());
     document.addEventListener('keydown', (event) => {
-      if (event.key === 'Escape' && this.isOpen) this.close();
+      if (event.key !== 'Escape' || $('question').open) return;
+      if ($('people').contains(document.activeElement) && this.#unfolded !== null) this.#fold();
+      else if (this.isOpen) this.close();
     });
     narrow.addEventListener('change', () => this.close());
     $('go').addEventListener('submit', (event) => {
@@ -176,6 +190,7 @@ export class Side {
     const own = this.#chat.name;
     const names = [...this.#names].filter((name) => name !== own).sort((a, b) => a.localeCompare(b));
     const shown = [own, ...names].slice(0, MOST_ROWS);
+    if (!shown.includes(this.#unfolded)) this.#unfolded = null;
     this.#replace($('people'), shown.map((name) => this.#person(name, name === own)), this.#members - shown.length);
 
     const rooms = this.#rooms.filter((each) => each.room !== this.#chat.room);
@@ -186,7 +201,7 @@ export class Side {
 
   #replace(list, rows, more) {
     if (more > 0) rows.push(make('li', 'rest', WORDS.more(more)));
-    const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+    const { key: focused, home } = list.contains(document.activeElement) ? document.activeElement.dataset : {};
     // Rows that say the same stay: a click on one of them may have begun.
     const before = new Map([...list.children].map((row) => [row.outerHTML, row]));
     const after = rows.map((row) => before.get(row.outerHTML) ?? row);
@@ -196,8 +211,8 @@ export class Side {
       if (list.children[at] !== row) list.insertBefore(row, list.children[at] ?? null);
     });
     if (focused !== undefined && !list.contains(document.activeElement)) {
-      const again = [...list.querySelectorAll('button')].find((each) => each.dataset.key === focused);
-      (again ?? $('text')).focus();
+      const find = (key) => [...list.querySelectorAll('button')].find((each) => each.dataset.key === key);
+      (find(focused) ?? find(home) ?? $('text')).focus();
     }
   }
 
@@ -206,13 +221,60 @@ export class Side {
     button.type = 'button';
     button.dataset.key = name;
     if (own) {
-      button.append(make('span', 'aside', WORDS.you));
+      button.append(make('span', 'aside', this.#chat.role === OPERATOR ? WORDS.youOperator : WORDS.you));
       button.disabled = true;
     } else {
       button.title = WORDS.tell(visible(name));
       button.addEventListener('click', () => this.#choose(() => this.#tell(name)));
     }
-    return make('li', '', button);
+    if (own || this.#chat.role !== OPERATOR) return make('li', '', button);
+    const more = make('button', 'more', '⋯');
+    more.type = 'button';
+    // No name has a space: these keys are no names.
+    more.dataset.key = `more ${name}`;
+    more.title = WORDS.moderate(visible(name));
+    more.setAttribute('aria-label', more.title);
+    more.setAttribute('aria-expanded', String(this.#unfolded === name));
+    more.addEventListener('click', () => {
+      this.#unfolded = this.#unfolded === name ? null : name;
+      this.#draw();
+    });
+    const row = make('li', 'person', button, more);
+    if (this.#unfolded === name) row.append(this.#deeds(name));
+    return row;
+  }
+
+  #deeds(name) {
+    const deeds = make('div', 'deeds', ...DEEDS.map((action) => {
+      const button = make('button', action === 'ban' ? 'danger' : '', WORDS.deeds[action]);
+      button.type = 'button';
+      Object.assign(button.dataset, { key: `${action} ${name}`, home: `more ${name}` });
+      button.addEventListener('click', () => this.#act(action, name));
+      return button;
+    }));
+    deeds.setAttribute('role', 'group');
+    deeds.setAttribute('aria-label', WORDS.moderate(visible(name)));
+    return deeds;
+  }
+
+  /** Show the deeds of nobody. The focus goes back to the button that has shown them. */
+  #fold() {
+    this.#unfolded = null;
+    this.#draw();
+  }
+
+  async #act(action, name) {
+    if (action === 'ban') {
+      const shown = visible(name);
+      const isWanted = await ask({ title: WORDS.banTitle(shown), text: WORDS.banText(shown), yes: WORDS.deeds.ban });
+      // The list may have been drawn anew under the question.
+      if (document.activeElement === document.body) $('text').focus();
+      if (!isWanted) return;
+    }
+    this.#fold();
+    // On a phone the answer stands under the drawer.
+    this.close();
+    this.#moderate(action, name);
   }
 
   #room({ room, members }, current) {

@@ -2,13 +2,21 @@
 
 const people = (count) => (count === 1 ? '1 person' : `${count} people`);
 
+const connections = (count) => (count === 1 ? '1 connection' : `${count} connections`);
+
 const ENGLISH = {
   tagline: 'Everyone sees the same messages, in the same order.',
   yourName: 'Your name',
   room: 'Room',
+  signInWith: 'Sign in with',
+  password: 'Password',
+  secret: 'Class secret',
+  jwt: 'Token',
+  signIn: 'Sign in',
   enter: 'Enter',
   entering: 'Entering…',
   nameHint: 'Letters and digits of any script, up to 20',
+  nameHintToken: 'May be left out with a token',
   people: 'People',
   rooms: 'Rooms',
   otherRoom: 'Another room',
@@ -25,6 +33,20 @@ const ENGLISH = {
   more: (count) => `and ${count} more`,
   tell: (name) => `Write to ${name} alone`,
   operator: 'Operator',
+  youOperator: 'you, operator',
+  cancel: 'Cancel',
+  moderate: (name) => `What to do with ${name}`,
+  deeds: { mute: 'Mute', kick: 'Kick', ban: 'Ban' },
+  banTitle: (name) => `Ban ${name}?`,
+  banText: (name) => `The connection ends, and this name cannot enter any more until you write /unban ${name}`,
+  moderated: {
+    kick: (name, count) => `${name} was kicked (${connections(count)} ended).`,
+    ban: (name, count) => `${name} is banned (${connections(count)} ended).`,
+    unban: (name) => `${name} is not banned any more.`,
+    mute: (name) => `${name} is muted.`,
+    unmute: (name) => `${name} is not muted any more.`,
+    close: (room, count) => `${room} is closed: ${people(count)} moved to the lobby.`,
+  },
   toYou: 'only to you',
   toOther: (name) => `only to ${name}`,
   joined: (names) => `${names} joined`,
@@ -56,7 +78,10 @@ const ENGLISH = {
   unknown: (word) => `There is no ${word}. Try /help, or //text to say /text.`,
   wait: 'Not connected. Your text stays here; send it when the connection is back.',
   moving: 'You are still on the way to the other room. Your text stays here; send it when you are there.',
-  usage: { '/join': '/join ROOM', '/msg': '/msg NAME TEXT', '/me': '/me TEXT' },
+  usage: {
+    '/join': '/join ROOM', '/msg': '/msg NAME TEXT', '/me': '/me TEXT', '/kick': '/kick NAME', '/ban': '/ban NAME [for 10m]',
+    '/unban': '/unban NAME', '/mute': '/mute NAME [for 10m]', '/unmute': '/unmute NAME', '/close': '/close ROOM',
+  },
   help: [
     '/me TEXT: say what you do',
     '/msg NAME TEXT: to NAME alone',
@@ -67,7 +92,26 @@ const ENGLISH = {
     '//text: say /text',
     'Shift+Enter: a new line',
   ],
+  helpForOperators: [
+    '/kick NAME: end the connection of NAME',
+    '/ban NAME [for 10m]: let NAME in no more',
+    '/unban NAME: let NAME in again',
+    '/mute NAME [for 10m]: let nobody see what NAME writes',
+    '/unmute NAME: let NAME speak again',
+    '/close ROOM: close a room',
+  ],
+  tryLater: (seconds) => `Too many attempts. Try again in ${seconds} s.`,
+  moderationErrors: {
+    not_allowed: 'Only an operator may do this.',
+    bad_name: 'This is neither a name nor an address.',
+    bad_room: 'There is no such room, or it is the lobby, which cannot be closed.',
+  },
   errors: {
+    auth_required: 'Sign in to enter with this name.',
+    bad_credentials: 'Name and sign-in do not fit. Try again.',
+    expired: 'Your token has ended. Sign in with a fresh one.',
+    not_allowed: 'Your sign-in does not allow this name or this room.',
+    try_later: 'Too many attempts. Try again later.',
     bad_name: 'This name cannot be used: 1 to 20 letters, digits or _, and - or . inside.',
     bad_room: 'This is no name for a room: 1 to 32 letters, digits or _, and - or . inside.',
     name_taken: 'Somebody has this name. If it was you: it is free a minute after that connection was lost.',
@@ -93,9 +137,15 @@ const KOREAN = {
   tagline: '모두가 같은 메시지를 같은 순서로 봅니다.',
   yourName: '이름',
   room: '방',
+  signInWith: '로그인 방법',
+  password: '비밀번호',
+  secret: '수업 암호',
+  jwt: '토큰',
+  signIn: '로그인',
   enter: '들어가기',
   entering: '들어가는 중…',
   nameHint: '어떤 문자든 글자와 숫자로 20자까지',
+  nameHintToken: '토큰으로 들어가면 비워 두어도 됩니다',
   people: '사람',
   rooms: '방',
   otherRoom: '다른 방',
@@ -112,6 +162,20 @@ const KOREAN = {
   more: (count) => `외 ${count}명`,
   tell: (name) => `${name} 님에게만 쓰기`,
   operator: '운영자',
+  youOperator: '나, 운영자',
+  cancel: '취소',
+  moderate: (name) => `${name} 님 관리`,
+  deeds: { mute: '말 막기', kick: '내보내기', ban: '차단' },
+  banTitle: (name) => `${name} 님을 차단할까요?`,
+  banText: (name) => `연결이 끊기고, 이 이름으로 다시 들어올 수 없습니다. 되돌리려면 /unban ${name} 이라고 씁니다`,
+  moderated: {
+    kick: (name, count) => `${name} 님을 내보냈습니다(연결 ${count}개).`,
+    ban: (name, count) => `${name} 님을 차단했습니다(연결 ${count}개).`,
+    unban: (name) => `${name} 님의 차단을 풀었습니다.`,
+    mute: (name) => `${name} 님의 말을 막았습니다.`,
+    unmute: (name) => `${name} 님이 다시 말할 수 있습니다.`,
+    close: (room, count) => `${room} 방을 닫고 ${count}명을 로비로 옮겼습니다.`,
+  },
   toYou: '나에게만',
   toOther: (name) => `${name} 님에게만`,
   joined: (names) => `${names} 님이 들어왔습니다`,
@@ -143,7 +207,10 @@ const KOREAN = {
   unknown: (word) => `${word} 명령은 없습니다. /help 를 보세요. /text 를 말하려면 //text 라고 씁니다.`,
   wait: '연결되어 있지 않습니다. 쓴 글은 그대로 있으니 연결되면 보내세요.',
   moving: '아직 다른 방으로 들어가는 중입니다. 쓴 글은 그대로 있으니 들어간 뒤에 보내세요.',
-  usage: { '/join': '/join 방', '/msg': '/msg 이름 내용', '/me': '/me 행동' },
+  usage: {
+    '/join': '/join 방', '/msg': '/msg 이름 내용', '/me': '/me 행동', '/kick': '/kick 이름', '/ban': '/ban 이름 [for 10m]',
+    '/unban': '/unban 이름', '/mute': '/mute 이름 [for 10m]', '/unmute': '/unmute 이름', '/close': '/close 방',
+  },
   help: [
     '/me 행동: 지금 하는 일을 말하기',
     '/msg 이름 내용: 그 사람에게만 보내기',
@@ -154,7 +221,26 @@ const KOREAN = {
     '//text: /text 라고 말하기',
     'Shift+Enter: 줄 바꾸기',
   ],
+  helpForOperators: [
+    '/kick 이름: 연결을 끊어 내보내기',
+    '/ban 이름 [for 10m]: 들어오지 못하게 차단하기',
+    '/unban 이름: 차단 풀기',
+    '/mute 이름 [for 10m]: 말을 막기',
+    '/unmute 이름: 다시 말하게 하기',
+    '/close 방: 방 닫기',
+  ],
+  tryLater: (seconds) => `너무 여러 번 시도했습니다. ${seconds}초 뒤에 다시 해 보세요.`,
+  moderationErrors: {
+    not_allowed: '운영자만 할 수 있습니다.',
+    bad_name: '이름도 주소도 아닙니다.',
+    bad_room: '그런 방이 없거나, 닫을 수 없는 로비입니다.',
+  },
   errors: {
+    auth_required: '이 이름으로 들어가려면 로그인하세요.',
+    bad_credentials: '이름과 로그인 정보가 맞지 않습니다. 다시 해 보세요.',
+    expired: '토큰의 기한이 끝났습니다. 새 토큰으로 로그인하세요.',
+    not_allowed: '이 로그인으로는 그 이름이나 방을 쓸 수 없습니다.',
+    try_later: '너무 여러 번 시도했습니다. 나중에 다시 해 보세요.',
     bad_name: '쓸 수 없는 이름입니다. 글자, 숫자, _ 로 1~20자, 가운데에는 - 와 . 도 됩니다.',
     bad_room: '쓸 수 없는 방 이름입니다. 글자, 숫자, _ 로 1~32자, 가운데에는 - 와 . 도 됩니다.',
     name_taken: '이미 쓰고 있는 이름입니다. 내가 쓰던 이름이면 연결이 끊기고 1분 뒤에 다시 쓸 수 있습니다.',
@@ -189,6 +275,8 @@ export const showMoment = (seconds) => moment.format(seconds * 1000);
 
 /** The text for an error: in the reader's language where there is one, else the server's. */
 export function errorText(error) {
+  const seconds = error.code === 'try_later' && /\bin (\d+(?:\.\d+)?) ?s/.exec(error.message)?.[1];
+  if (seconds) return WORDS.tryLater(seconds);
   return WORDS.errors[error.code] ?? error.message;
 }
 
