@@ -11,8 +11,10 @@ export const ACTION = '/me ';
 export const COLOURS = 10;
 
 // A name, and maybe for how long: a number of seconds, or with a unit.
-const SANCTION = /^(?<target>\S+)(?:\s+for\s+(?<count>\d+(?:\.\d+)?)\s*(?<unit>[smh]?))?$/i;
-const SECONDS = { s: 1, m: 60, h: 3600 };
+const SANCTION = /^(?<target>\S+)(?:\s+for\s+(?<count>\d+(?:\.\d+)?)\s*(?<unit>[A-Za-z]*))?$/;
+const SECONDS = { '': 1, s: 1, ms: 0.001, m: 60, h: 3600 };
+// Seconds that a server takes for these: 1 s to ten years.
+const [LEAST, MOST] = [1, 10 * 365 * 86_400];
 
 // Format characters that real text needs: the two joiners (Indic scripts, Persian, emoji families), the soft hyphen.
 // All others of these categories are invisible or reorder the text around them. As in mpchat/text.py.
@@ -48,7 +50,7 @@ export function parse(text) {
     case '/unban':
     case '/unmute':
     case '/close':
-      return argument ? { what: 'moderate', action: word.slice(1), target: argument } : { what: 'incomplete', word };
+      return /^\S+$/.test(argument) ? { what: 'moderate', action: word.slice(1), target: argument } : { what: 'incomplete', word };
     case '/ban':
     case '/mute':
       return sanction(word, argument) ?? { what: 'incomplete', word };
@@ -63,7 +65,9 @@ function sanction(word, argument) {
   if (!found) return null;
   const { target, count, unit } = found.groups;
   const asked = { what: 'moderate', action: word.slice(1), target };
-  return count === undefined ? asked : { ...asked, seconds: Number(count) * SECONDS[(unit || 's').toLowerCase()] };
+  if (count === undefined) return asked;
+  const seconds = Number(count) * SECONDS[unit.toLowerCase()];
+  return seconds >= LEAST && seconds <= MOST ? { ...asked, seconds } : null;
 }
 
 function escaped(char) {

@@ -35,11 +35,12 @@ const PASSING = new Set([
 const FINAL = new Set(['kicked', 'banned', 'taken_over', 'tls_required']);
 // The end of a token ends the connection, and the chat too unless a function gives a fresh token.
 const EXPIRED = 'expired';
-// Error codes of a join, of an operator's request, of every other request, and of a message.
-const WRONG_JOIN = new Set([...PASSING, 'bad_name', 'bad_room', 'bad_request', 'banned', 'not_a_message', 'auth_required',
-  'bad_credentials', 'not_allowed']);
-const WRONG_MODERATION = new Set(['bad_request', 'bad_name', 'bad_room', 'no_such_name', 'not_allowed', 'failed',
-  'not_joined', 'not_a_message']);
+// Error codes of a join, more of them for one with a proof, those of every other request, more of them for an
+// operator's, and those of a message.
+const WRONG_JOIN = new Set([...PASSING, 'bad_name', 'bad_room', 'bad_request', 'banned', 'not_a_message',
+  'auth_required', 'not_allowed']);
+const WRONG_PROOF = new Set(['bad_credentials', 'expired']);
+const NOT_MODERATED = new Set(['not_allowed', 'no_such_name', 'bad_name', 'failed']);
 const WRONG_QUESTION = new Set(['bad_request', 'bad_room', 'not_joined', 'not_a_message']);
 const WRONG_MESSAGE = new Set(['muted', 'no_such_name', 'not_a_message', 'not_json', 'not_utf8', 'too_long',
   'auth_required']);
@@ -319,6 +320,7 @@ export class Chat {
    * - `refused`: `code`, `text`, `times`, for what belongs to no request and to no message that was said.
    * - `rejected`: `code`, `text`, `retrying`, for `auth_required` also `proofs`: the name or the room was not granted
    *   again, or was taken away, or the proof has ended or counts no more.
+   *   With the code `no_token` the function in the option `jwt` has failed.
    */
   async *events() {
     for (;;) {
@@ -379,7 +381,9 @@ export class Chat {
     if (failure === null) {
       this.#dial();
     } else {
-      if (!this.#track) this.#refusal = failure;
+      const text = 'the function has returned no token';
+      if (this.#track) this.#put({ type: 'rejected', code: 'no_token', text, retrying: true });
+      else this.#refusal = failure;
       this.#lose('there is no token');
     }
   }
@@ -696,8 +700,9 @@ export class Chat {
   #mayMean({ code }, request) {
     // Before the welcome nothing else is sent.
     if (request === this.#entrance) return true;
-    if (request.kind === 'welcome') return WRONG_JOIN.has(code) || (code === EXPIRED && request.track !== undefined);
-    return (request.kind === 'moderated' ? WRONG_MODERATION : WRONG_QUESTION).has(code);
+    const isRenewal = request.track !== undefined;
+    if (request.kind === 'welcome') return WRONG_JOIN.has(code) || (isRenewal && WRONG_PROOF.has(code));
+    return WRONG_QUESTION.has(code) || (request.kind === 'moderated' && NOT_MODERATED.has(code));
   }
 
   /** Give up this connection; whether another one follows depends on the error. */

@@ -35,6 +35,7 @@ const ENGLISH = {
   operator: 'Operator',
   youOperator: 'you, operator',
   cancel: 'Cancel',
+  yes: 'Yes',
   moderate: (name) => `What to do with ${name}`,
   deeds: { mute: 'Mute', kick: 'Kick', ban: 'Ban' },
   banTitle: (name) => `Ban ${name}?`,
@@ -100,7 +101,6 @@ const ENGLISH = {
     '/unmute NAME: let NAME speak again',
     '/close ROOM: close a room',
   ],
-  tryLater: (seconds) => `Too many attempts. Try again in ${seconds} s.`,
   moderationErrors: {
     not_allowed: 'Only an operator may do this.',
     bad_name: 'This is neither a name nor an address.',
@@ -111,7 +111,7 @@ const ENGLISH = {
     bad_credentials: 'Name and sign-in do not fit. Try again.',
     expired: 'Your token has ended. Sign in with a fresh one.',
     not_allowed: 'Your sign-in does not allow this name or this room.',
-    try_later: 'Too many attempts. Try again later.',
+    try_later: (seconds) => `Too many attempts. Try again ${seconds ? `in ${seconds} s` : 'later'}.`,
     bad_name: 'This name cannot be used: 1 to 20 letters, digits or _, and - or . inside.',
     bad_room: 'This is no name for a room: 1 to 32 letters, digits or _, and - or . inside.',
     name_taken: 'Somebody has this name. If it was you: it is free a minute after that connection was lost.',
@@ -164,6 +164,7 @@ const KOREAN = {
   operator: '운영자',
   youOperator: '나, 운영자',
   cancel: '취소',
+  yes: '예',
   moderate: (name) => `${name} 님 관리`,
   deeds: { mute: '말 막기', kick: '내보내기', ban: '차단' },
   banTitle: (name) => `${name} 님을 차단할까요?`,
@@ -229,7 +230,6 @@ const KOREAN = {
     '/unmute 이름: 다시 말하게 하기',
     '/close 방: 방 닫기',
   ],
-  tryLater: (seconds) => `너무 여러 번 시도했습니다. ${seconds}초 뒤에 다시 해 보세요.`,
   moderationErrors: {
     not_allowed: '운영자만 할 수 있습니다.',
     bad_name: '이름도 주소도 아닙니다.',
@@ -240,7 +240,7 @@ const KOREAN = {
     bad_credentials: '이름과 로그인 정보가 맞지 않습니다. 다시 해 보세요.',
     expired: '토큰의 기한이 끝났습니다. 새 토큰으로 로그인하세요.',
     not_allowed: '이 로그인으로는 그 이름이나 방을 쓸 수 없습니다.',
-    try_later: '너무 여러 번 시도했습니다. 나중에 다시 해 보세요.',
+    try_later: (seconds) => `너무 여러 번 시도했습니다. ${seconds ? `${seconds}초 뒤` : '나중'}에 다시 해 보세요.`,
     bad_name: '쓸 수 없는 이름입니다. 글자, 숫자, _ 로 1~20자, 가운데에는 - 와 . 도 됩니다.',
     bad_room: '쓸 수 없는 방 이름입니다. 글자, 숫자, _ 로 1~32자, 가운데에는 - 와 . 도 됩니다.',
     name_taken: '이미 쓰고 있는 이름입니다. 내가 쓰던 이름이면 연결이 끊기고 1분 뒤에 다시 쓸 수 있습니다.',
@@ -275,9 +275,10 @@ export const showMoment = (seconds) => moment.format(seconds * 1000);
 
 /** The text for an error: in the reader's language where there is one, else the server's. */
 export function errorText(error) {
-  const seconds = error.code === 'try_later' && /\bin (\d+(?:\.\d+)?) ?s/.exec(error.message)?.[1];
-  if (seconds) return WORDS.tryLater(seconds);
-  return WORDS.errors[error.code] ?? error.message;
+  const known = WORDS.errors[error.code];
+  if (typeof known !== 'function') return known ?? error.message;
+  // The server's text names the seconds to wait.
+  return known(/\bin (\d+(?:\.\d+)?) ?s/.exec(error.message)?.[1]);
 }
 
 /** Fill in the texts of the page's markup: `data-text`, and for attributes `data-label`, `data-hint`. */

@@ -474,6 +474,8 @@ test('a function that fails at a reconnect is asked again later, and a chat that
   Socket.made[1].give({ welcome: { ...WELCOME, recovered: true } });
   await settled();
   assert.equal(types(events).filter((each) => each === 'waiting').length, 2);
+  const rejected = events.filter((each) => each.type === 'rejected').map((each) => [each.code, each.retrying]);
+  assert.deepEqual(rejected, [['no_token', true]]);
   Socket.made[1].happen('close', { reason: '' });
   await until(() => late !== undefined, 'the fourth token to be asked for');
   chat.close();

@@ -151,6 +151,45 @@ def test_a_typed_line_means_what_it_means_in_the_terminal(folder: Path) -> None:
     assert evaluate(folder, PARSING, LINES) == [_as_object(line) for line in LINES]
 
 
+# How an operator's line is written, and what it asks for. None: incomplete.
+OPERATORS_LINES: list[tuple[str, tuple[str, str, float | None] | None]] = [
+    ("/kick 밥", ("kick", "밥", None)),
+    ("/kick 192.0.2.0/24 ", ("kick", "192.0.2.0/24", None)),
+    ("/kick", None),
+    ("/kick 밥 그만", None),
+    ("/unban 밥", ("unban", "밥", None)),
+    ("/unmute 밥", ("unmute", "밥", None)),
+    ("/close 놀이방", ("close", "놀이방", None)),
+    ("/close", None),
+    ("/ban 밥", ("ban", "밥", None)),
+    ("/ban 밥 for 10m", ("ban", "밥", 600.0)),
+    ("/mute  밥  for  1.5 h", ("mute", "밥", 5400.0)),
+    ("/mute 밥 for 30", ("mute", "밥", 30.0)),
+    ("/mute 밥 for 2000MS", ("mute", "밥", 2.0)),
+    ("/mute 밥 for 0.5s", None),
+    ("/mute 밥 for 87601h", None),
+    ("/mute 밥 for 5 days", None),
+    ("/ban", None),
+    ("/ban 밥 for", None),
+    ("/ban 밥 10m", None),
+    ("/ban 밥 for ever", None),
+    ("/ban for 10m", None),
+]
+
+
+def test_an_operators_line_names_a_target_and_maybe_for_how_long(folder: Path) -> None:
+    found = evaluate(folder, PARSING, [line for line, _ in OPERATORS_LINES])
+    expected: list[dict[str, object]] = []
+    for line, wanted in OPERATORS_LINES:
+        if wanted is None:
+            expected.append({"what": "incomplete", "word": line.split()[0]})
+        else:
+            action, target, seconds = wanted
+            asked: dict[str, object] = {"what": "moderate", "action": action, "target": target}
+            expected.append(asked if seconds is None else {**asked, "seconds": seconds})
+    assert found == expected
+
+
 SHOWING = """
 import { visible, pieces } from './web/lines.js';
 const found = {};
@@ -256,8 +295,9 @@ def test_both_languages_have_the_same_texts(folder: Path) -> None:
     for (const language of ['en-GB', 'ko-KR']) {
       Object.defineProperty(globalThis, 'navigator', { value: { language }, configurable: true });
       const { WORDS } = await import(`./web/words.js?${language}`);
-      const { errors, usage, help } = WORDS;
-      all[language] = [Object.keys(WORDS), Object.keys(errors), Object.keys(usage), help.length];
+      const { help, helpForOperators, ...rest } = WORDS;
+      const tables = Object.values(rest).filter((each) => typeof each === 'object').map(Object.keys);
+      all[language] = [Object.keys(WORDS), tables, help.length, helpForOperators.length];
     }
     console.log(JSON.stringify(all));
     """

@@ -15,8 +15,9 @@ pytestmark = pytest.mark.one_python
 ALL = ["password", "jwt", "secret"]
 PASSWORD = "비밀번호 하나"
 # All that the page keeps, and all that its document says.
-TRACES = """JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href, document.title,
-  document.documentElement.outerHTML, [...document.querySelectorAll('input, textarea')].map((e) => e.value)])"""
+TRACES = """JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href,
+  document.title, document.documentElement.outerHTML,
+  [...document.querySelectorAll('input, textarea')].map((each) => each.value)])"""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,15 @@ def fill(window: Window, **fields: str) -> None:
     for field, text in fields.items():
         window.run(f"document.getElementById('{field.replace('_', '-')}').value = ''")
         window.put(f"#{field.replace('_', '-')}", text)
+
+
+def boxes(window: Window, selector: str) -> list[dict[str, float]]:
+    """Return where elements are on the screen, and how large."""
+    all_of = f"[...document.querySelectorAll('{selector}')]"
+    found: list[dict[str, float]] = window.find(
+        f"{all_of}.map((each) => each.getBoundingClientRect().toJSON())"
+    )
+    return found
 
 
 def choose(window: Window, kind: str) -> None:
@@ -115,8 +125,8 @@ def test_the_kinds_of_proof_are_a_choice(desk: Desk, site: ScriptedSite) -> None
     talk, _ = site.join()
     talk.send(refusal("auth_required", proofs=ALL))
     bob.until("document.activeElement.id === 'proof'", "the focus in the field")
-    shown = "[...document.querySelectorAll('#kinds label')].filter((e) => e.offsetWidth).map((e) => e.textContent)"
-    assert bob.find(shown) == ["Password", "Class secret", "Token"]
+    labels = "[...document.querySelectorAll('#kinds label')].filter((each) => each.offsetWidth)"
+    assert bob.find(f"{labels}.map((each) => each.textContent)") == ["Password", "Class secret", "Token"]
     # By keyboard: back to the choice, and along it.
     bob.type_in("#proof", "not for a class")
     ActionChains(bob.front()).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
@@ -180,7 +190,9 @@ def test_after_a_reload_of_the_page_the_sign_in_is_asked_for_again(desk: Desk, s
     assert (join["token"], "password" in join) == ("t", False)
     talk.send(refusal("auth_required", proofs=["password"]))
     alice.until("document.activeElement.id === 'proof'", "the focus in the field for a password")
-    form = [alice.find(f"document.getElementById('{each}').value") for each in ("name", "first-room", "proof")]
+    form = [
+        alice.find(f"document.getElementById('{each}').value") for each in ("name", "first-room", "proof")
+    ]
     assert form == ["앨리스", "놀이방", ""]
     alice.put("#proof", PASSWORD)
     alice.press_enter()
@@ -227,12 +239,27 @@ def test_an_operator_has_commands_and_quiet_answers(desk: Desk, site: ScriptedSi
     alice, talk, _ = signed_in(desk, site)
     for line, asked, answer, note in [
         ("/kick 밥", {"kick": {"name": "밥"}}, ("kick", "밥", 2), "밥 was kicked (2 connections ended)."),
-        ("/ban 밥 for 10m", {"ban": {"name": "밥", "for": 600}}, ("ban", "밥", 1), "밥 is banned (1 connection"),
-        ("/ban 192.0.2.0/24", {"ban": {"name": "192.0.2.0/24"}}, ("ban", "192.0.2.0/24", 0), "192.0.2.0/24 is"),
+        (
+            "/ban 밥 for 10m",
+            {"ban": {"name": "밥", "for": 600}},
+            ("ban", "밥", 1),
+            "밥 is banned (1 connection",
+        ),
+        (
+            "/ban 192.0.2.0/24",
+            {"ban": {"name": "192.0.2.0/24"}},
+            ("ban", "192.0.2.0/24", 0),
+            "192.0.2.0/24 is",
+        ),
         ("/unban 밥", {"unban": {"name": "밥"}}, ("unban", "밥", 0), "밥 is not banned any more."),
         ("/mute 밥 for 30s", {"mute": {"name": "밥", "for": 30}}, ("mute", "밥", 0), "밥 is muted."),
         ("/unmute 밥", {"unmute": {"name": "밥"}}, ("unmute", "밥", 0), "밥 is not muted any more."),
-        ("/close 놀이방", {"close": {"room": "놀이방"}}, ("close", "놀이방", 3), "놀이방 is closed: 3 people moved"),
+        (
+            "/close 놀이방",
+            {"close": {"room": "놀이방"}},
+            ("close", "놀이방", 3),
+            "놀이방 is closed: 3 people moved",
+        ),
     ]:
         alice.say(line)
         assert talk.receive() == asked
@@ -330,8 +357,9 @@ def test_on_a_phone_the_sign_in_fits_and_a_finger_moderates(desk: Desk, site: Sc
     talk.send(refusal("auth_required", proofs=ALL))
     alice.shows("#refusal", "로그인하세요")
     assert alice.find("document.documentElement.scrollWidth") == 390
-    boxes = "[...document.querySelectorAll('#kinds label, #proof, #enter')].map((e) => e.getBoundingClientRect().toJSON())"
-    assert all(box["height"] >= 40 and box["left"] >= 0 and box["right"] <= 390 for box in alice.find(boxes))
+    found = boxes(alice, "#kinds label, #proof, #enter")
+    assert len(found) == 5
+    assert all(box["height"] >= 40 and box["left"] >= 0 and box["right"] <= 390 for box in found)
     choose(alice, "secret")
     alice.put("#proof", "우리 반")
     alice.press_enter()
@@ -345,8 +373,7 @@ def test_on_a_phone_the_sign_in_fits_and_a_finger_moderates(desk: Desk, site: Sc
     )
     alice.until(f"document.querySelector('{MORE}')", "the button beside the name")
     alice.click(MORE)
-    boxes = "[...document.querySelectorAll('.more, .deeds button')].map((e) => e.getBoundingClientRect().toJSON())"
-    found = alice.find(boxes)
+    found = boxes(alice, ".more, .deeds button")
     assert len(found) == 4
     assert all(box["height"] >= 40 and box["width"] >= 40 and box["right"] <= 390 for box in found)
     alice.click('#people button[data-key="ban 밥"]')

@@ -1,7 +1,7 @@
 """A server of the page, and of WebSockets that say and read exactly what a test tells them.
 
-The page's files are those of the real server, with its headers. What the page asks for by itself, the names and
-the rooms, is answered by the site.
+The page's files are those of the real server, with its policy. The site itself answers what the page asks
+for on its own: the names and the rooms.
 """
 
 import json
@@ -20,7 +20,12 @@ from support.waiting import PATIENCE
 Object = dict[str, Any]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript",
+    "css": "text/css",
+    "svg": "image/svg+xml",
+}
 _TEXT, _CLOSE = 1, 8
 
 
@@ -74,7 +79,9 @@ class Talk:
         if "who" in content:
             self.send({"who": {"room": "lobby", "names": names, "members": len(names), "next": None}})
         elif "rooms" in content:
-            self.send({"rooms": {"rooms": [{"room": "lobby", "members": len(names)}], "count": 1, "next": None}})
+            self.send(
+                {"rooms": {"rooms": [{"room": "lobby", "members": len(names)}], "count": 1, "next": None}}
+            )
         elif "ping" in content:
             self.send({"pong": 0})
         else:
@@ -133,7 +140,9 @@ class ScriptedSite:
                     return sock.close()
                 head += piece
             first, *lines = head.split(b"\r\n")
-            fields = {name.strip().lower(): value.strip() for name, _, value in (x.partition(b":") for x in lines)}
+            fields = {
+                name.strip().lower(): value.strip() for name, _, value in (x.partition(b":") for x in lines)
+            }
             if b"sec-websocket-key" in fields:
                 sock.sendall(_handshake(fields[b"sec-websocket-key"]))
                 talk = Talk(sock, self)
