@@ -7,12 +7,16 @@
 //     }
 //
 // A chat has two threads of its own. One connects, reads, and connects again after a loss; the other one writes.
-// No method waits for the network, except Dispose. Events are raised by Poll() alone, on the thread that calls it.
+// No method waits for the network, except Dispose, and Renew() where the program's own JwtSource does. Events are
+// raised by Poll() alone, on the thread that calls it.
 //
 // A member, a client with a name, gets each message of its room once and in order, also over lost connections.
 // When messages will not come, OnLost names their numbers. What the client itself has said is sent at most once:
 // a message that was written before a loss is not written again. OnDisconnected says how many such messages there
 // are; those that the server has taken come back after the client has resumed.
+//
+// A server may ask for a proof of the name: a password, a token or a secret. Each connection of a chat shows it. When a
+// token is over and the program gives a source of tokens, the chat comes back with a fresh one. There is no TLS.
 //
 // "mpchat manual wire" and "mpchat manual members-and-rooms" describe the protocol.
 
@@ -33,12 +37,30 @@ namespace Mpchat {
         /// <summary>There is a connection. A member may still wait for its welcome.</summary>
         Connected,
         /// <summary>
-        /// The server has rejected the name or the room, the operator has kicked the member, or a newer connection has
-        /// taken the name. No other connection follows.
+        /// The server has rejected the name, the room or the proof, the operator has kicked the member, or a newer
+        /// connection has taken the name. No other connection follows.
         /// </summary>
         Ended,
         /// <summary>The program has called Dispose.</summary>
         Closed
+    }
+
+    /// <summary>
+    /// Proves that a name is the client's: at most one of the four is set, with at most 8192 characters. A Chat takes a
+    /// copy. A proof can be set and not be read: no event, no exception and no ToString shows it.
+    /// </summary>
+    public sealed class Proof {
+        /// <summary>The password of a registered name.</summary>
+        public string Password { internal get; set; }
+        /// <summary>A token (JWT). Without a name the chat gets the token's. Renew takes a fresh one.</summary>
+        public string Jwt { internal get; set; }
+        /// <summary>
+        /// Returns a token as Jwt. The chat calls it before each attempt to connect, on a thread of its own, so it may
+        /// wait for the network. When it throws, or returns no token, the chat tries again later.
+        /// </summary>
+        public Func<string> JwtSource { internal get; set; }
+        /// <summary>The secret that all clients of the server share. The name is free.</summary>
+        public string Secret { internal get; set; }
     }
 
     /// <summary>A connection was made. Again is false for the first one.</summary>
@@ -76,6 +98,10 @@ namespace Mpchat {
         public bool Recovered { get; internal set; }
         /// <summary>Proves that the name is this client's; a later Chat may take the name back with it.</summary>
         public string Token { get; internal set; }
+        /// <summary>"operator" for a member that may use Kick, Ban, Mute and CloseRoom, else "member".</summary>
+        public string Role { get; internal set; }
+        /// <summary>When the proof ends, in seconds since 1970; null: never.</summary>
+        public double? Expires { get; internal set; }
         internal bool HasLost;
         internal long LostFirst;
         internal long? LostLast;
@@ -136,7 +162,20 @@ namespace Mpchat {
         public string Next { get; internal set; }
     }
 
-    /// <summary>The server has rejected something, or sent what is not mpchat (the code "garbled").</summary>
+    /// <summary>The server has done what an operator asked for.</summary>
+    public sealed class Moderated {
+        /// <summary>kick, ban, unban, mute, unmute or close.</summary>
+        public string Action { get; internal set; }
+        /// <summary>The name, address, network or room.</summary>
+        public string Target { get; internal set; }
+        /// <summary>Connections that were ended (kick, ban), members put into the lobby (close), else 0.</summary>
+        public long Count { get; internal set; }
+    }
+
+    /// <summary>
+    /// The server has rejected something, or sent what is not mpchat (the code "garbled"). Or the connection was lost
+    /// before the answer to an operator's request ("unconfirmed"): the server may have done it or not.
+    /// </summary>
     public sealed class Error {
         /// <summary>For programs: one of the codes of "mpchat manual wire".</summary>
         public string Code { get; internal set; }
@@ -144,6 +183,8 @@ namespace Mpchat {
         public string Text { get; internal set; }
         /// <summary>The number of messages or requests that the error stands for.</summary>
         public long Times { get; internal set; }
+        /// <summary>With auth_required: what the server takes, out of password, jwt and secret. Else empty.</summary>
+        public IList<string> Proofs { get; internal set; }
         /// <summary>
         /// Messages said after an Enter that was rejected, and before this event or the next Enter. They were for the
         /// other room, so they are not sent.
@@ -152,22 +193,24 @@ namespace Mpchat {
     }
 
     /// <summary>
-    /// The server has rejected the name or the room that a connection begins with, or has ended the connection with
-    /// kicked or taken_over.
+    /// The server has rejected the name, the room or the proof that a connection begins with, or has ended the
+    /// connection with kicked, taken_over or expired.
     /// </summary>
     public sealed class Rejected {
         public string Name { get; internal set; }
         public string Room { get; internal set; }
-        /// <summary>Such as name_taken, bad_name, banned, kicked, taken_over.</summary>
+        /// <summary>Such as name_taken, bad_name, auth_required, bad_credentials, expired, kicked.</summary>
         public string Code { get; internal set; }
         public string Text { get; internal set; }
+        /// <summary>As in Error.</summary>
+        public IList<string> Proofs { get; internal set; }
         /// <summary>True when the client tries again by itself; else the chat has ended.</summary>
         public bool Retrying { get; internal set; }
     }
 
     /// <summary>
-    /// A chat with one server, over as many connections as it takes. Say, Tell, Enter, Who and Rooms may be called
-    /// from any thread, Poll from one thread at a time.
+    /// A chat with one server, over as many connections as it takes. Poll is called from one thread at a time, all
+    /// other methods from any thread.
     /// </summary>
     public sealed class Chat : IDisposable {
         // Milliseconds to resolve the address, to connect, and to wait for the welcome: over twice the cost of a
@@ -194,34 +237,52 @@ namespace Mpchat {
         const string DefaultRoom = "lobby";
         // Code points of a name's longest spelling: four times the 20 of a name and the 32 of a room.
         const int LongestName = 80, LongestRoom = 128;
+        // Characters of a proof: the server reads no longer token.
+        const int LongestProof = 8192;
+        // Seconds of a ban or a mute, as the server allows them: ten years.
+        const int LongestSanction = 10 * 365 * 86400;
+        // Code of the error about a token that is over.
+        const string Expired = "expired";
 
         // A join that was rejected for one of these may be granted later.
         static readonly HashSet<string> Passing = new HashSet<string> {
-            "name_taken", "room_full", "too_many_rooms", "too_many_rooms_by_address", "full", "too_fast"
+            "name_taken", "room_full", "too_many_rooms", "too_many_rooms_by_address", "full", "too_fast",
+            "try_later"
         };
         // Error codes that end a member's chat. A kick would do nothing to a client that comes back by itself. To take
         // a name back from a newer connection would never end.
         static readonly HashSet<string> Final = new HashSet<string> { "kicked", "banned", "taken_over", "tls_required" };
-        // Error codes of an Enter, and of Who and Rooms.
+        // Error codes of an Enter, of a Renew, of Who and Rooms, and of an operator's request.
         static readonly HashSet<string> WrongJoin = new HashSet<string>(Passing) {
-            "bad_name", "bad_room", "bad_request", "banned", "not_a_message"
+            "bad_name", "bad_room", "bad_request", "banned", "not_a_message", "auth_required", "not_allowed"
+        };
+        static readonly HashSet<string> WrongRenewal = new HashSet<string>(WrongJoin) {
+            "bad_credentials", Expired
         };
         static readonly HashSet<string> WrongQuestion = new HashSet<string> {
             "bad_request", "bad_room", "not_joined", "not_a_message"
+        };
+        static readonly HashSet<string> WrongModeration = new HashSet<string>(WrongQuestion) {
+            "not_allowed", "no_such_name", "bad_name", "failed", "try_later"
         };
         // Error codes that stand for messages, one each.
         static readonly HashSet<string> WrongMessage = new HashSet<string> {
             "muted", "no_such_name", "too_long", "not_a_message", "not_json", "not_utf8"
         };
 
-        enum Kind { Say, Tell, Enter, Who, Rooms }
+        enum Kind { Say, Tell, Enter, Renew, Who, Rooms, Moderate }
 
         sealed class Outgoing {
             internal Kind Kind;
             internal byte[] Frame;
-            // For the join that a connection begins with: it continues the last connection.
+            // For the join that a connection begins with, and for a Renew: it continues what was read.
             internal bool Resumes;
+            // The token that a join shows.
+            internal string Jwt;
+            // An operator's request in words.
+            internal string Words;
             internal bool IsMessage { get { return Kind == Kind.Say || Kind == Kind.Tell; } }
+            internal bool IsJoin { get { return Kind == Kind.Enter || Kind == Kind.Renew; } }
             internal int Weight { get { return Frame.Length + EntrySize; } }
         }
 
@@ -240,6 +301,7 @@ namespace Mpchat {
         public event Action<Lost> OnLost;
         public event Action<WhoPage> OnWho;
         public event Action<RoomsPage> OnRooms;
+        public event Action<Moderated> OnModerated;
         public event Action<Error> OnError;
         public event Action<Rejected> OnRejected;
 
@@ -247,6 +309,9 @@ namespace Mpchat {
         readonly int port;
         readonly string address;
         readonly bool named;
+        // The key of the proof in a join: password, jwt or secret; null without a proof.
+        readonly string proofKind;
+        readonly Func<string> jwtSource;
         readonly Thread reader, writer;
         readonly ManualResetEvent stop = new ManualResetEvent(false);
         // Gives numbers in [0, 1).
@@ -262,7 +327,15 @@ namespace Mpchat {
         readonly List<Outgoing> requests = new List<Outgoing>();
         readonly Tracks tracks = new Tracks();
         ChatState state = ChatState.Disconnected;
-        string name, room, token;
+        string name, room, token, role;
+        double? expires;
+        // The proof; with JwtSource it is not kept. A token is replaced when the server has taken a fresh one.
+        string proof;
+        // The fresh token of a Renew that was answered with expired, until anything else comes. The server may have
+        // meant the old token, and then it ends the connection.
+        string doubtful;
+        // The last token was over. JwtSource was asked again since, and there was no welcome yet.
+        bool askedAgain;
         Socket socket;
         // False until this connection has got its welcome. Messages from before are a plain client's: they come again.
         bool seated;
@@ -284,26 +357,48 @@ namespace Mpchat {
 
         /// <summary>
         /// Begins to connect and returns at once. Without a name the client gets and says texts only. The token of an
-        /// earlier chat takes its name back while the server still holds it.
+        /// earlier chat takes its name back while the server still holds it. Each connection shows the proof. It is not
+        /// encrypted on its way: this client has no TLS.
         /// </summary>
-        /// <exception cref="ArgumentException">The port is out of range, or the name cannot be sent.</exception>
-        public Chat(string host, int port, string name = null, string room = DefaultRoom, string token = null)
-            : this(host, port, name, room, token, null) {
+        /// <exception cref="ArgumentException">
+        /// The port is out of range, the name or the proof cannot be sent, there are two proofs, or a password or a
+        /// secret without a name.
+        /// </exception>
+        public Chat(
+            string host, int port, string name = null, string room = DefaultRoom, string token = null,
+            Proof proof = null
+        ) : this(host, port, name, room, token, proof, null) {
         }
 
         // For tests: the numbers of draw decide how long the chat waits before each attempt to reconnect.
-        internal Chat(string host, int port, string name, string room, string token, Func<double> draw) {
+        internal Chat(
+            string host, int port, string name, string room, string token, Proof proof, Func<double> draw
+        ) {
             if (host == null) throw new ArgumentNullException("host");
             if (port < 1 || port > 65535) throw new ArgumentOutOfRangeException("port", "a port is 1 to 65535");
             this.host = host;
             this.port = port;
             address = (host.IndexOf(':') < 0 ? host : "[" + host + "]") + ":" + port;
-            named = name != null;
+            if (proof != null) {
+                jwtSource = proof.JwtSource;
+                string[] kinds = { "password", "jwt", "jwt", "secret" };
+                object[] given = { proof.Password, proof.Jwt, proof.JwtSource, proof.Secret };
+                for (int index = 0; index < kinds.Length; index++) {
+                    if (given[index] == null) continue;
+                    if (proofKind != null) throw new ArgumentException("there are two proofs; give one", "proof");
+                    proofKind = kinds[index];
+                    this.proof = CheckedProof(given[index] as string);
+                }
+            }
+            named = name != null || proofKind == "jwt";
+            if (proofKind != null && !named) {
+                throw new ArgumentException("with a " + proofKind + " a name is needed", "name");
+            }
             this.name = name;
             this.room = named ? room ?? DefaultRoom : null;
             this.token = token;
             this.draw = draw ?? new Random(Guid.NewGuid().GetHashCode()).NextDouble;
-            if (named) Hello();  // throws what no connection can repair
+            if (named) Hello(this.proof);  // throws what no connection can repair
             reader = new Thread(StayConnected) { IsBackground = true, Name = "mpchat-reader" };
             writer = new Thread(Write) { IsBackground = true, Name = "mpchat-writer" };
             reader.Start();
@@ -320,6 +415,12 @@ namespace Mpchat {
 
         /// <summary>Proves that the name is this client's. Null until OnWelcome.</summary>
         public string Token { get { lock (changed) return token; } }
+
+        /// <summary>"member" or "operator". Null until OnWelcome.</summary>
+        public string Role { get { lock (changed) return role; } }
+
+        /// <summary>When the proof ends, in seconds since 1970; null: never, or not known yet.</summary>
+        public double? Expires { get { lock (changed) return expires; } }
 
         /// <summary>Messages and requests that were not written yet.</summary>
         public int Queued { get { lock (changed) return outbox.Count; } }
@@ -366,6 +467,60 @@ namespace Mpchat {
             NeedsName();
             Json json = new Json().Begin().Name("rooms").Begin().Field("after", Short(after, LongestRoom)).End();
             return Enqueue(Kind.Rooms, json.End());
+        }
+
+        /// <summary>
+        /// Shows a fresh token, which prolongs the connection's time; the room stays. Without jwt JwtSource is called,
+        /// on this thread. OnWelcome follows, or OnError. When there is no connection, the next one begins with the
+        /// fresh token. Returns as Say.
+        /// </summary>
+        /// <exception cref="InvalidOperationException">The proof is no token, or there is no fresh one.</exception>
+        /// <exception cref="ArgumentException">The token has more than 8192 characters, or cannot be sent.</exception>
+        public bool Renew(string jwt = null) {
+            if (proofKind != "jwt") throw new InvalidOperationException("only a client with a token can do this");
+            string fresh = CheckedProof(jwt ?? (jwtSource == null ? null : jwtSource()));
+            if (string.IsNullOrEmpty(fresh)) throw new InvalidOperationException("there is no fresh token");
+            // Later this frame is made once more, with the last message that has come.
+            Json json = new Json().Begin().Name("join").Begin().Field("jwt", fresh).End().End();
+            return Enqueue(new Outgoing { Kind = Kind.Renew, Frame = json.Frame(), Jwt = fresh });
+        }
+
+        /// <summary>
+        /// Ends the connection of a member, or those of an address or a network. Only operators may. OnModerated has
+        /// the answer, or OnError. What was written before a loss is not written again: OnError says unconfirmed.
+        /// Returns as Say.
+        /// </summary>
+        /// <exception cref="ArgumentException">The name is far over its limit of 20 characters.</exception>
+        public bool Kick(string name) {
+            return Moderate("kick", "name", Short(Given(name, "name"), LongestName), null);
+        }
+
+        /// <summary>Keeps a name, an address or a network out, for 1 s to ten years; null: for good. As Kick.</summary>
+        /// <exception cref="ArgumentOutOfRangeException">The seconds are out of range.</exception>
+        public bool Ban(string name, int? seconds = null) {
+            return Moderate("ban", "name", Short(Given(name, "name"), LongestName), seconds);
+        }
+
+        /// <summary>Lets a banned name, address or network in again. As Kick.</summary>
+        public bool Unban(string name) {
+            return Moderate("unban", "name", Short(Given(name, "name"), LongestName), null);
+        }
+
+        /// <summary>Delivers no message of a name, an address or a network; seconds as with Ban. As Kick.</summary>
+        /// <exception cref="ArgumentOutOfRangeException">The seconds are out of range.</exception>
+        public bool Mute(string name, int? seconds = null) {
+            return Moderate("mute", "name", Short(Given(name, "name"), LongestName), seconds);
+        }
+
+        /// <summary>Delivers the messages of a muted name, address or network again. As Kick.</summary>
+        public bool Unmute(string name) {
+            return Moderate("unmute", "name", Short(Given(name, "name"), LongestName), null);
+        }
+
+        /// <summary>Ends a room: its members come into the lobby. As Kick.</summary>
+        /// <exception cref="ArgumentException">The room's name is far over its limit of 32 characters.</exception>
+        public bool CloseRoom(string room) {
+            return Moderate("close", "room", Short(Given(room, "room"), LongestRoom), null);
         }
 
         /// <summary>
@@ -427,17 +582,40 @@ namespace Mpchat {
             throw new ArgumentException("a name has at most " + longest / 4 + " characters, this one " + count);
         }
 
+        // Throws for a proof that no server takes. The exception does not hold the proof.
+        static string CheckedProof(string text) {
+            if (text == null || text.Length <= LongestProof) return text;
+            throw new ArgumentException(
+                "a proof has at most " + LongestProof + " characters, this one " + text.Length
+            );
+        }
+
         void NeedsName() {
             if (!named) throw new InvalidOperationException("only a client with a name can do this");
         }
 
+        bool Moderate(string action, string key, string target, int? seconds) {
+            NeedsName();
+            if (seconds < 1 || seconds > LongestSanction) {
+                throw new ArgumentOutOfRangeException("seconds", "a time is 1 to " + LongestSanction + " seconds");
+            }
+            Json json = new Json().Begin().Name(action).Begin().Field(key, target);
+            if (seconds != null) json.Field("for", seconds.Value);
+            Outgoing entry = new Outgoing { Kind = Kind.Moderate, Words = action + " " + target };
+            entry.Frame = json.End().End().Frame();
+            return Enqueue(entry);
+        }
+
         bool Enqueue(Kind kind, Json json) {
-            Outgoing entry = new Outgoing { Kind = kind, Frame = json.Frame() };
+            return Enqueue(new Outgoing { Kind = kind, Frame = json.Frame() });
+        }
+
+        bool Enqueue(Outgoing entry) {
             lock (changed) {
                 if (state == ChatState.Ended || state == ChatState.Closed) return false;
                 if (outboxSize + entry.Weight > OutboxLimit) return false;
-                if (kind == Kind.Enter) unheard = null;
-                if (kind == Kind.Say && unheard != null) {
+                if (entry.Kind == Kind.Enter) unheard = null;
+                if (entry.Kind == Kind.Say && unheard != null) {
                     unheard.Unsent++;
                     return true;
                 }
@@ -459,6 +637,7 @@ namespace Mpchat {
             while (true) {
                 LinkedListNode<Outgoing> next;
                 Socket target;
+                byte[] frame;
                 lock (changed) {
                     while (!CanWrite()) {
                         if (state == ChatState.Closed || state == ChatState.Ended) {
@@ -469,11 +648,12 @@ namespace Mpchat {
                     }
                     next = outbox.First;
                     target = socket;
+                    frame = next.Value.Kind == Kind.Renew ? RenewFrame(next.Value) : next.Value.Frame;
                     writing = true;
                     // Before the write: the answer may come before this thread is back.
                     if (!next.Value.IsMessage) requests.Add(next.Value);
                 }
-                bool whole = Sent(target, next.Value.Frame);
+                bool whole = Sent(target, frame);
                 lock (changed) {
                     writing = false;
                     if (whole) {
@@ -491,8 +671,14 @@ namespace Mpchat {
         }
 
         bool CanWrite() {
+            // Nothing is written to a connection that the server has given up: it waits for the next one.
+            if (outbox.Count == 0 || socket == null || !seated || broken || rejected != null) return false;
             // Nothing follows an Enter before its answer: it is not yet known which room hears it.
-            return outbox.Count > 0 && socket != null && seated && !broken && Asked(Kind.Enter) == null;
+            return AskedJoin() == null;
+        }
+
+        Outgoing AskedJoin() {
+            return requests.Find(each => each.IsJoin);
         }
 
         Outgoing Asked(Kind kind) {
@@ -502,6 +688,15 @@ namespace Mpchat {
         void Remove(LinkedListNode<Outgoing> node) {
             outbox.Remove(node);
             outboxSize -= node.Value.Weight;
+        }
+
+        // Names the last message that has come, so that the server sends all that follow it, and no others.
+        byte[] RenewFrame(Outgoing renewal) {
+            Track track = tracks.Get(room);
+            renewal.Resumes = track != null;
+            Json json = new Json().Begin().Name("join").Begin().Field("jwt", renewal.Jwt);
+            if (track != null) json.Field("after", track.After).Field("epoch", track.Epoch);
+            return json.End().End().Frame();
         }
 
         static bool Sent(Socket target, byte[] frame) {
@@ -534,13 +729,14 @@ namespace Mpchat {
 
         void StayConnected() {
             int attempt = 0;
-            bool connectedBefore = false, toldFailure = false;
+            bool connectedBefore = false, toldFailure = false, cameAtOnce = false;
             while (true) {
                 string failure;
-                Socket link = Open(out failure);
+                Outgoing hello;
+                Socket link = Prepare(out hello, out failure) ? Open(out failure) : null;
                 if (link != null) {
                     long opened = Stopwatch.GetTimestamp();
-                    if (Begin(link, connectedBefore)) {
+                    if (Begin(link, hello, connectedBefore)) {
                         connectedBefore = toldFailure = true;
                         failure = Read(link);
                     }
@@ -553,8 +749,57 @@ namespace Mpchat {
                 }
                 lock (changed) {
                     if (state == ChatState.Closed || state == ChatState.Ended) return;
+                    // For a fresh token there is nothing to wait for. But tokens that are soon over must not make a
+                    // busy loop.
+                    cameAtOnce = link != null && !cameAtOnce && rejected != null && rejected.Code == Expired;
                 }
-                if (stop.WaitOne((int)(Delay(attempt++, draw()) * 1000))) return;
+                if (!cameAtOnce && stop.WaitOne((int)(Delay(attempt++, draw()) * 1000))) return;
+            }
+        }
+
+        // Makes the join that the next connection begins with, none without a name. Returns false when there is no
+        // token for it, or no frame that could hold it.
+        bool Prepare(out Outgoing hello, out string failure) {
+            hello = null;
+            failure = null;
+            if (!named) return true;
+            string fresh = null;
+            if (jwtSource != null) {
+                try {
+                    fresh = jwtSource();
+                } catch (Exception error) {
+                    // A failure of the program's own must not end its process. The exception's text may hold a proof.
+                    failure = "no token: JwtSource has thrown " + error.GetType().Name;
+                    return false;
+                }
+                if (string.IsNullOrEmpty(fresh)) {
+                    failure = "no token: JwtSource has returned none";
+                    return false;
+                }
+            }
+            try {
+                CheckedProof(fresh);
+                lock (changed) {
+                    DropRenewals();
+                    hello = Hello(fresh ?? proof);
+                }
+                return true;
+            } catch (ArgumentException error) {
+                failure = "no join: " + error.Message;
+                return false;
+            }
+        }
+
+        // The join of the next connection shows the newest token: a Renew that was not answered is not needed.
+        void DropRenewals() {
+            LinkedListNode<Outgoing> node = outbox.First;
+            while (node != null) {
+                LinkedListNode<Outgoing> following = node.Next;
+                if (node.Value.Kind == Kind.Renew) {
+                    if (jwtSource == null) proof = node.Value.Jwt;
+                    Remove(node);
+                }
+                node = following;
             }
         }
 
@@ -639,8 +884,7 @@ namespace Mpchat {
         }
 
         // Begins to use a connection; returns false when the chat was closed meanwhile, or the hello failed.
-        bool Begin(Socket link, bool again) {
-            byte[] hello = null;
+        bool Begin(Socket link, Outgoing hello, bool again) {
             lock (changed) {
                 if (state == ChatState.Closed) return false;
                 socket = link;
@@ -651,21 +895,19 @@ namespace Mpchat {
                 unsure = 0;
                 Connected told = new Connected { Address = address, Again = again };
                 Announce(0, () => Raise(OnConnected, told));
-                if (named) {
-                    entrance = Hello();
-                    requests.Add(entrance);
-                    hello = entrance.Frame;
-                }
+                entrance = hello;
+                if (hello != null) requests.Add(hello);
                 Monitor.PulseAll(changed);
             }
-            if (hello != null && !Sent(link, hello)) Cut(link);  // Read then sees the end
+            if (hello != null && !Sent(link, hello.Frame)) Cut(link);  // Read then sees the end
             return true;
         }
 
-        Outgoing Hello() {
+        Outgoing Hello(string shown) {
             Track track = tracks.Get(room);
             Json json = new Json().Begin().Name("join").Begin().Field("name", name).Field("room", room);
             json.Field("token", token);
+            if (proofKind != null) json.Field(proofKind, shown);
             if (track != null) json.Field("after", track.After).Field("epoch", track.Epoch);
             return new Outgoing { Kind = Kind.Enter, Frame = json.End().End().Frame(), Resumes = track != null };
         }
@@ -708,19 +950,32 @@ namespace Mpchat {
                 if (socket != link) return;
                 socket = null;
                 seated = false;
-                // A question may be asked twice, a message not be said twice.
+                if (doubtful != null && jwtSource == null) proof = doubtful;
+                doubtful = null;
+                // A question may be asked twice. A message must not be said twice, nor a member be kicked twice.
                 requests.Remove(entrance);
+                List<Outgoing> unconfirmed = requests.FindAll(each => each.Kind == Kind.Moderate);
+                requests.RemoveAll(each => each.Kind == Kind.Moderate);
                 for (int index = requests.Count - 1; index >= 0; index--) {
                     outbox.AddFirst(requests[index]);
                     outboxSize += requests[index].Weight;
                 }
                 requests.Clear();
                 if (state == ChatState.Closed) return;
+                foreach (Outgoing each in unconfirmed) AnnounceUnconfirmed(each);
                 bool again = rejected == null || rejected.Retrying;
                 state = again ? ChatState.Disconnected : ChatState.Ended;
                 AnnounceDisconnected(reason, again);
                 Monitor.PulseAll(changed);
             }
+        }
+
+        void AnnounceUnconfirmed(Outgoing request) {
+            Error told = new Error {
+                Code = "unconfirmed", Text = request.Words + ": the connection was lost before the answer came",
+                Times = 1, Proofs = new string[0]
+            };
+            Announce(told.Text.Length, () => Raise(OnError, told));
         }
 
         void AnnounceDisconnected(string reason, bool retrying) {
@@ -748,6 +1003,7 @@ namespace Mpchat {
             }
             lock (changed) {
                 if (state == ChatState.Closed || rejected != null) return;
+                doubtful = null;
                 if (arrived.Message != null) TakeMessage(arrived.Message);
                 else if (arrived.Error != null) TakeError(arrived.Error);
                 else if (arrived.Welcome != null) TakeWelcome(arrived.Welcome);
@@ -759,6 +1015,9 @@ namespace Mpchat {
                 } else if (arrived.Rooms != null) {
                     requests.Remove(Asked(Kind.Rooms));
                     Announce(arrived.Size, () => Raise(OnRooms, arrived.Rooms));
+                } else if (arrived.Moderated != null) {
+                    requests.Remove(Asked(Kind.Moderate));
+                    Announce(arrived.Size, () => Raise(OnModerated, arrived.Moderated));
                 }
                 // Everything else is of a later version, which this one cannot show.
                 Monitor.PulseAll(changed);
@@ -794,8 +1053,8 @@ namespace Mpchat {
         }
 
         void TakeWelcome(Welcome welcome) {
-            // After room_closed it answers no Enter: the answer to one that was sent is still to come.
-            Outgoing request = roomClosed ? null : Asked(Kind.Enter);
+            // After room_closed it answers no join: the answer to one that was sent is still to come.
+            Outgoing request = roomClosed ? null : AskedJoin();
             roomClosed = false;
             requests.Remove(request);
             bool resumes = request != null && request.Resumes;
@@ -803,14 +1062,22 @@ namespace Mpchat {
             if (resumes && (welcome.Recovered || welcome.HasLost)) tracks.Respelled(room, welcome.Room);
             Track track = tracks.Entered(welcome.Room);
             bool gap = false;
-            long first = 0;
+            long first = 0, joinedAt = track.JoinedAt;
             long? last = null;
             if (resumes && track.Epoch != "") gap = track.Resume(welcome, out first, out last);
             else track.Join(welcome);
+            if (request != null && request.Kind == Kind.Renew) {
+                // The connection is the same, so what the client has said on it is no history.
+                track.JoinedAt = joinedAt;
+                if (jwtSource == null) proof = request.Jwt;
+            }
             name = welcome.Name;
             room = welcome.Room;
             token = welcome.Token;
+            role = welcome.Role;
+            expires = welcome.Expires;
             seated = wasSeated = true;
+            askedAgain = false;
             Announce(0, () => Raise(OnWelcome, welcome));
             if (gap) AnnounceLost(welcome.Room, first, last);
         }
@@ -830,15 +1097,20 @@ namespace Mpchat {
                 Outgoing request = requests.Find(each => MayMean(error.Code, each));
                 if (request == entrance && request != null) {
                     // Before the first welcome the program decides: it may have asked for a wrong name.
-                    AnnounceRejected(error, wasSeated && Passing.Contains(error.Code));
+                    AnnounceRejected(error, wasSeated && (Passing.Contains(error.Code) || MayBeFresh(error.Code)));
                     return;
                 }
                 if (request == null) break;
                 requests.Remove(request);
                 if (request.Kind == Kind.Enter) DropMessagesFor(request, error);
+                if (error.Code == Expired) doubtful = request.Jwt;
             }
             if (Final.Contains(error.Code) && named) {
                 AnnounceRejected(error, false);
+                return;
+            }
+            if (error.Code == Expired && left > 0 && named) {
+                AnnounceRejected(error, MayBeFresh(error.Code));
                 return;
             }
             if (error.Code == "room_closed") roomClosed = true;
@@ -852,12 +1124,26 @@ namespace Mpchat {
         bool MayMean(string code, Outgoing request) {
             // Before the welcome nothing else is sent.
             if (request == entrance) return true;
-            return (request.Kind == Kind.Enter ? WrongJoin : WrongQuestion).Contains(code);
+            switch (request.Kind) {
+                case Kind.Enter: return WrongJoin.Contains(code);
+                case Kind.Renew: return WrongRenewal.Contains(code);
+                case Kind.Moderate: return WrongModeration.Contains(code);
+                default: return WrongQuestion.Contains(code);
+            }
+        }
+
+        // Whether JwtSource may have a fresh token for one that is over. It is asked once between two welcomes: tokens
+        // that are always over must not make a loop.
+        bool MayBeFresh(string code) {
+            if (code != Expired || jwtSource == null || askedAgain) return false;
+            askedAgain = true;
+            return true;
         }
 
         void AnnounceRejected(Error error, bool retrying) {
             Rejected told = new Rejected {
-                Name = name, Room = room, Code = error.Code, Text = error.Text, Retrying = retrying
+                Name = name, Room = room, Code = error.Code, Text = error.Text, Proofs = error.Proofs,
+                Retrying = retrying
             };
             rejected = told;
             Announce(error.Text.Length, () => Raise(OnRejected, told));
@@ -1010,10 +1296,13 @@ namespace Mpchat {
         internal readonly Notice Joined, Left;
         internal readonly WhoPage Who;
         internal readonly RoomsPage Rooms;
+        internal readonly Moderated Moderated;
         internal readonly int Size;
+        // Characters of a welcome's name, room, epoch and token together. With a proof they still fit a join's frame.
+        const int LongestSeat = 1024;
 
         internal Arrived(string code, string text) {
-            Error = new Error { Code = code, Text = text, Times = 1 };
+            Error = new Error { Code = code, Text = text, Times = 1, Proofs = new string[0] };
         }
 
         // Throws FormatException for what is not an object of this protocol. Unknown keys are ignored.
@@ -1033,7 +1322,7 @@ namespace Mpchat {
             } else if (part != null) {
                 Error = new Error {
                     Code = part.Text("code", true), Text = part.Text("text", true),
-                    Times = Math.Max(1, part.Whole("times") ?? 1)
+                    Times = Math.Max(1, part.Whole("times") ?? 1), Proofs = part.Texts("proofs", false)
                 };
             } else if (!named) {
                 return;
@@ -1041,8 +1330,11 @@ namespace Mpchat {
                 Welcome = new Welcome {
                     Name = part.Text("name", true), Room = part.Text("room", true), Seq = part.Count("seq"),
                     Epoch = part.Text("epoch", true), Members = part.Count("members"),
-                    Recovered = part.Flag("recovered"), Token = part.Text("token", true)
+                    Recovered = part.Flag("recovered"), Token = part.Text("token", true),
+                    Role = part.Text("role", false) ?? "member", Expires = part.Number("expires")
                 };
+                int seat = Welcome.Name.Length + Welcome.Room.Length + Welcome.Epoch.Length + Welcome.Token.Length;
+                if (seat > LongestSeat) throw new FormatException("the welcome is too long");
                 Welcome.HasLost = part.Range("lost", out Welcome.LostFirst, out Welcome.LostLast);
             } else if ((part = all.Part("joined")) != null) {
                 Joined = NoticeOf(part);
@@ -1051,7 +1343,7 @@ namespace Mpchat {
                 Left.Reason = part.Text("reason", false) ?? "";
             } else if ((part = all.Part("who")) != null) {
                 Who = new WhoPage {
-                    Room = part.Text("room", true), Names = part.Texts("names"), Members = part.Count("members"),
+                    Room = part.Text("room", true), Names = part.Texts("names", true), Members = part.Count("members"),
                     Next = part.Text("next", false)
                 };
             } else if ((part = all.Part("rooms")) != null) {
@@ -1060,12 +1352,17 @@ namespace Mpchat {
                     sizes.Add(new RoomSize { Room = each.Text("room", true), Members = each.Count("members") });
                 }
                 Rooms = new RoomsPage { Rooms = sizes, Count = part.Count("count"), Next = part.Text("next", false) };
+            } else if ((part = all.Part("moderated")) != null) {
+                Moderated = new Moderated {
+                    Action = part.Text("action", true), Target = part.Text("target", true),
+                    Count = part.Whole("count") ?? 0
+                };
             }
         }
 
         static Notice NoticeOf(Fields part) {
             return new Notice {
-                Room = part.Text("room", true), Names = part.Texts("names"), Count = part.Count("count"),
+                Room = part.Text("room", true), Names = part.Texts("names", true), Count = part.Count("count"),
                 Members = part.Count("members")
             };
         }
@@ -1128,9 +1425,11 @@ namespace Mpchat {
             return parts;
         }
 
-        internal List<string> Texts(string key) {
+        internal List<string> Texts(string key, bool needed) {
             List<string> texts = new List<string>();
-            foreach (object each in Of<List<object>>(key, Get(key, true))) texts.Add(Of<string>(key, each));
+            object value = Get(key, needed);
+            if (value == null) return texts;
+            foreach (object each in Of<List<object>>(key, value)) texts.Add(Of<string>(key, each));
             return texts;
         }
 

@@ -7,6 +7,7 @@ using System.Collections.Generic;
 using System.Diagnostics;
 using System.Globalization;
 using System.IO;
+using System.Reflection;
 using System.Text;
 using System.Threading;
 using Mpchat;
@@ -22,7 +23,8 @@ static class Driver {
         return Talk(args);
     }
 
-    // A chat: HOST PORT [NAME [ROOM [TOKEN [DRAWN]]]]; DRAWN is the random number of each wait, in [0, 1).
+    // A chat: HOST PORT [NAME [ROOM [TOKEN [DRAWN [PROOF...]]]]]; DRAWN is the random number of each wait, in [0, 1).
+    // A PROOF is KIND=TEXT. For the kind source the text has an answer for each call, with commas between.
 
     static int Talk(string[] args) {
         Queue<string> lines = new Queue<string>();
@@ -36,9 +38,19 @@ static class Driver {
         string host = args[0], name = Given(args, 2), room = Given(args, 3) ?? "lobby", token = Given(args, 4);
         int port = int.Parse(args[1]);
         string drawn = Given(args, 5);
-        Chat chat = drawn == null
-            ? new Chat(host, port, name, room, token)
-            : new Chat(host, port, name, room, token, () => double.Parse(drawn, CultureInfo.InvariantCulture));
+        Proof proof = ProofOf(args);
+        Chat chat;
+        if (proof != null) Print("proof", "shown", Shown(proof));
+        try {
+            chat = drawn == null
+                ? new Chat(host, port, name, room, token, proof)
+                : new Chat(host, port, name, room, token, proof,
+                    () => double.Parse(drawn, CultureInfo.InvariantCulture));
+        } catch (Exception error) {
+            Print("thrown", "type", error.GetType().Name, "text", error.ToString());
+            input.Join();
+            return 0;
+        }
         Listen(chat);
         while (true) {
             string line = null;
@@ -58,6 +70,31 @@ static class Driver {
         return index < args.Length && args[index] != "" ? args[index] : null;
     }
 
+    static Proof ProofOf(string[] args) {
+        if (args.Length <= 6) return null;
+        Proof proof = new Proof();
+        for (int index = 6; index < args.Length; index++) {
+            string[] pair = args[index].Split(new[] { '=' }, 2);
+            switch (pair[0]) {
+                case "password": proof.Password = pair[1]; break;
+                case "jwt": proof.Jwt = pair[1]; break;
+                case "secret": proof.Secret = pair[1]; break;
+                default: proof.JwtSource = SourceOf(pair[1].Split(',')); break;
+            }
+        }
+        return proof;
+    }
+
+    // Returns the answers one after the other, the last one again and again. "throw" throws, "none" is null.
+    static Func<string> SourceOf(string[] answers) {
+        int asked = 0;
+        return () => {
+            string answer = answers[Math.Min(asked++, answers.Length - 1)];
+            if (answer.StartsWith("throw")) throw new IOException(answer);
+            return answer == "none" ? null : answer;
+        };
+    }
+
     static bool Obey(Chat chat, string[] words, ref bool polling) {
         switch (words[0]) {
             case "say": Answer(() => chat.Say(Decoded(words[1]))); break;
@@ -65,12 +102,21 @@ static class Driver {
             case "enter": Answer(() => chat.Enter(Decoded(words[1]))); break;
             case "who": Answer(() => chat.Who(words.Length > 1 ? Decoded(words[1]) : null)); break;
             case "rooms": Answer(() => chat.Rooms()); break;
+            case "renew": Answer(() => words.Length > 1 ? chat.Renew(Decoded(words[1])) : chat.Renew()); break;
+            case "kick": Answer(() => chat.Kick(Decoded(words[1]))); break;
+            case "ban": Answer(() => chat.Ban(Decoded(words[1]), Seconds(words))); break;
+            case "unban": Answer(() => chat.Unban(Decoded(words[1]))); break;
+            case "mute": Answer(() => chat.Mute(Decoded(words[1]), Seconds(words))); break;
+            case "unmute": Answer(() => chat.Unmute(Decoded(words[1]))); break;
+            case "close": Answer(() => chat.CloseRoom(Decoded(words[1]))); break;
+            case "queued": Print("taken", "value", chat.Queued); break;
             case "half": Answer(() => chat.Say("\ud83d")); break;
             case "hold": polling = false; break;
             case "poll": polling = true; break;
             case "fill": Fill(chat, Decoded(words[1])); break;
             case "state":
-                Print("state", "state", chat.State, "name", chat.Name, "room", chat.Room, "token", chat.Token);
+                Print("state", "state", chat.State, "name", chat.Name, "room", chat.Room, "token", chat.Token,
+                    "role", chat.Role, "expires", chat.Expires, "shown", Shown(chat));
                 break;
             case "dispose":
                 Stopwatch watch = Stopwatch.StartNew();
@@ -82,6 +128,20 @@ static class Driver {
             default: return false;
         }
         return true;
+    }
+
+    static int? Seconds(string[] words) {
+        return words.Length > 2 ? int.Parse(Decoded(words[2]), CultureInfo.InvariantCulture) : (int?)null;
+    }
+
+    // All that an object shows of itself: its text, and what can be read of it from outside.
+    static string Shown(object each) {
+        StringBuilder text = new StringBuilder(each.ToString());
+        foreach (PropertyInfo property in each.GetType().GetProperties()) {
+            MethodInfo getter = property.GetGetMethod();
+            if (getter != null) text.Append(' ').Append(property.Name).Append('=').Append(getter.Invoke(each, null));
+        }
+        return text.ToString();
     }
 
     static void Answer(Func<bool> call) {
@@ -103,7 +163,7 @@ static class Driver {
         chat.OnDisconnected += e => Print("disconnected", "reason", e.Reason, "retrying", e.Retrying,
             "unsure", e.Unsure, "unsent", e.Unsent);
         chat.OnWelcome += e => Print("welcome", "name", e.Name, "room", e.Room, "seq", e.Seq, "members", e.Members,
-            "recovered", e.Recovered, "token", e.Token);
+            "recovered", e.Recovered, "token", e.Token, "role", e.Role, "expires", e.Expires);
         chat.OnMessage += e => PrintMessage("message", e);
         chat.OnPrivate += e => PrintMessage("private", e);
         chat.OnJoined += e => PrintNotice("joined", e);
@@ -116,9 +176,15 @@ static class Driver {
             foreach (RoomSize each in e.Rooms) sizes.Add(each.Room + ":" + each.Members);
             Print("rooms", "rooms", string.Join(" ", sizes), "count", e.Count, "next", e.Next);
         };
-        chat.OnError += e => Print("error", "code", e.Code, "text", e.Text, "times", e.Times, "unsent", e.Unsent);
+        chat.OnModerated += e => Print("moderated", "action", e.Action, "target", e.Target, "count", e.Count);
+        chat.OnError += e => Print("error", "code", e.Code, "text", e.Text, "times", e.Times, "unsent", e.Unsent,
+            "proofs", Joined(e.Proofs));
         chat.OnRejected += e => Print("rejected", "name", e.Name, "room", e.Room, "code", e.Code, "retrying",
-            e.Retrying);
+            e.Retrying, "proofs", Joined(e.Proofs));
+    }
+
+    static string Joined(IList<string> proofs) {
+        return proofs.Count == 0 ? null : string.Join(" ", proofs);
     }
 
     static void PrintMessage(string word, Message e) {

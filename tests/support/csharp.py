@@ -49,9 +49,10 @@ class Sharp:
     """A chat in C#, driven line by line. ``events`` is all that it has printed."""
 
     def __init__(self, command: Sequence[str], address: tuple[str, int], *seat: str) -> None:
-        """Begin a chat; ``seat`` is a name, a room, a token and a drawn number, as far as they are given.
+        """Begin a chat; ``seat`` is a name, a room, a token, a drawn number and proofs, as far as given.
 
-        The drawn number, in [0, 1), takes the place of each random number in the client's back-off.
+        The drawn number, in [0, 1), takes the place of each random number in the client's back-off. A larger
+        one makes each wait longer by as much. A proof is written as in ``password=비밀번호``.
         """
         host, port = address
         self.process = subprocess.Popen(
