@@ -3,16 +3,19 @@
 The server does what a test tells it.
 """
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.csharp import DRIVER, Sharp, compiled, texts
+from support.manual import blocks, page
 from support.scripted_server import Connection, ScriptedServer, payload, welcome
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 # The tested code is not Python.
 pytestmark = pytest.mark.one_python
@@ -426,6 +429,20 @@ def test_a_fresh_token_keeps_room_and_messages_and_is_that_of_the_next_connectio
         assert chat.of("lost") == []
 
 
+def test_what_the_server_cannot_send_after_a_fresh_token_is_told_as_lost(
+    sharp: Callable[..., Sharp],
+) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "앨리스", "jwt=하나")
+        with server.accept() as peer:
+            seated(peer, chat, seq=4)
+            chat.do("renew", "둘")
+            assert peer.receive() == {"join": {"jwt": "둘", "after": 4, "epoch": "one"}}
+            peer.send(welcome("앨리스", seq=8, lost=[5, 7]), numbered(8, "가", "밥"))
+            chat.until("message", text="가")
+            assert chat.of("lost") == [{"room": "lobby", "first": "5", "last": "7"}]
+
+
 @pytest.mark.parametrize("code", ["bad_credentials", "not_allowed", "try_later"])
 def test_a_fresh_token_that_is_rejected_changes_nothing(sharp: Callable[..., Sharp], code: str) -> None:
     with ScriptedServer() as server:
@@ -580,3 +597,68 @@ def test_a_welcome_that_is_far_too_long_is_none(sharp: Callable[..., Sharp]) -> 
             assert chat.until("error", code="garbled")["text"].endswith("the welcome is too long")
             peer.send(welcome("앨리스", token="t" * 1000))
             chat.until("welcome")
+
+
+# The manual's page.
+
+
+def test_the_example_without_the_library_shows_the_secret_with_the_line_of_the_page(tmp_path: Path) -> None:
+    example, line = blocks(page("clients"), "csharp")[0], blocks(page("clients"), "text")[0].strip()
+    message = '            SendFrame(socket, "{\\"message'
+    assert example.count(message) == 1
+    command = compiled(tmp_path, example.replace(message, f"            {line}\n{message}"))
+    with ScriptedServer() as server:
+        host, port = server.address
+        done = subprocess.Popen(
+            [*command, host, f"{port}", "안녕", HIDDEN], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        try:
+            with server.accept() as peer:
+                assert peer.receive() == {"join": {"name": "앨리스", "secret": HIDDEN}}
+                assert peer.receive() == {"message": "안녕"}
+                peer.send(welcome("앨리스"))
+                out, _ = done.communicate(timeout=PATIENCE)
+        finally:
+            done.kill()
+            done.wait()
+    assert out.startswith('{"welcome"')
+
+
+def test_each_proof_of_the_page_is_shown(tmp_path: Path) -> None:
+    lines = blocks(page("clients"), "text")[1].strip().splitlines()
+    program = """
+    using System;
+    using System.Threading;
+
+    class Program {
+        static string FetchToken() { return "토큰"; }
+
+        static void Main(string[] args) {
+            string host = args[0], password = "비밀번호", secret = "비밀", token = "열쇠";
+            int port = int.Parse(args[1]);
+            CHATS
+            Console.In.ReadLine();
+            foreach (Mpchat.Chat chat in chats) chat.Dispose();
+        }
+    }
+    """
+    chats = "".join(f"{line.removesuffix(';')}, " for line in lines)
+    command = compiled(tmp_path, program.replace("CHATS", f"Mpchat.Chat[] chats = {{ {chats} }};"))
+    named = {"name": "앨리스", "room": "lobby"}
+    wanted = [
+        {**named, "password": "비밀번호"},
+        {**named, "secret": "비밀"},
+        {"room": "lobby", "jwt": "열쇠"},
+        {"room": "lobby", "jwt": "토큰"},
+    ]
+    with ScriptedServer() as server, ExitStack() as stack:
+        done = subprocess.Popen([*command, *map(str, server.address)], stdin=subprocess.PIPE)
+        try:
+            came = [stack.enter_context(server.accept()).receive() for _ in lines]
+            done.communicate(b"\n", timeout=PATIENCE)
+        finally:
+            done.kill()
+            done.wait()
+    # The chats connect at the same time.
+    assert sorted(map(repr, came)) == sorted(repr({"join": each}) for each in wanted)
+    assert done.returncode == 0
