@@ -56,7 +56,8 @@ namespace Mpchat {
         public string Jwt { internal get; set; }
         /// <summary>
         /// Returns a token as Jwt. The chat calls it before each attempt to connect, on a thread of its own, so it may
-        /// wait for the network. When it throws, or returns no token, the chat tries again later.
+        /// wait for the network. When it throws, or returns no token, the chat tries again later. Renew() calls it too,
+        /// on its caller's thread, maybe at the same time.
         /// </summary>
         public Func<string> JwtSource { internal get; set; }
         /// <summary>The secret that all clients of the server share. The name is free.</summary>

@@ -387,6 +387,21 @@ def test_a_source_that_has_no_token_is_asked_again_later(sharp: Callable[..., Sh
             assert seated(second, chat)["join"]["jwt"] == "둘"
 
 
+def test_a_source_that_takes_its_time_holds_up_neither_the_program_nor_dispose(
+    sharp: Callable[..., Sharp],
+) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "앨리스", "source=slow")
+        chat.until("slow")
+        assert chat.ask("say", "안녕") == {"value": "True"}
+        chat.do("dispose")
+        chat.until("disposed")
+        chat.until("ended")
+        words = [word for word, _ in chat.events]
+        assert words.index("taken") < words.index("disposed") < words.index("awake")
+        assert chat.of("connected", "disconnected") == []
+
+
 def test_a_source_whose_token_no_frame_holds_does_not_end_the_program(sharp: Callable[..., Sharp]) -> None:
     with ScriptedServer() as server:
         chat = sharp(server.address, "앨리스", f"source={HIDDEN * 2049},하나")

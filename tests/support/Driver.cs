@@ -13,6 +13,8 @@ using System.Threading;
 using Mpchat;
 
 static class Driver {
+    // Milliseconds, longer than Dispose takes.
+    const int SlowSource = 3000;
     static int main;
     // The number of the next text of Fill.
     static int filled;
@@ -85,12 +87,19 @@ static class Driver {
         return proof;
     }
 
-    // Returns the answers one after the other, the last one again and again. "throw" throws, "none" is null.
+    // Returns the answers one after the other, the last one again and again. "throw" throws, "none" is null. "slow"
+    // takes its time.
     static Func<string> SourceOf(string[] answers) {
         int asked = 0;
         return () => {
             string answer = answers[Math.Min(asked++, answers.Length - 1)];
             if (answer.StartsWith("throw")) throw new IOException(answer);
+            if (answer == "slow") {
+                Console.WriteLine("slow call=" + Encoded("" + asked));
+                Console.Out.Flush();
+                Thread.Sleep(SlowSource);
+                Console.WriteLine("awake");
+            }
             return answer == "none" ? null : answer;
         };
     }
