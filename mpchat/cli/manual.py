@@ -26,6 +26,7 @@ SUBJECTS = (
     "clients",
     "web",
     "encryption",
+    "sign-in",
     "proxies",
     "library",
     "members-and-rooms",

@@ -267,7 +267,9 @@ class Hub:
         self.delivery.flush()
         self.delivery.meet(asked.identity, endpoint)
         self._answer(asked, now)
-        endpoint.send(Down.ANSWERED, asked.identity)
+        ordered = any(order.identity == asked.identity for order in self.delivery.orders)
+        # The answer to an order comes when it was carried out, and before that of any later request.
+        endpoint.send(Down.CHECKING if ordered else Down.ANSWERED, asked.identity)
 
     def _answer(self, asked: Asked, now: float) -> None:
         try:
@@ -323,8 +325,9 @@ class Hub:
     # What operators and settings want.
 
     def tell(self, identity: int, frame: bytes) -> None:
-        """Send a client the answer to what it has ordered, if it is still here."""
+        """Send a client the answer to what it has ordered, if it is still here, and read from it again."""
         self.delivery.carry_out([Tell(identity, frame)])
+        self.proofs.answered(identity)
 
     def announce(self, text: str, now: float) -> None:
         """Say something to all clients. Raises :class:`ProtocolError` if it fits no frame."""

@@ -410,6 +410,15 @@ def test_an_operator_moderates_from_a_client(shared: Server) -> None:
         assert order(unban={"name": BOB})["action"] == "unban"
         with Member(shared.address) as again:
             again.join(BOB, password=BOBS)
+        alice.ask(mute={"name": "nobody"})
+        alice.ask(who={})
+        alice.ask(unmute={"name": "nobody"})
+        alice.ask(ping="last")
+        answers = ("moderated", "who", "pong")
+        got = []
+        while not got or got[-1] != "pong":
+            got += [each for each in alice.take() if each in answers]
+        assert got == ["moderated", "who", "moderated", "pong"]
         assert alice.refused(ban={"name": "no name\u202e"}) == "bad_name"
         assert alice.refused(ban={"name": BOB, "for": -1}) == "bad_request"
         assert alice.refused(ban={"name": "x" * 50_000}) == "bad_name"
