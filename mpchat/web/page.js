@@ -70,12 +70,14 @@ function showEntrance(error, name = kept.name.get(), room = roomInAddress() || k
   $('first-room').value = room;
   $('refusal').textContent = error ? errorText(error) : '';
   const isAboutProof = error && signIn.refused(error);
-  const wrong = isAboutProof ? 'proof' : error?.code === 'bad_room' ? 'first-room' : 'name';
+  // A proof that is good, but not for this room.
+  const isForOthers = error?.code === 'not_allowed' && $('proof').value !== '';
+  const wrong = error?.code === 'bad_room' || isForOthers ? 'first-room' : isAboutProof ? 'proof' : 'name';
   for (const id of ['name', 'first-room', 'proof']) {
     $(id).setAttribute('aria-invalid', String(Boolean(error) && id === wrong && error.code !== 'auth_required'));
   }
   $(wrong).focus();
-  if (isAboutProof) $('proof').select();
+  if (wrong === 'proof') $('proof').select();
 }
 
 /** `proof`: an option of the client with its text, as {password: '…'}; empty without one. */

@@ -150,7 +150,15 @@ def test_the_kinds_of_proof_are_a_choice(desk: Desk, site: ScriptedSite) -> None
     bob.press_enter()
     talk, join = site.join()
     assert join == {"room": "lobby", "jwt": "e.y.J"}
-    talk.send(welcome("밥", expires=9e9))
+    # A good token that does not name this room: it stays, and the room is what to change.
+    talk.send(refusal("not_allowed"))
+    bob.shows("#refusal", "Your sign-in does not allow this name or this room.")
+    assert bob.find("document.activeElement.id") == "first-room"
+    fill(bob, first_room="놀이방")
+    bob.press_enter()
+    talk, join = site.join()
+    assert join == {"room": "놀이방", "jwt": "e.y.J"}
+    talk.send(welcome("밥", room="놀이방", expires=9e9))
     bob.until_online()
     assert bob.text("#my-name") == "밥"
     # The next one is asked for what was good the last time.
@@ -167,7 +175,7 @@ def test_the_kinds_of_proof_are_a_choice(desk: Desk, site: ScriptedSite) -> None
     bob.put("#proof", "fresh")
     bob.press_enter()
     talk, join = site.join()
-    assert (join["jwt"], join["name"], join["token"]) == ("fresh", "밥", "t")
+    assert join == {"jwt": "fresh", "name": "밥", "token": "t", "room": "놀이방"}
     talk.send(welcome("밥"))
     bob.until_online()
     assert bob.find("document.getElementById('text').value") == "쓰던 글"
