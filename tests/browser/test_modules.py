@@ -14,7 +14,14 @@ from support.javascript import WEB, evaluate, modules
 from support.manual import ROOT
 from support.programs import require
 
-from mpchat.client.conversation import _WRONG_JOIN, _WRONG_QUESTION, FINAL, PASSING
+from mpchat.client.conversation import (
+    _NOT_MODERATED,
+    _WRONG_JOIN,
+    _WRONG_PROOF,
+    _WRONG_QUESTION,
+    FINAL,
+    PASSING,
+)
 from mpchat.client.lines import Command, Enter, Incomplete, Moderate, Say, Tell, Unknown, parse
 from mpchat.client.resume import Track
 from mpchat.text import visible
@@ -43,6 +50,8 @@ def test_the_error_codes_are_those_of_the_other_clients() -> None:
     assert _codes(source, "PASSING") == PASSING
     assert _codes(source, "FINAL") == FINAL
     assert _codes(source, "WRONG_JOIN") | PASSING == _WRONG_JOIN
+    assert _codes(source, "WRONG_PROOF") == _WRONG_PROOF
+    assert _codes(source, "NOT_MODERATED") == _NOT_MODERATED
     assert _codes(source, "WRONG_QUESTION") == _WRONG_QUESTION
 
 
