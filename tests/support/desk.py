@@ -4,15 +4,17 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from mpchat.auth.grant import Grant, Identity
+from mpchat.auth.lookalikes import looks
 from mpchat.hub.effects import Effect, End, Enter, Tell
-from mpchat.hub.entries import Asked, Entry, Left, Posted, Swept, WorkerDied
+from mpchat.hub.entries import Asked, Configured, Denied, Entry, Left, Posted, Swept, WorkerDied
 from mpchat.hub.history import Run
 from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
 from mpchat.hub.state import HubState
 from mpchat.protocol.messages import message_frame
-from mpchat.protocol.requests import Join, Request
+from mpchat.protocol.requests import CloseRoom, Join, Request, Sanction, Target
 from support.crowd import payloads
 
 KEPT = Kept(messages=100, size=1 << 20, age=0.0)
@@ -64,17 +66,43 @@ class Desk:
             elif isinstance(effect, End):
                 self.ended.append(effect.identity)
 
-    def ask(self, identity: int, request: Request, now: float = 1.0) -> Object:
-        """Ask; return the last object that this connection was sent for it, {} when it was sent none."""
+    def ask(
+        self,
+        identity: int,
+        request: Request,
+        now: float = 1.0,
+        *,
+        identified: Identity | None = None,
+        denied: Denied | None = None,
+    ) -> Object:
+        """Ask; return the last object that this connection was sent for it, {} when it was sent none.
+
+        ``identified`` and ``denied`` are what has come of the proof that a join shows.
+        """
         before = len(self.sent)
         self._tokens += 1
         token = f"token {self._tokens}"
-        self.apply(Asked(now, now, identity, self.address(identity), request, token))
+        address = self.address(identity)
+        self.apply(Asked(now, now, identity, address, request, token, identified, denied))
         return next((each for who, each in reversed(self.sent[before:]) if who == identity), {})
 
-    def join(self, identity: int, name: str | None = None, now: float = 1.0, **join: Any) -> Object:
+    def join(
+        self,
+        identity: int,
+        name: str | None = None,
+        now: float = 1.0,
+        *,
+        identified: Identity | None = None,
+        denied: Denied | None = None,
+        **join: Any,
+    ) -> Object:
         """Ask to join."""
-        return self.ask(identity, Request(join=Join(name=name, **join)), now)
+        request = Request(join=Join(name=name, **join))
+        return self.ask(identity, request, now, identified=identified, denied=denied)
+
+    def configure(self, limits: Limits, now: float = 1.0) -> None:
+        """Let other limits hold."""
+        self.apply(Configured(limits, notices=True, now=now))
 
     def post(self, sender: int | str, *texts: str, at: float = 1.0, now: float | None = None) -> list[Effect]:
         """Say something at ``at``; the steady clock shows the same unless ``now`` says otherwise."""
@@ -97,3 +125,30 @@ class Desk:
 def code(answer: Object) -> str:
     """Return an error's code."""
     return str(answer["error"]["code"])
+
+
+def proven(name: str, **grant: Any) -> Identity:
+    """Return what comes of a password or a token for a name; ``grant`` is what it allows."""
+    return Identity(name, Grant(name, **grant), looks(name))
+
+
+def by_secret(name: str) -> Identity:
+    """Return what comes of the secret for all, with a free name."""
+    return Identity(name, Grant(""), looks(name))
+
+
+def unproven(name: str) -> Identity:
+    """Return what comes of a join without a proof where registered names alone need one."""
+    return Identity(name, None, looks(name))
+
+
+def order(action: str, target: str, seconds: float = 60.0) -> Request:
+    """Return an operator's request; a ban and a mute are for so many seconds."""
+    wanted: dict[str, Any]
+    if action == "close":
+        wanted = {action: CloseRoom(target)}
+    elif action in ("ban", "mute"):
+        wanted = {action: Sanction(target, seconds)}
+    else:
+        wanted = {action: Target(target)}
+    return Request(**wanted)
