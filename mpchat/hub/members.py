@@ -251,7 +251,8 @@ class Members:
     def _wanted_name(self, member: Member, join: Join, asked: Asked) -> str:
         """Return the name that a member is to have. Raises :class:`ProtocolError`."""
         identified = asked.identified
-        if identified is None and member.grant is None and self.limits.closed:
+        grant = (identified and identified.grant) or member.grant
+        if grant is None and self.limits.closed:  # also after a check that was made before the chat closed
             raise auth_required(self.limits.proofs)
         name = identified.name if identified is not None else join.name
         if name is None and member.claim is None:
