@@ -8,9 +8,8 @@ from click.testing import CliRunner
 from support.stress import broken, stress, temporary  # noqa: F401  (a fixture)
 
 from scripts.common.latency import Latency
-from scripts.stress.clients import Plan
 from scripts.stress.command import main
-from scripts.stress.hostile.clients import Innocent, Innocents
+from scripts.stress.hostile.innocents import Innocent, Innocents, InnocentsPlan
 from scripts.stress.hostile.kinds import KINDS
 from scripts.stress.hostile.scenario import Attack
 
@@ -34,11 +33,25 @@ def test_an_attack_is_judged_by_delay_restarts_and_status() -> None:
     assert bad.reasons(1.0) == ["x: 2 workers were restarted", "x: the status took 1.5 s"]
 
 
+def test_an_attack_is_judged_by_how_long_it_takes_to_sign_in_meanwhile() -> None:
+    signing = {"password": latency(10, 2900), "jwt": latency(10, 900)}
+    attack = Attack("x", 0.05, "closed", hurt=latency(1), sign_ins=signing)
+    assert attack.reasons(1.0) == []
+    assert attack.facts()["sign-in by jwt"] == "10 ms, at most 900 ms"
+    signing |= {"password": latency(10, 4000), "jwt": Latency()}
+    assert attack.reasons(1.0) == [
+        "x: to sign in by password took 4.0 s",
+        "x: no innocent client signed in by jwt",
+    ]
+    attack.let_in = 1
+    assert "x: 1 hostile clients were let in" in attack.reasons(1.0)
+
+
 @pytest.mark.parametrize("comes_back", [True, False], ids=["a stall that ends", "a stall to the end"])
 def test_a_stall_of_everybody_is_not_one_trip_of_each(*, comes_back: bool) -> None:
     near, far = Pipe()
     with near, far:
-        plan = Plan(name="innocents", number=0, address=("", 0), run="r", connections=4)
+        plan = InnocentsPlan(name="innocents", number=0, address=("", 0), run="r", connections=4)
         innocents = Innocents(plan, near)
         innocents.phase = "attack"
         stalled = [Innocent(f"{number}", "quiet") for number in range(4)]
@@ -68,6 +81,17 @@ def test_kinds_attack_in_turn_and_the_innocent_are_served() -> None:
     assert (code, verdict["reasons"]) == (0, [])
     assert list(verdict["faults"]) == ["one byte, reading", "one byte, not reading"]
     assert verdict["counts"]["deliveries"] > 100
+
+
+@pytest.mark.usefixtures("temporary")
+def test_guessers_attack_in_turn_and_the_innocent_sign_in_meanwhile() -> None:
+    kinds = [name for name, kind in KINDS.items() if kind.auth != "open"]
+    code, verdict = stress("hostile", *SHORT, "--kinds", ",".join(kinds), "--reading", "yes")
+    assert (code, verdict["reasons"]) == (0, [])
+    assert list(verdict["faults"]) == [f"{kind}, reading" for kind in kinds]
+    del verdict["faults"]["password guesses of many, reading"]  # each takes 0.2 s of CPU that is left over
+    assert all(float(each["errors"].split()[0]) > 0 for each in verdict["faults"].values())
+    assert verdict["counts"]["checked"] > 10
 
 
 @pytest.mark.usefixtures("temporary")

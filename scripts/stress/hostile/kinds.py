@@ -8,12 +8,15 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from scripts.common.frames import framed
+from scripts.common.sign_in import forged_token
 
 # The room with a long past, and the name of somebody who is in it and never reads.
 BIG, DEAF = "big", "deaf"
 # Seconds: the longest p99 round trip of an innocent client beside hostile ones, and beside clients that send
 # valid messages at full speed.
 PROMPT, BESIDE_MESSAGES = 0.05, 0.1
+# The name that is registered where a server checks proofs, and that guessers want to have.
+REGISTERED = "앨리스"
 
 
 def payload(**what: Any) -> bytes:
@@ -38,6 +41,11 @@ class Kind(NamedTuple):
     limit: float = PROMPT
     # True when the server must have a certificate.
     tls: bool = False
+    # The server's setting auth meanwhile.
+    auth: str = "open"
+    # Errors after which a client that reads leaves, and comes again with a number and from an address that no
+    # client has had; 0: it stays, and all come from one address.
+    leaves_after: int = 0
 
 
 def _frame(first: int, data: bytes) -> bytes:
@@ -66,6 +74,14 @@ def _hello() -> bytes:
 
 # The longest record, and in it the longest greeting, which never ends when it comes byte by byte.
 _LONG_HELLO = b"\x16\x03\x01\x40\0" + b"\x01\0\x3f\xfc\x03\x03"
+
+
+def _guess(number: int, **proof: str) -> bytes:
+    return payload(join={"name": f"손님{number}", **proof})
+
+
+# As long as a token that names many rooms.
+_GARBAGE = "eyJ" + "x" * 2000 + "." + "y" * 2000 + "." + "z" * 86
 
 KINDS: dict[str, Kind] = {
     "empty frames": Kind(lambda number: b"\0\0" * 60_000),
@@ -108,4 +124,20 @@ KINDS: dict[str, Kind] = {
         0,
         BESIDE_MESSAGES,
     ),
+    "password guesses": Kind(
+        lambda number: payload(join={"name": REGISTERED, "password": f"guess {number}"}) * 20, auth="closed"
+    ),
+    # Each address may be wrong a few times before it has to wait, and so may each name.
+    "password guesses of many": Kind(
+        lambda number: _guess(number, password="123456789") * 5, auth="closed", leaves_after=5
+    ),
+    "garbage for tokens": Kind(lambda number: payload(join={"jwt": _GARBAGE}) * 10, auth="closed"),
+    "forged tokens": Kind(lambda number: payload(join={"jwt": forged_token()}) * 10, auth="closed"),
+    "forged tokens of many": Kind(
+        lambda number: payload(join={"jwt": forged_token()}) * 5, auth="closed", leaves_after=5
+    ),
+    "secret guesses": Kind(lambda number: _guess(number, secret=f"guess {number}") * 20, auth="closed"),
+    "joins without proof": Kind(lambda number: _guess(number) * 100, auth="closed"),
+    "joins of a registered name": Kind(lambda number: payload(join={"name": REGISTERED}) * 50, auth="names"),
+    "messages without proof": Kind(lambda number: payload(message="y" * 100) * 200, auth="closed"),
 }

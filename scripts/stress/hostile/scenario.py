@@ -1,5 +1,6 @@
 """The scenario of hostile clients: each kind in turn, and what an innocent client beside them feels."""
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,13 @@ import psutil
 
 from scripts.common.certificate import certificate
 from scripts.common.latency import Latency
-from scripts.stress.clients import Plan
+from scripts.common.server import HarnessError
+from scripts.common.sign_in import Proofs
 from scripts.stress.engine import Run, Scenario
 from scripts.stress.fleet import ClientProcess
-from scripts.stress.hostile.clients import Hostile, HostilePlan, Innocents
-from scripts.stress.hostile.kinds import KINDS
+from scripts.stress.hostile.clients import Hostile, HostilePlan
+from scripts.stress.hostile.innocents import Innocents, InnocentsPlan, names
+from scripts.stress.hostile.kinds import KINDS, REGISTERED
 from scripts.stress.options import Options, option
 
 # Seconds between two measurements of memory, and between two of how long the status takes.
@@ -22,6 +25,9 @@ MEMORY_EVERY = 0.2
 STATUS_EVERY = 1.0
 # Seconds that ``mpchat status`` may take.
 STATUS_LIMIT = 1.0
+# Seconds that an innocent client may take to sign in meanwhile, by the kind of its proof. Its password has
+# been right before, from the same address.
+SIGN_IN_LIMITS = {"password": 3.0, "jwt": 1.0}
 INNOCENTS = 4
 
 
@@ -52,6 +58,7 @@ class Attack:
 
     name: str
     limit: float
+    auth: str = "open"
     calm: Latency = field(default_factory=Latency)
     hurt: Latency = field(default_factory=Latency)
     memory: int = 0  # bytes, the most that all processes of the server took together
@@ -59,6 +66,11 @@ class Attack:
     status: float = 0.0  # seconds, the longest
     restarted: int = 0
     cut_off: int = 0
+    errors: float = 0.0  # a second, which hostile clients got
+    checked: float = 0.0  # of them: proofs that were looked at and wrong
+    let_in: int = 0  # hostile clients that got a name for a proof that is wrong
+    # How long it took to sign in, by the kind of proof; empty where the server asks for none.
+    sign_ins: dict[str, Latency] = field(default_factory=dict)
 
     def reasons(self, slack: float) -> list[str]:
         """Say in words what breaks a promise; times may be ``slack`` times as long."""
@@ -74,11 +86,25 @@ class Attack:
             found.append(f"{self.name}: {self.restarted} workers were restarted")
         if self.status > STATUS_LIMIT * slack:
             found.append(f"{self.name}: the status took {self.status:.1f} s")
+        if self.let_in:
+            found.append(f"{self.name}: {self.let_in} hostile clients were let in")
+        for kind, took in self.sign_ins.items():
+            if not took.count:
+                found.append(f"{self.name}: no innocent client signed in by {kind}")
+            elif (seconds := took.percentile(1.0)) > SIGN_IN_LIMITS[kind] * slack:
+                found.append(f"{self.name}: to sign in by {kind} took {seconds:.1f} s")
         return found
 
     def facts(self) -> dict[str, str]:
         """Return what the verdict shows of it."""
         calm, hurt = self.calm.summary(), self.hurt.summary()
+        signing = {}
+        if self.sign_ins:
+            signing = {"errors": f"{self.errors:.0f} a second", "checked": f"{self.checked:.0f} a second"}
+        for kind, took in self.sign_ins.items():
+            signing[f"sign-in by {kind}"] = (
+                f"{took.percentile(0.5) * 1000:.0f} ms, at most {took.percentile(1.0) * 1000:.0f} ms"
+            )
         return {
             "calm p99": f"{calm['p99'] * 1000:.1f} ms",
             "p50": f"{hurt['p50'] * 1000:.1f} ms",
@@ -88,6 +114,7 @@ class Attack:
             "cut off": str(self.cut_off),
             "restarted": str(self.restarted),
             "status": f"{self.status:.2f} s",
+            **signing,
         }
 
 
@@ -95,7 +122,8 @@ class HostileScenario(Scenario):
     """Hostile clients of every kind, as fast as they can, beside innocent ones.
 
     Kinds come one after the other, each once reading its answers and once not. The innocent clients measure
-    the round trips of their messages in a room of their own.
+    the round trips of their messages in a room of their own. Where the server asks for proofs, two more sign
+    in meanwhile, again and again, by a password and by a token.
     """
 
     options_type = HostileOptions
@@ -114,32 +142,66 @@ class HostileScenario(Scenario):
         self._attacks: list[Attack] = []
         self._innocents: ClientProcess | None = None
         self._next_memory = self._next_status = 0.0
+        self._proofs: Proofs | None = None
+        self._auth = "open"
 
     @staticmethod
     def server_options(options: Any, folder: Path) -> tuple[str, ...]:
-        """Give the server a certificate where a kind wants one: others do without the processes for it."""
-        if not any(KINDS[each].tls for each in options.chosen()):
-            return ()
-        chain, key = certificate(folder)
-        return "--tls-cert", chain, "--tls-key", key
+        """Give the server a certificate where a kind wants one: others do without the processes for it.
+
+        And a settings file, where a kind wants another ``auth``.
+        """
+        flags: tuple[str, ...] = ()
+        if any(KINDS[each].tls for each in options.chosen()):
+            chain, key = certificate(folder)
+            flags += "--tls-cert", chain, "--tls-key", key
+        if any(KINDS[each].auth != "open" for each in options.chosen()):
+            _settings(folder).touch()
+            flags += "--config", str(_settings(folder))
+        return flags
 
     def play(self) -> None:
         """Let the kinds attack, one after the other."""
         run = self.run
-        self._innocents = run.start(Innocents, Plan(**run.plan("innocents", INNOCENTS)))
+        plan = run.plan("innocents", INNOCENTS)
+        assert run.server is not None
+        if _settings(run.server.folder).exists():
+            self._proofs = Proofs(run.server.folder, REGISTERED)
+            self._ask_for_proofs(self._auth)
+            plan |= {"tokens": self._proofs.tokens(names(INNOCENTS)), "password": self._proofs.password}
+        self._innocents = run.start(Innocents, InnocentsPlan(**plan))
         run.verdict.planned = INNOCENTS
         run.join([self._innocents])
+        if self._proofs is not None:  # the server has its files open from now on
+            before = run.verdict.snapshots["before"]
+            supervisor = {"supervisor": run.server.snapshot().descriptors["supervisor"]}
+            run.verdict.snapshots["before"] = before._replace(descriptors=before.descriptors | supervisor)
         run.fleet.tell([self._innocents], "go")
         wanted = {"yes": [True], "no": [False], "both": [True, False]}[self.options.reading]
         for kind in self.options.chosen():
+            if KINDS[kind].auth != self._auth:
+                self._ask_for_proofs(KINDS[kind].auth)
             for reads in wanted:
                 self._attack(kind, reads)
         run.leave([self._innocents])
 
+    def _ask_for_proofs(self, auth: str) -> None:
+        """Let the server have another ``auth``; the clients stay."""
+        server, self._auth = self.run.server, auth
+        assert server is not None
+        assert self._proofs is not None
+        settings = {"auth": auth, **self._proofs.settings}
+        text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+        _settings(server.folder).write_text(text)
+        done = server.command("reload")
+        if done.returncode:
+            raise HarnessError(f"the server did not reload: {done.stderr.strip()}")
+        self.run.wait_for_workers()
+
     def _attack(self, kind: str, reads: bool) -> None:
         run = self.run
         name = f"{kind}, {'reading' if reads else 'not reading'}"
-        attack = Attack(name, KINDS[kind].limit)
+        attack = Attack(name, KINDS[kind].limit, auth=KINDS[kind].auth)
         run.phase(f"calm: {name}", self.options.seconds / 4)
         pids = self._worker_pids()
         attack.memory_before = attack.memory = self._memory()
@@ -151,6 +213,9 @@ class HostileScenario(Scenario):
         run.phase(name, self.options.seconds)
         run.leave([process])
         attack.cut_off = process.count("cut off")
+        attack.errors = process.count("errors") / self.options.seconds
+        attack.let_in = process.count("let in")
+        attack.checked = process.count("checked") / self.options.seconds
         run.wait_for_workers()
         attack.restarted = len(pids - self._worker_pids())
 
@@ -189,6 +254,14 @@ class HostileScenario(Scenario):
         for attack in self._attacks:
             attack.calm = latency.get(f"calm: {attack.name}", Latency())
             attack.hurt = latency.get(attack.name, Latency())
+            if attack.auth != "open":
+                attack.sign_ins = {
+                    kind: latency.get(f"{attack.name}: {kind}", Latency()) for kind in SIGN_IN_LIMITS
+                }
             self.run.verdict.reasons += attack.reasons(self.options.slack)
             self.run.verdict.faults[attack.name] = attack.facts()
         self.run.verdict.latency.clear()
+
+
+def _settings(folder: Path) -> Path:
+    return folder / "mpchat.toml"
