@@ -2,6 +2,9 @@
 
 A check can take 0.2 s. An address that sends a thousand waits behind every other that sends a few. When the
 line is full, the address that has most of it gives way.
+
+Addresses that have proven a name before have a line of their own for it. It has every second turn, and
+strangers cannot fill it.
 """
 
 from collections import OrderedDict
@@ -14,11 +17,15 @@ MOST_WAITING = 256
 
 
 class Try(NamedTuple):
-    """What one connection shows. ``address`` is what counts as one address, of its client."""
+    """What one connection shows. ``address`` is what counts as one address, of its client.
+
+    ``name`` is the key of the name that the proof is for, as its client says; "" for a proof without a name.
+    """
 
     identity: int
     address: str
     proof: Proof
+    name: str = ""
 
 
 class Line:
@@ -70,3 +77,33 @@ class Line:
             del tries[identity]
             if not tries:
                 del self._waiting[address]
+
+
+class Lines:
+    """The line of names that their addresses have proven before, and that of all others, each in its turn.
+
+    A member with the right password can make many tries of the first kind: they must not hold up all others.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._proven, self._others = Line(), Line()
+        self._others_turn = False
+
+    def add(self, new: Try, *, proven: bool) -> Try | None:
+        """Let a try wait. Return the one that must give way, if one must: perhaps the same."""
+        return (self._proven if proven else self._others).add(new)
+
+    def take(self) -> Try | None:
+        """Return the try whose turn it is, None: none waits."""
+        first, second = self._proven, self._others
+        if self._others_turn:
+            first, second = second, first
+        taken = first.take() or second.take()
+        self._others_turn = not self._others_turn
+        return taken
+
+    def forget(self, identity: int) -> None:
+        """Forget the try of a connection that has ended, if it waits."""
+        self._proven.forget(identity)
+        self._others.forget(identity)

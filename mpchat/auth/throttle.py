@@ -41,9 +41,13 @@ class Throttle:
         """Return what a try counts for. ``name`` is the key of a name; "" for a proof without a name."""
         if not name:
             return [("address", address)]
-        if (name, address) in self._proven:
+        if self.is_proven(name, address):
             return [("proven", name, address)]
         return [("name", name), ("address", address)]
+
+    def is_proven(self, name: str, address: str) -> bool:
+        """Tell whether an address has proven a name. ``name`` is the key of a name."""
+        return (name, address) in self._proven
 
     def wait(self, keys: list[Key], now: float) -> float:
         """Return for how many seconds a try must wait; 0: it may be looked at."""

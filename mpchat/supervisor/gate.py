@@ -14,8 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mpchat.auth.grant import Identity, Proof
-from mpchat.auth.line import Line, Try
+from mpchat.auth.line import Lines, Try
 from mpchat.auth.throttle import Key, Throttle
+from mpchat.auth.tokens import claimed_name
 from mpchat.auth.verifier import Verifier
 from mpchat.config import Config
 from mpchat.errors import MpchatError, ProtocolError
@@ -58,7 +59,7 @@ class Gate:
     def ask(self, identity: int, address: str, proof: Proof) -> None:
         """Have a proof checked. ``address`` is what counts as one address; :attr:`on_checked` is called."""
         lane = self._passwords if proof.password is not None else self._others
-        lane.add(Try(identity, address, proof))
+        lane.add(Try(identity, address, proof, _name_of(proof)))
 
     def forget(self, identity: int) -> None:
         """Forget the proof of a connection that has ended, unless it is just being checked."""
@@ -83,8 +84,13 @@ class Gate:
         proof = tried.proof
         if not proof.kinds:
             return []
-        name = name_key(proof.name or "")[:KEY_LENGTH] if proof.password is not None else ""
-        return self._throttle.keys(name, tried.address)
+        # A forged token for a name must not hold up its owner elsewhere: it does not count for the name.
+        counts = proof.password is not None or self.is_proven(tried)
+        return self._throttle.keys(tried.name if counts else "", tried.address)
+
+    def is_proven(self, tried: Try) -> bool:
+        """Tell whether an address has proven before the name that its try is for."""
+        return bool(tried.name) and self._throttle.is_proven(tried.name, tried.address)
 
     def wait(self, keys: list[Key]) -> float:
         """Return for how many seconds a try must wait because of failures."""
@@ -98,7 +104,7 @@ class Gate:
                 self._throttle.fail(keys, time.monotonic())
                 name = visible((tried.proof.name or "")[:SHOWN_LENGTH])
                 log.warning("refused, wrong %s: %s, %s", kinds, name or "no name", tried.address)
-        elif tried.proof.password is not None:
+        elif outcome.proves_name:
             self._throttle.prove(name_key(outcome.name)[:KEY_LENGTH], tried.address)
         self.on_checked(tried.identity, outcome)
 
@@ -133,19 +139,19 @@ class _Lane:
         self._reactor = reactor
         self._name = name
         self._thread: JobThread | None = None
-        self._line = Line()
+        self._lines = Lines()
         self._busy = False
 
     def add(self, tried: Try) -> None:
         """Check a try when its turn comes, or say that there are too many."""
-        out = self._line.add(tried)
+        out = self._lines.add(tried, proven=self._gate.is_proven(tried))
         if out is not None:
             busy = "too many clients sign in at the same time; try again in a moment"
             self._gate.on_checked(out.identity, ProtocolError(TRY_LATER, busy))
         self._go_on()
 
     def forget(self, identity: int) -> None:
-        self._line.forget(identity)
+        self._lines.forget(identity)
 
     def follow(self, config: Config, verifier: Verifier | None) -> None:
         before, self._config, self._verifier = self._verifier, config, verifier
@@ -168,7 +174,7 @@ class _Lane:
 
     def _go_on(self) -> None:
         """Have the next try checked that need not wait."""
-        while not self._busy and (tried := self._line.take()) is not None:
+        while not self._busy and (tried := self._lines.take()) is not None:
             keys = self._gate.keys(tried)
             wait = self._gate.wait(keys)
             if wait:
@@ -205,6 +211,13 @@ class _Lane:
         except Exception:  # what one client shows must not end the thread that checks for all
             log.exception("a proof could not be checked")
         return _unchecked()
+
+
+def _name_of(proof: Proof) -> str:
+    """Return the key of the name that a proof is for, as its client says; "": it proves no name."""
+    if proof.jwt is not None:
+        return name_key(claimed_name(proof.jwt))[:KEY_LENGTH]
+    return name_key(proof.name or "")[:KEY_LENGTH] if proof.password is not None else ""
 
 
 def _unchecked() -> ProtocolError:
