@@ -25,6 +25,7 @@ from mpchat.text import visible
 
 # Characters that the table of workers needs.
 TABLE_WIDTH = 78
+_AUTH = {"names": "registered names need a proof", "closed": "clients need a proof"}
 _STATE_STYLES = {
     "RUNNING": "green",
     "STARTING": "yellow",
@@ -97,19 +98,26 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
         head.append(f"\n{_people_line(status)}")
     if history := status.history:
         head.append(f"\n{_history_line(history)}", style="" if history.state == "ok" else "red")
+    if status.auth != "open":
+        head.append(f"\nauth {visible(status.auth)}: {_AUTH.get(status.auth, '')}")
     if status.generation is not None:
         head.append(f"\n{_change_line(status)}")
     if last := status.last_reload:
         head.append(f"\n{_last_reload_line(last)}", style="red" if last.exit else "")
     for worker in status.workers:
-        if worker.restart_in is not None:
-            waiting = _waiting_line("worker", worker, worker.restart_in)
-            head.append(f"\n{waiting}", style="red")
+        head.append(_waiting_worker(worker), style="red")
     if status.tls:
         head.append_text(_tls_lines(status.tls))
     if width < TABLE_WIDTH:
         return Group(head, *map(_worker_lines, status.workers))
     return Group(head, _workers_table(status.workers))
+
+
+def _waiting_worker(worker: WorkerStatus) -> str:
+    """Return the line of a worker that waits for its next start; empty for any other."""
+    if worker.restart_in is None:
+        return ""
+    return f"\n{_waiting_line('worker', worker, worker.restart_in)}"
 
 
 def bans_text(sanctions: Sanctions) -> str:

@@ -170,6 +170,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     change: str | None = None
     last_reload: LastReload | None = None
     workers: list[WorkerStatus]
+    # Whether clients must prove who they are: open, names or closed.
+    auth: str
     tls: Tls | None = None
 
 

@@ -281,11 +281,11 @@ class Hub:
     def _prove(self, prove: Prove, endpoint: Endpoint, now: float) -> None:
         """Have a join's proof checked. What was said before it goes out first, to all."""
         self.delivery.flush()
-        self.proofs.begin(prove, endpoint)
+        self.proofs.begin(prove, endpoint, self._limits)
 
     def proved(self, identity: int, outcome: Identity | ProtocolError) -> None:
         """Take what has come of a proof: the join gets its place in the order."""
-        proved = self.proofs.outcome(identity, outcome)
+        proved = self.proofs.outcome(identity, outcome, self._limits)
         if proved is not None:
             self._log.append(*proved, 0)
 

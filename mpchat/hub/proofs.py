@@ -36,8 +36,8 @@ class Proofs:
         """Begin with none. Without a gate no proof is taken."""
         self.gate: Gate | None = None
         self._delivery = delivery
-        # By identity: the join, and the worker that it came from.
-        self._waiting: dict[int, tuple[Asked, Endpoint]] = {}
+        # By identity: the join, the worker that it came from, and the setting auth when the check began.
+        self._waiting: dict[int, tuple[Prove, Endpoint, str]] = {}
         # Connections that were in transit when their joins were answered: no worker reads from them yet.
         self._unread: set[int] = set()
 
@@ -56,20 +56,33 @@ class Proofs:
         request = msgspec.structs.replace(asked.request, join=bare)
         return Prove(msgspec.structs.replace(asked, request=request), proof)
 
-    def begin(self, prove: Prove, endpoint: Endpoint) -> None:
+    def begin(self, prove: Prove, endpoint: Endpoint, limits: Limits) -> None:
         """Have a join's proof checked; others may ask meanwhile."""
-        assert self.gate is not None
         identity = prove.asked.identity
         self._delivery.meet(identity, endpoint)
-        self._waiting[identity] = prove.asked, endpoint
         endpoint.send(Down.CHECKING, identity)
-        self.gate.ask(identity, owner_of_client(prove.asked.address), prove.proof)
+        self._check(prove, endpoint, limits)
 
-    def outcome(self, identity: int, outcome: Identity | ProtocolError) -> tuple[Proved, Endpoint] | None:
-        """Return what is to be put in order for what has come of a proof; None: the connection has ended."""
+    def _check(self, prove: Prove, endpoint: Endpoint, limits: Limits) -> None:
+        assert self.gate is not None
+        asked = prove.asked
+        self._waiting[asked.identity] = prove, endpoint, limits.auth
+        self.gate.ask(asked.identity, owner_of_client(asked.address), prove.proof)
+
+    def outcome(
+        self, identity: int, outcome: Identity | ProtocolError, limits: Limits
+    ) -> tuple[Proved, Endpoint] | None:
+        """Return what is to be put in order for what has come of a proof.
+
+        None: the connection has ended, or the chat asks for other proofs by now, and it is checked again.
+        """
         if identity not in self._waiting:
             return None
-        asked, endpoint = self._waiting[identity]
+        prove, endpoint, auth = self._waiting[identity]
+        if auth != limits.auth:
+            self._check(prove, endpoint, limits)
+            return None
+        asked = prove.asked
         if isinstance(outcome, ProtocolError):
             denied = Denied(outcome.code, outcome.text, outcome.proofs)
             return Proved(msgspec.structs.replace(asked, denied=denied)), endpoint

@@ -186,31 +186,39 @@ class _Lane:
 
     def _check(self, tried: Try, keys: list[Key]) -> None:
         self._busy = True
+        verifier, config = self._verifier, self._config
         outcomes: list[Outcome] = []
+        made: list[Verifier] = []
 
         def check() -> None:
-            outcomes.append(self._outcome(tried.proof))
+            outcomes.append(_outcome(tried.proof, config, verifier, made))
 
         def on_done(_: Exception | None) -> None:
             self._busy = False
+            if made and self._config is config:
+                self._verifier = made[0]
+            elif made:  # other settings hold by now
+                self._begin().do(made[0].close)
             self._gate.checked(tried, keys, outcomes[0] if outcomes else _unchecked())
             self._go_on()
 
         self._begin().do(check, on_done)
 
-    def _outcome(self, proof: Proof) -> Outcome:
-        """Check a proof; in the thread."""
-        try:
-            if self._verifier is None:
-                self._verifier = Verifier(self._config)
-            return self._verifier.check(proof, self._config.auth, time.time())
-        except ProtocolError as error:
-            return error
-        except MpchatError as error:
-            log.error("no proof can be checked: %s", error)
-        except Exception:  # what one client shows must not end the thread that checks for all
-            log.exception("a proof could not be checked")
-        return _unchecked()
+
+def _outcome(proof: Proof, config: Config, verifier: Verifier | None, made: list[Verifier]) -> Outcome:
+    """Check a proof; in the thread. Put the verifier into ``made`` if there was none."""
+    try:
+        if verifier is None:
+            verifier = Verifier(config)
+            made.append(verifier)
+        return verifier.check(proof, config.auth, time.time())
+    except ProtocolError as error:
+        return error
+    except MpchatError as error:
+        log.error("no proof can be checked: %s", error)
+    except Exception:  # what one client shows must not end the thread that checks for all
+        log.exception("a proof could not be checked")
+    return _unchecked()
 
 
 def _name_of(proof: Proof) -> str:

@@ -4,6 +4,7 @@ The command's half is :mod:`mpchat.cli.launch`. What goes between the two is des
 """
 
 import json
+import shlex
 import signal
 import socket
 from contextlib import suppress
@@ -101,17 +102,29 @@ def start_text(config: Config, facts: StartFacts, settings_file: str = "") -> st
     lines = [
         f'mpchat "{facts.name}" serves at {", ".join(facts.addresses)}',
         f"pid {facts.pid}, workers: {facts.workers}, connections that fit: {facts.fits}",
-        f"  chat:  mpchat chat{where}",
+        f"  chat:  mpchat chat{where}{_proof(config)}",
         f"  watch: mpchat status --watch{options}",
         f"  stop:  mpchat stop{options}",
     ]
     if config.web:
         lines.insert(3, f"  page:  {_page(facts.addresses[0], facts.secure_name, tls=config.tls_on)}")
+    if config.auth != "open":
+        accounts = f" --accounts {shlex.quote(config.accounts)}" if config.accounts else ""
+        lines.insert(-2, f"  names: mpchat user add NAME{visible(accounts)}")
     if facts.log:
         lines.insert(2, f"log: {facts.log}")
     if settings_file:
         lines.insert(2, f"settings file: {visible(settings_file)}")
     return "\n".join(lines)
+
+
+def _proof(config: Config) -> str:
+    """Return the options of ``mpchat chat`` with which a client gets into a closed chat."""
+    if config.auth != "closed":
+        return ""
+    if config.secret:
+        return " --name NAME --secret"
+    return " --token FILE" if config.jwt_key else " --name NAME --password"
 
 
 def _page(address: str, secure_name: str, *, tls: bool) -> str:

@@ -86,6 +86,7 @@ class StatusReport:
             change=self.changes.under_way,
             last_reload=self.changes.last_reload,
             workers=[worker_status(slot) for _, slot in sorted(self.pool.slots.items())],
+            auth=config.auth,
             tls=self._tls() if self.tls.slots or config.tls_on else None,
         )
 

@@ -415,7 +415,7 @@ def test_an_operator_moderates_from_a_client(shared: Server) -> None:
         alice.ask(unmute={"name": "nobody"})
         alice.ask(ping="last")
         answers = ("moderated", "who", "pong")
-        got = []
+        got: list[str] = []
         while not got or got[-1] != "pong":
             got += [each for each in alice.take() if each in answers]
         assert got == ["moderated", "who", "moderated", "pong"]

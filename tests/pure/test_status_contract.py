@@ -38,6 +38,7 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
         "change": str | None,
         "last_reload": LastReload | None,
         "workers": list[WorkerStatus],
+        "auth": str,
         "tls": Tls | None,
     },
     Tls: {
