@@ -125,7 +125,8 @@ class Clients:
             return  # it is gone, but for its last words, or waits for its end
         if connection.asking:
             charge_answer(connection, len(frames))
-        self.reply(connection, frames)
+        log.debug("> answered: %s", connection.address)
+        self.send(connection, connection.dialect.framing.encode(frames), in_order=True)
         if not connection.closed and len(connection.outbox) > self.config.lag_limit:
             self.end(connection, SLOW)
 
@@ -191,9 +192,12 @@ class Clients:
         """Take what a client has sent that speaks HTTP."""
         self.web.take(connection, data)
 
-    def send(self, connection: Connection, data: bytes) -> None:
-        """Send a client bytes of its dialect; while it does not read them it is not read from."""
-        self.rooms.send(connection, data)
+    def send(self, connection: Connection, data: bytes, *, in_order: bool = False) -> None:
+        """Send a client bytes of its dialect; while it does not read them it is not read from.
+
+        ``in_order``: after what was said in its room before, if it is caught up.
+        """
+        self.rooms.send(connection, data, in_order=in_order)
         if not connection.closed and len(connection.outbox) >= OUTBOX_LIMIT:
             connection.no_longer(self._reactor, READ)
         self.keep_to_memory()
@@ -273,7 +277,7 @@ class Clients:
         self._refuse(connection, error_frame(code, text), reason)
 
     def _refuse(self, connection: Connection, told: bytes, reason: str) -> None:
-        connection.fanout.complete(self._reactor.now)
+        connection.fanout.complete_for(connection, self._reactor.now)
         if not connection.closed:
             self.rooms.reply(connection, told)
         if not connection.closed:
@@ -316,7 +320,7 @@ class Clients:
         connection = self.by_identity.get(identity)
         if connection is None:
             return
-        connection.fanout.complete(self._reactor.now)  # its last answers wait for the flush
+        connection.fanout.complete_for(connection, self._reactor.now)  # its last answers wait for the flush
         if not connection.closed:
             self.end(connection, reason)
 
@@ -333,7 +337,9 @@ class Clients:
         kicked = [each for each in self.by_identity.values() if means(address, each.host, each.port)]
         for connection in kicked:
             log.info("kicked: %s", connection.address)
-            connection.fanout.complete(self._reactor.now)  # what it is told goes between two blobs
+            connection.fanout.complete_for(
+                connection, self._reactor.now
+            )  # what it is told goes between two blobs
             if connection.closed:  # by that, or with the one before
                 continue
             if connection.dialect.asked:  # plain clients get nothing that they know nothing of

@@ -116,6 +116,8 @@ class Fanout:
         self._behind = False
         # Clients that a reply waits for until the flush is over.
         self._replies: list[Connection] = []
+        # Clients that are sent something when what is pending now has been sent.
+        self._later: dict[Connection, None] = {}
 
     def __len__(self) -> int:
         return len(self._live) + len(self._late) + len(self._waiting) + len(self._waiting_early)
@@ -235,6 +237,7 @@ class Fanout:
         self._late.forget(connection)
         self._waiting.pop(connection, None)
         self._waiting_early.pop(connection, None)
+        self._later.pop(connection, None)
 
     def complete(self, now: float, *, pending: bool = False) -> None:
         """Go on with the flush that is under way to its end, without a look at anything else; with
@@ -243,6 +246,10 @@ class Fanout:
             self._keeper.ack_arrivals()
         while self._flush is not None or (pending and self._pending):
             self._send_slice(self._flush or self._begin(), now)
+
+    def complete_for(self, connection: Connection, now: float) -> None:
+        """Go on with the flush that is under way, and send a client what it is to get after that."""
+        self.complete(now, pending=connection in self._later)
 
     def owed_size(self, connection: Connection) -> int:
         """Return the size of :meth:`owed` in bytes."""
@@ -288,12 +295,19 @@ class Fanout:
         """Take ``count`` plain frames for all clients; :meth:`work` sends them."""
         self._pending.add(count, self.stream.framing.encode(frames))
 
-    def reply(self, connection: Connection, frames: bytes) -> None:
-        """Send something to one client, after what it is being sent and before what it is not yet sent."""
+    def reply(self, connection: Connection, frames: bytes, *, in_order: bool = False) -> None:
+        """Send something to one client, after what it is being sent and before what it is not yet sent.
+
+        ``in_order``: after what is pending too.
+        """
         self._outboxes.put(connection, frames)
-        if connection.cursor != LIVE:
+        if connection in self._later:
             return
-        if self._flush is not None:
+        if in_order and self._pending:
+            self._later[connection] = None
+        elif connection.cursor != LIVE:
+            return
+        elif self._flush is not None:
             self._replies.append(connection)
         else:
             self._send_outbox(connection)
@@ -321,6 +335,9 @@ class Fanout:
 
     def _begin(self) -> Flush:
         blob, messages = self._pending.take()
+        if self._later and not self._pending:
+            self._replies += self._later
+            self._later = {}
         late = self._late
         oldest = self.stream.oldest if late.late else None
         self.stream.append(blob, messages)
@@ -398,7 +415,7 @@ class Fanout:
     def on_writable(self, connection: Connection) -> None:
         """Go on with a late client; with all that it is owed sent, it is live."""
         try:
-            if not self._late.send_more(connection):
+            if not self._late.send_more(connection, hold=connection in self._later):
                 return
         except OSError as error:
             self._fail(connection, error)
@@ -407,7 +424,8 @@ class Fanout:
         self._late.forget(connection)
         self.join(connection)
         connection.no_longer(self._reactor, WRITE)
-        self._keeper.drained(connection)
+        if not connection.outbox:
+            self._keeper.drained(connection)
 
     def _fail(self, connection: Connection, error: OSError) -> None:
         if not connection.closed:
@@ -416,7 +434,8 @@ class Fanout:
     def _send_replies(self) -> None:
         replies, self._replies = self._replies, []
         for connection in replies:
-            if connection.outbox and connection.cursor == LIVE and not connection.closed:
+            owed = connection.outbox and connection not in self._later
+            if owed and connection.cursor == LIVE and not connection.closed:
                 self._send_outbox(connection)
 
     def _send_outbox(self, connection: Connection) -> None:

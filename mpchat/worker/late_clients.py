@@ -128,17 +128,17 @@ class LateClients:
             connection.also(self._reactor, WRITE)
         self.again.clear()
 
-    def send_more(self, connection: Connection) -> bool:
-        """Send a late client what it is owed: the begun reply, the stream, further replies.
+    def send_more(self, connection: Connection, *, hold: bool) -> bool:
+        """Send a late client what it is owed: the begun reply, the stream, further replies unless ``hold``.
 
-        Returns True when it has everything. Raises ``OSError`` when sending fails.
+        Returns True when it has all of that. Raises ``OSError`` when sending fails.
         """
         try:
             if connection.outbox_open and not self._continue_outbox(connection):
                 return False
             if not self._catch_up(connection):
                 return False
-            return not connection.outbox or self._continue_outbox(connection)
+            return hold or not connection.outbox or self._continue_outbox(connection)
         except BlockingIOError:
             return False
 

@@ -248,7 +248,7 @@ class Migration:
         While it is ``leaving`` nothing makes it be read from again.
         """
         rooms = self._clients.rooms
-        rooms.fanout_of(connection).complete(self._reactor.now)
+        rooms.fanout_of(connection).complete_for(connection, self._reactor.now)
         if connection.undecided and not connection.closed and not rooms.was_sent_nothing(connection):
             self._clients.first_bytes.be_plain(connection)
 

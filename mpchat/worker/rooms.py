@@ -233,10 +233,10 @@ class Rooms:
         """Send plain ``frames`` to one client alone, in its dialect."""
         self.send(connection, connection.dialect.framing.encode(frames))
 
-    def send(self, connection: Connection, data: bytes) -> None:
-        """Send bytes of its dialect to one client alone."""
+    def send(self, connection: Connection, data: bytes, *, in_order: bool = False) -> None:
+        """Send bytes of its dialect to one client alone; ``in_order``: after what was said before."""
         fanout = self.fanout_of(connection)
-        fanout.reply(connection, data)
+        fanout.reply(connection, data, in_order=in_order)
         if fanout is not self.plain:
             self.busy[fanout] = None
 
@@ -319,7 +319,7 @@ class Rooms:
         fanout = self.fanout_of(connection)
         if fanout is self.aside:
             return
-        fanout.complete(self._reactor.now)
+        fanout.complete_for(connection, self._reactor.now)
         if connection in fanout:
             self._finish_frame_first(connection, fanout)
             place = fanout.take_out(connection)
@@ -337,7 +337,7 @@ class Rooms:
     def take_out(self, connection: Connection) -> tuple[int, Place]:
         """Take a client out of its stream; returns the room's number and the client's place in the stream."""
         fanout = self.fanout_of(connection)
-        fanout.complete(self._reactor.now)
+        fanout.complete_for(connection, self._reactor.now)
         if fanout.number != PLAIN:
             self._finish_frame_first(connection, fanout)
         place = fanout.take_out(connection)

@@ -135,10 +135,10 @@ class Hall:
         self.published += map(self.framing.encode, frames)
         self.fanout.publish(len(frames), b"".join(frames))
 
-    def reply(self, member: Member, frame: bytes) -> None:
+    def reply(self, member: Member, frame: bytes, *, in_order: bool = False) -> None:
         frame = self.framing.encode(frame)
         member.replies.append(frame)
-        self.fanout.reply(member.connection, frame)
+        self.fanout.reply(member.connection, frame, in_order=in_order)
 
     def work(self) -> None:
         """One slice."""
@@ -314,6 +314,62 @@ def test_a_reply_during_a_flush_does_not_get_in_front_of_the_blob(monkeypatch: p
         for each in members:
             room.check(each)
             assert [frame[2:3] for frame in cut(bytes(each.data))] == [b"s", b"r"]
+
+
+def kinds(member: Member) -> list[bytes]:
+    """Return what a member has read: ``s`` for a message of the stream, ``r`` for a reply."""
+    return [frame[2:3] for frame in cut(bytes(member.data))]
+
+
+@pytest.mark.parametrize("under_way", [False, True], ids=["no flush", "a flush under way"])
+def test_what_is_sent_in_order_comes_after_what_is_pending(
+    under_way: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLICE", 1)
+    with hall() as room:
+        members = [room.join() for _ in range(3)]
+        before = [b"s"] * under_way
+        if under_way:
+            room.publish(message(0))
+            room.work()
+        room.publish(message(1))
+        for number, each in enumerate(members):
+            room.reply(each, answer(number), in_order=True)
+            room.reply(each, answer(number))  # behind that, though it need not wait for anything
+        room.deliver(*members)
+        room.publish(message(2))
+        room.deliver(*members)
+        for each in members:
+            room.check(each)
+            assert kinds(each) == [*before, b"s", b"r", b"r", b"s"]
+
+
+def test_what_is_sent_in_order_comes_after_all_blobs_of_what_is_pending() -> None:
+    with hall(lag_limit=8 << 20) as room:
+        member = room.join()
+        for number in range(8):
+            room.publish(message(number, 60_000))
+        room.reply(member, answer(0), in_order=True)
+        room.deliver(member)
+        room.check(member)
+        assert kinds(member) == [b"s"] * 8 + [b"r"]
+
+
+def test_what_is_sent_in_order_goes_at_once_when_nothing_is_pending_and_with_the_client_when_it_leaves() -> (
+    None
+):
+    with hall() as room:
+        member, other = room.join(), room.join()
+        room.reply(member, answer(0), in_order=True)
+        assert member.read()
+        room.publish(message(0))
+        room.reply(member, answer(1), in_order=True)
+        room.fanout.complete_for(other.connection, room.now)
+        assert not member.read()
+        room.fanout.complete_for(member.connection, room.now)
+        member.read()
+        room.check(member)
+        assert kinds(member) == [b"r", b"s", b"r"]
 
 
 @pytest.mark.usefixtures("pages")
