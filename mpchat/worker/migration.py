@@ -207,7 +207,10 @@ class Migration:
             if connection.closed:
                 continue
             if connection not in connection.fanout:
-                self._clients.reading.read_again(connection)
+                if connection.asking:  # the hub answers it where it arrives, and it goes nowhere
+                    self._clients.end(connection, "lost")
+                else:
+                    self._clients.reading.read_again(connection)
                 continue
             connections.append(self._export(connection))
             descriptors.append(connection.sock.fileno())

@@ -338,6 +338,28 @@ def test_who_is_found_reset_while_he_is_moved_stays_here(
     assert [each[0] for each in bench.worker.uplink.left if not isinstance(each, str)] == [1]
 
 
+def test_a_member_whose_proof_is_checked_ends_if_it_is_found_reset_while_it_is_moved(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub answers it where it would have arrived: no worker would ever read from it again."""
+    monkeypatch.setattr(fanout, "SLICE", 1)
+    pairs = [bench.member(identity) for identity in (1, 2)]
+    client, connection = pairs[0]
+    bench.order(Down.ENTER, ((1, ROOM, 0, True), b""))  # first to be moved, last to be sent to
+    client.send_raw(raw_frame('{"join":{"name":"앨리스","password":"비밀번호"}}'.encode()))
+    bench.until(lambda: connection.asking)
+    bench.order(Down.CHECKING, 1)
+    said = frame("안녕")
+    bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
+    bench.worker.rooms.work(bench.worker.reactor.now + 1)
+    assert not bench.room().between_flushes
+    client.reset()
+    bench.until(lambda: connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == GONE)
+    assert sorted(bench.move_out(2)) == [2]
+    assert connection.closed
+    assert [each[0] for each in bench.worker.uplink.left if not isinstance(each, str)] == [1]
+
+
 def test_a_member_is_acked_before_the_hub_hears_that_it_has_come(bench: Bench) -> None:
     """Should the worker die in between, it is still the supervisor's."""
     _, connection = bench.member(1)
