@@ -17,6 +17,8 @@ BUDGET_RATE = 100_000
 # take a millisecond, and have a short error.
 ERROR_COST = 8
 WRONG_COST = 1 / 16
+# Charged for a proof that is checked: 5 at once, later 5 in two seconds. Checks take from the hub's CPU time.
+PROOF_COST = 40_000
 # Charged for a request; for one for history beside that, because to find a message among thousands that were
 # said together takes the hub half a millisecond; for a way into a room, and each part of its past; and for a
 # byte of an answer.

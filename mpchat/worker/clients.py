@@ -22,7 +22,7 @@ from mpchat.protocol.messages import error_frame
 from mpchat.protocol.websocket_dialect import WebSocketDialect
 from mpchat.reactor import READ, WRITE, Reactor
 from mpchat.worker.barred import Barred
-from mpchat.worker.budget import ENTER_COST, charge_answer
+from mpchat.worker.budget import ENTER_COST, PROOF_COST, charge_answer
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
 from mpchat.worker.first_bytes import FirstBytes
@@ -135,11 +135,16 @@ class Clients:
         self._uplink.requests.answered(identity)
         connection = self.by_identity.get(identity)
         if connection is not None:
+            if connection.barred:  # refused, at the cost to the hub of a way into a room
+                charge_answer(connection, 0, ENTER_COST)
             self.reading.answered(connection)
 
     def checking(self, identity: int) -> None:
-        """Let others ask the hub meanwhile: a client's answer takes a while."""
+        """Let others ask the hub meanwhile: a client's answer takes a while. It is charged for the check."""
         self._uplink.requests.answered(identity)
+        connection = self.by_identity.get(identity)
+        if connection is not None:
+            charge_answer(connection, 0, PROOF_COST)
 
     def drained(self, connection: Connection) -> None:
         """A client has been sent all that is for it alone: it may have waited for that."""

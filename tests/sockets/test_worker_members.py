@@ -338,6 +338,28 @@ def test_who_is_found_reset_while_he_is_moved_stays_here(
     assert [each[0] for each in bench.worker.uplink.left if not isinstance(each, str)] == [1]
 
 
+@pytest.mark.parametrize(("checked", "times"), [(True, 6), (False, 41)], ids=["checked", "refused"])
+def test_who_shows_proofs_again_and_again_has_to_pause(*, checked: bool, times: int) -> None:
+    bench = Bench(auth="closed")
+    try:
+        client, connection = bench.connect(1)
+        tries = 0
+        while connection.quiet_until <= time.monotonic():
+            tries += 1
+            client.send_raw(raw_frame('{"join":{"name":"앨리스","password":"비밀번호"}}'.encode()))
+            bench.until(lambda: connection.asking)
+            if checked:
+                bench.order(Down.CHECKING, 1)
+            bench.order(Down.ANSWERED, 1)
+            assert tries < 100, "no pause"
+        assert times - 1 <= tries <= times + 4  # some comes back meanwhile
+        client.send_raw(raw_frame('{"join":{"name":"앨리스","password":"비밀번호"}}'.encode()))
+        bench.turn()
+        assert not connection.asking
+    finally:
+        bench.close()
+
+
 def test_a_member_whose_proof_is_checked_ends_if_it_is_found_reset_while_it_is_moved(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
