@@ -13,7 +13,7 @@ from scripts.common.certificate import certificate
 from scripts.common.latency import Latency
 from scripts.common.server import HarnessError
 from scripts.common.sign_in import Proofs
-from scripts.stress.engine import Run, Scenario
+from scripts.stress.engine import JOIN_TIMEOUT, Run, Scenario
 from scripts.stress.fleet import ClientProcess
 from scripts.stress.hostile.clients import Hostile, HostilePlan
 from scripts.stress.hostile.innocents import Innocents, InnocentsPlan, names
@@ -29,6 +29,8 @@ STATUS_LIMIT = 1.0
 # been right before, from the same address.
 SIGN_IN_LIMITS = {"password": 3.0, "jwt": 1.0}
 INNOCENTS = 4
+# They, the two that make a long past, and the two that sign in.
+FRIENDS = INNOCENTS + 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +214,8 @@ class HostileScenario(Scenario):
         run.fleet.tell([process], "go")
         run.phase(name, self.options.seconds)
         run.leave([process])
+        # A client that has left stays until its proof was checked: it may have closed its own side alone.
+        run.wait("the hostile clients to be gone", lambda: self._connections() <= FRIENDS, JOIN_TIMEOUT)
         attack.cut_off = process.count("cut off")
         attack.errors = process.count("errors") / self.options.seconds
         attack.let_in = process.count("let in")
@@ -222,6 +226,10 @@ class HostileScenario(Scenario):
     def _worker_pids(self) -> set[int]:
         assert self.run.server is not None
         return {each["pid"] for each in self.run.server.look()["workers"]}
+
+    def _connections(self) -> int:
+        assert self.run.server is not None
+        return sum(each["connections"] for each in self.run.server.look()["workers"])
 
     def _memory(self) -> int:
         assert self.run.server is not None
