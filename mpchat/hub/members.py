@@ -35,7 +35,7 @@ from mpchat.protocol.requests import (
     welcome_frame,
     who_frame,
 )
-from mpchat.protocol.sign_in import NOT_ALLOWED, OPERATORS_ONLY, OTHER_ROOM, auth_required
+from mpchat.protocol.sign_in import EXPIRED, NOT_ALLOWED, OPERATORS_ONLY, OTHER_ROOM, OVER, auth_required
 
 # Names or rooms on a page.
 PAGE = 100
@@ -252,8 +252,11 @@ class Members:
         """Return the name that a member is to have. Raises :class:`ProtocolError`."""
         identified = asked.identified
         grant = (identified and identified.grant) or member.grant
-        if grant is None and self.limits.closed:  # also after a check that was made before the chat closed
+        # The chat may have been closed, or a token have ended, since the proof was checked.
+        if grant is None and self.limits.closed:
             raise auth_required(self.limits.proofs)
+        if identified and grant and grant.expires is not None and grant.expires <= asked.at:
+            raise ProtocolError(EXPIRED, OVER)
         name = identified.name if identified is not None else join.name
         if name is None and member.claim is None:
             raise ProtocolError("bad_request", "join needs a name")

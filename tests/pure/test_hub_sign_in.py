@@ -294,6 +294,13 @@ def test_a_connection_ends_with_its_token_and_the_name_waits_for_a_fresh_one() -
     assert ends(desk) == [End(1, EXPIRED), End(4, EXPIRED)]
 
 
+def test_a_token_that_has_ended_since_its_check_lets_no_client_in() -> None:
+    desk = Desk(CLOSED)
+    assert code(desk.join(1, "앨리스", 100.0, identified=proven("앨리스", expires=100.0))) == "expired"
+    assert desk.state.members.named("앨리스") is None
+    assert "welcome" in desk.join(1, "앨리스", 100.0, identified=proven("앨리스", expires=100.1))
+
+
 def test_a_fresh_token_prolongs_the_time_and_its_owner_keeps_place_and_stream() -> None:
     desk = Desk(CLOSED)
     desk.join(1, "앨리스", identified=proven("앨리스", expires=100.0), room="방")
