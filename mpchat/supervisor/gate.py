@@ -134,8 +134,7 @@ class _Lane:
         self, reactor: Reactor, gate: Gate, config: Config, verifier: Verifier | None, name: str
     ) -> None:
         self._gate = gate
-        self._config = config
-        self._verifier = verifier
+        self._checker = _Checker(config, verifier)
         self._reactor = reactor
         self._name = name
         self._thread: JobThread | None = None
@@ -154,15 +153,18 @@ class _Lane:
         self._lines.forget(identity)
 
     def follow(self, config: Config, verifier: Verifier | None) -> None:
-        before, self._config, self._verifier = self._verifier, config, verifier
-        if before is not None:
-            self._begin().do(before.close)
+        before, self._checker = self._checker, _Checker(config, verifier)
+        self._end(before)
 
     def close(self) -> None:
-        if self._verifier is not None:
-            self._begin().do(self._verifier.close)
+        self._end(self._checker)
         if self._thread is not None:
             self._thread.close(PATIENCE)
+
+    def _end(self, checker: "_Checker") -> None:
+        """Close what checks nothing any more, after its last check."""
+        if self._thread is not None or checker.verifier is not None:
+            self._begin().do(checker.close)
 
     def _begin(self) -> JobThread:
         """Return the thread."""
@@ -186,39 +188,48 @@ class _Lane:
 
     def _check(self, tried: Try, keys: list[Key]) -> None:
         self._busy = True
-        verifier, config = self._verifier, self._config
+        checker = self._checker
         outcomes: list[Outcome] = []
-        made: list[Verifier] = []
 
         def check() -> None:
-            outcomes.append(_outcome(tried.proof, config, verifier, made))
+            outcomes.append(checker.outcome(tried.proof))
 
         def on_done(_: Exception | None) -> None:
             self._busy = False
-            if made and self._config is config:
-                self._verifier = made[0]
-            elif made:  # other settings hold by now
-                self._begin().do(made[0].close)
             self._gate.checked(tried, keys, outcomes[0] if outcomes else _unchecked())
             self._go_on()
 
         self._begin().do(check, on_done)
 
 
-def _outcome(proof: Proof, config: Config, verifier: Verifier | None, made: list[Verifier]) -> Outcome:
-    """Check a proof; in the thread. Put the verifier into ``made`` if there was none."""
-    try:
-        if verifier is None:
-            verifier = Verifier(config)
-            made.append(verifier)
-        return verifier.check(proof, config.auth, time.time())
-    except ProtocolError as error:
-        return error
-    except MpchatError as error:
-        log.error("no proof can be checked: %s", error)
-    except Exception:  # what one client shows must not end the thread that checks for all
-        log.exception("a proof could not be checked")
-    return _unchecked()
+class _Checker:
+    """Settings and what proofs are checked with by them: if need be it is made for the first proof.
+
+    One object: a reload in the middle of a check replaces both together.
+    """
+
+    def __init__(self, config: Config, verifier: Verifier | None) -> None:
+        self.verifier = verifier
+        self._config = config
+
+    def outcome(self, proof: Proof) -> Outcome:
+        """Check a proof; in the thread."""
+        try:
+            if self.verifier is None:
+                self.verifier = Verifier(self._config)
+            return self.verifier.check(proof, self._config.auth, time.time())
+        except ProtocolError as error:
+            return error
+        except MpchatError as error:
+            log.error("no proof can be checked: %s", error)
+        except Exception:  # what one client shows must not end the thread that checks for all
+            log.exception("a proof could not be checked")
+        return _unchecked()
+
+    def close(self) -> None:
+        """Close the verifier, if one was made; in the thread."""
+        if self.verifier is not None:
+            self.verifier.close()
 
 
 def _name_of(proof: Proof) -> str:
