@@ -167,9 +167,12 @@ class Hub:
             return CutOff(now, identity, INTERNAL_ERROR)
         token = secrets.token_urlsafe(12) if request.join is not None else ""
         asked = Asked(now, time.time(), identity, address, request, token)
-        member = self.state.members.by_identity.get(identity)
+        return self._to_prove(asked) or asked
+
+    def _to_prove(self, asked: Asked) -> Prove | None:
+        member = self.state.members.by_identity.get(asked.identity)
         new = member is None or member.claim is None
-        return self.proofs.to_prove(asked, self._limits, new=new) or asked
+        return self.proofs.to_prove(asked, self._limits, new=new)
 
     def detach(self, endpoint: Endpoint, now: float) -> None:
         """Put what a dead worker has still said into the order, and send it nothing more."""
@@ -264,6 +267,9 @@ class Hub:
 
     def _serve(self, asked: Asked, endpoint: Endpoint, now: float) -> None:
         """Let a request be served. What was said before it goes out first, to all."""
+        if (prove := self._to_prove(asked)) is not None:  # another setting holds since it was read
+            self._prove(prove, endpoint, now)
+            return
         self.delivery.flush()
         self.delivery.meet(asked.identity, endpoint)
         self._answer(asked, now)
@@ -285,14 +291,14 @@ class Hub:
 
     def proved(self, identity: int, outcome: Identity | ProtocolError) -> None:
         """Take what has come of a proof: the join gets its place in the order."""
-        proved = self.proofs.outcome(identity, outcome, self._limits)
+        proved = self.proofs.outcome(identity, outcome)
         if proved is not None:
             self._log.append(*proved, 0)
 
     def _proved(self, proved: Proved, _: Endpoint, now: float) -> None:
         """Let a join be served whose proof was checked."""
         identity = proved.asked.identity
-        if self.proofs.take(identity):
+        if self.proofs.take(identity, self._limits):
             self.delivery.flush()
             self._answer(msgspec.structs.replace(proved.asked, now=now, at=time.time()), now)
             self.proofs.answered(identity)

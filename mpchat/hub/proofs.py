@@ -36,7 +36,7 @@ class Proofs:
         """Begin with none. Without a gate no proof is taken."""
         self.gate: Gate | None = None
         self._delivery = delivery
-        # By identity: the join, the worker that it came from, and the setting auth when the check began.
+        # By identity: the join, the worker that it came from, and the setting auth that it is checked by.
         self._waiting: dict[int, tuple[Prove, Endpoint, str]] = {}
         # Connections that were in transit when their joins were answered: no worker reads from them yet.
         self._unread: set[int] = set()
@@ -65,32 +65,34 @@ class Proofs:
 
     def _check(self, prove: Prove, endpoint: Endpoint, limits: Limits) -> None:
         assert self.gate is not None
-        asked = prove.asked
-        self._waiting[asked.identity] = prove, endpoint, limits.auth
-        self.gate.ask(asked.identity, owner_of_client(asked.address), prove.proof)
+        identity = prove.asked.identity
+        self._waiting[identity] = prove, endpoint, limits.auth
+        self.gate.ask(identity, owner_of_client(prove.asked.address), prove.proof)
 
-    def outcome(
-        self, identity: int, outcome: Identity | ProtocolError, limits: Limits
-    ) -> tuple[Proved, Endpoint] | None:
-        """Return what is to be put in order for what has come of a proof.
-
-        None: the connection has ended, or the chat asks for other proofs by now, and it is checked again.
-        """
+    def outcome(self, identity: int, outcome: Identity | ProtocolError) -> tuple[Proved, Endpoint] | None:
+        """Return what is to be put in order for what has come of a proof; None: the connection has ended."""
         if identity not in self._waiting:
             return None
-        prove, endpoint, auth = self._waiting[identity]
-        if auth != limits.auth:
-            self._check(prove, endpoint, limits)
-            return None
-        asked = prove.asked
+        (asked, _), endpoint, _ = self._waiting[identity]
         if isinstance(outcome, ProtocolError):
             denied = Denied(outcome.code, outcome.text, outcome.proofs)
             return Proved(msgspec.structs.replace(asked, denied=denied)), endpoint
         return Proved(msgspec.structs.replace(asked, identified=outcome)), endpoint
 
-    def take(self, identity: int) -> bool:
-        """Take a join out whose turn has come; return False if its connection has ended."""
-        return self._waiting.pop(identity, None) is not None
+    def take(self, identity: int, limits: Limits) -> bool:
+        """Take a join out whose turn has come.
+
+        Return False if its connection has ended, and if it is checked once more: by another setting auth than
+        the one that holds now, the check may have asked for less.
+        """
+        waiting = self._waiting.pop(identity, None)
+        if waiting is None:
+            return False
+        prove, endpoint, auth = waiting
+        if auth == limits.auth:
+            return True
+        self._check(prove, endpoint, limits)
+        return False
 
     def answered(self, identity: int) -> None:
         """Let the client be read from again, now or when it has arrived at its next worker."""
@@ -119,5 +121,5 @@ class Proofs:
         )
         for identity in identities:
             self._unread.discard(identity)
-            if self.take(identity) and self.gate is not None:
+            if self._waiting.pop(identity, None) is not None and self.gate is not None:
                 self.gate.forget(identity)
