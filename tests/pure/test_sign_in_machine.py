@@ -1,7 +1,7 @@
 """Sign-in as a whole, at random: real accounts, tokens, checks and state beside a plain model of them.
 
 The model says which join is let in, under which name, with which role, and which rooms a member may hear.
-``MPCHAT_FUZZ=100000`` runs so many examples; the test suite runs a few.
+``MPCHAT_FUZZ=100000`` with ``--timeout 0`` runs so many examples; the test suite runs a few.
 """
 
 import math

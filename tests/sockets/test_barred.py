@@ -36,9 +36,10 @@ def worker(**settings: Any) -> Iterator[Bench]:
         bench.close()
 
 
-@pytest.fixture
-def closed() -> Iterator[Bench]:
-    with worker(**CLOSED) as bench:
+@pytest.fixture(params=[True, False], ids=["web", "no web"])
+def closed(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """A worker of a closed chat, which waits for first bytes to tell browsers apart, or does not."""
+    with worker(**CLOSED, web=request.param) as bench:
         yield bench
 
 
@@ -152,6 +153,19 @@ def test_a_barred_websocket_hears_nothing_either() -> None:
         let_in(bench, 1)
         assert not connection.barred
         assert b"welcome" in bench.received(client, lambda data: b"welcome" in data)
+
+
+def test_a_browser_that_becomes_a_websocket_late_has_its_own_time_for_a_proof() -> None:
+    with worker(auth="closed", auth_timeout=1.0, web=True) as bench:
+        client, connection = bench.connect(1)
+        client.sock.sendall(HANDSHAKE[:-2])
+        bench.until(lambda: not connection.undecided)
+        bench.worker.clients.end_overdue(time.monotonic() + 2.0)
+        assert bench.worker.clients.barred._since == {}, "it may load the page"
+        client.sock.sendall(HANDSHAKE[-2:])
+        bench.received(client, lambda data: data.endswith(b"\r\n\r\n"))
+        bench.worker.clients.end_overdue(time.monotonic() + 2.0)
+        assert connection.closed
 
 
 # The time for a proof.
