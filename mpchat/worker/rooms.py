@@ -337,7 +337,7 @@ class Rooms:
     def take_out(self, connection: Connection) -> tuple[int, Place]:
         """Take a client out of its stream; returns the room's number and the client's place in the stream."""
         fanout = self.fanout_of(connection)
-        fanout.complete_for(connection, self._reactor.now)
+        fanout.complete(self._reactor.now)
         if fanout.number != PLAIN:
             self._finish_frame_first(connection, fanout)
         place = fanout.take_out(connection)
