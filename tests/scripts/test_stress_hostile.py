@@ -1,10 +1,12 @@
 """The stress test of hostile clients must be able to fail. How long things take is not tested here."""
 
+import re
 import time
 from multiprocessing import Pipe
 
 import pytest
 from click.testing import CliRunner
+from support.manual import page
 from support.stress import broken, stress, temporary  # noqa: F401  (a fixture)
 
 from scripts.common.latency import Latency
@@ -67,6 +69,11 @@ def test_a_stall_of_everybody_is_not_one_trip_of_each(*, comes_back: bool) -> No
         innocents.selector.close()
     (reason,) = Attack("x", 0.05, hurt=innocents.latency["attack"]).reasons(1.0)
     assert reason.startswith("x: p99 of the innocent is 8")
+
+
+def test_the_manual_lists_the_kinds_that_attack_the_sign_in() -> None:
+    listed = re.findall(r"^\| `([^`]+)` \|.*\| (\w+) \|$", page("promises"), re.MULTILINE)
+    assert listed == [(name, kind.auth) for name, kind in KINDS.items() if kind.auth != "open"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
