@@ -345,7 +345,7 @@ class Hub:
         self._put_in_order(Announced(now, time.time(), frame), now)
 
     def close_room(self, name: str, now: float) -> tuple[str, int]:
-        """End a room and forget its history; return its name and how many members it had.
+        """End a room and forget its history; return its name and how many members are in the lobby for it.
 
         Raises :class:`MpchatError` when there is no such room, for the lobby, and while members are moved:
         they are still to get what was said there.
@@ -355,11 +355,12 @@ class Hub:
             raise MpchatError(f"there is no room {visible(name)}; mpchat rooms lists them")
         if room is self.state.rooms.lobby:
             raise MpchatError(f"{room.name} cannot be closed: members of closed rooms are put there")
-        members = len(room.members)
+        members = list(room.members)
         if any(map(self.delivery.in_transit, room.members)):
             raise MpchatError(f"members of {room.name} are just being moved to other workers; try again")
         self._put_in_order(RoomClosed(now, time.time(), room.number), now)
-        return room.name, members
+        lobby = self.state.rooms.lobby.members
+        return room.name, sum(each in lobby for each in members)
 
     def change_limits(self, limits: Limits, *, notices: bool, now: float) -> None:
         """Keep to other limits from now on."""

@@ -267,6 +267,15 @@ def test_messages_that_came_before_a_join_are_said_before_it_is_checked() -> Non
     assert sent == [Down.BATCH, Down.CHECKING]
 
 
+def test_of_the_members_of_a_closed_room_those_count_that_may_be_in_the_lobby() -> None:
+    site = Site()
+    for identity, rooms in ((1, None), (2, ("방",)), (3, ("방", "lobby"))):
+        site.join(identity, None, room="방", jwt="표")
+        site.checked(identity, proven(f"이름{identity}", rooms=rooms))
+    assert site.hub.close_room("방", 1.0) == ("방", 2)
+    assert site.members() == ["이름1", "이름3"]
+
+
 # Reloads.
 
 
