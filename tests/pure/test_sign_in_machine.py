@@ -53,7 +53,7 @@ from mpchat.hub.moderation import BANS, MUTES, ban_target, lifted_key, mute_targ
 from mpchat.hub.proofs import Proofs
 from mpchat.protocol.requests import Join, ListRooms, ReadHistory, Request, Who
 
-EXAMPLES = int(os.environ.get("MPCHAT_FUZZ", "500"))
+EXAMPLES = int(os.environ.get("MPCHAT_FUZZ", "400"))
 STEPS = 40
 # The time of a sweep comes about once a second; nothing here happens at the moment at which something ends.
 TIMES = [0.3, 1.3, 7.3, 31.7, 64.9]
