@@ -26,7 +26,8 @@ static class Driver {
     }
 
     // A chat: HOST PORT [NAME [ROOM [TOKEN [DRAWN [PROOF...]]]]]; DRAWN is the random number of each wait, in [0, 1).
-    // A PROOF is KIND=TEXT. For the kind source the text has an answer for each call, with commas between.
+    // A PROOF is KIND=TEXT. For the kind source the text has an answer for each call, with commas between. For the
+    // kind file it is a path, and each call reads the token there.
 
     static int Talk(string[] args) {
         Queue<string> lines = new Queue<string>();
@@ -81,6 +82,7 @@ static class Driver {
                 case "password": proof.Password = pair[1]; break;
                 case "jwt": proof.Jwt = pair[1]; break;
                 case "secret": proof.Secret = pair[1]; break;
+                case "file": proof.JwtSource = () => File.ReadAllText(pair[1]).Trim(); break;
                 default: proof.JwtSource = SourceOf(pair[1].Split(',')); break;
             }
         }
