@@ -54,7 +54,7 @@ def add(name: str, role: str, config_file: str | None, accounts: str | None) -> 
     with _open(config_file, accounts, create=True) as store:
         # Before the password is asked for; in the end the file decides.
         store.check_free(name, looks(name))
-        store.add(name, _new_password(), role)
+        store.add(name, _new_password(name), role)
     click.echo(f"{visible(name)} is registered, role {role}")
 
 
@@ -68,7 +68,7 @@ def password(name: str, config_file: str | None, accounts: str | None) -> None:
     """
     with _open(config_file, accounts) as store:
         name = store.known(name).name
-        store.set_password(name, _new_password())
+        store.set_password(name, _new_password(name))
     click.echo(f"{visible(name)} has another password")
 
 
@@ -119,7 +119,7 @@ def remove(name: str, config_file: str | None, accounts: str | None) -> None:
     with _open(config_file, accounts) as store:
         name = store.known(name).name
         store.remove(name)
-    click.echo(f"{visible(name)} is registered no more")
+    click.echo(f"{visible(name)} is not registered any more")
 
 
 def _open(config_file: str | None, accounts: str | None, *, create: bool = False) -> "Accounts":
@@ -131,12 +131,17 @@ def _open(config_file: str | None, accounts: str | None, *, create: bool = False
     return Accounts(Path(path) if path else default_path(), create=create)
 
 
-def _new_password() -> "Stored":
-    """Read a new password and return its hash. No argument and no variable holds it: others may see those."""
+def _new_password(name: str) -> "Stored":
+    """Read a new password for ``name`` and return its hash.
+
+    No argument and no variable holds it: others may see those.
+    """
     from mpchat.auth.passwords import hash_password
 
     if sys.stdin.isatty():
-        text: str = click.prompt("password", hide_input=True, confirmation_prompt="once more", err=True)
+        text: str = click.prompt(
+            f"password for {visible(name)}", hide_input=True, confirmation_prompt="once more", err=True
+        )
         return hash_password(text)
     line = sys.stdin.buffer.readline(_LONGEST_LINE)
     if not line:

@@ -83,7 +83,7 @@ def unban(target: str, config_file: str | None, **flags: Any) -> None:
     """Lift a ban."""
     config = server_config(config_file, flags)
     ask(config, requests.Lift("bans", target))
-    click.echo(f"{visible(target)} is banned no more")
+    click.echo(f"{visible(target)} is not banned any more")
 
 
 @click.command()
@@ -93,7 +93,7 @@ def unmute(target: str, config_file: str | None, **flags: Any) -> None:
     """Deliver a member's messages again."""
     config = server_config(config_file, flags)
     ask(config, requests.Lift("mutes", target))
-    click.echo(f"{visible(target)} is muted no more")
+    click.echo(f"{visible(target)} is not muted any more")
 
 
 @click.command()

@@ -39,7 +39,7 @@ def token(
 
     config = Sources.of_command(config_file, flags).read(os.environ)[0]
     if not config.jwt_key:
-        raise ConfigError("jwt_key is not set; set it to a file with a private key or a secret")
+        raise ConfigError("jwt_key is not set; give --jwt-key FILE, with a private key or a shared key")
     now = time.time()
     grant = Grant(checked_name(name), role, _patterns(rooms), now + seconds)
     try:

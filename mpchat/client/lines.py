@@ -45,6 +45,7 @@ ACTION = "/me "
 HINTS = {
     "name_taken": "if it was you: it is free a minute after that connection was lost",
     "not_a_message": "this server knows no names, try without --name",
+    "not_allowed": "check --name and --room",
 }
 # The options that show each kind of proof.
 OPTIONS = {
@@ -131,7 +132,7 @@ class Incomplete:
 
     def __str__(self) -> str:
         """Return the line that tells the user."""
-        return f"it is: {USAGES[self.word]}"
+        return f"write it as: {USAGES[self.word]}"
 
 
 Action = Say | Tell | Enter | Moderate | Command
@@ -220,7 +221,8 @@ def shown(event: Event) -> str:
         case Refused():
             times = f", {event.times} times" if event.times > 1 else ""
             hint = _hint(event.code, event.proofs) if event.code not in HINTS else ""
-            return f"the server refused: {visible(event.text)} ({visible(event.code)}{times}){hint}"
+            text = visible(_for_people(event.text, event.proofs))
+            return f"the server refused: {text} ({visible(event.code)}{times}){hint}"
         case Garbled():
             return visible(event.text)
         case Pong():
@@ -281,18 +283,27 @@ def _moderated_line(done: Moderated) -> str:
         case "mute":
             return f"{target} is muted"
         case "unban" | "unmute":
-            return f"{target} is {'banned' if done.action == 'unban' else 'muted'} no more"
+            return f"{target} is not {'banned' if done.action == 'unban' else 'muted'} any more"
         case _:
             return f"{visible(done.action)}: {target}"
 
 
 def refusal(code: str, text: str, proofs: tuple[str, ...] = ()) -> str:
     """Return the line that says why a name was rejected, with advice."""
-    return f"{visible(text)} ({visible(code)}){_hint(code, proofs)}"
+    return f"{visible(_for_people(text, proofs))} ({visible(code)}){_hint(code, proofs)}"
+
+
+def _for_people(text: str, proofs: tuple[str, ...]) -> str:
+    """Return a server's text without the JSON that a program has to send: options show these ``proofs``."""
+    return text.partition(': send {"join"')[0] if _options(proofs) else text
+
+
+def _options(proofs: tuple[str, ...]) -> list[str]:
+    return [OPTIONS[kind] for kind in proofs if kind in OPTIONS]
 
 
 def _hint(code: str, proofs: tuple[str, ...]) -> str:
-    options = [OPTIONS[kind] for kind in proofs if kind in OPTIONS]
+    options = _options(proofs)
     hint = f"try mpchat chat {', or '.join(options)}" if options else HINTS.get(code)
     return f"; {hint}" if hint else ""
 

@@ -11,6 +11,8 @@ from mpchat.errors import ConfigError
 
 # Bytes of a token's line, at most: far more than a server takes.
 _MOST = 16_384
+# A token has three parts with dots between.
+_DOTS = 2
 
 
 class TokenFile:
@@ -36,7 +38,8 @@ class TokenFile:
             token = line.decode("ascii").strip()
         except UnicodeDecodeError:
             token = ""
-        if not token or len(line) > _MOST or not token.isprintable():
+        # A key by mistake is never sent to a server.
+        if len(line) > _MOST or not token.isprintable() or token.count(".") != _DOTS:
             raise self._unusable("its first line is no token")
         return token
 

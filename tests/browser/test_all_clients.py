@@ -448,7 +448,8 @@ def test_tokens_that_end_while_messages_are_said_lose_and_double_nothing(
         }
         for which, heard in ends.items():
             eventually(partial(_has_ended, heard), f"{which} to hear the end", SLOW)
-            assert heard() == order, which
+            # What waited for a connection may come after the end.
+            assert heard()[: len(order)] == order, which
         node.until(type="message", text="끝")
         assert heard_by_node(node) == order
         # Each has come back more than once, and was told of no gap.

@@ -246,7 +246,7 @@ def test_nobody_hears_a_muted_person_who_is_told(shared: Server) -> None:
         assert ok(shared, "mute", "Mary") == "Mary is muted for good\n"
         assert mary.refused(message="in the room") == "muted"
         assert mary.refused(message="alone", to="bud") == "muted"
-        assert ok(shared, "unmute", "mary") == "mary is muted no more\n"
+        assert ok(shared, "unmute", "mary") == "mary is not muted any more\n"
         mary.ask(message="after")
         assert bud.hear_from_room("after")["seq"] == first + 1
         assert not [each for each in bud.got if each.get("message") in ("in the room", "alone")]

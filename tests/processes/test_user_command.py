@@ -92,7 +92,7 @@ def test_an_account_is_made_changed_listed_and_removed(here: Server) -> None:
         ["앨리스", "member"],
     ]
 
-    assert mpchat(here, "user", "remove", "BOB").stdout == "bob is registered no more\n"
+    assert mpchat(here, "user", "remove", "BOB").stdout == "bob is not registered any more\n"
     assert mpchat(here, "user", "remove", "앨리스").returncode == 0
     assert mpchat(here, "user", "list").stdout == f"no name is registered in {file}\n"
 
@@ -166,9 +166,9 @@ def test_a_terminal_is_asked_twice_and_shows_nothing_of_it(here: Server) -> None
         terminal.type(line)
 
     try:
-        answer("password", 1, RIGHT)
+        answer("password for 앨리스", 1, RIGHT)
         answer("once more", 1, RIGHT + "!")
-        answer("password", 2, RIGHT)
+        answer("password for 앨리스", 2, RIGHT)
         answer("once more", 2, RIGHT)
         assert process.wait(30) == 0, terminal.text
         assert "앨리스 is registered, role member" in terminal.text

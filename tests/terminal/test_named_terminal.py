@@ -84,9 +84,9 @@ def test_without_a_name_there_is_none_of_that(line: str) -> None:
 
 def test_a_wrong_line_is_answered_with_what_would_be_right() -> None:
     assert str(Unknown("/nick")) == "there is no /nick; try /help, or //text to say /text"
-    assert str(Incomplete("/msg")) == "it is: /msg NAME TEXT"
-    assert str(Incomplete("/join")) == "it is: /join ROOM"
-    assert str(Incomplete("/me")) == "it is: /me TEXT"
+    assert str(Incomplete("/msg")) == "write it as: /msg NAME TEXT"
+    assert str(Incomplete("/join")) == "write it as: /join ROOM"
+    assert str(Incomplete("/me")) == "write it as: /me TEXT"
 
 
 def test_the_three_parts_of_a_line_have_the_sender_in_the_middle() -> None:
@@ -380,7 +380,7 @@ def test_rooms_and_questions(server: NamedServer) -> None:
         screen.say("/join lobby")
         screen.shows("* no room_full today (room_full)")
         screen.say("/join")
-        screen.shows("* it is: /join ROOM")
+        screen.shows("* write it as: /join ROOM")
         screen.ends_with(">", " connected · 게임방 · 1 here · 앨리스")
 
 
@@ -576,7 +576,7 @@ def test_rooms_in_a_pipe(server: NamedServer) -> None:
         "mpchat: 방2, 1 person: 앨리스",
         "mpchat: 방2 (1)",
         "mpchat: there is no /nick; try /help, or //text to say /text",
-        "mpchat: it is: /join ROOM",
+        "mpchat: write it as: /join ROOM",
     ]
 
 

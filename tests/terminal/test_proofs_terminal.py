@@ -59,7 +59,7 @@ def test_what_an_operators_line_asks_for(line: str, meaning: object) -> None:
 
 
 def test_an_operators_line_that_is_wrong_or_has_no_name_is_answered() -> None:
-    assert str(Incomplete("/ban")) == "it is: /ban NAME [for 10m]"
+    assert str(Incomplete("/ban")) == "write it as: /ban NAME [for 10m]"
     assert parse("/kick 밥") == Unknown("/kick")
     assert str(Unknown("/kick")).startswith("/kick needs a name")
 
@@ -77,15 +77,27 @@ def test_help_lists_an_operators_commands_to_operators() -> None:
         (Moderated("kick", "밥", 1), "밥: 1 connection ended"),
         (Moderated("kick", "192.0.2.0/24", 3), "192.0.2.0/24: 3 connections ended"),
         (Moderated("ban", "밥", 0), "밥 is banned; 0 connections ended"),
-        (Moderated("unban", "밥", 0), "밥 is banned no more"),
+        (Moderated("unban", "밥", 0), "밥 is not banned any more"),
         (Moderated("mute", "밥", 0), "밥 is muted"),
-        (Moderated("unmute", "밥", 0), "밥 is muted no more"),
+        (Moderated("unmute", "밥", 0), "밥 is not muted any more"),
         (Moderated("close", "게임방", 2), "게임방 is closed; 2 people put into the lobby"),
         (Moderated("later", "밥", 2), "later: 밥"),
         (
             Refused("auth_required", "증명", proofs=("password", "jwt", "secret", "later")),
             "the server refused: 증명 (auth_required); "
             "try mpchat chat --name NAME --password, or --token FILE, or --name NAME --secret",
+        ),
+        (
+            Refused("auth_required", '닫힌 방: send {"join": {"jwt": "…"}}', 2, ("jwt",)),
+            "the server refused: 닫힌 방 (auth_required, 2 times); try mpchat chat --token FILE",
+        ),
+        (
+            Refused("auth_required", '닫힌 방: send {"join": {"key": "…"}}', proofs=("key",)),
+            'the server refused: 닫힌 방: send {"join": {"key": "…"}} (auth_required)',
+        ),
+        (
+            Rejected("단", "lobby", "not_allowed", "다른 방", False),
+            "not let in as 단: 다른 방 (not_allowed); check --name and --room",
         ),
         (Refused("auth_required", "증명"), "the server refused: 증명 (auth_required)"),
         (
@@ -140,8 +152,8 @@ def file(tmp_path: Path) -> Path:
 def test_the_first_line_is_read_again_each_time(file: Path) -> None:
     token = TokenFile(str(file))
     assert token() == "header.claims.signature"
-    file.write_text("fresh")
-    assert token() == "fresh"
+    file.write_text("fresh.claims.signature")
+    assert token() == "fresh.claims.signature"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
@@ -154,7 +166,18 @@ def test_a_file_that_others_may_read_or_change_is_refused(file: Path, mode: int)
     assert "header" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "\nheader\n", "토큰\n", "a\x1bb\n", "x" * 20_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\nheader.claims.signature\n",
+        "토.큰.큰\n",
+        "a.\x1bb.c\n",
+        f"a.b.{'x' * 20_000}",
+        "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n",
+        "a-shared-key-of-at-least-32-bytes-of-random-text",
+    ],
+)
 def test_a_line_that_is_no_token_is_refused_and_not_shown(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError) as error:
@@ -267,10 +290,10 @@ def test_a_token_has_the_name_and_is_read_again_when_it_ends(server: NamedServer
         file.unlink()
         server.send({"error": {"code": "expired", "text": "the token has ended"}})
         screen.shows("No such file or directory (no_token); trying again")
-        file.write_text("fresh\n")
+        file.write_text("fresh.claims.signature\n")
         file.chmod(0o600)
         screen.shows("* connected again")
-        assert server.joins[1]["jwt"] == "fresh"
+        assert server.joins[1]["jwt"] == "fresh.claims.signature"
         screen.say("다시")
         screen.shows("앨리스: 다시")
 
@@ -328,11 +351,11 @@ def test_an_operators_requests_in_a_pipe(server: NamedServer, file: Path) -> Non
     assert err.splitlines()[1:] == [
         "mpchat: 밥: 1 connection ended",
         "mpchat: 밥 is banned; 1 connection ended",
-        "mpchat: 밥 is banned no more",
+        "mpchat: 밥 is not banned any more",
         "mpchat: 밥 is muted",
-        "mpchat: 밥 is muted no more",
+        "mpchat: 밥 is not muted any more",
         "mpchat: 게임방 is closed; 3 people put into the lobby",
-        "mpchat: it is: /ban NAME [for 10m]",
+        "mpchat: write it as: /ban NAME [for 10m]",
     ]
     assert server.received[1] == {"ban": {"name": "밥", "for": 600}}
 
