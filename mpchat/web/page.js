@@ -18,6 +18,8 @@ const PAGE = 50;
 const NAMES_IN_LINE = 8;
 // The server's reason for a member that left in order: no news.
 const CLOSED = 'closed';
+// Errors that end the connection of a member who is in.
+const ENDS = new Set(['kicked', 'taken_over', 'expired']);
 
 const $ = (id) => document.getElementById(id);
 
@@ -170,7 +172,7 @@ function take(event) {
       else note('failed', errorText({ ...event, message: visible(event.text) }));
       break;
     case 'rejected':
-      note('failed', WORDS.notLetIn(errorText({ ...event, message: visible(event.text) })));
+      note('failed', rejectionText({ ...event, message: visible(event.text) }));
       if (!event.retrying && SignIn.isMeantBy(event)) lapse = { ...event, message: visible(event.text) };
       break;
     case 'disconnected':
@@ -183,6 +185,12 @@ function take(event) {
     default:
       showState();
   }
+}
+
+/** The text for an error that has ended the chat, or that keeps out a member who was in before. */
+function rejectionText(error) {
+  if (error.code === 'auth_required') return WORDS.signInToGoOn;
+  return ENDS.has(error.code) ? errorText(error) : WORDS.notLetIn(errorText(error));
 }
 
 function welcome(event) {

@@ -493,15 +493,15 @@ def test_a_chat_that_is_closed_by_a_reload_has_the_page_and_the_terminal_sign_in
     options = [*MPCHAT, "chat", address[0], str(address[1]), "--name", TERM]
     with (
         Desk(browser, address) as desk,
-        Screen(options) as screen,
-        Screen([*MPCHAT, "chat", address[0], str(address[1])]) as nameless,
+        Screen(options, columns=120) as screen,
+        Screen([*MPCHAT, "chat", address[0], str(address[1])], columns=120) as nameless,
     ):
         page = desk.window(ALICE)
         screen.shows(f"* you are {TERM} in lobby")
         nameless.shows("* connected to")
         page.write("쓰던 글")
         close_the_chat(changeable, registry)
-        page.notes_until("Sign in")
+        page.notes_until("Sign in to go on.")
         page.shows("#try", "Sign in")
         page.click("#try")
         page.until("document.activeElement.id === 'proof'", "the focus in the field for a password")

@@ -167,7 +167,7 @@ def test_the_kinds_of_proof_are_a_choice(desk: Desk, site: ScriptedSite) -> None
     bob.write("쓰던 글")
     talk.send(refusal("expired"))
     bob.shows("#trouble-text", "Disconnected")
-    bob.notes_until("Your token has ended.")
+    assert "Your token has ended. Sign in with a fresh one." in bob.notes_until("Your token has ended.")
     bob.shows("#try", "Sign in")
     bob.click("#try")
     bob.shows("#refusal", "Your token has ended.")
@@ -217,6 +217,7 @@ def test_entering_again_after_a_kick_shows_the_password_and_leaving_forgets_it(
     alice, talk, _ = signed_in(desk, site)
     talk.send(refusal("kicked"))
     alice.shows("#try", "Enter again")
+    assert "The operator has ended your connection." in alice.notes()
     alice.click("#try")
     talk, join = site.join()
     assert join["password"] == PASSWORD
