@@ -13,6 +13,8 @@ FREE = 5
 # Seconds of the first wait, and of the longest. With it a guesser has 1440 tries a day.
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
+# Of an address: there may be a class room behind it, in which one pupil guesses and all others wait.
+LONGEST_WAIT_OF_ADDRESS = 10.0
 # Seconds after the last failure in which all of them are forgotten.
 FORGET_AFTER = 900.0
 # Names and addresses whose failures are remembered, and proven names with their addresses.
@@ -58,7 +60,8 @@ class Throttle:
         if failures is None or failures.times < FREE or now - failures.last > FORGET_AFTER:
             return 0.0
         doublings = min(failures.times - FREE, 16)
-        return max(0.0, failures.last + min(LONGEST_WAIT, FIRST_WAIT * 2.0**doublings) - now)
+        longest = LONGEST_WAIT_OF_ADDRESS if key[0] == "address" else LONGEST_WAIT
+        return max(0.0, failures.last + min(longest, FIRST_WAIT * 2.0**doublings) - now)
 
     def fail(self, keys: list[Key], now: float) -> None:
         """Take note that a proof was wrong."""

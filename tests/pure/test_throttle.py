@@ -3,7 +3,14 @@
 import pytest
 
 from mpchat.auth import throttle
-from mpchat.auth.throttle import FIRST_WAIT, FORGET_AFTER, FREE, LONGEST_WAIT, Throttle
+from mpchat.auth.throttle import (
+    FIRST_WAIT,
+    FORGET_AFTER,
+    FREE,
+    LONGEST_WAIT,
+    LONGEST_WAIT_OF_ADDRESS,
+    Throttle,
+)
 
 
 def fail(limits: Throttle, name: str, address: str, now: float = 100.0, times: int = FREE) -> None:
@@ -36,6 +43,13 @@ def test_each_further_failure_doubles_the_wait_up_to_the_longest() -> None:
         fail(limits, "앨리스", "192.0.2.1", now, times=1)
     assert waits[:7] == [1, 2, 4, 8, 16, 32, LONGEST_WAIT]
     assert set(waits[6:]) == {LONGEST_WAIT}
+
+
+def test_an_address_waits_less_long_than_a_name_because_many_may_share_it() -> None:
+    limits = Throttle()
+    fail(limits, "앨리스", "192.0.2.1", times=50)
+    assert wait(limits, "밥", "192.0.2.1") == LONGEST_WAIT_OF_ADDRESS < LONGEST_WAIT
+    assert wait(limits, "앨리스", "198.51.100.1") == LONGEST_WAIT
 
 
 def test_a_name_and_an_address_are_throttled_each_on_its_own() -> None:
