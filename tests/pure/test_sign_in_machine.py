@@ -723,6 +723,14 @@ class SignIn(RuleBasedStateMachine):
         target = other.room if action == "close" else name or other.name
         self.order(operators[number % len(operators)], action, target)
 
+    @precondition(lambda self: self.model.members())
+    @rule(number=NUMBERS, action=st.sampled_from([*ACTIONS, "close"]))
+    def command(self, number: int, action: str) -> None:
+        """Do as a command of the shell does, about a member or its room."""
+        members = self.model.members()
+        other = members[number % len(members)]
+        self.carry_out(action, other.room if action == "close" else other.name)
+
     @rule(number=NUMBERS, action=st.sampled_from(ACTIONS), aim=st.sampled_from([*NAMES, *ROOMS]))
     def presume(self, number: int, action: str, aim: str) -> None:
         """Let any client order something."""
