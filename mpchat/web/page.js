@@ -169,7 +169,8 @@ function take(event) {
     case 'refused':
       // The welcome to another room follows, and clears the log.
       if (event.code === 'room_closed') closure = errorText({ ...event, message: visible(event.text) });
-      else note('failed', errorText({ ...event, message: visible(event.text) }));
+      // The chat is closed to this member now: the attempt to come back is rejected, and that is told.
+      else if (event.code !== 'auth_required') note('failed', errorText({ ...event, message: visible(event.text) }));
       break;
     case 'rejected':
       note('failed', rejectionText({ ...event, message: visible(event.text) }));

@@ -501,7 +501,9 @@ def test_a_chat_that_is_closed_by_a_reload_has_the_page_and_the_terminal_sign_in
         nameless.shows("* connected to")
         page.write("쓰던 글")
         close_the_chat(changeable, registry)
-        page.notes_until("Sign in to go on.")
+        assert [note for note in page.notes_until("Sign in to go on.") if "Sign in" in note] == [
+            "Sign in to go on."
+        ]
         page.shows("#try", "Sign in")
         page.click("#try")
         page.until("document.activeElement.id === 'proof'", "the focus in the field for a password")
