@@ -550,6 +550,23 @@ def test_a_start_says_how_to_chat_with_this_server_and_no_other(name: str, shown
 
 
 @pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({}, ""),
+        ({"secret": "/f"}, ""),
+        ({"auth": "names", "jwt_key": "/f"}, ""),
+        ({"auth": "closed"}, " --name NAME --password"),
+        ({"auth": "closed", "jwt_key": "/f"}, " --token FILE"),
+        ({"auth": "closed", "jwt_key": "/f", "secret": "/f"}, " --name NAME --secret"),
+    ],
+)
+def test_a_start_of_a_closed_chat_says_how_to_sign_in(settings: dict[str, str], options: str) -> None:
+    config, _ = resolve([{key: Origin(value, f"--{key}") for key, value in settings.items()}])
+    facts = StartFacts(name="default", addresses=["127.0.0.1:4000"], pid=1, workers=1, fits=1, log="")
+    assert f"  chat:  mpchat chat{options}\n" in start_text(config, facts)
+
+
+@pytest.mark.parametrize(
     ("address", "page"),
     [
         ("127.0.0.1:4000", "http://127.0.0.1:4000/"),
