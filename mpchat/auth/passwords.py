@@ -81,14 +81,19 @@ class Stored(msgspec.Struct, frozen=True):
         return []
 
 
+def check_length(text: str) -> None:
+    """Raise :class:`MpchatError` for a new password with fewer than 8 or more than 256 characters."""
+    length = len(unicodedata.normalize("NFC", text[: 4 * LONGEST + 1]))
+    if not SHORTEST <= length <= LONGEST:
+        raise MpchatError(f"a password has {SHORTEST} to {LONGEST} characters, this one {length}")
+
+
 def hash_password(text: str, cost: Cost = COST) -> Stored:
     """Return what to keep of a new password. Blocks for about 0.2 s of CPU.
 
     Raise :class:`MpchatError` for one that has fewer than 8 or more than 256 characters.
     """
-    length = len(unicodedata.normalize("NFC", text[: 4 * LONGEST + 1]))
-    if not SHORTEST <= length <= LONGEST:
-        raise MpchatError(f"a password has {SHORTEST} to {LONGEST} characters, this one {length}")
+    check_length(text)
     salt = secrets.token_bytes(_SALT_BYTES)
     return Stored(cost, salt, _scrypt(text, salt, cost))
 

@@ -71,6 +71,11 @@ class Verifier:
             log.error("names cannot be checked: %s", error)
             raise ProtocolError("try_later", UNCHECKED) from None
 
+    @property
+    def lets_nobody_in(self) -> bool:
+        """True when there is no account, no key and no secret. Asks the disk; raises as :meth:`check`."""
+        return not (self._key or self._secret or (self._accounts is not None and self._accounts.all()))
+
     def close(self) -> None:
         """Close the accounts; call in the thread that checks, when no check will follow."""
         if self._accounts is not None:

@@ -136,11 +136,22 @@ def _new_password(name: str) -> "Stored":
 
     No argument and no variable holds it: others may see those.
     """
-    from mpchat.auth.passwords import hash_password
+    from mpchat.auth.passwords import check_length, hash_password
+
+    def checked(text: str) -> str:
+        try:
+            check_length(text)
+        except MpchatError as error:
+            raise click.UsageError(str(error)) from None  # then it is asked for again
+        return text
 
     if sys.stdin.isatty():
         text: str = click.prompt(
-            f"password for {visible(name)}", hide_input=True, confirmation_prompt="once more", err=True
+            f"password for {visible(name)}",
+            hide_input=True,
+            confirmation_prompt="once more",
+            err=True,
+            value_proc=checked,
         )
         return hash_password(text)
     line = sys.stdin.buffer.readline(_LONGEST_LINE)

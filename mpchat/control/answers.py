@@ -171,7 +171,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_reload: LastReload | None = None
     workers: list[WorkerStatus]
     # Whether clients must prove who they are: open, names or closed.
-    auth: str
+    auth: str = "open"
     tls: Tls | None = None
 
 

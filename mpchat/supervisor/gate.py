@@ -118,7 +118,12 @@ def make_verifiers(config: Config) -> Verifiers | None:
 
     Takes as long as the disk takes. Raise :class:`StartError` for what cannot be used.
     """
-    return (Verifier(config), Verifier(config)) if config.auth_on else None
+    if not config.auth_on:
+        return None
+    verifiers = Verifier(config), Verifier(config)
+    if config.auth == "closed" and verifiers[0].lets_nobody_in:
+        log.warning("auth is closed, and nobody can come in: no account, no jwt_key, no secret")
+    return verifiers
 
 
 def close_verifiers(verifiers: Verifiers | None) -> None:
