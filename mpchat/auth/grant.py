@@ -3,6 +3,7 @@
 Not here: the check itself (:mod:`mpchat.auth.verifier`), which reads files and takes time.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -29,7 +30,14 @@ class Grant(msgspec.Struct, frozen=True, array_like=True):
 
     def allows(self, room: str) -> bool:
         """Tell whether a client with this grant may be in ``room``; spellings of one room are equal."""
-        return self.rooms is None or any(matches(pattern, room) for pattern in self.rooms)
+        return self.rooms is None or self.allows_key(name_key(room))
+
+    def allows_key(self, key: str) -> bool:
+        """Tell the same of a room's key: a look into a set, and 0.3 µs for each pattern with a star."""
+        if self.rooms is None:
+            return True
+        exact, starred = _compiled(self.rooms)
+        return key in exact or any(_matches(parts, key) for parts in starred)
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
@@ -73,17 +81,26 @@ class Proof(msgspec.Struct, frozen=True):
 
 
 def matches(pattern: str, room: str) -> bool:
-    """Tell whether ``room`` is one of those that ``pattern`` stands for; ``*`` is any characters, or none.
+    """Tell whether ``room`` is one of those that ``pattern`` stands for; ``*`` is any characters, or none."""
+    return Grant("", rooms=(pattern,)).allows(room)
 
-    Takes time in proportion to the lengths: the parts between the stars are looked for one after the other,
-    each as early as it can be, and never again.
-    """
+
+# As many as there are tokens in use that name rooms, as a rule one for each kind.
+@lru_cache(maxsize=1024)
+def _compiled(rooms: tuple[str, ...]) -> tuple[frozenset[str], tuple[tuple[str, ...], ...]]:
+    """Return the keys of the rooms that patterns name, and the parts between the stars of the others."""
     # Split before the keys are made: the key of a full-width star is a star.
-    first, *others = (name_key(part) for part in pattern.split(_ANY))
-    key = name_key(room)
-    if not others:
-        return first == key
-    *between, last = others
+    split = [tuple(name_key(part) for part in pattern.split(_ANY)) for pattern in rooms]
+    exact = frozenset(parts[0] for parts in split if len(parts) == 1)
+    return exact, tuple(parts for parts in split if len(parts) > 1)
+
+
+def _matches(parts: tuple[str, ...], key: str) -> bool:
+    """Tell whether a key begins, goes on and ends with the parts between the stars of a pattern.
+
+    Takes time in proportion to the lengths: each part is looked for once, as early as it can be.
+    """
+    first, *between, last = parts
     if len(key) < len(first) + len(last) or not (key.startswith(first) and key.endswith(last)):
         return False
     at, end = len(first), len(key) - len(last)

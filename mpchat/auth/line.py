@@ -7,13 +7,19 @@ Addresses that have proven a name before have a line of their own for it. It has
 strangers cannot fill it.
 """
 
+import sys
 from collections import OrderedDict
 from typing import NamedTuple
 
 from mpchat.auth.grant import Proof
 
-# Tries that wait at most.
+# Passwords that wait at most in a line: 0.2 s of CPU each.
 MOST_WAITING = 256
+# Bytes of other proofs that wait at most in a line: those of some ten thousand clients. Each is checked
+# within a millisecond.
+MOST_BYTES = 8 << 20
+# Bytes of a try beside its texts.
+TRY_SIZE = 400
 
 
 class Try(NamedTuple):
@@ -27,12 +33,21 @@ class Try(NamedTuple):
     proof: Proof
     name: str = ""
 
+    @property
+    def size(self) -> int:
+        """The bytes that it takes."""
+        proof = self.proof
+        shown = (proof.name, proof.password, proof.jwt, proof.secret)
+        return TRY_SIZE + sum(sys.getsizeof(each) for each in shown if each is not None)
+
 
 class Line:
     """The tries that wait."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    def __init__(self, most: int) -> None:
+        """Begin with none. So many may wait, and :data:`MOST_BYTES` of them."""
+        self._most = most
+        self._bytes = 0
         # By address and by identity; the address whose turn comes next is first.
         self._waiting = OrderedDict[str, OrderedDict[int, Try]]()
         self._addresses: dict[int, str] = {}
@@ -44,13 +59,14 @@ class Line:
         """Let a try wait. Return the one that must give way, if one must: perhaps the same."""
         own = len(self._waiting.get(new.address, ()))
         out = None
-        if len(self) >= MOST_WAITING:
+        if len(self) >= self._most or self._bytes >= MOST_BYTES:
             longest = max(self._waiting, key=lambda address: len(self._waiting[address]))
             if own + 1 >= len(self._waiting[longest]):
                 return new
             out = self._take(longest, last=True)
         self._waiting.setdefault(new.address, OrderedDict())[new.identity] = new
         self._addresses[new.identity] = new.address
+        self._bytes += new.size
         return out
 
     def take(self) -> Try | None:
@@ -65,6 +81,7 @@ class Line:
         tries = self._waiting[address]
         identity, found = tries.popitem(last=last)
         del self._addresses[identity]
+        self._bytes -= found.size
         if not tries:
             del self._waiting[address]
         return found
@@ -74,7 +91,7 @@ class Line:
         address = self._addresses.pop(identity, None)
         if address is not None:
             tries = self._waiting[address]
-            del tries[identity]
+            self._bytes -= tries.pop(identity).size
             if not tries:
                 del self._waiting[address]
 
@@ -85,9 +102,9 @@ class Lines:
     A member with the right password can make many tries of the first kind: they must not hold up all others.
     """
 
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._proven, self._others = Line(), Line()
+    def __init__(self, most: int) -> None:
+        """Begin with none; so many may wait in each of the two."""
+        self._proven, self._others = Line(most), Line(most)
         self._others_turn = False
 
     def add(self, new: Try, *, proven: bool) -> Try | None:

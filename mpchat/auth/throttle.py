@@ -1,8 +1,9 @@
 """Throttle: how often a proof may be wrong before the next one is looked at. Pure.
 
 The rule: after five failures for a name, or from an address, the next try has to wait, each time twice as
-long. A name that an address has proven is not held up by what others try: failures for that name from that
-address count apart. So no stranger can lock a member out where the member signs in as usual.
+long. A name that an address has proven is not held up by what others try: only failures for that name from
+that address hold it up. So no stranger can lock a member out where the member signs in as usual. But they
+count for the address too: else a stranger could learn which names were proven there.
 """
 
 from collections import OrderedDict
@@ -39,13 +40,19 @@ class Throttle:
         self._failures = OrderedDict[Key, _Failures]()
         self._proven = OrderedDict[tuple[str, str], None]()
 
-    def keys(self, name: str, address: str) -> list[Key]:
-        """Return what a try counts for. ``name`` is the key of a name; "" for a proof without a name."""
+    def keys(self, name: str, address: str) -> tuple[list[Key], list[Key]]:
+        """Return what a try waits for, and what its failure counts for.
+
+        ``name`` is the key of a name; "" for a proof without a name.
+        """
+        by_address: Key = ("address", address)
         if not name:
-            return [("address", address)]
+            return [by_address], [by_address]
         if self.is_proven(name, address):
-            return [("proven", name, address)]
-        return [("name", name), ("address", address)]
+            by_both: Key = ("proven", name, address)
+            return [by_both], [by_both, by_address]
+        both: list[Key] = [("name", name), by_address]
+        return both, both
 
     def is_proven(self, name: str, address: str) -> bool:
         """Tell whether an address has proven a name. ``name`` is the key of a name."""

@@ -13,12 +13,14 @@ from mpchat.auth.grant import MEMBER, ROLES, Grant
 from mpchat.auth.keys import Key
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.protocol.names import checked_name
+from mpchat.protocol.requests import LONGEST_JWT
 from mpchat.protocol.sign_in import OVER, bad_credentials
 
-# Characters of a token that is read at all.
-LONGEST_TOKEN = 8 << 10
 MOST_ROOMS = 100
 LONGEST_PATTERN = 64
+# Of these rooms, those with stars, and stars in one: each is compared with each room of a list.
+MOST_PATTERNS = 16
+MOST_STARS = 4
 # Seconds that another machine's clock may be ahead when it says from when on a token holds.
 LEEWAY = 5.0
 
@@ -32,7 +34,10 @@ def make_token(key: Key, grant: Grant, audience: str, now: float) -> str:
     if key.signing is None:
         raise MpchatError("jwt_key is a public key, which only checks tokens; to sign takes the private key")
     if grant.rooms is not None and not _are_rooms(list(grant.rooms)):
-        raise MpchatError(f"a token has at most {MOST_ROOMS} rooms of 1 to {LONGEST_PATTERN} characters each")
+        raise MpchatError(
+            f"a token has at most {MOST_ROOMS} rooms of 1 to {LONGEST_PATTERN} characters, "
+            f"{MOST_PATTERNS} of them with up to {MOST_STARS} stars"
+        )
     if grant.expires is None:
         raise MpchatError("a token has an end")
     import jwt
@@ -44,8 +49,8 @@ def make_token(key: Key, grant: Grant, audience: str, now: float) -> str:
     if grant.role != MEMBER:
         claims["role"] = grant.role
     text = jwt.encode(claims, key.signing, algorithm=key.algorithm)
-    if len(text) > LONGEST_TOKEN:
-        raise MpchatError(f"the token would have {len(text)} characters, {LONGEST_TOKEN} are read")
+    if len(text) > LONGEST_JWT:
+        raise MpchatError(f"the token would have {len(text)} characters, {LONGEST_JWT} are read")
     return text
 
 
@@ -68,7 +73,7 @@ def read_token(key: Key, text: str, audience: str, now: float) -> Grant:
 def claimed_name(text: str) -> str:
     """Return the name that a token says it is for, whoever has signed it; "" if it says none."""
     try:
-        payload = text.split(".", 2)[1] if len(text) <= LONGEST_TOKEN else ""
+        payload = text.split(".", 2)[1] if len(text) <= LONGEST_JWT else ""
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         name = claims["sub"]
         return checked_name(name) if isinstance(name, str) else ""
@@ -78,7 +83,7 @@ def claimed_name(text: str) -> str:
 
 def _claims(key: Key, text: str) -> dict[str, Any]:
     """Return what is signed with the key. Raise ``bad_credentials``."""
-    if len(text) > LONGEST_TOKEN or not text.isascii():
+    if len(text) > LONGEST_JWT or not text.isascii():
         raise bad_credentials()
     import jwt
 
@@ -108,6 +113,8 @@ def _are_rooms(rooms: Any) -> bool:
         isinstance(rooms, list)
         and len(rooms) <= MOST_ROOMS
         and all(isinstance(room, str) and 1 <= len(room) <= LONGEST_PATTERN for room in rooms)
+        and sum("*" in room for room in rooms) <= MOST_PATTERNS
+        and all(room.count("*") <= MOST_STARS for room in rooms)
     )
 
 

@@ -125,8 +125,10 @@ class Verifier:
         return Grant(account.name, account.role)
 
     def _by_secret(self, secret: str) -> Grant:
+        if self._secret is None:
+            raise bad_credentials()
         shown = hashlib.sha256(as_bytes(secret)).digest()
-        if self._secret is None or not hmac.compare_digest(shown, self._secret):
+        if not hmac.compare_digest(shown, self._secret):
             raise bad_credentials()
         return Grant("")
 

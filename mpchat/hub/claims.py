@@ -14,7 +14,7 @@ MOST_HELD = 100_000
 class Claim:
     """A name, the connection that has it, and until when it is held while no connection has it."""
 
-    __slots__ = ("before", "identity", "looks", "name", "token", "until")
+    __slots__ = ("before", "identity", "looks", "name", "proven", "since", "token", "until")
 
     def __init__(self, name: str, token: str) -> None:
         self.name = name
@@ -24,6 +24,9 @@ class Claim:
         # before it got the new token comes back with the old one.
         self.before = ""
         self.until = 0.0
+        # Whether it was proven to be its owner's, and when it was asked for (seconds, monotonic).
+        self.proven = False
+        self.since = 0.0
         # How the name looks; see ``auth.lookalikes``. Empty where that is not asked for.
         self.looks: tuple[str, ...] = ()
 
@@ -48,12 +51,17 @@ class Claims:
         """Return the claim on a name, however it is spelled."""
         return self._by_key.get(name_key(name))
 
-    def similar(self, name: str, looks: tuple[str, ...], now: float) -> str | None:
-        """Return another name, in use or held, that has one of these looks; None: there is none."""
-        key = name_key(name)
-        keys = (other for look in looks for other in self._by_look.get(look, ()) if other != key)
-        others = map(self._by_key.__getitem__, keys)
-        return next((each.name for each in others if each.identity is not None or each.until > now), None)
+    def similar(self, name: str, identified: Identity, now: float) -> str | None:
+        """Return another name, in use or held, that looks like this one; None: there is none.
+
+        A name that is not proven does not stand in the way of one that is.
+        """
+        key, proven = name_key(name), identified.proves_name
+        keys = (other for look in identified.looks for other in self._by_look.get(look, ()) if other != key)
+        for other in map(self._by_key.__getitem__, keys):
+            if (other.identity is not None or other.until > now) and (other.proven or not proven):
+                return other.name
+        return None
 
     def take(
         self,
@@ -67,8 +75,8 @@ class Claims:
         """Give a name to a connection; return the claim, and the connection that had it before.
 
         ``shown`` is the token that the client sent. ``fresh`` becomes the name's token, if the name is new or
-        taken over. ``identified`` says whether the client has proven that the name is its own. Raises
-        :class:`ProtocolError` ``name_taken``.
+        taken over. ``now`` is when it was asked for. ``identified`` says whether the client has proven that
+        the name is its own. Raises :class:`ProtocolError` ``name_taken``.
         """
         key = name_key(name)
         proven = identified is not None and identified.proves_name
@@ -82,13 +90,15 @@ class Claims:
             raise ProtocolError("name_taken", f"{claim.name} is {left}; its owner comes back with the token")
         elif claim.identity is not None:  # the client came back before the server knew that it had gone
             replaced = claim.identity
-            if replaced > identity:  # this join was longer on its way, and its connection is gone
+            # This join was longer on its way, and its connection is gone. A proof may also be shown late.
+            if (now < claim.since) if proven else (replaced > identity):
                 raise ProtocolError("name_taken", f"{claim.name} has come back by a later connection")
             claim.before, claim.token = claim.token, fresh  # else the replaced one would take it back
         if proven and not claim.is_shown(shown):  # the connection before may not have been the owner's
             claim.before, claim.token = "", fresh
         self._held.remove(key)
         claim.name, claim.identity = name, identity
+        claim.proven, claim.since = proven, now
         self._look(key, claim, identified.looks if identified is not None else ())
         return claim, replaced
 

@@ -8,6 +8,7 @@ import msgspec
 
 from mpchat.auth.grant import Identity
 from mpchat.hub.limits import Limits
+from mpchat.protocol.messages import shown_without
 from mpchat.protocol.requests import Request
 
 # The sender of a run of messages: the address of a plain client, or the identity of a connection that has
@@ -53,6 +54,12 @@ class Asked(msgspec.Struct, frozen=True, array_like=True, tag="asked"):
     token: str
     identified: Identity | None = None
     denied: Denied | None = None
+    # When it was asked (monotonic clock), if that is earlier than ``now``: its proof was checked meanwhile.
+    began: float | None = None
+
+    def __repr__(self) -> str:
+        """Return all but the token, which may become that of a name."""
+        return shown_without(self, "token")
 
 
 class Left(msgspec.Struct, frozen=True, array_like=True, tag="left"):
@@ -141,11 +148,13 @@ class NoticesDue(msgspec.Struct, frozen=True, array_like=True, tag="notices_due"
 class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
     """Time to forget unused rooms and history that is too old at ``now`` (monotonic clock).
 
-    And rules that have ended at ``at`` (wall clock).
+    And rules that have ended at ``at`` (wall clock), and members whose proof has ended, but not those that
+    are just showing a fresh one (``renewing``: their identities).
     """
 
     now: float
     at: float
+    renewing: tuple[int, ...] = ()
 
 
 Entry = (

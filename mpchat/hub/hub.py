@@ -167,9 +167,9 @@ class Hub:
             return CutOff(now, identity, INTERNAL_ERROR)
         token = secrets.token_urlsafe(12) if request.join is not None else ""
         asked = Asked(now, time.time(), identity, address, request, token)
-        return self._to_prove(asked) or asked
+        return self._to_prove(asked)
 
-    def _to_prove(self, asked: Asked) -> Prove | None:
+    def _to_prove(self, asked: Asked) -> Prove | Asked:
         member = self.state.members.by_identity.get(asked.identity)
         new = member is None or member.claim is None
         return self.proofs.to_prove(asked, self._limits, new=new)
@@ -267,7 +267,8 @@ class Hub:
 
     def _serve(self, asked: Asked, endpoint: Endpoint, now: float) -> None:
         """Let a request be served. What was said before it goes out first, to all."""
-        if (prove := self._to_prove(asked)) is not None:  # another setting holds since it was read
+        prove = self._to_prove(asked)
+        if isinstance(prove, Prove):  # another setting holds since it was read
             self._prove(prove, endpoint, now)
             return
         self.delivery.flush()
@@ -275,7 +276,10 @@ class Hub:
         self._answer(asked, now)
         ordered = any(order.identity == asked.identity for order in self.delivery.orders)
         # The answer to an order comes when it was carried out, and before that of any later request.
-        endpoint.send(Down.CHECKING if ordered else Down.ANSWERED, asked.identity)
+        if ordered:
+            endpoint.send(Down.CHECKING, (asked.identity, False))
+        else:
+            endpoint.send(Down.ANSWERED, asked.identity)
 
     def _answer(self, asked: Asked, now: float) -> None:
         try:
@@ -297,10 +301,12 @@ class Hub:
 
     def _proved(self, proved: Proved, _: Endpoint, now: float) -> None:
         """Let a join be served whose proof was checked."""
-        identity = proved.asked.identity
-        if self.proofs.take(identity, self._limits):
+        identity, asked = proved.asked.identity, proved.asked
+        if self.delivery.in_transit(identity):  # it has not got all that its room was told
+            self.proofs.hold(proved)
+        elif self.proofs.take(identity, self._limits):
             self.delivery.flush()
-            self._answer(msgspec.structs.replace(proved.asked, now=now, at=time.time()), now)
+            self._answer(msgspec.structs.replace(asked, now=now, at=time.time(), began=asked.now), now)
             self.proofs.answered(identity)
 
     def _replay_more(self, more: More, endpoint: Endpoint, now: float) -> None:
@@ -308,7 +314,9 @@ class Hub:
 
     def _follow(self, follow: Follow, endpoint: Endpoint, now: float) -> None:
         self.delivery.follow(endpoint, *follow)
-        self.proofs.arrived(follow.identity, endpoint)
+        held = self.proofs.arrived(follow.identity, endpoint)
+        if held is not None:
+            self._log.append(held, endpoint, 0)
 
     def _sync(self, sync: Sync, endpoint: Endpoint, now: float) -> None:
         """Tell a worker that all its connections said so far is in the order, and sent."""
@@ -362,6 +370,11 @@ class Hub:
         lobby = self.state.rooms.lobby.members
         return room.name, sum(each in lobby for each in members)
 
+    def can_close(self, name: str) -> bool:
+        """Tell whether there is a room of this name that may be closed."""
+        room = self.state.rooms.get(name)
+        return room is not None and room is not self.state.rooms.lobby
+
     def change_limits(self, limits: Limits, *, notices: bool, now: float) -> None:
         """Keep to other limits from now on."""
         self._limits, self._notices = limits, notices
@@ -376,7 +389,7 @@ class Hub:
     def sweep(self, now: float) -> None:
         """Forget what is too old or unused; call it about once a second."""
         self.moderator.watch_clock()
-        self._put_in_order(Swept(now, time.time()), now)
+        self._put_in_order(Swept(now, time.time(), self.proofs.waiting), now)
         for room in self._sender_holds.expire(now - STUCK_AFTER):
             self._judge_hold(room)
 

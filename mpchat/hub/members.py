@@ -4,7 +4,7 @@ Times are given; what is to be sent is returned as effects. How a member is reac
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from operator import itemgetter
 
 from mpchat.auth.grant import MEMBER, OPERATOR, Grant
@@ -43,6 +43,8 @@ PAGE = 100
 # they are several: as many as a part of the past at a join, so that as many may be on their way.
 HISTORY_PAGE = 50
 HISTORY_SIZE = 32 << 10
+# Seconds for which a list of the rooms that a token allows is good.
+LISTED_FOR = 5.0
 # Characters of what an operator's request is for: longer than any name and any network.
 TARGET_LENGTH = 128
 # The text of the error that a muted member gets.
@@ -52,7 +54,7 @@ MUTED = "you are muted: nobody gets what you say"
 class Member:
     """A connection that has asked to join. Until it has a room it is served as a plain client."""
 
-    __slots__ = ("address", "claim", "grant", "identity", "room")
+    __slots__ = ("address", "claim", "grant", "identity", "listed", "room")
 
     def __init__(self, identity: int, address: str) -> None:
         self.identity = identity
@@ -61,6 +63,8 @@ class Member:
         self.room: Room | None = None
         # What its proof allows; None: it has shown none.
         self.grant: Grant | None = None
+        # The rooms that it may know of, and when they were listed (seconds, monotonic); see _allowed_rooms.
+        self.listed: tuple[float, list[str]] | None = None
 
     @property
     def name(self) -> str:
@@ -132,7 +136,7 @@ class Members:
         elif request.who is not None:
             self._who(member, request.who.room, request.who.after)
         elif request.rooms is not None:
-            self._list_rooms(member, request.rooms.after)
+            self._list_rooms(member, request.rooms.after, asked.now)
         elif request.history is not None:
             self._read_history(member, member.room, request.history)
         elif request.operators is not None:
@@ -195,9 +199,10 @@ class Members:
         for member in [each for each in self.by_identity.values() if each.claim and each.grant is None]:
             self.dismiss(member, told, UNPROVEN, now)
 
-    def expired(self, now: float) -> list[Member]:
-        """Return the members whose proof has ended."""
-        return [self.by_identity[each] for each, until in self.expiring.items() if until <= now]
+    def expired(self, now: float, renewing: Collection[int]) -> list[Member]:
+        """Return the members whose proof has ended, but for those that are showing another one."""
+        ended = [each for each, until in self.expiring.items() if until <= now and each not in renewing]
+        return [self.by_identity[each] for each in ended]
 
     # Operators.
 
@@ -269,7 +274,7 @@ class Members:
 
     def _grant(self, member: Member, grant: Grant | None, asked: Asked) -> None:
         """Let a member have what its proof allows, until that ends."""
-        member.grant = grant
+        member.grant, member.listed = grant, None
         self.expiring.pop(member.identity, None)
         if grant is not None and grant.expires is not None:
             self.expiring[member.identity] = asked.now + grant.expires - asked.at
@@ -321,13 +326,13 @@ class Members:
     def _claim(self, member: Member, name: str, token: str | None, asked: Asked) -> Claim:
         held = self.claims.get(name)
         text = f"{held.name if held else name} has come again, elsewhere"
-        identified = asked.identified
-        # A proven name is its owner's, also where another that looks like it was there first.
-        if identified is not None and not identified.proves_name:
-            similar = self.claims.similar(name, identified.looks, asked.now)
+        identified, began = asked.identified, asked.now if asked.began is None else asked.began
+        # A proven name is its owner's, also where another that looks like it, and is not proven, was first.
+        if identified is not None:
+            similar = self.claims.similar(name, identified, asked.now)
             if similar is not None:
                 raise ProtocolError("name_taken", f"{name} looks like {similar}; choose another name")
-        claim, replaced = self.claims.take(name, member.identity, token, asked.token, asked.now, identified)
+        claim, replaced = self.claims.take(name, member.identity, token, asked.token, began, identified)
         if replaced is not None:
             other = self.by_identity.pop(replaced)
             self.expiring.pop(replaced, None)
@@ -400,20 +405,33 @@ class Members:
             self._emit(Tell(each.identity, frames))
 
     def _who(self, member: Member, name: str | None, after: str | None) -> None:
+        if name is not None and member.grant is not None and not member.grant.allows(checked_room(name)):
+            raise ProtocolError(NOT_ALLOWED, OTHER_ROOM)
         room = member.room if name is None else self._rooms.get(checked_room(name))
         if room is None:
             raise ProtocolError("bad_room", f"there is no room {name!r}")
-        if member.grant is not None and not member.grant.allows(room.name):
-            raise ProtocolError(NOT_ALLOWED, OTHER_ROOM)
         names, following = _page(room.names, after)
         self._emit(Tell(member.identity, who_frame(room.name, names, len(room.members), following)))
 
-    def _list_rooms(self, member: Member, after: str | None) -> None:
-        names, following = _page(self._rooms.names, after)
-        if member.grant is not None and member.grant.rooms is not None:
-            names = [name for name in names if member.grant.allows(name)]
-        rooms = [(name, len(self._rooms.by_key[name_key(name)].members)) for name in names]
-        self._emit(Tell(member.identity, rooms_frame(rooms, len(self._rooms), following)))
+    def _list_rooms(self, member: Member, after: str | None, now: float) -> None:
+        allowed = self._allowed_rooms(member, now)
+        names, following = _page(allowed, after)
+        found = [(name, self._rooms.get(name)) for name in names]
+        rooms = [(name, len(room.members)) for name, room in found if room is not None]
+        self._emit(Tell(member.identity, rooms_frame(rooms, len(allowed), following)))
+
+    def _allowed_rooms(self, member: Member, now: float) -> list[str]:
+        """Return the sorted names of the rooms that a member may know of.
+
+        For a token of some rooms all rooms are looked at, 10 ms for 10 000, and not again for a while.
+        """
+        grant = member.grant
+        if grant is None or grant.rooms is None:
+            return self._rooms.names
+        if member.listed is None or member.listed[0] + LISTED_FOR <= now:
+            names = sorted(room.name for key, room in self._rooms.by_key.items() if grant.allows_key(key))
+            member.listed = now, names
+        return member.listed[1]
 
     def _read_history(self, member: Member, room: Room, wanted: ReadHistory) -> None:
         before = room.seq + 1 if wanted.before is None else wanted.before

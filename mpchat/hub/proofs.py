@@ -17,6 +17,8 @@ from mpchat.hub.limits import Limits
 from mpchat.hub.log import Prove, Proved
 from mpchat.ipc.addresses import owner_of_client
 from mpchat.ipc.items import Down
+from mpchat.protocol.names import check_lengths
+from mpchat.protocol.requests import Join
 
 
 class Gate(Protocol):
@@ -38,29 +40,43 @@ class Proofs:
         self._delivery = delivery
         # By identity: the join, the worker that it came from, and the setting auth that it is checked by.
         self._waiting: dict[int, tuple[Prove, Endpoint, str]] = {}
-        # Connections that were in transit when their joins were answered: no worker reads from them yet.
+        # Those of them that were checked while their connections were in transit: they wait for the arrival.
+        self._held: dict[int, Proved] = {}
+        # Connections that were in transit when an order of theirs was answered: no worker reads from them.
         self._unread: set[int] = set()
 
-    def to_prove(self, asked: Asked, limits: Limits, *, new: bool) -> Prove | None:
+    @property
+    def waiting(self) -> tuple[int, ...]:
+        """The identities of connections whose joins wait."""
+        return tuple(self._waiting)
+
+    def to_prove(self, asked: Asked, limits: Limits, *, new: bool) -> Prove | Asked:
         """Return a join that is to be checked first: it shows a proof, or its name may need one.
 
-        ``new``: its client has no name yet.
+        ``new``: its client has no name yet. Return any other request as it is. A join whose name or room is
+        too long is denied: it is not kept for a check.
         """
         join = asked.request.join
         if join is None or self.gate is None:
-            return None
+            return asked
         proof = Proof(join.name, join.password, join.jwt, join.secret)
         if not proof.kinds and not (new and join.name is not None and limits.auth == "names"):
-            return None
+            return asked
         bare = msgspec.structs.replace(join, password=None, jwt=None, secret=None)
         request = msgspec.structs.replace(asked.request, join=bare)
-        return Prove(msgspec.structs.replace(asked, request=request), proof)
+        asked = msgspec.structs.replace(asked, request=request)
+        try:
+            check_lengths(name=join.name, room=join.room)
+        except ProtocolError as error:
+            short = msgspec.structs.replace(request, join=Join())
+            return msgspec.structs.replace(asked, request=short, denied=Denied(error.code, error.text))
+        return Prove(asked, proof)
 
     def begin(self, prove: Prove, endpoint: Endpoint, limits: Limits) -> None:
         """Have a join's proof checked; others may ask meanwhile."""
         identity = prove.asked.identity
         self._delivery.meet(identity, endpoint)
-        endpoint.send(Down.CHECKING, identity)
+        endpoint.send(Down.CHECKING, (identity, True))
         self._check(prove, endpoint, limits)
 
     def _check(self, prove: Prove, endpoint: Endpoint, limits: Limits) -> None:
@@ -104,11 +120,16 @@ class Proofs:
         else:
             recipient.endpoint.send(Down.ANSWERED, identity)
 
-    def arrived(self, identity: int, endpoint: Endpoint) -> None:
-        """Let a client be read from that was answered in transit."""
+    def hold(self, proved: Proved) -> None:
+        """Keep a join that was checked while its connection was in transit."""
+        self._held[proved.asked.identity] = proved
+
+    def arrived(self, identity: int, endpoint: Endpoint) -> Proved | None:
+        """Let a client be read from that was answered in transit. Return the join that was held for it."""
         if identity in self._unread:
             self._unread.remove(identity)
             endpoint.send(Down.ANSWERED, identity)
+        return self._held.pop(identity, None) if self._held else None
 
     def forget(self, ended: Left | WorkerDied) -> None:
         """Forget the joins of connections that have ended."""
@@ -121,5 +142,6 @@ class Proofs:
         )
         for identity in identities:
             self._unread.discard(identity)
+            self._held.pop(identity, None)
             if self._waiting.pop(identity, None) is not None and self.gate is not None:
                 self.gate.forget(identity)

@@ -173,6 +173,9 @@ class HubState:
             count -= times
 
     def _say(self, count: int, frames: bytes) -> None:
+        """Say something to plain clients; in a closed chat there are none that may hear it."""
+        if self.members.limits.closed:
+            return
         self.sequencer.number(count)
         self._effects.append(Say(count, frames))
 
@@ -205,8 +208,12 @@ class HubState:
     def _gone(self, identity: int, address: str, reason: str, now: float) -> Member | None:
         """Forget a connection that had asked to join; tell plain clients, if they could hear it."""
         member = self.members.by_identity.get(identity)
-        if member is not None and (member.room is None or member.room is self.rooms.lobby):
-            self.sequencer.leave([member.name or address])
+        if member is None:
+            heard = identity not in self.members.ending  # else it had a name, and its leaving was told
+        else:
+            heard = member.room is None or member.room is self.rooms.lobby
+        if heard:
+            self.sequencer.leave([member.name if member is not None and member.name else address])
         return self.members.gone(identity, reason, now)
 
     def _cut_off(self, entry: CutOff) -> None:
@@ -265,7 +272,7 @@ class HubState:
 
     def _swept(self, entry: Swept) -> None:
         self.moderation.forget_expired(entry.at)
-        for member in self.members.expired(entry.now):
+        for member in self.members.expired(entry.now, entry.renewing):
             self._effects.append(Tell(member.identity, error_frame(EXPIRED, OVER)))
             self._gone(member.identity, member.address, TOKEN_EXPIRED, entry.now)
             self.members.end(member, TOKEN_EXPIRED)

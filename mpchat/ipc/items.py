@@ -70,7 +70,8 @@ class Down(IntEnum):
     ECHOED = FIRST_KIND + 31
     CERTIFICATE = FIRST_KIND + 32  # (chain, key), PEM: what a TLS process shows to new clients
     SETTINGS = FIRST_KIND + 33  # a Config as msgpack: what holds for a TLS process from now on
-    CHECKING = FIRST_KIND + 34  # identity: its answer takes a while, others need not wait for it
+    # (identity, whether a proof is checked, which is charged): the answer takes a while, others go on.
+    CHECKING = FIRST_KIND + 34
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True):

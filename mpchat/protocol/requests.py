@@ -22,6 +22,11 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 NAMED_IN_NOTICE = 8
 # Messages that one request for history may ask for.
 MOST_HISTORY = 100
+# Characters of what a join may show. The server's own tokens and epochs have some 16. A password or a secret
+# is normalised, which takes seconds for 30 000 hostile marks. A JWT has a few hundred.
+LONGEST_TOKEN = 256
+LONGEST_PASSWORD = 1024
+LONGEST_JWT = 8 << 10
 # Seconds that a ban or a mute may last.
 Duration = Annotated[float, msgspec.Meta(ge=1, le=LONGEST_SANCTION)]
 
@@ -36,11 +41,11 @@ class Join(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     name: str | None = None
     room: str | None = None
     after: Number | None = None
-    epoch: str | None = None
-    token: str | None = None
-    password: str | None = None
-    jwt: str | None = None
-    secret: str | None = None
+    epoch: Annotated[str, msgspec.Meta(max_length=LONGEST_TOKEN)] | None = None
+    token: Annotated[str, msgspec.Meta(max_length=LONGEST_TOKEN)] | None = None
+    password: Annotated[str, msgspec.Meta(max_length=LONGEST_PASSWORD)] | None = None
+    jwt: Annotated[str, msgspec.Meta(max_length=LONGEST_JWT)] | None = None
+    secret: Annotated[str, msgspec.Meta(max_length=LONGEST_PASSWORD)] | None = None
 
     def __repr__(self) -> str:
         """Return all fields, but no proof: a request may stand in a traceback or in a log."""

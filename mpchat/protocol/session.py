@@ -27,6 +27,10 @@ REQUEST_WORK = 64
 MOST_TIMES = 1000
 
 
+# The frame of that error where a join needs a name only.
+NOT_JOINED = error_frame("not_joined", 'send {"join": {"name": "…"}} first')
+
+
 class DialectState(msgspec.Struct, frozen=True):
     """All that another process needs to go on with a dialect, as of a moment between two reads."""
 
@@ -45,13 +49,15 @@ class Session:
     one frame tells their number when the run ends. Another payload ends it, and so does the caller.
     """
 
-    __slots__ = ("_counted", "_error", "_posts", "_times", "asked", "limit")
+    __slots__ = ("_counted", "_error", "_posts", "_times", "asked", "limit", "not_joined")
 
     def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, *, asked: bool = False) -> None:
         """Begin, or go on. ``limit`` is the longest payload taken, in bytes."""
         # True from the first time that the client has asked to join.
         self.asked = asked
         self.limit = limit
+        # The frame of the error for a request before a join.
+        self.not_joined = NOT_JOINED
         # The frame of the last error while its run lasts; how many repeats were counted and not told.
         self._error = b""
         self._times = 0
@@ -149,7 +155,7 @@ class Session:
             replies.append(pong_frame(request.ping))
             return True
         if request.join is None and not self.asked:
-            self._reject(error_frame("not_joined", 'send {"join": {"name": "…"}} first'), posts, replies)
+            self._reject(self.not_joined, posts, replies)
             return True
         self.asked = True
         posts.append((REQUEST, pack_request(request)))

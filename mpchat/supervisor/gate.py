@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mpchat.auth.grant import Identity, Proof
-from mpchat.auth.line import Lines, Try
+from mpchat.auth.line import MOST_WAITING, Lines, Try
 from mpchat.auth.throttle import Key, Throttle
 from mpchat.auth.tokens import claimed_name
 from mpchat.auth.verifier import Verifier
@@ -26,6 +26,8 @@ from mpchat.reactor import Reactor
 from mpchat.supervisor.job_thread import JobThread
 from mpchat.text import visible
 
+# Tries that wait in a line of what is checked fast; their bytes are bounded too.
+MOST_CHEAP = 20_000
 # Code points of a name's key that failures are counted by: a hostile name may be 60 KB long.
 KEY_LENGTH = 128
 # Code points of a name that a log line shows.
@@ -79,14 +81,15 @@ class Gate:
 
     # What the lanes need.
 
-    def keys(self, tried: Try) -> list[Key]:
-        """Return what the failure of a try counts for; nothing where nothing can be guessed."""
+    def keys(self, tried: Try) -> tuple[list[Key], list[Key]]:
+        """Return what a try waits for, and what its failure counts for; nothing where nothing can be guessed.
+
+        A signature cannot be guessed: forged tokens hold up nobody who shares their sender's address.
+        """
         proof = tried.proof
-        if not proof.kinds:
-            return []
-        # A forged token for a name must not hold up its owner elsewhere: it does not count for the name.
-        counts = proof.password is not None or self.is_proven(tried)
-        return self._throttle.keys(tried.name if counts else "", tried.address)
+        if proof.password is None and proof.secret is None:
+            return [], []
+        return self._throttle.keys(tried.name, tried.address)
 
     def is_proven(self, tried: Try) -> bool:
         """Tell whether an address has proven before the name that its try is for."""
@@ -143,7 +146,7 @@ class _Lane:
         self._reactor = reactor
         self._name = name
         self._thread: JobThread | None = None
-        self._lines = Lines()
+        self._lines = Lines(MOST_WAITING if name == PASSWORDS else MOST_CHEAP)
         self._busy = False
 
     def add(self, tried: Try) -> None:
@@ -182,14 +185,14 @@ class _Lane:
     def _go_on(self) -> None:
         """Have the next try checked that need not wait."""
         while not self._busy and (tried := self._lines.take()) is not None:
-            keys = self._gate.keys(tried)
-            wait = self._gate.wait(keys)
+            waits_for, counts_for = self._gate.keys(tried)
+            wait = self._gate.wait(waits_for)
             if wait:
                 seconds = f"try again in {math.ceil(wait)} s"
                 slow = f"too many wrong proofs for this name or from your address; {seconds}"
                 self._gate.on_checked(tried.identity, ProtocolError(TRY_LATER, slow))
             else:
-                self._check(tried, keys)
+                self._check(tried, counts_for)
 
     def _check(self, tried: Try, keys: list[Key]) -> None:
         self._busy = True

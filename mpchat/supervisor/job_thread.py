@@ -56,6 +56,7 @@ class JobThread:
                 self._done.put((on_done, None))
             with suppress(OSError):  # full: the loop will look anyway
                 self._far.send(b"\0")
+            del work, job, on_done  # what they hold may be a password, and the next job may come late
 
     def _on_done(self, mask: int) -> None:
         self._near.recv(4096)

@@ -59,7 +59,8 @@ class Orders:
         try:
             self._begin(order, reply)
         except MpchatError as error:
-            self._refuse(order, _WRONG_TARGET[order.action], str(error))
+            moving = order.action == "close" and self._hub.can_close(order.target)
+            self._refuse(order, "failed" if moving else _WRONG_TARGET[order.action], str(error))
 
     def _begin(self, order: Order, reply: Reply) -> None:
         _, _, action, target, seconds = order

@@ -6,7 +6,7 @@ of its messages is answered with the error ``auth_required``. The hub lets it in
 
 from mpchat.config import Config
 from mpchat.protocol.messages import counted_error_frame
-from mpchat.protocol.session import MOST_TIMES, REQUEST
+from mpchat.protocol.session import MOST_TIMES, REQUEST, Session
 from mpchat.protocol.sign_in import auth_required_frame
 from mpchat.worker.connection import Connection
 
@@ -27,6 +27,8 @@ class Barred:
         """Bar a client that has come, if the chat is closed."""
         if self.closed:
             connection.barred = True
+            if isinstance(connection.dialect, Session):
+                connection.dialect.not_joined = self.told
             self._since[connection] = now
 
     def let_in(self, connection: Connection) -> None:

@@ -139,11 +139,12 @@ class Clients:
                 charge_answer(connection, 0, ENTER_COST)
             self.reading.answered(connection)
 
-    def checking(self, identity: int) -> None:
-        """Let others ask the hub meanwhile: a client's answer takes a while. It is charged for the check."""
+    def checking(self, head: tuple[int, bool]) -> None:
+        """Let others ask the hub meanwhile: a client's answer takes a while. Charge it for a check."""
+        identity, charged = head
         self._uplink.requests.answered(identity)
         connection = self.by_identity.get(identity)
-        if connection is not None:
+        if connection is not None and charged:
             charge_answer(connection, 0, PROOF_COST)
 
     def drained(self, connection: Connection) -> None:
@@ -223,8 +224,8 @@ class Clients:
 
     def upgrade(self, connection: Connection, answer: bytes, rest: bytes) -> None:
         """Answer a client, and let it go on as a WebSocket that has sent ``rest`` already."""
-        self.barred.take(connection, self._reactor.now)
         self.websockets.begin(connection, answer)
+        self.barred.take(connection, self._reactor.now)
         if rest:
             self.reading.take_first(connection, rest)
         if not connection.closed:

@@ -116,8 +116,8 @@ class Fanout:
         self._behind = False
         # Clients that a reply waits for until the flush is over.
         self._replies: list[Connection] = []
-        # Clients that are sent something when what is pending now has been sent.
-        self._later: dict[Connection, None] = {}
+        # Clients that are sent something when what is pending now has been sent: up to which message.
+        self._later: dict[Connection, int] = {}
 
     def __len__(self) -> int:
         return len(self._live) + len(self._late) + len(self._waiting) + len(self._waiting_early)
@@ -304,7 +304,7 @@ class Fanout:
         if connection in self._later:
             return
         if in_order and self._pending:
-            self._later[connection] = None
+            self._later[connection] = self.messages
         elif connection.cursor != LIVE:
             return
         elif self._flush is not None:
@@ -335,12 +335,11 @@ class Fanout:
 
     def _begin(self) -> Flush:
         blob, messages = self._pending.take()
-        if self._later and not self._pending:
-            self._replies += self._later
-            self._later = {}
         late = self._late
         oldest = self.stream.oldest if late.late else None
         self.stream.append(blob, messages)
+        if self._later:
+            self._release_later()
         if late.late and self.stream.oldest != oldest:
             for connection in late.slow_consumers():
                 self._keeper.lost(connection, None)
@@ -358,6 +357,14 @@ class Fanout:
         if late.again:
             late.begin_retries()
         return self._flush
+
+    def _release_later(self) -> None:
+        """Let those be sent something after this blob that waited for a message in it."""
+        sent = self.stream.messages
+        due = [each for each, number in self._later.items() if number <= sent]
+        self._replies += due
+        for connection in due:
+            del self._later[connection]
 
     def _begin_before_forgotten(self) -> None:
         """Send those that wait what would soon be forgotten: nothing may be lost."""

@@ -4,14 +4,14 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from support.changing import reload, scale
+from support.changing import InBackground, reload, scale
 from support.crowd import worker_pids
 from support.harness import Client, Server, assert_nothing_left, kill, raw_frame, running
 from support.members import Member
@@ -669,3 +669,66 @@ def test_no_secret_is_shown_anywhere(shared: Server, registry: Registry) -> None
     assert "안녕, 민아야" in everything
     for hidden in [*registry.hidden, token, *token.split(".")[1:]]:
         assert hidden not in everything
+
+
+HOSTILE = "a" + "\u0301" * 14_000 + "\u0316" * 14_000  # to compose it takes seconds
+
+
+@pytest.mark.parametrize("kind", ["secret", "password"])
+def test_a_hostile_proof_stops_nobody(shared: Server, kind: str) -> None:
+    with Member(shared.address) as bob, Member(shared.address, source="127.5.0.1") as eve:
+        bob.join(BOB, password=BOBS)
+        for _ in range(3):
+            eve.ask(join={"name": BOB, kind: HOSTILE})
+        longest = 0.0
+        for number in range(100):
+            begun = time.monotonic()
+            bob.ask(message=f"{number}")
+            bob.hear_from_room(f"{number}")
+            longest = max(longest, time.monotonic() - begun)
+        assert longest < 0.5
+        assert eve.until("error")["code"] == "bad_request"
+
+
+def test_a_chat_that_a_reload_has_closed_on_some_workers_alone_is_closed(
+    folder: Path, registry: Registry
+) -> None:
+    """The settings of a worker that was not replaced say that the chat is open; the hub's count."""
+    files = {"accounts": str(registry.accounts), "port": 0, "workers": 2}
+    write_settings(folder, **files)
+    server = Server(folder)
+    try:
+        server.start_as_configured()
+        with Member(server.address) as bob:
+            bob.join(BOB, password=BOBS)
+            write_settings(folder, auth="closed", **files)
+            background = InBackground(server, "reload")
+            kill_the_next_worker(server)
+            assert background.answer().exit in (0, 5)
+            with ExitStack() as stack:
+                strangers = [stack.enter_context(Client(server.address)) for _ in range(8)]
+                time.sleep(0.5)  # longer than listen_grace
+                bob.ask(message="for members only")
+                bob.hear_from_room("for members only")
+                for each in strangers:
+                    each.send_raw(raw_frame(b'{"ping":1}'))
+                    assert each.receive() == {"pong": 1}
+    finally:
+        server.end()
+
+
+def kill_the_next_worker(server: Server) -> None:
+    """Kill the worker that a reload starts second, as soon as it is there."""
+    before = set(worker_pids(server))
+    parent = psutil.Process(server.pid)
+
+    def second() -> psutil.Process | None:
+        new = [
+            each
+            for each in parent.children()
+            if each.pid not in before and "spawn_main" in " ".join(each.cmdline())
+        ]
+        return new[-1] if len({each.pid for each in new}) > 1 else None
+
+    with suppress(AssertionError, psutil.Error):
+        eventually(second, "a second new worker", 3.0, pause=0.001).kill()

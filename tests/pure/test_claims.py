@@ -23,7 +23,7 @@ def take(
 
 def similar(claims: Claims, name: str, now: float = 10.0) -> str | None:
     """Return the name that looks like this one."""
-    return claims.similar(name, looks(name), now)
+    return claims.similar(name, unproven(name), now)
 
 
 def test_a_name_in_use_is_found_by_one_that_looks_like_it_and_by_no_other() -> None:
@@ -142,12 +142,24 @@ def test_without_a_proof_of_the_name_only_its_token_takes_it(identified: Identit
     assert take(claims, "앨리스", 3, identified, shown="token 1")[0].identity == 3
 
 
-def test_a_proof_that_comes_by_an_earlier_connection_takes_nothing() -> None:
+def test_a_proof_that_was_shown_before_the_claim_takes_nothing_and_one_that_came_later_does() -> None:
     claims = Claims()
     take(claims, "앨리스", 5, proven("앨리스"))
     with pytest.raises(ProtocolError) as raised:
-        take(claims, "앨리스", 4, proven("앨리스"))
+        claims.take("앨리스", 6, None, "token 6", 9.0, proven("앨리스"))
     assert raised.value.code == "name_taken"
     claim = claims.get("앨리스")
     assert claim is not None
     assert (claim.identity, claim.token) == (5, "token 5")
+    claim, replaced = claims.take("앨리스", 4, None, "token 4", 11.0, proven("앨리스"))
+    assert (claim.identity, claim.token, replaced) == (4, "token 4", 5), (
+        "a later proof by an older connection"
+    )
+
+
+def test_of_two_proven_names_that_look_alike_the_first_stays() -> None:
+    claims = Claims()
+    take(claims, ALICE, 1, unproven(ALICE))
+    assert claims.similar(CYRILLIC, proven(CYRILLIC), 10.0) is None
+    take(claims, ALICE, 2, proven(ALICE))
+    assert claims.similar(CYRILLIC, proven(CYRILLIC), 10.0) == ALICE

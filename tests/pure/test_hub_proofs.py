@@ -317,3 +317,41 @@ def test_other_changes_of_the_limits_let_a_check_be() -> None:
     site.reload(CLOSED._replace(members=7))
     site.checked(1, proven("앨리스"))
     assert (len(site.gate.asked), site.members()) == (1, ["앨리스"])
+
+
+def test_a_join_that_is_checked_in_transit_waits_for_the_arrival() -> None:
+    site = Site()
+    site.join(1, password=PASSWORD)
+    site.leave_worker(1)
+    site.checked(1, proven("앨리스"))
+    assert site.members() == []
+    assert told(site.one) == told(site.other) == []
+    site.arrive(1, site.other)
+    assert site.members() == ["앨리스"]
+    assert kinds(site.other) == [Down.ENTER, Down.ANSWERED]
+    assert nothing_waits(site.hub)
+
+
+def test_a_join_that_was_checked_in_transit_ends_with_its_connection() -> None:
+    site = Site()
+    site.join(1, password=PASSWORD)
+    site.leave_worker(1)
+    site.checked(1, proven("앨리스"))
+    site.take(Up.LEFT, [(1, "192.0.2.1:1", "lost")])
+    site.hub.turn(1.0)
+    assert site.members() == []
+    assert nothing_waits(site.hub)
+
+
+@pytest.mark.parametrize(
+    ("join", "expected"), [({"name": "x" * 200}, "bad_name"), ({"room": "x" * 200}, "bad_room")]
+)
+def test_a_join_with_a_name_that_is_too_long_is_not_kept_for_a_check(
+    join: dict[str, Any], expected: str
+) -> None:
+    site = Site()
+    site.join(1, password=PASSWORD, **join)
+    assert site.gate.asked == []
+    assert [code(each) for each in told(site.one)] == [expected]
+    assert kinds(site.one) == [Down.TELL, Down.ANSWERED]
+    assert nothing_waits(site.hub)

@@ -4,8 +4,9 @@ import pytest
 from support.desk import LIMITS, Desk, Object, by_secret, code, order, proven, unproven
 
 from mpchat.auth.grant import OPERATOR, Identity
+from mpchat.hub import members
 from mpchat.hub.effects import Effect, End, Enter, Leave, Order, Say, SayInRoom
-from mpchat.hub.entries import CutOff, Denied, RoomClosed
+from mpchat.hub.entries import CutOff, Denied, Left, NoticesDue, RoomClosed, Swept
 from mpchat.hub.limits import Limits
 from mpchat.ipc.reasons import CLOSED_ROOM, EXPIRED, REPLACED, UNPROVEN
 from mpchat.protocol.requests import (
@@ -96,7 +97,7 @@ def test_what_clients_without_a_proof_say_is_dropped_in_a_closed_chat() -> None:
     assert desk.post(2, "안녕") == []
     assert (desk.state.rooms.lobby.seq, desk.state.messages) == (0, 0)
     said = desk.post(1, "안녕")
-    assert [type(each) for each in said] == [SayInRoom, Say]
+    assert [type(each) for each in said] == [SayInRoom], "nothing for plain clients, whoever serves them"
     assert desk.state.messages == 1
 
 
@@ -219,8 +220,8 @@ def test_a_proof_finds_a_place_in_the_full_room_of_the_connection_that_it_replac
 
 def test_a_proof_that_was_checked_too_late_does_not_end_the_later_connection() -> None:
     desk = Desk(CLOSED)
-    token = desk.join(5, "앨리스", identified=proven("앨리스"))["welcome"]["token"]
-    assert code(desk.join(4, "앨리스", identified=proven("앨리스"))) == "name_taken"
+    token = desk.join(5, "앨리스", identified=proven("앨리스"), now=2.0)["welcome"]["token"]
+    assert code(desk.join(4, "앨리스", identified=proven("앨리스"), now=1.0)) == "name_taken"
     assert ends(desk) == []
     desk.leave(5, "lost")
     assert desk.join(6, "앨리스", identified=proven("앨리스"), token=token)["welcome"]["token"] == token
@@ -401,3 +402,56 @@ def test_a_long_target_is_none() -> None:
     desk.join(1, "앨리스", identified=proven("앨리스", role=OPERATOR))
     assert code(desk.ask(1, order("ban", "가" * 129))) == "bad_name"
     assert desk.ask(1, order("ban", "가" * 128)) == {}
+
+
+def test_a_member_that_is_just_showing_a_fresh_token_is_not_ended() -> None:
+    desk = Desk(CLOSED)
+    desk.join(1, "앨리스", identified=proven("앨리스", expires=100.0))
+    desk.apply(Swept(101.0, 101.0, (1,)))
+    assert ends(desk) == []
+    desk.join(1, now=102.0, identified=proven("앨리스", expires=200.0))
+    desk.sweep(199.0)
+    assert ends(desk) == []
+    desk.sweep(200.0)
+    assert ends(desk) == [End(1, EXPIRED)]
+
+
+# What may be known of other rooms.
+
+
+def test_a_token_for_some_rooms_learns_nothing_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "PAGE", 2)
+    desk = Desk(CLOSED._replace(rooms=1000))
+    rooms = [f"방-{number}" for number in range(9)]
+    for number, room in enumerate(["비밀-1", "가-비밀", *rooms, "하-비밀"]):
+        desk.join(100 + number, f"이름{number}", identified=proven(f"이름{number}"), room=room)
+    desk.join(1, "앨리스", identified=proven("앨리스", rooms=("방-*",)), room="방-0")
+    found, after = [], None
+    while True:
+        page = desk.ask(1, Request(rooms=ListRooms(after)))["rooms"]
+        assert page["count"] == len(rooms)
+        found += [each["room"] for each in page["rooms"]]
+        assert len(page["rooms"]) == 2 or page["next"] is None
+        if (after := page["next"]) is None:
+            break
+        assert after in rooms
+    assert found == rooms
+    for room in ("비밀-1", "비밀-2"):
+        assert code(desk.ask(1, Request(who=Who(room=room)))) == "not_allowed", "there or not"
+
+
+def test_the_rooms_that_a_token_allows_are_looked_for_now_and_then() -> None:
+    desk = Desk(CLOSED)
+    desk.join(1, "앨리스", identified=proven("앨리스", rooms=("방-*",)), room="방-0")
+    assert desk.ask(1, Request(rooms=ListRooms()), 10.0)["rooms"]["count"] == 1
+    desk.join(2, "밥", identified=proven("밥"), room="방-1")
+    assert desk.ask(1, Request(rooms=ListRooms()), 14.0)["rooms"]["count"] == 1
+    assert desk.ask(1, Request(rooms=ListRooms()), 15.1)["rooms"]["count"] == 2
+
+
+def test_a_client_that_leaves_while_its_first_proof_is_checked_is_told_of_as_a_plain_one() -> None:
+    desk = Desk(NAMES)
+    desk.apply(Left(1.0, [(7, "192.0.2.9:7", "closed")]))
+    said = desk.apply(NoticesDue(100.0))
+    assert [each for each in said if isinstance(each, Say)]
+    assert b"192.0.2.9:7" in b"".join(each.frames for each in said if isinstance(each, Say))

@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpchat.auth import line as line_module
 from mpchat.auth.grant import Proof
 from mpchat.auth.line import MOST_WAITING, Line, Try
 
@@ -26,7 +28,7 @@ def take_all(line: Line) -> list[Try]:
 
 
 def test_an_address_with_a_few_tries_does_not_wait_for_one_with_many() -> None:
-    line = Line()
+    line = Line(MOST_WAITING)
     add(line, "many", 100)
     add(line, "few", 2)
     add(line, "one")
@@ -38,7 +40,7 @@ def test_an_address_with_a_few_tries_does_not_wait_for_one_with_many() -> None:
 
 
 def test_an_address_that_comes_again_at_once_waits_for_the_others() -> None:
-    line = Line()
+    line = Line(MOST_WAITING)
     for address in ("many", "few", "one"):
         add(line, address, 2)
     assert (first := line.take()) is not None
@@ -48,7 +50,7 @@ def test_an_address_that_comes_again_at_once_waits_for_the_others() -> None:
 
 
 def test_when_the_line_is_full_the_newest_of_the_longest_address_gives_way() -> None:
-    line = Line()
+    line = Line(MOST_WAITING)
     assert add(line, "many", MOST_WAITING) == []
     assert [each.identity for each in add(line, "one")] == [1_000 + MOST_WAITING - 1]
     assert len(line) == MOST_WAITING
@@ -57,7 +59,7 @@ def test_when_the_line_is_full_the_newest_of_the_longest_address_gives_way() -> 
 
 
 def test_two_addresses_share_a_full_line_and_the_second_pushes_no_further() -> None:
-    line = Line()
+    line = Line(MOST_WAITING)
     add(line, "many", MOST_WAITING)
     out = add(line, "few", MOST_WAITING)
     counts = Counter(each.address for each in take_all(line))
@@ -67,7 +69,7 @@ def test_two_addresses_share_a_full_line_and_the_second_pushes_no_further() -> N
 
 
 def test_among_addresses_with_one_try_each_the_newest_gives_way() -> None:
-    line = Line()
+    line = Line(MOST_WAITING)
     for number in range(MOST_WAITING):
         assert line.add(Try(number, f"192.0.2.{number}", PROOF)) is None
     late = Try(5_000, "198.51.100.1", PROOF)
@@ -76,7 +78,7 @@ def test_among_addresses_with_one_try_each_the_newest_gives_way() -> None:
 
 
 def test_a_connection_that_has_ended_is_forgotten_and_leaves_no_address_behind() -> None:
-    line = Line()
+    line = Line(MOST_WAITING)
     add(line, "few", 2)
     line.forget(2_000)
     line.forget(2_000)
@@ -84,7 +86,7 @@ def test_a_connection_that_has_ended_is_forgotten_and_leaves_no_address_behind()
     assert len(line) == 1
     line.forget(2_001)
     assert (len(line), line.take()) == (0, None)
-    assert vars(line) == vars(Line())
+    assert vars(line) == vars(Line(MOST_WAITING))
 
 
 STEPS = st.lists(
@@ -99,7 +101,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_each_try_comes_out_once_or_was_forgotten_and_turns_go_round(steps: list[tuple[str, int]]) -> None:
-    line, waiting, number = Line(), dict[int, str](), 0
+    line, waiting, number = Line(MOST_WAITING), dict[int, str](), 0
     turns: list[str] = []
     for step, value in steps:
         if step == "add":
@@ -123,3 +125,15 @@ def test_each_try_comes_out_once_or_was_forgotten_and_turns_go_round(steps: list
             if tried.address in waiting.values():
                 turns.append(tried.address)
         assert len(line) == len(waiting)
+
+
+def test_the_bytes_of_what_waits_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "MOST_BYTES", 100_000)
+    line = Line(1_000_000)
+    long = Proof(jwt="x" * 8000)
+    for number in range(1000):
+        line.add(Try(number, f"192.0.2.{number % 7}", long))
+    assert 10 <= len(line) <= 13
+    for number in range(1000):
+        line.forget(number)
+    assert (len(line), line._bytes, line.take()) == (0, 0, None)

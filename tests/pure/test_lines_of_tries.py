@@ -8,7 +8,7 @@ OWNER = Try(1000, "198.51.100.7", Proof("앨리스", password="right"))
 
 
 def full() -> Lines:
-    lines = Lines()
+    lines = Lines(MOST_WAITING)
     for each in STRANGERS:
         assert lines.add(each, proven=False) is None
     return lines

@@ -49,6 +49,7 @@ from mpchat.hub.entries import (
     Swept,
     WorkerDied,
 )
+from mpchat.hub.log import Prove
 from mpchat.hub.moderation import BANS, MUTES, ban_target, lifted_key, mute_target
 from mpchat.hub.proofs import Proofs
 from mpchat.protocol.requests import Join, ListRooms, ReadHistory, Request, Who
@@ -143,6 +144,8 @@ class ModelClaim:
     looked: bool
     before: str = ""
     until: float = 0.0
+    proven: bool = False
+    since: float = 0.0
 
     def is_there(self, now: float) -> bool:
         return self.identity is not None or self.until > now
@@ -236,9 +239,18 @@ class Model:
     # The join.
 
     def join(
-        self, seat: Seat, name: str | None, room: str | None, token: str | None, verdict: Verdict | None
+        self,
+        seat: Seat,
+        name: str | None,
+        room: str | None,
+        token: str | None,
+        verdict: Verdict | None,
+        began: float,
     ) -> str:
-        """Return the code of the error, or "" for a welcome. A new token is the connection's ``fresh``."""
+        """Return the code of the error, or "" for a welcome. A new token is the connection's ``fresh``.
+
+        ``began`` is when it was asked for.
+        """
         seat.asked = True
         if verdict is not None and verdict.code:
             return verdict.code
@@ -260,34 +272,35 @@ class Model:
             return "not_allowed"
         if not seat.key:
             assert wanted is not None
-            if not self._take(key, seat, token, verdict):
+            if not self._take(key, seat, token, verdict, began):
                 return "name_taken"
             seat.key, seat.name = key, wanted
             seat.bound = verdict is not None and verdict.bound
         seat.ticket, seat.room = ticket, entered
         return ""
 
-    def _take(self, key: str, seat: Seat, token: str | None, verdict: Verdict | None) -> bool:
+    def _take(self, key: str, seat: Seat, token: str | None, verdict: Verdict | None, began: float) -> bool:
         proven = verdict is not None and verdict.ticket is not None and bool(verdict.ticket.key)
         looked = verdict is not None and verdict.looked
-        if looked and not proven:
+        if looked:
             for other, each in self.claims.items():
                 alike = other != key and look_of(other) == look_of(key)
-                if alike and each.looked and each.is_there(self.now):
+                if alike and each.looked and each.is_there(began) and (each.proven or not proven):
                     return False
         claim, fresh = self.claims.get(key), f"token {seat.identity}"
-        if claim is None or not claim.is_there(self.now):
+        if claim is None or not claim.is_there(began):
             claim = ModelClaim(None, fresh, looked)
         elif not proven and not claim.is_shown(token):
             return False
         elif claim.identity is not None:
-            if claim.identity > seat.identity:
+            if began < claim.since if proven else claim.identity > seat.identity:
                 return False
             self.end(self.seats[claim.identity])
             claim.before, claim.token = claim.token, fresh
         if proven and not claim.is_shown(token):
             claim.before, claim.token = "", fresh
         claim.identity, claim.looked = seat.identity, looked
+        claim.proven, claim.since = proven, began
         self.claims[key] = claim
         return True
 
@@ -432,7 +445,7 @@ class SignIn(RuleBasedStateMachine):
     def answer(self, asked: Asked) -> tuple[Object, list[Effect]]:
         before = len(self.desk.sent)
         now = self.model.now
-        effects = self.apply(msgspec.structs.replace(asked, now=now, at=now))
+        effects = self.apply(msgspec.structs.replace(asked, now=now, at=now, began=asked.now))
         told = [each for who, each in self.desk.sent[before:] if who == asked.identity]
         return (told[0] if told else {}), effects
 
@@ -589,8 +602,8 @@ class SignIn(RuleBasedStateMachine):
         limits = self.desk.state.members.limits
         verdict = self.model.check(seat, join.name, shown)
         prove = self.proofs.to_prove(asked, limits, new=new)
-        assert (prove is None) == (verdict is None)
-        if prove is not None:
+        assert isinstance(prove, Asked) == (verdict is None)
+        if isinstance(prove, Prove):
             assert shown.text not in repr(prove) or not shown.text
             asked = prove.asked
             try:
@@ -600,10 +613,12 @@ class SignIn(RuleBasedStateMachine):
                 denied = Denied(error.code, error.text, error.proofs)
                 asked = msgspec.structs.replace(asked, denied=denied)
 
-        def serve() -> str:
-            return self.model.join(seat, join.name, join.room, join.token, verdict)
+        began = self.model.now
 
-        if later and prove is not None:
+        def serve() -> str:
+            return self.model.join(seat, join.name, join.room, join.token, verdict, began)
+
+        if later and isinstance(prove, Prove):
             self.pending[seat.identity] = Pending(asked, serve)
         else:
             self.serve(seat, Pending(asked, serve))
@@ -662,7 +677,10 @@ class SignIn(RuleBasedStateMachine):
             assert [type(each) for each in effects] == [Tell]
         else:
             room = self.hears[seat.identity]
-            assert said == {(SayInRoom, room), *([(Say, None)] if room == lobby else [])}
+            assert said == {
+                (SayInRoom, room),
+                *([(Say, None)] if room == lobby and self.model.mode != "closed" else []),
+            }
         for effect in effects:
             if isinstance(effect, SayInRoom):
                 self.may_all_hear(effect.room)
@@ -684,10 +702,10 @@ class SignIn(RuleBasedStateMachine):
         assert {each["room"] for each in rooms["rooms"]["rooms"]} <= set(PATTERNS[allowed.rooms])
         assert history["history"]["room"] == seat.room
         asked_for = room or seat.room
-        if self.desk.state.rooms.get(asked_for) is None:
+        if not allowed.allows(asked_for):
+            assert code(who) == "not_allowed", "whether there is such a room or not"
+        elif self.desk.state.rooms.get(asked_for) is None:
             assert code(who) == "bad_room"
-        elif not allowed.allows(asked_for):
-            assert code(who) == "not_allowed"
         else:
             assert who["who"]["names"] == sorted(each.name for each in self.model.members(asked_for))
 

@@ -16,12 +16,12 @@ from mpchat.auth.throttle import (
 def fail(limits: Throttle, name: str, address: str, now: float = 100.0, times: int = FREE) -> None:
     """Let so many tries fail at one moment."""
     for _ in range(times):
-        limits.fail(limits.keys(name, address), now)
+        limits.fail(limits.keys(name, address)[1], now)
 
 
 def wait(limits: Throttle, name: str, address: str, now: float = 100.0) -> float:
     """Return for how long a try must wait."""
-    return limits.wait(limits.keys(name, address), now)
+    return limits.wait(limits.keys(name, address)[0], now)
 
 
 def test_four_failures_cost_nothing_and_the_fifth_costs_a_wait() -> None:
@@ -130,8 +130,8 @@ def test_the_memory_is_bounded_and_the_oldest_go_first(monkeypatch: pytest.Monke
     assert len(limits._failures) == len(limits._proven) == 100
     assert limits.wait([("name", "이름899")], 100.0) == 0
     assert limits.wait([("name", "이름900")], 100.0) == FIRST_WAIT
-    assert limits.keys("이름899", "192.0.2.1")[0][0] == "name"
-    assert limits.keys("이름900", "192.0.2.1")[0][0] == "proven"
+    assert limits.keys("이름899", "192.0.2.1")[0][0][0] == "name"
+    assert limits.keys("이름900", "192.0.2.1")[0][0][0] == "proven"
 
 
 def test_a_name_that_fails_again_is_not_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +147,8 @@ def test_a_name_that_is_proven_again_and_again_is_not_the_oldest(monkeypatch: py
     limits = Throttle()
     for name in ("앨리스", "밥", "앨리스", "carol"):
         limits.prove(name, "192.0.2.1")
-    assert limits.keys("앨리스", "192.0.2.1")[0][0] == "proven"
-    assert limits.keys("밥", "192.0.2.1")[0][0] == "name"
+    assert limits.keys("앨리스", "192.0.2.1")[0][0][0] == "proven"
+    assert limits.keys("밥", "192.0.2.1")[0][0][0] == "name"
 
 
 def test_failures_that_are_old_go_with_the_next_failure() -> None:
@@ -157,3 +157,14 @@ def test_failures_that_are_old_go_with_the_next_failure() -> None:
         fail(limits, f"이름{number}", "192.0.2.1", 100.0 + number, times=1)
     fail(limits, "앨리스", "192.0.2.2", 200.0 + FORGET_AFTER, times=1)
     assert set(limits._failures) == {("name", "앨리스"), ("address", "192.0.2.2")}
+
+
+def test_a_wrong_proof_for_a_proven_name_counts_for_the_address_as_any_other() -> None:
+    """Else a stranger could tell by the next name's wait which names were proven there."""
+    limits = Throttle()
+    limits.prove("앨리스", "192.0.2.1")
+    for name in ("앨리스", "밥"):
+        fail(limits, name, "192.0.2.1")
+        assert wait(limits, "carol", "192.0.2.1") > 0
+        limits = Throttle()
+        limits.prove("앨리스", "192.0.2.1")

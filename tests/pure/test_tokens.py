@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from mpchat.auth.grant import MEMBER, OPERATOR, Grant
 from mpchat.auth.keys import Key, load_key
-from mpchat.auth.tokens import LEEWAY, LONGEST_TOKEN, make_token, read_token
+from mpchat.auth.tokens import LEEWAY, MOST_PATTERNS, make_token, read_token
 from mpchat.errors import MpchatError, ProtocolError, StartError
+from mpchat.protocol.requests import LONGEST_JWT
 from mpchat.protocol.sign_in import BAD
 
 NOW = 1_800_000_000.0
@@ -153,8 +154,11 @@ def test_clocks_may_differ_a_little_at_the_beginning_and_never_at_the_end() -> N
 def test_most_rooms_that_are_allowed_are() -> None:
     rooms = tuple("방" * 64 for _ in range(100))
     assert code(signed(CLAIMS | {"rooms": rooms})) == "bad_credentials"  # over 8 KiB
-    rooms = tuple(f"game-{number}-*" for number in range(100))
+    starred = tuple(f"*game-*-{number}-*-*" for number in range(MOST_PATTERNS))
+    rooms = (*starred, *(f"game-{number}" for number in range(100 - MOST_PATTERNS)))
     assert read(signed(CLAIMS | {"rooms": rooms})).rooms == rooms
+    assert code(signed(CLAIMS | {"rooms": (*starred, "one more *")})) == "bad_credentials"
+    assert code(signed(CLAIMS | {"rooms": ("*****",)})) == "bad_credentials"
 
 
 @pytest.mark.parametrize(
@@ -176,10 +180,10 @@ def test_what_is_no_token_is_wrong_credentials(text: str) -> None:
 
 def test_a_token_over_8_kib_is_wrong_and_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     fits = signed(CLAIMS | {"more": "x" * 5900})
-    assert len(fits) <= LONGEST_TOKEN
+    assert len(fits) <= LONGEST_JWT
     assert read(fits).name == "앨리스"
     long = signed(CLAIMS | {"more": "x" * 6200})
-    assert len(long) > LONGEST_TOKEN
+    assert len(long) > LONGEST_JWT
     monkeypatch.setattr(jwt, "PyJWS", None)
     assert code(long) == "bad_credentials"
 

@@ -213,7 +213,7 @@ def test_others_may_ask_while_proofs_are_checked(closed: Bench) -> None:
     first = asked(closed)
     assert len(first) == 8
     for identity in first:
-        closed.order(Down.CHECKING, identity)
+        closed.order(Down.CHECKING, (identity, True))
     assert set(asked(closed)) == {9, 10, 11}
     for identity in range(1, 12):
         let_in(closed, identity)
@@ -227,7 +227,7 @@ def test_a_client_whose_proof_is_checked_is_not_read_from(closed: Bench) -> None
     client, connection = closed.connect(1)
     client.send_raw(JOIN)
     closed.until(lambda: connection.asking)
-    closed.order(Down.CHECKING, 1)
+    closed.order(Down.CHECKING, (1, True))
     client.send_raw(frame("뒤"))
     closed.turn(6)
     assert not connection.reading
@@ -253,7 +253,7 @@ def test_a_connection_moved_while_its_proof_is_checked_is_read_from_when_it_is_a
         client, before = closed.connect(1)
         client.send_raw(JOIN + frame("뒤"))
         closed.until(lambda: before.asking)
-        closed.order(Down.CHECKING, 1)
+        closed.order(Down.CHECKING, (1, True))
         after = moved(closed, other, before)
         assert (after.asking, after.barred) == (True, True)
         client.send_raw(frame("뒤의 뒤"))

@@ -10,8 +10,8 @@ import pytest
 from support.leftovers import nothing_left_behind
 from support.waiting import PATIENCE, eventually
 
-from mpchat.auth import line
 from mpchat.auth.grant import Grant, Identity, Proof
+from mpchat.auth.line import Lines
 from mpchat.auth.throttle import FREE
 from mpchat.auth.verifier import Verifier
 from mpchat.config import Config, resolve
@@ -224,12 +224,18 @@ def test_a_spelling_of_a_name_counts_for_the_name(desk: Desk) -> None:
     assert desk.code(desk.ask("alice", ELSEWHERE)) == "try_later"
 
 
-def test_tokens_and_secrets_that_are_wrong_count_for_the_address_alone(desk: Desk) -> None:
-    for _ in range(FREE):
+def test_a_wrong_secret_counts_for_the_address_alone_and_a_wrong_token_for_nothing(
+    desk: Desk, tokens: Scripted
+) -> None:
+    for _ in range(2 * FREE):
         assert desk.code(desk.ask_by_token("앨리스", token=WRONG)) == "bad_credentials"
-    assert desk.code(desk.ask_by_token("앨리스")) == "try_later"
+    tokens.fails["앨리스"] = bad_credentials()
+    for _ in range(FREE):
+        assert desk.code(desk.show(Proof("앨리스", secret=WRONG))) == "bad_credentials"
+    tokens.fails.clear()
     assert desk.code(desk.show(Proof("밥", secret=RIGHT))) == "try_later"
-    assert desk.code(desk.ask_by_token("앨리스", ELSEWHERE)) == ""
+    assert desk.code(desk.ask("밥")) == "try_later"
+    assert desk.code(desk.ask_by_token("앨리스")) == ""
     assert desk.code(desk.ask("앨리스", ELSEWHERE)) == ""
 
 
@@ -251,7 +257,7 @@ def test_a_member_signs_in_where_it_has_before_whatever_strangers_try(desk: Desk
 def test_with_too_many_in_line_the_newest_of_the_greatest_crowd_is_sent_away(
     desk: Desk, passwords: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "MOST_WAITING", 4)
+    monkeypatch.setattr(desk.gate._passwords, "_lines", Lines(4))
     go_on = held(passwords, "처음")
     desk.ask("처음")
     crowd = [desk.ask(f"많음{number}") for number in range(5)]
@@ -267,7 +273,8 @@ def test_with_too_many_in_line_the_newest_of_the_greatest_crowd_is_sent_away(
 def test_a_connection_that_has_ended_is_not_checked_and_its_place_goes_to_another(
     desk: Desk, passwords: Scripted, tokens: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "MOST_WAITING", 1)
+    for lane in (desk.gate._passwords, desk.gate._others):
+        monkeypatch.setattr(lane, "_lines", Lines(1))
     events = [held(passwords, "처음"), held(tokens, "처음")]
     desk.ask("처음")
     desk.ask_by_token("처음")
@@ -334,6 +341,7 @@ class Made(Scripted):
 
     made: list["Made"]
     go_on: threading.Event
+    lets_nobody_in = False
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.auth)

@@ -349,7 +349,7 @@ def test_who_shows_proofs_again_and_again_has_to_pause(*, checked: bool, times: 
             client.send_raw(raw_frame('{"join":{"name":"앨리스","password":"비밀번호"}}'.encode()))
             bench.until(lambda: connection.asking)
             if checked:
-                bench.order(Down.CHECKING, 1)
+                bench.order(Down.CHECKING, (1, True))
             bench.order(Down.ANSWERED, 1)
             assert tries < 100, "no pause"
         assert times - 1 <= tries <= times + 4  # some comes back meanwhile
@@ -370,7 +370,7 @@ def test_a_member_whose_proof_is_checked_ends_if_it_is_found_reset_while_it_is_m
     bench.order(Down.ENTER, ((1, ROOM, 0, True), b""))  # first to be moved, last to be sent to
     client.send_raw(raw_frame('{"join":{"name":"앨리스","password":"비밀번호"}}'.encode()))
     bench.until(lambda: connection.asking)
-    bench.order(Down.CHECKING, 1)
+    bench.order(Down.CHECKING, (1, True))
     said = frame("안녕")
     bench.worker.rooms.publish([(ROOM, 1, len(said))], said)
     bench.worker.rooms.work(bench.worker.reactor.now + 1)
