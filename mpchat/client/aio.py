@@ -169,7 +169,8 @@ class Chat:
 
         As :meth:`send`. When no member has that name, the event ``Refused`` says ``no_such_name``.
         """
-        await self._send(self._conversation.encode_private(text, name))
+        frame = self._conversation.encode_private(text, name)
+        await self._send(frame, lambda: self._conversation.tell(text, name))
 
     async def join(
         self, name: str, room: str = DEFAULT_ROOM, *, token: str | None = None, **proof: Unpack[Shown]
@@ -269,14 +270,22 @@ class Chat:
         ``target`` is the room to close, or else the name. As the methods of these names.
         """
         check_lengths(room=target) if action == "close" else check_lengths(name=target)
-        return await self._ask(Moderated, moderation_frame(action, target, seconds))
+        frame = moderation_frame(action, target, seconds)
+        return await self._ask(Moderated, frame, order=(action, target))
 
-    async def _ask(self, kind: type[A], frame: bytes, proof: Proof | None = None) -> A:
+    async def _ask(
+        self,
+        kind: type[A],
+        frame: bytes,
+        proof: Proof | None = None,
+        *,
+        order: tuple[str, str] | None = None,
+    ) -> A:
         try:
             async with asyncio.timeout(self._send_timeout):
                 async with self._sending:
                     link = await self._writable_link()
-                    request = self._conversation.ask(kind, proof)
+                    request = self._conversation.ask(kind, proof, order=order)
                     try:
                         await link.write(frame)
                     except BaseException:
@@ -292,17 +301,27 @@ class Chat:
             await self._changed()
         return request.result()
 
-    async def _send(self, frame: bytes) -> None:
+    async def _send(self, frame: bytes, note: Callable[[], Request[Message]] | None = None) -> None:
+        """Send a message; ``note`` notes a private one for the connection that it is sent on."""
         try:
             async with asyncio.timeout(self._send_timeout):
                 async with self._sending:
                     # A frame that was not sent whole is no message to any server, so it may be sent again.
-                    while not await (await self._writable_link()).write(frame):
+                    while not await self._write(await self._writable_link(), frame, note):
                         pass
         except TimeoutError:
             raise self._conversation.not_sent(self._send_timeout) from None
         # Sending in a loop must leave the reader its turn.
         await asyncio.sleep(0)
+
+    async def _write(self, link: "_Link", frame: bytes, note: Callable[[], Request[Message]] | None) -> bool:
+        noted = None if note is None else note()
+        try:
+            return await link.write(frame)
+        except BaseException:
+            if noted is not None:
+                self._conversation.withdraw(noted)
+            raise
 
     async def recv(self, timeout: float | None = None) -> Message:
         """Return the next message, waiting up to ``timeout`` seconds.

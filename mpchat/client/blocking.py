@@ -171,7 +171,8 @@ class BlockingChat:
 
         As :meth:`send`. When no member has that name, the event ``Refused`` says ``no_such_name``.
         """
-        self._send(self._conversation.encode_private(text, name))
+        frame = self._conversation.encode_private(text, name)
+        self._send(frame, lambda: self._conversation.tell(text, name))
 
     def join(
         self, name: str, room: str = DEFAULT_ROOM, *, token: str | None = None, **proof: Unpack[Shown]
@@ -271,9 +272,17 @@ class BlockingChat:
         ``target`` is the room to close, or else the name. As the methods of these names.
         """
         check_lengths(room=target) if action == "close" else check_lengths(name=target)
-        return self._ask(Moderated, moderation_frame(action, target, seconds))
+        frame = moderation_frame(action, target, seconds)
+        return self._ask(Moderated, frame, order=(action, target))
 
-    def _ask(self, kind: type[A], frame: bytes, proof: Proof | None = None) -> A:
+    def _ask(
+        self,
+        kind: type[A],
+        frame: bytes,
+        proof: Proof | None = None,
+        *,
+        order: tuple[str, str] | None = None,
+    ) -> A:
         deadline = time.monotonic() + self._send_timeout
         if not self._sending.acquire(timeout=self._send_timeout):
             raise self._conversation.not_answered(self._send_timeout)
@@ -281,7 +290,7 @@ class BlockingChat:
             # Under one lock, or the request could be noted for a later connection than it is sent on.
             with self._changed:
                 link = self._writable_link(deadline)
-                request = self._conversation.ask(kind, proof)
+                request = self._conversation.ask(kind, proof, order=order)
             try:
                 link.write(frame, deadline)
             except BaseException as error:
@@ -301,24 +310,34 @@ class BlockingChat:
                 raise self._conversation.not_answered(timeout)
             return request.result()
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, frame: bytes, note: Callable[[], Request[Message]] | None = None) -> None:
+        """Send a message; ``note`` notes a private one for the connection that it is sent on."""
         deadline = time.monotonic() + self._send_timeout
         if not self._sending.acquire(timeout=self._send_timeout):
             raise self._conversation.not_sent(self._send_timeout)
         try:
             # A frame that was not sent whole is no message to any server, so it may be sent again.
-            while not self._write(self._writable_link(deadline), frame, deadline):
+            while not self._write(frame, note, deadline):
                 pass
         finally:
             self._sending.release()
 
-    def _write(self, link: "_Link", frame: bytes, deadline: float) -> bool:
+    def _write(self, frame: bytes, note: Callable[[], Request[Message]] | None, deadline: float) -> bool:
+        # Under one lock, as a request.
+        with self._changed:
+            link = self._writable_link(deadline)
+            noted = None if note is None else note()
         try:
             return link.write(frame, deadline)
-        except TimedOutError:
-            # The state does not say it: giving up half-way has ended the connection, and the reader may have
-            # noted that.
-            raise self._conversation.not_taken(self._send_timeout) from None
+        except BaseException as error:
+            if noted is not None:
+                with self._changed:
+                    self._conversation.withdraw(noted)
+            if isinstance(error, TimedOutError):
+                # The state does not say it: giving up half-way has ended the connection, and the reader may
+                # have noted that.
+                raise self._conversation.not_taken(self._send_timeout) from None
+            raise
 
     def recv(self, timeout: float | None = None) -> Message:
         """Return the next message, waiting up to ``timeout`` seconds.

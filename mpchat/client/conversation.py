@@ -46,6 +46,7 @@ from mpchat.errors import (
     TimedOutError,
 )
 from mpchat.protocol.messages import join_frame, private_frame
+from mpchat.protocol.names import name_key
 
 MAX_PORT = 65_535
 # The port of a server with default settings.
@@ -100,6 +101,10 @@ _WRONG_PROOF = frozenset({"bad_credentials", EXPIRED})
 _WRONG_QUESTION = frozenset({"bad_request", "bad_room", "not_joined", "not_a_message"})
 # More error codes of an operator's request.
 _NOT_MODERATED = frozenset({"not_allowed", "no_such_name", "bad_name", "failed"})
+# Error codes of a private message. An operator's request may have the same ones.
+_NOT_TOLD = frozenset({"no_such_name", "muted", "not_joined", "not_a_message", "bad_request", "too_long"})
+# Operator's requests whose answer may spell the target otherwise: a ban of host:port is one of the host.
+_RESPELLED = frozenset({"ban", "close"})
 # Seconds that a connection must last for the next loss to count as the first. A full server accepts, rejects
 # and closes: the client must not come back to it as fast as to one that was only restarted.
 STEADY = 5.0
@@ -195,20 +200,32 @@ class Inbox:
         return count if isinstance(events[1 - count], Connected) else 0
 
 
-A = TypeVar("A", Welcome, Who, Rooms, History, Pong, Moderated)
+A = TypeVar("A", Welcome, Who, Rooms, History, Pong, Moderated, Message)
 
 
 class Request(Generic[A]):
-    """A request to the server, from its sending until ``answer`` or ``error`` is set."""
+    """A request to the server, from its sending until ``answer`` or ``error`` is set.
 
-    __slots__ = ("answer", "error", "kind", "proof", "resumes")
+    A private message is one too, of the kind ``Message``: it comes back, or the server rejects it.
+    """
 
-    def __init__(self, kind: type[A], *, resumes: bool = False, proof: Proof | None = None) -> None:
+    __slots__ = ("answer", "error", "kind", "means", "proof", "resumes")
+
+    def __init__(
+        self,
+        kind: type[A],
+        *,
+        resumes: bool = False,
+        proof: Proof | None = None,
+        means: tuple[str, str | int] | None = None,
+    ) -> None:
         """Expect an answer of this ``kind``.
 
-        A join that ``resumes`` continues the last connection; a join may show a ``proof``.
+        A join that ``resumes`` continues the last connection; a join may show a ``proof``. The answer names
+        what the request ``means``: see :func:`_ordered` and :func:`_told`.
         """
         self.kind: type[A] = kind
+        self.means = means
         self.resumes = resumes
         self.proof = proof
         self.answer: A | None = None
@@ -384,15 +401,24 @@ class Conversation:
         self.seated = self.seat is None
         self._give_up_requests(f"the connection to {self.address} was lost before the answer came")
 
-    def ask(self, kind: type[A], proof: Proof | None = None) -> Request[A]:
+    def ask(
+        self, kind: type[A], proof: Proof | None = None, *, order: tuple[str, str] | None = None
+    ) -> Request[A]:
         """Note a request that is being sent now; one at a time, in the order of sending.
 
-        A join may show a ``proof``, which is kept for later connections when the join is granted.
+        A join may show a ``proof``, which is kept for later connections when the join is granted. ``order``
+        is the action and the target of an operator's request.
         """
-        request = Request(kind, proof=proof)
+        request = Request(kind, proof=proof, means=None if order is None else _ordered(*order))
         self._requests.append(request)
         # The answer must be decoded, even when it rejects the first join.
         self._protocol.named = True
+        return request
+
+    def tell(self, text: str, to: str) -> Request[Message]:
+        """Note a private message that is being sent now, as :meth:`ask`: an error may be about it."""
+        request = Request(Message, means=_told(text, to))
+        self._requests.append(request)
         return request
 
     def withdraw(self, request: Request[A]) -> None:
@@ -460,13 +486,8 @@ class Conversation:
 
     def _take(self, event: Received) -> None:
         match event:
-            case Message(seq=None, to=None) if not self.seated:
-                return
-            case Message(room=str(room), seq=int(seq)) if track := self._tracks.get(room):
-                new, gap = track.take(seq)
-                self._put_gap(room, gap)
-                if new:
-                    self.inbox.put(event)
+            case Message():
+                self._message(event)
             case Welcome():
                 self._welcome(event)
             case Who() | Rooms() | History() | Pong() | Moderated():
@@ -481,6 +502,20 @@ class Conversation:
                 pass  # the client's own joining or leaving
             case _:
                 self.inbox.put(event)
+
+    def _message(self, message: Message) -> None:
+        match message:
+            case Message(seq=None, to=None) if not self.seated:
+                return
+            case Message(text, sender, to=str(to)):
+                if self.seat is not None and sender == self.seat.name:
+                    self._came_back(_told(text, to))
+            case Message(room=str(room), seq=int(seq)) if track := self._tracks.get(room):
+                new, gap = track.take(seq)
+                self._put_gap(room, gap)
+                if not new:
+                    return
+        self.inbox.put(message)
 
     def _welcome(self, welcome: Welcome) -> None:
         request = None if self._room_closed else self._settle(welcome)
@@ -505,18 +540,41 @@ class Conversation:
 
     def _settle(self, answer: Welcome | Who | Rooms | History | Pong | Moderated) -> Request[Any] | None:
         """Give ``answer`` to the oldest request of its kind and return that; None without such a request."""
-        for request in self._requests:
-            if request.kind is type(answer):
-                self._requests.remove(request)
-                request.answer = answer
-                return request
-        return None
+        request = next((each for each in self._requests if each.kind is type(answer)), None)
+        if isinstance(answer, Moderated):
+            request = self._ordered(answer)
+        if request is not None:
+            self._requests.remove(request)
+            request.answer = answer
+        return request
+
+    def _ordered(self, done: Moderated) -> Request[Any] | None:
+        """Return the operator's request that was carried out; None without such a request."""
+        means = _ordered(done.action, done.target)
+        asked = [each for each in self._requests if each.kind is Moderated and each.means]
+        same = [each for each in asked if each.means == means]
+        if not same and done.action in _RESPELLED:
+            same = [each for each in asked if each.means and each.means[0] == done.action]
+        return next(iter(same), None)
+
+    def _came_back(self, means: tuple[str, str | int]) -> None:
+        """Note that a private message of this client came back, so no error is about it or an earlier one."""
+        if any(each.means == means for each in self._tells()):
+            for each in self._tells():
+                self._requests.remove(each)
+                if each.means == means:
+                    return
+
+    def _tells(self) -> list[Request[Any]]:
+        return [each for each in self._requests if each.kind is Message]
 
     def _refused(self, refused: Refused) -> None:
         """Find the requests that were rejected; without one, the server rejected a message."""
-        left = refused.times
+        left, tells = refused.times, len(self._tells())
         while left and self.rejected is None and self._rejects(refused):
             left -= 1
+        # The application waits for no answer to a private message, so its error is an event.
+        left += tells - len(self._tells())
         if left and self.rejected is None:
             self.inbox.put(replace(refused, times=left))
 
@@ -555,6 +613,8 @@ class Conversation:
         if request.kind is Welcome:
             shows = request.proof is not None
             return refused.code in _WRONG_JOIN or (shows and refused.code in _WRONG_PROOF)
+        if request.kind is Message:
+            return refused.code in _NOT_TOLD
         moderates = request.kind is Moderated
         return refused.code in _WRONG_QUESTION or (moderates and refused.code in _NOT_MODERATED)
 
@@ -562,6 +622,16 @@ class Conversation:
         for request in self._requests:
             request.error = ConnectionLostError(reason)
         self._requests.clear()
+
+
+def _ordered(action: str, target: str) -> tuple[str, str]:
+    """Return what an operator's request means: any spelling of a name is the same name."""
+    return action, name_key(target)
+
+
+def _told(text: str, to: str) -> tuple[str, int]:
+    """Return what a private message means; of its text the hash, which costs no memory."""
+    return name_key(to), hash(text)
 
 
 def message_in(event: Event) -> Message | None:

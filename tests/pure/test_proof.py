@@ -265,13 +265,84 @@ def test_an_operators_request_that_is_refused(code: str) -> None:
     chat = chat_with(None)
     connected(chat)
     chat.received(welcome())
-    who, request = chat.ask(Who), chat.ask(Moderated)
+    who, request = chat.ask(Who), chat.ask(Moderated, order=("kick", "밥"))
     if code == "bad_room":
         chat.received(frame({"who": {"room": "게임방", "names": [], "members": 0}}))
         assert who.done
     chat.received(error(code))
     with pytest.raises(RefusedError, match=code):
         request.result()
+
+
+def moderated(action: str, target: str) -> bytes:
+    return frame({"moderated": {"action": action, "target": target, "count": 1}})
+
+
+def private(to: str, text: str, sender: str = "앨리스") -> bytes:
+    return frame({"message": text, "from": sender, "to": to, "at": 1.5})
+
+
+def operator() -> Conversation:
+    chat = chat_with(None)
+    connected(chat)
+    chat.received(welcome(role="operator"))
+    for _ in range(2):
+        chat.next_event()
+    return chat
+
+
+@pytest.mark.parametrize("code", ["no_such_name", "muted"])
+def test_the_error_of_a_private_message_is_no_answer_to_a_kick(code: str) -> None:
+    chat = operator()
+    chat.tell("안녕", "없다")
+    first, second = chat.ask(Moderated, order=("kick", "밥")), chat.ask(Moderated, order=("kick", "수"))
+    chat.received(error(code) + moderated("kick", "밥") + moderated("kick", "수"))
+    assert [first.result().target, second.result().target] == ["밥", "수"]
+    assert [chat.next_event(), len(chat.inbox)] == [Refused(code, "안 됩니다"), 0]
+
+
+def test_a_private_message_that_came_back_has_no_error() -> None:
+    chat = operator()
+    for to, text in (("밥", "하나"), ("밥", "둘"), ("없다", "셋")):
+        chat.tell(text, to)
+    # The second says that the first is settled too, whatever became of it. Names are the server's spellings.
+    chat.received(private("밥", "셋", "없다") + private("밥", "둘"))
+    kick = chat.ask(Moderated, order=("kick", "수"))
+    chat.received(error("no_such_name"))
+    assert not kick.done
+    chat.received(error("no_such_name"))
+    with pytest.raises(RefusedError, match="no_such_name"):
+        kick.result()
+
+
+def test_a_name_of_other_letters_is_the_name_that_was_told() -> None:
+    chat = operator()
+    chat.tell("안녕", "BOB")
+    chat.received(private("bob", "안녕"))
+    kick = chat.ask(Moderated, order=("kick", "수"))
+    chat.received(error("no_such_name"))
+    assert kick.done
+
+
+def test_an_answer_goes_to_the_operators_request_that_it_names() -> None:
+    chat = operator()
+    orders = [("kick", "밥"), ("ban", "밥"), ("ban", "192.0.2.1:80"), ("close", "게임방"), ("mute", "밥")]
+    asked = [chat.ask(Moderated, order=each) for each in orders]
+    for number, answer in ((4, ("mute", "밥")), (1, ("ban", "밥")), (2, ("ban", "192.0.2.1"))):
+        chat.received(moderated(*answer))
+        assert asked[number].done
+    chat.received(moderated("mute", "수"))
+    assert [each.done for each in asked] == [False, True, True, False, True]
+    chat.received(moderated("close", "게임-방") + moderated("kick", "밥"))
+    assert all(each.done for each in asked)
+
+
+def test_a_request_that_was_not_written_takes_no_error_of_the_next() -> None:
+    chat = operator()
+    chat.withdraw(chat.tell("안녕", "밥"))
+    kick = chat.ask(Moderated, order=("kick", "수"))
+    chat.received(error("no_such_name"))
+    assert kick.done
 
 
 def test_proofs_that_nobody_asked_for_count_in_the_inbox() -> None:

@@ -12,7 +12,7 @@ from support.waiting import PATIENCE
 
 from mpchat import connect
 from mpchat.client.conversation import State
-from mpchat.client.core import Lost, Message, Moderated, Rejected, Welcome
+from mpchat.client.core import Lost, Message, Moderated, Refused, Rejected, Welcome
 from mpchat.errors import ConnectionLostError, ProtocolError, RefusedError
 
 
@@ -249,6 +249,18 @@ def test_an_operators_requests(run: Run) -> None:
             server.facts = {}
             with pytest.raises(RefusedError, match="not_allowed"):
                 await chat.kick("밥")
+
+    run(scenario)
+
+
+def test_a_kick_after_a_private_message_to_nobody_gets_its_own_answer(run: Run) -> None:
+    async def scenario(connect: Connect, server: NamedServer) -> None:
+        server.facts = {"role": "operator"}
+        async with connect(port=server.port, name="앨리스", password="열쇠") as chat:
+            await chat.tell("없다", "안녕")
+            assert await chat.kick("밥") == Moderated("kick", "밥", 1)
+            assert await chat.kick("수") == Moderated("kick", "수", 1)
+            assert (await event_of(chat, Refused)).code == "no_such_name"
 
     run(scenario)
 

@@ -360,6 +360,16 @@ def test_an_operators_requests_in_a_pipe(server: NamedServer, file: Path) -> Non
     assert server.received[1] == {"ban": {"name": "밥", "for": 600}}
 
 
+def test_in_a_pipe_a_private_message_to_nobody_is_no_answer_to_a_mute(server: NamedServer) -> None:
+    server.facts = {"role": "operator"}
+    code, out, err = _plain_here(server, "/msg 없다 안녕\n/mute 민 for 10m\n", "--name", "앨리스")
+    assert (code, out) == (1, "")
+    assert sorted(err.splitlines()) == [
+        "mpchat: the server refused: there is no 없다 (no_such_name)",
+        "mpchat: 민 is muted",
+    ]
+
+
 def test_an_operators_requests_on_a_screen(server: NamedServer) -> None:
     server.facts = {"role": "operator"}
     with Screen(_command(server, "--name", "앨리스"), columns=120) as screen:
