@@ -297,8 +297,12 @@ class Chat:
             raise self._conversation.not_answered(self._send_timeout) from None
 
     async def _answer_to(self, request: Request[A]) -> A:
-        while not request.done:
-            await self._changed()
+        try:
+            while not request.done:
+                await self._changed()
+        except BaseException:
+            request.abandoned = True
+            raise
         return request.result()
 
     async def _send(self, frame: bytes, note: Callable[[], Request[Message]] | None = None) -> None:

@@ -306,7 +306,11 @@ class BlockingChat:
 
     def _answer_to(self, request: Request[A], deadline: float, timeout: float) -> A:
         with self._changed:
-            if not self._changed.wait_for(lambda: request.done, max(0.0, deadline - time.monotonic())):
+            try:
+                answered = self._changed.wait_for(lambda: request.done, max(0.0, deadline - time.monotonic()))
+            finally:
+                request.abandoned = not request.done
+            if not answered:
                 raise self._conversation.not_answered(timeout)
             return request.result()
 

@@ -99,10 +99,14 @@ _WRONG_JOIN = PASSING | {
 # More error codes of a join with a proof.
 _WRONG_PROOF = frozenset({"bad_credentials", EXPIRED})
 _WRONG_QUESTION = frozenset({"bad_request", "bad_room", "not_joined", "not_a_message"})
+# More error codes of a question: in a closed chat, and with a token for some rooms.
+_NOT_ANSWERED = frozenset({"auth_required", "not_allowed"})
 # More error codes of an operator's request.
-_NOT_MODERATED = frozenset({"not_allowed", "no_such_name", "bad_name", "failed"})
+_NOT_MODERATED = frozenset({"no_such_name", "bad_name", "failed"})
 # Error codes of a private message. An operator's request may have the same ones.
-_NOT_TOLD = frozenset({"no_such_name", "muted", "not_joined", "not_a_message", "bad_request", "too_long"})
+_NOT_TOLD = frozenset(
+    {"no_such_name", "muted", "not_joined", "not_a_message", "bad_request", "too_long", "auth_required"}
+)
 # Operator's requests whose answer may spell the target otherwise: a ban of host:port is one of the host.
 _RESPELLED = frozenset({"ban", "close"})
 # Seconds that a connection must last for the next loss to count as the first. A full server accepts, rejects
@@ -209,7 +213,7 @@ class Request(Generic[A]):
     A private message is one too, of the kind ``Message``: it comes back, or the server rejects it.
     """
 
-    __slots__ = ("answer", "error", "kind", "means", "proof", "resumes")
+    __slots__ = ("abandoned", "answer", "error", "kind", "means", "proof", "resumes")
 
     def __init__(
         self,
@@ -226,6 +230,8 @@ class Request(Generic[A]):
         """
         self.kind: type[A] = kind
         self.means = means
+        # True when nothing waits for the answer any more; an answer that comes late is dropped.
+        self.abandoned = False
         self.resumes = resumes
         self.proof = proof
         self.answer: A | None = None
@@ -544,9 +550,19 @@ class Conversation:
         if isinstance(answer, Moderated):
             request = self._ordered(answer)
         if request is not None:
-            self._requests.remove(request)
+            self._answered(request)
             request.answer = answer
         return request
+
+    def _answered(self, request: Request[Any]) -> None:
+        """Remove ``request``, and those before it that were abandoned: their answers will not come.
+
+        A pong says nothing about them, because it may overtake other answers.
+        """
+        before = self._requests.index(request) if request.kind is not Pong else 0
+        for each in [each for at, each in enumerate(self._requests) if at < before and each.abandoned]:
+            self._requests.remove(each)
+        self._requests.remove(request)
 
     def _ordered(self, done: Moderated) -> Request[Any] | None:
         """Return the operator's request that was carried out; None without such a request."""
@@ -586,7 +602,7 @@ class Conversation:
             return True
         if request is None:
             return False
-        self._requests.remove(request)
+        self._answered(request)
         request.error = RefusedError(refused.code, refused.text, proofs=refused.proofs)
         if request is self.entrance and self.seat is not None and self._was_seated:
             self._sent_away(refused, self.seat)
@@ -615,8 +631,10 @@ class Conversation:
             return refused.code in _WRONG_JOIN or (shows and refused.code in _WRONG_PROOF)
         if request.kind is Message:
             return refused.code in _NOT_TOLD
-        moderates = request.kind is Moderated
-        return refused.code in _WRONG_QUESTION or (moderates and refused.code in _NOT_MODERATED)
+        more: frozenset[str] = frozenset() if request.kind is Pong else _NOT_ANSWERED
+        if request.kind is Moderated:
+            more |= _NOT_MODERATED
+        return refused.code in _WRONG_QUESTION or refused.code in more
 
     def _give_up_requests(self, reason: str) -> None:
         for request in self._requests:

@@ -7,7 +7,18 @@ import msgspec
 import pytest
 
 from mpchat.client.conversation import STEADY, Backoff, Conversation, Seat, State
-from mpchat.client.core import Event, Message, Moderated, Refused, Rejected, Welcome, Who
+from mpchat.client.core import (
+    Event,
+    History,
+    Message,
+    Moderated,
+    Pong,
+    Refused,
+    Rejected,
+    Rooms,
+    Welcome,
+    Who,
+)
 from mpchat.client.proof import Proof, proof_of
 from mpchat.errors import ProtocolError, RefusedError
 from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
@@ -266,12 +277,67 @@ def test_an_operators_request_that_is_refused(code: str) -> None:
     connected(chat)
     chat.received(welcome())
     who, request = chat.ask(Who), chat.ask(Moderated, order=("kick", "밥"))
-    if code == "bad_room":
+    if code in ("bad_room", "not_allowed"):
         chat.received(frame({"who": {"room": "게임방", "names": [], "members": 0}}))
         assert who.done
     chat.received(error(code))
     with pytest.raises(RefusedError, match=code):
         request.result()
+
+
+@pytest.mark.parametrize("kind", [Who, Rooms, History])
+@pytest.mark.parametrize("code", ["not_allowed", "auth_required"])
+def test_a_question_that_a_proof_does_not_allow_is_answered(kind: type[Any], code: str) -> None:
+    chat = chat_with(None)
+    connected(chat)
+    chat.received(welcome())
+    ping, refused, answered = chat.ask(Pong), chat.ask(kind), chat.ask(Who)
+    chat.received(error(code) + who("게임방"))
+    with pytest.raises(RefusedError, match=code):
+        refused.result()
+    assert (answered.done, ping.done) == (True, False)
+
+
+@pytest.mark.parametrize("kind", [Welcome, Who, Rooms, History, Moderated])
+def test_a_chat_that_is_closed_answers_questions_of_a_client_that_was_not_let_in(kind: type[Any]) -> None:
+    chat = Conversation("h", 1)
+    chat.opened(0)
+    join = chat.ask(Welcome)
+    chat.received(error("auth_required"))
+    assert join.done
+    question = chat.ask(kind)
+    chat.received(error("auth_required", proofs=["jwt"]))
+    with pytest.raises(RefusedError) as refused:
+        question.result()
+    assert (refused.value.code, refused.value.proofs) == ("auth_required", ("jwt",))
+
+
+def test_a_question_without_an_answer_in_time_is_passed_over_when_a_later_one_is_answered() -> None:
+    chat = chat_with(None)
+    connected(chat)
+    chat.received(welcome())
+    late, rooms, second = chat.ask(Who), chat.ask(Rooms), chat.ask(Who)
+    late.abandoned = True
+    ping = chat.ask(Pong)
+    chat.received(frame({"pong": 0}))
+    assert ping.done
+    chat.received(frame({"rooms": {"rooms": [], "count": 0, "next": None}}) + who("복도"))
+    assert (rooms.done, late.done, second.result().room) == (True, False, "복도")
+
+
+def test_a_late_answer_is_dropped() -> None:
+    chat = chat_with(None)
+    connected(chat)
+    chat.received(welcome())
+    late, second = chat.ask(Who), chat.ask(Who)
+    late.abandoned = True
+    events = len(chat.inbox)
+    chat.received(who("복도") + who("게임방"))
+    assert (second.result().room, len(chat.inbox)) == ("게임방", events)
+
+
+def who(room: str) -> bytes:
+    return frame({"who": {"room": room, "names": [], "members": 0}})
 
 
 def moderated(action: str, target: str) -> bytes:

@@ -428,6 +428,8 @@ def test_a_question_without_an_answer_and_the_next(run: Run) -> None:
                 with pytest.raises(TimedOutError, match="no answer"):
                     await alice.who()
                 assert (await alice.rooms()).count == 1
+                server.ignore = lambda request: False
+                assert (await alice.who()).names == ("앨리스",)
 
     run(scenario)
 
