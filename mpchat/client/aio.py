@@ -162,7 +162,7 @@ class Chat:
         waits for the message to come back. Raises ``ProtocolError``, before sending, for text that no message
         can hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
         """
-        await self._send(self._conversation.encode(text))
+        await self._send(self._conversation.encode(text), self._conversation.say)
 
     async def tell(self, name: str, text: str) -> None:
         """Say ``text`` to the member ``name`` alone, in any room; it comes back to this client too.
@@ -305,8 +305,8 @@ class Chat:
             raise
         return request.result()
 
-    async def _send(self, frame: bytes, note: Callable[[], Request[Message]] | None = None) -> None:
-        """Send a message; ``note`` notes a private one for the connection that it is sent on."""
+    async def _send(self, frame: bytes, note: Callable[[], Request[Message] | None]) -> None:
+        """Send a message; ``note`` notes it for the connection that it is sent on."""
         try:
             async with asyncio.timeout(self._send_timeout):
                 async with self._sending:
@@ -318,13 +318,12 @@ class Chat:
         # Sending in a loop must leave the reader its turn.
         await asyncio.sleep(0)
 
-    async def _write(self, link: "_Link", frame: bytes, note: Callable[[], Request[Message]] | None) -> bool:
-        noted = None if note is None else note()
+    async def _write(self, link: "_Link", frame: bytes, note: Callable[[], Request[Message] | None]) -> bool:
+        noted = note()
         try:
             return await link.write(frame)
         except BaseException:
-            if noted is not None:
-                self._conversation.withdraw(noted)
+            self._conversation.withdraw(noted)
             raise
 
     async def recv(self, timeout: float | None = None) -> Message:

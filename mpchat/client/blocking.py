@@ -164,7 +164,7 @@ class BlockingChat:
         waits for the message to come back. Raises ``ProtocolError``, before sending, for text that no message
         can hold; ``TimedOutError`` or ``ConnectionLostError`` when the text was not sent and will not be.
         """
-        self._send(self._conversation.encode(text))
+        self._send(self._conversation.encode(text), self._conversation.say)
 
     def tell(self, name: str, text: str) -> None:
         """Say ``text`` to the member ``name`` alone, in any room; it comes back to this client too.
@@ -314,8 +314,8 @@ class BlockingChat:
                 raise self._conversation.not_answered(timeout)
             return request.result()
 
-    def _send(self, frame: bytes, note: Callable[[], Request[Message]] | None = None) -> None:
-        """Send a message; ``note`` notes a private one for the connection that it is sent on."""
+    def _send(self, frame: bytes, note: Callable[[], Request[Message] | None]) -> None:
+        """Send a message; ``note`` notes it for the connection that it is sent on."""
         deadline = time.monotonic() + self._send_timeout
         if not self._sending.acquire(timeout=self._send_timeout):
             raise self._conversation.not_sent(self._send_timeout)
@@ -326,17 +326,16 @@ class BlockingChat:
         finally:
             self._sending.release()
 
-    def _write(self, frame: bytes, note: Callable[[], Request[Message]] | None, deadline: float) -> bool:
+    def _write(self, frame: bytes, note: Callable[[], Request[Message] | None], deadline: float) -> bool:
         # Under one lock, as a request.
         with self._changed:
             link = self._writable_link(deadline)
-            noted = None if note is None else note()
+            noted = note()
         try:
             return link.write(frame, deadline)
         except BaseException as error:
-            if noted is not None:
-                with self._changed:
-                    self._conversation.withdraw(noted)
+            with self._changed:
+                self._conversation.withdraw(noted)
             if isinstance(error, TimedOutError):
                 # The state does not say it: giving up half-way has ended the connection, and the reader may
                 # have noted that.

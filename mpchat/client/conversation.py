@@ -213,7 +213,7 @@ class Request(Generic[A]):
     A private message is one too, of the kind ``Message``: it comes back, or the server rejects it.
     """
 
-    __slots__ = ("abandoned", "answer", "error", "kind", "means", "proof", "resumes")
+    __slots__ = ("abandoned", "answer", "error", "kind", "means", "proof", "resumes", "said")
 
     def __init__(
         self,
@@ -222,14 +222,16 @@ class Request(Generic[A]):
         resumes: bool = False,
         proof: Proof | None = None,
         means: tuple[str, str | int] | None = None,
+        said: int = 0,
     ) -> None:
-        """Expect an answer of this ``kind``.
+        """Expect an answer of this ``kind``, after those to so many messages that were ``said`` before.
 
         A join that ``resumes`` continues the last connection; a join may show a ``proof``. The answer names
         what the request ``means``: see :func:`_ordered` and :func:`_told`.
         """
         self.kind: type[A] = kind
         self.means = means
+        self.said = said
         # True when nothing waits for the answer any more; an answer that comes late is dropped.
         self.abandoned = False
         self.resumes = resumes
@@ -329,6 +331,9 @@ class Conversation:
         self._tracks = Tracks()
         # Requests on this connection, in the order of sending, which is the order of their answers.
         self._requests: deque[Request[Any]] = deque()
+        # Messages to the room on this connection, and how many of them have come back or were rejected, as
+        # far as is known: a message that is heard says that the client is heard too.
+        self._said = self._settled = 0
 
     @property
     def paused(self) -> bool:
@@ -375,6 +380,7 @@ class Conversation:
         self.state = State.CONNECTED
         self.rejected = None
         self._room_closed = False
+        self._said = self._settled = 0
         self._told_no_token = ""
         self.seated = self.seat is None
         self.inbox.put(Connected(self.address, again=self._greeted))
@@ -415,11 +421,16 @@ class Conversation:
         A join may show a ``proof``, which is kept for later connections when the join is granted. ``order``
         is the action and the target of an operator's request.
         """
-        request = Request(kind, proof=proof, means=None if order is None else _ordered(*order))
+        means = None if order is None else _ordered(*order)
+        request = Request(kind, proof=proof, means=means, said=self._said)
         self._requests.append(request)
         # The answer must be decoded, even when it rejects the first join.
         self._protocol.named = True
         return request
+
+    def say(self) -> None:
+        """Note a message to the room that is being sent now: an error may be about it."""
+        self._said += 1
 
     def tell(self, text: str, to: str) -> Request[Message]:
         """Note a private message that is being sent now, as :meth:`ask`: an error may be about it."""
@@ -427,9 +438,11 @@ class Conversation:
         self._requests.append(request)
         return request
 
-    def withdraw(self, request: Request[A]) -> None:
-        """Note that ``request`` was not sent after all."""
-        if request in self._requests:
+    def withdraw(self, request: Request[A] | None) -> None:
+        """Note that ``request``, or a message to the room (None), was not sent after all."""
+        if request is None:
+            self._said = max(self._settled, self._said - 1)
+        elif request in self._requests:
             self._requests.remove(request)
 
     def next_delay(self) -> float:
@@ -511,8 +524,10 @@ class Conversation:
 
     def _message(self, message: Message) -> None:
         match message:
-            case Message(seq=None, to=None) if not self.seated:
-                return
+            case Message(seq=None, to=None):
+                self._settled = self._said
+                if not self.seated:
+                    return
             case Message(text, sender, to=str(to)):
                 if self.seat is not None and sender == self.seat.name:
                     self._came_back(_told(text, to))
@@ -591,6 +606,7 @@ class Conversation:
             left -= 1
         # The application waits for no answer to a private message, so its error is an event.
         left += tells - len(self._tells())
+        self._settled = min(self._said, self._settled + left)
         if left and self.rejected is None:
             self.inbox.put(replace(refused, times=left))
 
@@ -627,8 +643,7 @@ class Conversation:
         if request is self.entrance:
             return True
         if request.kind is Welcome:
-            shows = request.proof is not None
-            return refused.code in _WRONG_JOIN or (shows and refused.code in _WRONG_PROOF)
+            return _may_mean_join(refused.code, request, self._settled)
         if request.kind is Message:
             return refused.code in _NOT_TOLD
         more: frozenset[str] = frozenset() if request.kind is Pong else _NOT_ANSWERED
@@ -640,6 +655,16 @@ class Conversation:
         for request in self._requests:
             request.error = ConnectionLostError(reason)
         self._requests.clear()
+
+
+def _may_mean_join(code: str, join: Request[Any], settled: int) -> bool:
+    """Tell whether an error may be about ``join``, when so many messages are ``settled``."""
+    proof = join.proof
+    if code == "auth_required" and proof is not None:
+        # A wrong proof has other codes, so it is about a message that was said before. But a name may need
+        # another proof than the secret.
+        return proof.kind == "secret" and settled >= join.said
+    return code in _WRONG_JOIN or (proof is not None and code in _WRONG_PROOF)
 
 
 def _ordered(action: str, target: str) -> tuple[str, str]:

@@ -336,6 +336,52 @@ def test_a_late_answer_is_dropped() -> None:
     assert (second.result().room, len(chat.inbox)) == ("게임방", events)
 
 
+def plain_chat(said: int) -> Conversation:
+    chat = Conversation("h", 1)
+    chat.opened(0)
+    for _ in range(said):
+        chat.say()
+    return chat
+
+
+@pytest.mark.parametrize("kind", ["password", "jwt", "secret"])
+def test_the_error_of_a_message_in_a_closed_chat_is_no_answer_to_the_join_after_it(kind: str) -> None:
+    chat = plain_chat(3)
+    join = chat.ask(Welcome, Proof(kind, PASSWORD))
+    chat.say()
+    chat.received(error("auth_required", times=2) + error("auth_required"))
+    chat.received(welcome())
+    assert join.done
+    chat.lost(1, None)
+    assert connected(chat, 2)[kind] == PASSWORD
+    refused = [chat.next_event() for _ in range(len(chat.inbox))]
+    assert [each.times for each in refused if isinstance(each, Refused)] == [2, 1]
+
+
+@pytest.mark.parametrize("before", ["nothing", "refused", "heard", "not sent"])
+def test_a_registered_name_needs_more_than_the_secret(before: str) -> None:
+    chat = plain_chat(0 if before == "nothing" else 2)
+    if before == "not sent":
+        chat.withdraw(None)
+        chat.received(error("too_long"))
+    join = chat.ask(Welcome, Proof("secret", PASSWORD))
+    if before == "heard":
+        chat.received(frame({"message": "안녕"}))
+    if before == "refused":
+        chat.received(error("auth_required", times=2))
+    assert not join.done
+    chat.received(error("auth_required"))
+    with pytest.raises(RefusedError, match="auth_required"):
+        join.result()
+
+
+def test_a_join_without_a_proof_is_answered_by_any_such_error() -> None:
+    chat = plain_chat(2)
+    join = chat.ask(Welcome)
+    chat.received(error("auth_required"))
+    assert join.done
+
+
 def who(room: str) -> bytes:
     return frame({"who": {"room": room, "names": [], "members": 0}})
 

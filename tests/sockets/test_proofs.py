@@ -253,6 +253,27 @@ def test_an_operators_requests(run: Run) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("kind", ["password", "jwt", "secret"])
+def test_a_join_after_a_message_in_a_closed_chat_keeps_its_proof(run: Run, kind: str) -> None:
+    async def scenario(connect: Connect, server: NamedServer) -> None:
+        def barred(request: dict[str, Any]) -> bool:
+            for guest in server._guests:
+                if not guest.name and "message" in request:
+                    server._refuse(guest, "auth_required", "이 서버는 증명을 원합니다")
+            return "message" in request
+
+        server.ignore = barred
+        async with connect(port=server.port) as chat:
+            await chat.send("안녕")
+            await chat.join("민아", **{kind: "열쇠"})
+            assert (await event_of(chat, Refused)).code == "auth_required"
+            server.drop()
+            await soon(lambda: len(server.joins) == 2, "the join after the loss")
+            assert server.joins[1][kind] == "열쇠"
+
+    run(scenario)
+
+
 def test_a_kick_after_a_private_message_to_nobody_gets_its_own_answer(run: Run) -> None:
     async def scenario(connect: Connect, server: NamedServer) -> None:
         server.facts = {"role": "operator"}
