@@ -310,6 +310,9 @@ class Conversation:
         self._shown: tuple[str, str] | None = None
         # True from the end of a token until the next welcome: if a fresh one is over too, the chat ends.
         self._asked_again = False
+        # The proof of a renewal that was answered with expired, until anything else comes. The server may
+        # have meant the old token, and then it ends the connection.
+        self._doubtful: Proof | None = None
         # True when the next attempt to connect need not wait; and when that has been so since the last
         # connection that was steady.
         self._at_once = self._hurried = False
@@ -394,6 +397,7 @@ class Conversation:
         self._protocol.receive_data(data)
         for event in self._protocol.events():
             if self.rejected is None:
+                self._doubtful = None
                 self._take(event)
 
     def lost(self, now: float, error: OSError | None) -> None:
@@ -411,6 +415,9 @@ class Conversation:
         self.state = State.DISCONNECTED if again else State.LOST
         self.inbox.put(Disconnected(self.address, self._last_reason, retrying=again))
         self.seated = self.seat is None
+        if self.seat is not None:
+            self.seat = replace(self.seat, proof=kept(self.seat.proof, self._doubtful))
+        self._doubtful = None
         self._give_up_requests(f"the connection to {self.address} was lost before the answer came")
 
     def ask(
@@ -620,6 +627,8 @@ class Conversation:
             return False
         self._answered(request)
         request.error = RefusedError(refused.code, refused.text, proofs=refused.proofs)
+        if refused.code == EXPIRED:
+            self._doubtful = request.proof
         if request is self.entrance and self.seat is not None and self._was_seated:
             self._sent_away(refused, self.seat)
         return True

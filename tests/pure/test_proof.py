@@ -247,7 +247,7 @@ def test_a_renewed_token_is_shown_later_unless_a_function_returns_them(
     assert connected(chat, 2)["jwt"] == shown
 
 
-@pytest.mark.parametrize("code", ["bad_credentials", "expired", "not_allowed", "try_later"])
+@pytest.mark.parametrize("code", ["bad_credentials", "not_allowed", "try_later"])
 def test_a_token_that_is_refused_changes_nothing(code: str) -> None:
     chat = chat_with(Proof("jwt", "a"))
     connected(chat)
@@ -259,6 +259,36 @@ def test_a_token_that_is_refused_changes_nothing(code: str) -> None:
     assert chat.rejected is None
     chat.lost(1, None)
     assert connected(chat, 2)["jwt"] == "a"
+
+
+@pytest.mark.parametrize("first", ["a", Tokens()])
+def test_a_fresh_token_that_crosses_the_end_of_the_old_one_is_shown_next(
+    first: str | Callable[[], str],
+) -> None:
+    chat = chat_with(Proof("jwt", first))
+    connected(chat)
+    chat.received(welcome())
+    request = chat.ask(Welcome, Proof("jwt", "b"))
+    chat.received(error("expired"))
+    with pytest.raises(RefusedError, match="expired"):
+        request.result()
+    chat.lost(1, None)
+    assert chat.state is State.DISCONNECTED
+    assert connected(chat, 2)["jwt"] == ("b" if first == "a" else "토큰 2")
+
+
+def test_a_fresh_token_that_is_over_by_itself_is_not_shown_again() -> None:
+    chat = chat_with(Proof("jwt", "a"))
+    connected(chat)
+    chat.received(welcome())
+    chat.ask(Welcome, Proof("jwt", "b"))
+    chat.received(error("expired"))
+    chat.received(message(1))
+    chat.lost(1, None)
+    assert connected(chat, 2)["jwt"] == "a"
+    chat.received(welcome())
+    chat.lost(3, None)
+    assert connected(chat, 4)["jwt"] == "a"
 
 
 def test_the_end_of_a_token_answers_no_question_and_no_change_of_rooms() -> None:

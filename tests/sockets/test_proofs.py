@@ -220,6 +220,27 @@ def test_a_token_is_renewed_in_the_same_room(run: Run) -> None:
     run(scenario)
 
 
+def test_a_fresh_token_that_crosses_the_end_of_the_old_one(run: Run) -> None:
+    async def scenario(connect: Connect, server: NamedServer) -> None:
+        def ended(request: dict[str, Any]) -> bool:
+            if request != {"join": {"jwt": "둘"}}:
+                return False
+            server.send({"error": {"code": "expired", "text": "the token has ended"}})
+            server.drop()
+            return True
+
+        server.ignore = ended
+        async with connect(port=server.port, name="앨리스", jwt="하나") as chat:
+            server.judge = over("하나")
+            with pytest.raises(RefusedError, match="expired"):
+                await chat.renew("둘")
+            await event_of(chat, Welcome)
+            assert (await event_of(chat, Welcome)).name == "앨리스"
+            assert server.joins[-1]["jwt"] == "둘"
+
+    run(scenario)
+
+
 def test_an_operators_requests(run: Run) -> None:
     async def scenario(connect: Connect, server: NamedServer) -> None:
         server.facts = {"role": "operator"}
