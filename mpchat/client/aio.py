@@ -7,6 +7,7 @@ It needs a loop with ``add_writer``: every loop but the proactor of Windows.
 """
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Generator
@@ -32,7 +33,7 @@ from mpchat.client.conversation import (
 from mpchat.client.core import Event, History, Message, Moderated, Pong, Rooms, Welcome, Who
 from mpchat.client.proof import Jwt, Proof, Shown, proof_of
 from mpchat.client.sockets import CONNECT_ERRORS, encryption, prepare, secured, shut, try_send
-from mpchat.errors import ConnectionLostError, TimedOutError
+from mpchat.errors import ConnectionLostError, ProtocolError, TimedOutError
 from mpchat.protocol.messages import (
     history_frame,
     join_frame,
@@ -490,7 +491,10 @@ class Chat:
 
     def _opened(self, link: "_Link") -> None:
         self._link = link
-        link.begin(self._conversation.opened(time.monotonic()))
+        try:
+            link.begin(self._conversation.opened(time.monotonic()))
+        except ProtocolError as error:
+            link.give_up(error)
         self._notify()
 
     async def _writable_link(self) -> "_Link":
@@ -544,6 +548,11 @@ class _Link:
         except OSError as error:
             self._fail(error)
             shut(self.sock, socket.SHUT_RDWR)
+
+    def give_up(self, error: Exception) -> None:
+        """End a connection on which nothing can be sent."""
+        self._fail(OSError(errno.EMSGSIZE, str(error)))
+        shut(self.sock, socket.SHUT_RDWR)
 
     async def write(self, frame: bytes) -> bool:
         """Write all of ``frame`` and return True, or False when the connection ended before that.

@@ -5,6 +5,7 @@ the program does something else. ``send`` writes from the thread that calls it. 
 from any thread; usually one thread reads and another writes.
 """
 
+import errno
 import selectors
 import socket
 import threading
@@ -32,7 +33,7 @@ from mpchat.client.conversation import (
 from mpchat.client.core import Event, History, Message, Moderated, Pong, Rooms, Welcome, Who
 from mpchat.client.proof import Jwt, Proof, Shown, proof_of
 from mpchat.client.sockets import CONNECT_ERRORS, encryption, prepare, secured, shut, try_send
-from mpchat.errors import ConnectionLostError, TimedOutError
+from mpchat.errors import ConnectionLostError, ProtocolError, TimedOutError
 from mpchat.protocol.messages import (
     history_frame,
     join_frame,
@@ -513,7 +514,10 @@ class BlockingChat:
             if self.state.final:
                 return False
             self._link = link
-            link.begin(self._conversation.opened(time.monotonic()))
+            try:
+                link.begin(self._conversation.opened(time.monotonic()))
+            except ProtocolError as error:
+                link.give_up(error)
             self._changed.notify_all()
             return True
 
@@ -571,6 +575,11 @@ class _Link:
         except OSError as error:
             self._fail(error)
             shut(self.sock, socket.SHUT_RDWR)
+
+    def give_up(self, error: Exception) -> None:
+        """End a connection on which nothing can be sent."""
+        self._fail(OSError(errno.EMSGSIZE, str(error)))
+        shut(self.sock, socket.SHUT_RDWR)
 
     def write(self, frame: bytes, deadline: float) -> bool:
         """Write all of ``frame`` and return True, or False when the connection ended before that.

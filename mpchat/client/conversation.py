@@ -359,7 +359,8 @@ class Conversation:
         """
         if self.seat is not None and self.seat.proof is not None:
             shown = self.seat.proof.show()
-            join_frame(None, None, proof=shown)
+            seat = self.seat if not self._greeted else Seat(None)
+            join_frame(seat.name, seat.room, token=seat.token, proof=shown)
             self._shown = shown
 
     def unproved(self, error: Exception) -> None:
@@ -377,7 +378,10 @@ class Conversation:
         return proof
 
     def opened(self, now: float) -> bytes:
-        """Note that a connection was made; return the bytes to send first, maybe none."""
+        """Note that a connection was made; return the bytes to send first, maybe none.
+
+        Raises ``ProtocolError`` for a join that no frame holds: close the connection, and note its loss.
+        """
         self._protocol = ClientProtocol(named=self.seat is not None)
         self._opened_at = now
         self.state = State.CONNECTED

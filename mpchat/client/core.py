@@ -25,6 +25,10 @@ from mpchat.protocol.messages import (
     message_frame,
 )
 
+# Characters of a welcome's name, room, epoch and token together: with a proof they fit the frame of a join. A
+# server of this project sends less than 200.
+LONGEST_SEAT = 1024
+
 __all__ = [
     "ClientProtocol",
     "Connected",
@@ -218,6 +222,9 @@ def _named_event(payload: bytes | Oversized) -> Received | None:
         return Pong(content.pong)
     if content.history is not None:
         return _history(content.history)
+    seat = content.welcome
+    if seat and sum(map(len, (seat.name, seat.room, seat.epoch, seat.token))) > LONGEST_SEAT:
+        return Garbled("not_a_message", "not an mpchat server: the welcome is too long")
     about_room = content.joined or content.left or content.who or content.rooms
     return content.welcome or about_room or content.moderated
 

@@ -9,6 +9,7 @@ import pytest
 from mpchat.client.conversation import STEADY, Backoff, Conversation, Seat, State
 from mpchat.client.core import (
     Event,
+    Garbled,
     History,
     Message,
     Moderated,
@@ -364,6 +365,26 @@ def test_a_late_answer_is_dropped() -> None:
     events = len(chat.inbox)
     chat.received(who("복도") + who("게임방"))
     assert (second.result().room, len(chat.inbox)) == ("게임방", events)
+
+
+@pytest.mark.parametrize("key", ["name", "room", "epoch", "token"])
+def test_a_welcome_that_is_too_long_for_the_next_join_is_garbled(key: str) -> None:
+    chat = chat_with(Proof("password", PASSWORD))
+    connected(chat)
+    chat.received(welcome(**{key: "긴" * 1024}))
+    (_, garbled) = [chat.next_event() for _ in range(2)]
+    assert garbled == Garbled("not_a_message", "not an mpchat server: the welcome is too long")
+    chat.received(welcome(**{key: "긴" * 1000}))
+    assert isinstance(chat.next_event(), Welcome)
+    chat.lost(1, None)
+    assert connected(chat, 2)
+
+
+def test_a_proof_that_fits_no_join_with_the_name_is_found_before_a_connection() -> None:
+    most = 65_535 - len('{"join":{"name":"","room":"","password":""}}')
+    chat_with(Proof("password", "x" * (most - 6 - 9)), name="밥이")
+    with pytest.raises(ProtocolError, match="a frame 65535"):
+        chat_with(Proof("password", "x" * (most - 5 - 9)), name="밥이")
 
 
 def plain_chat(said: int) -> Conversation:

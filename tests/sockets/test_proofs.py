@@ -12,7 +12,7 @@ from support.waiting import PATIENCE
 
 from mpchat import connect
 from mpchat.client.conversation import State
-from mpchat.client.core import Lost, Message, Moderated, Refused, Rejected, Welcome
+from mpchat.client.core import Disconnected, Lost, Message, Moderated, Refused, Rejected, Welcome
 from mpchat.errors import ConnectionLostError, ProtocolError, RefusedError
 
 
@@ -237,6 +237,24 @@ def test_a_fresh_token_that_crosses_the_end_of_the_old_one(run: Run) -> None:
             await event_of(chat, Welcome)
             assert (await event_of(chat, Welcome)).name == "앨리스"
             assert server.joins[-1]["jwt"] == "둘"
+
+    run(scenario)
+
+
+def test_a_join_that_fits_no_frame_is_a_loss(run: Run) -> None:
+    """A join after a loss is longer than the first: a server may drive it past the limit."""
+
+    async def scenario(connect: Connect, server: NamedServer) -> None:
+        # In JSON each character of the token takes six bytes.
+        password, server.facts = "x" * 59_900, {"token": "\1" * 960}
+        async with connect(port=server.port, name="밥", password=password) as chat:
+            server.drop()
+            lost = []
+            while len(lost) < 2:
+                lost.append(await event_of(chat, Disconnected))
+            assert "a frame 65535" in lost[1].reason
+            assert lost[1].retrying
+            assert len(server.joins) == 1
 
     run(scenario)
 
