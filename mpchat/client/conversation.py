@@ -520,7 +520,10 @@ class Conversation:
                 self._message(event)
             case Welcome():
                 self._welcome(event)
-            case Who() | Rooms() | History() | Pong() | Moderated():
+            case Moderated() | Pong():
+                # The client sent nothing that it could answer, so it says nothing to the application.
+                self._settle(event)
+            case Who() | Rooms() | History():
                 if self._settle(event) is None:
                     self.inbox.put(event)
             case Refused():
@@ -716,17 +719,37 @@ def connect_error(host: str, port: int, error: Exception) -> ConnectError:
 
 def _weight(event: Event) -> int:
     match event:
-        case Message(text, sender, room):
-            return EVENT_SIZE + sys.getsizeof(text) + sys.getsizeof(sender) + sys.getsizeof(room)
-        case Refused(code, text, _, proofs):
-            return EVENT_SIZE + sum(map(sys.getsizeof, (code, text, *proofs)))
-        case Garbled(code, text):
-            return EVENT_SIZE + sys.getsizeof(code) + sys.getsizeof(text)
-        case Joined() | Left() | Who():
-            return EVENT_SIZE + sum(map(sys.getsizeof, event.names))
-        case History():
-            return EVENT_SIZE + sum(map(_weight, event.messages))
-        case Rooms():
-            return EVENT_SIZE + sum(EVENT_SIZE + sys.getsizeof(each.room) for each in event.rooms)
+        case Message():
+            return EVENT_SIZE + _sizes(event.text, event.sender, event.room, event.to)
+        case Refused():
+            return EVENT_SIZE + _sizes(event.code, event.text, *event.proofs)
+        case Rejected():
+            return EVENT_SIZE + _sizes(event.name, event.room, event.code, event.text, *event.proofs)
+        case Garbled():
+            return EVENT_SIZE + _sizes(event.code, event.text)
+        case Disconnected():
+            return EVENT_SIZE + _sizes(event.address, event.reason)
+        case Welcome():
+            return EVENT_SIZE + _sizes(event.name, event.room, event.epoch, event.token, event.role)
         case _:
-            return EVENT_SIZE
+            return EVENT_SIZE + _list_size(event)
+
+
+def _list_size(event: Event) -> int:
+    match event:
+        case Joined():
+            return _sizes(event.room, *event.names)
+        case Left():
+            return _sizes(event.room, event.reason, *event.names)
+        case Who():
+            return _sizes(event.room, event.next, *event.names)
+        case History():
+            return _sizes(event.room) + sum(map(_weight, event.messages))
+        case Rooms():
+            return _sizes(event.next) + sum(EVENT_SIZE + _sizes(each.room) for each in event.rooms)
+        case _:
+            return 0
+
+
+def _sizes(*texts: str | None) -> int:
+    return sum(map(sys.getsizeof, texts))

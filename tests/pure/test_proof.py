@@ -44,6 +44,18 @@ def message(seq: int) -> bytes:
     return frame({"message": f"안녕 {seq}", "from": "밥", "room": "게임방", "seq": seq, "at": 1.5})
 
 
+def who(room: str) -> bytes:
+    return frame({"who": {"room": room, "names": [], "members": 0}})
+
+
+def moderated(action: str, target: str) -> bytes:
+    return frame({"moderated": {"action": action, "target": target, "count": 1}})
+
+
+def private(to: str, text: str, sender: str = "앨리스") -> bytes:
+    return frame({"message": text, "from": sender, "to": to, "at": 1.5})
+
+
 def chat_with(proof: Proof | None, name: str | None = "앨리스", **options: Any) -> Conversation:
     backoff = Backoff(first=1.0, floor=0.5, draw=lambda: 0.9)
     return Conversation("h", 1, seat=Seat(name, "게임방", proof=proof), backoff=backoff, **options)
@@ -60,6 +72,15 @@ def joined(data: bytes) -> dict[str, Any]:
 def connected(chat: Conversation, now: float = 0.0) -> dict[str, Any]:
     chat.prove()
     return joined(chat.opened(now))
+
+
+def operator() -> Conversation:
+    chat = chat_with(None)
+    connected(chat)
+    chat.received(welcome(role="operator"))
+    for _ in range(2):
+        chat.next_event()
+    return chat
 
 
 def rejections(chat: Conversation) -> list[tuple[str, bool]]:
@@ -387,6 +408,53 @@ def test_a_proof_that_fits_no_join_with_the_name_is_found_before_a_connection() 
         chat_with(Proof("password", "x" * (most - 5 - 9)), name="밥이")
 
 
+def rejected(text: str) -> bytes:
+    return frame({"error": {"code": "kicked", "text": text}})
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        lambda text: welcome(role=text),
+        rejected,
+        lambda text: frame({"error": {"code": "later", "text": text}}),
+        lambda text: frame({"error": {"code": text, "text": ""}}),
+        lambda text: frame({"joined": {"room": text, "names": [], "count": 1, "members": 1}}),
+        lambda text: frame({"left": {"room": text, "names": [], "count": 1, "members": 1}}),
+        lambda text: frame({"left": {"room": "", "names": [], "count": 1, "members": 1, "reason": text}}),
+        lambda text: frame({"who": {"room": text, "names": [], "members": 1}}),
+        lambda text: frame({"who": {"room": "", "names": [], "members": 1, "next": text}}),
+        lambda text: frame({"rooms": {"rooms": [], "count": 1, "next": text}}),
+        lambda text: frame({"history": {"room": text, "messages": []}}),
+        lambda text: frame({"message": "", "from": "", "to": text, "at": 1.5}),
+    ],
+)
+def test_what_a_server_sends_counts_in_the_inbox(flood: Callable[[str], bytes]) -> None:
+    chat = operator()
+    before = chat.inbox.size
+    chat.received(flood("x" * 50_000))
+    assert chat.inbox.size > before + 50_000
+    while len(chat.inbox):
+        chat.next_event()
+    assert chat.inbox.size == 0
+
+
+def test_the_reason_of_a_loss_counts_in_the_inbox() -> None:
+    chat = operator()
+    chat.received(rejected("x" * 50_000))
+    before = chat.inbox.size
+    chat.lost(1, None)
+    assert chat.inbox.size > before + 50_000
+
+
+@pytest.mark.parametrize("answer", [moderated("kick", "x" * 50_000), frame({"pong": ["x"] * 10_000})])
+def test_an_answer_to_nothing_is_dropped(answer: bytes) -> None:
+    chat = operator()
+    for _ in range(100):
+        chat.received(answer)
+    assert len(chat.inbox) == chat.inbox.size == 0
+
+
 def plain_chat(said: int) -> Conversation:
     chat = Conversation("h", 1)
     chat.opened(0)
@@ -431,27 +499,6 @@ def test_a_join_without_a_proof_is_answered_by_any_such_error() -> None:
     join = chat.ask(Welcome)
     chat.received(error("auth_required"))
     assert join.done
-
-
-def who(room: str) -> bytes:
-    return frame({"who": {"room": room, "names": [], "members": 0}})
-
-
-def moderated(action: str, target: str) -> bytes:
-    return frame({"moderated": {"action": action, "target": target, "count": 1}})
-
-
-def private(to: str, text: str, sender: str = "앨리스") -> bytes:
-    return frame({"message": text, "from": sender, "to": to, "at": 1.5})
-
-
-def operator() -> Conversation:
-    chat = chat_with(None)
-    connected(chat)
-    chat.received(welcome(role="operator"))
-    for _ in range(2):
-        chat.next_event()
-    return chat
 
 
 @pytest.mark.parametrize("code", ["no_such_name", "muted"])

@@ -249,7 +249,7 @@ def test_a_join_that_fits_no_frame_is_a_loss(run: Run) -> None:
         password, server.facts = "x" * 59_900, {"token": "\1" * 960}
         async with connect(port=server.port, name="밥", password=password) as chat:
             server.drop()
-            lost = []
+            lost: list[Disconnected] = []
             while len(lost) < 2:
                 lost.append(await event_of(chat, Disconnected))
             assert "a frame 65535" in lost[1].reason
