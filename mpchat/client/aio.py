@@ -251,7 +251,7 @@ class Chat:
         return await self.moderate("unban", name)
 
     async def mute(self, name: str, seconds: float | None = None) -> Moderated:
-        """Stop the delivery of what a member says. As :meth:`ban`."""
+        """Stop the delivery of what a member says. As :meth:`ban`, but only a name can be muted."""
         return await self.moderate("mute", name, seconds)
 
     async def unmute(self, name: str) -> Moderated:

@@ -253,7 +253,7 @@ class BlockingChat:
         return self.moderate("unban", name)
 
     def mute(self, name: str, seconds: float | None = None) -> Moderated:
-        """Stop the delivery of what a member says. As :meth:`ban`."""
+        """Stop the delivery of what a member says. As :meth:`ban`, but only a name can be muted."""
         return self.moderate("mute", name, seconds)
 
     def unmute(self, name: str) -> Moderated:

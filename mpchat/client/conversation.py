@@ -33,7 +33,7 @@ from mpchat.client.core import (
     Welcome,
     Who,
 )
-from mpchat.client.proof import Proof, kept
+from mpchat.client.proof import NoTokenError, Proof, kept
 from mpchat.client.resume import Gap, Tracks
 from mpchat.config import BY_NAME, format_address
 from mpchat.errors import (
@@ -364,8 +364,11 @@ class Conversation:
             self._shown = shown
 
     def unproved(self, error: Exception) -> None:
-        """Note that :meth:`prove` has failed before a later connection: it is tried again with back-off."""
-        text = str(error) or type(error).__name__
+        """Note that :meth:`prove` has failed before a later connection: it is tried again with back-off.
+
+        The text of the event is that of a ``NoTokenError``, else the error's type: its text may have a proof.
+        """
+        text = str(error) if isinstance(error, NoTokenError) else type(error).__name__
         if text != self._told_no_token and self.seat is not None and not self.state.final:
             self._told_no_token = text
             self.inbox.put(Rejected(self.seat.name or "", self.seat.room, NO_TOKEN, text, True))

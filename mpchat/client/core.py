@@ -147,8 +147,8 @@ class Rejected:
 
     The codes ``kicked`` and ``taken_over`` send a member away. The code ``expired`` means that the member's
     token has ended. The code ``no_token`` is the client's own: the function that returns the token has
-    raised an error. With ``retrying`` the client disconnects and tries again with back-off, but at once with
-    a fresh token; else the chat has ended. ``proofs`` as in :class:`Refused`.
+    raised an error, and ``text`` is its type. With ``retrying`` the client disconnects and tries again with
+    back-off, but at once with a fresh token; else the chat has ended. ``proofs`` as in :class:`Refused`.
     """
 
     name: str

@@ -6,6 +6,8 @@ Its text goes into the frame of a join and nowhere else: no ``repr``, error or e
 from collections.abc import Callable
 from typing import TypedDict
 
+from mpchat.errors import ConfigError
+
 # A token, or a function that returns the newest one.
 Jwt = str | Callable[[], str]
 
@@ -16,6 +18,10 @@ class Shown(TypedDict, total=False):
     password: str | None
     jwt: Jwt | None
     secret: str | None
+
+
+class NoTokenError(ConfigError):
+    """A function that returns tokens has none now; the text, which users see, has nothing of a token."""
 
 
 class Proof:

@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 
-from mpchat.errors import ConfigError
+from mpchat.client.proof import NoTokenError
 
 # Bytes of a token's line, at most: far more than a server takes.
 _MOST = 16_384
@@ -25,8 +25,8 @@ class TokenFile:
     def __call__(self) -> str:
         """Return the first line.
 
-        Raises ``ConfigError`` for a file that cannot be read, that is another user's or that others may read,
-        and for a line that is no token. The text never has the line.
+        Raises ``NoTokenError`` for a file that cannot be read, that is another user's or that others may
+        read, and for a line that is no token. The text never has the line.
         """
         try:
             with open(self._path, "rb", opener=_at_once) as file:
@@ -52,8 +52,8 @@ class TokenFile:
             close = f"chmod 600 {shlex.quote(self._path)}"
             raise self._unusable(f"others may read or change it; close it with: {close}")
 
-    def _unusable(self, reason: str) -> ConfigError:
-        return ConfigError(f"--token: cannot use {self._path}: {reason}")
+    def _unusable(self, reason: str) -> NoTokenError:
+        return NoTokenError(f"--token: cannot use {self._path}: {reason}")
 
 
 def _at_once(path: str, flags: int) -> int:

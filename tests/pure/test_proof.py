@@ -20,7 +20,7 @@ from mpchat.client.core import (
     Welcome,
     Who,
 )
-from mpchat.client.proof import Proof, proof_of
+from mpchat.client.proof import NoTokenError, Proof, proof_of
 from mpchat.errors import ProtocolError, RefusedError
 from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
 
@@ -83,9 +83,12 @@ def operator() -> Conversation:
     return chat
 
 
+def unread(chat: Conversation) -> list[Event | None]:
+    return [chat.next_event() for _ in range(len(chat.inbox))]
+
+
 def rejections(chat: Conversation) -> list[tuple[str, bool]]:
-    events: list[Event | None] = [chat.next_event() for _ in range(len(chat.inbox))]
-    return [(each.code, each.retrying) for each in events if isinstance(each, Rejected)]
+    return [(each.code, each.retrying) for each in unread(chat) if isinstance(each, Rejected)]
 
 
 class Tokens:
@@ -239,7 +242,7 @@ def test_a_server_that_ends_each_token_at_once_is_asked_ever_more_slowly() -> No
 
 def test_a_function_that_fails_is_told_once_and_asked_again_later() -> None:
     def fails() -> str:
-        raise OSError(5, "the key server is away")
+        raise OSError(5, f"the key server is away: {PASSWORD}")
 
     chat = chat_with(Proof("jwt", "토큰"))
     connected(chat)
@@ -251,7 +254,12 @@ def test_a_function_that_fails_is_told_once_and_asked_again_later() -> None:
         with pytest.raises(OSError, match="key server") as failure:
             chat.prove()
         chat.unproved(failure.value)
-    assert rejections(chat) == [("no_token", True)]
+    chat.unproved(NoTokenError("the file is empty"))
+    told = [each for each in unread(chat) if isinstance(each, Rejected)]
+    assert [(each.code, each.text, each.retrying) for each in told] == [
+        ("no_token", "OSError", True),
+        ("no_token", "the file is empty", True),
+    ]
     assert chat.state is State.DISCONNECTED
 
 
