@@ -1,6 +1,7 @@
 """``mpchat chat``: which server is meant, and then the chat of :mod:`mpchat.client.terminal`."""
 
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,15 +16,34 @@ if TYPE_CHECKING:
     from mpchat.client.secure import Tls
 
 _PORT = click.IntRange(1, 65_535)
+# Options without a value: the program asks for it.
+_ASKED = frozenset({"--password", "--secret"})
 
 
-@click.command()
+class _ChatCommand(click.Command):
+    """Refuses a password on the command line, which would be taken for a host, and shown in errors."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words after ``chat``. Raises ``UsageError``, whose text has none of them but options."""
+        for option, word in pairwise(args):
+            if option in _ASKED and not word.startswith("-"):
+                what = option.removeprefix("--")
+                why = (
+                    f"{option} takes no value: the program asks for the {what}; write HOST and PORT before it"
+                )
+                raise click.UsageError(why, ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_ChatCommand)
 @click.argument("host", required=False)
 @click.argument("port", required=False, type=_PORT)
 @click.option("--name", metavar="NAME", help="Your name; without one you get texts only.")
 @click.option("--room", metavar="ROOM", help="The room to begin in, with a name; without it lobby.")
-@click.option("--password", is_flag=True, help="Ask for the password of NAME, at the terminal.")
-@click.option("--secret", is_flag=True, help="Ask for the server's secret, at the terminal.")
+@click.option(
+    "--password", is_flag=True, help="Ask for the password of NAME, at the terminal; takes no value."
+)
+@click.option("--secret", is_flag=True, help="Ask for the server's secret, at the terminal; takes no value.")
 @click.option(
     "--token",
     metavar="FILE",

@@ -216,6 +216,23 @@ def test_options_that_do_not_fit(words: list[str], why: str) -> None:
     assert why in done.output
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--name", "앨리스", "--password", "비밀번호1234"],
+        ["127.0.0.1", "--name", "앨리스", "--password", "비밀번호1234", "--plain"],
+        ["--password", "비밀번호1234", "4000", "--name", "앨리스"],
+        ["--name", "앨리스", "--secret", "비밀번호1234"],
+    ],
+)
+def test_a_password_on_the_command_line_is_no_host_and_is_not_shown(words: list[str]) -> None:
+    done = CliRunner().invoke(main, ["chat", *words])
+    option = "--secret" if "--secret" in words else "--password"
+    assert done.exit_code == Exit.USAGE
+    assert f"{option} takes no value" in done.output
+    assert "1234" not in done.output
+
+
 @pytest.fixture
 def server() -> Iterator[NamedServer]:
     with NamedServer() as server:
