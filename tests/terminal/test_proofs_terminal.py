@@ -1,9 +1,11 @@
 """Proofs of identity and operators' requests in the terminal: what lines mean, then terminals and pipes."""
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -287,6 +289,39 @@ def test_without_a_terminal_there_is_an_error_and_the_input_is_not_taken_for_a_p
     assert (done.returncode, done.stdout) == (1, b"")
     assert why in done.stderr.decode()
     assert "1234" not in done.stderr.decode()
+    assert server.joins == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "encoding"),
+    [
+        ({"LC_ALL": "C.UTF-8"}, "utf-8"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "ascii"),
+    ],
+)
+def test_a_password_that_is_no_text_is_told_from_none(
+    server: NamedServer, environment: dict[str, str], encoding: str
+) -> None:
+    words = _command(server, "--name", "alice", "--password")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(words[0], words, {**os.environ, **environment})
+    seen = b""
+    try:
+        while b"password: " not in seen:
+            seen += os.read(terminal, 1000)
+        os.write(terminal, b"\xff\xfe1234\n")
+        with suppress(OSError):  # the terminal's other side has gone
+            while data := os.read(terminal, 1000):
+                seen += data
+    finally:
+        os.close(terminal)
+        _, status = os.waitpid(child, 0)
+    told = seen.decode().lower()
+    assert os.waitstatus_to_exitcode(status) == Exit.FAILED
+    assert "the password that was typed is not" in told
+    assert encoding in told or "ansi_x3.4" in told
+    assert "1234" not in told
     assert server.joins == []
 
 
