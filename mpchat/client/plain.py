@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Unpack
 
 from mpchat.client.blocking import BlockingChat, connect_blocking
 from mpchat.client.conversation import DEFAULT_ROOM, STEADY, State
-from mpchat.client.core import Connected, Disconnected, Event, Joined, Left, Message, Refused, Welcome
+from mpchat.client.core import (
+    Connected,
+    Disconnected,
+    Event,
+    Joined,
+    Left,
+    Message,
+    Refused,
+    Rejected,
+    Welcome,
+)
 from mpchat.client.lines import (
     Action,
     Command,
@@ -27,6 +37,7 @@ from mpchat.client.lines import (
     Unknown,
     help_for,
     parse,
+    refusal,
     shown,
 )
 from mpchat.client.proof import Shown
@@ -224,6 +235,8 @@ class _Listener:
         self._patience = Patience()
         self._own = _Own(chat)
         self._result = Exit.OK
+        # Why the server did not let the client in, or why no join could be sent; None since the last welcome.
+        self._rejected: Rejected | None = None
 
     def run(self) -> Exit:
         """Return ``Exit.OK`` when the speaker closed the chat and the server rejected no message."""
@@ -233,7 +246,7 @@ class _Listener:
             except ConnectionLostError:
                 return self._result if self._chat.state is State.CLOSED else Exit.FAILED
             except TimedOutError:
-                note(f"no server for {RETURN_TIMEOUT:g} s, giving up")
+                note(self._why_given_up())
                 return Exit.FAILED
             self._patience.note(event, time.monotonic())
             if isinstance(event, Message):
@@ -259,10 +272,19 @@ class _Listener:
         match event:
             case Welcome():
                 self._own.note(event)
+                self._rejected = None
             case Joined() | Left() | Connected(again=False):
                 pass
             case _:
                 note(shown(event))
+        if isinstance(event, Rejected):
+            self._rejected = event
+
+    def _why_given_up(self) -> str:
+        why, last = "no server", ""
+        if self._rejected is not None:
+            why, last = "not let in", f": {refusal(self._rejected.code, self._rejected.text)}"
+        return f"{why} for {RETURN_TIMEOUT:g} s, giving up{last}"
 
 
 class _Own:

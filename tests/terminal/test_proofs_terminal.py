@@ -394,6 +394,41 @@ def test_a_script_without_a_name_fails_at_a_server_that_wants_a_proof(server: Na
     assert "증명이 필요합니다 (auth_required); try mpchat chat --name NAME --password" in err
 
 
+@pytest.mark.parametrize("why", ["try_later", "no_token", "away"])
+def test_a_pipe_that_gives_up_says_why(server: NamedServer, file: Path, why: str) -> None:
+    """The server is there, but lets the client in no more; or there is none."""
+    code = (
+        "from mpchat.client import plain; plain.RETURN_TIMEOUT = 3.0; "
+        f"import sys; from mpchat.cli.commands import main; sys.argv[1:] = {_command(server)[3:]!r}; "
+        f"sys.argv += ['--token', {str(file)!r}, '--plain']; main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as chat:
+        assert chat.stderr is not None
+        eventually(lambda: server.members() == ["앨리스"], "the member")
+        if why == "try_later":
+            server.refuse = why
+            server.drop()
+        elif why == "no_token":
+            file.unlink()
+            server.drop()
+        else:
+            server.stop()
+        try:
+            assert chat.wait(PATIENCE) == 1
+        finally:
+            chat.kill()
+        last = chat.stderr.read().decode().splitlines()[-1]
+    reasons = {
+        "try_later": "not let in for 3 s, giving up: no try_later today (try_later)",
+        "no_token": f"not let in for 3 s, giving up: --token: cannot use {file}: "
+        "No such file or directory (no_token)",
+        "away": "no server for 3 s, giving up",
+    }
+    assert last == f"mpchat: {reasons[why]}"
+
+
 def test_an_operators_requests_in_a_pipe(server: NamedServer, file: Path) -> None:
     server.facts = {"role": "operator"}
     said = "/help\n/kick 밥\n/ban 밥 for 10m\n/unban 밥\n/mute 밥\n/unmute 밥\n/close 게임방\n/ban\n"
