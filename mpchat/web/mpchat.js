@@ -41,9 +41,12 @@ const WRONG_JOIN = new Set([...PASSING, 'bad_name', 'bad_room', 'bad_request', '
   'auth_required', 'not_allowed']);
 const WRONG_PROOF = new Set(['bad_credentials', 'expired']);
 const NOT_MODERATED = new Set(['not_allowed', 'no_such_name', 'bad_name', 'failed']);
-const WRONG_QUESTION = new Set(['bad_request', 'bad_room', 'not_joined', 'not_a_message']);
+const WRONG_QUESTION = new Set(['bad_request', 'bad_room', 'not_joined', 'not_a_message', 'not_allowed', 'auth_required']);
 const WRONG_MESSAGE = new Set(['muted', 'no_such_name', 'not_a_message', 'not_json', 'not_utf8', 'too_long',
   'auth_required']);
+// Error codes that a message and a request have in common: the older one of the two is meant. not_a_message is not
+// among them: a server takes each message that this client sends.
+const OF_EITHER = new Set(['no_such_name', 'auth_required']);
 // The kinds of proof; a client shows at most one of them.
 const PROOFS = ['password', 'jwt', 'secret'];
 
@@ -679,8 +682,7 @@ export class Chat {
       && (error.code !== 'no_such_name' || each.to !== null));
     const asked = FINAL.has(error.code) && !this.#entrance
       ? -1 : this.#requests.findIndex((each) => this.#mayMean(error, each));
-    // Both a private message and an operator's request name a member: the older one is meant.
-    const isSaid = error.code === 'no_such_name' && said >= 0 && this.#said[said].place < this.#requests[asked]?.place;
+    const isSaid = OF_EITHER.has(error.code) && said >= 0 && this.#said[said].place < this.#requests[asked]?.place;
     const at = isSaid ? -1 : asked;
     if (at >= 0) {
       const [request] = this.#requests.splice(at, 1);

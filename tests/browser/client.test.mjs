@@ -294,6 +294,36 @@ test('answers and errors belong to the oldest request that they fit', async () =
   chat.close();
 });
 
+test('a question that the proof does not allow is rejected, and later answers belong to later ones', async () => {
+  for (const wrong of ['not_allowed', 'auth_required']) {
+    const { chat, socket, events } = await entered();
+    const asked = [chat.who(), chat.rooms(), chat.history()];
+    for (const each of asked) {
+      socket.give(refusal(wrong));
+      await assert.rejects(each, code(wrong));
+    }
+    const who = chat.who();
+    socket.give({ who: { room: '놀이방', names: ['앨리스'], members: 1, next: null } });
+    assert.deepEqual((await who).names, ['앨리스']);
+    await settled();
+    assert.ok(!types(events).includes('refused'));
+    chat.close();
+  }
+});
+
+test('a missing proof was named for the older one of a message and a question', async () => {
+  for (const saysFirst of [true, false]) {
+    const { chat, socket } = await entered();
+    const acts = [() => chat.say('안녕'), () => chat.who()];
+    const [first, second] = (saysFirst ? acts : acts.reverse()).map((act) => act());
+    for (const each of [first, second]) {
+      socket.give(refusal('auth_required'));
+      await assert.rejects(each, code('auth_required'));
+    }
+    chat.close();
+  }
+});
+
 test('a room that is entered has its own numbers, also one that the operator has chosen', async () => {
   const { chat, socket, events } = await entered();
   socket.give(number(1), number(2));
