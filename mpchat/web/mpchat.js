@@ -241,7 +241,11 @@ export class Chat {
    * comes twice. Without `jwt` the option of that name is asked, when it is a function. Once the token is granted,
    * later connections show it too, unless the option is a function.
    */
-  async renew(jwt) {
+  renew(jwt) {
+    return unwatched(this.#renew(jwt));
+  }
+
+  async #renew(jwt) {
     const source = this.#proof?.source;
     if (jwt === undefined && !source) throw new TypeError('renew needs a token, or a function as the option jwt');
     const fresh = checkedToken(jwt === undefined ? await source() : jwt);
@@ -305,7 +309,11 @@ export class Chat {
    * Older messages of the room, the newest below number `before`: a promise of `{room, messages, next}`. Their order
    * is ascending; `next` goes into `before` of the next request, and is null where the server keeps no older one.
    */
-  async history(before, limit = 50) {
+  history(before, limit = 50) {
+    return unwatched(this.#history(before, limit));
+  }
+
+  async #history(before, limit) {
     const page = await this.#ask('history', { history: before === undefined ? { limit } : { before, limit } });
     return { ...page, messages: page.messages.map((each) => this.#message({ ...each, room: page.room })) };
   }
@@ -502,10 +510,7 @@ export class Chat {
   }
 
   #promise(take) {
-    const promise = new Promise((resolve, reject) => take({ resolve, reject }));
-    // Nobody has to look at it: an error that nobody looks at must not end a program.
-    promise.catch(() => {});
-    return promise;
+    return unwatched(new Promise((resolve, reject) => take({ resolve, reject })));
   }
 
   #next() {
@@ -730,6 +735,12 @@ function proofOf(options) {
   if (kind === 'jwt' && typeof value === 'function') return { kind, source: value };
   if (typeof value !== 'string') throw new TypeError(`the option ${kind} is a string`);
   return { kind, value };
+}
+
+/** Return a promise that nobody has to look at: an error that nobody looks at must not end a program. */
+function unwatched(promise) {
+  promise.catch(() => {});
+  return promise;
 }
 
 function checkedToken(jwt) {

@@ -666,6 +666,23 @@ test('a renewal asks the function, waits for a change of rooms, and needs a toke
   plain.chat.close();
 });
 
+test('a promise that nobody looks at ends no program', async () => {
+  const unseen = [];
+  const note = (error) => unseen.push(error.code ?? error.name);
+  process.on('unhandledRejection', note);
+  const { chat, socket } = await entered({}, { jwt: 'old' });
+  chat.renew();
+  chat.renew('새로운');
+  await settled();
+  chat.history();
+  chat.enter('놀이방');
+  socket.give(refusal('bad_credentials'), refusal('not_joined'), refusal('room_full'));
+  await settled();
+  chat.close();
+  process.off('unhandledRejection', note);
+  assert.deepEqual(unseen, []);
+});
+
 test('a room that is closed while a renewal is on its way is left, and its numbers too', async () => {
   const { chat, socket, events } = await entered({ room: 'x', seq: 50 }, { jwt: 'old' });
   const renewed = chat.renew('new');
