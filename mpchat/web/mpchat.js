@@ -163,6 +163,9 @@ export class Chat {
   #awaited = null;
   // A fresh token was asked for because the last one was over. Once in a row: a second one that is over ends the chat.
   #isRenewed = false;
+  // The fresh token of a renewal that was answered with expired, until anything else comes. The server may have meant
+  // the old token, and then it ends the connection.
+  #doubtful = null;
   #WebSocket;
   #socket = null;
   #opened = null;
@@ -174,7 +177,7 @@ export class Chat {
   #heardAt = 0;
   #pingedAt = 0;
   // Requests on this connection in the order of sending, which is the order of their answers.
-  // {kind, place, resolve, reject}; `action` of an operator's request; `track` of a renewal, to go on with.
+  // {kind, place, resolve, reject}; `action` of an operator's request; `jwt` of a renewal, and its `track` to go on with.
   #requests = [];
   // Counts requests and messages: the place of each in the order of sending.
   #place = 0;
@@ -239,7 +242,8 @@ export class Chat {
   /**
    * Show a fresh token, so that the connection may go on: a promise of the welcome. The room stays, and no message
    * comes twice. Without `jwt` the option of that name is asked, when it is a function. Once the token is granted,
-   * later connections show it too, unless the option is a function.
+   * later connections show it too, unless the option is a function. So they do when the connection ends right after
+   * `expired`: the old token may have ended while the fresh one was on its way.
    */
   renew(jwt) {
     return unwatched(this.#renew(jwt));
@@ -255,7 +259,7 @@ export class Chat {
     }
     const join = { jwt: fresh };
     if (this.#track) Object.assign(join, { after: this.#track.after, epoch: this.#track.epoch });
-    const welcome = await this.#ask('welcome', { join }, { track: this.#track });
+    const welcome = await this.#ask('welcome', { join }, { track: this.#track, jwt: fresh });
     if (!source) this.#proof = { kind: 'jwt', value: fresh };
     return welcome;
   }
@@ -476,6 +480,8 @@ export class Chat {
 
   #lose(reason) {
     const wasOnline = this.state === 'online';
+    if (this.#doubtful !== null && !this.#proof?.source) this.#proof = { kind: 'jwt', value: this.#doubtful };
+    this.#doubtful = null;
     this.#leave();
     if (now() - this.#openedAt >= STEADY) this.#attempt = 0;
     const refusal = this.#refusal;
@@ -564,6 +570,7 @@ export class Chat {
   #receive(data) {
     this.#heardAt = now();
     this.#pingedAt = 0;
+    this.#doubtful = null;
     let content;
     try {
       content = JSON.parse(data);
@@ -692,6 +699,7 @@ export class Chat {
     if (at >= 0) {
       const [request] = this.#requests.splice(at, 1);
       if (request === this.#entrance) this.#reject(error);
+      if (error.code === EXPIRED) this.#doubtful = request.jwt ?? null;
       request.reject(error);
       return true;
     }

@@ -638,13 +638,64 @@ test('a renewal that is rejected leaves the connection and the token as they are
     const { chat, socket } = await entered({}, { jwt: 'old' });
     const renewed = chat.renew('bad');
     await settled();
-    socket.give(refusal(wrong));
+    // What comes then shows that the connection goes on, so the error was about the fresh token.
+    socket.give(refusal(wrong), { pong: 0 });
     await assert.rejects(renewed, code(wrong));
     assert.equal(chat.state, 'online');
     const next = await again(socket);
     assert.equal(next.sent[0].join.jwt, 'old');
     chat.close();
   }
+});
+
+test('a fresh token that meets the end of the old one on its way is shown by the next connection', async () => {
+  const { chat, socket, events } = await entered({}, { name: '앨리스', jwt: 'old' });
+  socket.give(number(1));
+  const renewed = chat.renew('새로운');
+  await settled();
+  socket.give(refusal('expired'));
+  await assert.rejects(renewed, code('expired'));
+  const next = await again(socket);
+  assert.deepEqual([next.sent[0].join.jwt, next.sent[0].join.after], ['새로운', 1]);
+  next.give({ welcome: { ...WELCOME, seq: 2, recovered: true, expires: 9e9 } }, number(2));
+  await settled();
+  assert.deepEqual([texts(events), losses(events), chat.expires], [['m1', 'm2'], [], 9e9]);
+  assert.deepEqual(types(events).filter((each) => each === 'rejected'), []);
+  assert.equal((await again(next)).sent[0].join.jwt, '새로운');
+  chat.close();
+});
+
+test('a fresh token that is over too ends the chat, on the same connection or at the next join', async () => {
+  const late = await entered({}, { jwt: 'old' });
+  const renewed = late.chat.renew('bad');
+  await settled();
+  late.socket.give(refusal('expired'), refusal('expired'));
+  await late.reading;
+  await assert.rejects(renewed, code('expired'));
+  assert.deepEqual([late.chat.state, Socket.made.length], ['ended', 1]);
+
+  const { chat, socket, events, reading } = await entered({}, { jwt: 'old' });
+  chat.renew('bad');
+  await settled();
+  socket.give(refusal('expired'));
+  const next = await again(socket);
+  assert.equal(next.sent[0].join.jwt, 'bad');
+  next.give(refusal('expired'));
+  await reading;
+  const rejected = events.filter((each) => each.type === 'rejected').map((each) => [each.code, each.retrying]);
+  assert.deepEqual([rejected, chat.state], [[['expired', false]], 'ended']);
+});
+
+test('where a function gives the tokens, it is asked for each connection, whatever a renewal has shown', async () => {
+  const { chat, socket } = await enteredLater(tokens('one', 'two'));
+  chat.renew('shown');
+  await settled();
+  socket.give(refusal('expired'));
+  socket.happen('close', { reason: '' });
+  await until(() => Socket.made.length === 2, 'another connection');
+  Socket.made[1].happen('open');
+  assert.deepEqual(proofs(), ['one', 'two']);
+  chat.close();
 });
 
 test('a renewal asks the function, waits for a change of rooms, and needs a token from somewhere', async () => {
