@@ -5,6 +5,8 @@
  * only in the pieces that {@link pieces} returns.
  */
 
+import { LONGEST_SANCTION } from './mpchat.js';
+
 /** The beginning of a text that says what its sender does; it travels like any other text. */
 export const ACTION = '/me ';
 /** How many colours a name can have; see `--name-0` and so on in style.css. */
@@ -13,8 +15,6 @@ export const COLOURS = 10;
 // A name, and maybe for how long: a number of seconds, or with a unit.
 const SANCTION = /^(?<target>\S+)(?:\s+for\s+(?<count>\d+(?:\.\d+)?)\s*(?<unit>[A-Za-z]*))?$/;
 const SECONDS = { '': 1, s: 1, ms: 0.001, m: 60, h: 3600 };
-// Seconds that a server takes for these: 1 s to ten years.
-const [LEAST, MOST] = [1, 10 * 365 * 86_400];
 
 // Format characters that real text needs: the two joiners (Indic scripts, Persian, emoji families), the soft hyphen.
 // All others of these categories are invisible or reorder the text around them. As in mpchat/text.py.
@@ -67,7 +67,7 @@ function sanction(word, argument) {
   const asked = { what: 'moderate', action: word.slice(1), target };
   if (count === undefined) return asked;
   const seconds = Number(count) * SECONDS[unit.toLowerCase()];
-  return seconds >= LEAST && seconds <= MOST ? { ...asked, seconds } : null;
+  return seconds >= 1 && seconds <= LONGEST_SANCTION ? { ...asked, seconds } : null;
 }
 
 function escaped(char) {

@@ -21,6 +21,9 @@ export const DEFAULT_ROOM = 'lobby';
 /** Bytes of JSON that a server with default settings takes in one message; it ends a connection that sends more. */
 export const PAYLOAD_LIMIT = 60_000;
 
+/** Seconds of the longest ban or mute that is not for good: ten years. */
+export const LONGEST_SANCTION = 10 * 365 * 86_400;
+
 /** The role of a member that may send an operator's requests. */
 export const OPERATOR = 'operator';
 
@@ -265,7 +268,7 @@ export class Chat {
   }
 
   /**
-   * End a member's connections; for operators, as the five methods below. `name` is a name, an address or a network.
+   * End a member's connections, or those from an address or a network; for operators, as the five methods below.
    * A promise of `{action, target, count}`: `count` is the connections that were ended (kick, ban), the members that
    * were put into the lobby (close), else 0. Rejected with `not_allowed`, `no_such_name`, `bad_name`, `bad_room` or
    * `failed`.
@@ -274,9 +277,12 @@ export class Chat {
     return this.#moderate('kick', { name });
   }
 
-  /** Ban a name, an address or a network for so many seconds, or for good, and end its connections. */
+  /**
+   * Ban a name, an address or a network for so many seconds, 1 to 315 360 000, and end its connections; without
+   * `seconds` for good. Throws RangeError for other seconds.
+   */
   ban(name, seconds) {
-    return this.#moderate('ban', { name, for: seconds });
+    return this.#moderate('ban', { name, for: checkedSeconds(seconds) });
   }
 
   /** End a ban. */
@@ -284,9 +290,9 @@ export class Chat {
     return this.#moderate('unban', { name });
   }
 
-  /** Stop delivering what a member says, for so many seconds or for good. */
+  /** Stop delivering what a member says; `seconds` as for {@link ban}. Takes names only, as {@link unmute}. */
   mute(name, seconds) {
-    return this.#moderate('mute', { name, for: seconds });
+    return this.#moderate('mute', { name, for: checkedSeconds(seconds) });
   }
 
   /** End a mute. */
@@ -754,6 +760,12 @@ function unwatched(promise) {
 function checkedToken(jwt) {
   if (typeof jwt !== 'string') throw new TypeError('a token is a string');
   return jwt;
+}
+
+// JSON has no NaN and no Infinity: what is sent instead would mean for good.
+function checkedSeconds(seconds) {
+  if (seconds === undefined || (typeof seconds === 'number' && seconds >= 1 && seconds <= LONGEST_SANCTION)) return seconds;
+  throw new RangeError(`seconds must be 1 to ${LONGEST_SANCTION}, or left out: for good`);
 }
 
 /** Replace each half of a surrogate pair: it is no text, and no UTF-8 can hold it. */

@@ -784,6 +784,17 @@ test('an operator\'s request that is not granted is rejected with the reason', a
   chat.close();
 });
 
+test('a ban or a mute for a time that is none is sent to nobody', async () => {
+  const { chat, socket } = await entered({ role: 'operator' });
+  for (const seconds of [NaN, Infinity, -Infinity, 0, -1, 0.5, 315_360_001, null, '600', true]) {
+    for (const act of ['ban', 'mute']) assert.throws(() => chat[act]('밥', seconds), RangeError, `${act} ${seconds}`);
+  }
+  assert.equal(socket.sent.length, 1);
+  for (const seconds of [1, 1.5, 315_360_000, undefined]) chat.ban('밥', seconds);
+  assert.deepEqual(socket.sent.slice(1).map((each) => each.ban.for), [1, 1.5, 315_360_000, undefined]);
+  chat.close();
+});
+
 test('a name that is not there was named by the older one of a private message and a kick', async () => {
   for (const kickFirst of [true, false]) {
     const { chat, socket } = await entered();
