@@ -577,22 +577,17 @@ export class Chat {
     this.#heardAt = now();
     this.#pingedAt = 0;
     this.#doubtful = null;
-    let content;
-    try {
-      content = JSON.parse(data);
-    } catch {
-      content = null;
-    }
-    if (content === null || typeof content !== 'object') {
-      this.#put({ type: 'refused', code: 'not_json', text: 'the server sent something else than JSON', times: 1 });
+    const content = readable(data);
+    if (content === null) {
+      this.#put({ type: 'refused', code: 'not_json', text: 'the server sent what this client cannot read', times: 1 });
     } else if (typeof content.message === 'string') {
       this.#take(content);
     } else if (content.error) {
-      this.#refused({ type: 'refused', times: 1, ...content.error });
+      this.#refused({ type: 'refused', ...content.error, times: content.error.times ?? 1 });
     } else if (content.welcome) {
       this.#welcome(content.welcome);
     } else if (content.joined || content.left) {
-      const event = { type: content.joined ? 'joined' : 'left', ...(content.joined ?? content.left) };
+      const event = { type: content.joined ? 'joined' : 'left', ...(content.joined || content.left) };
       const own = event.count === 1 && event.names[0] === this.name;
       if (!own) this.#put(event);
     } else if (content.moderated) {
@@ -661,7 +656,8 @@ export class Chat {
     let gap = null;
     if (again) gap = this.#track.resume(welcome);
     else this.#track = new Track(welcome.epoch, welcome.seq);
-    const { name, room, token, seq, members, role = 'member', expires = null } = welcome;
+    const { name, room, token, seq, members } = welcome;
+    const [role, expires] = [welcome.role ?? 'member', welcome.expires ?? null];
     Object.assign(this, { name, room, token, role, expires, state: 'online' });
     this.#put({ type: 'welcome', name, room, seq, members, role, expires, again });
     this.#putGap(gap);
@@ -690,7 +686,7 @@ export class Chat {
   #refused(event) {
     if (event.code === 'room_closed') this.#isMoved = true;
     let left = event.times;
-    const error = new ChatError(event.code, event.text, event.proofs);
+    const error = new ChatError(event.code, event.text, event.proofs ?? []);
     while (left > 0 && this.#refusal === null && this.#rejects(error)) left -= 1;
     if (left > 0 && this.#refusal === null) this.#put({ ...event, times: left });
   }
@@ -737,6 +733,47 @@ export class Chat {
     if (this.#track) this.#put({ type: 'rejected', code, text, retrying, ...(proofs.length ? { proofs } : {}) });
     this.#drop(text);
   }
+}
+
+const isText = (value) => typeof value === 'string';
+// JSON's 1e999 is Infinity.
+const isNumber = (value) => Number.isFinite(value);
+const maybe = (holds) => (value) => value === undefined || value === null || holds(value);
+const listOf = (holds) => (value) => Array.isArray(value) && value.every(holds);
+const shaped = (parts) => (value) => value !== null && typeof value === 'object'
+  && Object.entries(parts).every(([key, holds]) => holds(value[key]));
+const isGap = (value) => listOf(maybe(isNumber))(value) && value.length === 2 && value[0] !== null;
+
+// The form of what a server sends, as far as this client relies on it. Other keys may hold anything.
+const isMessage = shaped({
+  message: isText, from: maybe(isText), to: maybe(isText), room: maybe(isText), seq: maybe(isNumber), at: maybe(isNumber),
+});
+const isNotice = shaped({ names: listOf(isText), count: isNumber });
+const FORMS = {
+  error: shaped({ code: isText, text: isText, times: maybe(isNumber), proofs: maybe(listOf(isText)) }),
+  welcome: shaped({
+    name: isText, room: isText, seq: isNumber, epoch: isText, members: isNumber, token: isText, lost: maybe(isGap),
+    role: maybe(isText), expires: maybe(isNumber),
+  }),
+  joined: isNotice,
+  left: isNotice,
+  moderated: shaped({ action: isText, target: isText, count: isNumber }),
+  who: shaped({ room: isText, names: listOf(isText), members: isNumber, next: maybe(isText) }),
+  rooms: shaped({ rooms: listOf(shaped({ room: isText, members: isNumber })), count: isNumber, next: maybe(isText) }),
+  history: shaped({ room: isText, messages: listOf(isMessage), next: maybe(isNumber) }),
+};
+
+/** Return the object that a frame holds, null where it is none or has not the form of its kind. */
+function readable(data) {
+  let content;
+  try {
+    content = JSON.parse(data);
+  } catch {
+    return null;
+  }
+  if (content === null || typeof content !== 'object') return null;
+  if (isText(content.message)) return isMessage(content) ? content : null;
+  return Object.keys(FORMS).every((kind) => !content[kind] || FORMS[kind](content[kind])) ? content : null;
 }
 
 /** Return the one proof among the options as {kind, value} or {kind, source}, null without one. */

@@ -914,6 +914,95 @@ test('other keys and other JSON are no error', async () => {
   chat.close();
 });
 
+test('an error whose kinds of proof are null is the error that it says', async () => {
+  Socket.made = [];
+  const opened = connect('ws://a/ws', { name: '앨리스', WebSocket: Socket });
+  Socket.made[0].happen('open');
+  Socket.made[0].give(refusal('auth_required', { proofs: null }));
+  await assert.rejects(opened, (error) => error.code === 'auth_required' && error.proofs.length === 0);
+  const { socket, events, reading } = await entered();
+  socket.give(refusal('kicked', { proofs: null, times: null }));
+  await reading;
+  assert.deepEqual(events[2], { type: 'rejected', code: 'kicked', text: 'kicked!', retrying: false });
+});
+
+// What a server sends, each in its form.
+const FRAMES = [
+  { message: '안녕', from: '밥', room: 'lobby', seq: 1, at: 5 },
+  { message: '귓속말', from: '밥', to: 'alice', at: 5 },
+  { error: { code: 'muted', text: 'x', times: 2, proofs: ['password'] } },
+  { error: { code: 'kicked', text: 'x' } },
+  { welcome: { ...WELCOME, role: 'operator', expires: 9e9, lost: [1, null] } },
+  { joined: { room: 'lobby', names: ['밥'], count: 1, members: 2 } },
+  { left: { room: 'lobby', names: ['밥'], count: 1, members: 1, reason: 'closed' } },
+  { moderated: { action: 'kick', target: '밥', count: 1 } },
+  { who: { room: 'lobby', names: ['밥'], members: 1, next: null } },
+  { rooms: { rooms: [{ room: 'lobby', members: 1 }], count: 1, next: null } },
+  { history: { room: 'lobby', messages: [{ message: '안녕', from: '밥', seq: 1, at: 5 }], next: null } },
+];
+
+/** All that a value becomes when one part of it is something else, or is not there. */
+function* broken(value) {
+  yield* [null, 5, true, 'x', [], {}, [null], 1e999];
+  if (value === null || typeof value !== 'object') return;
+  for (const key of Object.keys(value)) {
+    const { [key]: part, ...rest } = value;
+    if (!Array.isArray(value)) yield rest;
+    for (const other of broken(part)) yield Array.isArray(value) ? [other] : { ...value, [key]: other };
+  }
+}
+
+test('what the client cannot read ends no program and no chat, and is told', async () => {
+  const { chat, socket, events } = await entered();
+  const unreadable = [
+    { joined: { count: 1 } }, { left: { count: 1, names: [null] } }, { error: true }, { error: { code: 'kicked', text: 'x', proofs: 5 } },
+    { welcome: {} }, { welcome: { ...WELCOME, seq: null } }, { moderated: 'kick' }, { who: { names: '밥' } },
+    { history: { messages: null } }, { rooms: [] }, { joined: 0, left: { count: 1 } }, { who: { names: ['밥'] }, rooms: true }, { message: '안녕', from: '밥', room: 'lobby', seq: '1', at: 5 },
+  ];
+  socket.give(...unreadable);
+  await settled();
+  assert.deepEqual(events.slice(2).map((each) => each.code), unreadable.map(() => 'not_json'));
+  assert.equal(chat.state, 'online');
+  socket.give(number(1));
+  await settled();
+  assert.deepEqual(texts(events), ['m1']);
+  chat.close();
+});
+
+test('a frame with any one part broken ends no program', async () => {
+  const failures = [];
+  const note = (error) => failures.push(error);
+  process.on('uncaughtException', note);
+  let given = 0;
+  for (const frame of FRAMES) {
+    for (const each of broken(frame)) {
+      for (const first of [true, false]) {
+        Socket.made = [];
+        const opened = connect('ws://a/ws', { name: 'alice', WebSocket: Socket });
+        const [socket] = Socket.made;
+        socket.happen('open');
+        if (!first) {
+          socket.give({ welcome: WELCOME });
+          const chat = await opened;
+          for (const asked of [chat.who(), chat.rooms(), chat.history(), chat.kick('밥')]) asked.catch(note);
+        }
+        // As text, since JSON.stringify would make null of Infinity.
+        const data = JSON.stringify(each, (_, value) => (value === Infinity ? '∞' : value)).replaceAll('"∞"', '1e999');
+        socket.happen('message', { data });
+        given += 1;
+        // A chat without a welcome is ended by the loss.
+        opened.then((chat) => chat.close(), () => {});
+        await null;
+        if (socket.closed === null) socket.happen('close', { reason: '' });
+      }
+    }
+  }
+  await settled();
+  process.off('uncaughtException', note);
+  const unexpected = failures.filter((error) => !(error instanceof ChatError));
+  assert.deepEqual([unexpected, given > 500], [[], true]);
+});
+
 test('waiting grows, has a bound, and is never nothing', () => {
   const most = (attempt) => Math.max(...Array.from({ length: 300 }, () => backoff(attempt)));
   const least = (attempt) => Math.min(...Array.from({ length: 300 }, () => backoff(attempt)));
