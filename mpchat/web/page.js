@@ -20,6 +20,8 @@ const NAMES_IN_LINE = 8;
 const CLOSED = 'closed';
 // Errors that end the connection of a member who is in.
 const ENDS = new Set(['kicked', 'taken_over', 'expired']);
+// Errors that do not say that what was written in the form is wrong.
+const UNJUDGED = new Set(['auth_required']);
 
 const $ = (id) => document.getElementById(id);
 
@@ -74,12 +76,14 @@ function showEntrance(error, name = kept.name.get(), room = roomInAddress() || k
   const isAboutProof = error && signIn.refused(error);
   // A proof that is good, but not for this room.
   const isForOthers = error?.code === 'not_allowed' && $('proof').value !== '';
-  const wrong = error?.code === 'bad_room' || isForOthers ? 'first-room' : isAboutProof ? 'proof' : 'name';
+  const wrong = error?.code === 'bad_room' || isForOthers ? ['first-room'] : isAboutProof ? ['proof'] : ['name'];
+  // Or a token for another name: the code is the same.
+  if (isForOthers && signIn.namesItself && name) wrong.unshift('name');
   for (const id of ['name', 'first-room', 'proof']) {
-    $(id).setAttribute('aria-invalid', String(Boolean(error) && id === wrong && error.code !== 'auth_required'));
+    $(id).setAttribute('aria-invalid', String(Boolean(error) && wrong.includes(id) && !UNJUDGED.has(error.code)));
   }
-  $(wrong).focus();
-  if (wrong === 'proof') $('proof').select();
+  $(wrong[0]).focus();
+  if (wrong[0] === 'proof') $('proof').select();
 }
 
 /** `proof`: an option of the client with its text, as {password: '…'}; empty without one. */

@@ -181,6 +181,35 @@ def test_the_kinds_of_proof_are_a_choice(desk: Desk, site: ScriptedSite) -> None
     assert bob.find("document.getElementById('text').value") == "쓰던 글"
 
 
+INVALID = "[...document.querySelectorAll('[aria-invalid=true]')].map((each) => each.id)"
+
+
+def test_a_token_that_does_not_fit_leads_to_the_name_and_to_the_room(desk: Desk, site: ScriptedSite) -> None:
+    alice = desk.window(path=room_path("놀이방"))
+    fill(alice, name="밥")
+    alice.press_enter()
+    talk, _ = site.join()
+    talk.send(refusal("auth_required", proofs=ALL))
+    alice.until("document.activeElement.id === 'proof'", "the focus in the field")
+    choose(alice, "jwt")
+    alice.put("#proof", "e.y.J")
+    alice.press_enter()
+    talk, join = site.join()
+    assert join == {"name": "밥", "room": "놀이방", "jwt": "e.y.J"}
+    # The token is for 앨리스, or not for this room: the error says neither.
+    talk.send(refusal("not_allowed", "the token is for another name"))
+    alice.shows("#refusal", "Your sign-in does not allow this name or this room.")
+    assert alice.find(f"[{INVALID}, document.activeElement.id]") == [["name", "first-room"], "name"]
+    alice.run("document.getElementById('name').value = ''")
+    alice.press_enter()
+    talk, join = site.join()
+    assert join == {"room": "놀이방", "jwt": "e.y.J"}
+    # Without a name it is the room.
+    talk.send(refusal("not_allowed", "the token is not for this room"))
+    alice.until(f"{INVALID}.join() === 'first-room'", "the mark at the room alone")
+    assert alice.find("document.activeElement.id") == "first-room"
+
+
 def test_after_a_reload_of_the_page_the_sign_in_is_asked_for_again(desk: Desk, site: ScriptedSite) -> None:
     alice, talk, join = signed_in(desk, site, path=room_path("놀이방"))
     assert join["password"] == PASSWORD
