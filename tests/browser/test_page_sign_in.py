@@ -210,6 +210,39 @@ def test_a_token_that_does_not_fit_leads_to_the_name_and_to_the_room(desk: Desk,
     assert alice.find("document.activeElement.id") == "first-room"
 
 
+def test_the_chosen_kind_of_proof_shows_in_forced_colours(desk: Desk, site: ScriptedSite) -> None:
+    alice = desk.window("", "")
+    alice.settings(width=1100, height=700)
+    for scheme in ("light", "dark"):
+        colours = [
+            {"name": "forced-colors", "value": "active"},
+            {"name": "prefers-color-scheme", "value": scheme},
+        ]
+        alice.cdp("Emulation.setEmulatedMedia", features=colours)
+        alice.front().refresh()
+        alice.until("!document.getElementById('entrance').hidden", "the entrance")
+        assert alice.find("matchMedia('(forced-colors: active)').matches")
+        fill(alice, name="앨리스")
+        alice.press_enter()
+        talk, _ = site.join()
+        talk.send(refusal("auth_required", proofs=ALL))
+        alice.until("document.activeElement.id === 'proof'", "the focus in the field")
+        choose(alice, "secret")
+        alice.run("""const probe = document.createElement('div');
+            probe.id = 'probe';
+            document.body.append(probe);
+            probe.style.backgroundColor = 'Highlight';
+            probe.style.color = 'HighlightText';
+            probe.style.forcedColorAdjust = 'none';""")
+        look = "['backgroundColor', 'color'].map((each) => getComputedStyle(%s)[each])"
+        chosen, other, probe = (
+            alice.find(look % f"document.querySelector('{where}')")
+            for where in ("#kinds input:checked + span", "#kinds input:not(:checked) + span", "#probe")
+        )
+        assert chosen == probe
+        assert chosen[0] != other[0]
+
+
 def test_after_a_reload_of_the_page_the_sign_in_is_asked_for_again(desk: Desk, site: ScriptedSite) -> None:
     alice, talk, join = signed_in(desk, site, path=room_path("놀이방"))
     assert join["password"] == PASSWORD
