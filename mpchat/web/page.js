@@ -21,7 +21,7 @@ const CLOSED = 'closed';
 // Errors that end the connection of a member who is in.
 const ENDS = new Set(['kicked', 'taken_over', 'expired']);
 // Errors that do not say that what was written in the form is wrong.
-const UNJUDGED = new Set(['auth_required']);
+const UNJUDGED = new Set(['auth_required', 'try_later']);
 
 const $ = (id) => document.getElementById(id);
 

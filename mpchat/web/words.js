@@ -112,7 +112,7 @@ const ENGLISH = {
     bad_credentials: 'Name and sign-in do not fit. Try again.',
     expired: 'Your token has ended. Sign in with a fresh one.',
     not_allowed: 'Your sign-in does not allow this name or this room.',
-    try_later: (seconds) => `Too many attempts. Try again ${seconds ? `in ${seconds} s` : 'later'}.`,
+    try_later: (seconds) => (seconds ? `Too many attempts. Try again in ${seconds} s.` : 'Try again later.'),
     bad_name: 'This name cannot be used: 1 to 20 letters, digits or _, and - or . inside.',
     bad_room: 'This is no name for a room: 1 to 32 letters, digits or _, and - or . inside.',
     name_taken: 'Somebody has this name. If it was you: it is free a minute after that connection was lost.',
@@ -242,7 +242,7 @@ const KOREAN = {
     bad_credentials: '이름과 로그인 정보가 맞지 않습니다. 다시 해 보세요.',
     expired: '토큰의 기한이 끝났습니다. 새 토큰으로 로그인하세요.',
     not_allowed: '이 로그인으로는 그 이름이나 방을 쓸 수 없습니다.',
-    try_later: (seconds) => `너무 여러 번 시도했습니다. ${seconds ? `${seconds}초 뒤` : '나중'}에 다시 해 보세요.`,
+    try_later: (seconds) => (seconds ? `너무 여러 번 시도했습니다. ${seconds}초 뒤에 다시 해 보세요.` : '나중에 다시 해 보세요.'),
     bad_name: '쓸 수 없는 이름입니다. 글자, 숫자, _ 로 1~20자, 가운데에는 - 와 . 도 됩니다.',
     bad_room: '쓸 수 없는 방 이름입니다. 글자, 숫자, _ 로 1~32자, 가운데에는 - 와 . 도 됩니다.',
     name_taken: '이미 쓰고 있는 이름입니다. 내가 쓰던 이름이면 연결이 끊기고 1분 뒤에 다시 쓸 수 있습니다.',
@@ -279,7 +279,7 @@ export const showMoment = (seconds) => moment.format(seconds * 1000);
 export function errorText(error) {
   const known = WORDS.errors[error.code];
   if (typeof known !== 'function') return known ?? error.message;
-  // The server's text names the seconds to wait.
+  // After too many attempts the server's text names seconds to wait; a server that is busy names none.
   return known(/\bin (\d+(?:\.\d+)?) ?s/.exec(error.message)?.[1]);
 }
 

@@ -210,6 +210,34 @@ def test_a_token_that_does_not_fit_leads_to_the_name_and_to_the_room(desk: Desk,
     assert alice.find("document.activeElement.id") == "first-room"
 
 
+def test_only_an_error_that_names_seconds_is_one_of_too_many_attempts(desk: Desk, site: ScriptedSite) -> None:
+    for language, many, unchecked in [
+        ("en-US", "Too many attempts. Try again in 12 s.", "Try again later."),
+        ("ko-KR", "너무 여러 번 시도했습니다. 12초 뒤에 다시 해 보세요.", "나중에 다시 해 보세요."),
+    ]:
+        alice = desk.window()
+        alice.settings(width=1100, height=700, language=language)
+        alice.front().refresh()
+        alice.until("!document.getElementById('entrance').hidden", "the entrance")
+        fill(alice, name="앨리스")
+        alice.press_enter()
+        talk, _ = site.join()
+        talk.send(refusal("auth_required", proofs=["password"]))
+        alice.until("document.activeElement.id === 'proof'", "the focus in the field for a password")
+        alice.put("#proof", PASSWORD)
+        for text, shown in [
+            ("too many failed sign-ins for this name; try again in 12 s", many),
+            ("the server cannot check names just now; try again later", unchecked),
+        ]:
+            alice.press_enter()
+            talk, join = site.join()
+            assert join["password"] == PASSWORD
+            talk.send(refusal("try_later", text))
+            alice.until(f"document.getElementById('refusal').textContent === '{shown}'", shown)
+            # The proof was not looked at, so it is not what is wrong.
+            assert alice.find(f"[{INVALID}, document.activeElement.id]") == [[], "proof"]
+
+
 def test_the_chosen_kind_of_proof_shows_in_forced_colours(desk: Desk, site: ScriptedSite) -> None:
     alice = desk.window("", "")
     alice.settings(width=1100, height=700)
