@@ -516,7 +516,8 @@ async function moderate(action, target, seconds) {
     if (chat === from) note('answer', WORDS.moderated[action](visible(done.target), done.count));
   } catch (error) {
     if (chat !== from) return;
-    const text = WORDS.moderationErrors[error.code];
+    const isMute = action === 'mute' && error.code === 'bad_name';
+    const text = WORDS.moderationErrors[isMute ? 'only_names' : error.code];
     note('failed', text ?? errorText({ code: error.code, message: visible(error.message) }));
   }
   log.toEnd();

@@ -105,6 +105,7 @@ const ENGLISH = {
   moderationErrors: {
     not_allowed: 'Only an operator may do this.',
     bad_name: 'This is neither a name nor an address.',
+    only_names: 'Only a name can be muted.',
     bad_room: 'There is no such room, or it is the lobby, which cannot be closed.',
   },
   errors: {
@@ -235,6 +236,7 @@ const KOREAN = {
   moderationErrors: {
     not_allowed: '운영자만 할 수 있습니다.',
     bad_name: '이름도 주소도 아닙니다.',
+    only_names: '말을 막는 것은 이름으로만 할 수 있습니다.',
     bad_room: '그런 방이 없거나, 닫을 수 없는 로비입니다.',
   },
   errors: {

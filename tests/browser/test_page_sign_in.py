@@ -375,6 +375,11 @@ def test_an_operator_has_commands_and_quiet_answers(desk: Desk, site: ScriptedSi
         talk.receive()
         talk.send(refusal(code, "the file is \u202eon fire"))
         alice.notes_until(note)
+    # Addresses are banned, and not muted.
+    alice.say("/mute 192.0.2.7")
+    assert talk.receive() == {"mute": {"name": "192.0.2.7"}}
+    talk.send(refusal("bad_name"))
+    alice.notes_until("Only a name can be muted.")
     alice.say("/kick 없다")
     talk.receive()
     talk.send(refusal("no_such_name"))
