@@ -38,13 +38,14 @@ const PASSING = new Set([
 const FINAL = new Set(['kicked', 'banned', 'taken_over', 'tls_required']);
 // The end of a token ends the connection, and the chat too unless a function gives a fresh token.
 const EXPIRED = 'expired';
-// Error codes of a join, more of them for one with a proof, those of every other request, more of them for an
-// operator's, and those of a message.
+// Error codes of a join, more of them for one with a proof, those of every other request, more of them where the proof
+// does not do and for an operator's, and those of a message.
 const WRONG_JOIN = new Set([...PASSING, 'bad_name', 'bad_room', 'bad_request', 'banned', 'not_a_message',
   'auth_required', 'not_allowed']);
 const WRONG_PROOF = new Set(['bad_credentials', 'expired']);
-const NOT_MODERATED = new Set(['not_allowed', 'no_such_name', 'bad_name', 'failed']);
-const WRONG_QUESTION = new Set(['bad_request', 'bad_room', 'not_joined', 'not_a_message', 'not_allowed', 'auth_required']);
+const WRONG_QUESTION = new Set(['bad_request', 'bad_room', 'not_joined', 'not_a_message']);
+const NOT_ANSWERED = new Set(['not_allowed', 'auth_required']);
+const NOT_MODERATED = new Set(['no_such_name', 'bad_name', 'failed']);
 const WRONG_MESSAGE = new Set(['muted', 'no_such_name', 'not_a_message', 'not_json', 'not_utf8', 'too_long',
   'auth_required']);
 // Error codes that a message and a request have in common: the older one of the two is meant. not_a_message is not
@@ -719,7 +720,7 @@ export class Chat {
     if (request === this.#entrance) return true;
     const isRenewal = request.track !== undefined;
     if (request.kind === 'welcome') return WRONG_JOIN.has(code) || (isRenewal && WRONG_PROOF.has(code));
-    return WRONG_QUESTION.has(code) || (request.kind === 'moderated' && NOT_MODERATED.has(code));
+    return WRONG_QUESTION.has(code) || NOT_ANSWERED.has(code) || (request.kind === 'moderated' && NOT_MODERATED.has(code));
   }
 
   /** Give up this connection; whether another one follows depends on the error. */

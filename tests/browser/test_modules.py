@@ -51,8 +51,10 @@ def test_the_error_codes_are_those_of_the_other_clients() -> None:
     assert _codes(source, "FINAL") == FINAL
     assert _codes(source, "WRONG_JOIN") | PASSING == _WRONG_JOIN
     assert _codes(source, "WRONG_PROOF") == _WRONG_PROOF
-    assert _codes(source, "NOT_MODERATED") == _NOT_MODERATED
     assert _codes(source, "WRONG_QUESTION") == _WRONG_QUESTION
+    about_proof = _codes(source, "NOT_ANSWERED")
+    assert about_proof == {"not_allowed", "auth_required"}
+    assert _codes(source, "NOT_MODERATED") | about_proof == _NOT_MODERATED | about_proof
 
 
 def _codes(source: str, name: str) -> set[str]:
