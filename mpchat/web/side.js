@@ -157,7 +157,7 @@ export class Side {
         next = who.next ?? null;
       }
     } catch {
-      return; // The connection was lost; the next welcome asks again.
+      return; // The connection was lost, or a token does not name the room: the next welcome asks again.
     } finally {
       this.#awaited.delete(changes);
     }
