@@ -261,10 +261,10 @@ namespace Mpchat {
             "bad_credentials", Expired
         };
         static readonly HashSet<string> WrongQuestion = new HashSet<string> {
-            "bad_request", "bad_room", "not_joined", "not_a_message"
+            "bad_request", "bad_room", "not_joined", "not_a_message", "auth_required", "not_allowed"
         };
         static readonly HashSet<string> WrongModeration = new HashSet<string>(WrongQuestion) {
-            "not_allowed", "no_such_name", "bad_name", "failed", "try_later"
+            "no_such_name", "bad_name", "failed", "try_later"
         };
         // Error codes that stand for messages, one each.
         static readonly HashSet<string> WrongMessage = new HashSet<string> {

@@ -603,6 +603,43 @@ def test_a_kick_that_was_not_answered_is_told_and_not_asked_for_again(sharp: Cal
             assert second.receive() == {"unban": {"name": "밥"}}
 
 
+@pytest.mark.parametrize("code", ["not_allowed", "auth_required"])
+def test_a_question_that_the_proof_does_not_allow_is_not_asked_again(
+    sharp: Callable[..., Sharp], code: str
+) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "앨리스", f"jwt={HIDDEN}")
+        with server.accept() as first:
+            seated(first, chat)
+            chat.do("who", "다른 방")
+            assert first.receive() == {"who": {"room": "다른 방"}}
+            chat.do("rooms")
+            assert first.receive() == {"rooms": {}}
+            first.send(error(code))
+            chat.until("error", code=code)
+        with server.accept() as second:
+            seated(second, chat, recovered=True)
+            chat.do("say", "안녕")
+            # The one question without an answer is asked again, and the other one is not.
+            assert second.receive() == {"rooms": {}}
+            assert second.receive() == {"message": "안녕"}
+
+
+def test_an_error_of_a_question_is_not_taken_for_that_of_a_later_kick(sharp: Callable[..., Sharp]) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "앨리스", f"jwt={HIDDEN}")
+        with server.accept() as peer:
+            seated(peer, chat, role="operator")
+            chat.do("who", "다른 방")
+            assert peer.receive() == {"who": {"room": "다른 방"}}
+            chat.do("kick", "밥")
+            assert peer.receive() == {"kick": {"name": "밥"}}
+            peer.send(error("not_allowed"))
+            chat.until("error", code="not_allowed")
+        chat.until("disconnected")
+        assert [each["code"] for each in chat.of("error")] == ["not_allowed", "unconfirmed"]
+
+
 def test_a_welcome_that_is_far_too_long_is_none(sharp: Callable[..., Sharp]) -> None:
     with ScriptedServer() as server:
         chat = sharp(server.address, "앨리스", f"jwt={HIDDEN}")
