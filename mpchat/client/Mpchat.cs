@@ -56,8 +56,8 @@ namespace Mpchat {
         public string Jwt { internal get; set; }
         /// <summary>
         /// Returns a token as Jwt. The chat calls it before each attempt to connect, on a thread of its own, so it may
-        /// wait for the network. When it throws, or returns no token, the chat tries again later. Renew() calls it too,
-        /// on its caller's thread, maybe at the same time.
+        /// wait for the network. When it throws, or returns no token, OnRejected says no_token, and the chat tries
+        /// again later. Renew() calls it too, on its caller's thread, maybe at the same time.
         /// </summary>
         public Func<string> JwtSource { internal get; set; }
         /// <summary>The secret that all clients of the server share. The name is free.</summary>
@@ -195,12 +195,13 @@ namespace Mpchat {
 
     /// <summary>
     /// The server has rejected the name, the room or the proof that a connection begins with, or has ended the
-    /// connection with kicked, taken_over or expired.
+    /// connection with kicked, taken_over or expired. Or JwtSource has given no token ("no_token"): this is told once
+    /// between two connections, and again for another reason.
     /// </summary>
     public sealed class Rejected {
         public string Name { get; internal set; }
         public string Room { get; internal set; }
-        /// <summary>Such as name_taken, bad_name, auth_required, bad_credentials, expired, kicked.</summary>
+        /// <summary>Such as name_taken, bad_name, auth_required, bad_credentials, expired, kicked, no_token.</summary>
         public string Code { get; internal set; }
         public string Text { get; internal set; }
         /// <summary>As in Error.</summary>
@@ -244,6 +245,8 @@ namespace Mpchat {
         const int LongestSanction = 10 * 365 * 86400;
         // Code of the error about a token that is over.
         const string Expired = "expired";
+        // Code of the event that says that JwtSource has given no token.
+        const string NoToken = "no_token";
 
         // A join that was rejected for one of these may be granted later.
         static readonly HashSet<string> Passing = new HashSet<string> {
@@ -731,14 +734,22 @@ namespace Mpchat {
         void StayConnected() {
             int attempt = 0;
             bool connectedBefore = false, toldFailure = false, cameAtOnce = false;
+            string toldNoToken = null;
             while (true) {
                 string failure;
                 Outgoing hello;
-                Socket link = Prepare(out hello, out failure) ? Open(out failure) : null;
+                bool prepared = Prepare(out hello, out failure);
+                if (!prepared && failure != toldNoToken) {
+                    // Told once between two connections, and again for another reason.
+                    toldNoToken = failure;
+                    AnnounceNoToken(failure);
+                }
+                Socket link = prepared ? Open(out failure) : null;
                 if (link != null) {
                     long opened = Stopwatch.GetTimestamp();
                     if (Begin(link, hello, connectedBefore)) {
                         connectedBefore = toldFailure = true;
+                        toldNoToken = null;
                         failure = Read(link);
                     }
                     End(link, failure);
@@ -1148,6 +1159,16 @@ namespace Mpchat {
             };
             rejected = told;
             Announce(error.Text.Length, () => Raise(OnRejected, told));
+        }
+
+        // Unlike a rejection by the server this one ends no connection: there is none.
+        void AnnounceNoToken(string why) {
+            lock (changed) {
+                Rejected told = new Rejected {
+                    Name = name, Room = room, Code = NoToken, Text = why, Proofs = new string[0], Retrying = true
+                };
+                Announce(why.Length, () => Raise(OnRejected, told));
+            }
         }
 
         // Removes what was said after an Enter that was rejected, and counts it in the error.

@@ -165,6 +165,7 @@ def test_a_taken_name_is_told_and_the_token_takes_it_back(
         "name": "TAKEN",
         "room": "names",
         "code": "name_taken",
+        "text": "taken is in use; its owner comes back with the token",
         "retrying": "False",
     }
     assert second.until("disconnected")["retrying"] == "False"

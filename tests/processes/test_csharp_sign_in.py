@@ -385,6 +385,24 @@ def test_a_source_that_has_no_token_is_asked_again_later(sharp: Callable[..., Sh
             assert seated(first, chat)["join"]["jwt"] == "하나"
         with server.accept() as second:
             assert seated(second, chat)["join"]["jwt"] == "둘"
+        # Once before the first connection, and once after the loss.
+        rejections = [(each["code"], each["text"], each["retrying"]) for each in chat.of("rejected")]
+        assert rejections == [("no_token", f"no token: JwtSource {why}", "True")] * 2
+
+
+def test_a_source_that_fails_after_a_loss_is_told_once_and_again_for_another_reason(
+    sharp: Callable[..., Sharp],
+) -> None:
+    failing = f"throw{HIDDEN},throw{HIDDEN},none,none"
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "앨리스", f"source=하나,{failing},둘,{failing},셋")
+        for shown in ("하나", "둘", "셋"):
+            with server.accept() as peer:
+                assert seated(peer, chat, recovered=shown != "하나")["join"]["jwt"] == shown
+        why = ["has thrown IOException", "has returned none"]
+        told = [(each["code"], each["text"], each["retrying"]) for each in chat.of("rejected")]
+        assert told == [("no_token", f"no token: JwtSource {each}", "True") for each in why * 2]
+        assert [(each["name"], each["room"]) for each in chat.of("rejected")] == [("앨리스", "lobby")] * 4
 
 
 def test_a_source_that_takes_its_time_holds_up_neither_the_program_nor_dispose(

@@ -190,8 +190,8 @@ static class Driver {
         chat.OnModerated += e => Print("moderated", "action", e.Action, "target", e.Target, "count", e.Count);
         chat.OnError += e => Print("error", "code", e.Code, "text", e.Text, "times", e.Times, "unsent", e.Unsent,
             "proofs", Joined(e.Proofs));
-        chat.OnRejected += e => Print("rejected", "name", e.Name, "room", e.Room, "code", e.Code, "retrying",
-            e.Retrying, "proofs", Joined(e.Proofs));
+        chat.OnRejected += e => Print("rejected", "name", e.Name, "room", e.Room, "code", e.Code, "text", e.Text,
+            "retrying", e.Retrying, "proofs", Joined(e.Proofs));
     }
 
     static string Joined(IList<string> proofs) {
