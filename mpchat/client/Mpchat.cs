@@ -269,6 +269,8 @@ namespace Mpchat {
         static readonly HashSet<string> WrongModeration = new HashSet<string>(WrongQuestion) {
             "no_such_name", "bad_name", "failed", "try_later"
         };
+        // Error codes of a Tell.
+        static readonly HashSet<string> WrongTell = new HashSet<string> { "muted", "no_such_name", "too_long" };
         // Error codes that stand for messages, one each.
         static readonly HashSet<string> WrongMessage = new HashSet<string> {
             "muted", "no_such_name", "too_long", "not_a_message", "not_json", "not_utf8"
@@ -283,8 +285,10 @@ namespace Mpchat {
             internal bool Resumes;
             // The token that a join shows.
             internal string Jwt;
-            // An operator's request in words.
-            internal string Words;
+            // The text of a Tell.
+            internal string Text;
+            // An operator's request, and its name, address, network or room.
+            internal string Action, Target;
             internal bool IsMessage { get { return Kind == Kind.Say || Kind == Kind.Tell; } }
             internal bool IsJoin { get { return Kind == Kind.Enter || Kind == Kind.Renew; } }
             internal int Weight { get { return Frame.Length + EntrySize; } }
@@ -327,7 +331,8 @@ namespace Mpchat {
         long inboxSize;
         readonly LinkedList<Outgoing> outbox = new LinkedList<Outgoing>();
         long outboxSize;
-        // Requests on this connection without an answer, in the order of sending, which is that of the answers.
+        // Requests and Tells on this connection without an answer, in the order of sending. That is the order of the
+        // answers, but for operators' requests: the server may answer one later than what follows it.
         readonly List<Outgoing> requests = new List<Outgoing>();
         readonly Tracks tracks = new Tracks();
         ChatState state = ChatState.Disconnected;
@@ -445,7 +450,7 @@ namespace Mpchat {
         public bool Tell(string to, string text) {
             NeedsName();
             Json json = new Json().Begin().Field("message", Given(text, "text")).Field("to", Given(to, "to"));
-            return Enqueue(Kind.Tell, json.End());
+            return Enqueue(new Outgoing { Kind = Kind.Tell, Frame = json.End().Frame(), Text = text });
         }
 
         /// <summary>
@@ -605,7 +610,7 @@ namespace Mpchat {
             }
             Json json = new Json().Begin().Name(action).Begin().Field(key, target);
             if (seconds != null) json.Field("for", seconds.Value);
-            Outgoing entry = new Outgoing { Kind = Kind.Moderate, Words = action + " " + target };
+            Outgoing entry = new Outgoing { Kind = Kind.Moderate, Action = action, Target = target };
             entry.Frame = json.End().End().Frame();
             return Enqueue(entry);
         }
@@ -655,7 +660,7 @@ namespace Mpchat {
                     frame = next.Value.Kind == Kind.Renew ? RenewFrame(next.Value) : next.Value.Frame;
                     writing = true;
                     // Before the write: the answer may come before this thread is back.
-                    if (!next.Value.IsMessage) requests.Add(next.Value);
+                    if (next.Value.Kind != Kind.Say) requests.Add(next.Value);
                 }
                 bool whole = Sent(target, frame);
                 lock (changed) {
@@ -967,7 +972,7 @@ namespace Mpchat {
                 // A question may be asked twice. A message must not be said twice, nor a member be kicked twice.
                 requests.Remove(entrance);
                 List<Outgoing> unconfirmed = requests.FindAll(each => each.Kind == Kind.Moderate);
-                requests.RemoveAll(each => each.Kind == Kind.Moderate);
+                requests.RemoveAll(each => each.Kind == Kind.Moderate || each.Kind == Kind.Tell);
                 for (int index = requests.Count - 1; index >= 0; index--) {
                     outbox.AddFirst(requests[index]);
                     outboxSize += requests[index].Weight;
@@ -984,8 +989,8 @@ namespace Mpchat {
 
         void AnnounceUnconfirmed(Outgoing request) {
             Error told = new Error {
-                Code = "unconfirmed", Text = request.Words + ": the connection was lost before the answer came",
-                Times = 1, Proofs = new string[0]
+                Code = "unconfirmed", Times = 1, Proofs = new string[0],
+                Text = request.Action + " " + request.Target + ": the connection was lost before the answer came"
             };
             Announce(told.Text.Length, () => Raise(OnError, told));
         }
@@ -1028,7 +1033,7 @@ namespace Mpchat {
                     requests.Remove(Asked(Kind.Rooms));
                     Announce(arrived.Size, () => Raise(OnRooms, arrived.Rooms));
                 } else if (arrived.Moderated != null) {
-                    requests.Remove(Asked(Kind.Moderate));
+                    SettleModeration(arrived.Moderated);
                     Announce(arrived.Size, () => Raise(OnModerated, arrived.Moderated));
                 }
                 // Everything else is of a later version, which this one cannot show.
@@ -1039,7 +1044,10 @@ namespace Mpchat {
         void TakeMessage(Message message) {
             int size = message.Text.Length;
             if (message.To != null) {
-                if (message.Sender == name) unsure--;
+                if (message.Sender == name) {
+                    unsure--;
+                    SettleTell(message.Text);
+                }
                 Announce(size, () => Raise(OnPrivate, message));
                 return;
             }
@@ -1057,6 +1065,28 @@ namespace Mpchat {
                 if (message.Sender == name && message.Seq.Value > track.JoinedAt) unsure--;
             }
             Announce(size, () => Raise(OnMessage, message));
+        }
+
+        // Notes that a Tell has come back. The receiver is not compared: the server may spell it in another way. The
+        // server answers Tells in order, so those before it are answered too.
+        void SettleTell(string text) {
+            int place = requests.FindIndex(each => each.Kind == Kind.Tell && each.Text == text);
+            for (int index = place; index >= 0; index--) {
+                if (requests[index].Kind == Kind.Tell) requests.RemoveAt(index);
+            }
+        }
+
+        void SettleModeration(Moderated answer) {
+            // The server spells the target of a ban and the room of a close in its own way.
+            bool respells = answer.Action == "ban" || answer.Action == "close";
+            Outgoing request = requests.Find(each => each.Action == answer.Action && each.Target == answer.Target);
+            if (request == null && respells) request = requests.Find(each => each.Action == answer.Action);
+            if (request == null) {
+                // The error of a Tell behind this request came first, and was taken for this one's.
+                request = Asked(Kind.Tell);
+                if (request != null) unsure--;
+            }
+            requests.Remove(request);
         }
 
         void TakeNotice(Notice notice, Action raise) {
@@ -1114,6 +1144,7 @@ namespace Mpchat {
                 }
                 if (request == null) break;
                 requests.Remove(request);
+                if (request.Kind == Kind.Tell) unsure--;
                 if (request.Kind == Kind.Enter) DropMessagesFor(request, error);
                 if (error.Code == Expired) doubtful = request.Jwt;
             }
@@ -1139,6 +1170,7 @@ namespace Mpchat {
             switch (request.Kind) {
                 case Kind.Enter: return WrongJoin.Contains(code);
                 case Kind.Renew: return WrongRenewal.Contains(code);
+                case Kind.Tell: return WrongTell.Contains(code);
                 case Kind.Moderate: return WrongModeration.Contains(code);
                 default: return WrongQuestion.Contains(code);
             }

@@ -658,6 +658,90 @@ def test_an_error_of_a_question_is_not_taken_for_that_of_a_later_kick(sharp: Cal
         assert [each["code"] for each in chat.of("error")] == ["not_allowed", "unconfirmed"]
 
 
+def moderated(action: str, target: str) -> bytes:
+    return payload(moderated={"action": action, "target": target, "count": 1})
+
+
+def private(text: str, to: str) -> bytes:
+    return payload(message=text, to=to, at=1.5, **{"from": "앨리스"})
+
+
+NOBODY = error("no_such_name")
+# What the client sends, what the server answers, and what is in doubt then: requests, and how many messages.
+DOUBTS: dict[str, tuple[list[tuple[str, ...]], list[bytes], tuple[list[str], int]]] = {
+    "the_error_is_of_the_tell": (
+        [("tell", "없음", "안녕"), ("kick", "밥"), ("kick", "캐럴")],
+        [NOBODY, moderated("kick", "밥")],
+        (["kick 캐럴"], 0),
+    ),
+    "the_error_is_of_the_kick": (
+        [("tell", "밥", "안녕"), ("kick", "없음"), ("kick", "캐럴")],
+        [private("안녕", "밥"), NOBODY],
+        (["kick 캐럴"], 0),
+    ),
+    "the_error_is_of_the_second_tell": (
+        [("tell", "BOB", "안녕"), ("tell", "없음", "안녕"), ("kick", "캐럴")],
+        # The server spells the receiver as it knows it.
+        [private("안녕", "bob"), NOBODY],
+        (["kick 캐럴"], 0),
+    ),
+    "a_later_tell_has_come_back": (
+        [("tell", "밥", "안녕"), ("tell", "밥", "또"), ("kick", "없음"), ("kick", "캐럴")],
+        # Tells are answered in order, so the first one is answered when the second one comes back.
+        [private("또", "밥"), NOBODY],
+        (["kick 캐럴"], 1),
+    ),
+    "no_answer": ([("tell", "밥", "안녕"), ("kick", "밥")], [], (["kick 밥"], 1)),
+    "the_tell_is_muted": (
+        [("tell", "밥", "안녕"), ("kick", "없음"), ("kick", "캐럴")],
+        [error("muted"), NOBODY],
+        (["kick 캐럴"], 0),
+    ),
+    "the_tell_is_too_long": (
+        [("tell", "밥", "안녕"), ("kick", "없음")],
+        [error("too_long"), NOBODY],
+        ([], 0),
+    ),
+    "a_tell_behind_a_slow_kick": (
+        [("kick", "밥"), ("tell", "없음", "안녕"), ("kick", "캐럴")],
+        [NOBODY, moderated("kick", "밥")],
+        (["kick 캐럴"], 0),
+    ),
+    "a_later_kick_is_answered_first": (
+        [("kick", "밥"), ("kick", "캐럴"), ("mute", "캐럴")],
+        [moderated("kick", "캐럴")],
+        (["kick 밥", "mute 캐럴"], 0),
+    ),
+    "the_server_spells_the_target": (
+        [("mute", "밥"), ("ban", "캐럴"), ("ban", "127.0.0.1:80"), ("close", "Game")],
+        [moderated("ban", "캐럴"), moderated("close", "game"), moderated("ban", "127.0.0.1")],
+        (["mute 밥"], 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("doubt", DOUBTS)
+def test_an_answer_is_that_of_the_request_that_it_means(sharp: Callable[..., Sharp], doubt: str) -> None:
+    commands, answers, (requests, messages) = DOUBTS[doubt]
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "앨리스", f"password={HIDDEN}")
+        with server.accept() as first:
+            seated(first, chat, role="operator")
+            for command in commands:
+                chat.do(*command)
+                assert first.receive() is not None
+            first.send(*answers)
+        lost = chat.until("disconnected")
+        unconfirmed = [each["text"] for each in chat.of("error") if each["code"] == "unconfirmed"]
+        assert [each.split(":")[0] for each in unconfirmed] == requests
+        assert (lost["unsure"], lost["unsent"]) == (f"{messages}", "0")
+        with server.accept() as second:
+            seated(second, chat, recovered=True)
+            # Neither a message nor a moderation is sent twice.
+            chat.do("say", "다시")
+            assert second.receive() == {"message": "다시"}
+
+
 def test_a_welcome_that_is_far_too_long_is_none(sharp: Callable[..., Sharp]) -> None:
     with ScriptedServer() as server:
         chat = sharp(server.address, "앨리스", f"jwt={HIDDEN}")
