@@ -515,13 +515,16 @@ namespace Mpchat {
             return Moderate("unban", "name", Short(Given(name, "name"), LongestName), null);
         }
 
-        /// <summary>Delivers no message of a name, an address or a network; seconds as with Ban. As Kick.</summary>
+        /// <summary>
+        /// Delivers no message of a name; seconds as with Ban. An address or a network cannot be muted: OnError says
+        /// bad_name. As Kick.
+        /// </summary>
         /// <exception cref="ArgumentOutOfRangeException">The seconds are out of range.</exception>
         public bool Mute(string name, int? seconds = null) {
             return Moderate("mute", "name", Short(Given(name, "name"), LongestName), seconds);
         }
 
-        /// <summary>Delivers the messages of a muted name, address or network again. As Kick.</summary>
+        /// <summary>Delivers the messages of a muted name again. As Kick.</summary>
         public bool Unmute(string name) {
             return Moderate("unmute", "name", Short(Given(name, "name"), LongestName), null);
         }
