@@ -37,6 +37,9 @@ SHOWN_LENGTH = 40
 NICE = 10
 # The name of that thread.
 PASSWORDS = "passwords"
+# For so many times as long as a token's check took its thread rests: the loop, which needs the interpreter
+# too, has most of it, however many tokens wait.
+REST = 3.0
 # Seconds that the threads get at the end.
 PATIENCE = 1.0
 
@@ -200,7 +203,10 @@ class _Lane:
         outcomes: list[Outcome] = []
 
         def check() -> None:
+            begun = time.perf_counter()
             outcomes.append(checker.outcome(tried.proof))
+            if self._name != PASSWORDS:
+                time.sleep(REST * (time.perf_counter() - begun))
 
         def on_done(_: Exception | None) -> None:
             self._busy = False
