@@ -78,6 +78,11 @@ class Accounts:
                 self._create()
             self._ready()
 
+    @property
+    def seen(self) -> bool:
+        """True when the file has been there, by now or before."""
+        return self._identity is not None
+
     def close(self) -> None:
         """Close the file."""
         if self._db is not None:
@@ -215,7 +220,7 @@ class Accounts:
             return self._db
         if identity is None:
             if self._identity is not None:  # with its names free, all could be taken
-                raise MpchatError(f"the accounts are gone: {self.path}")
+                raise gone(self.path)
             return None
         self.close()
         self._db, self._identity = self._open(), identity
@@ -265,6 +270,11 @@ class Accounts:
             for statement in _TABLES.strip().split(";\n"):
                 db.execute(statement)
         db.execute("COMMIT")
+
+
+def gone(path: Path) -> MpchatError:
+    """Return the error for a file that was there before: without it every name would be free."""
+    return MpchatError(f"the accounts are gone: {path}")
 
 
 def _unknown(name: str) -> MpchatError:

@@ -10,7 +10,7 @@ import logging
 import secrets
 from pathlib import Path
 
-from mpchat.auth.accounts import Account, Accounts, default_path
+from mpchat.auth.accounts import Account, Accounts, default_path, gone
 from mpchat.auth.grant import Grant, Identity, Proof
 from mpchat.auth.keys import Key, load_key, read_secret, without_newline
 from mpchat.auth.lookalikes import looks, too_many_marks
@@ -70,6 +70,16 @@ class Verifier:
                 raise
             log.error("names cannot be checked: %s", error)
             raise ProtocolError("try_later", UNCHECKED) from None
+
+    @property
+    def had_accounts(self) -> bool:
+        """True when the accounts' file has been there. Asks no disk; any thread may ask."""
+        return self._accounts is not None and self._accounts.seen
+
+    def require_accounts(self) -> None:
+        """Raise :class:`StartError` if the accounts' file is missing."""
+        if self._accounts is not None and not self._accounts.seen:
+            raise StartError(f"accounts: {gone(self._accounts.path)}")
 
     @property
     def lets_nobody_in(self) -> bool:

@@ -19,7 +19,7 @@ from mpchat.auth.throttle import Key, Throttle
 from mpchat.auth.tokens import claimed_name
 from mpchat.auth.verifier import Verifier
 from mpchat.config import Config
-from mpchat.errors import MpchatError, ProtocolError
+from mpchat.errors import MpchatError, ProtocolError, StartError
 from mpchat.protocol.names import name_key
 from mpchat.protocol.sign_in import BAD_CREDENTIALS, TRY_LATER, UNCHECKED
 from mpchat.reactor import Reactor
@@ -71,6 +71,11 @@ class Gate:
         self._passwords.forget(identity)
         self._others.forget(identity)
 
+    @property
+    def had_accounts(self) -> bool:
+        """True when names have been registered: their file must not be missing from now on."""
+        return self._passwords.had_accounts or self._others.had_accounts
+
     def follow(self, config: Config, verifiers: "Verifiers | None") -> None:
         """Check by other settings from now on."""
         passwords, others = verifiers or (None, None)
@@ -119,14 +124,21 @@ class Gate:
 Verifiers = tuple[Verifier, Verifier]
 
 
-def make_verifiers(config: Config) -> Verifiers | None:
+def make_verifiers(config: Config, *, had_accounts: bool = False) -> Verifiers | None:
     """Read what proofs are checked with; None: no setting asks for that.
 
-    Takes as long as the disk takes. Raise :class:`StartError` for what cannot be used.
+    ``had_accounts`` is what the running gate says: the accounts' file must be there. Takes as long as the
+    disk takes. Raise :class:`StartError` for what cannot be used.
     """
     if not config.auth_on:
         return None
     verifiers = Verifier(config), Verifier(config)
+    if had_accounts:
+        try:
+            verifiers[0].require_accounts()
+        except StartError:
+            close_verifiers(verifiers)
+            raise
     if config.auth == "closed" and verifiers[0].lets_nobody_in:
         log.warning("auth is closed, and nobody can come in: no account, no jwt_key, no secret")
     return verifiers
@@ -151,6 +163,7 @@ class _Lane:
         self._thread: JobThread | None = None
         self._lines = Lines(MOST_WAITING if name == PASSWORDS else MOST_CHEAP)
         self._busy = False
+        self._had_accounts = False
 
     def add(self, tried: Try) -> None:
         """Check a try when its turn comes, or say that there are too many."""
@@ -163,7 +176,13 @@ class _Lane:
     def forget(self, identity: int) -> None:
         self._lines.forget(identity)
 
+    @property
+    def had_accounts(self) -> bool:
+        verifier = self._checker.verifier
+        return self._had_accounts or (verifier is not None and verifier.had_accounts)
+
     def follow(self, config: Config, verifier: Verifier | None) -> None:
+        self._had_accounts = self.had_accounts  # a mode without verifiers may come in between
         before, self._checker = self._checker, _Checker(config, verifier)
         self._end(before)
 

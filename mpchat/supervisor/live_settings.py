@@ -90,7 +90,7 @@ class LiveSettings:
         Raise :class:`ConfigError` or :class:`StartError` with nothing changed. On success :meth:`adopt` or
         :meth:`give_up` must follow.
         """
-        reading = SlowCall(partial(_read, self._sources, self.config))
+        reading = SlowCall(partial(_read, self._sources, self.config, self._gate.had_accounts))
         yield from _wait(reading, pause)
         if not reading.done:
             disk = "the disk with the settings file or the log"
@@ -166,12 +166,12 @@ def _wait(call: SlowCall[Any], pause: Callable[[], Generator[None]]) -> Generato
 
 
 def _read(
-    sources: Sources, running: Config
+    sources: Sources, running: Config, had_accounts: bool
 ) -> tuple[Config, dict[str, str], Certificate | None, Verifiers | None]:
     """Return the settings as they are now, and those that need a restart with the reasons.
 
     And the certificate, and what proofs are checked with. Asks the disk for the settings file, and for a new
-    log. Raise :class:`ConfigError` or :class:`StartError`.
+    log. With ``had_accounts`` their file must be there. Raise :class:`ConfigError` or :class:`StartError`.
     """
     wanted = sources.read_again(os.environ, running)
     kept = {name: FIXED[name] for name in differing(running, wanted) if name in FIXED}
@@ -191,7 +191,7 @@ def _read(
         except StartError as error:
             raise StartError(f"{error}; nothing has changed") from None
     try:
-        return config, kept, certificate, make_verifiers(config)
+        return config, kept, certificate, make_verifiers(config, had_accounts=had_accounts)
     except StartError as error:
         raise StartError(f"{error}; nothing has changed") from None
 

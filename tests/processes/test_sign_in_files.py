@@ -279,8 +279,9 @@ def test_names_are_checked_again_when_the_accounts_are_right_again(
             assert told["code"] == "try_later"
             assert told["text"] == "the server cannot check names just now; try again later"
         eventually(lambda: f"names cannot be checked: {said}" in server.log, "the log to say what is wrong")
-        told_of_reload = one_line(server.command("reload"), NOT_STARTED) if spoil in OF_ACCOUNTS else ""
-        assert not told_of_reload or said in told_of_reload
+        told_of_reload = one_line(server.command("reload"), NOT_STARTED)
+        assert said in told_of_reload
+        assert "nothing has changed" in told_of_reload
         put(place / "accounts.db", kept)
         place.chmod(0o700)
         os.chown(place, os.geteuid(), -1)
@@ -288,6 +289,30 @@ def test_names_are_checked_again_when_the_accounts_are_right_again(
         assert sign_in(server, **right) == ""
     assert not shows_a_secret(server.log, place)
     assert proofs.password not in server.log
+
+
+def test_a_reload_frees_no_name_when_the_accounts_are_missing(
+    server: Server, place: Path, proofs: Proofs
+) -> None:
+    """Not by a path to nowhere either, nor by way of a mode that needs no accounts."""
+    secret = (place / "secret").read_text()
+    nobody = {"name": "앨리스", "secret": secret}
+    settings: dict[str, Any] = {"port": 0, "workers": 1, **proofs.settings}
+    write_settings(server, auth="closed", **{**settings, "accounts": str(place / "없음.db")})
+    told = one_line(server.command("reload"), NOT_STARTED)
+    assert f"accounts: the accounts are gone: {place}/없음.db; nothing has changed" in told
+    assert sign_in(server, **nobody) == "auth_required"
+    write_settings(server, port=0, workers=1, auth="open")
+    reload(server)
+    kept = (place / "accounts.db").read_bytes()
+    gone(place)
+    write_settings(server, auth="closed", **settings)
+    told = one_line(server.command("reload"), NOT_STARTED)
+    assert f"accounts: the accounts are gone: {place}/accounts.db; nothing has changed" in told
+    put(place / "accounts.db", kept)
+    reload(server)
+    assert sign_in(server, **nobody) == "auth_required"
+    assert sign_in(server, name="앨리스", password=proofs.password) == ""
 
 
 def gone(place: Path) -> str:

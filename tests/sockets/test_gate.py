@@ -28,6 +28,9 @@ RIGHT, WRONG = "맞는 비밀번호", "틀린 비밀번호"
 class Scripted:
     """A verifier that knows one password and one token, and waits where the test wants it to."""
 
+    # What it says of its accounts, its key and its secret.
+    had_accounts, lets_nobody_in = False, False
+
     def __init__(self, mark: str = "") -> None:
         """``mark`` is the role in each grant: it shows which verifier has checked a proof."""
         self.mark = mark

@@ -492,6 +492,6 @@ def test_a_log_file_is_not_given_up_by_a_reload(here: Path) -> None:
     sources, running = at_a_start(foreground=True)
     assert running.log_file == "/x.log"
     settings_file.write_text("")
-    config, kept, *_ = live_settings._read(sources, running)
+    config, kept, *_ = live_settings._read(sources, running, had_accounts=False)
     assert config.log_file == "/x.log"
     assert "stop and start" in kept["log_file"]
