@@ -52,8 +52,8 @@ def readable_accounts(place: Path) -> str:
 
 
 def accounts_in_an_open_folder(place: Path) -> str:
-    place.chmod(0o777)
-    return f"accounts: others may write the folder {place}; close it with: chmod go-w {place}"
+    place.chmod(0o777)  # the keys are in it too, and are read first
+    return f"others may write the folder {place}; close it with: chmod go-w {place}"
 
 
 def linked_accounts_in_an_open_folder(place: Path) -> str:
@@ -95,7 +95,7 @@ def accounts_of_another_user(place: Path) -> str:
 
 def accounts_in_a_folder_of_another_user(place: Path) -> str:
     os.chown(place, NOBODY, NOBODY)
-    return f"accounts: the folder {place} belongs to another user"
+    return f"the folder {place} belongs to another user"
 
 
 def accounts_behind_a_link_of_another_user(place: Path) -> str:
@@ -148,6 +148,22 @@ def key_behind_a_link_to_a_file_of_another_user(place: Path) -> str:
     return f"jwt_key: {place}/jwt.pem belongs to another user"
 
 
+def key_behind_a_link_of_another_user(place: Path) -> str:
+    (place / "jwt.pem").rename(place / "target")
+    (place / "jwt.pem").symlink_to("target")
+    os.chown(place / "jwt.pem", NOBODY, NOBODY, follow_symlinks=False)
+    return f"jwt_key: {place}/jwt.pem belongs to another user"
+
+
+def linked_key_in_an_open_folder(place: Path) -> str:
+    target = place.parent / "open" / "target.pem"
+    target.parent.mkdir(exist_ok=True)
+    target.parent.chmod(0o777)
+    (place / "jwt.pem").rename(target)
+    (place / "jwt.pem").symlink_to(target)
+    return f"jwt_key: others may write the folder {target.parent}; close it with: chmod go-w {target.parent}"
+
+
 def writable_secret(place: Path) -> str:
     (place / "secret").chmod(0o622)
     return f"secret: others may read or change {place}/secret; chmod 640 it"
@@ -189,13 +205,18 @@ OF_KEYS: list[Spoil] = [
     readable_key,
     no_key,
     damaged_key,
+    linked_key_in_an_open_folder,
     key_of_another_program,
     writable_secret,
     empty_secret,
     secret_that_is_a_pipe,
     secret_that_is_a_link_to_nothing,
 ]
-OF_KEYS_AS_ROOT: list[Spoil] = [key_of_another_user, key_behind_a_link_to_a_file_of_another_user]
+OF_KEYS_AS_ROOT: list[Spoil] = [
+    key_of_another_user,
+    key_behind_a_link_to_a_file_of_another_user,
+    key_behind_a_link_of_another_user,
+]
 
 
 def cases(plain: list[Spoil], as_root: list[Spoil]) -> list[Any]:

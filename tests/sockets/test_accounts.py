@@ -307,7 +307,8 @@ def test_a_file_in_a_folder_that_others_may_write_is_refused(path: Path, mode: i
     path.parent.chmod(mode)
     for create in (False, True):
         said = refused(lambda create=create: Accounts(path, create=create))  # type: ignore[misc]
-        assert said.startswith(f"others may write the folder {path.parent}")
+        step = "choose another folder" if mode == 0o1777 else f"close it with: chmod go-w {path.parent}"
+        assert said == f"others may write the folder {path.parent}; {step}"
 
 
 def test_no_file_is_made_in_a_folder_that_others_may_write(path: Path) -> None:

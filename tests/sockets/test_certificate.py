@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from support.tls import Authority
 
 from mpchat.errors import StartError
-from mpchat.instance import trusted_file
+from mpchat.instance import owners, trusted_file
 from mpchat.tls.certificate import Certificate, make_context, read_certificate
 
 DAY = 86_400.0
@@ -121,12 +121,12 @@ def test_files_may_belong_to_root_or_to_the_servers_user(
 def belong_to(monkeypatch: pytest.MonkeyPatch, owner: int) -> None:
     """Let the system say that files belong to ``owner``, and that this process is ``USER``'s."""
 
-    def fstat(descriptor: int) -> Any:
-        about = os.stat(descriptor)
-        return SimpleNamespace(st_mode=about.st_mode, st_uid=owner)
+    def belonging(about: os.stat_result) -> Any:
+        return SimpleNamespace(st_mode=about.st_mode, st_gid=about.st_gid, st_uid=owner)
 
     fake = SimpleNamespace(**{name: getattr(os, name) for name in dir(os)})
-    fake.fstat, fake.geteuid = fstat, lambda: USER
+    fake.fstat = fake.stat = lambda at: belonging(os.stat(at))
+    fake.lstat, fake.geteuid = lambda at: belonging(os.lstat(at)), lambda: USER
     monkeypatch.setattr(trusted_file, "os", fake)
 
 
@@ -292,6 +292,72 @@ def test_a_chain_with_its_key_is_as_secret_as_the_key(files: Files) -> None:
 def test_files_of_another_user_are_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     belong_to(monkeypatch, USER + 1)
     assert refusal(*files) == f"tls_cert: {files[0]} belongs to another user"
+
+
+OPEN = "others may write the folder {}; close it with: chmod go-w {}"
+
+
+@pytest.mark.parametrize(("mode", "may_be"), [(0o777, False), (0o702, False), (0o1777, True), (0o755, True)])
+def test_files_that_others_may_replace_are_refused(files: Files, mode: int, may_be: bool) -> None:
+    folder = files[0].parent
+    folder.chmod(mode)
+    if may_be:  # in a sticky folder nobody else can put a file in place of these
+        assert read_certificate(*map(str, files)).names == ("chat.test",)
+    else:
+        assert refusal(*files) == "tls_cert: " + OPEN.format(folder, folder)
+
+
+def test_a_group_that_may_write_certificates_may_have_a_folder_for_them_and_not_for_keys(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "both").mkdir()
+    for path in files:
+        path.rename(tmp_path / "both" / path.name)
+    chain, key = (tmp_path / "both" / path.name for path in files)
+    (tmp_path / "both").chmod(0o770)
+    monkeypatch.setattr(owners, "_is_own_group", lambda gid, uid: False)
+    assert refusal(chain, key) == "tls_key: " + OPEN.format(chain.parent, chain.parent)
+    key.rename(tmp_path / "key")
+    assert read_certificate(str(chain), str(tmp_path / "key")).names == ("chat.test",)
+
+
+def lets_encrypt(chain: Path, key: Path, folder: Path) -> Files:
+    """Arrange files as certbot does."""
+    (folder / "archive" / "chat.test").mkdir(parents=True)
+    (folder / "live" / "chat.test").mkdir(parents=True)
+    for path, name in ((chain, "fullchain"), (key, "privkey")):
+        path.rename(folder / "archive" / "chat.test" / f"{name}1.pem")
+        (folder / "live" / "chat.test" / f"{name}.pem").symlink_to(f"../../archive/chat.test/{name}1.pem")
+    return folder / "live" / "chat.test" / "fullchain.pem", folder / "live" / "chat.test" / "privkey.pem"
+
+
+def kubernetes(chain: Path, key: Path, folder: Path) -> Files:
+    """Arrange files as Kubernetes mounts a secret: in a folder that all may write, which is sticky."""
+    dated = folder / "secret" / "..2026_11_28"
+    dated.mkdir(parents=True)
+    dated.chmod(0o2755)
+    dated.parent.chmod(0o3777)
+    (folder / "secret" / "..data").symlink_to(dated.name)
+    for path in (chain, key):
+        path.rename(dated / path.name)
+        (folder / "secret" / path.name).symlink_to(f"..data/{path.name}")
+    return folder / "secret" / chain.name, folder / "secret" / key.name
+
+
+@pytest.mark.parametrize("arrange", [lets_encrypt, kubernetes])
+@pytest.mark.parametrize("owner", [0, USER])
+def test_links_as_certbot_and_kubernetes_make_them_are_followed(
+    files: Files,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arrange: Callable[[Path, Path, Path], Files],
+    owner: int,
+) -> None:
+    arranged = arrange(*files, tmp_path / "여기")
+    belong_to(monkeypatch, owner)
+    assert read_certificate(*map(str, arranged)).names == ("chat.test",)
+    belong_to(monkeypatch, USER + 1)
+    assert refusal(*arranged) == f"tls_cert: {arranged[0]} belongs to another user"
 
 
 # Time.
