@@ -4,8 +4,13 @@ A key decides its algorithm, never a token. A public key is public: everything t
 none of those allowed is refused, because as a shared secret (HS256) anyone could sign with it.
 """
 
+import base64
+import binascii
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from mpchat.errors import StartError
@@ -21,8 +26,17 @@ ALLOWED = (
 )
 _PUBLIC = b"-----BEGIN PUBLIC KEY-----"
 _PRIVATE = b"PRIVATE KEY-----"
-# How keys begin that ssh has.
-_SSH = (b"ssh-", b"ecdsa-sha2-", b"sk-ssh-", b"sk-ecdsa-", b"-----BEGIN OPENSSH", b"---- BEGIN SSH2")
+_UNUSABLE = "there is no key in it that can be used"
+# What keys of ssh have in them, also behind options and in their base64.
+_SSH = re.compile(rb"ssh-(rsa|dss|ed)|ecdsa-sha2-|-----BEGIN OPENSSH|---- BEGIN SSH2")
+# What is left of a PEM file without its first line or its dashes.
+_PEM_REST = re.compile(rb"(PUBLIC|PRIVATE) KEY|-----(BEGIN|END) ")
+# Text that may be bytes in base64 or hex: shorter than every key, longer than most words.
+_RUN = re.compile(rb"[A-Za-z0-9+/_-]{16,}")
+# What may stand between two lines of such a text, or between two bytes.
+_BETWEEN = re.compile(rb"\\[rn]|[\s:\"'\0]")
+# How often bytes may be written as text of text.
+_MOST_WRITINGS = 3
 
 
 class Key:
@@ -41,7 +55,8 @@ def read_secret(setting: str, where: str) -> bytes:
     """Return what is at the place that a setting names: a path, or ``env:NAME``.
 
     Raise :class:`StartError`, which names the setting and never shows a secret, if it is missing, empty, or
-    in a file that other users may read, unless that is a public key, or write.
+    in a file that other users may read, unless that is a public key, or write. The path is not shown when
+    nothing is there: it may be the secret itself, by mistake.
     """
     if where.startswith(FROM_ENVIRONMENT):
         name = where.removeprefix(FROM_ENVIRONMENT)
@@ -49,7 +64,21 @@ def read_secret(setting: str, where: str) -> bytes:
         if not data:
             raise StartError(f"{setting}: the environment has no {name}")
         return data
-    data = read_trusted(setting, where, "a key or a secret", lambda data: not _is_public(data))
+    with suppress(PermissionError):
+        try:
+            os.stat(where)
+        except (OSError, ValueError) as error:
+            if isinstance(error, PermissionError):
+                raise
+            missing = "the file that this setting names is not there"
+            raise StartError(f"{setting}: {missing}; allowed: the path of a file, or env:NAME") from None
+
+    def is_private(data: bytes) -> bool:
+        if setting == "jwt_key" and not _is_public(data):
+            _check_kind(data, setting)  # first: a certificate of mode 644 needs no other mode
+        return not _is_public(data)
+
+    data = read_trusted(setting, where, "a key or a secret", is_private)
     if not data.strip():
         raise StartError(f"{setting}: {where} is empty")
     return data
@@ -62,14 +91,42 @@ def without_newline(data: bytes) -> bytes:
 
 def load_key(data: bytes, setting: str = "jwt_key") -> Key:
     """Return the key of tokens. Raise :class:`StartError`, which names the setting, for any other key."""
+    _check_kind(data, setting)
+    if b"-----BEGIN " in data:
+        key = _pem_key(data, setting)
+    else:
+        secret = without_newline(data)
+        if len(secret) < SHORTEST_SECRET:
+            raise StartError(f"{setting}: a secret of {len(secret)} bytes is too short; {ALLOWED}")
+        key = Key(HS256, secret, secret)
+    _try(key, setting)
+    return key
+
+
+def _check_kind(data: bytes, setting: str) -> None:
+    """Raise :class:`StartError` for a key of a kind that is not taken."""
     if reason := _why_not(data):
         raise StartError(f"{setting}: {reason}; {ALLOWED}")
-    if b"-----BEGIN " in data:
-        return _pem_key(data, setting)
-    secret = without_newline(data)
-    if len(secret) < SHORTEST_SECRET:
-        raise StartError(f"{setting}: a secret of {len(secret)} bytes is too short; {ALLOWED}")
-    return Key(HS256, secret, secret)
+    if b"-----BEGIN " in data and _PRIVATE not in data:
+        _pem_key(data, setting)
+
+
+def _try(key: Key, setting: str) -> None:
+    """Use a key once: the library that checks tokens refuses some. Raise :class:`StartError`."""
+    import jwt
+
+    signer = jwt.PyJWS()
+    try:
+        if key.signing is not None:
+            signer.decode(
+                signer.encode(b"", key.signing, algorithm=key.algorithm),
+                key.verifying,
+                algorithms=[key.algorithm],
+            )
+        else:
+            signer.get_algorithm_by_name(key.algorithm).prepare_key(key.verifying)
+    except (jwt.PyJWTError, ValueError, TypeError):
+        raise StartError(f"{setting}: {_UNUSABLE}; {ALLOWED}") from None
 
 
 def _is_public(data: bytes) -> bool:
@@ -78,8 +135,10 @@ def _is_public(data: bytes) -> bool:
 
 def _why_not(data: bytes) -> str:
     """Return why these bytes are a key of a kind that is not taken; else ""."""
-    if data.lstrip().startswith(_SSH):
+    if _SSH.search(data):
         return "it is a key of ssh"
+    if b"PuTTY-User-Key" in data:
+        return "it is a key of PuTTY"
     if b"-----BEGIN CERTIFICATE" in data:
         return "it is a certificate; take the public key out of it"
     if b"ENCRYPTED" in data and b"-----BEGIN " in data:
@@ -88,7 +147,27 @@ def _why_not(data: bytes) -> str:
         return "it is in UTF-16"
     if _is_json_key(data):
         return "it is a JSON web key"
-    return "it is a key in DER, not in PEM" if _is_der(data) else ""
+    if _is_der(data):
+        return "it is a key in DER, not in PEM"
+    return "it is a key, but not in PEM" if b"-----BEGIN " not in data and _is_key(data) else ""
+
+
+def _is_key(data: bytes, writings: int = 0) -> bool:
+    """Tell whether bytes look like a key that has a format, or write such bytes in base64 or hex."""
+    if _is_der(data) or _PEM_REST.search(data) or _SSH.search(data):
+        return True
+    return writings < _MOST_WRITINGS and any(_is_key(each, writings + 1) for each in _written(data))
+
+
+def _written(data: bytes) -> Iterator[bytes]:
+    """Return the bytes that runs of letters and digits in a text stand for, alone and joined."""
+    runs = _RUN.findall(data.replace(b"\\n", b"\n")) + _RUN.findall(_BETWEEN.sub(b"", data))
+    for run in dict.fromkeys(runs):
+        text = run.translate(bytes.maketrans(b"-_", b"+/"))
+        with suppress(binascii.Error):
+            yield base64.b64decode(text[: len(text) // 4 * 4])
+        with suppress(ValueError):
+            yield bytes.fromhex(run.decode().removeprefix("0x"))
 
 
 def _is_json_key(data: bytes) -> bool:
@@ -100,13 +179,22 @@ def _is_json_key(data: bytes) -> bool:
 
 
 def _is_der(data: bytes) -> bool:
-    """Tell whether these bytes are an ASN.1 sequence of their own length, as each key in DER is."""
-    if len(data) < 4 or data[0] != 0x30:
-        return False
-    if data[1] < 0x80:
-        return len(data) == 2 + data[1]
-    count = data[1] & 0x7F
-    return len(data) == 2 + count + int.from_bytes(data[2 : 2 + count], "big")
+    """Tell whether bytes begin as keys and certificates in DER do; of random ones one in millions does.
+
+    That is a sequence, which begins with another one (of an algorithm's name, or of a certificate's version
+    or number), or with a number: that of the format, or a long one, of RSA.
+    """
+    inside = _inside(data)
+    if inside[:1] == b"\x30":
+        return _inside(inside)[:1] in (b"\x06", b"\xa0", b"\x02", b"\x30")
+    return inside[:2] == b"\x02\x01" or inside[:2] in (b"\x02\x81", b"\x02\x82")
+
+
+def _inside(data: bytes) -> bytes:
+    """Return what follows the head of an ASN.1 sequence, also behind its end; nothing for other bytes."""
+    if len(data) < 4 or data[0] != 0x30 or data[1] == 0x80 or data[1] > 0x83:
+        return b""
+    return data[2 + (data[1] & 0x7F if data[1] > 0x80 else 0) :]
 
 
 def _pem_key(data: bytes, setting: str) -> Key:
@@ -122,7 +210,7 @@ def _pem_key(data: bytes, setting: str) -> Key:
         else:
             found, public = None, serialization.load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise StartError(f"{setting}: there is no key in it that can be used; {ALLOWED}") from None
+        raise StartError(f"{setting}: {_UNUSABLE}; {ALLOWED}") from None
     if isinstance(public, ed25519.Ed25519PublicKey):
         return Key(EDDSA, public, found)
     if isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1):

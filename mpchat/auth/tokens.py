@@ -11,6 +11,7 @@ from typing import Any
 
 from mpchat.auth.grant import MEMBER, ROLES, Grant
 from mpchat.auth.keys import Key
+from mpchat.auth.lookalikes import MOST_MARKS, too_many_marks
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.protocol.names import checked_name
 from mpchat.protocol.requests import LONGEST_JWT
@@ -29,7 +30,8 @@ def make_token(key: Key, grant: Grant, audience: str, now: float) -> str:
     """Return a token that says what ``grant`` does, made at the time ``now`` (seconds since 1970).
 
     Raise :class:`ProtocolError` for a name that is not allowed, and :class:`MpchatError` for a public key,
-    more than 100 rooms, a room of more than 64 characters, and a grant without an end.
+    more than 100 rooms, a room of more than 64 characters, a name with more than four marks in a row, a grant
+    without an end, and a key that signs nothing.
     """
     if key.signing is None:
         raise MpchatError("jwt_key is a public key, which only checks tokens; to sign takes the private key")
@@ -40,15 +42,21 @@ def make_token(key: Key, grant: Grant, audience: str, now: float) -> str:
         )
     if grant.expires is None:
         raise MpchatError("a token has an end")
+    name = checked_name(grant.name)
+    if too_many_marks(name):
+        raise MpchatError(f"a name with a token has at most {MOST_MARKS} marks in a row on a letter")
     import jwt
 
-    claims: dict[str, Any] = {"sub": checked_name(grant.name), "aud": audience, "iat": int(now)}
+    claims: dict[str, Any] = {"sub": name, "aud": audience, "iat": int(now)}
     claims["exp"] = math.ceil(grant.expires)
     if grant.rooms is not None:
         claims["rooms"] = list(grant.rooms)
     if grant.role != MEMBER:
         claims["role"] = grant.role
-    text = jwt.encode(claims, key.signing, algorithm=key.algorithm)
+    try:
+        text = jwt.encode(claims, key.signing, algorithm=key.algorithm)
+    except jwt.PyJWTError as error:
+        raise MpchatError(f"the token cannot be signed: {type(error).__name__}") from None
     if len(text) > LONGEST_JWT:
         raise MpchatError(f"the token would have {len(text)} characters, {LONGEST_JWT} are read")
     return text

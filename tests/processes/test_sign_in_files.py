@@ -122,7 +122,7 @@ def readable_key(place: Path) -> str:
 
 def no_key(place: Path) -> str:
     (place / "jwt.pem").unlink()
-    return f"jwt_key: cannot read {place}/jwt.pem: No such file or directory"
+    return "jwt_key: the file that this setting names is not there; allowed: the path of a file, or env:NAME"
 
 
 def damaged_key(place: Path) -> str:
@@ -183,7 +183,7 @@ def secret_that_is_a_pipe(place: Path) -> str:
 def secret_that_is_a_link_to_nothing(place: Path) -> str:
     (place / "secret").unlink()
     (place / "secret").symlink_to("nowhere")
-    return f"secret: cannot read {place}/secret: No such file or directory"
+    return "secret: the file that this setting names is not there; allowed: the path of a file, or env:NAME"
 
 
 Spoil = Callable[[Path], str]

@@ -216,10 +216,12 @@ def test_a_token_that_cannot_be_made_is_one_line_without_the_key(here: Server) -
     said = failed(here, "token", "bob", "--jwt-key", paths[1])
     assert "too short" in said
     assert "짧은 열쇠" not in said
-    assert "cannot read" in failed(here, "token", "bob", "--jwt-key", "missing")
+    assert "is not there" in failed(here, "token", "bob", "--jwt-key", "missing")
     assert "jwt_key is not set" in failed(here, "token", "bob", code=2)
     key_path = private(here.folder / "key", KEY)
     assert "a space" in failed(here, "token", "a b", "--jwt-key", key_path)
+    pile = "가" + "\u0301\u0302\u0303\u0304\u0306"
+    assert "at most 4 marks in a row" in failed(here, "token", pile, "--jwt-key", key_path)
     assert "a space" in failed(here, "token", "bob", "--rooms", "a b", "--jwt-key", key_path)
     assert "names no room" in failed(here, "token", "bob", "--rooms", ",", "--jwt-key", key_path, code=2)
     (here.folder / "key").chmod(0o644)

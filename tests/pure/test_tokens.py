@@ -4,6 +4,8 @@ import base64
 import hashlib
 import hmac
 import json
+import random
+import re
 from typing import Any
 
 import jwt
@@ -184,8 +186,9 @@ def test_a_token_over_8_kib_is_wrong_and_is_not_read(monkeypatch: pytest.MonkeyP
     assert read(fits).name == "앨리스"
     long = signed(CLAIMS | {"more": "x" * 6200})
     assert len(long) > LONGEST_JWT
+    key = load_key(SECRET)
     monkeypatch.setattr(jwt, "PyJWS", None)
-    assert code(long) == "bad_credentials"
+    assert code(long, key) == "bad_credentials"
 
 
 def encoded(value: Any) -> str:
@@ -285,6 +288,7 @@ def test_claims_that_two_programs_may_read_differently_are_wrong(claims: str) ->
     [
         (Grant("a b", expires=NOW), "a space"),
         (Grant("앨리스"), "has an end"),
+        (Grant("가" + "\u0301\u0302\u0303\u0304\u0306", expires=NOW), "at most 4 marks in a row"),
         (Grant("앨리스", rooms=("방",) * 101, expires=NOW), "at most 100 rooms"),
         (Grant("앨리스", rooms=("",), expires=NOW), "1 to 64 characters"),
         (Grant("앨리스", rooms=("방" * 64,) * 100, expires=NOW), "8192 are read"),
@@ -340,6 +344,79 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "broken": (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "no key in it"),
     "cut": (PRIVATE["ES256"][:60], "no key in it"),
 }
+
+LINES = [PUBLIC[kind].split(b"\n")[1:-2] for kind in ("ES256", "EdDSA")] + [
+    public_pem(RSA).split(b"\n")[1:-2]
+]
+DERS = [base64.b64decode(b"".join(lines)) for lines in LINES]
+PEMS = [PUBLIC["ES256"], PUBLIC["EdDSA"], public_pem(RSA)]
+PKCS1 = RSA.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
+PUTTY = b"PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\nPublic-Lines: 2\nAAAA\n"
+# Public keys in other writings, with which anyone could sign if one were taken for a shared secret.
+WRITINGS = {
+    "the body alone": [b"\n".join(lines) for lines in LINES],
+    "the body in one line": [b"".join(lines) + b"\n" for lines in LINES],
+    "the body in short lines": [re.sub(b"(.{20})", b"\\1\r\n", b"".join(lines)) for lines in LINES],
+    "the body for addresses": [base64.urlsafe_b64encode(der).rstrip(b"=") for der in DERS],
+    "the body in a setting": [b'key = "' + b"".join(lines) + b'"\n' for lines in LINES],
+    "in base64": [base64.b64encode(pem) for pem in PEMS],
+    "in base64, in lines": [base64.encodebytes(pem) for pem in PEMS],
+    "in base64 twice": [base64.b64encode(base64.b64encode(pem)) for pem in PEMS],
+    "in hex": [der.hex().encode() for der in (*DERS, PKCS1)],
+    "in hex, apart": [der.hex(":").upper().encode() + b"\n" for der in DERS],
+    "in hex, with a sign": [b"0x" + der.hex().encode() for der in DERS],
+    "pem in hex": [pem.hex().encode() for pem in PEMS],
+    "a byte after it": [der + b"\n" for der in (*DERS, PKCS1)],
+    "no first line": [pem.split(b"\n", 1)[1] for pem in PEMS],
+    "no last line": [b"".join(lines[:1]) for lines in LINES],
+    "no dashes": [pem.replace(b"-", b"") for pem in PEMS],
+    "fewer dashes": [pem.replace(b"-----", b"----") for pem in PEMS],
+    "in utf-16": [base64.b64encode(der).decode().encode("utf-16") for der in DERS],
+    "of ssh after options": [
+        b'from="192.0.2.*",no-pty ' + SSH,
+        b"# \xec\x95\xa8\n" + SSH,
+        b'command="ls" ' + SSH,
+    ],
+    "of ssh, the body": [SSH.split()[1]],
+    "of PuTTY": [PUTTY],
+}
+
+
+@pytest.mark.parametrize("writing", WRITINGS)
+def test_a_public_key_in_another_writing_is_no_shared_secret(writing: str) -> None:
+    for data in WRITINGS[writing]:
+        with pytest.raises(StartError, match="jwt_key: it is a key"):
+            load_key(data)
+
+
+def test_random_texts_are_secrets() -> None:
+    chance = random.Random(1)
+    for _ in range(2000):
+        data = chance.randbytes(48)
+        for text in (
+            data,
+            data.hex().encode(),
+            base64.b64encode(data) + b"\n",
+            base64.urlsafe_b64encode(data),
+        ):
+            assert load_key(text).algorithm == "HS256"
+    assert load_key("우리 반의 열쇠는 아주 아주 길다".encode()).algorithm == "HS256"
+
+
+def test_a_key_that_the_library_refuses_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise jwt.InvalidKeyError("a key of which nothing is shown: " + SECRET.decode())
+
+    signing = load_key(SECRET)
+    monkeypatch.setattr(jwt.algorithms.HMACAlgorithm, "prepare_key", refuse)
+    monkeypatch.setattr(jwt.algorithms.ECAlgorithm, "prepare_key", refuse)
+    for data in (SECRET, PRIVATE["ES256"], PUBLIC["ES256"]):
+        with pytest.raises(StartError, match="jwt_key: there is no key in it that can be used") as caught:
+            load_key(data)
+        assert SECRET.decode() not in str(caught.value)
+    with pytest.raises(MpchatError, match="the token cannot be signed") as unsigned:
+        make_token(signing, Grant("앨리스", expires=NOW), AUDIENCE, NOW)
+    assert SECRET.decode() not in str(unsigned.value)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

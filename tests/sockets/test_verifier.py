@@ -297,9 +297,13 @@ def told(config: Config, **changes: Any) -> str:
 
 
 def test_what_cannot_be_used_at_the_start_names_the_setting(config: Config, tmp_path: Path) -> None:
-    missing = str(tmp_path / "없음")
-    assert told(config, jwt_key=missing) == f"jwt_key: cannot read {missing}: No such file or directory"
-    assert told(config, secret=missing) == f"secret: cannot read {missing}: No such file or directory"
+    # The setting may have the secret itself, which is not told, also when it can be no path.
+    for place in (str(tmp_path / "없음"), str(tmp_path / "key" / "없음"), str(tmp_path / ("없" * 300)), "\0"):
+        for setting in ("jwt_key", "secret"):
+            assert told(config, **{setting: place}) == (
+                f"{setting}: the file that this setting names is not there; "
+                "allowed: the path of a file, or env:NAME"
+            )
     assert told(config, secret="env:MPCHAT_NONE") == "secret: the environment has no MPCHAT_NONE"
     assert told(config, jwt_key=private(tmp_path / "short", "짧다")).startswith(
         "jwt_key: a secret of 6 bytes"
@@ -321,6 +325,15 @@ def test_a_secret_that_others_may_read_is_refused(config: Config, setting: str) 
     assert told(config) == f"{setting}: others may read or change {path}; chmod 640 it"
     os.chmod(path, 0o640)
     Verifier(config).close()
+
+
+def test_a_key_of_a_wrong_kind_is_told_before_its_mode(config: Config, tmp_path: Path) -> None:
+    rsa = "-----BEGIN RSA PUBLIC KEY-----\nAAAA\n-----END RSA PUBLIC KEY-----\n"
+    certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    for text, why in ((certificate, "it is a certificate"), (rsa, "there is no key in it")):
+        path = private(tmp_path / "wrong", text)
+        os.chmod(path, 0o644)
+        assert told(config, jwt_key=path).startswith(f"jwt_key: {why}")
 
 
 def test_a_public_key_may_be_read_by_others_and_not_written(tmp_path: Path) -> None:
