@@ -84,7 +84,8 @@ def check_length(text: str) -> None:
     """Raise :class:`MpchatError` for a new password with fewer than 8 or more than 256 characters."""
     length = len(unicodedata.normalize("NFC", text[: 4 * LONGEST + 1]))
     if not SHORTEST <= length <= LONGEST:
-        raise MpchatError(f"a password has {SHORTEST} to {LONGEST} characters, this one {length}")
+        found = "many more" if len(text) > 4 * LONGEST else length
+        raise MpchatError(f"a password has {SHORTEST} to {LONGEST} characters, this one {found}")
 
 
 def hash_password(text: str, cost: Cost = COST) -> Stored:

@@ -145,19 +145,30 @@ def _new_password(name: str) -> "Stored":
             raise click.UsageError(str(error)) from None  # then it is asked for again
         return text
 
-    if sys.stdin.isatty():
-        text: str = click.prompt(
-            f"password for {visible(name)}",
-            hide_input=True,
-            confirmation_prompt="once more",
-            err=True,
-            value_proc=checked,
-        )
-        return hash_password(text)
-    line = sys.stdin.buffer.readline(_LONGEST_LINE)
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    try:
+        if terminal:
+            text: str = click.prompt(
+                f"password for {visible(name)}",
+                hide_input=True,
+                confirmation_prompt="once more",
+                err=True,
+                value_proc=checked,
+            )
+            text.encode()
+        else:
+            text = _first_line()
+    except UnicodeError:
+        if terminal:
+            click.echo(err=True)  # ends the line with the prompt
+        why = "it is not in UTF-8, or not as the locale says"
+        raise MpchatError(f"the password cannot be read as text: {why}") from None
+    return hash_password(text)
+
+
+def _first_line() -> str:
+    """Return the first line of standard input. Raise ``UnicodeDecodeError`` if it is not UTF-8."""
+    line = b"" if sys.stdin is None else sys.stdin.buffer.readline(_LONGEST_LINE)
     if not line:
         raise MpchatError("no password: it is the first line of standard input")
-    try:
-        return hash_password(line.decode().removesuffix("\n").removesuffix("\r"))
-    except UnicodeDecodeError:
-        raise MpchatError("the password is not UTF-8") from None
+    return line.decode().removesuffix("\n").removesuffix("\r")

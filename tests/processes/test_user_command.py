@@ -107,7 +107,8 @@ def test_what_cannot_be_done_is_one_line(here: Server) -> None:
     assert "first line of standard input" in failed(here, "user", "add", "bob")
     assert "8 to 256 characters, this one 0" in failed(here, "user", "add", "bob", typed="\n")
     assert "8 to 256 characters, this one 7" in failed(here, "user", "add", "bob", typed="비밀번호일곱자\n")
-    assert "not UTF-8" in failed(here, "user", "add", "bob", typed=b"caf\xe9caf\xe9caf\xe9\n")
+    assert "not in UTF-8" in failed(here, "user", "add", "bob", typed=b"caf\xe9caf\xe9caf\xe9\n")
+    assert "this one many more" in failed(here, "user", "add", "bob", typed="비" * 1025 + "\n")
     for words in (["remove", "bob"], ["role", "bob", "operator"], ["password", "bob"]):
         assert "bob is not registered" in failed(here, "user", *words, typed=right)
     assert json.loads(mpchat(here, "user", "list", "--json").stdout)["accounts"][0]["name"] == "alice"
@@ -174,6 +175,42 @@ def test_a_terminal_is_asked_twice_and_shows_nothing_of_it(here: Server) -> None
         assert "앨리스 is registered, role member" in terminal.text
         assert "do not match" in terminal.text
         assert RIGHT not in terminal.text
+    finally:
+        process.kill()
+        process.wait()
+        terminal.close()
+
+
+@pytest.mark.parametrize("verb", ["add", "password"])
+def test_a_password_that_cannot_be_read_is_one_line(here: Server, verb: str) -> None:
+    """Standard input is closed, and a terminal sends bytes that are no text."""
+    if verb == "password":
+        added(here, "앨리스")
+    words = [*MPCHAT, "user", verb, "앨리스"]
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *words],
+        env=here.environment,
+        cwd=here.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert closed.returncode == 1
+    assert closed.stderr == "mpchat: no password: it is the first line of standard input\n"
+    terminal = Terminal()
+    process = subprocess.Popen(
+        session_command(terminal, "leader", *words), env=here.environment, cwd=here.folder
+    )
+    try:
+        eventually(lambda: "password for 앨리스: " in terminal.text, "the password to be asked for")
+        terminal.type("caf\udce9 caf\udce9")
+        assert process.wait(30) == 1
+        told = terminal.text.splitlines()[-1]
+        assert told == (
+            "mpchat: the password cannot be read as text: it is not in UTF-8, or not as the locale says"
+        )
+        assert "Traceback" not in terminal.text
     finally:
         process.kill()
         process.wait()

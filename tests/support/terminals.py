@@ -45,8 +45,8 @@ class Terminal:
         termios.tcflow(self._programs, termios.TCOOFF)
 
     def type(self, line: str) -> None:
-        """Type a line and press Enter."""
-        os.write(self._user, f"{line}\n".encode())
+        """Type a line and press Enter; a byte that is no text is a surrogate, as of ``os.fsdecode``."""
+        os.write(self._user, f"{line}\n".encode(errors="surrogateescape"))
 
     @property
     def text(self) -> str:
