@@ -114,6 +114,11 @@ class Accounts:
         """Return all accounts, sorted by name."""
         return [self._account(row) for row in self._rows(f"SELECT {_COLUMNS} FROM accounts ORDER BY key", ())]
 
+    @property
+    def empty(self) -> bool:
+        """True when no name is registered. Looks at no account, so that a damaged one is no error."""
+        return not self._rows("SELECT 1 FROM accounts LIMIT 1", ())
+
     def add(self, name: str, stored: Stored, role: str = MEMBER) -> None:
         """Register a name. Raise :class:`MpchatError` if it is registered or looks like another account."""
         key, found, now = name_key(name), looks(name), time.time()

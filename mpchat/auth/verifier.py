@@ -83,8 +83,13 @@ class Verifier:
 
     @property
     def lets_nobody_in(self) -> bool:
-        """True when there is no account, no key and no secret. Asks the disk; raises as :meth:`check`."""
-        return not (self._key or self._secret or (self._accounts is not None and self._accounts.all()))
+        """True when there is no account, no key and no secret. Asks the disk. Raise :class:`StartError`."""
+        if self._key or self._secret:
+            return False
+        try:
+            return self._accounts is None or self._accounts.empty
+        except MpchatError as error:
+            raise StartError(f"accounts: {error}") from None
 
     def close(self) -> None:
         """Close the accounts; call in the thread that checks, when no check will follow."""

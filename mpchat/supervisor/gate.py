@@ -133,14 +133,14 @@ def make_verifiers(config: Config, *, had_accounts: bool = False) -> Verifiers |
     if not config.auth_on:
         return None
     verifiers = Verifier(config), Verifier(config)
-    if had_accounts:
-        try:
+    try:
+        if had_accounts:
             verifiers[0].require_accounts()
-        except StartError:
-            close_verifiers(verifiers)
-            raise
-    if config.auth == "closed" and verifiers[0].lets_nobody_in:
-        log.warning("auth is closed, and nobody can come in: no account, no jwt_key, no secret")
+        if config.auth == "closed" and verifiers[0].lets_nobody_in:
+            log.warning("auth is closed, and nobody can come in: no account, no jwt_key, no secret")
+    except StartError:
+        close_verifiers(verifiers)
+        raise
     return verifiers
 
 

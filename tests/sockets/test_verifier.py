@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sqlite3
 import statistics
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mpchat.auth import accounts as accounts_module
 from mpchat.auth import passwords, verifier
 from mpchat.auth.accounts import Accounts
 from mpchat.auth.grant import MEMBER, OPERATOR, Grant, Identity, Proof
@@ -325,6 +327,29 @@ def test_a_secret_that_others_may_read_is_refused(config: Config, setting: str) 
     assert told(config) == f"{setting}: others may read or change {path}; chmod 640 it"
     os.chmod(path, 0o640)
     Verifier(config).close()
+
+
+def test_whether_nobody_can_come_in_is_asked_without_looking_at_an_account(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One damaged account must not keep a server from its start, and an unreadable file is told as such."""
+    alone = msgspec.structs.replace(config, jwt_key="", secret="")
+    with closing(sqlite3.connect(config.accounts)) as db:
+        db.execute("UPDATE accounts SET password = 'scrypt:비밀'")
+        db.commit()
+    with closing(Verifier(alone)) as checks:
+        assert not checks.lets_nobody_in
+        monkeypatch.setattr(accounts_module, "BUSY_PATIENCE", 0.05)
+        with closing(Verifier(alone)) as hurried, closing(sqlite3.connect(config.accounts)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(
+                StartError, match=r"accounts: cannot use the accounts in .*: database is locked"
+            ):
+                hurried.lets_nobody_in  # noqa: B018
+        with Accounts(Path(config.accounts)) as accounts:
+            accounts.remove("앨리스")
+            accounts.remove("bob")
+        assert checks.lets_nobody_in
 
 
 def test_a_key_of_a_wrong_kind_is_told_before_its_mode(config: Config, tmp_path: Path) -> None:
