@@ -9,7 +9,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -66,7 +65,7 @@ class Hub:
         *,
         notices: bool = True,
         past: Past | None = None,
-        moderation_path: Path | None = None,
+        moderation: ModerationKeeper | None = None,
         on_run: Callable[[Run], None] | None = None,
         connections: Callable[[], int] = int,
     ) -> None:
@@ -74,9 +73,9 @@ class Hub:
 
         ``limits.lag`` is how many bytes of the plain stream are kept; a stuck worker may be half as many
         behind before all wait for it. ``on_run`` gets every run of messages that is numbered.
-        ``moderation_path`` is the file of bans and mutes. ``connections`` returns how many there are.
+        ``moderation`` has the file of bans and mutes. ``connections`` returns how many there are.
         """
-        keeper = ModerationKeeper(moderation_path)
+        keeper = moderation or ModerationKeeper(None)
         past = past or Past(secrets.token_urlsafe(9))
         rules = keeper.at_start
         self.state = HubState(limits, past, rules, notices=notices, archived=on_run is not None)

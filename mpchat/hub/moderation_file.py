@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,32 +26,46 @@ _POLL = 0.01
 
 log = logging.getLogger("mpchat.hub")
 
+# Raises :class:`MpchatError` for a file that others may write, and ``OSError``.
+Check = Callable[[], object]
 
-def read_moderation(path: Path) -> Moderation:
+
+def trusted() -> None:
+    """Check nothing: no other user may write into the instance's folder."""
+
+
+def read_moderation(path: Path, check: Check = trusted) -> Moderation:
     """Return what is kept; nothing when there is no file.
 
-    Raises :class:`StartError` for a file that cannot be read: a server without its bans would let banned
-    clients in again.
+    Raises :class:`StartError` for a file that cannot be read, or that ``check`` refuses: a server without its
+    bans would let banned clients in again.
     """
     try:
+        check()
         return _read(path) or Moderation()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StartError(
             f"cannot read the bans in {path}: {error}; mend the file, or move it away to begin without"
         ) from None
+    except MpchatError as error:
+        raise StartError(f"bans: {error}") from None
 
 
 class ModerationFile:
     """The file of a running server, and the rules that this server could not write yet."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Check = trusted) -> None:
+        """Begin; ``check`` is asked before each reading and writing."""
         self.path = path
+        self._check = check
         # The file as it was last read: its identity, size and time of change. None: there was none.
         self._seen = self._stamp()
         # Rules that the file lacks, by table and key; None stands for a rule to be removed.
         self._unwritten: dict[tuple[str, str], Rule | None] = {}
         # Why the file could not be read or written; each reason is logged once.
         self._fault = ""
+        # That reason was the check's: it ends without a change of the file.
+        self._refused = False
 
     def change(self, rules: Mapping[tuple[str, str], Rule | None], mine: Moderation) -> None:
         """Write rules by table and key, or remove them (None). ``mine`` are the rules that hold here by now.
@@ -60,8 +74,9 @@ class ModerationFile:
         """
         self._unwritten.update(rules)
         try:
+            self._check()
             self._write(mine, LOCK_PATIENCE)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, MpchatError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MpchatError(
                 f"it holds until the server stops, but could not be written to {self.path}: {_reason(error)}"
             ) from None
@@ -74,6 +89,7 @@ class ModerationFile:
         """
         self._unwritten.update(rules)
         try:
+            self._check()
             found = self._stamp()
             gone = found is None and (mine.bans or mine.mutes)
             if gone or self._unwritten:
@@ -81,11 +97,14 @@ class ModerationFile:
                 log.warning("written again, with all bans and mutes: %s", self.path)
                 found = self._stamp()
             if found == self._seen:
+                if self._refused:
+                    self._fault, self._refused = "", False
                 return None
             self._seen = found
             kept = _read(self.path)
             self._fault = ""
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, MpchatError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._refused = isinstance(error, MpchatError)
             self._complain(_reason(error))
             return None
         return kept

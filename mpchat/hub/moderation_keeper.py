@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mpchat.hub.moderation import Moderation, Rule
-from mpchat.hub.moderation_file import ModerationFile, read_moderation
+from mpchat.hub.moderation_file import Check, ModerationFile, read_moderation, trusted
 
 # A rule's table and key there.
 RuleKey = tuple[str, str]
@@ -31,10 +31,13 @@ class FileLook:
 class ModerationKeeper:
     """The rules that the file lacks, and when each rule was changed here."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Keep nothing if ``path`` is None. Raise :class:`StartError` for a file that cannot be read."""
-        self.at_start = read_moderation(path) if path is not None else Moderation()
-        self._file = ModerationFile(path) if path is not None else None
+    def __init__(self, path: Path | None, check: Check = trusted) -> None:
+        """Keep nothing if ``path`` is None; ``check`` refuses a file that others may write.
+
+        Raise :class:`StartError` for a file that is refused or cannot be read.
+        """
+        self.at_start = read_moderation(path, check) if path is not None else Moderation()
+        self._file = ModerationFile(path, check) if path is not None else None
         # None stands for a rule to be removed.
         self._unwritten: dict[RuleKey, Rule | None] = {}
         # Counts changes. An operator makes each of them.

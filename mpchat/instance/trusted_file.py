@@ -70,13 +70,13 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
 
 
-def check_own_file(path: Path) -> os.stat_result | None:
+def check_own_file(path: Path, *, public: bool = False) -> os.stat_result | None:
     """Return the status of a file that this user alone may read and write; None when there is no file.
 
-    Opens nothing. Raise :class:`MpchatError` for anything but a plain file or a link to one, for a file or a
-    link of another user, and where others may read or write the file or may put files beside it. That holds
-    for a sticky folder such as /tmp too: SQLite obeys a journal that lies beside its file. Raise ``OSError``
-    if the path cannot be looked at.
+    A ``public`` file may be read by others. Opens nothing. Raise :class:`MpchatError` for anything but a
+    plain file or a link to one, for a file or a link of another user, and where others may read or write the
+    file or may put files beside it. That holds for a sticky folder such as /tmp too: SQLite obeys a journal
+    that lies beside its file. Raise ``OSError`` if the path cannot be looked at.
     """
     me = os.geteuid()
     for folder in _folders(path):
@@ -95,6 +95,8 @@ def check_own_file(path: Path) -> os.stat_result | None:
     for status in (link, about):
         if status.st_uid not in (me, 0):
             raise MpchatError(f"{path} belongs to another user, {user_name(status.st_uid)}")
-    if about.st_mode & 0o077:
+    if public and others_may_write(about, me):
+        raise MpchatError(f"others may write {path}; close it with: chmod go-w {path}")
+    if not public and about.st_mode & 0o077:
         raise MpchatError(f"others may read or write {path}; close it with: chmod 600 {path}")
     return about

@@ -20,9 +20,12 @@ from mpchat.control.server import Server
 from mpchat.errors import StartError
 from mpchat.hub.archive import Archive
 from mpchat.hub.hub import Hub
+from mpchat.hub.moderation_file import trusted
+from mpchat.hub.moderation_keeper import ModerationKeeper
 from mpchat.hub.past import Past
 from mpchat.instance.lock import Guard
 from mpchat.instance.record import Identity
+from mpchat.instance.trusted_file import check_own_file
 from mpchat.ipc import logs, os_process
 from mpchat.reactor import Reactor
 from mpchat.supervisor import signals
@@ -340,11 +343,14 @@ def _make_hub(
     config: Config, bans: Path, archive: Archive | None, past: Past | None, connections: Callable[[], int]
 ) -> Hub:
     """Return a hub that goes on from the history and from the bans kept in a file."""
+    # In the instance's own folder no other user writes.
+    check = partial(check_own_file, bans, public=True) if config.bans else trusted
+    moderation = ModerationKeeper(bans, check)
     hub = Hub(
         limits_of(config),
         notices=config.notices,
         past=past,
-        moderation_path=bans,
+        moderation=moderation,
         on_run=archive.save if archive else None,
         connections=connections,
     )

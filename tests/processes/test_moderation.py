@@ -311,6 +311,27 @@ def test_others_are_read_while_one_that_floods_is_not(folder: Path) -> None:
             assert "599" not in [each.get("message") for each in calm.got]
 
 
+def test_a_file_of_bans_that_others_may_write_stops_the_start_and_is_not_followed(folder: Path) -> None:
+    bans = folder / "금지.json"
+    bans.write_text('{"bans": {}, "mutes": {}}')
+    bans.chmod(0o666)
+    server = Server(folder)
+    done = server.command("start", "--port", "0", "--bans", str(bans))
+    server.end()
+    assert done.returncode == 5
+    assert done.stderr == f"mpchat: bans: others may write {bans}; close it with: chmod go-w {bans}\n"
+    bans.chmod(0o644)
+    with running(folder, "--bans", str(bans), workers=1) as server:
+        ok(server, "ban", "철수")
+        folder.chmod(0o777)
+        bans.write_text('{"bans": {}, "mutes": {}}')
+        why = f"others may write the folder {folder}; close it with: chmod go-w {folder}"
+        eventually(lambda: why in server.log, "the log to say why", 10.0)
+        assert "철수" in ok(server, "bans")
+        folder.chmod(0o700)
+        eventually(lambda: "철수" not in ok(server, "bans"), "the file to be followed again", 10.0)
+
+
 def test_two_servers_share_a_file_of_bans_and_it_comes_back_when_it_is_removed(folder: Path) -> None:
     bans = str(folder / "금지.json")
     with (

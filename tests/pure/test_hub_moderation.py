@@ -14,6 +14,7 @@ from mpchat.errors import MpchatError, StartError
 from mpchat.hub.hub import Hub
 from mpchat.hub.moderation import Moderation, as_host, kick_target
 from mpchat.hub.moderation_file import LOCK_PATIENCE, read_moderation
+from mpchat.hub.moderation_keeper import ModerationKeeper
 
 NOW = 1000.0
 EVER = 1e12
@@ -29,7 +30,7 @@ class Operator:
 
     def __init__(self, path: Path) -> None:
         """Start the server that keeps its moderation at ``path``."""
-        self._hub = Hub(LIMITS, moderation_path=path)
+        self._hub = Hub(LIMITS, moderation=ModerationKeeper(path))
 
     def ban(self, target: str, until: float | None = None) -> str:
         banned = self._hub.moderator.ban(target, until, 0.0)

@@ -4,15 +4,18 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from mpchat.errors import MpchatError
+from mpchat.errors import MpchatError, StartError
 from mpchat.hub import moderation_file
 from mpchat.hub.moderation import BANS, MUTES, Moderation, Rule
 from mpchat.hub.moderation_file import ModerationFile, read_moderation
+from mpchat.instance.trusted_file import check_own_file
 
 TROLL = Rule("troll", None)
 
@@ -85,6 +88,44 @@ def test_why_the_file_cannot_be_read_is_logged_once_until_it_could_be(
     path.write_text("{")
     assert file.look({}, mine) is None
     assert complaints(caplog) == [first]
+
+
+def test_a_file_that_others_may_write_is_neither_followed_nor_written(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check = partial(check_own_file, path, public=True)
+    path.parent.chmod(0o700)
+    file, mine = ModerationFile(path, check), with_rule()
+    file.change({(BANS, "troll"): TROLL}, mine)
+    assert file.look({}, mine) == mine
+    path.chmod(0o644)
+    assert read_moderation(path, check) == mine
+    for _ in range(2):  # it may be mended and be spoilt again
+        path.chmod(0o666)
+        why = f"others may write {path}; close it with: chmod go-w {path}"
+        with pytest.raises(StartError, match=re.escape(f"bans: {why}")):
+            read_moderation(path, check)
+        path.write_text("{}")
+        assert file.look({}, mine) is None
+        assert file.look({}, mine) is None
+        (said,) = complaints(caplog)
+        assert said == f"bans neither read nor written, those of before hold, {why}: {path}"
+        with pytest.raises(MpchatError, match=re.escape(why)):
+            file.change({(MUTES, "troll"): TROLL}, mine)
+        assert path.read_text() == "{}"
+        path.unlink()
+        path.parent.chmod(0o777)
+        assert file.look({}, mine) is None
+        assert f"others may write the folder {path.parent}" in complaints(caplog)[0]
+        assert not path.exists()
+        path.parent.chmod(0o700)
+        assert file.look({}, mine) == mine
+        assert complaints(caplog) == []
+        path.chmod(0o666)
+        assert file.look({}, mine) is None
+        assert len(complaints(caplog)) == 1
+        path.chmod(0o600)  # as it was, so that nothing is read
+        assert file.look({}, mine) is None
 
 
 def test_the_reason_is_that_of_the_system_or_of_the_file_s_content(path: Path) -> None:
