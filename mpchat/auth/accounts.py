@@ -6,6 +6,7 @@ blocks, and raises :class:`MpchatError` whose text names the file. A file of ano
 version, or a damaged one, is left as it is.
 """
 
+import logging
 import os
 import sqlite3
 import time
@@ -17,7 +18,7 @@ from typing import Self
 import msgspec
 
 from mpchat.auth.grant import MEMBER
-from mpchat.auth.lookalikes import looks
+from mpchat.auth.lookalikes import data_version, looks
 from mpchat.auth.passwords import Stored
 from mpchat.errors import MpchatError
 from mpchat.instance.trusted_file import check_own_file
@@ -25,7 +26,7 @@ from mpchat.protocol.names import name_key
 
 # The application in SQLite's header: "mpac".
 APPLICATION_ID = 0x6D706163
-# Raised when the tables change, or name_key or the looks.
+# Raised when the tables change, or name_key, or how looks are made of their data.
 FORMAT = 1
 # Seconds to wait for another process that writes: a write takes milliseconds.
 BUSY_PATIENCE = 5.0
@@ -38,10 +39,15 @@ CREATE TABLE accounts (
 ) WITHOUT ROWID;
 CREATE TABLE looks (look TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (look, key)) WITHOUT ROWID;
 CREATE INDEX looks_by_key ON looks (key);
+CREATE TABLE looks_data (version TEXT NOT NULL);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """
+# Of the data that the looks in the file were made with.
+_VERSION = "SELECT version FROM looks_data"
 _COLUMNS = "name, password, role, made, changed"
+
+log = logging.getLogger("mpchat.auth")
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -244,6 +250,7 @@ class Accounts:
                 self._make_tables(db)
             elif (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise MpchatError(f"the accounts in {self.path} are damaged: {' '.join(found.split())}")
+            self._renew_looks(db)
         except BaseException:
             db.close()
             raise
@@ -274,7 +281,28 @@ class Accounts:
         if self._is_new(db):  # another process may have been faster
             for statement in _TABLES.strip().split(";\n"):
                 db.execute(statement)
+            db.execute("INSERT INTO looks_data (version) VALUES (?)", (data_version(),))
         db.execute("COMMIT")
+
+    def _renew_looks(self, db: sqlite3.Connection) -> None:
+        """Make the looks anew if other data was used: Python or the library may be newer than the file."""
+        version = data_version()
+        if db.execute(_VERSION).fetchall() == [(version,)]:
+            return
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            if db.execute(_VERSION).fetchall() != [(version,)]:  # another process may have been faster
+                names = db.execute("SELECT key, name FROM accounts").fetchall()
+                db.execute("DELETE FROM looks")
+                rows = ((look, key) for key, name in names for look in looks(str(name)))
+                db.executemany("INSERT INTO looks (look, key) VALUES (?, ?)", rows)
+                db.execute("DELETE FROM looks_data")
+                db.execute("INSERT INTO looks_data (version) VALUES (?)", (version,))
+            db.execute("COMMIT")
+        except sqlite3.OperationalError as error:  # read-only, locked, or the disk is full
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            log.warning("look-alikes of the data of another version are found, %s: %s", error, self.path)
 
 
 def gone(path: Path) -> MpchatError:

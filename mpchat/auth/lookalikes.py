@@ -10,6 +10,7 @@ Not here: which names are the same (:mod:`mpchat.protocol.names`). Names that lo
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
+from importlib import metadata
 
 from mpchat.protocol.names import LONGEST_NAME, name_key
 
@@ -20,6 +21,7 @@ _MOST = LONGEST_NAME * 18
 # The data has it around characters that are written from the right to the left.
 _LEFT_TO_RIGHT_MARK = "\u200e"
 _DATA = "confusables.json"
+_LIBRARY = "confusable-homoglyphs"
 # Letters for which the data has one prototype and which readers of their script tell apart: in Thai, Arabic,
 # Malayalam, Tamil, Armenian and Chinese. Ordinary names differ in nothing else: ดวง and ตวง, ثریا and پریا.
 _TOLD_APART = frozenset("คดตชซฆมฑทثپےںിീുൂൃെൈരറஐஜஈգզոռ鹂鹃")
@@ -35,6 +37,11 @@ def looks(name: str) -> tuple[str, ...]:
     key = name_key(name)
     found = (_skeleton(name).casefold(), _skeleton(key).casefold(), _skeleton(key.upper()))
     return tuple(dict.fromkeys(found))
+
+
+def data_version() -> str:
+    """Return the versions of the data that looks are made with: kept looks are worth nothing with others."""
+    return f"{metadata.version(_LIBRARY)} {unicodedata.unidata_version}"
 
 
 def too_many_marks(name: str) -> bool:

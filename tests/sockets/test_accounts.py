@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import pytest
 from support.accounts_writer import ROWS, stored
@@ -20,6 +21,7 @@ from mpchat.auth.grant import MEMBER, OPERATOR
 from mpchat.auth.lookalikes import looks
 from mpchat.auth.passwords import verify
 from mpchat.errors import MpchatError
+from mpchat.protocol.names import name_key
 
 TESTS = Path(__file__).parents[1]
 NOBODY = 54321
@@ -128,6 +130,77 @@ def test_a_file_that_is_missing_has_no_accounts_and_is_not_made_and_may_come_lat
         assert not path.parent.exists()
         made(path, "앨리스").close()
         assert accounts.get("앨리스") is not None
+
+
+def looks_of_before(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Make a file as a version did that knew no look-alikes."""
+    with monkeypatch.context() as before:
+        before.setattr(module, "looks", lambda name: (name_key(name),))
+        before.setattr(module, "data_version", lambda: "3.2.0 12.1.0")
+        made(path, "alice", "앨리스").close()
+
+
+def kept_looks(path: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT look, key FROM looks ORDER BY look, key").fetchall()
+
+
+def test_looks_are_made_anew_when_their_data_is_another(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks_of_before(monkeypatch, path)
+    before = path.read_bytes()
+    with Accounts(path) as accounts:
+        assert accounts.similar(looks("аlice"), "аlice") == "alice"  # Cyrillic
+        assert accounts.similar(looks("앨리스"), "앨리스") is None
+    assert kept_looks(path) == sorted((look, name) for name in ("alice", "앨리스") for look in looks(name))
+    after = path.read_bytes()
+    assert after != before
+    Accounts(path).close()
+    assert path.read_bytes() == after
+    made(path.with_name("other.db"), "alice").close()
+    monkeypatch.setattr(module, "looks", None)  # not again for a new file
+    Accounts(path.with_name("other.db")).close()
+
+
+def test_looks_that_cannot_be_made_anew_are_used_as_they_are(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks_of_before(monkeypatch, path)
+    before = kept_looks(path)
+    real = sqlite3.connect
+
+    def read_only(where: str, **how: Any) -> sqlite3.Connection:
+        db: sqlite3.Connection = real(where, **how)
+        db.execute("PRAGMA query_only = 1")
+        return db
+
+    with monkeypatch.context() as here:
+        here.setattr(sqlite3, "connect", read_only)
+        with Accounts(path) as accounts:
+            assert accounts.known("앨리스").role == MEMBER
+    assert caplog.messages == [
+        f"look-alikes of the data of another version are found, attempt to write a readonly database: {path}"
+    ]
+    assert kept_looks(path) == before
+
+
+def test_a_process_that_fails_in_the_middle_of_new_looks_leaves_those_of_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks_of_before(monkeypatch, path)
+    before = kept_looks(path)
+
+    def fail(name: str) -> tuple[str, ...]:
+        if name == "앨리스":
+            raise KeyboardInterrupt
+        return looks(name)
+
+    with monkeypatch.context() as here:
+        here.setattr(module, "looks", fail)
+        with pytest.raises(KeyboardInterrupt):
+            Accounts(path)
+    assert kept_looks(path) == before
+    with Accounts(path) as accounts:
+        assert accounts.similar(looks("аlice"), "аlice") == "alice"
 
 
 # Several processes.
