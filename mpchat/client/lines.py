@@ -43,7 +43,7 @@ OPERATORS_HELP = (
 ACTION = "/me "
 # Advice about a rejected name, beside the server's text, by error code.
 HINTS = {
-    "name_taken": "if it was you: it is free a minute after that connection was lost",
+    "name_taken": "if you had this very name: it is free a minute after that connection was lost",
     "not_a_message": "this server knows no names, try without --name",
     "not_allowed": "check --name and --room",
 }

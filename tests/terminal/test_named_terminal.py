@@ -117,8 +117,8 @@ def test_the_three_parts_of_a_line_have_the_sender_in_the_middle() -> None:
         (Lost("lobby", 4, None), "the server has begun anew: what was said after message 3 may be lost"),
         (
             Rejected("앨리스", "lobby", "name_taken", "it is taken", retrying=True),
-            "not let in as 앨리스: it is taken (name_taken); if it was you: it is free a minute after that "
-            "connection was lost; trying again",
+            "not let in as 앨리스: it is taken (name_taken); if you had this very name: it is free a minute "
+            "after that connection was lost; trying again",
         ),
         (
             Rejected("앨리스", "lobby", "bad_name", "no", retrying=False),
@@ -583,7 +583,7 @@ def test_rooms_in_a_pipe(server: NamedServer) -> None:
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
-        ("name_taken", "; if it was you: it is free a minute after that connection was lost"),
+        ("name_taken", "; if you had this very name: it is free a minute after that connection was lost"),
         ("not_a_message", "; this server knows no names, try without --name"),
         ("bad_name", ""),
         ("\x1b[2J", ""),
