@@ -28,8 +28,9 @@ from mpchat.protocol.names import name_key
 APPLICATION_ID = 0x6D706163
 # Raised when the tables change, or name_key, or how looks are made of their data.
 FORMAT = 1
-# Seconds to wait for another process that writes: a write takes milliseconds.
-BUSY_PATIENCE = 5.0
+# Seconds to wait for another process that writes: a write takes milliseconds. So short that a reload, which
+# opens the file twice, can say within its own patience that the file is locked.
+BUSY_PATIENCE = 2.0
 FILE_NAME = "accounts.db"
 
 _TABLES = f"""

@@ -93,7 +93,8 @@ class LiveSettings:
         reading = SlowCall(partial(_read, self._sources, self.config, self._gate.had_accounts))
         yield from _wait(reading, pause)
         if not reading.done:
-            disk = "the disk with the settings file or the log"
+            reading.give_up(lambda read: close_verifiers(read[-1]))
+            disk = "the disk with the settings file, the log, the keys or the accounts"
             raise StartError(f"no answer within {LOOKUP_TIMEOUT:g} s from {disk}; nothing has changed")
         config, kept, certificate, verifiers = reading.result()
         listeners = NO_CHANGE

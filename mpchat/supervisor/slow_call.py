@@ -15,6 +15,8 @@ class SlowCall(Generic[T]):
         self._call = call
         self._result: list[T] = []
         self._error: Exception | None = None
+        self._lock = threading.Lock()
+        self._end: Callable[[T], object] | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         if at_once:
             self._run()
@@ -23,7 +25,12 @@ class SlowCall(Generic[T]):
 
     def _run(self) -> None:
         try:
-            self._result.append(self._call())
+            result = self._call()
+            with self._lock:
+                self._result.append(result)
+                end = self._end
+            if end is not None:
+                end(result)
         except Exception as error:  # noqa: BLE001 (result() raises it, in the loop's thread)
             self._error = error
 
@@ -31,6 +38,14 @@ class SlowCall(Generic[T]):
     def done(self) -> bool:
         """True when :meth:`result` need not wait."""
         return not self._thread.is_alive()
+
+    def give_up(self, end: Callable[[T], object]) -> None:
+        """Have ``end`` called with the result, whenever that comes: nobody takes it any more."""
+        with self._lock:
+            self._end = end
+            late = not self._result
+        if not late:
+            end(self._result[0])
 
     def result(self) -> T:
         """Return what the call has returned, or raise what it has raised; call when done."""

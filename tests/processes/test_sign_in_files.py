@@ -336,6 +336,15 @@ def test_a_reload_frees_no_name_when_the_accounts_are_missing(
     assert sign_in(server, name="앨리스", password=proofs.password) == ""
 
 
+def test_a_reload_while_the_accounts_are_locked_says_so(server: Server, place: Path, proofs: Proofs) -> None:
+    with closing(sqlite3.connect(place / "accounts.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        told = one_line(server.command("reload"), NOT_STARTED)
+    locked = f"accounts: cannot use the accounts in {place}/accounts.db: database is locked"
+    assert f"{locked}; nothing has changed" in told
+    assert sign_in(server, name="앨리스", password=proofs.password) == ""
+
+
 def gone(place: Path) -> str:
     (place / "accounts.db").unlink()
     return f"accounts: the accounts are gone: {place}/accounts.db"
