@@ -25,8 +25,8 @@ ROUNDS = 12
 FACTOR = 1.5
 
 
-@pytest.fixture
-def server(folder: Path) -> Iterator[Server]:
+@pytest.fixture(params=["names", "closed"])
+def server(folder: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server with many registered names: of one password, because to hash it takes 0.2 s of CPU."""
     place = folder / "files"
     place.mkdir(mode=0o700)
@@ -35,7 +35,7 @@ def server(folder: Path) -> Iterator[Server]:
     for number in range(ROUNDS):
         accounts.add(f"회원{number}", stored)
     accounts.close()
-    with configured(folder, workers=1, auth="names", **proofs.settings) as started:
+    with configured(folder, workers=1, auth=request.param, **proofs.settings) as started:
         yield started
 
 
