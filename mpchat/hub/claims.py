@@ -7,6 +7,8 @@ from mpchat.errors import ProtocolError
 from mpchat.hub.held_names import HeldNames
 from mpchat.protocol.names import name_key
 
+# Seconds that a join may be on its way longer than that of a newer connection of the same client.
+ON_ITS_WAY = 10.0
 # Names that are held at most; see held_names for which is free past it.
 MOST_HELD = 100_000
 
@@ -90,8 +92,9 @@ class Claims:
             raise ProtocolError("name_taken", f"{claim.name} is {left}; its owner comes back with the token")
         elif claim.identity is not None:  # the client came back before the server knew that it had gone
             replaced = claim.identity
-            # This join was longer on its way, and its connection is gone. A proof may also be shown late.
-            if (now < claim.since) if proven else (replaced > identity):
+            # An older connection: this join was longer on its way, and the client is gone. But a proof may
+            # also be shown late.
+            if replaced > identity and not (proven and now > claim.since + ON_ITS_WAY):
                 raise ProtocolError("name_taken", f"{claim.name} has come back by a later connection")
             claim.before, claim.token = claim.token, fresh  # else the replaced one would take it back
         if proven and not claim.is_shown(shown):  # the connection before may not have been the owner's

@@ -142,16 +142,17 @@ def test_without_a_proof_of_the_name_only_its_token_takes_it(identified: Identit
     assert take(claims, "앨리스", 3, identified, shown="token 1")[0].identity == 3
 
 
-def test_a_proof_that_was_shown_before_the_claim_takes_nothing_and_one_that_came_later_does() -> None:
+@pytest.mark.parametrize("now", [9.0, 11.0, 20.0])
+def test_a_proof_of_an_older_connection_takes_nothing_unless_it_comes_much_later(now: float) -> None:
     claims = Claims()
     take(claims, "앨리스", 5, proven("앨리스"))
     with pytest.raises(ProtocolError) as raised:
-        claims.take("앨리스", 6, None, "token 6", 9.0, proven("앨리스"))
+        claims.take("앨리스", 4, None, "token 4", now, proven("앨리스"))
     assert raised.value.code == "name_taken"
     claim = claims.get("앨리스")
     assert claim is not None
     assert (claim.identity, claim.token) == (5, "token 5")
-    claim, replaced = claims.take("앨리스", 4, None, "token 4", 11.0, proven("앨리스"))
+    claim, replaced = claims.take("앨리스", 4, None, "token 4", 20.1, proven("앨리스"))
     assert (claim.identity, claim.token, replaced) == (4, "token 4", 5), (
         "a later proof by an older connection"
     )

@@ -220,8 +220,8 @@ def test_a_proof_finds_a_place_in_the_full_room_of_the_connection_that_it_replac
 
 def test_a_proof_that_was_checked_too_late_does_not_end_the_later_connection() -> None:
     desk = Desk(CLOSED)
-    token = desk.join(5, "앨리스", identified=proven("앨리스"), now=2.0)["welcome"]["token"]
-    assert code(desk.join(4, "앨리스", identified=proven("앨리스"), now=1.0)) == "name_taken"
+    token = desk.join(5, "앨리스", identified=proven("앨리스"))["welcome"]["token"]
+    assert code(desk.join(4, "앨리스", identified=proven("앨리스"))) == "name_taken"
     assert ends(desk) == []
     desk.leave(5, "lost")
     assert desk.join(6, "앨리스", identified=proven("앨리스"), token=token)["welcome"]["token"] == token

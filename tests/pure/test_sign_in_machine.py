@@ -293,7 +293,7 @@ class Model:
         elif not proven and not claim.is_shown(token):
             return False
         elif claim.identity is not None:
-            if began < claim.since if proven else claim.identity > seat.identity:
+            if claim.identity > seat.identity and not (proven and began > claim.since + 10.0):
                 return False
             self.end(self.seats[claim.identity])
             claim.before, claim.token = claim.token, fresh
