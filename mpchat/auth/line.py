@@ -23,7 +23,7 @@ TRY_SIZE = 400
 
 
 class Try(NamedTuple):
-    """What one connection shows. ``address`` is what counts as one address, of its client.
+    """The proof of one connection. ``address`` is its client's host, or for IPv6 the network.
 
     ``name`` is the key of the name that the proof is for, as its client says; "" for a proof without a name.
     """

@@ -45,7 +45,7 @@ COST = Cost(2**14, 8, 5)
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """What is kept of a password: its hash, and how that was made."""
+    """The kept form of a password: its hash, and the parameters of that."""
 
     cost: Cost
     salt: bytes

@@ -37,7 +37,7 @@ log = logging.getLogger("mpchat.auth")
 
 
 class Verifier:
-    """What one reading of the settings checks proofs with. Used by one thread at a time."""
+    """Checks proofs by one reading of the settings. Used by one thread at a time."""
 
     def __init__(self, config: Config) -> None:
         """Read the token key and the secret, and open the accounts.

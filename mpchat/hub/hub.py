@@ -257,7 +257,7 @@ class Hub:
         endpoint.take(cost)
 
     def _put_in_order(self, entry: Entry, now: float) -> None:
-        if isinstance(entry, Left | WorkerDied):
+        if self.proofs and isinstance(entry, Left | WorkerDied):
             self.proofs.forget(entry)
         self.delivery.carry_out(self.state.apply(entry))
         while self.delivery.too_slow:
@@ -288,7 +288,7 @@ class Hub:
             self._put_in_order(CutOff(now, asked.identity, INTERNAL_ERROR), now)
 
     def _prove(self, prove: Prove, endpoint: Endpoint, now: float) -> None:
-        """Have a join's proof checked. What was said before it goes out first, to all."""
+        """Have a join's proof checked. Send all earlier messages first."""
         self.delivery.flush()
         self.proofs.begin(prove, endpoint, self._limits)
 

@@ -45,6 +45,10 @@ class Proofs:
         # Connections that were in transit when an order of theirs was answered: no worker reads from them.
         self._unread: set[int] = set()
 
+    def __bool__(self) -> bool:
+        """True when a join or an answer waits; asked for each entry."""
+        return bool(self._waiting or self._unread)
+
     @property
     def waiting(self) -> tuple[int, ...]:
         """The identities of connections whose joins wait."""
@@ -133,8 +137,6 @@ class Proofs:
 
     def forget(self, ended: Left | WorkerDied) -> None:
         """Forget the joins of connections that have ended."""
-        if not (self._waiting or self._unread):
-            return
         identities = (
             ended.identities
             if isinstance(ended, WorkerDied)
