@@ -534,13 +534,13 @@ def test_one_address_with_many_clients_that_flood_holds_up_no_other(
     for each in flooding:
         for _ in range(1000):
             each.write(b"x")
-        each.send()
+        bench.deliver(each)
     for _ in range(5):
         bench.turn()
     assert len(list(bench.terminator.turns._lines)) == 1
     for _ in range(5):
         other.write(b"said")
-        other.send()
+        bench.deliver(other)
         for _ in range(3):
             bench.turn()
         assert drained(bench.worker(other)) == (b"said", False)
@@ -555,7 +555,7 @@ def test_clients_of_one_address_have_their_turns_one_after_the_other(
     for each in peers:
         for _ in range(5 * RECORDS):
             each.write(b"x")
-        each.send()
+        bench.deliver(each)
     for _ in range(8):
         bench.turn()
     assert {len(drained(bench.worker(each))[0]) for each in peers} == {2 * RECORDS}

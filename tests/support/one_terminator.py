@@ -1,5 +1,6 @@
 """A TLS process in the test's own process. The test turns its loop, and plays everybody else."""
 
+import select
 import socket
 import ssl
 import time
@@ -183,6 +184,12 @@ class TlsBench:
                 self.workers[each.identity] = own(descriptor, each.host, secure=each.secure)
             answer = Receipt(nacks=identities) if self.refuses else Receipt(acks=identities)
             self.supervisor.send(msgspec.msgpack.encode(answer), [])
+
+    def deliver(self, peer: Peer) -> None:
+        """Send what the system takes now, and wait until it has come: on a busy machine that is later."""
+        peer.send()
+        sock = self.terminator.clients[peer.identity].sock
+        assert select.select([sock], [], [], 10)[0] == [sock]
 
     def until(self, done: Callable[[], object], *moving: Peer) -> None:
         """Turn the loop, and move the bytes of these clients, until ``done``."""
