@@ -5,6 +5,7 @@ import secrets
 from mpchat.auth.grant import Identity
 from mpchat.errors import ProtocolError
 from mpchat.hub.held_names import HeldNames
+from mpchat.hub.hosts import host_of
 from mpchat.protocol.names import name_key
 
 # Seconds that a join may be on its way longer than that of a newer connection of the same client.
@@ -94,7 +95,9 @@ class Claims:
             replaced = claim.identity
             # An older connection: this join was longer on its way, and the client is gone. But a proof may
             # also be shown late.
-            if replaced > identity and not (proven and now > claim.since + ON_ITS_WAY):
+            # Of connections of different hosts the later one in the order is the newer one.
+            older = replaced > identity and host_of(replaced) == host_of(identity)
+            if older and not (proven and now > claim.since + ON_ITS_WAY):
                 raise ProtocolError("name_taken", f"{claim.name} has come back by a later connection")
             claim.before, claim.token = claim.token, fresh  # else the replaced one would take it back
         if proven and not claim.is_shown(shown):  # the connection before may not have been the owner's

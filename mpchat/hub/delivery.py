@@ -16,6 +16,8 @@ from mpchat.hub.effects import (
     Forget,
     ForgetHistory,
     ForgetRoom,
+    Hold,
+    Kick,
     Leave,
     NoticeInRoom,
     Order,
@@ -117,6 +119,12 @@ class Delivery:
         self.too_slow: list[int] = []
         # What operators have asked for since the hub looked last.
         self.orders: list[Order] = []
+        # What identities in effects have more than those of connections here; see ``hosts.global_identity``.
+        self.base = 0
+        # Gets a room whose senders must wait, or need wait no more, for another host.
+        self.on_hold: Callable[[Hold], None] | None = None
+        # Gets a name, an address or a network whose connections are to be closed.
+        self.on_kick: Callable[[str], None] | None = None
         self._rooms = rooms
         self._plain = plain
         self._recipients: dict[int, Recipient] = {}
@@ -138,7 +146,9 @@ class Delivery:
             Enter: self._enter,
             Leave: self._leave,
             End: self._end,
-            Order: self.orders.append,
+            Order: self._order,
+            Hold: self._hold,
+            Kick: self._kick,
             Forget: self._forget,
             ForgetRoom: self._forget_room,
             ForgetHistory: self._forget_history,
@@ -222,9 +232,9 @@ class Delivery:
         self._stirred[stream] = None
 
     def _tell(self, effect: Tell) -> None:
-        self.flush()
-        recipient = self._recipients.get(effect.identity)
+        recipient = self._recipients.get(effect.identity - self.base)
         if recipient is not None:
+            self.flush()
             self._send(recipient, effect.frames)
 
     def _send(self, recipient: Recipient, frames: bytes) -> None:
@@ -254,8 +264,10 @@ class Delivery:
         self.too_slow.append(recipient.identity)
 
     def _enter(self, effect: Enter) -> None:
+        recipient = self._recipients.get(effect.identity - self.base)
+        if recipient is None:  # it is with another host
+            return
         self.flush()
-        recipient = self._recipients[effect.identity]
         stream = self._streams.get(effect.room)
         if stream is None:
             stream = self._streams[effect.room] = RoomStream(effect.room)
@@ -305,8 +317,17 @@ class Delivery:
             del stream.endpoints[endpoint]
 
     def _leave(self, effect: Leave) -> None:
-        recipient = self._recipients.get(effect.identity)
-        if recipient is None or recipient.stream is None:
+        recipient = self._recipients.get(effect.identity - self.base)
+        if recipient is not None:
+            self._stop_hearing(recipient)
+
+    def leave_all(self) -> None:
+        """Let no connection hear any room: what follows may be another history."""
+        for recipient in self._recipients.values():
+            self._stop_hearing(recipient)
+
+    def _stop_hearing(self, recipient: Recipient) -> None:
+        if recipient.stream is None:
             return
         stream = recipient.stream
         if stream in self._stirred:  # what was said before is for it too
@@ -322,18 +343,31 @@ class Delivery:
             stream.buffer.forget()
 
     def _end(self, effect: End) -> None:
-        self.flush()
-        recipient = self._recipients.get(effect.identity)
+        recipient = self._recipients.get(effect.identity - self.base)
         if recipient is not None:
+            self.flush()
             recipient.ending, recipient.reason = True, effect.reason
             if recipient.endpoint is not None:
-                recipient.endpoint.send(Down.END, (effect.identity, effect.reason))
+                recipient.endpoint.send(Down.END, (recipient.identity, effect.reason))
 
     def _forget(self, effect: Forget) -> None:
-        recipient = self._recipients.pop(effect.identity, None)
+        recipient = self._recipients.pop(effect.identity - self.base, None)
         if recipient is not None:
             self._take_waiting(recipient)
             self._hear_no_more(recipient)
+
+    def _order(self, effect: Order) -> None:
+        identity = effect.identity - self.base
+        if identity in self._recipients:
+            self.orders.append(effect._replace(identity=identity))
+
+    def _hold(self, effect: Hold) -> None:
+        if self.on_hold is not None:
+            self.on_hold(effect)
+
+    def _kick(self, effect: Kick) -> None:
+        if self.on_kick is not None:
+            self.on_kick(effect.target)
 
     def _forget_room(self, effect: ForgetRoom) -> None:
         self._streams.pop(effect.room, None)

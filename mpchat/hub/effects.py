@@ -102,6 +102,19 @@ class RoomNumbered(NamedTuple):
     at: float
 
 
+class Hold(NamedTuple):
+    """Let those who speak in a room wait (``held``), or speak again: a host's clients cannot keep up."""
+
+    room: int
+    held: bool
+
+
+class Kick(NamedTuple):
+    """Close the connections of a name, an address or a network, on each host its own."""
+
+    target: str
+
+
 Effect = (
     Say
     | SayInRoom
@@ -115,4 +128,6 @@ Effect = (
     | ForgetRoom
     | ForgetHistory
     | RoomNumbered
+    | Hold
+    | Kick
 )

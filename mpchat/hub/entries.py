@@ -157,6 +157,87 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag="swept"):
     renewing: tuple[int, ...] = ()
 
 
+# With a log that several hosts share.
+
+
+class Arrived(msgspec.Struct, frozen=True, array_like=True, tag="arrived"):
+    """A host takes part from here on.
+
+    ``now`` is the log's clock and ``at`` the wall clock of the log, in seconds. ``epoch`` is the number that
+    this registration got. ``info`` is an encoded :class:`~mpchat.hub.hosts.HostInfo`.
+    """
+
+    now: float
+    at: float
+    epoch: int
+    info: bytes
+
+
+class Gone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
+    """A host takes part no longer: it has left, or its lease is over. Its members are lost here."""
+
+    now: float
+    at: float
+    epoch: int
+
+
+class HostBeat(msgspec.Struct, frozen=True, array_like=True, tag="host_beat"):
+    """What a host says of itself once a second, and the moment to forget what is too old.
+
+    ``position`` is how far the host has applied the log, ``digest`` that of its state there. ``total`` is the
+    bytes of all batches up to there. ``clients`` are its connections, ``speakers`` its plain clients.
+    ``renewing``: as with :class:`Swept`, for members of this host.
+    """
+
+    now: float
+    at: float
+    position: int
+    total: int
+    digest: bytes
+    clients: int
+    speakers: int
+    renewing: tuple[int, ...] = ()
+
+
+class Returned(msgspec.Struct, frozen=True, array_like=True, tag="returned"):
+    """A member is entered again by its own host, which was taken for gone or has lost the log.
+
+    ``room`` is the room's name, ``number`` the room that the member hears without a break; 0: it hears none.
+    ``after`` is the last message of the room that it has, in the numbers of ``epoch``. ``token`` is that of
+    the member's name; ``fresh`` becomes the name's token should nobody have the name any more.
+    """
+
+    now: float
+    at: float
+    identity: int
+    address: str
+    name: str
+    token: str
+    fresh: str
+    room: str
+    number: int
+    after: int
+    epoch: str
+    identified: Identity | None = None
+
+    def __repr__(self) -> str:
+        """Return all but the tokens."""
+        return shown_without(self, "token", "fresh")
+
+
+class RoomHeld(msgspec.Struct, frozen=True, array_like=True, tag="room_held"):
+    """A host's clients cannot keep up with a room (``held``), or can again: the room's senders wait."""
+
+    room: int
+    held: bool
+
+
+class Kicked(msgspec.Struct, frozen=True, array_like=True, tag="kicked"):
+    """An operator ends the connections of a name, an address or a network, on whatever host."""
+
+    target: str
+
+
 Entry = (
     Posted
     | Asked
@@ -171,4 +252,10 @@ Entry = (
     | ClockStepped
     | NoticesDue
     | Swept
+    | Arrived
+    | Gone
+    | HostBeat
+    | Returned
+    | RoomHeld
+    | Kicked
 )

@@ -11,7 +11,8 @@ from mpchat.auth.grant import MEMBER, OPERATOR, Grant
 from mpchat.errors import ProtocolError
 from mpchat.hub.claims import Claim, Claims
 from mpchat.hub.effects import Effect, End, Enter, ForgetHistory, Leave, Order, RoomNumbered, Tell
-from mpchat.hub.entries import Asked
+from mpchat.hub.entries import Asked, Returned
+from mpchat.hub.hosts import host_of
 from mpchat.hub.limits import Limits
 from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
@@ -86,6 +87,8 @@ class Members:
         """``emit`` takes each effect."""
         self.limits = limits
         self.past = past
+        # What is added to the identities of an entry: those of several hosts must differ.
+        self.base = 0
         self.by_identity: dict[int, Member] = {}
         # Connections that the server is ending, until they have ended: they may still post and ask.
         self.ending: dict[int, Member] = {}
@@ -111,11 +114,12 @@ class Members:
 
     def ask(self, asked: Asked) -> None:
         """Do what a connection asks for, and answer it."""
-        if asked.identity in self.ending:
+        identity = self.base + asked.identity
+        if identity in self.ending:
             return
-        member = self.by_identity.get(asked.identity)
+        member = self.by_identity.get(identity)
         if member is None:
-            member = self.by_identity[asked.identity] = Member(asked.identity, asked.address)
+            member = self.by_identity[identity] = Member(identity, asked.address)
         try:
             self._serve(member, asked)
         except ProtocolError as error:
@@ -200,9 +204,14 @@ class Members:
             self.dismiss(member, told, UNPROVEN, now)
 
     def expired(self, now: float, renewing: Collection[int]) -> list[Member]:
-        """Return the members whose proof has ended, but for those that are showing another one."""
-        ended = [each for each, until in self.expiring.items() if until <= now and each not in renewing]
-        return [self.by_identity[each] for each in ended]
+        """Return the members of a host whose proof has ended, but for those that are showing another one."""
+        return [
+            self.by_identity[each]
+            for each, until in self.expiring.items()
+            if until <= now
+            and host_of(each) == host_of(self.base)
+            and each - self.base not in renewing
+        ]
 
     # Operators.
 
@@ -391,6 +400,55 @@ class Members:
             if not room.members:
                 self.emptied[room] = now
             self._emit(Leave(member.identity))
+
+    # Returning.
+
+    def come_back(self, entry: Returned) -> None:
+        """Enter a member again that its own host has not lost. If that cannot be, say why and end it."""
+        identity = self.base + entry.identity
+        member = self.by_identity[identity] = Member(identity, entry.address)
+        try:
+            self._come_back(member, entry)
+        except ProtocolError as error:
+            self._emit(Leave(identity))
+            self.dismiss(member, error_frame(error.code, error.text), REPLACED, entry.now)
+
+    def _come_back(self, member: Member, entry: Returned) -> None:
+        request = Request(join=Join(name=entry.name, room=entry.room, token=entry.token))
+        asked = Asked(
+            entry.now, entry.at, entry.identity, entry.address, request, entry.fresh, entry.identified
+        )
+        held = self.claims.get(entry.name)
+        if held is not None and held.identity is not None:  # by a later connection, or by another client
+            raise ProtocolError("taken_over", f"{held.name} has come again, elsewhere")
+        name = self._wanted_name(member, Join(name=entry.name), asked)
+        room = self._room_to_enter(entry.room, None, None, asked)
+        member.claim = self._claim(member, name, entry.token, asked)
+        self._grant(member, entry.identified.grant if entry.identified else None, asked)
+        if room is None:
+            room = self._rooms.make(checked_room(entry.room), owner_of_client(member.address), entry.at)
+            if room.seq:
+                self._emit(RoomNumbered(room.name, room.seq, entry.at))
+        self._enter(member, room, entry.at)
+        first, lost = room.seq + 1, None
+        if room.number != entry.number:
+            self._emit(Leave(member.identity))
+            first, lost = self._uncertain(room, entry)
+        elif member.claim.token == entry.token:
+            return  # it hears the room, and has missed nothing
+        welcome = self._welcome_to(member, room, recovered=lost is None, lost=lost)
+        self._emit(Enter(member.identity, room.number, first, room.seq, welcome_frame(welcome)))
+
+    def _uncertain(self, room: Room, entry: Returned) -> tuple[int, tuple[int, int | None] | None]:
+        """Return the first number to send to a member that returns, and the range that is uncertain."""
+        known = self._knows(entry.epoch, room, entry.after)
+        agreed = entry.after if known else self.past.agreed(entry.epoch, room.name)
+        if agreed is None:
+            return self._missed(room, Join(after=entry.after))[0], (entry.after + 1, None)
+        first = max(room.history.first or room.seq + 1, agreed + 1)
+        if not known:  # it has got more than there is now
+            return first, (agreed + 1, max(entry.after, first - 1))
+        return first, None if first == agreed + 1 else (agreed + 1, first - 1)
 
     # Questions.
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from mpchat.hub.history import Run
 from mpchat.protocol.names import name_key
 
+# Epochs that are remembered at most: each has a number for every room.
+MOST_EARLIER = 4
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _NO_EPOCHS: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
@@ -33,6 +35,20 @@ class Past(NamedTuple):
     runs: Sequence[Run] = ()
     # For epochs before a crash, by the key of a room's name: up to which number they agree with this epoch.
     earlier: Mapping[str, Mapping[str, int]] = _NO_EPOCHS
+
+    def agreed(self, epoch: str, room: str) -> int | None:
+        """Return up to which number an earlier epoch agrees with this one in a room; None: it is unknown."""
+        if epoch not in self.earlier:
+            return None
+        return self.earlier[epoch].get(name_key(room), 0)
+
+    def followed_by(self, epoch: str, last: Mapping[str, int]) -> "Past":
+        """Return the past of a new ``epoch`` that goes on from the numbers ``last``, by the keys of rooms."""
+        earlier = {
+            before: {key: min(number, last.get(key, number)) for key, number in numbers.items()}
+            for before, numbers in list(self.earlier.items())[1 - MOST_EARLIER :]
+        }
+        return self._replace(epoch=epoch, earlier={**earlier, self.epoch: dict(last)})
 
     def knows(self, epoch: str, room: str, number: int) -> bool:
         """Tell whether the messages up to ``number`` that a client saw in ``epoch`` are those of this server.

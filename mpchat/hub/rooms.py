@@ -28,6 +28,9 @@ from mpchat.protocol.requests import (
 SWEPT = 500
 SWEEPS = 10
 
+# So many numbers are left out when all rooms get others: rooms may have been made that are not known here.
+RENUMBERED = 1_000_000
+
 # The steady clock and the wall clock, in seconds.
 Times = tuple[float, float]
 
@@ -182,6 +185,16 @@ class Rooms:
             room.owner = owner
             self.made_by[owner] += 1
         return room
+
+    def renumber(self) -> dict[int, int]:
+        """Give each room another number, which no room had; return the new numbers by the old ones."""
+        self._numbers += RENUMBERED
+        numbers = {}
+        for room in self:
+            self._numbers += 1
+            numbers[room.number] = room.number = self._numbers
+        self.by_number = {room.number: room for room in self}
+        return numbers
 
     def change_limits(self, limits: Limits) -> None:
         """Keep to other limits from now on."""

@@ -8,24 +8,31 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-from mpchat.hub.effects import Effect, Forget, ForgetRoom, NoticeInRoom, Say, SayInRoom, Tell
+from mpchat.hub.effects import Effect, Forget, ForgetRoom, Hold, Kick, NoticeInRoom, Say, SayInRoom, Tell
 from mpchat.hub.entries import (
     Announced,
+    Arrived,
     Asked,
     ClockStepped,
     Configured,
     CutOff,
     Entry,
+    Gone,
+    HostBeat,
+    Kicked,
     Left,
     Lifted,
     Moderated,
     NoticesDue,
     Posted,
+    Returned,
     RoomClosed,
+    RoomHeld,
     Sender,
     Swept,
     WorkerDied,
 )
+from mpchat.hub.hosts import HOST_BITS, Hosts, host_of
 from mpchat.hub.limits import Limits
 from mpchat.hub.members import MUTED, Member, Members
 from mpchat.hub.moderation import Moderation, Rule
@@ -33,6 +40,7 @@ from mpchat.hub.past import Past
 from mpchat.hub.rooms import Room, Rooms, Times
 from mpchat.hub.sequencer import Sequencer
 from mpchat.ipc.reasons import EXPIRED as TOKEN_EXPIRED
+from mpchat.ipc.reasons import LOST
 from mpchat.protocol.messages import counted_error_frame, error_frame, message_frame
 from mpchat.protocol.requests import as_said_by
 from mpchat.protocol.session import MOST_TIMES
@@ -61,6 +69,8 @@ class HubState:
         self.moderation = moderation
         self.sequencer = Sequencer(notices=notices)
         self.rooms = Rooms(limits)
+        # The hosts that share the log; none without such a log.
+        self.hosts = Hosts()
         self._effects: list[Effect] = []
         numbers = past._replace(runs=())
         self.members = Members(limits, self.rooms, moderation, numbers, self._effects.append)
@@ -82,10 +92,21 @@ class HubState:
             ClockStepped: self._clock_stepped,
             NoticesDue: self._notices_due,
             Swept: self._swept,
+            Arrived: self._arrived,
+            Gone: self._host_gone,
+            HostBeat: self._host_beat,
+            Returned: self._returned,
+            RoomHeld: self._room_held,
+            Kicked: self._kicked,
         }
 
-    def apply(self, entry: Entry) -> list[Effect]:
-        """Change the state; return what follows, in order."""
+    def apply(self, entry: Entry, host: int = 0) -> list[Effect]:
+        """Change the state; return what follows, in order.
+
+        ``host`` is the epoch of the host whose entry it is; 0: there is only one. Identities in entries are
+        those of the host, identities in effects are :func:`~mpchat.hub.hosts.global_identity`.
+        """
+        self.members.base = host << HOST_BITS
         self._appliers[type(entry)](entry)
         if self.members.stirred:
             self._wait_for_notices()
@@ -148,7 +169,7 @@ class HubState:
                 return
             self._say(count, said)
             self._say_in_room(self.rooms.lobby, sender, count, said, times)
-        elif (member := self.members.by_identity.get(sender)) is None:
+        elif (member := self.members.by_identity.get(self.members.base + sender)) is None:
             return  # the connection was replaced and is being ended
         elif member.room is None:
             if closed:
@@ -202,6 +223,7 @@ class HubState:
                 self.sequencer.leave([client])
             else:
                 identity, address, reason = client
+                identity += self.members.base
                 self._gone(identity, address, reason, entry.now)
                 self._effects.append(Forget(identity))
 
@@ -217,17 +239,21 @@ class HubState:
         return self.members.gone(identity, reason, now)
 
     def _cut_off(self, entry: CutOff) -> None:
-        member = self.members.by_identity.get(entry.identity)
+        member = self.members.by_identity.get(self.members.base + entry.identity)
         if member is not None:
             self._gone(member.identity, member.address, entry.reason, entry.now)
             self.members.end(member, entry.reason)
 
     def _worker_died(self, entry: WorkerDied) -> None:
-        for identity in entry.identities:
-            self.members.gone(identity, "lost", entry.now)
+        self._lose([self.members.base + each for each in entry.identities], entry.speakers, entry.now)
+
+    def _lose(self, identities: list[int], speakers: int, now: float) -> None:
+        """Forget connections whose process or host is gone, ``speakers`` of whom plain clients could hear."""
+        for identity in identities:
+            self.members.gone(identity, LOST, now)
             self._effects.append(Forget(identity))
-        if entry.speakers:
-            self.sequencer.leave([], entry.speakers)
+        if speakers:
+            self.sequencer.leave([], speakers)
 
     # Operators and time.
 
@@ -270,7 +296,7 @@ class HubState:
             elif room.notice_due() is not None:
                 self.members.stirred[room] = None
 
-    def _swept(self, entry: Swept) -> None:
+    def _swept(self, entry: Swept | HostBeat) -> None:
         self.moderation.forget_expired(entry.at)
         for member in self.members.expired(entry.now, entry.renewing):
             self._effects.append(Tell(member.identity, error_frame(EXPIRED, OVER)))
@@ -278,6 +304,49 @@ class HubState:
             self.members.end(member, TOKEN_EXPIRED)
         for room in self.rooms.sweep(entry.now):
             self._effects.append(ForgetRoom(room.number))
+
+    # Hosts.
+
+    def _arrived(self, entry: Arrived) -> None:
+        self.hosts.arrive(entry)
+
+    def _host_gone(self, entry: Gone) -> None:
+        """Free the places of a host's members, all at this point. Their names are held."""
+        host = self.hosts.forget(entry.epoch)
+        members = self.members
+        lost = [each for each in members.by_identity if host_of(each) == entry.epoch]
+        self._lose(lost, host.speakers if host else 0, entry.now)
+        for identity in [each for each in members.ending if host_of(each) == entry.epoch]:
+            del members.ending[identity]
+        for number in self.hosts.let_go(entry.epoch):
+            self._effects.append(Hold(number, held=False))
+
+    def _host_beat(self, entry: HostBeat) -> None:
+        self.hosts.beat(host_of(self.members.base), entry)
+        self._swept(entry)
+
+    def _returned(self, entry: Returned) -> None:
+        self.members.come_back(entry)
+
+    def _room_held(self, entry: RoomHeld) -> None:
+        if self.hosts.hold(host_of(self.members.base), entry.room, held=entry.held):
+            self._effects.append(Hold(entry.room, held=entry.held))
+
+    def _kicked(self, entry: Kicked) -> None:
+        self._effects.append(Kick(entry.target))
+
+    def begin_anew(self, epoch: str, now: float) -> None:
+        """Begin a new log from what is known here, without any host: all enter their members again.
+
+        ``epoch`` is the chat's new one. What has a number keeps it.
+        """
+        for host in sorted(self.hosts.by_epoch):
+            self.apply(Gone(now, 0.0, host))
+        last = {key: room.seq for key, room in self.rooms.by_key.items()}
+        self.members.past = self.members.past.followed_by(epoch, last)
+        numbers = self.rooms.renumber()
+        self._notices = [(due, numbers[number]) for due, number in self._notices if number in numbers]
+        self._waiting = {number for _, number in self._notices}
 
 
 def _all_plain(entry: Posted) -> bool:

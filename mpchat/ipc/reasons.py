@@ -2,6 +2,8 @@
 
 # The client has left in order; its name is free at once.
 CLOSED = "closed"
+# The process or the host that served the client is gone.
+LOST = "lost"
 # The server failed at something that the client sent; the log has the stack.
 INTERNAL_ERROR = "internal error"
 # The client has fallen too far behind.

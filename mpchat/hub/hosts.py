@@ -1,0 +1,116 @@
+"""Hosts: those that share one log, as the log itself says. Pure.
+
+Every host that follows the log knows the same of all of them. A host is known by its epoch, the number that
+its registration got. One that comes again after its lease was over is another one.
+"""
+
+import msgspec
+
+from mpchat.hub.entries import Arrived, HostBeat
+
+# Bits of a connection's identity within its host. A host counts its connections from 1 on: at a million a
+# second these are enough for a year.
+HOST_BITS = 45
+
+
+def host_of(identity: int) -> int:
+    """Return the epoch of the host that serves a connection, of its identity among all hosts."""
+    return identity >> HOST_BITS
+
+
+def global_identity(epoch: int, identity: int) -> int:
+    """Return the identity among all hosts of a host's connection."""
+    return (epoch << HOST_BITS) + identity
+
+
+class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host says of itself when it registers."""
+
+    name: str
+    # The version of log entries that it writes, and mpchat's own.
+    version: int
+    release: str = ""
+    # The version of Unicode's tables, by which names and rooms are compared.
+    unicode: str = ""
+
+
+encode_info = msgspec.msgpack.Encoder().encode
+decode_info = msgspec.msgpack.Decoder(HostInfo).decode
+
+
+class Host(msgspec.Struct, kw_only=True):
+    """A host that takes part. Moments are on the log's clock, in seconds."""
+
+    epoch: int
+    name: str
+    version: int
+    release: str
+    # When it was registered (seconds since 1970).
+    since: float
+    # When it was last heard of.
+    heard: float
+    # How far it has applied the log: batches, and bytes of them.
+    position: int = 0
+    total: int = 0
+    clients: int = 0
+    speakers: int = 0
+
+
+class Hosts:
+    """All hosts that take part, by their epochs."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.by_epoch: dict[int, Host] = {}
+        # Rooms whose senders wait, by number, and the epochs of the hosts for which they do.
+        self.held: dict[int, list[int]] = {}
+
+    @property
+    def leader(self) -> int:
+        """The epoch of the host that looks after what one host is to do for all; 0: there is none."""
+        return min(self.by_epoch, default=0)
+
+    @property
+    def version(self) -> int | None:
+        """The highest version of log entries that all hosts can read; None: there is no host."""
+        return min((each.version for each in self.by_epoch.values()), default=None)
+
+    def arrive(self, entry: Arrived) -> None:
+        """Take note of a host that takes part from now on."""
+        info = decode_info(entry.info)
+        self.by_epoch[entry.epoch] = Host(
+            epoch=entry.epoch,
+            name=info.name,
+            version=info.version,
+            release=info.release,
+            since=entry.at,
+            heard=entry.now,
+        )
+
+    def beat(self, epoch: int, entry: HostBeat) -> None:
+        """Take note of what a host says of itself."""
+        host = self.by_epoch.get(epoch)
+        if host is not None:
+            host.heard, host.position, host.total = entry.now, entry.position, entry.total
+            host.clients, host.speakers = entry.clients, entry.speakers
+
+    def forget(self, epoch: int) -> Host | None:
+        """Forget a host, and return what was known of it."""
+        return self.by_epoch.pop(epoch, None)
+
+    def hold(self, epoch: int, room: int, *, held: bool) -> bool:
+        """Let a room's senders wait for a host, or no more; return whether that changes anything for them."""
+        holders = self.held.setdefault(room, [])
+        before = bool(holders)
+        if held and epoch not in holders:
+            holders.append(epoch)
+        elif not held and epoch in holders:
+            holders.remove(epoch)
+        if not holders:
+            del self.held[room]
+        return before is not bool(holders)
+
+    def let_go(self, epoch: int) -> list[int]:
+        """Let no senders wait for a host any more; return the rooms whose senders may speak again."""
+        rooms = [room for room, holders in self.held.items() if epoch in holders]
+        return [room for room in rooms if self.hold(epoch, room, held=False)]
