@@ -31,6 +31,7 @@ settings
 auth
 control
 ipc
+cluster
 hub worker tls
 supervisor
 client
@@ -50,6 +51,7 @@ PURE = {
     "memory",
     "protocol",
     "auth.grant",
+    "cluster.store",
     "ipc.addresses",
     "ipc.beat",
     "ipc.limits",
