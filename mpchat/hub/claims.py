@@ -50,6 +50,11 @@ class Claims:
         # The keys of the names that have a look.
         self._by_look: dict[str, set[str]] = {}
 
+    @property
+    def held(self) -> int:
+        """How many names are held."""
+        return len(self._held)
+
     def get(self, name: str) -> Claim | None:
         """Return the claim on a name, however it is spelled."""
         return self._by_key.get(name_key(name))

@@ -27,6 +27,7 @@ from mpchat.hub.effects import (
     Tell,
 )
 from mpchat.hub.endpoint import HEAD_COST, Endpoint
+from mpchat.hub.entries import Left, WorkerDied, ended_identities
 from mpchat.hub.history import Run
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.replay import LastPart, OvertakenError, Replay
@@ -125,6 +126,8 @@ class Delivery:
         self.on_hold: Callable[[Hold], None] | None = None
         # Gets a name, an address or a network whose connections are to be closed.
         self.on_kick: Callable[[str], None] | None = None
+        # Whether such a target is another host's: this one has closed its own connections already.
+        self.kicks = False
         self._rooms = rooms
         self._plain = plain
         self._recipients: dict[int, Recipient] = {}
@@ -154,6 +157,35 @@ class Delivery:
             ForgetHistory: self._forget_history,
             RoomNumbered: self._room_numbered,
         }
+
+    @property
+    def recipients(self) -> int:
+        """Connections that have asked to join."""
+        return len(self._recipients)
+
+    def recipients_in(self, room: int) -> int:
+        """Return how many of them are in a room."""
+        stream = self._streams.get(room)
+        return stream.recipients if stream is not None else 0
+
+    def reached(self, recipient: Recipient) -> int | None:
+        """Return the last message of its room that a connection has been sent; None: that is not known."""
+        stream, replay = recipient.stream, recipient.replay
+        if stream is None or recipient.endpoint is None or stream.room not in self._rooms.by_number:
+            return None
+        if recipient.live:
+            return self._rooms.by_number[stream.room].seq
+        return replay.reached if replay is not None else None
+
+    def use_rooms(self, rooms: Rooms) -> None:
+        """Go on with other rooms: the state was replaced."""
+        self._rooms = rooms
+        self._last_part = LastPart()
+
+    def forget_ended(self, ended: Left | WorkerDied) -> None:
+        """Forget connections that have ended, without a place in the order."""
+        for identity in ended_identities(ended):
+            self._forget(Forget(identity + self.base))
 
     def recipient(self, identity: int) -> Recipient | None:
         """Return how a connection is reached, if it has asked to join."""
@@ -366,7 +398,7 @@ class Delivery:
             self.on_hold(effect)
 
     def _kick(self, effect: Kick) -> None:
-        if self.on_kick is not None:
+        if self.on_kick is not None and self.kicks:
             self.on_kick(effect.target)
 
     def _forget_room(self, effect: ForgetRoom) -> None:

@@ -184,15 +184,14 @@ class Gone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
 class HostBeat(msgspec.Struct, frozen=True, array_like=True, tag="host_beat"):
     """What a host says of itself once a second, and the moment to forget what is too old.
 
-    ``position`` is how far the host has applied the log, ``digest`` that of its state there. ``total`` is the
-    bytes of all batches up to there. ``clients`` are its connections, ``speakers`` its plain clients.
-    ``renewing``: as with :class:`Swept`, for members of this host.
+    ``digest`` is that of its state behind the batch at ``position``. ``clients`` are its connections,
+    ``speakers`` those of its plain clients that have said something. ``renewing``: as with :class:`Swept`,
+    for members of this host.
     """
 
     now: float
     at: float
     position: int
-    total: int
     digest: bytes
     clients: int
     speakers: int
@@ -259,3 +258,10 @@ Entry = (
     | RoomHeld
     | Kicked
 )
+
+
+def ended_identities(ended: Left | WorkerDied) -> list[int]:
+    """Return the identities of the connections that have ended, without those of plain clients."""
+    if isinstance(ended, WorkerDied):
+        return ended.identities
+    return [client[0] for client in ended.clients if not isinstance(client, str)]

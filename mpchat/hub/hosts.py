@@ -13,6 +13,11 @@ from mpchat.hub.entries import Arrived, HostBeat
 HOST_BITS = 45
 
 
+# Hosts whose last batch is remembered, those that take part aside. A host that returns after so many others
+# have begun may say twice what it had just said when it was lost.
+MOST_NUMBERS = 1000
+
+
 def host_of(identity: int) -> int:
     """Return the epoch of the host that serves a connection, of its identity among all hosts."""
     return identity >> HOST_BITS
@@ -49,9 +54,11 @@ class Host(msgspec.Struct, kw_only=True):
     since: float
     # When it was last heard of.
     heard: float
-    # How far it has applied the log: batches, and bytes of them.
-    position: int = 0
+    # How far it has applied the log, in bytes of all batches.
     total: int = 0
+    # The digest of its state behind the batch at a position, the last that it has told.
+    position: int = 0
+    digest: bytes = b""
     clients: int = 0
     speakers: int = 0
 
@@ -64,6 +71,8 @@ class Hosts:
         self.by_epoch: dict[int, Host] = {}
         # Rooms whose senders wait, by number, and the epochs of the hosts for which they do.
         self.held: dict[int, list[int]] = {}
+        # The last batch of each host that was applied, also of those that are gone.
+        self.numbers: dict[int, int] = {}
 
     @property
     def leader(self) -> int:
@@ -74,6 +83,17 @@ class Hosts:
     def version(self) -> int | None:
         """The highest version of log entries that all hosts can read; None: there is no host."""
         return min((each.version for each in self.by_epoch.values()), default=None)
+
+    def count(self, epoch: int, number: int, total: int, now: float) -> None:
+        """Take note of a batch of a host, which had applied ``total`` bytes when it sent it."""
+        self.numbers[epoch] = number
+        host = self.by_epoch.get(epoch)
+        if host is not None:
+            host.total, host.heard = total, now
+        if len(self.numbers) > MOST_NUMBERS:
+            gone = min(self.numbers.keys() - self.by_epoch.keys(), default=epoch)
+            if gone != epoch:
+                del self.numbers[gone]
 
     def arrive(self, entry: Arrived) -> None:
         """Take note of a host that takes part from now on."""
@@ -91,7 +111,7 @@ class Hosts:
         """Take note of what a host says of itself."""
         host = self.by_epoch.get(epoch)
         if host is not None:
-            host.heard, host.position, host.total = entry.now, entry.position, entry.total
+            host.position, host.digest = entry.position, entry.digest
             host.clients, host.speakers = entry.clients, entry.speakers
 
     def forget(self, epoch: int) -> Host | None:

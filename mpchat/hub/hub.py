@@ -8,15 +8,17 @@ full, nothing more is taken from any of them.
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import msgspec
 
 from mpchat.auth.grant import Identity
+from mpchat.cluster.store import Place
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.hub.delivery import Delivery
-from mpchat.hub.effects import Order, Tell
+from mpchat.hub.digest import Digest, Reading
+from mpchat.hub.effects import Hold, Order, Tell
 from mpchat.hub.endpoint import STUCK_AFTER, STUCK_SHARE, Endpoint
 from mpchat.hub.entries import (
     Announced,
@@ -24,22 +26,39 @@ from mpchat.hub.entries import (
     Configured,
     CutOff,
     Entry,
+    Gone,
+    Kicked,
     Left,
     NoticesDue,
     Posted,
     RoomClosed,
+    RoomHeld,
     Swept,
     WorkerDied,
 )
 from mpchat.hub.history import Run
+from mpchat.hub.hosts import global_identity
 from mpchat.hub.limits import Limits
-from mpchat.hub.log import Follow, MemoryLog, More, Prove, Proved, Record, SaidAll, Step, Sync
+from mpchat.hub.log import (
+    Applied,
+    Died,
+    Follow,
+    MemoryLog,
+    More,
+    Prove,
+    Proved,
+    Record,
+    SaidAll,
+    Step,
+    Sync,
+)
 from mpchat.hub.moderation_keeper import ModerationKeeper
 from mpchat.hub.moderator import Moderator
 from mpchat.hub.past import Past
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.proofs import Proofs
 from mpchat.hub.sender_holds import SenderHolds, Strain
+from mpchat.hub.shared_log import SharedLog
 from mpchat.hub.state import HubState
 from mpchat.hub.stream_hold import StreamHold
 from mpchat.ipc.channel import Item
@@ -52,8 +71,20 @@ from mpchat.text import visible
 
 # Bytes of an announcement: room, number and time must still fit into a member's frame.
 ANNOUNCEMENT_LIMIT = 65_000
+# Seconds by which hosts differ that let time pass, should it be due: as a rule the first one is enough.
+TICK_APART = 0.1
+# Fits no identity of any host.
+NOBODY = -1 << 80
 
 log = logging.getLogger("mpchat.hub")
+
+
+class SharedPast(NamedTuple):
+    """What a log that several hosts share has made of a state, with the digest of it, up to a place."""
+
+    state: HubState
+    digest: Digest
+    place: Place
 
 
 class Hub:
@@ -64,7 +95,7 @@ class Hub:
         limits: Limits,
         *,
         notices: bool = True,
-        past: Past | None = None,
+        past: Past | SharedPast | None = None,
         moderation: ModerationKeeper | None = None,
         on_run: Callable[[Run], None] | None = None,
         connections: Callable[[], int] = int,
@@ -73,22 +104,42 @@ class Hub:
 
         ``limits.lag`` is how many bytes of the plain stream are kept; a stuck worker may be half as many
         behind before all wait for it. ``on_run`` gets every run of messages that is numbered.
-        ``moderation`` has the file of bans and mutes. ``connections`` returns how many there are.
+        ``moderation`` has the file of bans and mutes. ``connections`` returns how many there are. With
+        a :class:`SharedPast` the order is that of several hosts.
         """
         keeper = moderation or ModerationKeeper(None)
-        past = past or Past(secrets.token_urlsafe(9))
-        rules = keeper.at_start
-        self.state = HubState(limits, past, rules, notices=notices, archived=on_run is not None)
-        self.moderator = Moderator(self.state, keeper, self._put_in_order)
+        shared = past if isinstance(past, SharedPast) else None
+        self.shared = SharedLog(shared.place) if shared else None
+        self.digest = shared.digest if shared else Digest()
+        if isinstance(past, SharedPast):
+            self.state = past.state
+        else:
+            past = past or Past(secrets.token_urlsafe(9))
+            archived = on_run is not None
+            self.state = HubState(limits, past, keeper.at_start, notices=notices, archived=archived)
+        self.moderator = Moderator(self.state, keeper, self._decide)
         self.plain = PlainStream(limits.lag)
         self.delivery = Delivery(self.state.rooms, self.plain, limits.lag, limits.answers)
         self.delivery.on_run = on_run
         self._limits, self._notices = limits, notices
-        self._log = MemoryLog()
+        self._log: MemoryLog | SharedLog = self.shared or MemoryLog()
+        # Gets what was applied of a shared log, and the moment (seconds, monotonic).
+        self.on_applied: Callable[[Applied, float], None] = _nothing
+        # Called before this host's own end is applied.
+        self.on_own_end: Callable[[float], None] = _nothing
         self._hold = StreamHold(self.plain.buffer)
         self._sender_holds = SenderHolds()
         self._connections = connections
         self.proofs = Proofs(self.delivery)
+        # True when nothing more of the order is for clients of this host: it is about to stop.
+        self.closed = False
+        # How far a shared log was applied; when that was here, on the log's clock, and on its wall clock.
+        self.place = shared.place if shared else None
+        self._heard = (time.monotonic(), shared.place.time, shared.place.at) if shared else (0.0, 0.0, 0.0)
+        self._ticking = False
+        if shared:
+            self.moderator.wall = self.wall
+            self.take_part(0)
         # Gets what an operator asks for from a client.
         self.on_order: Callable[[Order], None] = _refuse_order
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
@@ -109,7 +160,9 @@ class Hub:
             SaidAll: self._echoed,
             Prove: self._prove,
             Proved: self._proved,
+            Died: self._died,
         }
+        self.delivery.on_hold = self._on_hold
 
     # Workers.
 
@@ -137,24 +190,38 @@ class Hub:
         self._judge_hold(room)
 
     def _judge_hold(self, room: int) -> None:
-        if self._sender_holds.judge(room, self._clients_in(room)):
-            for endpoint in self.delivery.endpoints:
-                if endpoint.ready:
-                    self._tell_hold(endpoint, room)
+        if not self._sender_holds.judge(room, self._clients_in(room)):
+            return
+        if self.shared is not None:  # the room's senders may be elsewhere
+            self.shared.append(RoomHeld(room, room in self._sender_holds.held), None, 0)
+        else:
+            self._tell_hold_to_all(room)
+
+    def _on_hold(self, hold: Hold) -> None:
+        self._tell_hold_to_all(hold.room)
+
+    def _tell_hold_to_all(self, room: int) -> None:
+        for endpoint in self.delivery.endpoints:
+            if endpoint.ready:
+                self._tell_hold(endpoint, room)
+
+    @property
+    def _held(self) -> Collection[int]:
+        """The rooms whose senders wait."""
+        return self._sender_holds.held if self.shared is None else self.state.hosts.held
 
     def _tell_hold(self, endpoint: Endpoint, room: int) -> None:
         """Tell a worker whether a room's senders wait; in the lobby plain clients speak too."""
-        held = room in self._sender_holds.held
+        held = room in self._held
         if room == self.state.rooms.lobby.number:
             endpoint.send(Down.HOLD, (PLAIN, held))
         endpoint.send(Down.HOLD, (room, held))
 
     def _clients_in(self, number: int) -> int:
-        room = self.state.rooms.by_number.get(number)
-        members = len(room.members) if room is not None else 0
-        if room is not self.state.rooms.lobby:
+        members = self.delivery.recipients_in(number)
+        if number != self.state.rooms.lobby.number:
             return members
-        return members + self._connections() - self.members
+        return members + self._connections() - self.delivery.recipients
 
     def _read_request(self, endpoint: Endpoint, payload: Any, now: float) -> Asked | CutOff | Prove:
         self.moderator.watch_clock()
@@ -164,19 +231,22 @@ class Hub:
         except msgspec.DecodeError as error:
             log.error("not understood, its connection is ended, %s: %s", error, address)
             return CutOff(now, identity, INTERNAL_ERROR)
+        if self.shared is not None:  # should its worker die, it is known who is lost
+            self.delivery.meet(identity, endpoint)
         token = secrets.token_urlsafe(12) if request.join is not None else ""
         asked = Asked(now, time.time(), identity, address, request, token)
         return self._to_prove(asked)
 
     def _to_prove(self, asked: Asked) -> Prove | Asked:
-        member = self.state.members.by_identity.get(asked.identity)
+        member = self.state.member_here(asked.identity)
         new = member is None or member.claim is None
         return self.proofs.to_prove(asked, self._limits, new=new)
 
     def detach(self, endpoint: Endpoint, now: float) -> None:
         """Put what a dead worker has still said into the order, and send it nothing more."""
-        for record in self._log.take_from(endpoint):
-            self._apply(record, now)
+        if isinstance(self._log, MemoryLog):
+            for record in self._log.take_from(endpoint):
+                self._apply(record, now)
         self.delivery.endpoints.remove(endpoint)
 
     def worker_died(self, endpoint: Endpoint, speakers: int, in_transit: set[int], now: float) -> None:
@@ -187,9 +257,16 @@ class Hub:
         self._hold.die(endpoint)
         for room in self._sender_holds.forget(endpoint):
             self._judge_hold(room)
-        lost = self.delivery.worker_died(endpoint, in_transit)
-        if lost or speakers:
-            self._put_in_order(WorkerDied(now, lost, speakers), now)
+        died = Died(speakers, in_transit)
+        if self.shared is not None:  # behind what it has still said
+            self.shared.append(died, endpoint, 0)
+        else:
+            self._died(died, endpoint, now)
+
+    def _died(self, died: Died, endpoint: Endpoint, now: float) -> None:
+        lost = self.delivery.worker_died(endpoint, died.in_transit)
+        if lost or died.speakers:
+            self._decide(WorkerDied(now, lost, died.speakers), now)
 
     # Connections that change their worker.
 
@@ -214,21 +291,21 @@ class Hub:
     @property
     def empty(self) -> bool:
         """True when nothing that was received waits for its place in the order."""
-        return not self._log
+        return not self._log.owes
 
     def turn(self, now: float) -> None:
         """Put what has come in into the order, and send what follows from it."""
         ordered = 0
-        while self._log and not self.waits(now):
+        while self._log and not self.closed and not self.waits(now):
             record = self._log.next()
             self._apply(record, now)
             ordered += record.cost
             if ordered >= BATCH_SIZE:  # so that the look at what waits for workers sees it
                 self.delivery.flush()
                 ordered = 0
-        due = self.state.notice_due()
+        due = self.notice_due()
         if due is not None and due <= now:
-            self._put_in_order(NoticesDue(now), now)
+            self._tick(now)
         self.delivery.flush()
         for endpoint in self.delivery.endpoints:
             if endpoint.filled is not None:
@@ -239,48 +316,174 @@ class Hub:
     def _fill(self, endpoint: Endpoint) -> None:
         self.plain.fill(endpoint)
         if endpoint.ready:
-            for room in self._sender_holds.held:
+            for room in self._held:
                 self._tell_hold(endpoint, room)
 
     def notice_due(self) -> float | None:
         """Return when clients are to be told who has come and gone (monotonic clock, seconds), or None."""
-        return self.state.notice_due()
+        due = self.state.notice_due()
+        if due is None or self.shared is None:
+            return due
+        return None if self._ticking else self.local_time(due) + TICK_APART * self._rank
+
+    def _tick(self, now: float) -> None:
+        """Let time pass in the order: notices are due."""
+        self._ticking = True
+        self._decide(NoticesDue(now), now)
 
     def _apply(self, record: Record, now: float) -> None:
-        content, endpoint, cost = record
+        content, endpoint, cost, host = record
+        if isinstance(content, Applied):
+            self._applied(content, now)
+            return
         serve = self._servers.get(type(content))
-        if serve is None:
+        if serve is None or endpoint is None:
             assert not isinstance(content, tuple), "steps have servers"
-            self._put_in_order(content, now)
+            self._put_in_order(content, now, host)
         else:
             serve(content, endpoint, now)
-        endpoint.take(cost)
+        if endpoint is not None:
+            endpoint.take(cost)
 
-    def _put_in_order(self, entry: Entry, now: float) -> None:
-        if self.proofs and isinstance(entry, Left | WorkerDied):
+    def _decide(self, entry: Entry, now: float) -> None:
+        """Put something of the server itself in order: at once, or when it comes back from a shared log."""
+        if self.shared is None:
+            self._put_in_order(entry, now)
+        else:
+            self.shared.append(entry, None, 0)
+
+    def _put_in_order(self, entry: Entry, now: float, host: int = 0) -> None:
+        own = host == self.state.here
+        if self.proofs and own and isinstance(entry, Left | WorkerDied):
             self.proofs.forget(entry)
-        self.delivery.carry_out(self.state.apply(entry))
+        if self.shared is None:
+            self.delivery.carry_out(self.state.apply(entry))
+        else:
+            self._put_in_shared_order(entry, now, host)
         while self.delivery.too_slow:
             too_slow = CutOff(now, self.delivery.too_slow.pop(), SLOW)
-            self.delivery.carry_out(self.state.apply(too_slow))
+            if self.shared is None:
+                self.delivery.carry_out(self.state.apply(too_slow))
+            else:
+                self.shared.append(too_slow, None, 0)
+
+    # The order of several hosts.
+
+    def _put_in_shared_order(self, entry: Entry, now: float, host: int) -> None:
+        """Apply an entry as all hosts do, and carry out here what is for clients of this host."""
+        if isinstance(entry, Gone) and entry.epoch == self.state.here:
+            self.on_own_end(now)
+            self.take_part(0)
+        try:
+            effects = self.state.apply(entry, host)
+        except Exception:  # the same on every host; none may end because of one entry
+            log.exception("failed, left out by all hosts: an entry of host %d", host)
+            effects = []
+        self.digest.add(effects)
+        self.delivery.kicks = host != self.state.here
+        self.delivery.carry_out(effects)
+
+    def _applied(self, applied: Applied, now: float) -> None:
+        """Note that a batch ends. What is due by then goes out on every host at this point."""
+        place = applied.place
+        due = self.state.notice_due()
+        if due is not None and due <= place.time:
+            self._put_in_shared_order(NoticesDue(place.time), now, 0)
+            self._ticking = False
+        if applied.number:
+            self.state.hosts.count(applied.epoch, applied.number, applied.total, place.time)
+        self.place, self._heard = place, (now, place.time, place.at)
+        self.on_applied(applied, now)
+
+    def reading(self) -> Reading:
+        """Return the digest of the state of now."""
+        state = self.state
+        return Reading(
+            value=self.digest.value,
+            members=len(state.members.by_identity),
+            rooms=len(state.rooms),
+            names=state.members.claims.held,
+            memory=state.rooms.memory.used,
+            messages=state.messages,
+            sequence=state.sequencer.sequence,
+        )
+
+    def local_time(self, moment: float) -> float:
+        """Return when a moment of the log's clock is here (seconds, monotonic), about."""
+        heard, time_then, _ = self._heard
+        return heard + moment - time_then
+
+    def log_time(self, now: float) -> float:
+        """Return what the log's clock says at ``now`` (seconds, monotonic), about."""
+        heard, time_then, _ = self._heard
+        return time_then + now - heard
+
+    def wall(self) -> float:
+        """Return the time that is shown and by which rules end, in seconds since 1970."""
+        if self.shared is None:
+            return time.time()
+        heard, _, at = self._heard
+        return at + time.monotonic() - heard
+
+    @property
+    def _rank(self) -> int:
+        """How many hosts look after the time before this one."""
+        return sum(epoch < self.state.here for epoch in self.state.hosts.by_epoch)
+
+    def take_part(self, epoch: int) -> None:
+        """Serve the connections of this process as those of a host; 0: as of none."""
+        self.state.here = epoch
+        self.delivery.base = global_identity(epoch, 0) if epoch else NOBODY
+
+    def replace_state(self, state: HubState, place: Place, number: int, now: float) -> None:
+        """Go on from a snapshot, which has this host's batches up to ``number``; nobody hears a room then."""
+        assert self.shared is not None
+        self.delivery.leave_all()
+        self.state = self.moderator.state = state
+        self.delivery.use_rooms(state.rooms)
+        self.take_part(0)
+        self.place, self._heard = place, (now, place.time, place.at)
+        self._ticking = False
+        for record in self.shared.restart(place, number):
+            self._settle(record)
+
+    def _settle(self, record: Record) -> None:
+        """Acknowledge what a snapshot has, and that did not come out here."""
+        content, endpoint, cost, _ = record
+        if isinstance(content, tuple):
+            self._apply(record, time.monotonic())
+            return
+        if isinstance(content, Left | WorkerDied):
+            self.proofs.forget(content)
+            self.delivery.forget_ended(content)
+        if endpoint is not None:
+            endpoint.take(cost)
+            if isinstance(content, Asked):
+                self.proofs.answered(content.identity)
 
     def _serve(self, asked: Asked, endpoint: Endpoint, now: float) -> None:
         """Let a request be served. What was said before it goes out first, to all."""
-        prove = self._to_prove(asked)
-        if isinstance(prove, Prove):  # another setting holds since it was read
-            self._prove(prove, endpoint, now)
-            return
+        if self.shared is None:  # else the setting is the same as long as the server runs
+            prove = self._to_prove(asked)
+            if isinstance(prove, Prove):  # another setting holds since it was read
+                self._prove(prove, endpoint, now)
+                return
+            self.delivery.meet(asked.identity, endpoint)
         self.delivery.flush()
-        self.delivery.meet(asked.identity, endpoint)
         self._answer(asked, now)
         ordered = any(order.identity == asked.identity for order in self.delivery.orders)
         # The answer to an order comes when it was carried out, and before that of any later request.
         if ordered:
             endpoint.send(Down.CHECKING, (asked.identity, False))
+        elif asked.began is not None:  # its connection may be in transit
+            self.proofs.answered(asked.identity)
         else:
             endpoint.send(Down.ANSWERED, asked.identity)
 
     def _answer(self, asked: Asked, now: float) -> None:
+        if self.shared is not None:
+            self._put_in_order(asked, now, self.state.here)
+            return
         try:
             self._put_in_order(asked, now)
         except Exception:  # what one client asks for must not end the server of all
@@ -298,12 +501,17 @@ class Hub:
         if proved is not None:
             self._log.append(*proved, 0)
 
-    def _proved(self, proved: Proved, _: Endpoint, now: float) -> None:
+    def _proved(self, proved: Proved, endpoint: Endpoint, now: float) -> None:
         """Let a join be served whose proof was checked."""
         identity, asked = proved.asked.identity, proved.asked
         if self.delivery.in_transit(identity):  # it has not got all that its room was told
             self.proofs.hold(proved)
-        elif self.proofs.take(identity, self._limits):
+        elif not self.proofs.take(identity, self._limits):
+            pass
+        elif self.shared is not None:
+            began = self.log_time(asked.now)
+            self.shared.append(msgspec.structs.replace(asked, began=began), endpoint, 0)
+        else:
             self.delivery.flush()
             self._answer(msgspec.structs.replace(asked, now=now, at=time.time(), began=asked.now), now)
             self.proofs.answered(identity)
@@ -339,7 +547,7 @@ class Hub:
 
     def tell(self, identity: int, frame: bytes) -> None:
         """Send a client the answer to what it has ordered, if it is still here, and read from it again."""
-        self.delivery.carry_out([Tell(identity, frame)])
+        self.delivery.carry_out([Tell(self.delivery.base + identity, frame)])
         self.proofs.answered(identity)
 
     def announce(self, text: str, now: float) -> None:
@@ -349,7 +557,7 @@ class Hub:
             raise ProtocolError(
                 "too_long", f"the message takes {len(frame)} bytes, {ANNOUNCEMENT_LIMIT} are allowed"
             )
-        self._put_in_order(Announced(now, time.time(), frame), now)
+        self._decide(Announced(now, time.time(), frame), now)
 
     def close_room(self, name: str, now: float) -> tuple[str, int]:
         """End a room and forget its history; return its name and how many members are in the lobby for it.
@@ -363,6 +571,9 @@ class Hub:
         if room is self.state.rooms.lobby:
             raise MpchatError(f"{room.name} cannot be closed: members of closed rooms are put there")
         members = list(room.members)
+        if self.shared is not None:
+            self.shared.append(RoomClosed(now, 0.0, room.number), None, 0)
+            return room.name, len(members)
         if any(map(self.delivery.in_transit, room.members)):
             raise MpchatError(f"members of {room.name} are just being moved to other workers; try again")
         self._put_in_order(RoomClosed(now, time.time(), room.number), now)
@@ -377,27 +588,42 @@ class Hub:
     def change_limits(self, limits: Limits, *, notices: bool, now: float) -> None:
         """Keep to other limits from now on."""
         self._limits, self._notices = limits, notices
-        self._put_in_order(Configured(limits, notices, now), now)
+        if self.shared is None or differ(limits, notices, self.state):
+            self._decide(Configured(limits, notices, now), now)
         self.plain.buffer.limit = limits.lag
         self.delivery.lag_limit, self.delivery.answers_memory = limits.lag, limits.answers
 
     def silence_notices(self, now: float) -> None:
-        """Tell no client any more that others have gone."""
+        """Tell no client any more that others have gone. Clients of other hosts are told."""
+        if self.shared is not None:
+            self.closed = True
+            return
         self.change_limits(self._limits, notices=False, now=now)
 
     def sweep(self, now: float) -> None:
         """Forget what is too old or unused; call it about once a second."""
         self.moderator.watch_clock()
-        self._put_in_order(Swept(now, time.time(), self.proofs.waiting), now)
+        if self.shared is None:  # else hosts do it with their beats
+            self._put_in_order(Swept(now, time.time(), self.proofs.waiting), now)
         for room in self._sender_holds.expire(now - STUCK_AFTER):
             self._judge_hold(room)
 
     # What is so.
 
     def address_of(self, name: str) -> str | None:
-        """Return the address of the member of this name, if one is connected."""
+        """Return the address of the member of this name, if one is connected here."""
         member = self.state.members.named(name)
-        return member.address if member is not None else None
+        return member.address if member is not None and self.state.is_here(member) else None
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Tell whether a member of this name is connected to another host."""
+        member = self.state.members.named(name)
+        return member is not None and not self.state.is_here(member)
+
+    def kick_everywhere(self, target: str) -> None:
+        """Have the other hosts close the connections of a name, an address or a network too."""
+        if self.shared is not None:
+            self.shared.append(Kicked(target), None, 0)
 
     @property
     def messages(self) -> int:
@@ -413,6 +639,16 @@ class Hub:
     def rooms(self) -> int:
         """Rooms that there are, the lobby among them."""
         return len(self.state.rooms)
+
+
+def differ(limits: Limits, notices: bool, state: HubState) -> bool:
+    """Tell whether limits that all hosts keep to are others than the state has."""
+    shared = limits._replace(lag=state.limits.lag, answers=state.limits.answers)
+    return (shared, notices) != (state.limits, state.sequencer.notices)
+
+
+def _nothing(*args: object) -> None:
+    pass
 
 
 def _refuse_order(order: Order) -> None:

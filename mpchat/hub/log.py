@@ -3,13 +3,14 @@
 An entry comes out once, in its place in the order. The worker's item that it came in is acknowledged when the
 entry was applied. Steps are local, and keep their places between entries.
 
-This log is in memory. Another one may keep the same promises and share its entries with other hosts.
+This log is in memory. :mod:`mpchat.hub.shared_log` keeps the same promises, and several hosts share it.
 """
 
 from collections import deque
 from typing import NamedTuple
 
 from mpchat.auth.grant import Proof
+from mpchat.cluster.store import Place
 from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.entries import Asked, Entry
 
@@ -54,15 +55,43 @@ class Proved(NamedTuple):
     asked: Asked
 
 
-Step = Sync | More | Follow | SaidAll | Prove | Proved
+class Died(NamedTuple):
+    """A worker has died; ``speakers`` of its connections had sent a message or asked to join.
+
+    Other processes have the connections ``in_transit`` by now.
+    """
+
+    speakers: int
+    in_transit: set[int]
+
+
+class Applied(NamedTuple):
+    """A batch of a shared log ends here, the batch ``number`` of the host ``epoch``.
+
+    That host had applied ``total`` bytes of batches when it sent it. ``number`` is 0 where a host has come or
+    gone.
+    """
+
+    place: Place
+    epoch: int
+    number: int
+    total: int
+
+
+Step = Sync | More | Follow | SaidAll | Prove | Proved | Died | Applied
 
 
 class Record(NamedTuple):
-    """What stands in one place of the log, its worker, and the bytes to acknowledge to that worker."""
+    """What stands in one place of the log, its worker, and the bytes to acknowledge to that worker.
+
+    ``host`` is the epoch of the host that an entry is from; 0: there is only one. Without a worker it is the
+    server's own, or another host's.
+    """
 
     content: Entry | Step
-    origin: Endpoint
+    origin: Endpoint | None
     cost: int
+    host: int = 0
 
 
 class MemoryLog:
@@ -74,7 +103,12 @@ class MemoryLog:
     def __bool__(self) -> bool:
         return bool(self._records)
 
-    def append(self, content: Entry | Step, origin: Endpoint, cost: int) -> None:
+    @property
+    def owes(self) -> bool:
+        """True while something that was added has not come out."""
+        return bool(self._records)
+
+    def append(self, content: Entry | Step, origin: Endpoint | None, cost: int) -> None:
         """Add at the end."""
         self._records.append(Record(content, origin, cost))
 

@@ -208,9 +208,7 @@ class Members:
         return [
             self.by_identity[each]
             for each, until in self.expiring.items()
-            if until <= now
-            and host_of(each) == host_of(self.base)
-            and each - self.base not in renewing
+            if until <= now and host_of(each) == host_of(self.base) and each - self.base not in renewing
         ]
 
     # Operators.
@@ -447,7 +445,7 @@ class Members:
             return self._missed(room, Join(after=entry.after))[0], (entry.after + 1, None)
         first = max(room.history.first or room.seq + 1, agreed + 1)
         if not known:  # it has got more than there is now
-            return first, (agreed + 1, max(entry.after, first - 1))
+            return first, (agreed + 1, None)
         return first, None if first == agreed + 1 else (agreed + 1, first - 1)
 
     # Questions.

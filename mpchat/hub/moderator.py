@@ -24,8 +24,10 @@ class Moderator:
     def __init__(
         self, state: HubState, keeper: ModerationKeeper, put_in_order: Callable[[Entry, float], None]
     ) -> None:
-        """``put_in_order(entry, now)`` applies an entry at the monotonic time ``now``."""
-        self._state = state
+        """``put_in_order(entry, now)`` takes an entry of the monotonic time ``now``."""
+        self.state = state
+        # The clock by which rules end, in seconds since 1970.
+        self.wall: Callable[[], float] = time.time
         self._keeper = keeper
         self._put_in_order = put_in_order
         self._clock = ClockWatch(time.monotonic(), time.time())
@@ -51,31 +53,31 @@ class Moderator:
     def lift(self, table: str, target: str, now: float) -> None:
         """End a ban (``table`` is ``bans``) or a mute (``mutes``). Raises :class:`MpchatError`."""
         key = lifted_key(target)
-        if key not in self._state.moderation.table(table):
+        if key not in self.state.moderation.table(table):
             raise MpchatError(f"{target} is not {'banned' if table == BANS else 'muted'}")
         self._put_in_order(Lifted(table, key), now)
         self._keeper.note(table, key, None)
 
     def is_sanctioned(self, table: str, target: str) -> bool:
         """Tell whether there is a ban (``table`` is ``bans``) or a mute (``mutes``) of a target."""
-        return lifted_key(target) in self._state.moderation.table(table)
+        return lifted_key(target) in self.state.moderation.table(table)
 
     def write(self) -> Callable[[], None]:
         """Return a job for a thread: it writes what was banned, muted or lifted since the last job.
 
         It raises :class:`MpchatError`; a later look tries again.
         """
-        return self._keeper.write(self._state.moderation)
+        return self._keeper.write(self.state.moderation)
 
     def look(self) -> FileLook:
         """Return a job for a thread: it looks at the file. Then call :meth:`follow_file`."""
         self.watch_clock()
-        return self._keeper.look(self._state.moderation)
+        return self._keeper.look(self.state.moderation)
 
     def follow_file(self, look: FileLook, now: float) -> list[str]:
         """Take over what another program has changed in the file; return what is newly banned."""
         banned = []
-        for table, key, rule in self._keeper.news(look, self._state.moderation, time.time()):
+        for table, key, rule in self._keeper.news(look, self.state.moderation, time.time()):
             if rule is None:
                 self._put_in_order(Lifted(table, key), now)
                 continue
@@ -89,6 +91,8 @@ class Moderator:
 
         Call it before a rule is judged or read. The file follows with the next look.
         """
+        if self.wall is not time.time:  # hosts share a clock, and a step of this one means nothing
+            return
         now = time.monotonic()
         step = self._clock.step(now, time.time())
         if not step:
@@ -96,13 +100,13 @@ class Moderator:
         log.warning("the clock was stepped by %.1f s: bans and mutes end that much later", step)
         self._put_in_order(ClockStepped(step), now)
         for table in (BANS, MUTES):
-            for key, rule in self._state.moderation.table(table).items():
+            for key, rule in self.state.moderation.table(table).items():
                 if rule.until is not None:
                     self._keeper.note(table, key, rule)
 
     def is_banned(self, identity: int, host: str) -> bool:
         """Tell whether a connection's host is banned now, or the name that it has."""
-        moderation, at = self._state.moderation, time.time()
-        member = self._state.members.by_identity.get(identity)
+        moderation, at = self.state.moderation, self.wall()
+        member = self.state.member_here(identity)
         named = member is not None and moderation.banned_name(member.name, at)
         return named or moderation.banned_host(host, at)

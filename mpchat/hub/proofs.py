@@ -12,7 +12,7 @@ from mpchat.auth.grant import Identity, Proof
 from mpchat.errors import ProtocolError
 from mpchat.hub.delivery import Delivery
 from mpchat.hub.endpoint import Endpoint
-from mpchat.hub.entries import Asked, Denied, Left, WorkerDied
+from mpchat.hub.entries import Asked, Denied, Left, WorkerDied, ended_identities
 from mpchat.hub.limits import Limits
 from mpchat.hub.log import Prove, Proved
 from mpchat.ipc.addresses import owner_of_client
@@ -137,12 +137,7 @@ class Proofs:
 
     def forget(self, ended: Left | WorkerDied) -> None:
         """Forget the joins of connections that have ended."""
-        identities = (
-            ended.identities
-            if isinstance(ended, WorkerDied)
-            else [client[0] for client in ended.clients if not isinstance(client, str)]
-        )
-        for identity in identities:
+        for identity in ended_identities(ended):
             self._unread.discard(identity)
             self._held.pop(identity, None)
             if self._waiting.pop(identity, None) is not None and self.gate is not None:

@@ -44,6 +44,11 @@ class Replay:
         """True when only what the room says from now on is left."""
         return self._next > self._last and self._cursor == self._stream.end
 
+    @property
+    def reached(self) -> int | None:
+        """The last message that was returned; None: the stream has begun, which has notices in between."""
+        return self._next - 1 if self._next <= self._last else None
+
     def chunk(self, most: int) -> bytes:
         """Return the next part, about ``most`` bytes. Raises :class:`OvertakenError`."""
         parts: list[bytes] = []

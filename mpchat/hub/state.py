@@ -32,10 +32,10 @@ from mpchat.hub.entries import (
     Swept,
     WorkerDied,
 )
-from mpchat.hub.hosts import HOST_BITS, Hosts, host_of
+from mpchat.hub.hosts import HOST_BITS, Hosts, global_identity, host_of
 from mpchat.hub.limits import Limits
 from mpchat.hub.members import MUTED, Member, Members
-from mpchat.hub.moderation import Moderation, Rule
+from mpchat.hub.moderation import BANS, Moderation, Rule
 from mpchat.hub.past import Past
 from mpchat.hub.rooms import Room, Rooms, Times
 from mpchat.hub.sequencer import Sequencer
@@ -69,8 +69,9 @@ class HubState:
         self.moderation = moderation
         self.sequencer = Sequencer(notices=notices)
         self.rooms = Rooms(limits)
-        # The hosts that share the log; none without such a log.
+        # The hosts that share the log; none without such a log. This process's own among them; 0: none is.
         self.hosts = Hosts()
+        self.here = 0
         self._effects: list[Effect] = []
         numbers = past._replace(runs=())
         self.members = Members(limits, self.rooms, moderation, numbers, self._effects.append)
@@ -117,6 +118,19 @@ class HubState:
         effects = self._effects.copy()
         self._effects.clear()
         return effects
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that hold."""
+        return self.members.limits
+
+    def member_here(self, identity: int) -> Member | None:
+        """Return the member that a connection of this process is."""
+        return self.members.by_identity.get(global_identity(self.here, identity))
+
+    def is_here(self, member: Member) -> bool:
+        """Tell whether a member is connected to this process."""
+        return host_of(member.identity) == self.here
 
     def notice_due(self) -> float | None:
         """Return when :class:`NoticesDue` is to be applied (monotonic, seconds); None: nothing waits."""
@@ -259,6 +273,8 @@ class HubState:
 
     def _moderated(self, entry: Moderated) -> None:
         self.moderation.put(entry.table, entry.key, Rule(entry.target, entry.until))
+        if entry.table == BANS:
+            self._effects.append(Kick(entry.target))
 
     def _lifted(self, entry: Lifted) -> None:
         self.moderation.put(entry.table, entry.key, None)

@@ -1,0 +1,491 @@
+"""Membership: one host's part in a chat of several hosts: it registers, beats, returns, and recovers. No I/O.
+
+A host follows the log from a place on and registers; from its registration on it appends. When it finds its
+own end in the log, because it was silent longer than its lease, it registers again and enters its members
+again: they have heard everything meanwhile. When the log itself was lost or does not fit its state, it takes
+a snapshot, and its members are told what is uncertain.
+
+The link does what blocks, in threads; its answers come as events, and any may come late.
+"""
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from mpchat.auth.grant import Identity
+from mpchat.cluster.store import AGAIN, Batch, Place, Snapshot
+from mpchat.errors import MpchatError
+from mpchat.hub import snapshot
+from mpchat.hub.digest import Reading
+from mpchat.hub.effects import End
+from mpchat.hub.entries import HostBeat, Returned
+from mpchat.hub.hosts import HostInfo, global_identity, host_of
+from mpchat.hub.hub import Hub, SharedPast
+from mpchat.hub.log import Applied
+from mpchat.hub.members import Member
+from mpchat.hub.shared_log import VERSION, Outgoing, StrangerError
+from mpchat.hub.state import HubState
+from mpchat.ipc.reasons import SLOW
+
+# Seconds between two beats, or a fourth of the lease if that is less.
+BEAT_EVERY = 1.0
+BEATS_IN_A_LEASE = 4
+# Bytes of batches that a host applies at most before it says how far it is.
+TELL_EVERY = 2 << 20
+# Bytes of batches that a host may be behind before all hosts wait with what their clients say. And seconds of
+# silence after which no host is waited for.
+MOST_BEHIND = 16 << 20
+WAITED_FOR = 3.0
+# Batches, bytes and seconds after which the log gets another snapshot, if anything was said.
+SNAPSHOT_BATCHES = 5000
+SNAPSHOT_BYTES = 16 << 20
+SNAPSHOT_EVERY = 300.0
+# Batches for which the digest is remembered: as many as may come while a beat is on its way.
+REMEMBERED = 4096
+
+log = logging.getLogger("mpchat.hub")
+
+
+# What the link reports.
+
+
+class Registration(NamedTuple):
+    """This host has an epoch; its arrival stands at ``position``."""
+
+    epoch: int
+    position: int
+
+
+class Fenced(NamedTuple):
+    """The log refuses this host: its lease is over."""
+
+    epoch: int
+
+
+class Rewound(NamedTuple):
+    """The log is not what was read."""
+
+    why: str
+
+
+class Trimmed(NamedTuple):
+    """The log does not have the next batch any more."""
+
+
+class Loaded(NamedTuple):
+    """The newest snapshot, as a state; None: there is none."""
+
+    restored: SharedPast | None
+
+
+class Stood(NamedTuple):
+    """What the other hosts' places mean for this one; see ``Store.stand``."""
+
+    answer: str
+
+
+class Founded(NamedTuple):
+    """Whether the log begins with this host's state."""
+
+    done: bool
+
+
+class Away(NamedTuple):
+    """The log cannot be reached, for the reason ``why``; or it can again, if that is empty."""
+
+    why: str
+
+
+class Stopped(NamedTuple):
+    """The log refuses this host for good."""
+
+    why: str
+
+
+Event = Registration | Fenced | Rewound | Trimmed | Loaded | Stood | Founded | Away | Stopped
+
+
+class LogLink(Protocol):
+    """What reaches the log. Nothing here blocks."""
+
+    def follow(self, place: Place) -> None:
+        """Read on from a place, and forget what was read before and not taken."""
+
+    def reads(self) -> list[Batch]:
+        """Return what was read since, in order; as much as one turn of the loop can apply."""
+
+    def events(self) -> list[Event]:
+        """Return what else has happened since."""
+
+    def register(self, generation: str) -> None:
+        """Begin to register."""
+
+    def append(self, generation: str, epoch: int, position: int, batches: list[Outgoing]) -> None:
+        """Append batches, again and again until they are there."""
+
+    def leave(self, generation: str, epoch: int) -> None:
+        """Say that this host takes part no longer."""
+
+    def save(self, make: Callable[[], Snapshot]) -> None:
+        """Keep a snapshot."""
+
+    def load(self) -> None:
+        """Load the newest snapshot."""
+
+    def stand(self, generation: str, place: Place) -> None:
+        """Ask again and again what the others' places mean for this one."""
+
+    def found(self, old: str, make: Callable[[], Snapshot]) -> None:
+        """Begin a new log with a snapshot."""
+
+
+class Part(Enum):
+    """What part a host has; its values are shown to operators."""
+
+    JOINING = "joining"
+    MEMBER = "member"
+    RETURNING = "returning"
+    RECOVERING = "recovering"
+    LEFT = "left"
+
+
+class Membership:
+    """This host's part in the chat of several hosts."""
+
+    def __init__(self, hub: Hub, link: LogLink, info: HostInfo, lease: float) -> None:
+        """``lease`` is in seconds."""
+        assert hub.shared is not None
+        assert hub.place is not None
+        self.part = Part.JOINING
+        # Why the part is what it is; why the log cannot be reached, and since when (seconds since 1970).
+        self.why = ""
+        self.since = hub.wall()
+        self.away = ""
+        self.away_since = 0.0
+        # Why this host cannot go on at all.
+        self.stopped = ""
+        self.info = info
+        self.hub = hub
+        self.log = hub.shared
+        self.link = link
+        self.beat_every = min(BEAT_EVERY, lease / BEATS_IN_A_LEASE)
+        # The number of clients here, and of plain ones that have said something.
+        self.count: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        # The epoch of this host, also after its end and until it has another one.
+        self._epoch = 0
+        self._arrival = 0
+        # Members that are to be entered again.
+        self._returning: list[Returned] = []
+        # A lost log: wait until all that was read is applied.
+        self._lost, self._rewound, self._recovering = "", False, False
+        self._told = 0
+        self._snapshot_place = hub.place
+        self._snapshot_at = 0.0
+        self._compared = 0
+        self._readings: deque[tuple[int, bytes]] = deque(maxlen=REMEMBERED)
+        hub.on_applied = self._on_applied
+        hub.on_own_end = self._on_own_end
+
+    @property
+    def place(self) -> Place:
+        """How far the log was applied."""
+        assert self.hub.place is not None
+        return self.hub.place
+
+    @property
+    def serves(self) -> bool:
+        """True when this host has caught up and takes part."""
+        return self.part is Part.MEMBER and self.place.position >= self._arrival
+
+    @property
+    def is_leader(self) -> bool:
+        """True when this host does what one host is to do for all."""
+        return bool(self.log.epoch) and self.hub.state.hosts.leader == self.log.epoch
+
+    # What the loop calls.
+
+    def begin(self) -> None:
+        """Follow the log, and register."""
+        self.link.follow(self.place)
+        self.link.register(self.place.generation)
+
+    def receive(self, now: float) -> None:
+        """Take what has come from the link; then the hub applies it."""
+        for event in self.link.events():
+            self._on_event(event, now)
+        if self.part is Part.LEFT or self._lost or self.log:
+            return
+        try:
+            self.log.receive(self.link.reads())
+        except StrangerError as error:
+            self.stopped = str(error)
+        except MpchatError as error:
+            self._lose(str(error), now)
+
+    def send(self, now: float) -> None:
+        """Send what is to be put in order; call after the hub's turn."""
+        if self._lost and not self.log and not self._recovering:
+            self._recover(now)
+        if not self.log.epoch:
+            return
+        if self.place.total - self._told >= TELL_EVERY:
+            self._tell(now)
+        if not self._is_waiting():
+            self._append()
+
+    def beat(self, now: float) -> None:
+        """Tell the others that this host is there; call every ``beat_every`` seconds."""
+        epoch = self.log.epoch
+        if epoch and self.place.position >= self._arrival and epoch not in self.hub.state.hosts.by_epoch:
+            # Its end came before it was known here that it had begun.
+            self._on_own_end(now)
+            self.hub.take_part(0)
+            self.log.lose_epoch()
+        if self.log.epoch:
+            self._tell(now)
+            self._append()
+            if self.is_leader and self._snapshot_is_due(now):
+                self._save(now)
+
+    def leave(self) -> None:
+        """Take part no longer: the names of members here are held from now on."""
+        if self.log.epoch:
+            self.link.leave(self.place.generation, self.log.epoch)
+        self._change(Part.LEFT, "")
+
+    # Sending.
+
+    def _tell(self, now: float) -> None:
+        clients, speakers = self.count()
+        place = self.place
+        self._told = place.total
+        reading = self._readings[-1] if self._readings else (place.position, b"")
+        renewing = self.hub.proofs.waiting
+        self.log.append(HostBeat(0.0, 0.0, *reading, clients, speakers, renewing), None, 0)
+
+    def _is_waiting(self) -> bool:
+        """Tell whether a host is so far behind that all wait for it."""
+        hosts, now = self.hub.state.hosts.by_epoch.values(), self.place.time
+        return any(
+            self.place.total - each.total > MOST_BEHIND and now - each.heard < WAITED_FOR for each in hosts
+        )
+
+    def _append(self) -> None:
+        version = min(VERSION, self.hub.state.hosts.version or VERSION)
+        batches = self.log.take_batches(version, self.place.total)
+        if batches:
+            self.link.append(self.place.generation, self.log.epoch, self.place.position, batches)
+
+    def _snapshot_is_due(self, now: float) -> bool:
+        before, place = self._snapshot_place, self.place
+        batches, size = place.position - before.position, place.total - before.total
+        late = now - self._snapshot_at > SNAPSHOT_EVERY and size > 0
+        return batches >= SNAPSHOT_BATCHES or size >= SNAPSHOT_BYTES or late
+
+    def _save(self, now: float) -> None:
+        self._snapshot_place, self._snapshot_at = self.place, now
+        self.link.save(self._snapshot())
+
+    def _snapshot(self) -> Callable[[], Snapshot]:
+        """Return what makes a snapshot of now, in a thread."""
+        taken, place = snapshot.take(self.hub.state, self.hub.digest), self.place
+        return lambda: Snapshot(place, snapshot.VERSION, list(snapshot.parts(taken)))
+
+    # Events.
+
+    def _on_event(self, event: Event, now: float) -> None:
+        match event:
+            case Registration():
+                self._on_registered(event, now)
+            case Fenced():
+                log.warning("this host's lease is over, it will register again: epoch %d", event.epoch)
+            case Rewound(why):
+                self._lose(why, now)
+            case Trimmed():
+                self._lose("this host was away for longer than the log is kept", now, rewound=False)
+            case Loaded(restored):
+                self._on_loaded(restored, now)
+            case Stood(answer):
+                self._on_stood(answer, now)
+            case Founded(done):
+                self._on_founded(done, now)
+            case Away(why):
+                self._on_away(why)
+            case Stopped(why):
+                self.stopped = why
+
+    def _on_away(self, why: str) -> None:
+        if why and not self.away:
+            self.away_since = self.hub.wall()
+            log.warning("Redis is not reachable, senders wait: %s", why)
+        elif self.away and not why:
+            log.warning("Redis is reachable again after %.1f s", self.hub.wall() - self.away_since)
+        self.away = why
+
+    def _change(self, part: Part, why: str) -> None:
+        self.part, self.why, self.since = part, why, self.hub.wall()
+
+    def _on_registered(self, registration: Registration, now: float) -> None:
+        if self.part in (Part.LEFT, Part.RECOVERING):
+            return
+        self._epoch, self._arrival = registration
+        self.log.join(self._epoch, list(self._returning))
+        self._returning = []
+        self.hub.take_part(self._epoch)
+        self._change(Part.MEMBER, "")
+        log.info("takes part as host %s: epoch %d", self.info.name, self._epoch)
+        self._tell(now)
+
+    # Its own end.
+
+    def _on_own_end(self, now: float) -> None:
+        """Note the members of this host that the others lose now, to enter them again."""
+        if self.part is Part.LEFT:
+            return
+        log.warning("the others took this host for gone; it returns with its members: epoch %d", self._epoch)
+        state, delivery = self.hub.state, self.hub.delivery
+        for local, member in self._members_here(state):
+            recipient = delivery.recipient(local)
+            if recipient is None or recipient.ending:
+                continue
+            number = member.room.number if member.room and recipient.stream else 0
+            after = member.room.seq if member.room else 0
+            self._returning.append(self._returned(state, local, member, number, after))
+        self._change(Part.RETURNING, "it was silent for longer than its lease")
+        self.link.register(self.place.generation)
+
+    def _members_here(self, state: HubState) -> Iterator[tuple[int, Member]]:
+        """Yield the members of this host with their identities here, those that are in a room."""
+        base = global_identity(self._epoch, 0)
+        for identity, member in state.members.by_identity.items():
+            if host_of(identity) == self._epoch and member.room is not None and member.claim is not None:
+                yield identity - base, member
+
+    def _returned(self, state: HubState, local: int, member: Member, number: int, after: int) -> Returned:
+        claim, room = member.claim, member.room
+        assert claim is not None
+        assert room is not None
+        identified = None
+        if member.grant is not None or claim.looks:
+            identified = Identity(claim.name, member.grant, claim.looks)
+        return Returned(
+            0.0,
+            0.0,
+            local,
+            member.address,
+            claim.name,
+            claim.token,
+            secrets.token_urlsafe(12),
+            room.name,
+            number,
+            after,
+            state.members.past.epoch,
+            identified,
+        )
+
+    # A lost log.
+
+    def _lose(self, why: str, now: float, *, rewound: bool = True) -> None:
+        """Give up the log as it was followed, once all that was read is applied."""
+        if self._lost or self.part is Part.LEFT:
+            return
+        log.warning("the log cannot be followed, a snapshot is taken: %s", why)
+        self._lost, self._rewound = why, rewound
+        self._change(Part.RECOVERING, why)
+
+    def _recover(self, now: float) -> None:
+        self._recovering = True
+        if self._rewound:
+            self.link.stand(self.place.generation, self.place)
+            return
+        if self.log.epoch:
+            self.link.leave(self.place.generation, self.log.epoch)
+        self.link.load()
+
+    def _on_stood(self, answer: str, now: float) -> None:
+        if answer == AGAIN:
+            self.link.load()
+            return
+        # This host has got further than all others that are there: the log goes on from its state.
+        state, place = self.hub.state, self.place
+        self._note_members(state, state)
+        state.begin_anew(secrets.token_urlsafe(9), place.time)
+        old = place.generation
+        self.hub.place = place._replace(
+            generation=secrets.token_urlsafe(9), chain=secrets.token_hex(20).encode()
+        )
+        self.link.found(old, self._snapshot())
+
+    def _on_founded(self, done: bool, now: float) -> None:
+        if not done:
+            self.link.load()
+            return
+        log.warning("the log begins anew with the state of this host: %s", self.place.generation)
+        self._go_on(self.hub.state, self.place, now)
+
+    def _on_loaded(self, restored: SharedPast | None, now: float) -> None:
+        if restored is None:  # gone again
+            self.link.stand(self.place.generation, self.place)
+            return
+        self._note_members(self.hub.state, restored.state)
+        self.hub.digest = restored.digest
+        self._go_on(restored.state, restored.place, now)
+
+    def _go_on(self, state: HubState, place: Place, now: float) -> None:
+        number = state.hosts.numbers.get(self._epoch, 0)
+        self._lost, self._recovering = "", False
+        self._readings.clear()
+        self._snapshot_place, self._snapshot_at = place, now
+        self.hub.replace_state(state, place, number, now)
+        self.begin()
+
+    def _note_members(self, before: HubState, after: HubState) -> None:
+        """Note the members to be entered again: by the state that they know, or else by the other one."""
+        if self._returning:  # by an earlier try
+            return
+        known = dict(self._members_here(before))
+        later = dict(self._members_here(after))
+        delivery = self.hub.delivery
+        for local in known | later:
+            recipient = delivery.recipient(local)
+            if recipient is None or recipient.ending:
+                continue
+            reached = delivery.reached(recipient)
+            if local in known and reached is None:  # what it has got is not known: it comes again and says so
+                delivery.carry_out([End(delivery.base + local, SLOW)])
+                continue
+            member, state = (known[local], before) if local in known else (later[local], after)
+            assert member.room is not None
+            seq = reached if local in known and reached else member.room.seq
+            self._returning.append(self._returned(state, local, member, 0, seq))
+
+    # What was applied.
+
+    def _on_applied(self, applied: Applied, now: float) -> None:
+        position = applied.place.position
+        reading = _encode(self.hub.reading())
+        self._readings.append((position, reading))
+        leader = self.hub.state.hosts.leader
+        if applied.epoch == leader and leader != self.log.epoch:
+            self._compare(leader, now)
+
+    def _compare(self, leader: int, now: float) -> None:
+        """Compare this host's state with that of the leader, where that has said how it was."""
+        host = self.hub.state.hosts.by_epoch[leader]
+        position, digest = host.position, host.digest
+        if position == self._compared or not digest or position < self._readings[0][0]:
+            return
+        self._compared = position
+        mine = self._readings[position - self._readings[0][0]][1]
+        if mine != digest and not self._lost:
+            theirs = msgspec.msgpack.decode(digest, type=Reading)
+            log.error("state differs from that of %s at %d: %s, here %s", host.name, position, theirs, mine)
+            self._lose(f"the state differs from that of host {host.name}", now, rewound=False)
+
+
+_encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode

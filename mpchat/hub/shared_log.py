@@ -1,0 +1,202 @@
+"""Shared log: the one order of several hosts, as one host sees it. No I/O.
+
+What this host puts into it goes out in batches and takes effect when it comes back, in its place among the
+batches of all hosts. Steps are local: they keep their places between this host's own entries.
+
+A batch that was not read back when the host's lease ended was not appended, and never will be: the log
+refuses a host after its end. So what is left goes out again under the next host epoch, once.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from mpchat.cluster.store import ARRIVED, BATCH, Batch, Place, RewoundError
+from mpchat.errors import MpchatError
+from mpchat.hub.endpoint import Endpoint
+from mpchat.hub.entries import Arrived, Entry, Gone
+from mpchat.hub.log import Applied, Record, Step
+
+# The version of entries that this mpchat writes if all hosts can read it, and the oldest that it reads.
+VERSION = 1
+OLDEST_VERSION = 1
+# Bytes of entries in a batch, about: a batch is sent and applied as a whole.
+BATCH_SIZE = 128 << 10
+# What an entry takes in a batch beside the frames that came with it, in bytes; about.
+ENTRY_COST = 100
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[int, list[Entry]]).decode
+
+
+class StrangerError(MpchatError):
+    """The log has entries of a version that this mpchat cannot read."""
+
+
+class Outgoing(NamedTuple):
+    """A batch on its way: its number, and what it holds."""
+
+    number: int
+    version: int
+    payload: bytes
+
+
+class SharedLog:
+    """This host's end of the log; has what :class:`~mpchat.hub.log.MemoryLog` has."""
+
+    def __init__(self, place: Place) -> None:
+        """Begin behind ``place``, as a host that does not take part yet."""
+        # How far batches were received; they are applied as :meth:`next` returns them.
+        self.place = place
+        # The epoch under which this host takes part; 0: it does not.
+        self.epoch = 0
+        # All that came from here and has not come out yet, in order; the entries that no batch has.
+        self._mine: deque[Record] = deque()
+        self._unsent: list[tuple[Entry, int]] = []
+        # Number, entries and told total of each batch that was not read back.
+        self._sent: deque[tuple[int, int, int]] = deque()
+        self._number = 0
+        self._ready: deque[Record] = deque()
+
+    def __bool__(self) -> bool:
+        """True when :meth:`next` has something to return."""
+        return bool(self._ready)
+
+    @property
+    def owes(self) -> bool:
+        """True while something that came from here has not come out."""
+        return bool(self._mine) or bool(self._ready)
+
+    def append(self, content: Entry | Step, origin: Endpoint | None, cost: int) -> None:
+        """Add something of this host; ``cost`` is about its bytes."""
+        record = Record(content, origin, cost)
+        if not isinstance(content, tuple):
+            self._mine.append(record)
+            self._unsent.append((content, cost))
+        elif self._mine:
+            self._mine.append(record)
+        else:
+            self._ready.append(record)
+
+    def next(self) -> Record:
+        """Return the next record of the order. There must be one."""
+        return self._ready.popleft()
+
+    def take_batches(self, version: int, total: int) -> list[Outgoing]:
+        """Return batches of all entries that none has, to be appended in this order.
+
+        ``total`` is how far this host has applied the log, in bytes; it goes with each batch.
+        """
+        if not self.epoch or not self._unsent:
+            return []
+        batches: list[Outgoing] = []
+        entries: list[Entry] = []
+        size = 0
+        for entry, cost in self._unsent:
+            if entries and size + cost > BATCH_SIZE:
+                batches.append(self._batch(entries, version, total))
+                entries, size = [], 0
+            entries.append(entry)
+            size += cost + ENTRY_COST
+        batches.append(self._batch(entries, version, total))
+        self._unsent.clear()
+        return batches
+
+    def _batch(self, entries: list[Entry], version: int, total: int) -> Outgoing:
+        self._number += 1
+        self._sent.append((self._number, len(entries), total))
+        return Outgoing(self._number, version, _encode((total, entries)))
+
+    # What was read.
+
+    def receive(self, batches: Iterable[Batch]) -> None:
+        """Take batches that were read, in order. Raises :class:`RewoundError`, :class:`StrangerError`."""
+        for batch in batches:
+            if batch.position != self.place.position + 1:
+                raise RewoundError(f"read {batch.position} after {self.place.position}")
+            total = 0
+            if batch.kind == BATCH:
+                own = self.epoch and batch.epoch == self.epoch
+                total = self._take_own(batch) if own else self._take_other(batch)
+            elif batch.kind == ARRIVED:
+                self._add(Arrived(batch.time, batch.at, batch.epoch, batch.payload))
+            else:
+                self._add(Gone(batch.time, batch.at, batch.epoch))
+                if batch.epoch == self.epoch:
+                    self.lose_epoch()
+            self.place = self.place.after(batch)
+            self._ready.append(Record(Applied(self.place, batch.epoch, batch.number, total), None, 0))
+            self._take_steps()
+
+    def _add(self, entry: Entry, host: int = 0) -> None:
+        self._ready.append(Record(entry, None, 0, host))
+
+    def _take_other(self, batch: Batch) -> int:
+        if not OLDEST_VERSION <= batch.version <= VERSION + 1:
+            raise StrangerError(
+                f"the log has entries of version {batch.version}; "
+                f"this mpchat reads {OLDEST_VERSION} to {VERSION + 1}"
+            )
+        total, entries = _decode(batch.payload)
+        for entry in entries:
+            _stamp(entry, batch)
+            self._add(entry, batch.epoch)
+        return total
+
+    def _take_own(self, batch: Batch) -> int:
+        """Let what was sent come out, each entry behind the steps that were before it."""
+        if not self._sent or self._sent[0][0] != batch.number:
+            raise RewoundError(f"this host's batch {batch.number} came back out of turn")
+        _, count, total = self._sent.popleft()
+        for _ in range(count):
+            self._take_steps()
+            content, origin, cost, _ = self._mine.popleft()
+            assert not isinstance(content, tuple)
+            _stamp(content, batch)
+            self._ready.append(Record(content, origin, cost, batch.epoch))
+        return total
+
+    def _take_steps(self) -> None:
+        while self._mine and isinstance(self._mine[0].content, tuple):
+            self._ready.append(self._mine.popleft())
+
+    # Taking part.
+
+    def lose_epoch(self) -> None:
+        """Take part no longer: what was sent and not read back waits for the next epoch."""
+        self.epoch = 0
+        self._sent.clear()
+        self._unsent = [
+            (each.content, each.cost) for each in self._mine if not isinstance(each.content, tuple)
+        ]
+
+    def join(self, epoch: int, first: list[Entry]) -> None:
+        """Take part under a new epoch; ``first`` goes out before all that waits."""
+        self.epoch, self._number = epoch, 0
+        self._mine.extendleft(Record(each, None, 0) for each in reversed(first))
+        self._unsent[:0] = [(each, 0) for each in first]
+
+    def restart(self, place: Place, number: int) -> list[Record]:
+        """Go on behind the place of a snapshot, which has this host's batches up to ``number``.
+
+        Nothing may be ready. Return the records that the snapshot has and that did not come out.
+        """
+        assert not self._ready, "what was read is applied first"
+        settled: list[Record] = []
+        while self._sent and self._sent[0][0] <= number:
+            for _ in range(self._sent.popleft()[1]):
+                self._take_steps()
+                settled.append(self._mine.popleft())
+        self._take_steps()
+        self.lose_epoch()
+        self.place = place
+        return settled
+
+
+def _stamp(entry: Entry, batch: Batch) -> None:
+    """Give an entry the times of the log."""
+    for name, value in (("now", batch.time), ("at", batch.at)):
+        if name in entry.__struct_fields__:
+            msgspec.structs.force_setattr(entry, name, value)
