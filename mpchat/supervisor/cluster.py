@@ -1,0 +1,190 @@
+"""Cluster: a server that is one of several hosts of a chat. It opens the log, drives this host's part, and
+says how that is.
+
+Importing it imports redis-py: it is for servers with the setting ``cluster`` alone.
+"""
+
+import logging
+import secrets
+import time
+import unicodedata
+from collections.abc import Callable
+
+from mpchat import __version__
+from mpchat.cluster.address import parse_address
+from mpchat.cluster.redis_store import RedisStore
+from mpchat.cluster.store import Place, RefusedError, Snapshot, StoreError
+from mpchat.config import Config
+from mpchat.control import answers
+from mpchat.errors import StartError
+from mpchat.hub import snapshot
+from mpchat.hub.hosts import Host, HostInfo, encode_info
+from mpchat.hub.hub import Hub, SharedPast, differ
+from mpchat.hub.membership import Membership, Part
+from mpchat.hub.moderation import Moderation
+from mpchat.hub.past import Past
+from mpchat.hub.shared_log import VERSION
+from mpchat.hub.state import HubState
+from mpchat.instance.trusted_file import read_secret
+from mpchat.reactor import Reactor
+from mpchat.supervisor.live_settings import limits_of
+from mpchat.supervisor.log_link import LogLink, Me
+
+# Seconds that the log gets at the end to take this host's leave.
+LEAVE_PATIENCE = 2.0
+
+log = logging.getLogger("mpchat.supervisor")
+
+
+class OpenLog:
+    """A log that can be used, and what it has made of the state so far."""
+
+    def __init__(self, config: Config, instance: str) -> None:
+        """Reach Redis and load the newest snapshot, or begin a new log. May wait.
+
+        ``instance`` tells installations apart that are named the same. Raises :class:`StartError`, one line.
+        """
+        self.instance = instance
+        self.address = parse_address(config.cluster, read_secret(config.cluster_password))
+        self.stores = self._store(config), self._store(config)
+        try:
+            self.past = self._past(config)
+        except StoreError as error:
+            raise StartError(f"cluster: {error}") from None
+        state = self.past.state
+        if state.limits.auth != config.auth:
+            raise StartError(
+                f"auth is {config.auth} here and {state.limits.auth} on the other hosts of "
+                f"{config.cluster_name}: set the same on all"
+            )
+        if differ(limits_of(config), config.notices, state):
+            log.warning("limits are those of the cluster %s, a reload sets others", config.cluster_name)
+
+    def _store(self, config: Config) -> RedisStore:
+        return RedisStore(self.address, config.cluster_name)
+
+    def _past(self, config: Config) -> SharedPast:
+        store = self.stores[0]
+        found = store.open()
+        if found is None:
+            begun = _begin(config)
+            first = Snapshot(begun.place, snapshot.FORMAT, list(snapshot.parts(snapshot.take(begun.state))))
+            if store.found(None, first):
+                return begun
+            found = store.load()
+            if found is None:
+                raise RefusedError("the log was removed while this host started; start again")
+        return restored(found)
+
+
+def _begin(config: Config) -> SharedPast:
+    """Return the state of a chat that nobody has said anything in."""
+    past, moderation = Past(secrets.token_urlsafe(9)), Moderation({}, {})
+    state = HubState(limits_of(config), past, moderation, notices=config.notices)
+    place = Place(secrets.token_urlsafe(9), 0, secrets.token_hex(20).encode(), 0, 0.0, time.time())
+    return SharedPast(state, place)
+
+
+def restored(found: Snapshot) -> SharedPast:
+    """Return the state of a snapshot. Raises :class:`~mpchat.hub.snapshot.SnapshotError`."""
+    return SharedPast(snapshot.restore(found.parts), found.place)
+
+
+class Cluster:
+    """This server as a host of the cluster."""
+
+    def __init__(self, reactor: Reactor, opened: OpenLog, config: Config, hub: Hub) -> None:
+        """Take part with ``hub``, which begins with ``opened.past``."""
+        self._reactor = reactor
+        self._config = config
+        self._hub = hub
+        self._address = opened.address
+        info = HostInfo(
+            name=config.host_name,
+            version=VERSION,
+            release=__version__,
+            unicode=unicodedata.unidata_version,
+        )
+        me = Me(config.host_name, opened.instance, VERSION, encode_info(info), config.cluster_lease)
+        self._link = LogLink(reactor, opened.stores, me, restored, self._on_news)
+        self.membership = Membership(hub, self._link, info, config.cluster_lease)
+        # Called when this host begins to serve, and when it cannot go on, with the reason.
+        self.on_serving: Callable[[], None] = lambda: None
+        self.on_hopeless: Callable[[str], None] = lambda why: None
+        self._serving = False
+
+    @property
+    def serves(self) -> bool:
+        """True once this host has caught up with the others."""
+        return self._serving
+
+    def begin(self) -> None:
+        """Follow the log and register."""
+        self.membership.begin()
+        self._beat()
+
+    def _beat(self) -> None:
+        self._reactor.call_later(self.membership.beat_every, self._beat)
+        self.membership.beat(self._reactor.now)
+
+    def _on_news(self) -> None:
+        self.membership.receive(self._reactor.now)
+        if self.membership.stopped:
+            self.on_hopeless(self.membership.stopped)
+
+    def turn(self, now: float) -> None:
+        """Send what is to be put in order; call after the hub's turn."""
+        self.membership.send(now)
+        if not self._serving and self.membership.serves:
+            self._serving = True
+            self.on_serving()
+
+    def leave(self) -> None:
+        """Take part no longer: what the log has from here on is not for clients of this host."""
+        self.membership.leave()
+
+    def close(self) -> None:
+        """Wait until the log knows that this host has left."""
+        self._link.close(LEAVE_PATIENCE)
+
+    # For operators.
+
+    @property
+    def hosts(self) -> list[answers.Host]:
+        """All hosts, by their names."""
+        known = self._hub.state.hosts.by_epoch.values()
+        return [self._host(each) for each in sorted(known, key=lambda each: each.name)]
+
+    def _host(self, host: Host) -> answers.Host:
+        here = host.epoch == self._hub.state.here
+        place = self.membership.place
+        silent = max(0.0, self._hub.log_time(time.monotonic()) - host.heard)
+        position = place.position if here else host.position
+        return answers.Host(
+            name=host.name,
+            state="here" if here else "living",
+            epoch=host.epoch,
+            lease=None if self.membership.away else max(0.0, self._config.cluster_lease - silent),
+            position=position,
+            lag=place.position - position,
+            behind=0.0 if here else silent,
+            clients=host.clients,
+            version=host.release,
+            log_version=host.version,
+        )
+
+    def status(self) -> answers.Cluster:
+        """Return what ``mpchat status`` says of the cluster."""
+        membership = self.membership
+        away = bool(membership.away) and membership.part is Part.MEMBER
+        return answers.Cluster(
+            name=self._config.cluster_name,
+            host=self._config.host_name,
+            epoch=self._hub.state.here or None,
+            state="away" if away else membership.part.value,
+            since=membership.away_since if away else membership.since,
+            reason=membership.away or membership.why,
+            position=membership.place.position,
+            redis=str(self._address),
+            hosts=self.hosts,
+        )
