@@ -11,6 +11,61 @@ import msgspec
 
 from mpchat.instance.record import Identity
 
+# Several hosts.
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """A host of the cluster, as the host that answers knows it."""
+
+    name: str
+    # here: the host that answers. living: its lease runs. gone: its lease has ended, its clients have left.
+    state: str
+    # The number of the host's registration.
+    epoch: int
+    # Seconds until the lease ends unless it is renewed; None: it has none, or it is not known.
+    lease: float | None = None
+    # How far the host has applied the log (the number of a batch), and how many batches and seconds that is
+    # behind the end of the log.
+    position: int = 0
+    lag: int = 0
+    behind: float = 0.0
+    # Connections that have asked for a name.
+    clients: int = 0
+    # The release of mpchat, and the version of the log's batches that it writes; empty and 0: not known.
+    version: str = ""
+    log_version: int = 0
+
+
+class Hosts(msgspec.Struct, frozen=True):
+    """The hosts of the cluster, the answering one included, by their names."""
+
+    hosts: list[Host]
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster that the server belongs to, and its own part in it."""
+
+    # The names of the cluster and of this host.
+    name: str
+    host: str
+    # The number of this host's registration; None: it has none now.
+    epoch: int | None = None
+    # joining: not registered yet. member: all is well. away: Redis cannot be reached, senders wait.
+    # returning: the lease was lost, the host registers again. recovering: Redis came back empty or rolled
+    # back, the log is founded anew. left: the server stops.
+    state: str
+    # When that state began (seconds since 1970), and why, for people.
+    since: float
+    reason: str = ""
+    # See Host.
+    position: int = 0
+    lag: int = 0
+    behind: float = 0.0
+    # The address, without its password.
+    redis: str
+    hosts: list[Host] = []
+
+
 # Status.
 
 
@@ -173,6 +228,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     # Whether clients must prove who they are: open, names or closed.
     auth: str = "open"
     tls: Tls | None = None
+    # None: the server is alone.
+    cluster: Cluster | None = None
 
 
 # Changes.

@@ -89,7 +89,11 @@ class Close(Request, frozen=True):
     room: str
 
 
+class Hosts(Request, frozen=True):
+    """List the hosts of the cluster."""
+
+
 BY_COMMAND: dict[str, type[Request]] = {
     each.command(): each
-    for each in (Status, Stop, Reload, Scale, Say, Kick, Ban, Mute, Lift, Bans, Rooms, Close)
+    for each in (Status, Stop, Reload, Scale, Say, Kick, Ban, Mute, Lift, Bans, Rooms, Close, Hosts)
 }

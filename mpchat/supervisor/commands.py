@@ -40,6 +40,8 @@ class Commands:
         match request:
             case requests.Status():
                 reply(Answer(self._report.status()))
+            case requests.Hosts():
+                reply(Answer(self._report.hosts()))
             case requests.Stop():
                 reply(Answer(Stopping(self._record.processes, self._report.settings.config.stop_timeout)))
                 self._stop("mpchat stop")

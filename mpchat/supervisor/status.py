@@ -7,9 +7,20 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from mpchat import __version__
-from mpchat.control.answers import History, Limits, ServerStatus, Tls, TlsProcess, WorkerStatus
+from mpchat.control.answers import (
+    Cluster,
+    History,
+    Hosts,
+    Limits,
+    ServerStatus,
+    Tls,
+    TlsProcess,
+    WorkerStatus,
+)
+from mpchat.errors import MpchatError
 from mpchat.hub.archive import Archive
 from mpchat.hub.hub import Hub
 from mpchat.ipc.items import Beat
@@ -24,6 +35,13 @@ from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.slot import Slot
 from mpchat.supervisor.startup import StartFacts
 from mpchat.supervisor.tls_pool import TlsPool
+
+
+class ClusterPart(Protocol):
+    """The part of the server that belongs to a cluster."""
+
+    def status(self) -> Cluster | None:
+        """Return the cluster as this host sees it; None while it knows nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +60,8 @@ class StatusReport:
     changes: ChangeRunner
     # The folder of the instance's files.
     folder: Path
+    # None: the server is alone.
+    cluster: ClusterPart | None = None
 
     def start_facts(self) -> StartFacts:
         """Return what the command that started the server shows."""
@@ -88,7 +108,15 @@ class StatusReport:
             workers=[worker_status(slot) for _, slot in sorted(self.pool.slots.items())],
             auth=config.auth,
             tls=self._tls() if self.tls.slots or config.tls_on else None,
+            cluster=self.cluster.status() if self.cluster else None,
         )
+
+    def hosts(self) -> Hosts:
+        """Return what ``mpchat hosts --json`` prints. Raise :class:`MpchatError` if the server is alone."""
+        cluster = self.cluster.status() if self.cluster else None
+        if cluster is None:
+            raise MpchatError("this server is alone: the setting cluster is empty")
+        return Hosts(cluster.hosts)
 
     def _tls(self) -> Tls:
         config, certificate = self.settings.config, self.tls.certificate
