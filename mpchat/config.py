@@ -13,15 +13,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from mpchat import cluster_url
 from mpchat.errors import ConfigError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
 from mpchat.setting_values import (
     AUDIENCE_LENGTH,
+    CLUSTER_NAME_LENGTH,
     FAREWELL_LENGTH,
     audience,
     choice,
+    cluster,
+    cluster_name,
     duration,
     farewell,
+    host_name,
     hosts,
     instance_name,
     networks,
@@ -92,6 +97,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_rooms: int
     max_rooms_per_address: int
     max_members: int
+    cluster: str
+    cluster_password: str
+    cluster_name: str
+    host_name: str
+    cluster_lease: float
 
     @property
     def tls_on(self) -> bool:
@@ -479,12 +489,51 @@ SETTINGS: tuple[Setting, ...] = (
         "0 to 10000000; 0 means no limit",
         "Members of one room at a time. A join of one more gets the error room_full.",
     ),
+    Setting(
+        "cluster",
+        "",
+        cluster,
+        "redis://HOST:PORT/DB, rediss://… with TLS, or redis+sentinel://A,B,C/SERVICE/DB, each with USER@ or "
+        "USER:PASSWORD@ in front of the host; empty: none",
+        "The Redis (6.2 or later) that several hosts share: they are one chat then. Needs the extra "
+        "mpchat[cluster].",
+    ),
+    Setting(
+        "cluster_password",
+        "",
+        secret_place,
+        "a file's path or env:NAME, never the password itself; empty: none, or that of the URL",
+        "With cluster: the password of Redis.",
+    ),
+    Setting(
+        "cluster_name",
+        "mpchat",
+        cluster_name,
+        f"up to {CLUSTER_NAME_LENGTH} printable characters without spaces and braces, at least one",
+        "With cluster: hosts of the same name are one chat. One Redis may serve several.",
+    ),
+    Setting(
+        "host_name",
+        "",
+        host_name,
+        f"up to {CLUSTER_NAME_LENGTH} printable characters without spaces and braces; empty: the machine's "
+        "name, a dash and the instance's",
+        "With cluster: this host. No two hosts have the same name.",
+    ),
+    Setting(
+        "cluster_lease",
+        10.0,
+        duration(1.0, 600.0),
+        "1 to 600 s",
+        "With cluster: the other hosts count this one as gone when it has not reached Redis for this long, "
+        "while they could.",
+    ),
 )
 
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
 # A wrong value of these is not shown: a user may have put the secret itself there.
-_UNSHOWN = frozenset({"jwt_key", "secret"})
+_UNSHOWN = frozenset({"jwt_key", "secret", "cluster", "cluster_password"})
 
 # Settings that a running server cannot change, and why. A reload keeps them and says so.
 FIXED: Mapping[str, str] = {
@@ -492,7 +541,21 @@ FIXED: Mapping[str, str] = {
     "runtime_dir": "its lock and sockets lie there; stop and start",
     "bans": "it was read at the start; stop and start",
     "history": "earlier messages are in the other file; stop and start",
+    "cluster": "clients would change to another chat; stop and start",
+    "cluster_password": "it was read at the start; stop and start",
+    "cluster_name": "clients would change to another chat; stop and start",
+    "host_name": "the other hosts know it by the first name; stop and start",
+    "cluster_lease": "the other hosts know the first one; stop and start",
 }
+# The same for a host of a cluster.
+FIXED_IN_CLUSTER: Mapping[str, str] = {
+    "auth": "all hosts of the cluster must have the same; stop all of them and start",
+}
+
+
+def fixed(running: Config) -> Mapping[str, str]:
+    """Return the settings that a server cannot change while it runs with ``running``, and why."""
+    return {**FIXED, **FIXED_IN_CLUSTER} if running.cluster else FIXED
 
 
 def default_workers(cores: int) -> int:
@@ -580,12 +643,27 @@ def resolve(sources: Sequence[Mapping[str, Origin]]) -> tuple[Config, dict[str, 
 
 def check_together(config: Config) -> None:
     """Raise :class:`ConfigError` for settings that are allowed, but not with each other."""
+    if config.cluster:
+        _check_cluster(config)
     if config.tls_cert:
         return
     if config.tls == "required":
         raise ConfigError("tls is 'required', and tls_cert is not set; set tls_cert, or leave tls out")
     if config.tls_key:
         raise ConfigError("tls_key is set, and tls_cert is not; set tls_cert, or leave tls_key out")
+
+
+def _check_cluster(config: Config) -> None:
+    for name, what in (("history", "messages"), ("bans", "bans and mutes")):
+        if getattr(config, name):
+            raise ConfigError(
+                f"{name} is set, and cluster too: the cluster's log keeps the {what} of all hosts; "
+                f"leave {name} out"
+            )
+    if config.cluster_password and cluster_url.parse(config.cluster).password:
+        raise ConfigError(
+            "cluster_password is set, and cluster has a password too; leave the one in the URL out"
+        )
 
 
 def differing(old: Config, new: Config) -> tuple[str, ...]:

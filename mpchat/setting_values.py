@@ -5,9 +5,12 @@ A parser takes text, or what TOML makes of it, and returns the value, or raises 
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+from mpchat import cluster_url
 
 # An instance name becomes a folder's name and a line in error messages.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
@@ -31,6 +34,8 @@ _DURATION_UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0}
 FAREWELL_LENGTH = 1000
 # Characters of an audience: a word or an address of the web.
 AUDIENCE_LENGTH = 200
+# Characters of the name of a cluster or of a host: a machine's name, a dash and an instance's.
+CLUSTER_NAME_LENGTH = 100
 # How a setting that names the place of a secret begins when the place is a variable of the environment.
 FROM_ENVIRONMENT = "env:"
 
@@ -138,6 +143,32 @@ def audience(value: Any) -> str:
     if not value.isprintable() or value != value.strip():
         raise ValueError
     return value
+
+
+def cluster(value: Any) -> str:
+    """Return the URL of the Redis of a cluster, as it was written; empty: none."""
+    if not isinstance(value, str):
+        raise ValueError
+    if value:
+        cluster_url.parse(value)
+    return value
+
+
+def cluster_name(value: Any) -> str:
+    """Return the name of a cluster, in Unicode's composed form: one name, from whatever system it comes.
+
+    Braces have a meaning in keys of Redis.
+    """
+    if not isinstance(value, str) or not value or len(value) > CLUSTER_NAME_LENGTH:
+        raise ValueError
+    if not value.isprintable() or any(each.isspace() or each in "{}" for each in value):
+        raise ValueError
+    return unicodedata.normalize("NFC", value)
+
+
+def host_name(value: Any) -> str:
+    """Return the name of a host of a cluster; empty: it follows from the machine's name."""
+    return cluster_name(value) if value != "" else ""
 
 
 def parse_duration(text: str) -> float:

@@ -7,9 +7,11 @@ So :class:`Sources` holds absolute paths, and :meth:`Sources.read_again` reads p
 
 import codecs
 import os
+import socket
 import stat
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -23,12 +25,12 @@ from mpchat.config import (
     parse_file,
     resolve,
 )
-from mpchat.errors import ConfigError
+from mpchat.errors import ConfigError, StartError
 from mpchat.instance.owners import check_trusted
 from mpchat.instance.paths import paths as instance_paths
 from mpchat.instance.paths import utf8_path
 from mpchat.multiplexer import make_selector
-from mpchat.setting_values import FROM_ENVIRONMENT
+from mpchat.setting_values import FROM_ENVIRONMENT, host_name
 
 FILE_NAME = "mpchat.toml"
 # Bytes of a settings file; all settings at their longest take a fraction of that.
@@ -140,6 +142,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
             accounts=absolute(config.accounts, self.folder),
             jwt_key=absolute_place(config.jwt_key, self.folder),
             secret=absolute_place(config.secret, self.folder),
+            cluster_password=absolute_place(config.cluster_password, self.folder),
+            host_name=config.host_name or default_host_name(config.name),
         )
 
     def _all(self, file: dict[str, Origin], environment: Mapping[str, str]) -> list[dict[str, Origin]]:
@@ -252,6 +256,21 @@ def absolute(path: str, folder: str) -> str:
 def absolute_place(place: str, folder: str) -> str:
     """Return the place of a secret made absolute as :func:`absolute` does; ``env:NAME`` stays."""
     return place if place.startswith(FROM_ENVIRONMENT) else absolute(place, folder)
+
+
+def default_host_name(instance: str) -> str:
+    """Return the name that this machine's instance has in a cluster unless a setting names it."""
+    machine = "".join(each if each.isalnum() or each in "._-" else "-" for each in socket.gethostname())
+    return host_name(f"{machine or 'host'}-{instance}")
+
+
+def check_installed(config: Config) -> None:
+    """Raise :class:`StartError` if the settings need an extra of mpchat that is not installed."""
+    if not config.cluster:
+        return
+    found = find_spec("redis")
+    if found is None or found.origin is None:  # a folder of that name is no library
+        raise StartError("cluster is set, and redis-py is not installed: pip install 'mpchat[cluster]'")
 
 
 def _leads_nowhere(path: str, why: str) -> ConfigError:

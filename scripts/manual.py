@@ -10,7 +10,7 @@ import click
 
 from mpchat.cli.commands import main as mpchat_command
 from mpchat.cli.options import shown
-from mpchat.config import BY_NAME, FIXED, SETTINGS, Setting
+from mpchat.config import BY_NAME, FIXED, FIXED_IN_CLUSTER, SETTINGS, Setting
 from mpchat.errors import EXIT_MEANINGS
 
 MANUAL = Path(__file__).resolve().parents[1] / "mpchat" / "manual"
@@ -49,6 +49,7 @@ notices = "off"
 ```
 
 A running server follows a changed setting after `mpchat reload`, except {fixed}.
+A host of a cluster does not follow a changed {fixed_in_cluster} either: see [hosts](hosts.md).
 Commands to a running server need only its name and folder: a mistake elsewhere in the file does not keep
 them from the server.
 
@@ -87,7 +88,9 @@ def settings_page() -> str:
     """Return the page on settings."""
     fixed = [f"`{name}`" for name in FIXED]
     return SETTINGS_TEXT.format(
-        fixed=f"{', '.join(fixed[:-1])} and {fixed[-1]}", rows="\n".join(map(_setting_row, SETTINGS))
+        fixed=f"{', '.join(fixed[:-1])} and {fixed[-1]}",
+        fixed_in_cluster=", ".join(f"`{name}`" for name in FIXED_IN_CLUSTER),
+        rows="\n".join(map(_setting_row, SETTINGS)),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mpchat.cli.options import all_settings, shown
+from mpchat.cli.options import all_settings, shown_setting
 from mpchat.config import SETTINGS, Config, default_workers, resolve
 from mpchat.cores import usable_cores
 from mpchat.memory import bounds
@@ -34,7 +34,7 @@ def show_config(config_file: str | None, check: str | None, **flags: Any) -> Non
 
     from mpchat.cli.display import config_picture, memory_picture
 
-    rows = [(each.name, shown(getattr(config, each.name)), places[each.name]) for each in SETTINGS]
+    rows = [(each.name, shown_setting(config, each.name), places[each.name]) for each in SETTINGS]
     cores = usable_cores()
     workers = config.workers or default_workers(cores)
     connections = _most_connections(config, workers)

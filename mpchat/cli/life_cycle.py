@@ -18,7 +18,7 @@ from mpchat.control.client import result_as
 from mpchat.errors import MpchatError, TimedOutError
 from mpchat.instance.owners import user_name
 from mpchat.instance.record import Identity
-from mpchat.settings import Sources
+from mpchat.settings import Sources, check_installed
 from mpchat.supervisor.startup import start_text
 
 # Seconds beyond the server's own deadline that ``stop`` waits before it reports a timeout.
@@ -36,6 +36,7 @@ def start(config_file: str | None, foreground: bool, **flags: Any) -> None:
     """Start a server; return when every worker can serve."""
     sources = Sources.of_command(config_file, flags, foreground=foreground)
     config = sources.ready_to_run(sources.read(os.environ)[0])
+    check_installed(config)
     if foreground:
         launch.in_foreground(config, sources)
     facts = launch.in_background(config, sources)

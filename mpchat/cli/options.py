@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from mpchat.config import BY_NAME
+from mpchat.cluster_url import without_password
+from mpchat.config import BY_NAME, Config
 from mpchat.setting_values import parse_duration
 from mpchat.settings import FILE_NAME
 
@@ -22,6 +23,12 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def shown_setting(config: Config, name: str) -> str:
+    """Return a setting's value as a user writes it, with ``***`` for a password."""
+    value = getattr(config, name)
+    return without_password(value) if name == "cluster" else shown(value)
 
 
 def _setting_option(name: str) -> Callable[[Command], Command]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from mpchat.config import FIXED, Config, differing
+from mpchat.config import Config, differing, fixed
 from mpchat.errors import StartError
 from mpchat.hub.hub import Hub
 from mpchat.hub.limits import Kept, Limits
@@ -175,7 +175,8 @@ def _read(
     log. With ``had_accounts`` their file must be there. Raise :class:`ConfigError` or :class:`StartError`.
     """
     wanted = sources.read_again(os.environ, running)
-    kept = {name: FIXED[name] for name in differing(running, wanted) if name in FIXED}
+    cannot = fixed(running)
+    kept = {name: cannot[name] for name in differing(running, wanted) if name in cannot}
     if running.log_file and not wanted.log_file:
         kept["log_file"] = "standard error was given up for it; stop and start"
     config = msgspec.structs.replace(wanted, **{name: getattr(running, name) for name in kept})

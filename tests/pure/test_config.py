@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import unicodedata
 from typing import Any
 
 import pytest
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 from mpchat.config import (
     BY_NAME,
     FIXED,
+    FIXED_IN_CLUSTER,
     SETTINGS,
     Config,
     Origin,
     Setting,
+    check_together,
     default_workers,
     differing,
+    fixed,
     format_address,
     parse_environment,
     parse_file,
@@ -95,6 +99,21 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "max_rooms_per_address": [(0, 0), ("1000000", 1_000_000)],
     "max_members": [(0, 0), ("10000000", 10_000_000)],
     "farewell": [("", ""), ("안녕 👋\n[bye]", "안녕 👋\n[bye]"), ("\x01" * 1000, "\x01" * 1000)],
+    "cluster": [
+        ("", ""),
+        ("redis://127.0.0.1", "redis://127.0.0.1"),
+        ("rediss://me:비밀@[::1]:7000/3", "rediss://me:비밀@[::1]:7000/3"),
+        ("redis+sentinel://a,b:1,c/chat/1", "redis+sentinel://a,b:1,c/chat/1"),
+    ],
+    "cluster_password": [("", ""), ("env:REDIS", "env:REDIS"), ("비밀.txt", "비밀.txt")],
+    "cluster_name": [
+        ("x", "x"),
+        ("우리반", "우리반"),
+        (unicodedata.normalize("NFD", "우리반"), "우리반"),
+        ("x" * 100, "x" * 100),
+    ],
+    "host_name": [("", ""), ("서버-1.example", "서버-1.example"), ("x" * 100, "x" * 100)],
+    "cluster_lease": [("1 s", 1.0), ("10m", 600.0), (2.5, 2.5)],
 }
 BAD: dict[str, list[Any]] = {
     "name": ["", "-a", ".", "..", "a/b", "x" * 33, "한글", "a b", "a\n", 5, True, ["a"]],
@@ -170,6 +189,29 @@ BAD: dict[str, list[Any]] = {
     "max_rooms_per_address": [-1, 1_000_001, "few", 0.5],
     "max_members": [-1, 10_000_001, "many", 1.5, True, None],
     "farewell": ["x" * 1001, "half \udcff", "\ud83d", 5, True, ["bye"], None],
+    "cluster": [
+        "127.0.0.1:6379",
+        "redis://",
+        "redis://a,b",
+        "redis://a:0",
+        "redis://a:65536",
+        "redis://a/b",
+        "redis://a/1/2",
+        "redis://@a",
+        "redis://me:@a",
+        "redis://[::g]",
+        "redis+sentinel://a,b",
+        "redis+sentinel://a,,b/chat",
+        "redis+sentinel://a/chat room",
+        "http://a",
+        "redis://a\nb",
+        5,
+        True,
+    ],
+    "cluster_password": ["a\0b", 5, "env:", "env:한글", "a\nb", True, None],
+    "cluster_name": ["", "우리 반", "a\tb", "{a}", "x" * 101, "half \udcff", 5, None],
+    "host_name": ["우리 반", "a\nb", "a}", "x" * 101, 5, True, None],
+    "cluster_lease": ["999ms", "601", 0, "soon", True, None],
 }
 EVERY_GOOD = [(name, value, becomes) for name, rows in GOOD.items() for value, becomes in rows]
 EVERY_BAD = [(name, value) for name, values in BAD.items() for value in values]
@@ -420,8 +462,48 @@ def test_what_differs_is_named_in_the_order_of_the_table() -> None:
 
 
 def test_what_a_running_server_cannot_change_is_a_setting_and_has_a_reason() -> None:
-    assert set(FIXED) == {"name", "runtime_dir", "bans", "history"} <= set(BY_NAME)
-    assert all(FIXED.values())
+    of_cluster = {"cluster", "cluster_password", "cluster_name", "host_name", "cluster_lease"}
+    assert set(FIXED) == {"name", "runtime_dir", "bans", "history"} | of_cluster
+    assert set(FIXED) | set(FIXED_IN_CLUSTER) <= set(BY_NAME)
+    assert all({**FIXED, **FIXED_IN_CLUSTER}.values())
+
+
+def test_only_a_host_of_a_cluster_cannot_change_how_clients_prove_themselves() -> None:
+    assert "auth" not in fixed(resolve([])[0])
+    in_cluster = fixed(resolve([flag("cluster", "redis://a")])[0])
+    assert set(in_cluster) - set(FIXED) == {"auth"}
+
+
+def test_a_wrong_cluster_is_not_shown_for_it_may_hold_a_password() -> None:
+    said = refused(flag("cluster", "redis//:비밀@a"))
+    assert said.startswith("flag --cluster: cluster is a value that is not shown, allowed: redis://HOST")
+    assert "비밀" not in said
+    said = refused(flag("cluster_password", "비밀\n"))
+    assert "비밀" not in said
+    assert "never the password itself" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "keeps"), [("history", "the messages of all hosts"), ("bans", "the bans and mutes of all hosts")]
+)
+def test_a_file_for_what_the_cluster_s_log_keeps_is_refused(name: str, keeps: str) -> None:
+    alone, _ = resolve([flag(name, "파일")])
+    check_together(alone)
+    both, _ = resolve([flag(name, "파일"), flag("cluster", "redis://:비밀@a")])
+    with pytest.raises(ConfigError) as caught:
+        check_together(both)
+    assert str(caught.value).startswith(f"{name} is set, and cluster too: ")
+    assert keeps in str(caught.value)
+    assert str(caught.value).endswith(f"; leave {name} out")
+
+
+def test_a_cluster_has_one_password() -> None:
+    password = flag("cluster_password", "env:REDIS")
+    check_together(resolve([password, flag("cluster", "redis://me@a")])[0])
+    check_together(resolve([flag("cluster", "redis://:비밀@a")])[0])
+    with pytest.raises(ConfigError, match="leave the one in the URL out") as caught:
+        check_together(resolve([password, flag("cluster", "redis://:비밀@a")])[0])
+    assert "비밀" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (3, 2), (64, 63)])

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "mpchat"
 # Lowest first. A module imports only from lines above that of its folder; one of the first level has a line
 # of its own. ``mpchat`` is the package's own module, the library's front door.
 LADDER = """
-errors text
+errors text cluster_url
 protocol
 setting_values
 config
@@ -46,6 +46,7 @@ RANKS = {part: rank for rank, line in enumerate(LADDER.strip().splitlines()) for
 PURE = {
     "errors",
     "text",
+    "cluster_url",
     "setting_values",
     "config",
     "memory",

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from support.harness import MPCHAT, Server
 
 from mpchat.config import Config
-from mpchat.errors import ConfigError
-from mpchat.settings import FILE_LIMIT, Sources, absolute, current_folder, read_file
+from mpchat.errors import ConfigError, StartError
+from mpchat.settings import FILE_LIMIT, Sources, absolute, check_installed, current_folder, read_file
 from mpchat.supervisor import live_settings
 from mpchat.supervisor.startup import StartFacts, start_text
 
@@ -495,3 +495,71 @@ def test_a_log_file_is_not_given_up_by_a_reload(here: Path) -> None:
     config, kept, *_ = live_settings._read(sources, running, had_accounts=False)
     assert config.log_file == "/x.log"
     assert "stop and start" in kept["log_file"]
+
+
+# Several hosts.
+
+
+def test_a_host_is_called_as_its_machine_and_its_instance_unless_a_setting_names_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "서버.example")
+    assert at_a_start()[1].host_name == "서버.example-default"
+    assert at_a_start(name="second")[1].host_name == "서버.example-second"
+    assert at_a_start(host_name="셋째")[1].host_name == "셋째"
+    monkeypatch.setattr("socket.gethostname", lambda: "a {b}\n")
+    assert at_a_start()[1].host_name == "a--b---default"
+    monkeypatch.setattr("socket.gethostname", lambda: "")
+    assert at_a_start()[1].host_name == "host-default"
+
+
+def test_the_file_with_the_password_of_redis_is_found_from_elsewhere(here: Path) -> None:
+    sources, config = at_a_start(cluster="redis://a", cluster_password="비밀")
+    assert config.cluster_password == str(here / "비밀")
+    assert again(sources) == config
+    assert at_a_start(cluster_password="env:REDIS")[1].cluster_password == "env:REDIS"
+
+
+def test_a_reload_keeps_what_makes_a_host_one_of_its_cluster(here: Path) -> None:
+    settings_file = here / "mpchat.toml"
+    settings_file.write_text('cluster = "redis://a"\n')
+    sources, running = at_a_start()
+    settings_file.write_text(
+        'cluster = "redis://b"\ncluster_password = "env:REDIS"\ncluster_name = "우리반"\nhost_name = "서버"\n'
+        'cluster_lease = 5\nauth = "closed"\nnotices = "off"\n'
+    )
+    config, kept, *_ = live_settings._read(sources, running, had_accounts=False)
+    assert config == msgspec.structs.replace(running, notices=False)
+    of_cluster = {"cluster", "cluster_password", "cluster_name", "host_name", "cluster_lease"}
+    assert set(kept) == of_cluster | {"auth"}
+    assert kept["auth"] == "all hosts of the cluster must have the same; stop all of them and start"
+
+
+def test_a_reload_of_a_server_that_is_alone_puts_it_into_no_cluster(here: Path) -> None:
+    settings_file = here / "mpchat.toml"
+    settings_file.write_text("")
+    sources, running = at_a_start()
+    settings_file.write_text('cluster = "redis://:비밀@a"\nauth = "closed"\n')
+    config, kept, *_ = live_settings._read(sources, running, had_accounts=False)
+    assert config == msgspec.structs.replace(running, auth="closed")
+    assert kept == {"cluster": "clients would change to another chat; stop and start"}
+
+
+def test_without_the_library_a_cluster_is_no_start(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    check_installed(at_a_start()[1])
+    config = at_a_start(cluster="redis://:비밀@a")[1]
+    with pytest.raises(StartError) as caught:
+        check_installed(config)
+    assert str(caught.value) == "cluster is set, and redis-py is not installed: pip install 'mpchat[cluster]'"
+    monkeypatch.delitem(sys.modules, "redis")
+    check_installed(config)
+
+
+def test_a_folder_of_that_name_is_not_the_library(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "redis").mkdir()
+    for name in [each for each in sys.modules if each.split(".")[0] == "redis"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(here)])
+    with pytest.raises(StartError, match="redis-py is not installed"):
+        check_installed(at_a_start(cluster="redis://a")[1])
