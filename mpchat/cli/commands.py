@@ -17,6 +17,7 @@ from mpchat.cli.changes import reload, scale
 from mpchat.cli.chat import chat
 from mpchat.cli.client import client
 from mpchat.cli.config import show_config
+from mpchat.cli.hosts import hosts
 from mpchat.cli.life_cycle import start, stop
 from mpchat.cli.manual import manual
 from mpchat.cli.moderation import ban, bans, kick, mute, say, unban, unmute
@@ -88,7 +89,7 @@ def main() -> None:
 for _command in (
     *(start, stop, status, reload, scale, chat),
     *(say, kick, ban, unban, mute, unmute, bans),
-    *(rooms, close),
+    *(rooms, close, hosts),
     *(user, token),
     *(show_config, client, manual),
 ):

@@ -8,7 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mpchat.control.answers import (
+    Cluster,
     History,
+    Host,
     LastReload,
     Progress,
     ReloadResult,
@@ -34,6 +36,17 @@ _STATE_STYLES = {
     "BACKOFF": "red",
     "FATAL": "bold red",
 }
+_HOST_STYLES = {"here": "green", "gone": "red"}
+# What a host of a cluster says of itself in a state that passes, with the time when it began.
+_CLUSTER_WORDS = {
+    "joining": "is joining since {since}",
+    "away": "Redis is not reachable since {since}: senders wait",
+    "returning": "lost its lease at {since}: it is coming back",
+    "recovering": "Redis lost a part of the log, noticed at {since}: the hosts begin it anew",
+    "left": "left at {since}",
+}
+# Seconds after which the time of the day alone is not enough.
+_DAY = 86_400.0
 
 
 def duration(seconds: float) -> str:
@@ -94,12 +107,7 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
     head.append(f"{_count(status.messages, 'message')}, {status.refused} refused")
     if too_fast := status.refused_by_code.get("too_fast"):
         head.append(f", {too_fast} of them too fast")
-    if status.people or status.history:
-        head.append(f"\n{_people_line(status)}")
-    if history := status.history:
-        head.append(f"\n{_history_line(history)}", style="" if history.state == "ok" else "red")
-    if status.auth != "open":
-        head.append(f"\nauth {visible(status.auth)}: {_AUTH.get(status.auth, '')}")
+    _append_chat(head, status)
     if status.generation is not None:
         head.append(f"\n{_change_line(status)}")
     if last := status.last_reload:
@@ -111,6 +119,18 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
     if width < TABLE_WIDTH:
         return Group(head, *map(_worker_lines, status.workers))
     return Group(head, _workers_table(status.workers))
+
+
+def _append_chat(head: Text, status: ServerStatus) -> None:
+    """Add the lines about the chat itself: members, history, proofs, hosts."""
+    if status.people or status.history:
+        head.append(f"\n{_people_line(status)}")
+    if history := status.history:
+        head.append(f"\n{_history_line(history)}", style="" if history.state == "ok" else "red")
+    if status.auth != "open":
+        head.append(f"\nauth {visible(status.auth)}: {_AUTH.get(status.auth, '')}")
+    if status.cluster:
+        head.append_text(_cluster_line(status.cluster))
 
 
 def _waiting_worker(worker: WorkerStatus) -> str:
@@ -219,6 +239,75 @@ def _waiting_line(kind: str, slot: WorkerStatus | TlsProcess, seconds: float) ->
     if not slot.died:
         return line
     return f"{line}; {_count(slot.deaths, 'death')} in a row, the last: {visible(slot.died)}"
+
+
+def _cluster_line(cluster: Cluster) -> Text:
+    """Return the line about the cluster. It stands out while senders wait."""
+    line = Text(f"\ncluster {visible(cluster.name)} as {visible(cluster.host)}: ")
+    if cluster.state == "member":
+        there = sum(each.state != "gone" for each in cluster.hosts)
+        line.append(f"{_count(there, 'host')}, position {cluster.position}, {_behind(cluster)} behind")
+        return line
+    since = _clock(cluster.since)
+    words = _CLUSTER_WORDS.get(cluster.state, "{state} since {since}")
+    style = "bold red" if cluster.state in ("away", "recovering") else "yellow"
+    line.append(words.format(state=visible(cluster.state), since=since), style=style)
+    if cluster.reason:
+        line.append(f" ({visible(cluster.reason)})")
+    return line
+
+
+def _clock(moment: float) -> str:
+    """Return the time of the day; with the date when it is not of the last 24 hours."""
+    form = "%H:%M:%S" if abs(time.time() - moment) < _DAY else "%Y-%m-%d %H:%M:%S"
+    return time.strftime(form, time.localtime(moment))
+
+
+def _behind(part: Cluster | Host) -> str:
+    batches = f"{part.lag} batch{'' if part.lag == 1 else 'es'}"
+    return f"{batches}, {part.behind:.1f} s" if part.lag else batches
+
+
+def hosts_picture(hosts: Sequence[Host], width: int) -> RenderableType:
+    """Draw ``mpchat hosts``, ``width`` characters wide."""
+    if width < TABLE_WIDTH:
+        return Group(*map(_host_lines, hosts))
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+    table.add_column("host", overflow="fold")
+    table.add_column("state")
+    for name in ("epoch", "lease", "position", "lag", "clients", "version"):
+        table.add_column(name, justify="right", overflow="fold")
+    for each in hosts:
+        table.add_row(
+            Text(visible(each.name)),
+            _host_state(each),
+            str(each.epoch),
+            _lease(each),
+            str(each.position),
+            f"{each.lag}, {each.behind:.1f} s" if each.lag else "0",
+            str(each.clients),
+            Text(visible(each.version) or "-"),
+        )
+    return table
+
+
+def _host_lines(host: Host) -> Text:
+    """Return a host's figures as text, for a terminal too narrow for the table: nothing is cut off."""
+    line = Text(f"{visible(host.name)} ")
+    line.append_text(_host_state(host))
+    line.append(
+        f", epoch {host.epoch}: lease {_lease(host)}, position {host.position}, {_behind(host)} behind, "
+        f"{_count(host.clients, 'client')}, version {visible(host.version) or '-'}"
+    )
+    return line
+
+
+def _host_state(host: Host) -> Text:
+    return Text(visible(host.state), style=_HOST_STYLES.get(host.state, ""))
+
+
+def _lease(host: Host) -> str:
+    return "-" if host.lease is None else f"{max(0.0, host.lease):.1f} s"
 
 
 def _tls_lines(tls: Tls) -> Text:

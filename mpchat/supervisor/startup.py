@@ -42,6 +42,8 @@ class StartFacts(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     # A name that the certificate is for; empty: TLS is off, or the certificate has only patterns.
     secure_name: str = ""
+    # Hosts of the cluster that are there, this one included; None: the server is alone.
+    hosts: int | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -111,6 +113,9 @@ def start_text(config: Config, facts: StartFacts, settings_file: str = "") -> st
     if config.auth != "open":
         accounts = f" --accounts {shlex.quote(config.accounts)}" if config.accounts else ""
         lines.insert(-2, f"  names: mpchat user add NAME{visible(accounts)}")
+    if facts.hosts is not None:
+        name, host = visible(config.cluster_name), visible(config.host_name)
+        lines.insert(2, f"cluster: {name} as {host}, {facts.hosts} host{'s' if facts.hosts != 1 else ''}")
     if facts.log:
         lines.insert(2, f"log: {facts.log}")
     if settings_file:

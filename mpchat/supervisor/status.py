@@ -65,6 +65,7 @@ class StatusReport:
 
     def start_facts(self) -> StartFacts:
         """Return what the command that started the server shows."""
+        cluster = self._cluster
         return StartFacts(
             name=self.settings.config.name,
             pid=os.getpid(),
@@ -73,7 +74,12 @@ class StatusReport:
             fits=self.admission.limit,
             log=self.settings.config.log_file,
             secure_name=next((each for each in self._secure_names if "*" not in each), ""),
+            hosts=sum(each.state != "gone" for each in cluster.hosts) if cluster else None,
         )
+
+    @property
+    def _cluster(self) -> Cluster | None:
+        return self.cluster.status() if self.cluster else None
 
     @property
     def _secure_names(self) -> list[str]:
@@ -108,13 +114,12 @@ class StatusReport:
             workers=[worker_status(slot) for _, slot in sorted(self.pool.slots.items())],
             auth=config.auth,
             tls=self._tls() if self.tls.slots or config.tls_on else None,
-            cluster=self.cluster.status() if self.cluster else None,
+            cluster=self._cluster,
         )
 
     def hosts(self) -> Hosts:
         """Return what ``mpchat hosts --json`` prints. Raise :class:`MpchatError` if the server is alone."""
-        cluster = self.cluster.status() if self.cluster else None
-        if cluster is None:
+        if (cluster := self._cluster) is None:
             raise MpchatError("this server is alone: the setting cluster is empty")
         return Hosts(cluster.hosts)
 

@@ -1,10 +1,13 @@
-"""The contract of ``mpchat status --json``: names, types and order, as the README describes them."""
+"""The contract of ``status --json`` and ``hosts --json``: names, types and order, as the manual has them."""
 
 import msgspec
 import pytest
 
 from mpchat.control.answers import (
+    Cluster,
     History,
+    Host,
+    Hosts,
     LastReload,
     Limits,
     Pauses,
@@ -40,6 +43,33 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
         "workers": list[WorkerStatus],
         "auth": str,
         "tls": Tls | None,
+        "cluster": Cluster | None,
+    },
+    Cluster: {
+        "name": str,
+        "host": str,
+        "epoch": int | None,
+        "state": str,
+        "since": float,
+        "reason": str,
+        "position": int,
+        "lag": int,
+        "behind": float,
+        "redis": str,
+        "hosts": list[Host],
+    },
+    Hosts: {"hosts": list[Host]},
+    Host: {
+        "name": str,
+        "state": str,
+        "epoch": int,
+        "lease": float | None,
+        "position": int,
+        "lag": int,
+        "behind": float,
+        "clients": int,
+        "version": str,
+        "log_version": int,
     },
     Tls: {
         "mode": str,
