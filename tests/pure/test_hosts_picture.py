@@ -1,6 +1,7 @@
 """What ``mpchat hosts`` and ``status`` show of a cluster: nothing is cut off, and trouble stands out."""
 
 import time
+from dataclasses import fields
 from io import StringIO
 from typing import Any
 
@@ -156,8 +157,8 @@ class Part:
 
 
 def report(part: Part | None) -> StatusReport:
-    no_other: Any = [None] * 11
-    return StatusReport(*no_other, part)
+    parts: dict[str, Any] = dict.fromkeys(each.name for each in fields(StatusReport))
+    return StatusReport(**{**parts, "cluster": part})
 
 
 def test_the_hosts_come_from_the_cluster_s_part_of_the_server() -> None:
