@@ -353,6 +353,13 @@ class Delivery:
         if recipient is not None:
             self._stop_hearing(recipient)
 
+    def tell_all(self, frames: bytes) -> None:
+        """Send frames to each connection that is in a room."""
+        self.flush()
+        for recipient in self._recipients.values():
+            if recipient.stream is not None:
+                self._send(recipient, frames)
+
     def leave_all(self) -> None:
         """Let no connection hear any room: what follows may be another history."""
         for recipient in self._recipients.values():

@@ -17,7 +17,6 @@ from mpchat.auth.grant import Identity
 from mpchat.cluster.store import Place
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.hub.delivery import Delivery
-from mpchat.hub.digest import Digest, Reading
 from mpchat.hub.effects import Hold, Order, Tell
 from mpchat.hub.endpoint import STUCK_AFTER, STUCK_SHARE, Endpoint
 from mpchat.hub.entries import (
@@ -80,10 +79,9 @@ log = logging.getLogger("mpchat.hub")
 
 
 class SharedPast(NamedTuple):
-    """What a log that several hosts share has made of a state, with the digest of it, up to a place."""
+    """What a log that several hosts share has made of a state, up to a place."""
 
     state: HubState
-    digest: Digest
     place: Place
 
 
@@ -110,7 +108,6 @@ class Hub:
         keeper = moderation or ModerationKeeper(None)
         shared = past if isinstance(past, SharedPast) else None
         self.shared = SharedLog(shared.place) if shared else None
-        self.digest = shared.digest if shared else Digest()
         if isinstance(past, SharedPast):
             self.state = past.state
         else:
@@ -122,7 +119,7 @@ class Hub:
         self.delivery = Delivery(self.state.rooms, self.plain, limits.lag, limits.answers)
         self.delivery.on_run = on_run
         self._limits, self._notices = limits, notices
-        self._log: MemoryLog | SharedLog = self.shared or MemoryLog()
+        self._log: MemoryLog | SharedLog = self.shared if self.shared is not None else MemoryLog()
         # Gets what was applied of a shared log, and the moment (seconds, monotonic).
         self.on_applied: Callable[[Applied, float], None] = _nothing
         # Called before this host's own end is applied.
@@ -379,7 +376,7 @@ class Hub:
         except Exception:  # the same on every host; none may end because of one entry
             log.exception("failed, left out by all hosts: an entry of host %d", host)
             effects = []
-        self.digest.add(effects)
+        self.state.digest.add(effects)
         self.delivery.kicks = host != self.state.here
         self.delivery.carry_out(effects)
 
@@ -394,19 +391,6 @@ class Hub:
             self.state.hosts.count(applied.epoch, applied.number, applied.total, place.time)
         self.place, self._heard = place, (now, place.time, place.at)
         self.on_applied(applied, now)
-
-    def reading(self) -> Reading:
-        """Return the digest of the state of now."""
-        state = self.state
-        return Reading(
-            value=self.digest.value,
-            members=len(state.members.by_identity),
-            rooms=len(state.rooms),
-            names=state.members.claims.held,
-            memory=state.rooms.memory.used,
-            messages=state.messages,
-            sequence=state.sequencer.sequence,
-        )
 
     def local_time(self, moment: float) -> float:
         """Return when a moment of the log's clock is here (seconds, monotonic), about."""
@@ -559,6 +543,18 @@ class Hub:
             )
         self._decide(Announced(now, time.time(), frame), now)
 
+    def say_farewell(self, text: str, now: float) -> None:
+        """Say something to all clients of this server, as the last word. Among hosts it gets no number.
+
+        Raises as :meth:`announce`.
+        """
+        if self.shared is None:
+            self.announce(text, now)
+            return
+        frame = message_frame(text)
+        self.plain.post((1, frame))
+        self.delivery.tell_all(frame)
+
     def close_room(self, name: str, now: float) -> tuple[str, int]:
         """End a room and forget its history; return its name and how many members are in the lobby for it.
 
@@ -614,6 +610,10 @@ class Hub:
         """Return the address of the member of this name, if one is connected here."""
         member = self.state.members.named(name)
         return member.address if member is not None and self.state.is_here(member) else None
+
+    def is_present(self, name: str) -> bool:
+        """Tell whether a member of this name is connected, to whatever host."""
+        return self.state.members.named(name) is not None
 
     def is_elsewhere(self, name: str) -> bool:
         """Tell whether a member of this name is connected to another host."""

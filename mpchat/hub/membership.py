@@ -119,6 +119,13 @@ class LogLink(Protocol):
     def reads(self) -> list[Batch]:
         """Return what was read since, in order; as much as one turn of the loop can apply."""
 
+    @property
+    def has_reads(self) -> bool:
+        """True when :meth:`reads` has something to return."""
+
+    def wake(self) -> None:
+        """Let the loop turn once more."""
+
     def events(self) -> list[Event]:
         """Return what else has happened since."""
 
@@ -215,10 +222,10 @@ class Membership:
         self.link.register(self.place.generation)
 
     def receive(self, now: float) -> None:
-        """Take what has come from the link; then the hub applies it."""
+        """Take what has come from the link; call before the hub's turn, in which it is applied."""
         for event in self.link.events():
             self._on_event(event, now)
-        if self.part is Part.LEFT or self._lost or self.log:
+        if self.part is Part.LEFT or self._lost or self.log:  # else it would wait here and not in the link
             return
         try:
             self.log.receive(self.link.reads())
@@ -229,6 +236,8 @@ class Membership:
 
     def send(self, now: float) -> None:
         """Send what is to be put in order; call after the hub's turn."""
+        if not self.log and self.link.has_reads:
+            self.link.wake()
         if self._lost and not self.log and not self._recovering:
             self._recover(now)
         if not self.log.epoch:
@@ -293,8 +302,8 @@ class Membership:
 
     def _snapshot(self) -> Callable[[], Snapshot]:
         """Return what makes a snapshot of now, in a thread."""
-        taken, place = snapshot.take(self.hub.state, self.hub.digest), self.place
-        return lambda: Snapshot(place, snapshot.VERSION, list(snapshot.parts(taken)))
+        taken, place = snapshot.take(self.hub.state, self.place.time), self.place
+        return lambda: Snapshot(place, snapshot.FORMAT, list(snapshot.parts(taken)))
 
     # Events.
 
@@ -433,7 +442,6 @@ class Membership:
             self.link.stand(self.place.generation, self.place)
             return
         self._note_members(self.hub.state, restored.state)
-        self.hub.digest = restored.digest
         self._go_on(restored.state, restored.place, now)
 
     def _go_on(self, state: HubState, place: Place, now: float) -> None:
@@ -468,7 +476,7 @@ class Membership:
 
     def _on_applied(self, applied: Applied, now: float) -> None:
         position = applied.place.position
-        reading = _encode(self.hub.reading())
+        reading = _encode(self.hub.state.read_digest())
         self._readings.append((position, reading))
         leader = self.hub.state.hosts.leader
         if applied.epoch == leader and leader != self.log.epoch:

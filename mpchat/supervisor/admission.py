@@ -63,7 +63,7 @@ class Admission:
         self._hub.moderator.watch_clock()
         if self.is_proxy(host):  # for whom it comes is not known yet
             return self.full if self.connections >= self.limit else None
-        if self._hub.state.moderation.banned_host(host, time.time()):
+        if self._hub.state.moderation.banned_host(host, self._hub.wall()):
             return BANNED
         if self.connections >= self.limit:
             return self.full

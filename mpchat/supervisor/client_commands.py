@@ -10,10 +10,11 @@ from mpchat.control.answers import Banned, Kicked, Lifted, Muted, Said, Sanction
 from mpchat.control.messages import Answer, Reply, refusal
 from mpchat.errors import Exit, MpchatError
 from mpchat.hub.hub import Hub
-from mpchat.hub.moderation import kick_target
+from mpchat.hub.moderation import BANS, kick_target
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.ask_workers import PATIENCE, WorkerQuestions
+from mpchat.supervisor.cluster_part import ClusterPart
 from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
@@ -45,15 +46,39 @@ class ClientCommands:
         self._placement = placement
         self._questions = questions
         self._disk = disk
+        # This server as one of several hosts; None: it is alone.
+        self.cluster: ClusterPart | None = None
 
     def say(self, text: str, reply: Reply) -> None:
         """Send an announcement to every client. Raise :class:`ProtocolError` if it fits no frame."""
+        self._check_the_log()
         self._hub.announce(text, self._reactor.now)
         reply(Answer(Said(self._pool.connections + len(self._placement))))
 
     def kick(self, target: str, reply: Reply) -> None:
         """Close the connections of a name, of ``host:port``, of a host or of a network."""
-        self._close_connections(target, lambda kicked: reply(Answer(kicked)))
+        self._check_the_log()
+        elsewhere = self._hub.is_elsewhere(target)
+        self._hub.kick_everywhere(target)
+        self._close_connections(
+            target, lambda kicked: reply(Answer(Kicked(kicked.ended + elsewhere, kicked.silent)))
+        )
+
+    def _end(self, seconds: float | None) -> float | None:
+        """Return when a sanction of ``seconds`` ends (seconds since 1970); None: never."""
+        return None if seconds is None else self._hub.wall() + seconds
+
+    def follow_kick(self, target: str) -> None:
+        """Close the connections here that an operator of another host has kicked or banned."""
+        if self._hub.moderator.is_sanctioned(BANS, target):
+            self._placement.refuse(BANNED, host=target)
+        self._close_connections(target, lambda kicked: None)
+
+    def _check_the_log(self) -> None:
+        """Raise :class:`MpchatError` while the log of all hosts cannot be reached: nothing would happen."""
+        why = self.cluster.away if self.cluster is not None else ""
+        if why:
+            raise MpchatError(f"Redis is not reachable, so the other hosts cannot be told: {why}; try again")
 
     def ban(self, target: str, seconds: float | None, reply: Reply) -> None:
         """Ban a name, a host or a network and close its connections.
@@ -61,7 +86,8 @@ class ClientCommands:
         Raise :class:`MpchatError` for what is none of these. The answer comes when the connections are closed
         and the ban is on the disk. It is an error if the ban could not be written.
         """
-        banned = self._hub.moderator.ban(target, _end(seconds), self._reactor.now)
+        self._check_the_log()
+        banned = self._hub.moderator.ban(target, self._end(seconds), self._reactor.now)
         log.info("banned: %s", banned)
         self._placement.refuse(BANNED, host=banned)
         answer = _BanAnswer(banned, reply)
@@ -86,12 +112,14 @@ class ClientCommands:
 
     def mute(self, target: str, seconds: float | None, reply: Reply) -> None:
         """Mute a name. Raise :class:`MpchatError` for what cannot be one."""
-        name = self._hub.moderator.mute(target, _end(seconds), self._reactor.now)
+        self._check_the_log()
+        name = self._hub.moderator.mute(target, self._end(seconds), self._reactor.now)
         log.info("muted: %s", name)
-        self._keep(Muted(name, self._hub.address_of(name) is not None), reply)
+        self._keep(Muted(name, self._hub.is_present(name)), reply)
 
     def lift(self, what: Literal["bans", "mutes"], target: str, reply: Reply) -> None:
         """End a ban or a mute. The answer is an error if there is none."""
+        self._check_the_log()
 
         def lift() -> None:
             try:
@@ -113,7 +141,7 @@ class ClientCommands:
 
     def list_sanctions(self) -> Sanctions:
         """Return the bans and mutes in force."""
-        listing = self._hub.state.moderation.listing(time.time())
+        listing = self._hub.state.moderation.listing(self._hub.wall())
         bans, mutes = ([Sanction(**each) for each in listing[what]] for what in ("bans", "mutes"))
         return Sanctions(bans, mutes)
 
@@ -183,8 +211,3 @@ def _not_kept(error: Exception) -> Answer[object]:
     """Return the answer to a command that holds, but not after a restart."""
     log.warning("bans and mutes not written: %s", error)
     return refusal(Exit.FAILED, str(error))
-
-
-def _end(seconds: float | None) -> float | None:
-    """Return when a sanction of ``seconds`` ends (seconds since 1970); None: never."""
-    return None if seconds is None else time.time() + seconds

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable
 
 from mpchat import __version__
+from mpchat.auth.keys import read_secret
 from mpchat.cluster.address import parse_address
 from mpchat.cluster.redis_store import RedisStore
 from mpchat.cluster.store import Place, RefusedError, Snapshot, StoreError
@@ -25,7 +26,6 @@ from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
 from mpchat.hub.shared_log import VERSION
 from mpchat.hub.state import HubState
-from mpchat.instance.trusted_file import read_secret
 from mpchat.reactor import Reactor
 from mpchat.supervisor.live_settings import limits_of
 from mpchat.supervisor.log_link import LogLink, Me
@@ -45,7 +45,10 @@ class OpenLog:
         ``instance`` tells installations apart that are named the same. Raises :class:`StartError`, one line.
         """
         self.instance = instance
-        self.address = parse_address(config.cluster, read_secret(config.cluster_password))
+        password = b""
+        if config.cluster_password:
+            password = read_secret("cluster_password", config.cluster_password)
+        self.address = parse_address(config.cluster, password.decode())
         self.stores = self._store(config), self._store(config)
         try:
             self.past = self._past(config)
@@ -106,7 +109,7 @@ class Cluster:
             unicode=unicodedata.unidata_version,
         )
         me = Me(config.host_name, opened.instance, VERSION, encode_info(info), config.cluster_lease)
-        self._link = LogLink(reactor, opened.stores, me, restored, self._on_news)
+        self._link = LogLink(reactor, opened.stores, me, restored)
         self.membership = Membership(hub, self._link, info, config.cluster_lease)
         # Called when this host begins to serve, and when it cannot go on, with the reason.
         self.on_serving: Callable[[], None] = lambda: None
@@ -118,6 +121,11 @@ class Cluster:
         """True once this host has caught up with the others."""
         return self._serving
 
+    @property
+    def away(self) -> str:
+        """Why the log cannot be reached now; empty: it can."""
+        return self.membership.away
+
     def begin(self) -> None:
         """Follow the log and register."""
         self.membership.begin()
@@ -127,8 +135,9 @@ class Cluster:
         self._reactor.call_later(self.membership.beat_every, self._beat)
         self.membership.beat(self._reactor.now)
 
-    def _on_news(self) -> None:
-        self.membership.receive(self._reactor.now)
+    def receive(self, now: float) -> None:
+        """Take what the log has; call before the hub's turn."""
+        self.membership.receive(now)
         if self.membership.stopped:
             self.on_hopeless(self.membership.stopped)
 
@@ -173,7 +182,7 @@ class Cluster:
             log_version=host.version,
         )
 
-    def status(self) -> answers.Cluster:
+    def status(self) -> answers.Cluster | None:
         """Return what ``mpchat status`` says of the cluster."""
         membership = self.membership
         away = bool(membership.away) and membership.part is Part.MEMBER

@@ -1,4 +1,4 @@
-"""Log link: reaches the shared log in two threads, because Redis may take its time and the loop must not wait.
+"""Log link: reaches the shared log in two threads, because Redis may take its time and no loop may wait.
 
 One thread appends and does all else in the order in which it was asked; the other one reads. What they find
 out comes to the loop as events. A call that cannot reach the log is made again until it can.
@@ -79,14 +79,12 @@ class LogLink:
         stores: tuple[Store, Store],
         me: Me,
         restore: Callable[[Snapshot], SharedPast],
-        on_event: Callable[[], None],
     ) -> None:
-        """``stores`` are one to append and one to read. ``on_event`` is called in the loop for news."""
+        """``stores`` are one to append and one to read. The loop turns for news."""
         self._reactor = reactor
         self._store, self._reading_store = stores
         self._me = me
         self._restore = restore
-        self._on_event = on_event
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._events: SimpleQueue[tuple[int, Event]] = SimpleQueue()
         self._closing = threading.Event()
@@ -132,6 +130,11 @@ class LogLink:
             self._waiting = 0
             self._changed.notify_all()
 
+    @property
+    def has_reads(self) -> bool:
+        """True when :meth:`reads` has something to return."""
+        return bool(self._read)
+
     def reads(self) -> list[Batch]:
         """Return what was read since, in order; as much as one turn of the loop can apply."""
         taken, size = [], 0
@@ -140,15 +143,13 @@ class LogLink:
                 taken.append(self._read.popleft())
                 size += len(taken[-1].payload)
             self._waiting -= size
-            if self._read:
-                self._wake()
             if taken:
                 self._changed.notify_all()
         return taken
 
     def events(self) -> list[Event]:
         """Return what else has happened since."""
-        found = []
+        found: list[Event] = []
         while True:
             try:
                 serial, event = self._events.get_nowait()
@@ -235,9 +236,7 @@ class LogLink:
 
     def _append(self, job: "_Append") -> Event | None:
         try:
-            self._store.append(
-                job.generation, job.epoch, job.position, self._me.lease, [tuple(each) for each in job.batches]
-            )
+            self._store.append(job.generation, job.epoch, job.position, self._me.lease, job.batches)
         except FencedError:
             return Fenced(job.epoch)
         return None
@@ -310,7 +309,7 @@ class LogLink:
             for each in batches:
                 place = place.after(each)
             self._from = place
-            self._wake()
+            self.wake()
 
     # In both.
 
@@ -324,16 +323,16 @@ class LogLink:
 
     def _report(self, serial: int, event: Event) -> None:
         self._events.put((serial, event))
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let the loop turn once more. Any thread may call it."""
         with suppress(OSError):  # full: the loop will look anyway
             self._far.send(b"\0")
 
     def _on_wake(self, mask: int) -> None:
         with suppress(BlockingIOError):
             self._near.recv(4096)
-        self._on_event()
 
 
 class _Job:
@@ -346,4 +345,4 @@ class _Job:
 class _Append(_Job):
     def __init__(self, generation: str, epoch: int, position: int, batches: list[Outgoing]) -> None:
         self.generation, self.epoch, self.position = generation, epoch, position
-        self.batches = list(batches)
+        self.batches: list[tuple[int, int, bytes]] = [(*each,) for each in batches]

@@ -6,7 +6,6 @@ refused. Which worker is chosen is decided in :mod:`mpchat.supervisor.placement_
 """
 
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
@@ -182,7 +181,7 @@ class Placement:
     def _take_back(self, connections: Sequence[HeldConnection]) -> None:
         """Let connections wait that no worker has. A fresh one may have been banned meanwhile."""
         self._unplaced += connections
-        now = time.time()
+        now = self._hub.wall()
         for host in {each.host for each in connections if not each.moved}:
             if self._hub.state.moderation.banned_host(host, now):
                 self.refuse(BANNED, host=host)

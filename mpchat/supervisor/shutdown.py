@@ -9,6 +9,7 @@ import logging
 from enum import Enum
 
 from mpchat.hub.hub import Hub
+from mpchat.supervisor.cluster_part import ClusterPart
 from mpchat.supervisor.live_settings import LiveSettings
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, WorkerPool
@@ -45,6 +46,8 @@ class Shutdown:
         self._pool = pool
         self._tls = tls
         self._placement = placement
+        # This server as one of several hosts; None: it is alone.
+        self.cluster: ClusterPart | None = None
         self._step = Step.ARRIVALS
         self._hurried = False
         # When the present step must have come to its end (seconds, monotonic); None: it is not limited.
@@ -108,10 +111,12 @@ class Shutdown:
         self._step = Step.WORKERS
         self._hub.turn(now)
         if farewell := self._settings.config.farewell:
-            self._hub.announce(farewell, now)
+            self._hub.say_farewell(farewell, now)
             self._hub.turn(now)
         # The farewell is the last message: that other clients have gone is no news now.
         self._hub.silence_notices(now)
+        if self.cluster is not None:
+            self.cluster.leave()
         self._pool.close(max(0.0, self.deadline - now))
         self.deadline = max(self.deadline, now) + STOP_GRACE
 

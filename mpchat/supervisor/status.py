@@ -7,7 +7,6 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from mpchat import __version__
 from mpchat.control.answers import (
@@ -27,6 +26,7 @@ from mpchat.ipc.items import Beat
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.admission import Admission
 from mpchat.supervisor.change_runner import ChangeRunner
+from mpchat.supervisor.cluster_part import ClusterPart
 from mpchat.supervisor.heartbeat import Rates
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.live_settings import LiveSettings
@@ -37,14 +37,7 @@ from mpchat.supervisor.startup import StartFacts
 from mpchat.supervisor.tls_pool import TlsPool
 
 
-class ClusterPart(Protocol):
-    """The part of the server that belongs to a cluster."""
-
-    def status(self) -> Cluster | None:
-        """Return the cluster as this host sees it; None while it knows nothing."""
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StatusReport:
     """The parts that have something to say."""
 

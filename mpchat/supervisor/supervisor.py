@@ -19,10 +19,11 @@ from mpchat.config import Config
 from mpchat.control.server import Server
 from mpchat.errors import StartError
 from mpchat.hub.archive import Archive
-from mpchat.hub.hub import Hub
+from mpchat.hub.hub import Hub, SharedPast
 from mpchat.hub.moderation_file import trusted
 from mpchat.hub.moderation_keeper import ModerationKeeper
 from mpchat.hub.past import Past
+from mpchat.instance.installation import installation_id
 from mpchat.instance.lock import Guard
 from mpchat.instance.record import Identity
 from mpchat.instance.trusted_file import check_own_file
@@ -35,6 +36,7 @@ from mpchat.supervisor.ask_workers import WorkerQuestions
 from mpchat.supervisor.capacity import connections_per_worker
 from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.client_commands import ClientCommands
+from mpchat.supervisor.cluster_part import ClusterPart
 from mpchat.supervisor.commands import Commands
 from mpchat.supervisor.controlling_terminal import ControllingTerminal
 from mpchat.supervisor.gate import Gate, make_verifiers
@@ -83,6 +85,8 @@ class Supervisor:
         self.reactor = Reactor()
         # Whether all parts are there: before that a signal can only end the start.
         self._built = False
+        # This server as one of several hosts; None: it is alone.
+        self.cluster: ClusterPart | None = None
         # Why it stops, and since when (seconds, monotonic).
         self._stopped_by, self._stopped_at = "", 0.0
 
@@ -100,8 +104,9 @@ class Supervisor:
             # The last line, while the lock still keeps the next server from writing its first.
             stack.callback(self._log_stopped)
             record = self._open(guard, stack)
-            if record is not None:
-                self._build(guard, record, stack)
+            shared = self._open_shared_log(guard) if record is not None else None
+            if record is not None and not self.lifecycle.stopping:
+                self._build(guard, record, shared, stack)
                 self._built = True
                 self._serve()
         if self.lifecycle.failure is not None:
@@ -118,7 +123,11 @@ class Supervisor:
         """Handle what is ready, then let every part go on."""
         self.reactor.turn(self._timeout())
         now = self.reactor.now
+        if self.cluster is not None:
+            self.cluster.receive(now)
         self.hub.turn(now)
+        if self.cluster is not None:
+            self.cluster.turn(now)
         self._place_connections(now)
         if self.lifecycle.running:
             self.changes.step()
@@ -196,14 +205,29 @@ class Supervisor:
             self.reactor.turn(LOOK_AGAIN)
         return not self.lifecycle.stopping
 
-    def _build(self, guard: Guard, record: RecordKeeper, stack: ExitStack) -> None:
+    def _open_shared_log(self, guard: Guard) -> Any:
+        """Open the log that several hosts share; None without the setting, or if the server is to stop."""
+        config = self._order.config
+        if not config.cluster:
+            return None
+        # Here, because it loads redis-py.
+        from mpchat.supervisor.cluster import OpenLog
+
+        opening = SlowCall(partial(OpenLog, config, installation_id(guard.paths.folder)))
+        return opening.result() if self._wait(opening) else None
+
+    def _build(self, guard: Guard, record: RecordKeeper, shared: Any, stack: ExitStack) -> None:
         """Make the parts that serve clients and commands; ``stack`` ends them."""
         config = self._order.config
         descriptors = os_process.raise_descriptor_limit()
         certificate = read_certificate(config.tls_cert, config.tls_key) if config.tls_on else None
+        archive: Archive | None
+        past: Past | SharedPast | None
         archive, past = _open_history(config, stack)
         bans = Path(config.bans or guard.paths.bans)
-        self.hub = _make_hub(config, bans, archive, past, lambda: self.pool.connections)
+        keeper = _moderation_keeper(config, bans) if shared is None else ModerationKeeper(None)
+        past = past if shared is None else shared.past
+        self.hub = _make_hub(config, keeper, archive, past, lambda: self.pool.connections)
         gate = Gate(self.reactor, config, make_verifiers(config))
         stack.callback(gate.close)
         gate.on_checked, self.hub.proofs.gate = self.hub.proved, gate
@@ -241,12 +265,32 @@ class Supervisor:
         )
         clients = ClientCommands(self.reactor, self.hub, self.pool, self.placement, questions, self._disk)
         self.hub.on_order = Orders(self.hub, clients).obey
+        if shared is not None:
+            self._join_hosts(shared, clients, stack)
         commands = Commands(self.lifecycle, self.stop, record, self.report, self.changes, clients)
         control = _open_control(self.reactor, guard.paths.control, commands)
         stack.callback(control.close)
         stack.callback(self.pools.kill)
         files = OwnFiles(self._disk, guard, record, control, self.pools, clients.follow_moderation_file)
         Upkeep(self.reactor, self.lifecycle, self.pools, self.changes, self.hub, files.look).begin()
+
+    def _join_hosts(self, shared: Any, clients: ClientCommands, stack: ExitStack) -> None:
+        """Take part in the chat of several hosts."""
+        from mpchat.supervisor.cluster import Cluster
+
+        cluster = Cluster(self.reactor, shared, self._order.config, self.hub)
+        stack.callback(cluster.close)
+        cluster.membership.count = lambda: (self.pool.connections, self._plain_speakers)
+        cluster.on_serving, cluster.on_hopeless = self._on_worker_ready, self._on_hopeless
+        self.hub.delivery.on_kick = clients.follow_kick
+        self.cluster = self.report.cluster = clients.cluster = self.shutdown.cluster = cluster
+        cluster.begin()
+
+    @property
+    def _plain_speakers(self) -> int:
+        """Plain clients that have said something: their leaving is told."""
+        speakers = sum(each.connections.speakers for each in self.pool.handles)
+        return max(0, speakers - self.hub.delivery.recipients)
 
     def _log_stopped(self) -> None:
         if self.lifecycle.stopping:
@@ -274,6 +318,8 @@ class Supervisor:
 
     def _on_worker_ready(self) -> None:
         serving = all(len(pool.serving) == len(pool) for pool in (self.pool, self.tls))
+        if self.cluster is not None and not self.cluster.serves:
+            return
         if self.lifecycle.state is State.STARTING and serving:
             self.lifecycle.state = State.RUNNING
             self.pool.phase = self.tls.phase = Phase.SERVING
@@ -339,13 +385,20 @@ def _follow(acceptor: Acceptor, record: RecordKeeper, archive: Archive | None, c
         archive.change_limits(messages=kept.messages, age=kept.age)
 
 
-def _make_hub(
-    config: Config, bans: Path, archive: Archive | None, past: Past | None, connections: Callable[[], int]
-) -> Hub:
-    """Return a hub that goes on from the history and from the bans kept in a file."""
+def _moderation_keeper(config: Config, bans: Path) -> ModerationKeeper:
     # In the instance's own folder no other user writes.
     check = partial(check_own_file, bans, public=True) if config.bans else trusted
-    moderation = ModerationKeeper(bans, check)
+    return ModerationKeeper(bans, check)
+
+
+def _make_hub(
+    config: Config,
+    moderation: ModerationKeeper,
+    archive: Archive | None,
+    past: Past | SharedPast | None,
+    connections: Callable[[], int],
+) -> Hub:
+    """Return a hub that goes on from the history and from the bans that are kept."""
     hub = Hub(
         limits_of(config),
         notices=config.notices,
