@@ -148,10 +148,13 @@ class HubState:
                 heappush(self._notices, (due, room.number))
 
     def _forget_emptied(self) -> None:
-        """Forget rooms that were emptied and are unused: the entry may have filled one of them again."""
+        """Forget rooms that were emptied and are unused.
+
+        The entry may have filled one of them again; and a sweep may have forgotten it already.
+        """
         emptied, self.members.emptied = self.members.emptied, {}
         for room, now in emptied.items():
-            if self.rooms.is_unused(room, now):
+            if room.number in self.rooms.by_number and self.rooms.is_unused(room, now):
                 self.rooms.forget(room)
                 self._effects.append(ForgetRoom(room.number))
 

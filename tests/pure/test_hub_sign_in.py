@@ -5,7 +5,7 @@ from support.desk import LIMITS, Desk, Object, by_secret, code, order, proven, u
 
 from mpchat.auth.grant import OPERATOR, Identity
 from mpchat.hub import members
-from mpchat.hub.effects import Effect, End, Enter, Leave, Order, Say, SayInRoom
+from mpchat.hub.effects import Effect, End, Enter, ForgetRoom, Leave, Order, Say, SayInRoom
 from mpchat.hub.entries import CutOff, Denied, Left, NoticesDue, RoomClosed, Swept
 from mpchat.hub.limits import Limits
 from mpchat.ipc.reasons import CLOSED_ROOM, EXPIRED, REPLACED, UNPROVEN
@@ -438,6 +438,15 @@ def test_a_token_for_some_rooms_learns_nothing_of_others(monkeypatch: pytest.Mon
     assert found == rooms
     for room in ("비밀-1", "비밀-2"):
         assert code(desk.ask(1, Request(who=Who(room=room)))) == "not_allowed", "there or not"
+
+
+def test_a_room_ends_with_the_proof_of_its_last_member_where_no_names_are_held() -> None:
+    desk = Desk(CLOSED._replace(name_hold=0.0))
+    desk.join(1, "앨리스", identified=proven("앨리스", expires=100.0), room="방")
+    room = desk.state.rooms.by_key["방"].number
+    effects = desk.apply(Swept(100.0, 100.0))
+    assert [each for each in effects if isinstance(each, ForgetRoom)] == [ForgetRoom(room)]
+    assert [each.name for each in desk.state.rooms] == ["lobby"]
 
 
 def test_the_rooms_that_a_token_allows_are_looked_for_now_and_then() -> None:
