@@ -65,7 +65,9 @@ class Claims:
         A name that is not proven does not stand in the way of one that is.
         """
         key, proven = name_key(name), identified.proves_name
-        keys = (other for look in identified.looks for other in self._by_look.get(look, ()) if other != key)
+        # Sorted: a set of texts has another order in each process, and the client is told the name.
+        alike = (other for look in identified.looks for other in sorted(self._by_look.get(look, ())))
+        keys = (other for other in alike if other != key)
         for other in map(self._by_key.__getitem__, keys):
             if (other.identity is not None or other.until > now) and (other.proven or not proven):
                 return other.name

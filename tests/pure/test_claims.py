@@ -1,5 +1,7 @@
 """Claims: names that look alike, and names whose owners have a proof."""
 
+from itertools import product
+
 import pytest
 from support.desk import by_secret, proven, unproven
 
@@ -32,6 +34,14 @@ def test_a_name_in_use_is_found_by_one_that_looks_like_it_and_by_no_other() -> N
     assert similar(claims, CYRILLIC) == ALICE
     assert similar(claims, "앨리스") is None
     assert similar(claims, "ALICE") is None, "its own name in another spelling"
+
+
+def test_of_names_that_look_alike_the_same_is_told_in_each_process() -> None:
+    claims, letters = Claims(), ("o", "\N{CYRILLIC SMALL LETTER O}")
+    spellings = ["".join(each) for each in product(letters, repeat=6)]
+    for identity, name in enumerate(reversed(spellings[:-1]), 1):
+        take(claims, name, identity, unproven(name))
+    assert similar(claims, spellings[-1]) == "o" * 6, "the order of a set of texts is that of the process"
 
 
 def test_a_name_that_is_held_is_found_until_its_time_is_over() -> None:
