@@ -6,6 +6,7 @@ from mpchat.auth.grant import Identity
 from mpchat.errors import ProtocolError
 from mpchat.hub.held_names import HeldNames
 from mpchat.hub.hosts import host_of
+from mpchat.hub.saved import SavedClaim, SavedClaims
 from mpchat.protocol.names import name_key
 
 # Seconds that a join may be on its way longer than that of a newer connection of the same client.
@@ -33,6 +34,27 @@ class Claim:
         # How the name looks; see ``auth.lookalikes``. Empty where that is not asked for.
         self.looks: tuple[str, ...] = ()
 
+    def saved(self) -> SavedClaim:
+        """Return the claim as values."""
+        return SavedClaim(
+            self.name,
+            self.identity,
+            self.token,
+            self.before,
+            self.until,
+            self.proven,
+            self.since,
+            self.looks,
+        )
+
+    @classmethod
+    def from_saved(cls, saved: SavedClaim) -> "Claim":
+        """Return the claim that was saved."""
+        claim = cls(saved.name, saved.token)
+        claim.identity, claim.before, claim.until = saved.identity, saved.before, saved.until
+        claim.proven, claim.since, claim.looks = saved.proven, saved.since, saved.looks
+        return claim
+
     def is_shown(self, token: str | None) -> bool:
         """Tell whether ``token`` proves that its sender owns the name."""
         good = [self.token] if self.identity is not None else [self.token, self.before]
@@ -49,11 +71,6 @@ class Claims:
         self._held = HeldNames()
         # The keys of the names that have a look.
         self._by_look: dict[str, set[str]] = {}
-
-    @property
-    def held(self) -> int:
-        """How many names are held."""
-        return len(self._held)
 
     def get(self, name: str) -> Claim | None:
         """Return the claim on a name, however it is spelled."""
@@ -124,6 +141,25 @@ class Claims:
         claim.looks = looks
         for look in looks:
             self._by_look.setdefault(look, set()).add(key)
+
+    @property
+    def held(self) -> int:
+        """How many names are held for members that may come back."""
+        return len(self._held)
+
+    def saved(self) -> SavedClaims:
+        """Return all claims as values."""
+        held, holders = self._held.saved()
+        return SavedClaims([claim.saved() for claim in self._by_key.values()], held, holders)
+
+    def put_back(self, saved: SavedClaims) -> None:
+        """Have, as the first, the claims that were saved."""
+        for each in saved.claims:
+            claim, key = Claim.from_saved(each), name_key(each.name)
+            self._by_key[key] = claim
+            for look in claim.looks:
+                self._by_look.setdefault(look, set()).add(key)
+        self._held.put_back(saved.held, saved.holders)
 
     def free(self, claim: Claim) -> None:
         """Let any client have the name from now on."""

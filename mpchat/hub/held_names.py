@@ -6,6 +6,7 @@ the first of a plain dict is found after a look at all that were before it and a
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 
 class HeldNames:
@@ -49,6 +50,24 @@ class HeldNames:
         if not names:
             del self._by_owner[owner]
         self._recount(owner, len(names) + 1, len(names))
+
+    def saved(self) -> tuple[list[tuple[str, str]], list[str]]:
+        """Return each key and its address, the longest held first; and the addresses, by what they hold.
+
+        The order of the addresses does not follow from that of the names: it decides which goes first among
+        those that hold equally many.
+        """
+        holders = [owner for count in sorted(self._by_count) for owner in self._by_count[count]]
+        return list(self._owners.items()), holders
+
+    def put_back(self, held: Iterable[tuple[str, str]], holders: Iterable[str]) -> None:
+        """Hold, as the first, what :meth:`saved` has returned."""
+        for key, owner in held:
+            self._owners[key] = owner
+            self._by_owner.setdefault(owner, OrderedDict())[key] = None
+        for owner in holders:
+            self._most = len(self._by_owner[owner])
+            self._by_count.setdefault(self._most, OrderedDict())[owner] = None
 
     def _recount(self, owner: str, before: int, after: int) -> None:
         """Note that an address holds one name more or one fewer."""

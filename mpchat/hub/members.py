@@ -18,6 +18,7 @@ from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
 from mpchat.hub.replay import HISTORY_AT_JOIN
 from mpchat.hub.rooms import Room, Rooms
+from mpchat.hub.saved import SavedMember, SavedMembers
 from mpchat.ipc.addresses import owner_of_client
 from mpchat.ipc.reasons import CLOSED, CLOSED_ROOM, REPLACED, UNPROVEN
 from mpchat.protocol.messages import Welcome, error_frame
@@ -72,6 +73,15 @@ class Member:
         """The member's name; empty before it has one."""
         return self.claim.name if self.claim is not None else ""
 
+    def saved(self, now: float, orphan: int | None = None) -> SavedMember:
+        """Return the member as values. ``orphan`` is the place of its claim among those without a key.
+
+        A list of rooms that is not used again at ``now`` is left out: for each member it may be long.
+        """
+        room = self.room.number if self.room is not None else 0
+        listed = self.listed if self.listed is not None and self.listed[0] + LISTED_FOR > now else None
+        return SavedMember(self.identity, self.address, self.name, room, self.grant, listed, orphan)
+
 
 class Members:
     """All members, by identity and by name."""
@@ -102,6 +112,37 @@ class Members:
         self._rooms = rooms
         self._moderation = moderation
         self._emit = emit
+
+    def saved(self, now: float) -> SavedMembers:
+        """Return all members as values, without lists of rooms that are not used again at ``now``."""
+        orphans: dict[Claim, int] = {}
+        for member in self.ending.values():
+            if member.claim is not None and self.claims.get(member.name) is not member.claim:
+                orphans.setdefault(member.claim, len(orphans))
+        return SavedMembers(
+            [member.saved(now) for member in self.by_identity.values()],
+            [
+                member.saved(now, orphans.get(member.claim) if member.claim else None)
+                for member in self.ending.values()
+            ],
+            [claim.saved() for claim in orphans],
+            self.expiring.copy(),
+        )
+
+    def put_back(self, saved: SavedMembers) -> None:
+        """Have, as the first, the members that were saved. Claims and rooms are there already."""
+        orphans = [Claim.from_saved(each) for each in saved.orphans]
+        for table, members in ((self.by_identity, saved.members), (self.ending, saved.ending)):
+            for each in members:
+                member = table[each.identity] = Member(each.identity, each.address)
+                if each.orphan is not None:
+                    member.claim = orphans[each.orphan]
+                elif each.name:
+                    member.claim = self.claims.get(each.name)
+                if each.room:
+                    member.room = self._rooms.by_number[each.room]
+                member.grant, member.listed = each.grant, each.listed
+        self.expiring = saved.expiring
 
     def named(self, name: str) -> Member | None:
         """Return the member that has this name and is connected."""

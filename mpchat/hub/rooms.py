@@ -5,13 +5,14 @@ Not here: which worker serves a member, and how far a client has got; see :mod:`
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from mpchat.hub.history import History, Run
 from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.past import by_key
+from mpchat.hub.saved import SavedRoom, SavedRooms
 from mpchat.hub.sequencer import NOTICE_GATHER
 from mpchat.ipc.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.names import name_key
@@ -59,6 +60,30 @@ class Room:
         self.active_at: float | None = None
         # Until when a lost member may come back (seconds, monotonic); until then the room is kept.
         self.awaited = 0.0
+
+    def saved(self) -> SavedRoom:
+        """Return the room as values, without its history and its members."""
+        return SavedRoom(
+            self.number,
+            self.name,
+            self.seq,
+            self.owner,
+            self.made_at,
+            self.active_at,
+            self.awaited,
+            list(self._joined),
+            self._left.copy(),
+            self._next_notice,
+        )
+
+    @classmethod
+    def from_saved(cls, saved: SavedRoom, memory: Memory) -> "Room":
+        """Return the room that was saved; history and members are still to be put back."""
+        room = cls(saved.number, saved.name, saved.seq, memory)
+        room.owner, room.made_at, room.active_at = saved.owner, saved.made_at, saved.active_at
+        room.awaited, room._next_notice = saved.awaited, saved.next_notice
+        room._joined, room._left = dict.fromkeys(saved.joined), saved.left
+        return room
 
     def post(self, sender: str, count: int, frames: bytes, times: Times, kept: Kept) -> Run:
         """Number ``count`` messages; ``sender`` is a name, an address, or empty for the server itself."""
@@ -214,6 +239,28 @@ class Rooms:
         for room in self:
             if room.history.last != room.seq:  # the last messages were lost, and with them what is before
                 room.history.clear()
+
+    def saved(self) -> SavedRooms:
+        """Return as values what is known beside each room."""
+        unswept = [room.number for room in self._unswept]
+        return SavedRooms(self._floor, self._last.copy(), self._numbers, unswept, self.memory.limit)
+
+    def put_back(self, saved: SavedRooms, rooms: Iterable[SavedRoom]) -> None:
+        """Have the rooms that were saved, and no other. The lobby is the first of them."""
+        self.memory.limit = saved.memory
+        self.by_key, self.by_number = {}, {}
+        for each in rooms:
+            room = Room.from_saved(each, self.memory)
+            self.by_key[name_key(room.name)] = self.by_number[room.number] = room
+        self.lobby = self.by_key[name_key(LOBBY)]
+        self.names = sorted(room.name for room in self)
+        self.made_by = Counter(room.owner for room in self if room.owner)
+        self._floor, self._last, self._numbers = saved.floor, saved.last, saved.numbers
+        # A room that was forgotten since still has its place.
+        self._unswept = [
+            self.by_number[number] if number in self.by_number else Room(number, "")
+            for number in saved.unswept
+        ]
 
     def is_unused(self, room: Room, now: float, members: int = 0) -> bool:
         """Tell whether nothing is lost with a room, once so many ``members`` have left it.

@@ -3,6 +3,8 @@
 One client's leaving is told at once; further ones within :data:`NOTICE_GATHER` share a notice.
 """
 
+from mpchat.hub.saved import SavedSequencer
+
 # Seconds in which further leavers share a notice. Long enough for a thousand closed sockets to be read, short
 # enough that no client takes it for a delay.
 NOTICE_GATHER = 0.1
@@ -37,6 +39,18 @@ class Sequencer:
         self._left: list[str] = []
         self._left_unnamed = 0
         self._next_notice = 0.0
+
+    def saved(self) -> SavedSequencer:
+        """Return everything as values."""
+        return SavedSequencer(
+            self.notices, self.sequence, self._left.copy(), self._left_unnamed, self._next_notice
+        )
+
+    def put_back(self, saved: SavedSequencer) -> None:
+        """Go on from what was saved."""
+        self.notices, self.sequence = saved.notices, saved.sequence
+        self._left, self._left_unnamed = saved.left, saved.left_unnamed
+        self._next_notice = saved.next_notice
 
     def number(self, count: int) -> None:
         """Number ``count`` messages."""

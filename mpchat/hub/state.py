@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from mpchat.hub.effects import Effect, Forget, ForgetRoom, Hold, Kick, NoticeInRoom, Say, SayInRoom, Tell
+from mpchat.hub.digest import Digest, Reading
 from mpchat.hub.entries import (
     Announced,
     Arrived,
@@ -38,6 +39,7 @@ from mpchat.hub.members import MUTED, Member, Members
 from mpchat.hub.moderation import BANS, Moderation, Rule
 from mpchat.hub.past import Past
 from mpchat.hub.rooms import Room, Rooms, Times
+from mpchat.hub.saved import SavedState
 from mpchat.hub.sequencer import Sequencer
 from mpchat.ipc.reasons import EXPIRED as TOKEN_EXPIRED
 from mpchat.ipc.reasons import LOST
@@ -64,6 +66,8 @@ class HubState:
         ``archived``: there is an effect also for messages in rooms without members, for the history file.
         """
         self._archived = archived
+        # Over the effects, for hosts that share a log: they add them, and compare; see `digest.Digest`.
+        self.digest = Digest()
         # Messages that were put in order since the start, each counted once.
         self.messages = 0
         self.moderation = moderation
@@ -131,6 +135,27 @@ class HubState:
     def is_here(self, member: Member) -> bool:
         """Tell whether a member is connected to this process."""
         return host_of(member.identity) == self.here
+
+    def read_digest(self) -> Reading:
+        """Return the digest of now with the totals of now. What adds to the digest is the caller of apply."""
+        return Reading(
+            self.digest.value,
+            len(self.members.by_identity),
+            len(self.rooms),
+            self.members.claims.held,
+            self.rooms.memory.used,
+            self.messages,
+            self.sequencer.sequence,
+        )
+
+    def saved(self) -> SavedState:
+        """Return as values what is the state's own, without its parts. Call it between two entries."""
+        return SavedState(self._archived, self.messages, self._notices.copy())
+
+    def put_back(self, saved: SavedState) -> None:
+        """Go on from what was saved."""
+        self._archived, self.messages, self._notices = saved.archived, saved.messages, saved.notices
+        self._waiting = {number for _, number in saved.notices}
 
     def notice_due(self) -> float | None:
         """Return when :class:`NoticesDue` is to be applied (monotonic, seconds); None: nothing waits."""
