@@ -40,7 +40,7 @@ class SavedClaims(msgspec.Struct, frozen=True):
     holders: list[str]
 
 
-class SavedMember(msgspec.Struct, frozen=True, array_like=True):
+class SavedMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A member, or a connection that is being ended.
 
     ``name`` is that of its claim; "": it has none. ``room`` is the number of its room; 0: it is in none.
@@ -67,7 +67,7 @@ class SavedMembers(msgspec.Struct, frozen=True):
     expiring: dict[int, float]
 
 
-class SavedRoom(msgspec.Struct, frozen=True, array_like=True):
+class SavedRoom(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A room without its history and without its members."""
 
     number: int
@@ -126,7 +126,7 @@ class SavedState(msgspec.Struct, frozen=True):
     notices: list[tuple[float, int]]
 
 
-class SavedRule(msgspec.Struct, frozen=True, array_like=True):
+class SavedRule(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A ban or a mute: its table, the key that it is found by, and the rule."""
 
     table: str

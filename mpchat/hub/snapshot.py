@@ -161,13 +161,21 @@ def _rules(moderation: Moderation) -> Iterator[SavedRule]:
 
 
 def _runs(histories: list[tuple[int, list[Run]]]) -> Iterator[SavedRun]:
-    for number, runs in histories:
-        for run in runs:
+    """Yield all runs, and let go of each at once: to free a million in one go takes 20 ms."""
+    histories.reverse()
+    while histories:
+        number, runs = histories.pop()
+        runs.reverse()
+        while runs:
+            run = runs.pop()
             yield SavedRun(number, run.seq, run.count, run.at, run.sender, run.frames, run.taken)
 
 
 def parts(taken: Taken) -> Iterator[bytes]:
-    """Yield the snapshot in parts of about 200 KB. Runs in any thread, once for each ``taken``."""
+    """Yield the snapshot in parts of about 200 KB. Runs in any thread, once for each ``taken``.
+
+    A part takes one to two milliseconds. A thread that sleeps for 0 s after each lets the loop go on then.
+    """
     checksum = 0
     for body in chain(
         _bodies(_HEAD, [taken.head]),
