@@ -63,6 +63,14 @@ class Host(msgspec.Struct, kw_only=True):
     speakers: int = 0
 
 
+class SavedHosts(msgspec.Struct, frozen=True):
+    """All hosts as plain values, as a snapshot keeps them; see :class:`Hosts`."""
+
+    hosts: list[Host] = []
+    held: dict[int, list[int]] = {}
+    numbers: dict[int, int] = {}
+
+
 class Hosts:
     """All hosts that take part, by their epochs."""
 
@@ -134,3 +142,14 @@ class Hosts:
         """Let no senders wait for a host any more; return the rooms whose senders may speak again."""
         rooms = [room for room, holders in self.held.items() if epoch in holders]
         return [room for room in rooms if self.hold(epoch, room, held=False)]
+
+    def saved(self) -> SavedHosts:
+        """Return all of it as values that nothing changes any more."""
+        hosts = [msgspec.structs.replace(each) for each in self.by_epoch.values()]
+        held = {room: holders.copy() for room, holders in self.held.items()}
+        return SavedHosts(hosts, held, self.numbers.copy())
+
+    def put_back(self, saved: SavedHosts) -> None:
+        """Go on from what was saved."""
+        self.by_epoch = {each.epoch: each for each in saved.hosts}
+        self.held, self.numbers = saved.held, saved.numbers

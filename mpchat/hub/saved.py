@@ -7,6 +7,7 @@ that the entries carry. A new field gets a default, and ``snapshot.FORMAT`` rise
 import msgspec
 
 from mpchat.auth.grant import Grant
+from mpchat.hub.hosts import SavedHosts
 from mpchat.hub.moderation import Rule
 from mpchat.protocol.messages import shown_without
 
@@ -124,6 +125,7 @@ class SavedState(msgspec.Struct, frozen=True):
     messages: int
     # Rooms whose notices wait, and when they are due, as a heap.
     notices: list[tuple[float, int]]
+    hosts: SavedHosts = SavedHosts()
 
 
 class SavedRule(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -150,12 +150,13 @@ class HubState:
 
     def saved(self) -> SavedState:
         """Return as values what is the state's own, without its parts. Call it between two entries."""
-        return SavedState(self._archived, self.messages, self._notices.copy())
+        return SavedState(self._archived, self.messages, self._notices.copy(), self.hosts.saved())
 
     def put_back(self, saved: SavedState) -> None:
         """Go on from what was saved."""
         self._archived, self.messages, self._notices = saved.archived, saved.messages, saved.notices
         self._waiting = {number for _, number in saved.notices}
+        self.hosts.put_back(saved.hosts)
 
     def notice_due(self) -> float | None:
         """Return when :class:`NoticesDue` is to be applied (monotonic, seconds); None: nothing waits."""
