@@ -52,6 +52,7 @@ PURE = {
     "memory",
     "protocol",
     "auth.grant",
+    "cluster.address",
     "cluster.store",
     "cluster.store",
     "ipc.addresses",

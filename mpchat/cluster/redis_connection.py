@@ -1,0 +1,213 @@
+"""Redis connection: one connection to the Redis that an address means, used by one thread.
+
+It knows nothing of the log. It connects when it is asked something, finds the master through Sentinels, and
+says in plain words why Redis cannot be used. The rule it keeps: after an answer that did not come the
+connection is closed, so that no later question gets that answer. A password is in no text of it.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from mpchat.cluster.address import Address, shown_host
+from mpchat.cluster.store import UnavailableError
+
+# Seconds to connect, and without a byte of an answer beyond the time that a command itself waits.
+PATIENCE = 2.0
+# Seconds for one Sentinel: the others know the same.
+SENTINEL_PATIENCE = 0.5
+
+Argument = str | bytes | int | float
+
+# What Redis's own words mean. Their code is at the beginning, but redis-py takes some codes away, and before
+# Redis 7 an error within a script has the code in the middle.
+_MEANINGS = (
+    (("OOM ", "used memory > 'maxmemory'"), "it is out of memory: raise its maxmemory or free memory in it"),
+    (
+        ("MISCONF",),
+        "it takes no writes because it cannot save to its disk (MISCONF): see its log, and free space there",
+    ),
+    (("READONLY", "read only replica", "UNBLOCKED"), "it is a replica and takes no writes"),
+    (("LOADING", "loading the dataset"), "it is still loading its data"),
+    (("MASTERDOWN", "Link with MASTER"), "it is a replica that has lost its master"),
+    (
+        ("NOREPLICAS", "good replicas"),
+        "it has fewer replicas than it must have to take writes (min-replicas-to-write)",
+    ),
+    (("Invalid Database",), "it has no database of this number: see the setting cluster"),
+    (("BUSY ", "busy running a script"), "it is busy with a script that does not end"),
+)
+
+
+class DeniedError(Exception):
+    """Redis refuses the password or the user, or forbids a command to the user."""
+
+
+class RedisConnection:
+    """Asks commands, one at a time or several in one round trip."""
+
+    def __init__(self, address: Address) -> None:
+        """Do not connect yet."""
+        self._address = address
+        self._sentinels = list(address.hosts)
+        self._connection: redis.Connection | None = None
+        self._where = str(address)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._connection is not None
+
+    def ask(self, *command: Argument, wait: float = 0.0) -> Any:
+        """Return the answer to one command that itself waits up to ``wait`` seconds.
+
+        Raises UnavailableError, DeniedError, or ``redis.ResponseError`` for all other errors of the command.
+        """
+        [answer] = self.ask_all([command], wait)
+        if isinstance(answer, redis.ResponseError):
+            raise answer
+        return answer
+
+    def ask_all(self, commands: Sequence[Sequence[Argument]], wait: float = 0.0) -> list[Any]:
+        """Return the answers to commands that are sent in one go.
+
+        An error of a command stands in place of its answer.
+        A connection that has gone while it was idle is replaced once: so all commands must be repeatable.
+        Raises UnavailableError and DeniedError.
+        """
+        stale = self.is_open
+        try:
+            return self._exchange(commands, wait)
+        except redis.TimeoutError as error:
+            raise self._failed(error) from None
+        except (redis.ConnectionError, OSError) as error:
+            if not stale:
+                raise self._failed(error) from None
+        try:
+            return self._exchange(commands, wait)
+        except (redis.RedisError, OSError) as error:
+            raise self._failed(error) from None
+
+    def close(self) -> None:
+        """Close the connection; the next question opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(redis.RedisError, OSError):
+                connection.disconnect()
+
+    def _exchange(self, commands: Sequence[Sequence[Argument]], wait: float) -> list[Any]:
+        done = False
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            connection = self._connection
+            connection.send_packed_command(connection.pack_commands(commands))
+            if wait and not connection.can_read(timeout=wait + PATIENCE):
+                raise redis.TimeoutError(f"no answer within {wait + PATIENCE:g} s")
+            answers = [self._answer(connection) for _ in commands]
+            done = True
+            return answers
+        finally:
+            if not done:
+                self.close()
+
+    def _answer(self, connection: redis.Connection) -> Any:
+        """Return one answer, or the error of that command alone."""
+        try:
+            return connection.read_response()
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            raise DeniedError(str(error)) from None
+        except redis.ResponseError as error:
+            if _meaning(error):
+                raise self._failed(error) from None
+            return error
+
+    def _connect(self) -> redis.Connection:
+        if not self._address.service:
+            return self._connected(*self._address.hosts[0], PATIENCE)
+        host, port = self._find_master()
+        connection = self._connected(host, port, PATIENCE)
+        connection.send_command("ROLE")
+        role = connection.read_response()[0]
+        if role != b"master":
+            connection.disconnect()
+            raise UnavailableError(
+                f"Redis at {self._where} is no master, though the Sentinels still say that it is"
+            )
+        return connection
+
+    def _connected(
+        self, host: str, port: int, patience: float, *, sentinel: bool = False
+    ) -> redis.Connection:
+        """Return a connection that Redis or a Sentinel has let in."""
+        self._where = shown_host(host, port)
+        address = self._address
+        kind = redis.SSLConnection if address.tls else redis.Connection
+        connection = kind(
+            host=host,
+            port=port,
+            db=0 if sentinel else address.db,
+            username=address.user or None if not sentinel else None,
+            password=address.password or None if not sentinel else None,
+            socket_timeout=patience,
+            socket_connect_timeout=patience,
+            socket_keepalive=True,
+            health_check_interval=0,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        try:
+            connection.connect()
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            raise DeniedError(str(error)) from None
+        except UnicodeError as error:  # a name that the resolver cannot encode
+            raise UnavailableError(f"Redis at {self._where} cannot be reached: {error}") from None
+        return connection
+
+    def _find_master(self) -> tuple[str, int]:
+        """Ask the Sentinels, first the one that answered last."""
+        problems = []
+        for sentinel in list(self._sentinels):
+            try:
+                found = self._ask_sentinel(*sentinel)
+            except (redis.RedisError, OSError, DeniedError, UnavailableError) as error:
+                problems.append(f"{shown_host(*sentinel)}: {error}")
+                continue
+            if found is None:
+                problems.append(f"{shown_host(*sentinel)}: knows no master {self._address.service!r}")
+                continue
+            self._sentinels.remove(sentinel)
+            self._sentinels.insert(0, sentinel)
+            return found[0].decode(), int(found[1])
+        raise UnavailableError(f"no Sentinel names the master ({'; '.join(problems)})")
+
+    def _ask_sentinel(self, host: str, port: int) -> list[bytes] | None:
+        connection = self._connected(host, port, SENTINEL_PATIENCE, sentinel=True)
+        try:
+            connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service)
+            found: list[bytes] | None = connection.read_response()
+        finally:
+            connection.disconnect()
+        return found
+
+    def _failed(self, error: Exception) -> UnavailableError:
+        """Close the connection, and return the error that says why."""
+        self.close()
+        meaning = _meaning(error)
+        if meaning:
+            return UnavailableError(f"Redis at {self._where} cannot be used now: {meaning}")
+        return UnavailableError(f"Redis at {self._where} cannot be reached: {error or type(error).__name__}")
+
+
+def _meaning(error: Exception) -> str | None:
+    """Return what an error of Redis means for its operator; None for what is no passing state of it."""
+    text = str(error)
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return _MEANINGS[0][1]
+    if isinstance(error, redis.ReadOnlyError):
+        return _MEANINGS[2][1]
+    return next((meaning for words, meaning in _MEANINGS if any(word in text for word in words)), None)

@@ -1,0 +1,10 @@
+-- End a host's own lease. ARGV: generation, epoch.
+local log, refusal = end_of_log(ARGV[1])
+if not log then
+  return refusal
+end
+if redis.call('ZSCORE', LEASES, ARGV[2]) then
+  bury(log, {ARGV[2]})
+  keep(log)
+end
+return {'ok'}

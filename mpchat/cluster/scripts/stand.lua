@@ -1,0 +1,31 @@
+-- State where a host is in a log that was lost.
+-- KEYS: the statements follow the six of all scripts.
+-- ARGV: generation that was lost, position, name, milliseconds to wait for others, and until a host that
+-- does not state again is forgotten.
+local STAND = KEYS[7]
+local generation = redis.call('HGET', HEAD, 'generation')
+if generation and generation ~= ARGV[1] then
+  return {'again'}
+end
+local now, position, name = milliseconds(), tonumber(ARGV[2]), ARGV[3]
+local stand = redis.call('HGETALL', STAND)
+local since, first = now, true
+for i = 1, #stand, 2 do
+  if stand[i] == 'since' then
+    since = math.min(now, tonumber(stand[i + 1]))
+  else
+    local other, at, seen = string.sub(stand[i], 6), string.match(stand[i + 1], '^(%d+) (%d+)$')
+    at, seen = tonumber(at), tonumber(seen)
+    if other ~= name and now - seen <= tonumber(ARGV[5])
+      and (at > position or (at == position and other < name)) then
+      first = false
+    end
+  end
+end
+
+redis.call('HSET', STAND, 'since', text(since), 'host:' .. name, ARGV[2] .. ' ' .. text(now))
+redis.call('PEXPIRE', STAND, ARGV[5])
+if first and now - since >= tonumber(ARGV[4]) then
+  return {'found'}
+end
+return {'wait'}
