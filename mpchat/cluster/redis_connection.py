@@ -38,13 +38,12 @@ _MEANINGS = (
         ("NOREPLICAS", "good replicas"),
         "it has fewer replicas than it must have to take writes (min-replicas-to-write)",
     ),
-    (("Invalid Database",), "it has no database of this number: see the setting cluster"),
     (("BUSY ", "busy running a script"), "it is busy with a script that does not end"),
 )
 
 
 class DeniedError(Exception):
-    """Redis refuses the password or the user, or forbids a command to the user."""
+    """Redis refuses the password, the user or the database, or forbids a command to the user."""
 
 
 class RedisConnection:
@@ -122,6 +121,8 @@ class RedisConnection:
         except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
             raise DeniedError(str(error)) from None
         except redis.ResponseError as error:
+            if "unauthenticated" in str(error):  # as Redis calls a long command before any password
+                raise DeniedError("a password is needed") from None
             if _meaning(error):
                 raise self._failed(error) from None
             return error
@@ -130,11 +131,11 @@ class RedisConnection:
         if not self._address.service:
             return self._connected(*self._address.hosts[0], PATIENCE)
         host, port = self._find_master()
-        connection = self._connected(host, port, PATIENCE)
+        # Kept already: if anything fails from here on, it is closed.
+        connection = self._connection = self._connected(host, port, PATIENCE)
         connection.send_command("ROLE")
-        role = connection.read_response()[0]
-        if role != b"master":
-            connection.disconnect()
+        role = self._answer(connection)
+        if isinstance(role, redis.ResponseError) or role[0] != b"master":
             raise UnavailableError(
                 f"Redis at {self._where} is no master, though the Sentinels still say that it is"
             )
@@ -162,7 +163,9 @@ class RedisConnection:
         )
         try:
             connection.connect()
-        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        except (redis.AuthenticationError, redis.ResponseError) as error:  # or there is no such database
+            if _meaning(error):
+                raise self._failed(error) from None
             raise DeniedError(str(error)) from None
         except UnicodeError as error:  # a name that the resolver cannot encode
             raise UnavailableError(f"Redis at {self._where} cannot be reached: {error}") from None

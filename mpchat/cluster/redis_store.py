@@ -37,7 +37,7 @@ FORMAT = "1"
 # XTRIM with MINID came with it.
 OLDEST_REDIS = (6, 2)
 # Bytes of payload and number of batches that a slow host may keep from being trimmed. With its description
-# and the stream's own overhead a batch takes some 150 bytes more, so a log is at most about 80 MB. A host
+# and the stream's own overhead a batch takes some 200 bytes more, so a log is at most about 85 MB. A host
 # that is further behind loads the snapshot, which is faster than to apply that much.
 KEPT = 64 << 20
 KEPT_BATCHES = 100_000
@@ -335,7 +335,7 @@ class RedisStore:
 
     def _denied(self, error: DeniedError) -> str:
         return (
-            f"Redis at {self._address} refuses this user or its password ({error}): "
+            f"Redis at {self._address} does not let this host in ({error}): "
             "see the settings cluster and cluster_password"
         )
 

@@ -42,6 +42,7 @@ class RedisServer:
         """Start it, and wait until it has loaded its data and answers."""
         words = ["redis-server", "--port", str(self.port), "--bind", LOOPBACK, "--dir", str(self.folder)]
         words += ["--save", "", "--logfile", str(self.folder / "redis.log")]
+        words += ["--repl-diskless-sync-delay", "0"]
         for option in self.options:
             name, *values = option.split(" ")
             words += [f"--{name}", *values]
@@ -97,7 +98,7 @@ class RedisServer:
             return bool(self.ask("PING") == b"PONG")
         except redis.AuthenticationError:
             return True
-        except redis.ConnectionError:
+        except (redis.ConnectionError, redis.TimeoutError):
             return False
 
 
@@ -115,9 +116,7 @@ def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
 @contextmanager
 def running_replica(folder: Path, master: RedisServer) -> Iterator[RedisServer]:
     """Run a replica of ``master``, which has its data."""
-    with running_redis(
-        folder, f"replicaof {LOOPBACK} {master.port}", "repl-diskless-sync-delay 0"
-    ) as replica:
+    with running_redis(folder, f"replicaof {LOOPBACK} {master.port}") as replica:
         eventually(
             lambda: replica.info("replication")["master_link_status"] == "up", "a replica's first copy of all"
         )
