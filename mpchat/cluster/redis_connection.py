@@ -61,30 +61,31 @@ class RedisConnection:
         """Whether there is a connection, as far as is known."""
         return self._connection is not None
 
-    def ask(self, *command: Argument, wait: float = 0.0) -> Any:
+    def ask(self, *command: Argument, wait: float = 0.0, repeat: bool = True) -> Any:
         """Return the answer to one command that itself waits up to ``wait`` seconds.
 
         Raises UnavailableError, DeniedError, or ``redis.ResponseError`` for all other errors of the command.
         """
-        [answer] = self.ask_all([command], wait)
+        [answer] = self.ask_all([command], wait=wait, repeat=repeat)
         if isinstance(answer, redis.ResponseError):
             raise answer
         return answer
 
-    def ask_all(self, commands: Sequence[Sequence[Argument]], wait: float = 0.0) -> list[Any]:
+    def ask_all(
+        self, commands: Sequence[Sequence[Argument]], *, wait: float = 0.0, repeat: bool = True
+    ) -> list[Any]:
         """Return the answers to commands that are sent in one go.
 
-        An error of a command stands in place of its answer.
-        A connection that has gone while it was idle is replaced once: so all commands must be repeatable.
+        An error of a command stands in place of its answer. With ``repeat``, a connection that has gone while
+        it was idle is replaced once, and all commands are sent again.
         Raises UnavailableError and DeniedError.
         """
-        stale = self.is_open
+        may_be_stale = repeat and self.is_open
         try:
             return self._exchange(commands, wait)
-        except redis.TimeoutError as error:
-            raise self._failed(error) from None
-        except (redis.ConnectionError, OSError) as error:
-            if not stale:
+        except (redis.RedisError, OSError) as error:
+            # Not after a timeout: it has cost the time that there is.
+            if not (may_be_stale and isinstance(error, redis.ConnectionError | OSError)):
                 raise self._failed(error) from None
         try:
             return self._exchange(commands, wait)

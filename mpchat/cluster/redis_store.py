@@ -161,8 +161,11 @@ class RedisStore:
             self.check(place)
         count = max(1, min(MOST_BATCHES, int(most / self._average))) if self._average else FIRST_BATCHES
         block = ("BLOCK", max(1, _milliseconds(wait))) if wait > 0 else ()
+        # Not repeated on a new connection, which would wait without the check before it.
         answer = self._ask(
-            "XREAD", "COUNT", count, *block, "STREAMS", self._key("log"), f"{place.position}-0", wait=wait
+            *("XREAD", "COUNT", count, *block, "STREAMS", self._key("log"), f"{place.position}-0"),
+            wait=wait,
+            repeat=False,
         )
         if not answer:
             self.check(place)
@@ -289,9 +292,9 @@ class RedisStore:
     def _key(self, what: str) -> str:
         return f"{{mpchat:{self._name}}}:{what}"
 
-    def _ask(self, *command: Argument, wait: float = 0.0) -> Any:
+    def _ask(self, *command: Argument, wait: float = 0.0, repeat: bool = True) -> Any:
         try:
-            return self._connection.ask(*command, wait=wait)
+            return self._connection.ask(*command, wait=wait, repeat=repeat)
         except DeniedError as error:
             raise UnavailableError(self._denied(error)) from None
         except redis.ResponseError as error:

@@ -1,6 +1,7 @@
 """The shared log in a real Redis that is killed, stopped, cut off, full, locked, foreign or failed over."""
 
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from mpchat.cluster.store import (
     RefusedError,
     RewoundError,
     Snapshot,
+    StoreError,
     UnavailableError,
 )
 
@@ -113,10 +115,10 @@ def test_a_redis_that_comes_back_empty_is_noticed_by_every_verb(tmp_path: Path) 
         server.restart()
         with pytest.raises(RewoundError, match="empty"):
             append(store, 2)
-        # For a connection that was open while Redis was replaced, and for a new one.
-        for _ in range(2):
+        # For a connection that is open, and for a new one, which needs no wait.
+        for wait in (0.2, 20.0):
             with within(CALL), pytest.raises(RewoundError, match="empty"):
-                store.read(place, 0.2, 1000)
+                store.read(place, wait, 1000)
             with pytest.raises(RewoundError, match="empty"):
                 store.check(place)
             store.close()
@@ -302,6 +304,29 @@ def test_a_read_waits_for_the_first_batch_and_no_longer(tmp_path: Path) -> None:
             append(store, 1)
             thread.join()
         assert [batch.number for batch in found] == [1]
+
+
+def test_a_reader_that_waits_notices_at_once_that_redis_came_back_empty(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as server, opened(server.url) as store, opened(server.url) as reader:
+        begin(store)
+        place = end(reader)
+        errors: list[StoreError] = []
+
+        def read_on() -> None:
+            while not errors or not isinstance(errors[-1], RewoundError):
+                try:
+                    reader.read(place, 60.0, 1000)
+                except StoreError as error:
+                    errors.append(error)
+                    time.sleep(0.01)
+
+        thread = threading.Thread(target=read_on)
+        with within(10.0):
+            thread.start()
+            eventually(lambda: server.info("clients")["blocked_clients"] == "1", "a reader that waits")
+            server.restart()
+            thread.join()
+        assert isinstance(errors[0], UnavailableError)
 
 
 @pytest.mark.parametrize("password", ["", "틀린 비밀"])
@@ -606,6 +631,24 @@ def test_an_address_without_a_server_is_told() -> None:
     with opened("redis://없는-호스트.invalid") as store:
         with pytest.raises(UnavailableError, match=r"cannot be reached"):
             store.open()
+
+
+def test_a_server_that_is_no_redis_is_told() -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(1000)
+                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                client.recv(1000)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with opened(f"redis://{LOOPBACK}:{listener.getsockname()[1]}") as store:
+            with within(CALL), pytest.raises(UnavailableError, match="HTTP"):
+                store.open()
+        thread.join()
 
 
 def test_no_descriptor_stays_after_any_failure(tmp_path: Path) -> None:

@@ -126,7 +126,6 @@ def running_replica(folder: Path, master: RedisServer) -> Iterator[RedisServer]:
 @contextmanager
 def running_sentinel(folder: Path, master: RedisServer, service: str) -> Iterator[int]:
     """Run one Sentinel that decides alone, after half a second; yield its port."""
-    require("redis-sentinel")
     folder.mkdir()
     port = free_port()
     config = folder / "sentinel.conf"
@@ -136,7 +135,8 @@ def running_sentinel(folder: Path, master: RedisServer, service: str) -> Iterato
         f"sentinel down-after-milliseconds {service} 500\nsentinel failover-timeout {service} 3000\n"
     )
     with subprocess.Popen(
-        ["redis-sentinel", str(config), "--logfile", str(folder / "sentinel.log")], stdout=subprocess.DEVNULL
+        ["redis-server", str(config), "--sentinel", "--logfile", str(folder / "sentinel.log")],
+        stdout=subprocess.DEVNULL,
     ) as process:
         try:
             eventually(lambda: _knows_replica(port, service), "a Sentinel that knows the replica")
