@@ -130,7 +130,10 @@ class RedisStore:
     def append(
         self, generation: str, epoch: int, position: int, lease: float, batches: list[tuple[int, int, bytes]]
     ) -> list[int]:
-        """See :meth:`mpchat.cluster.store.Store.append`. More than :data:`PORTION` goes in several calls."""
+        """See :meth:`mpchat.cluster.store.Store.append`.
+
+        More than :data:`PORTION` bytes go in several calls; an error may come after some of them were done.
+        """
         positions: list[int] = []
         for portion in _portions(batches):
             what, *rest = self._run(

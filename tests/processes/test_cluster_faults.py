@@ -289,6 +289,27 @@ def test_many_bytes_go_in_several_portions(tmp_path: Path) -> None:
         assert store.load() == snapshot
 
 
+def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_redis(tmp_path) as server, opened(server.url) as store, opened(server.url) as other:
+        begin(store)
+        append(store, 1, 2)
+        first, second = (START.after(batch) for batch in read(store)[:2])
+        store.save(Snapshot(first, 1, [b"old"] * 40))
+        newer = Snapshot(second, 1, [b"new"] * 40)
+        ask = store._connection.ask
+
+        def ask_late(*command: str | bytes | int | float, wait: float = 0.0, repeat: bool = True) -> object:
+            answer = ask(*command, wait=wait, repeat=repeat)
+            if command[0] == "LRANGE":
+                other.save(newer)
+            return answer
+
+        monkeypatch.setattr(store._connection, "ask", ask_late)
+        assert store.load() == newer
+
+
 def test_a_read_waits_for_the_first_batch_and_no_longer(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server, opened(server.url) as store, opened(server.url) as reader:
         begin(store)
@@ -324,7 +345,9 @@ def test_a_reader_that_waits_notices_at_once_that_redis_came_back_empty(tmp_path
         with within(10.0):
             thread.start()
             eventually(lambda: server.info("clients")["blocked_clients"] == "1", "a reader that waits")
-            server.restart()
+            # As an empty one that takes connections already.
+            server.ask("FLUSHALL")
+            server.ask("CLIENT", "KILL", "TYPE", "normal")
             thread.join()
         assert isinstance(errors[0], UnavailableError)
 
@@ -600,6 +623,20 @@ def test_sentinels_that_do_not_help_are_told(tmp_path: Path) -> None:
             store.open()
         assert f"{LOOPBACK}:{dead}" in str(caught.value)
         assert f"{LOOPBACK}:{sentinel}: knows no master '없음'" in str(caught.value)
+
+
+def test_a_sentinel_that_still_names_the_old_master_is_not_believed(tmp_path: Path) -> None:
+    with (
+        running_redis(tmp_path / "a") as master,
+        running_replica(tmp_path / "b", master) as replica,
+        running_sentinel(tmp_path / "s", master, SERVICE) as sentinel,
+        opened(f"redis+sentinel://{LOOPBACK}:{sentinel}/{SERVICE}") as store,
+    ):
+        begin(store)
+        store.close()
+        master.ask("REPLICAOF", LOOPBACK, replica.port)
+        with nothing_left_behind(), pytest.raises(UnavailableError, match="no master"):
+            store.load()
 
 
 def test_tls_is_used_and_the_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
