@@ -493,8 +493,8 @@ SETTINGS: tuple[Setting, ...] = (
         "cluster",
         "",
         cluster,
-        "redis://HOST:PORT/DB, rediss://… with TLS, or redis+sentinel://A,B,C/SERVICE/DB, each with USER@ or "
-        "USER:PASSWORD@ in front of the host; empty: none",
+        "redis://host, rediss://host with TLS, or redis+sentinel://a,b/service; a user:password@ may stand "
+        "in front of the host and a /database at the end; empty: none",
         "The Redis (6.2 or later) that several hosts share: they are one chat then. Needs the extra "
         "mpchat[cluster].",
     ),

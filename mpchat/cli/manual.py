@@ -34,6 +34,7 @@ SUBJECTS = (
     "commands",
     "operating",
     "reload",
+    "hosts",
     "promises",
     "security",
     "speed",
