@@ -17,6 +17,9 @@ HOST_BITS = 45
 # have begun may say twice what it had just said when it was lost.
 MOST_NUMBERS = 1000
 
+# Logs that were lost whose hosts are remembered.
+MOST_EARLIER = 4
+
 
 def host_of(identity: int) -> int:
     """Return the epoch of the host that serves a connection, of its identity among all hosts."""
@@ -69,6 +72,7 @@ class SavedHosts(msgspec.Struct, frozen=True):
     hosts: list[Host] = []
     held: dict[int, list[int]] = {}
     numbers: dict[int, int] = {}
+    earlier: dict[str, dict[int, int]] = {}
 
 
 class Hosts:
@@ -81,6 +85,8 @@ class Hosts:
         self.held: dict[int, list[int]] = {}
         # The last batch of each host that was applied, also of those that are gone.
         self.numbers: dict[int, int] = {}
+        # The same of logs that were lost, by their generations: epochs begin anew with each log.
+        self.earlier: dict[str, dict[int, int]] = {}
 
     @property
     def leader(self) -> int:
@@ -102,6 +108,16 @@ class Hosts:
             gone = min(self.numbers.keys() - self.by_epoch.keys(), default=epoch)
             if gone != epoch:
                 del self.numbers[gone]
+
+    def number(self, generation: str, epoch: int) -> int:
+        """Return the last batch of a host in one generation of the log that was applied; 0: none."""
+        return self.earlier.get(generation, self.numbers).get(epoch, 0)
+
+    def begin_anew(self, generation: str) -> None:
+        """Begin with no host and another log; ``generation`` is that of the lost one."""
+        self.by_epoch, self.held = {}, {}
+        self.earlier = {**dict(list(self.earlier.items())[1 - MOST_EARLIER :]), generation: self.numbers}
+        self.numbers = {}
 
     def arrive(self, entry: Arrived) -> None:
         """Take note of a host that takes part from now on."""
@@ -147,9 +163,9 @@ class Hosts:
         """Return all of it as values that nothing changes any more."""
         hosts = [msgspec.structs.replace(each) for each in self.by_epoch.values()]
         held = {room: holders.copy() for room, holders in self.held.items()}
-        return SavedHosts(hosts, held, self.numbers.copy())
+        return SavedHosts(hosts, held, self.numbers.copy(), self.earlier.copy())
 
     def put_back(self, saved: SavedHosts) -> None:
         """Go on from what was saved."""
         self.by_epoch = {each.epoch: each for each in saved.hosts}
-        self.held, self.numbers = saved.held, saved.numbers
+        self.held, self.numbers, self.earlier = saved.held, saved.numbers, saved.earlier

@@ -13,6 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -185,6 +186,7 @@ class Membership:
         self.count: Callable[[], tuple[int, int]] = lambda: (0, 0)
         # The epoch of this host, also after its end and until it has another one.
         self._epoch = 0
+        self._generation = ""
         self._arrival = 0
         # Members that are to be entered again.
         self._returning: list[Returned] = []
@@ -303,7 +305,12 @@ class Membership:
     def _snapshot(self) -> Callable[[], Snapshot]:
         """Return what makes a snapshot of now, in a thread."""
         taken, place = snapshot.take(self.hub.state, self.place.time), self.place
-        return lambda: Snapshot(place, snapshot.FORMAT, list(snapshot.parts(taken)))
+
+        @cache  # the parts come once, and the link may try more often
+        def make() -> Snapshot:
+            return Snapshot(place, snapshot.FORMAT, list(snapshot.parts(taken)))
+
+        return make
 
     # Events.
 
@@ -343,6 +350,7 @@ class Membership:
         if self.part in (Part.LEFT, Part.RECOVERING):
             return
         self._epoch, self._arrival = registration
+        self._generation = self.place.generation
         self.log.join(self._epoch, list(self._returning))
         self._returning = []
         self.hub.take_part(self._epoch)
@@ -423,8 +431,8 @@ class Membership:
         # This host has got further than all others that are there: the log goes on from its state.
         state, place = self.hub.state, self.place
         self._note_members(state, state)
-        state.begin_anew(secrets.token_urlsafe(9), place.time)
         old = place.generation
+        state.begin_anew(secrets.token_urlsafe(9), old, place.time)
         self.hub.place = place._replace(
             generation=secrets.token_urlsafe(9), chain=secrets.token_hex(20).encode()
         )
@@ -445,7 +453,8 @@ class Membership:
         self._go_on(restored.state, restored.place, now)
 
     def _go_on(self, state: HubState, place: Place, now: float) -> None:
-        number = state.hosts.numbers.get(self._epoch, 0)
+        number = state.hosts.number(self._generation, self._epoch)
+        self._change(Part.RETURNING, self.why)
         self._lost, self._recovering = "", False
         self._readings.clear()
         self._snapshot_place, self._snapshot_at = place, now

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-from mpchat.hub.effects import Effect, Forget, ForgetRoom, Hold, Kick, NoticeInRoom, Say, SayInRoom, Tell
 from mpchat.hub.digest import Digest, Reading
+from mpchat.hub.effects import Effect, Forget, ForgetRoom, Hold, Kick, NoticeInRoom, Say, SayInRoom, Tell
 from mpchat.hub.entries import (
     Announced,
     Arrived,
@@ -380,13 +380,14 @@ class HubState:
     def _kicked(self, entry: Kicked) -> None:
         self._effects.append(Kick(entry.target))
 
-    def begin_anew(self, epoch: str, now: float) -> None:
+    def begin_anew(self, epoch: str, generation: str, now: float) -> None:
         """Begin a new log from what is known here, without any host: all enter their members again.
 
-        ``epoch`` is the chat's new one. What has a number keeps it.
+        ``epoch`` is the chat's new one. What has a number keeps it. ``generation`` is that of the lost log.
         """
         for host in sorted(self.hosts.by_epoch):
             self.apply(Gone(now, 0.0, host))
+        self.hosts.begin_anew(generation)
         last = {key: room.seq for key, room in self.rooms.by_key.items()}
         self.members.past = self.members.past.followed_by(epoch, last)
         numbers = self.rooms.renumber()
