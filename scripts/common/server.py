@@ -10,6 +10,7 @@ import random
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,7 @@ class Server:
     workers: int
     log: Path
     options: tuple[str, ...] = ()  # more flags of ``mpchat start``
+    port: int = 0  # 0: any that is free
     pid: int = 0
     address: Address = ("", 0)
     stopped: bool = False  # in order, with nothing left
@@ -80,6 +82,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and find out where it listens."""
+        self.stopped = False
         done = self.command("start", *self.start_options(), timeout=START_TIMEOUT)
         if done.returncode != OK:
             raise HarnessError(f"the server did not start (exit {done.returncode}): {done.stderr.strip()}")
@@ -87,7 +90,15 @@ class Server:
 
     def start_options(self) -> tuple[str, ...]:
         """Return the flags of its ``mpchat start``."""
-        return ("--port", "0", "--workers", str(self.workers), "--log-file", str(self.log), *self.options)
+        return (
+            "--port",
+            str(self.port),
+            "--workers",
+            str(self.workers),
+            "--log-file",
+            str(self.log),
+            *self.options,
+        )
 
     def look(self) -> dict[str, Any]:
         """Return the status, and note pid, address and processes."""
@@ -161,6 +172,22 @@ class Server:
         except psutil.NoSuchProcess:
             return None
         return worker["slot"], peers
+
+    def suspend(self) -> list[psutil.Process]:
+        """Stop (SIGSTOP) all its processes, the supervisor first, so that it starts no more; return them."""
+        stopped: list[psutil.Process] = []
+        while more := [process for process in self._processes() if process not in stopped]:
+            for process in more:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            stopped += more
+        self.seen.update(stopped)
+        return stopped
+
+    def kill(self) -> None:
+        """Kill all its processes, as a power failure would."""
+        kill(self.suspend())
+        self.stopped = False
 
     def stop(self) -> list[str]:
         """Stop the server; return what is left of it, in words."""

@@ -176,6 +176,10 @@ class ClientLoop(ABC, Generic[C]):
         """Say whether the loop may end."""
         return self.finishing
 
+    def address_of(self, connection: C) -> Address:
+        """Return where a connection leads to."""
+        return self.address
+
     def forget(self, connection: C) -> None:
         """Drop what a subclass keeps for a connection that has just been closed."""
 
@@ -197,8 +201,9 @@ class ClientLoop(ABC, Generic[C]):
     def connect(self, connection: C) -> None:
         """Begin to connect, with what is to be sent first in ``out``."""
         self.connections.append(connection)
+        address = self.address_of(connection)
         if self.random.random() < self.websockets:
-            connection.wire = WebSocketWire(f"{self.address[0]}:{self.address[1]}", self.random)
+            connection.wire = WebSocketWire(f"{address[0]}:{address[1]}", self.random)
             connection.out = connection.wire.opening + connection.wire.encode(connection.out)
             self.counts["websockets"] += 1
         if self._encryption is not None and self.random.random() < self.tls:
@@ -207,7 +212,7 @@ class ClientLoop(ABC, Generic[C]):
             connection.tls.replies = b""
             self.counts["tls"] += 1
         try:
-            connection.sock.connect(self.address)
+            connection.sock.connect(address)
         except BlockingIOError:
             pass
         except OSError as error:

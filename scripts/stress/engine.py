@@ -55,6 +55,7 @@ class Scenario:
     options_type: ClassVar[type[Options]] = Options
     unused: ClassVar[tuple[str, ...]] = ()  # options that its command does not have
     kinds: ClassVar[tuple[str, ...]]  # of findings
+    own_servers: ClassVar[bool] = False  # it starts servers itself, and the run starts none
     quiet_timeout = 60.0  # seconds for what is outstanding when the clients stop acting
 
     def __init__(self, run: "Run") -> None:
@@ -65,6 +66,16 @@ class Scenario:
     def server_options(options: Any, folder: Path) -> tuple[str, ...]:
         """Return more flags for the server that is started; ``folder`` is for files that they name."""
         return ()
+
+    def set_up(self) -> None:
+        """Start the scenario's own servers."""
+
+    def take_down(self) -> list[str]:
+        """Stop the scenario's own servers; return what is left of them, in words."""
+        return []
+
+    def close(self) -> None:
+        """Kill what is left of the scenario's own servers; called last, whatever happened."""
 
     def start(self) -> list[ClientProcess]:
         """Start the clients that stay for the whole run."""
@@ -122,7 +133,8 @@ class Run:
         self.findings: Findings = verdict.findings
         self.faults: dict[str, Fault] = {}
         self.server: Server | None = None
-        if not options.address:
+        self.folder = folder
+        if not options.address and not scenario.own_servers:
             log = Path(options.server_log or folder / "server.log")
             flags = ("--listen-grace", f"{LISTEN_GRACE:g}s", *scenario.server_options(options, folder))
             self.server = Server(folder, "stress", options.workers, log, flags)
@@ -136,6 +148,7 @@ class Run:
             if self.server:
                 self.server.start()
                 self.snapshot("before")
+            self.scenario.set_up()
             try:
                 self.scenario.play()
             except HarnessError:
@@ -148,22 +161,26 @@ class Run:
         if self.server and self.server.pid:
             self.progress("stop", 0)
             self.verdict.left += self.server.stop()
+        self.verdict.left += self.scenario.take_down()
 
     def close(self) -> None:
         """Leave nothing behind, whatever happened."""
         try:
             self.fleet.close()
         finally:
-            if self.server:
-                self.server.end()
+            try:
+                self.scenario.close()
+            finally:
+                if self.server:
+                    self.server.end()
 
     # What scenarios do with a run.
 
     @property
     def address(self) -> Address:
-        """Where the server listens."""
-        if self.server:
-            return self.server.address
+        """Where the server listens; nowhere, when a scenario has servers of its own."""
+        if self.server or not self.options.address:
+            return self.server.address if self.server else ("", 0)
         host, _, port = self.options.address.rpartition(":")
         return host.strip("[]"), int(port)
 
@@ -322,7 +339,7 @@ class Run:
         kills = self.faults.get("kill_workers")
         peers = kills.peers if isinstance(kills, KillWorkers) else set()
         verdict.died = sum(address in peers for address, _ in self.fleet.died)
-        verdict.dropped = [f"dropped: {why}" for address, why in self.fleet.died if address not in peers]
+        verdict.dropped += [f"dropped: {why}" for address, why in self.fleet.died if address not in peers]
 
     def _wait_until_idle(self) -> None:
         """Wait until the server is as it was before the clients came; otherwise the verdict says so."""

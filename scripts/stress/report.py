@@ -17,6 +17,7 @@
                  ``end`` (idle again), each ``processes``, ``rss`` in bytes, ``descriptors`` by process,
                  ``connections``; and ``left``: what the stop left behind
 ``faults``       what each fault did, by name
+``hosts``        of a scenario with several hosts: what each says of itself at the end, by name
 """
 
 from collections import Counter
@@ -54,6 +55,7 @@ class Verdict:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     faults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add_latency(self, measured: dict[str, Latency]) -> None:
         """Add the latencies that a process measured, by phase."""
@@ -113,6 +115,7 @@ class Verdict:
             "latency": {**latency, "ratio": round(self.ratio(), 3)},
             "server": {**server, "left": self.left},
             "faults": self.faults,
+            "hosts": self.hosts,
         }
 
     def show(self, console: Console) -> None:
@@ -121,12 +124,13 @@ class Verdict:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         facts = self.as_dict()
+        table.add_row("seed", str(self.options["seed"]))
         for kind, count in facts["findings"].items():
             table.add_row(kind, f"[{'red' if count else 'green'}]{count}")
         table.add_section()
         for part in ("counts", "connections"):
             table.add_row(part, _text(facts[part]))
-        for part in ("latency", "server", "faults"):
+        for part in ("latency", "server", "faults", "hosts"):
             for name, each in facts[part].items():
                 table.add_row(f"{part}, {name}", _text(each))
         console.print(table)

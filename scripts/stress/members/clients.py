@@ -93,7 +93,7 @@ class MembersLoop(RequestLoop):
         self._paused: dict[MemberConnection, float] = {}  # connections that do not read, until when
         self._since = self._acted = 0.0
         self._cut_since = 0.0
-        self._round = 0
+        self.round = 0
         self._asking: MemberConnection | None = None  # asks for the census
         self._who: dict[str, set[str]] = {}
 
@@ -110,7 +110,7 @@ class MembersLoop(RequestLoop):
         elif verb == "quiet":
             self.strangers.dismiss()
         elif verb == "census":
-            self._round = args[0]
+            self.round = args[0]
             self._begin_census()
 
     def turn(self, now: float) -> None:
@@ -143,7 +143,7 @@ class MembersLoop(RequestLoop):
         if connection.fate == "inside the join":
             connection.out = connection.out[: self.random.randrange(1, len(connection.out))]
             connection.talk.asked.clear()
-        elif not connection.fate and self._owns(member, now) and self.random.random() < 0.3:
+        elif not connection.fate and self.owns(member, now) and self.random.random() < 0.3:
             # Right behind the join: where that is refused, the message goes to the lobby.
             self.say(member, connection)
         return True
@@ -179,7 +179,7 @@ class MembersLoop(RequestLoop):
         if member is not None and member.connection is connection and talk.welcomes:
             member.seen[talk.room] = talk.position
             if connection.fate == "in the past":
-                self._cut(member, connection, connection.fate)
+                self.cut(member, connection, connection.fate)
 
     def _answered(self, connection: MemberConnection) -> None:
         """Check the answer to a join."""
@@ -199,15 +199,19 @@ class MembersLoop(RequestLoop):
     def _welcomed(self, member: Member, connection: MemberConnection, now: float) -> None:
         talk, welcome = connection.talk, connection.talk.welcome
         if member.epoch not in ("", welcome["epoch"]):
-            text = f"{connection.name}: the epoch is {welcome['epoch']}, it was {member.epoch}"
-            self.findings.note("strange", text)
+            self.new_epoch(member, connection)
         member.token, member.epoch = welcome["token"], welcome["epoch"]
         if talk.welcomes == 1:
             self.counts["welcomes"] += 1
             self.names.welcomed(member.name, connection.number, connection.name, now, owner=True)
             member.unsure = False
 
-    def _owns(self, member: Member, now: float) -> bool:
+    def new_epoch(self, member: Member, connection: MemberConnection) -> None:
+        """Report another epoch: this server was not started anew."""
+        text = f"{connection.name}: the epoch is {connection.talk.welcome['epoch']}, it was {member.epoch}"
+        self.findings.note("strange", text)
+
+    def owns(self, member: Member, now: float) -> bool:
         """Say whether the server surely holds the name, and the member knows the token."""
         return bool(member.token) and now - member.had_name < self.plan.hold / 2 and not member.unsure
 
@@ -215,7 +219,7 @@ class MembersLoop(RequestLoop):
         code, connection.talk.refusal = connection.talk.refusal, ""
         if code != "name_taken":
             self.findings.note("strange", f"{connection.name} was refused: {code}")
-        elif self._owns(member, now):
+        elif self.owns(member, now):
             self.names.refused_to_owner(member.name, connection.name)
         else:  # an earlier join was granted unheard, or the member came too late
             self.counts["renamed"] += 1
@@ -232,12 +236,16 @@ class MembersLoop(RequestLoop):
         if not connection.address[1]:
             self.counts[why] += 1  # it never began
         elif own or member is None:  # else it was to be ended, or has ended itself
-            self.died.append((connection.address, f"{connection.name}: {why}"))
+            self.lost_connection(connection, f"{connection.name}: {why}")
         if member is not None and own:
             self._be_unsure(member, connection)
         self.close(connection)
         if member is not None and own:
             self._away(member, 0.0)
+
+    def lost_connection(self, connection: MemberConnection, text: str) -> None:
+        """Report a connection that the server has ended."""
+        self.died.append((connection.address, text))
 
     def forget(self, connection: MemberConnection) -> None:
         """Count what a closed connection has received."""
@@ -263,7 +271,7 @@ class MembersLoop(RequestLoop):
         due = (now - self._cut_since) / self.plan.seconds * self.plan.cuts
         return self.counts["cuts"] < min(due, self.plan.cuts)
 
-    def _cut(self, member: Member, connection: MemberConnection, how: str) -> None:
+    def cut(self, member: Member, connection: MemberConnection, how: str) -> None:
         """End a member's connection in some way; the member will be back."""
         self.counts["cuts"] += 1
         self.counts[f"cut: {how}"] += 1
@@ -284,7 +292,7 @@ class MembersLoop(RequestLoop):
             member.connection = None
             self._connect(member, time.monotonic())
         else:
-            self._hang_up(member, connection, reset=how != "close" and self.random.random() < 0.5)
+            self.hang_up(member, connection, reset=how != "close" and self.random.random() < 0.5)
 
     def _send_half(self, member: Member, connection: MemberConnection) -> None:
         pad = self.random.randrange(MOST_PAD)
@@ -292,7 +300,7 @@ class MembersLoop(RequestLoop):
         frame = framed(json.dumps({"message": whole}).encode())
         self.write(connection, frame[: self.random.randrange(1, len(frame))])
 
-    def _hang_up(self, member: Member, connection: MemberConnection, reset: bool) -> None:
+    def hang_up(self, member: Member, connection: MemberConnection, reset: bool) -> None:
         """End a connection with a reset, or in order."""
         self._be_unsure(member, connection)
         if reset:
@@ -310,9 +318,9 @@ class MembersLoop(RequestLoop):
 
     def _storm(self) -> None:
         """Let all members leave in one moment, half of them with a reset."""
-        for number, (member, connection) in enumerate(self._live()):
+        for number, (member, connection) in enumerate(self.live()):
             self.counts["left"] += 1
-            self._hang_up(member, connection, reset=number % 2 == 1)
+            self.hang_up(member, connection, reset=number % 2 == 1)
 
     @staticmethod
     def _be_unsure(member: Member, connection: MemberConnection) -> None:
@@ -326,11 +334,11 @@ class MembersLoop(RequestLoop):
         member = connection.member
         fated = connection.fate in ("behind the join", "inside the join")
         if fated and member is not None and not connection.out and not connection.closed:
-            self._cut(member, connection, connection.fate)
+            self.cut(member, connection, connection.fate)
 
     # What members do.
 
-    def _live(self) -> list[tuple[Member, MemberConnection]]:
+    def live(self) -> list[tuple[Member, MemberConnection]]:
         """Return the members that can act, each with its connection."""
         pairs = [(member, member.connection) for member in self.members]
         return [(member, connection) for member, connection in pairs if connection and connection.live]
@@ -341,7 +349,7 @@ class MembersLoop(RequestLoop):
             self._since, self._acted = now, 0
         else:
             self._acted += due
-        live = self._live()
+        live = self.live()
         if not live:
             return
         for _ in range(due):
@@ -355,7 +363,7 @@ class MembersLoop(RequestLoop):
                 return
             member, connection = self.random.choice(live)
             if member.connection is connection and connection.live:
-                self._cut(member, connection, _drawn(self.random, CUTS))
+                self.cut(member, connection, _drawn(self.random, CUTS))
 
     def _do_say(self, member: Member, connection: MemberConnection) -> None:
         self.say(member, connection)
@@ -425,11 +433,15 @@ class MembersLoop(RequestLoop):
     def _begin_census(self) -> None:
         """Ask for the members of every room."""
         self._who = {}
-        self._asking = next((connection for _, connection in self._live()), None)
+        self._asking = self.asker()
         if self._asking is not None:
             self._asking.talk.found.clear()
             for number in range(self.plan.rooms):
                 self.ask_who(self._asking, room_name(number))
+
+    def asker(self) -> MemberConnection | None:
+        """Return the connection that asks for the census; None: there is none."""
+        return next((connection for _, connection in self.live()), None)
 
     def _take_pages(self) -> None:
         """Take the pages that have come; when there are no more, tell the parent."""
@@ -446,15 +458,15 @@ class MembersLoop(RequestLoop):
                 self.ask_who(asking, page["room"], page["next"])
         if not asking.talk.asked:
             self._asking = None
-            talks = [(member.name, connection.talk) for member, connection in self._live()]
+            talks = [(member.name, connection.talk) for member, connection in self.live()]
             present = [Present(name, talk.room, talk.position, talk.members) for name, talk in talks]
-            self.pipe.send(Census(self._round, present, self._who, self.ledger.last))
+            self.pipe.send(Census(self.round, present, self._who, self.ledger.last))
 
     # What the parent is told.
 
     def joined(self) -> int:
         """Return how many members are there."""
-        return len(self._live())
+        return len(self.live())
 
     def complete(self) -> bool:
         """Say whether all cuts were made."""
@@ -462,7 +474,7 @@ class MembersLoop(RequestLoop):
 
     def quiet(self, now: float) -> bool:
         """Say whether all members are there and wait for nothing."""
-        live = self._live()
+        live = self.live()
         all_quiet = len(live) == len(self.members) and all(each.talk.quiet for _, each in live)
         return all_quiet and len(self.connections) == len(self.members) and not self._paused
 

@@ -82,10 +82,10 @@ class Ledger:
 
     def judge(self) -> None:
         """Compare the order of every room with its senders' own counts; once, at the end."""
-        seen: set[tuple[str, int]] = set()
-        for (_, name), room in self.rooms.items():
-            self._judge_room(name, room, seen)
-        self._judge_owed(seen)
+        seen: dict[str, set[tuple[str, int]]] = {}  # by epoch: a new one may begin with the old one's end
+        for (epoch, name), room in self.rooms.items():
+            self._judge_room(name, room, seen.setdefault(epoch, set()))
+        self._judge_owed(set[tuple[str, int]]().union(*seen.values()))
 
     def _judge_room(self, room: str, messages: dict[int, Said], seen: set[tuple[str, int]]) -> None:
         last: dict[str, int] = {}

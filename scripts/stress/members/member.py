@@ -103,10 +103,7 @@ class RequestLoop(ClientLoop[MemberConnection]):
     def open(self, label: str, member: Member | None = None) -> MemberConnection | None:
         """Begin a connection, of ``member`` or of a stranger; None when it fails at once."""
         self._opened += 1
-        talk = Conversation(
-            f"{label}/{self._opened}", self.plan.run, self.ledger, self.mailbox, self.findings
-        )
-        connection = MemberConnection(self._opened, talk)
+        connection = self.new_connection(self._opened, f"{label}/{self._opened}")
         if self._opened % TINY_EVERY == 0:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, TINY_BUFFER)
         connection.deadline = time.monotonic() + self.plan.patience
@@ -114,6 +111,11 @@ class RequestLoop(ClientLoop[MemberConnection]):
             connection.member, member.connection = member, connection
         self.connect(connection)
         return None if connection.closed else connection
+
+    def new_connection(self, number: int, label: str) -> MemberConnection:
+        """Return a connection that is not connected yet, with its conversation."""
+        talk = Conversation(label, self.plan.run, self.ledger, self.mailbox, self.findings)
+        return MemberConnection(number, talk)
 
     def send(self, connection: MemberConnection, what: dict[str, Any]) -> None:
         """Send an object."""
