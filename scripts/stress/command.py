@@ -16,6 +16,7 @@ import click
 import rich.progress
 from rich.console import Console
 
+from scripts.stress.cluster.scenario import HostsScenario
 from scripts.stress.engine import Progress, Scenario, run
 from scripts.stress.hostile.scenario import HostileScenario
 from scripts.stress.members.scenario import MembersScenario
@@ -26,6 +27,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "plain": PlainScenario,
     "members": MembersScenario,
     "hostile": HostileScenario,
+    "cluster": HostsScenario,
 }
 SETTINGS = {"show_default": True, "help_option_names": ["-h", "--help"]}
 

@@ -1,0 +1,124 @@
+"""A member's connection to one of several hosts: what may happen there, and to a single server may not. Pure.
+
+A host that lost its lease, or whose Redis came back with less than was shown, enters its members again. It
+may tell a member so with a welcome that the member has not asked for. The numbers then go on without a gap,
+or the welcome names the range that is lost.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from scripts.stress.members.conversation import Ask, Asked, Conversation, Object
+
+# The first number that follows, by epoch, room and number of the welcome: the same from every host.
+Edges = dict[tuple[str, str, int], int]
+
+
+@dataclass(eq=False)
+class HostConversation(Conversation):
+    """Checks a connection to any of the hosts."""
+
+    kept: int = 0  # messages that each room keeps
+    may_rewind: bool = False  # Redis may lose what was shown: a new epoch is no fault
+    edges: Edges = field(default_factory=dict)  # of all connections of a process
+    entered_again: int = 0
+    told_lost: int = 0  # messages that a welcome named as lost
+    uncertain: int = 0  # welcomes of another epoch
+    # Requests from before a new epoch; their answers may have been lost with the old one.
+    doubtful: deque[Asked] = field(default_factory=deque)
+
+    def _on_welcome(self, welcome: Object, now: float) -> None:
+        asked = next((each for each in self.asked if each.kind is Ask.JOIN), None)
+        if asked is not None and welcome["room"] == asked.room:
+            super()._on_welcome(welcome, now)
+        elif self.welcomes:
+            self._enter_again(welcome)
+        else:
+            self.findings.note("strange", f"{self.label} was welcomed unasked: {welcome}")
+
+    # An answer to a join.
+
+    def _first(self, asked: Asked, welcome: Object) -> int | None:
+        """Return the number that must come first; check the range that is lost."""
+        after, lost, epoch = asked.after, welcome["lost"], welcome["epoch"]
+        if after is None or asked.epoch == epoch or not self._was_epoch(asked.epoch):
+            first = super()._first(asked, welcome)
+            if after is not None and asked.epoch == epoch and lost is not None and lost[1] is not None:
+                self._check_lost(welcome, lost)
+            return first
+        # Redis lost a part of what the member has seen, or may have.
+        self.uncertain += 1
+        if lost is None and welcome["recovered"]:
+            return after + 1
+        if lost is None or welcome["recovered"] or lost[0] != after + 1:
+            self.findings.note("strange", f"{self.label} asked for {asked} and got {welcome}")
+            return None
+        return self._behind(lost)
+
+    def _was_epoch(self, epoch: str | None) -> bool:
+        """Say whether an epoch was this chat's: a member may also name one that never was."""
+        return self.may_rewind and epoch is not None and any(known == epoch for known, _ in self.ledger.last)
+
+    def _check_lost(self, welcome: Object, lost: list[int]) -> None:
+        """Check that a range is lost only because the room keeps no more, and is the same on all hosts."""
+        self.told_lost += lost[1] - lost[0] + 1
+        epoch, room, seq = welcome["epoch"], welcome["room"], welcome["seq"]
+        if lost[1] > seq - self.kept:
+            text = f"{self.label} was told that {lost} of {seq} in {room} are lost; it keeps {self.kept}"
+            self.findings.note("lost", text)
+        first = self.edges.setdefault((epoch, room, seq), lost[1] + 1)
+        if first != lost[1] + 1:
+            text = f"{self.label} was told {lost} of {seq} in {room}; to others {first} was the first left"
+            self.findings.note("differing", text)
+
+    def _behind(self, lost: list[int | None]) -> int | None:
+        """Return the number behind a range that is lost; None: any number."""
+        self.gaps += 1
+        begin, last = lost
+        if last is None or begin is None:
+            return None
+        self.told_lost += last - begin + 1
+        return last + 1
+
+    # A welcome that was not asked for.
+
+    def _enter_again(self, welcome: Object) -> None:
+        self.entered_again += 1
+        same = welcome["epoch"] == self.welcome["epoch"]
+        right = welcome["name"] == self.name and (welcome["room"] == self.room or not same)
+        lost, expected = welcome["lost"], self.position + 1
+        if same and lost is None:
+            # What the member has not received yet still follows: as history, or as new messages.
+            right = right and welcome["seq"] >= self.position
+            self.next = expected if self.next is not None else None
+        elif lost is None:
+            right = right and self.may_rewind and bool(welcome["recovered"])
+        else:
+            right = right and lost[0] == expected and (same or self.may_rewind)
+            self.next = self._behind(lost)
+        if not same:
+            self.uncertain += 1
+            self.doubtful += self.asked
+            self.asked.clear()
+            self.unseen.clear()
+        if not right:
+            self.findings.note("strange", f"{self.label}, at {expected - 1} in {self.room}, got {welcome}")
+        self.room, self.welcome = welcome["room"], welcome
+        self.welcomes += 1
+        self.ledger.reached(welcome["epoch"], self.room, welcome["seq"])
+        self.members, self._balance, self._told = welcome["members"], None, None
+
+    # Answers that may never come.
+
+    def _answered(self, kind: Ask, got: object) -> Asked | None:
+        if all(each.kind is not kind for each in self.asked):
+            while self.doubtful:
+                if (asked := self.doubtful.popleft()).kind is kind:
+                    return asked
+        return super()._answered(kind, got)
+
+    def _on_error(self, error: Object) -> None:
+        if self.doubtful and not self.asked:
+            self.doubtful.popleft()
+        else:
+            super()._on_error(error)
