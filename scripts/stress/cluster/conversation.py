@@ -41,11 +41,13 @@ class HostConversation(Conversation):
     def _first(self, asked: Asked, welcome: Object) -> int | None:
         """Return the number that must come first; check the range that is lost."""
         after, lost, epoch = asked.after, welcome["lost"], welcome["epoch"]
+        if after is not None and asked.epoch == epoch and lost is not None:
+            if lost[1] is None:
+                self.findings.note("strange", f"{self.label} asked for {asked} and got {welcome}")
+                return None
+            self._check_lost(welcome, lost)
         if after is None or asked.epoch == epoch or not self._was_epoch(asked.epoch):
-            first = super()._first(asked, welcome)
-            if after is not None and asked.epoch == epoch and lost is not None and lost[1] is not None:
-                self._check_lost(welcome, lost)
-            return first
+            return super()._first(asked, welcome)
         # Redis lost a part of what the member has seen, or may have.
         self.uncertain += 1
         if lost is None and welcome["recovered"]:
@@ -94,7 +96,7 @@ class HostConversation(Conversation):
         elif lost is None:
             right = right and self.may_rewind and bool(welcome["recovered"])
         else:
-            right = right and lost[0] == expected and (same or self.may_rewind)
+            right = right and lost[0] == expected and (lost[1] is not None if same else self.may_rewind)
             self.next = self._behind(lost)
         if not same:
             self.uncertain += 1

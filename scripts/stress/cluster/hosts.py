@@ -126,8 +126,7 @@ class Hosts:
         self.closing.set()
         for host in self.all:
             host.resume()
-            if host.server.pid:
-                host.server.end()
+            host.server.end()  # also one whose start has failed in the middle
 
     # Which are there.
 
