@@ -459,6 +459,7 @@ class Membership:
         self._readings.clear()
         self._snapshot_place, self._snapshot_at = place, now
         self.hub.replace_state(state, place, number, now)
+        self._change(Part.RETURNING, self.why)
         self.begin()
 
     def _note_members(self, before: HubState, after: HubState) -> None:
