@@ -251,6 +251,8 @@ class Membership:
 
     def beat(self, now: float) -> None:
         """Tell the others that this host is there; call every ``beat_every`` seconds."""
+        if self._lost:
+            return
         epoch = self.log.epoch
         if epoch and self.place.position >= self._arrival and epoch not in self.hub.state.hosts.by_epoch:
             # Its end came before it was known here that it had begun.
