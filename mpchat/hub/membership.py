@@ -192,6 +192,8 @@ class Membership:
         self._returning: list[Returned] = []
         # A lost log: wait until all that was read is applied.
         self._lost, self._rewound, self._recovering = "", False, False
+        # How often it was begun to follow a log.
+        self._followed = 0
         self._told = 0
         self._snapshot_place = hub.place
         self._snapshot_at = 0.0
@@ -220,12 +222,16 @@ class Membership:
 
     def begin(self) -> None:
         """Follow the log, and register."""
+        self._followed += 1
         self.link.follow(self.place)
         self.link.register(self.place.generation)
 
     def receive(self, now: float) -> None:
         """Take what has come from the link; call before the hub's turn, in which it is applied."""
+        followed = self._followed
         for event in self.link.events():
+            if followed != self._followed and isinstance(event, Rewound | Trimmed):
+                continue  # it is about what was followed before
             self._on_event(event, now)
         if self.part is Part.LEFT or self._lost or self.log:  # else it would wait here and not in the link
             return
@@ -242,7 +248,7 @@ class Membership:
             self.link.wake()
         if self._lost and not self.log and not self._recovering:
             self._recover(now)
-        if not self.log.epoch:
+        if self._lost or not self.log.epoch:
             return
         if self.place.total - self._told >= TELL_EVERY:
             self._tell(now)
