@@ -77,6 +77,13 @@ class SimulatedLink:
     def reads(self) -> list[Batch]:
         return [self._read.popleft() for _ in range(min(MOST_IN_A_TURN, len(self._read)))]
 
+    @property
+    def has_reads(self) -> bool:
+        return bool(self._read)
+
+    def wake(self) -> None:
+        """Do nothing: the loop turns anyway."""
+
     def events(self) -> list[Event]:
         events, self._events = self._events, []
         return [event for serial, event in events if serial in (0, self._serial)]
