@@ -25,7 +25,7 @@ from mpchat.hub import snapshot
 from mpchat.hub.digest import Reading
 from mpchat.hub.effects import End
 from mpchat.hub.entries import HostBeat, Returned
-from mpchat.hub.hosts import HostInfo, global_identity, host_of
+from mpchat.hub.hosts import HostInfo, encode_info, global_identity, host_of
 from mpchat.hub.hub import Hub, SharedPast
 from mpchat.hub.log import Applied
 from mpchat.hub.members import Member
@@ -359,7 +359,7 @@ class Membership:
             return
         self._epoch, self._arrival = registration
         self._generation = self.place.generation
-        self.log.join(self._epoch, list(self._returning))
+        self.log.join(self._epoch, list(self._returning), self._arrival, encode_info(self.info))
         self._returning = []
         self.hub.take_part(self._epoch)
         self._change(Part.MEMBER, "")
@@ -467,7 +467,6 @@ class Membership:
         self._readings.clear()
         self._snapshot_place, self._snapshot_at = place, now
         self.hub.replace_state(state, place, number, now)
-        self._change(Part.RETURNING, self.why)
         self.begin()
 
     def _note_members(self, before: HubState, after: HubState) -> None:

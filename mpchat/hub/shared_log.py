@@ -58,6 +58,8 @@ class SharedLog:
         # Number, entries and told total of each batch that was not read back.
         self._sent: deque[tuple[int, int, int]] = deque()
         self._number = 0
+        # Where this host's arrival must stand, and with what, until it was read.
+        self._arrival: tuple[int, bytes] | None = None
         self._ready: deque[Record] = deque()
 
     def __bool__(self) -> bool:
@@ -116,9 +118,11 @@ class SharedLog:
         for batch in batches:
             if batch.position != self.place.position + 1:
                 raise RewoundError(f"read {batch.position} after {self.place.position}")
+            if self._arrival is not None and batch.position == self._arrival[0]:
+                self._check_arrival(batch)
             total = 0
             if batch.kind == BATCH:
-                own = self.epoch and batch.epoch == self.epoch
+                own = self.epoch and batch.epoch == self.epoch and self._arrival is None
                 total = self._take_own(batch) if own else self._take_other(batch)
             elif batch.kind == ARRIVED:
                 self._add(Arrived(batch.time, batch.at, batch.epoch, batch.payload))
@@ -129,6 +133,14 @@ class SharedLog:
             self.place = self.place.after(batch)
             self._ready.append(Record(Applied(self.place, batch.epoch, batch.number, total), None, 0))
             self._take_steps()
+
+    def _check_arrival(self, batch: Batch) -> None:
+        """Check that the epoch of this host is no other's: the log may have lost the registration since."""
+        assert self._arrival is not None
+        found, expected = (batch.kind, batch.epoch, batch.payload), (ARRIVED, self.epoch, self._arrival[1])
+        if found != expected:
+            raise RewoundError(f"this host's arrival is not at {batch.position} any more")
+        self._arrival = None
 
     def _add(self, entry: Entry, host: int = 0) -> None:
         self._ready.append(Record(entry, None, 0, host))
@@ -167,14 +179,19 @@ class SharedLog:
     def lose_epoch(self) -> None:
         """Take part no longer: what was sent and not read back waits for the next epoch."""
         self.epoch = 0
+        self._arrival = None
         self._sent.clear()
         self._unsent = [
             (each.content, each.cost) for each in self._mine if not isinstance(each.content, tuple)
         ]
 
-    def join(self, epoch: int, first: list[Entry]) -> None:
-        """Take part under a new epoch; ``first`` goes out before all that waits."""
+    def join(self, epoch: int, first: list[Entry], position: int, info: bytes) -> None:
+        """Take part under a new epoch; ``first`` goes out before all that waits.
+
+        ``position`` and ``info`` are those of this host's arrival.
+        """
         self.epoch, self._number = epoch, 0
+        self._arrival = (position, info) if position > self.place.position else None
         self._mine.extendleft(Record(each, None, 0) for each in reversed(first))
         self._unsent[:0] = [(each, 0) for each in first]
 
