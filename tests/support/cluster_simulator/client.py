@@ -197,7 +197,5 @@ class Client:
         self.errors.append(code)
         if code == "muted":
             del self.pending[: error.get("times", 1)]
-        if code == "room_closed":
-            self.is_in = False  # a welcome follows
-        elif self.joining is not None and not self.is_in and code not in ("muted", "not_joined"):
+        if self.joining is not None and not self.is_in and code not in ("muted", "room_closed"):
             self.joining = None
