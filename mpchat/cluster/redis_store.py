@@ -56,7 +56,7 @@ LOAD_TRIES = 5
 
 _SNAPSHOT = ("generation", "position", "chain", "total", "time", "at", "version", "parts")
 _HEAD = ("generation", "position", "trimmed", "trimmed_chain")
-_COMMON = ("head", "log", "hosts", "leases", "numbers", "positions")
+_COMMON = ("head", "log", "hosts", "leases", "numbers", "positions", "stand")
 _TYPES = {
     "head": b"hash",
     "log": b"stream",
@@ -89,6 +89,9 @@ class RedisStore:
         self._name = name
         self._connection = RedisConnection(address)
         self._scripts: dict[str, _Script] = {}
+        # Tells this store's registrations from those of others: a log that was rolled back may give an epoch
+        # twice.
+        self._owner = secrets.token_hex(8)
         # Bytes of a batch on average, as last read.
         self._average = 0.0
 
@@ -112,7 +115,7 @@ class RedisStore:
     ) -> Registered:
         """See :meth:`mpchat.cluster.store.Store.register`."""
         what, *rest = self._run(
-            "register", (), place_generation, name, instance, version, info, _milliseconds(lease)
+            "register", (), place_generation, name, instance, version, info, _milliseconds(lease), self._owner
         )
         if what == b"named":
             raise RefusedError(
@@ -143,6 +146,7 @@ class RedisStore:
                 epoch,
                 position,
                 _milliseconds(lease),
+                self._owner,
                 *(field for batch in portion for field in batch),
             )
             self._raise_refusal(what, rest)
@@ -151,7 +155,7 @@ class RedisStore:
 
     def leave(self, generation: str, epoch: int) -> None:
         """See :meth:`mpchat.cluster.store.Store.leave`."""
-        what, *rest = self._run("leave", (), generation, epoch)
+        what, *rest = self._run("leave", (), generation, epoch, self._owner)
         self._raise_refusal(what, rest)
 
     def read(self, place: Place, wait: float, most: int) -> list[Batch]:
@@ -259,7 +263,7 @@ class RedisStore:
         """See :meth:`mpchat.cluster.store.Store.stand`."""
         [answer] = self._run(
             "stand",
-            (self._key("stand"),),
+            (),
             generation,
             place.position,
             name,
@@ -273,7 +277,7 @@ class RedisStore:
         place = snapshot.place
         [answer] = self._run(
             "found",
-            (self._key("snapshot"), self._key("parts"), self._upload(snapshot), self._key("stand")),
+            (self._key("snapshot"), self._key("parts"), self._upload(snapshot)),
             FORMAT,
             old or "",
             place.generation,
@@ -403,6 +407,8 @@ class RedisStore:
                 {
                     "empty": "the log is empty",
                     "another": "another log has been begun",
+                    "lost": "other hosts say that the log was lost",
+                    "owner": "another host has got this host's epoch",
                     "behind": "the log ends at {}, and this host has read further",
                     "gap": "the log lacks this host's batches from {} up to {}",
                 }[reason].format(*(each.decode() for each in rest[1:]))

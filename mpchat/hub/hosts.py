@@ -17,6 +17,8 @@ HOST_BITS = 45
 # have begun may say twice what it had just said when it was lost.
 MOST_NUMBERS = 1000
 
+# Positions whose chain is remembered: as many as may come within seconds, in which a loss is noticed.
+MOST_CHAINS = 2000
 # Logs that were lost whose hosts are remembered.
 MOST_EARLIER = 4
 
@@ -73,6 +75,7 @@ class SavedHosts(msgspec.Struct, frozen=True):
     held: dict[int, list[int]] = {}
     numbers: dict[int, int] = {}
     earlier: dict[str, dict[int, int]] = {}
+    chains: dict[int, bytes] = {}
 
 
 class Hosts:
@@ -87,6 +90,8 @@ class Hosts:
         self.numbers: dict[int, int] = {}
         # The same of logs that were lost, by their generations: epochs begin anew with each log.
         self.earlier: dict[str, dict[int, int]] = {}
+        # The chain of the log at its last positions: it tells whether two hosts have read the same.
+        self.chains: dict[int, bytes] = {}
 
     @property
     def leader(self) -> int:
@@ -97,6 +102,17 @@ class Hosts:
     def version(self) -> int | None:
         """The highest version of log entries that all hosts can read; None: there is no host."""
         return min((each.version for each in self.by_epoch.values()), default=None)
+
+    def note(self, position: int, chain: bytes) -> None:
+        """Take note of a place that was applied."""
+        self.chains[position] = chain
+        if len(self.chains) > MOST_CHAINS:
+            del self.chains[next(iter(self.chains))]
+
+    def agrees(self, other: "Hosts") -> bool:
+        """Tell whether the other state comes from the same log as this one, as far as both remember it."""
+        common = max(self.chains.keys() & other.chains.keys(), default=None)
+        return common is not None and self.chains[common] == other.chains[common]
 
     def count(self, epoch: int, number: int, total: int, now: float) -> None:
         """Take note of a batch of a host, which had applied ``total`` bytes when it sent it."""
@@ -163,9 +179,10 @@ class Hosts:
         """Return all of it as values that nothing changes any more."""
         hosts = [msgspec.structs.replace(each) for each in self.by_epoch.values()]
         held = {room: holders.copy() for room, holders in self.held.items()}
-        return SavedHosts(hosts, held, self.numbers.copy(), self.earlier.copy())
+        return SavedHosts(hosts, held, self.numbers.copy(), self.earlier.copy(), self.chains.copy())
 
     def put_back(self, saved: SavedHosts) -> None:
         """Go on from what was saved."""
         self.by_epoch = {each.epoch: each for each in saved.hosts}
-        self.held, self.numbers, self.earlier = saved.held, saved.numbers, saved.earlier
+        self.held, self.numbers = saved.held, saved.numbers
+        self.earlier, self.chains = saved.earlier, saved.chains

@@ -389,6 +389,7 @@ class Hub:
             self._ticking = False
         if applied.number:
             self.state.hosts.count(applied.epoch, applied.number, applied.total, place.time)
+        self.state.hosts.note(place.position, place.chain)
         self.place, self._heard = place, (now, place.time, place.at)
         self.on_applied(applied, now)
 

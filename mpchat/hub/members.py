@@ -419,7 +419,12 @@ class Members:
     def _missed(self, room: Room, join: Join) -> tuple[int, bool, tuple[int, int | None] | None]:
         """Return the first number to send, whether none is missing before it, and the range that is lost."""
         oldest = room.history.first or room.seq + 1
-        if join.after is None or not self._knows(join.epoch, room, join.after):
+        known = join.after is not None and self._knows(join.epoch, room, join.after)
+        if join.after is not None and not known and join.epoch is not None:
+            agreed = self.past.agreed(join.epoch, room.name)
+            if agreed is not None:  # the client has got more than there is now
+                return max(oldest, agreed + 1), False, (agreed + 1, None)
+        if join.after is None or not known:
             first = max(oldest, room.seq + 1 - HISTORY_AT_JOIN)
             return first, False, None if join.after is None else (join.after + 1, None)
         after = max(0, min(join.after, room.seq))

@@ -190,7 +190,7 @@ class Membership:
         self._arrival = 0
         # Members that are to be entered again.
         self._returning: list[Returned] = []
-        # A lost log: wait until all that was read is applied.
+        # A lost log: wait until all that was read is applied. What log is in its place.
         self._lost, self._rewound, self._recovering = "", False, False
         # How often it was begun to follow a log.
         self._followed = 0
@@ -426,11 +426,16 @@ class Membership:
     def _recover(self, now: float) -> None:
         self._recovering = True
         if self._rewound:
-            self.link.stand(self.place.generation, self.place)
+            self._stand(self.place.generation)
             return
         if self.log.epoch:
             self.link.leave(self.place.generation, self.log.epoch)
         self.link.load()
+
+    def _stand(self, generation: str) -> None:
+        """Ask whether the log that is there, of some generation, is to begin anew with this host's state."""
+        self._replaced = generation
+        self.link.stand(generation, self.place)
 
     def _on_stood(self, answer: str, now: float) -> None:
         if answer == AGAIN:
@@ -439,12 +444,10 @@ class Membership:
         # This host has got further than all others that are there: the log goes on from its state.
         state, place = self.hub.state, self.place
         self._note_members(state, state)
-        old = place.generation
-        state.begin_anew(secrets.token_urlsafe(9), old, place.time)
-        self.hub.place = place._replace(
-            generation=secrets.token_urlsafe(9), chain=secrets.token_hex(20).encode()
-        )
-        self.link.found(old, self._snapshot())
+        state.begin_anew(secrets.token_urlsafe(9), place.generation, place.time)
+        generation = new_generation(place.generation)
+        self.hub.place = place._replace(generation=generation, chain=secrets.token_hex(20).encode())
+        self.link.found(self._replaced, self._snapshot())
 
     def _on_founded(self, done: bool, now: float) -> None:
         if not done:
@@ -455,9 +458,17 @@ class Membership:
 
     def _on_loaded(self, restored: SharedPast | None, now: float) -> None:
         if restored is None:  # gone again
-            self.link.stand(self.place.generation, self.place)
+            self._stand(self.place.generation)
             return
+        generation = restored.place.generation
+        if serial(generation) < serial(self.place.generation):  # rolled back to a log that was replaced
+            self._stand(generation)
+            return
+        # Numbers that this host's members have may stand for other messages there.
+        same = not self._rewound or self.hub.state.hosts.agrees(restored.state.hosts)
         self._note_members(self.hub.state, restored.state)
+        if not same:
+            self._returning = [msgspec.structs.replace(each, epoch="") for each in self._returning]
         self._go_on(restored.state, restored.place, now)
 
     def _go_on(self, state: HubState, place: Place, now: float) -> None:
@@ -511,6 +522,16 @@ class Membership:
             theirs = msgspec.msgpack.decode(digest, type=Reading)
             log.error("state differs from that of %s at %d: %s, here %s", host.name, position, theirs, mine)
             self._lose(f"the state differs from that of host {host.name}", now, rewound=False)
+
+
+def new_generation(before: str = "") -> str:
+    """Return the name of a new log that follows the one called ``before``; see :func:`serial`."""
+    return f"{serial(before) + 1:x}-{secrets.token_urlsafe(9)}"
+
+
+def serial(generation: str) -> int:
+    """Return the number of a log's generation: one that was rolled back may be an earlier one."""
+    return int(generation.partition("-")[0] or "0", 16)
 
 
 _encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode

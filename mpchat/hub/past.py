@@ -8,7 +8,7 @@ from mpchat.hub.history import Run
 from mpchat.protocol.names import name_key
 
 # Epochs that are remembered at most: each has a number for every room.
-MOST_EARLIER = 4
+MOST_EARLIER = 8
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _NO_EPOCHS: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 

@@ -14,6 +14,7 @@ from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.past import by_key
 from mpchat.hub.saved import SavedRoom, SavedRooms
 from mpchat.hub.sequencer import NOTICE_GATHER
+from mpchat.ipc.reasons import LOST
 from mpchat.ipc.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import (
@@ -141,7 +142,8 @@ class Room:
             del self._joined[name]
         else:
             self._left[name] = reason
-        if not self.members:  # no notice has a reader
+        # No notice has a reader. But the members of a host that was lost may be there and return.
+        if not self.members and reason != LOST:
             self._joined, self._left = {}, {}
 
     def notice_due(self) -> float | None:

@@ -353,7 +353,15 @@ class HubState:
     # Hosts.
 
     def _arrived(self, entry: Arrived) -> None:
+        if not self.hosts.by_epoch and self.hosts.numbers:
+            # No host was there: should the log have lost its end meanwhile, nobody has noticed.
+            first = self.members.past.epoch.partition(".")[0]
+            self._begin_epoch(f"{first}.{entry.epoch:x}.{round(entry.at * 1000):x}")
         self.hosts.arrive(entry)
+
+    def _begin_epoch(self, epoch: str) -> None:
+        last = {key: room.seq for key, room in self.rooms.by_key.items()}
+        self.members.past = self.members.past.followed_by(epoch, last)
 
     def _host_gone(self, entry: Gone) -> None:
         """Free the places of a host's members, all at this point. Their names are held."""
@@ -388,8 +396,7 @@ class HubState:
         for host in sorted(self.hosts.by_epoch):
             self.apply(Gone(now, 0.0, host))
         self.hosts.begin_anew(generation)
-        last = {key: room.seq for key, room in self.rooms.by_key.items()}
-        self.members.past = self.members.past.followed_by(epoch, last)
+        self._begin_epoch(epoch)
         numbers = self.rooms.renumber()
         self._notices = [(due, numbers[number]) for due, number in self._notices if number in numbers]
         self._waiting = {number for _, number in self._notices}

@@ -21,7 +21,7 @@ from mpchat.errors import StartError
 from mpchat.hub import snapshot
 from mpchat.hub.hosts import Host, HostInfo, encode_info
 from mpchat.hub.hub import Hub, SharedPast, differ
-from mpchat.hub.membership import Membership, Part
+from mpchat.hub.membership import Membership, Part, new_generation
 from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
 from mpchat.hub.shared_log import VERSION
@@ -84,7 +84,7 @@ def _begin(config: Config) -> SharedPast:
     """Return the state of a chat that nobody has said anything in."""
     past, moderation = Past(secrets.token_urlsafe(9)), Moderation({}, {})
     state = HubState(limits_of(config), past, moderation, notices=config.notices)
-    place = Place(secrets.token_urlsafe(9), 0, secrets.token_hex(20).encode(), 0, 0.0, time.time())
+    place = Place(new_generation(), 0, secrets.token_hex(20).encode(), 0, 0.0, time.time())
     return SharedPast(state, place)
 
 

@@ -4,6 +4,7 @@ One :class:`ModelLog` is shared by the :class:`ModelStore` of each host. There i
 no chance: the caller decides when time passes and what goes wrong. ``read`` returns at once.
 """
 
+import math
 from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from mpchat.cluster.store import (
 
 # Milliseconds: as in scripts/common.lua.
 LONGEST_STEP = 2000
+LEASES_IN_A_STEP = 0.5
 # Changes that can be taken back.
 REMEMBERED = 10_000
 
@@ -42,6 +44,7 @@ class _Host:
     version: int
     lease: int  # milliseconds of the log's clock
     position: int
+    owner: object
     number: int = 0
 
 
@@ -89,6 +92,11 @@ class ModelLog:
         self.stands: dict[str, tuple[int, int]] = {}
         self.since = 0
 
+    @property
+    def standing(self) -> bool:
+        """True while hosts state where they are in a log that was lost."""
+        return any(self.now - seen <= STANDS for _, seen in self.stands.values())
+
     def advance(self, seconds: float) -> None:
         """Let time pass; less than 0: Redis's clock is set back."""
         self.now += round(seconds * 1000)
@@ -121,9 +129,10 @@ class ModelLog:
 class _Writing:
     """The end of the log while one call writes, like ``log`` in the scripts."""
 
-    def __init__(self, log: ModelLog, state: _State) -> None:
+    def __init__(self, log: ModelLog, state: _State, lease: float) -> None:
         self.state, self.now = state, log.now
-        self.time = state.time + max(0, min(LONGEST_STEP, log.now - state.seen))
+        longest = min(LONGEST_STEP, math.floor(_milliseconds(lease) * LEASES_IN_A_STEP))
+        self.time = state.time + max(0, min(longest, log.now - state.seen))
         self.position, self.chain, self.total = state.position, state.chain, state.total
         self.hosts = dict(state.hosts)
         self.batches = state.batches
@@ -177,7 +186,7 @@ class ModelStore:
     def register(
         self, place_generation: str, name: str, instance: str, version: int, info: bytes, lease: float
     ) -> Registered:
-        writing = self._writing(place_generation)
+        writing = self._writing(place_generation, lease)
         leaving = writing.expired()
         refusal = ""
         for epoch, host in writing.hosts.items():
@@ -196,7 +205,9 @@ class ModelStore:
         writing.bury(leaving)
         epoch = writing.state.epoch + 1
         position = writing.add(ARRIVED, epoch, 0, version, info)
-        writing.hosts[epoch] = _Host(name, instance, version, writing.time + _milliseconds(lease), position)
+        writing.hosts[epoch] = _Host(
+            name, instance, version, writing.time + _milliseconds(lease), position, self
+        )
         self.log.change(writing.done(epoch=epoch))
         self._reply()
         return Registered(epoch, position)
@@ -204,11 +215,13 @@ class ModelStore:
     def append(
         self, generation: str, epoch: int, position: int, lease: float, batches: list[tuple[int, int, bytes]]
     ) -> list[int]:
-        writing = self._writing(generation)
+        writing = self._writing(generation, lease)
         if writing.position < position:
             raise RewoundError(f"the log ends at {writing.position}, and this host has read further")
         host = writing.hosts.get(epoch)
         over = writing.expired()
+        if host is not None and host.owner is not self:
+            raise RewoundError("another host has got this host's epoch")
         if host is None or epoch in over:
             if over:
                 writing.bury(over)
@@ -229,8 +242,8 @@ class ModelStore:
         return positions
 
     def leave(self, generation: str, epoch: int) -> None:
-        writing = self._writing(generation)
-        if epoch in writing.hosts:
+        writing = self._writing(generation, 0.0)
+        if epoch in writing.hosts and writing.hosts[epoch].owner is self:
             writing.bury([epoch])
             self.log.change(writing.done())
         self._reply()
@@ -342,9 +355,12 @@ class ModelStore:
             raise RewoundError("another log has been begun")
         return state
 
-    def _writing(self, generation: str) -> _Writing:
+    def _writing(self, generation: str, lease: float) -> _Writing:
         self._reach()
-        return _Writing(self.log, self._state(generation))
+        writing = _Writing(self.log, self._state(generation), lease)
+        if self.log.standing:
+            raise RewoundError("other hosts say that the log was lost")
+        return writing
 
     def _trimmed(self, state: _State) -> _State:
         """Return what remains after a snapshot: as save.lua does it."""

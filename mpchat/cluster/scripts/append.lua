@@ -1,12 +1,16 @@
 -- Append batches of one host and renew its lease.
--- ARGV: generation, epoch, position, lease (milliseconds), then number, version and payload of each batch.
+-- ARGV: generation, epoch, position, lease (milliseconds), owner, then number, version and payload of each
+-- batch.
 local epoch, position = ARGV[2], tonumber(ARGV[3])
-local log, refusal = end_of_log(ARGV[1])
+local log, refusal = end_of_log(ARGV[1], tonumber(ARGV[4]))
 if not log then
   return refusal
 end
 if log.position < position then
   return {'rewound', 'behind', text(log.position)}
+end
+if not owns(epoch, ARGV[5]) then
+  return {'rewound', 'owner'}
 end
 local lease = redis.call('ZSCORE', LEASES, epoch)
 local over = expired(log)
@@ -19,7 +23,7 @@ if not lease or tonumber(lease) <= log.time then
 end
 local last = tonumber(redis.call('HGET', NUMBERS, epoch) or 0)
 local next_number = last + 1
-for i = 5, #ARGV, 3 do
+for i = 6, #ARGV, 3 do
   local number = tonumber(ARGV[i])
   if number > next_number then
     return {'rewound', 'gap', text(next_number), ARGV[i]}
@@ -29,7 +33,7 @@ end
 
 bury(log, over)
 local positions = {}
-for i = 5, #ARGV, 3 do
+for i = 6, #ARGV, 3 do
   local number = tonumber(ARGV[i])
   if number > last then
     add(log, 'batch', epoch, ARGV[i], ARGV[i + 1], ARGV[i + 2])

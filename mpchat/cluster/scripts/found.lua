@@ -1,8 +1,8 @@
 -- Begin a new log with a snapshot.
--- KEYS: snapshot, parts, the upload and the statements follow the six of all scripts.
+-- KEYS: snapshot, parts and the upload follow those of all scripts.
 -- ARGV: format, generation that is replaced ("": there was none), new generation, position, chain, total,
 -- time (milliseconds), parts, then the snapshot's fields.
-local SNAPSHOT, PARTS, UPLOAD, STAND = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local SNAPSHOT, PARTS, UPLOAD = KEYS[8], KEYS[9], KEYS[10]
 local generation = redis.call('HGET', HEAD, 'generation')
 if generation and generation ~= ARGV[2] then
   redis.call('UNLINK', UPLOAD)

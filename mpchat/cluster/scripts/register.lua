@@ -1,7 +1,7 @@
 -- Give a host a new epoch and start its lease.
--- ARGV: generation, name, instance, version, info, lease (milliseconds).
+-- ARGV: generation, name, instance, version, info, lease (milliseconds), owner.
 local name, instance, version = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local log, refusal = end_of_log(ARGV[1])
+local log, refusal = end_of_log(ARGV[1], tonumber(ARGV[6]))
 if not log then
   return refusal
 end
@@ -33,7 +33,7 @@ bury(log, leaving)
 local epoch = text(tonumber(redis.call('HGET', HEAD, 'epoch')) + 1)
 add(log, 'arrived', epoch, '0', ARGV[4], ARGV[5])
 redis.call('HSET', HEAD, 'epoch', epoch)
-redis.call('HSET', HOSTS, epoch, cjson.encode({name = name, instance = instance, version = version}))
+redis.call('HSET', HOSTS, epoch, cjson.encode({name = name, instance = instance, version = version, owner = ARGV[7]}))
 redis.call('HSET', NUMBERS, epoch, '0')
 redis.call('ZADD', LEASES, text(log.time + tonumber(ARGV[6])), epoch)
 redis.call('ZADD', POSITIONS, text(log.position), epoch)

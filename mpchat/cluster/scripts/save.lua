@@ -1,7 +1,7 @@
 -- Make uploaded parts the snapshot, if it is newer, and trim the log.
--- KEYS: snapshot, parts and the upload follow the six of all scripts.
+-- KEYS: snapshot, parts and the upload follow those of all scripts.
 -- ARGV: generation, position, parts, payload bytes and batches kept at most, then the snapshot's fields.
-local SNAPSHOT, PARTS, UPLOAD = KEYS[7], KEYS[8], KEYS[9]
+local SNAPSHOT, PARTS, UPLOAD = KEYS[8], KEYS[9], KEYS[10]
 local position = tonumber(ARGV[2])
 local head = redis.call('HMGET', HEAD, 'generation', 'position', 'total', 'trimmed', 'trimmed_total')
 local kept = redis.call('HGET', SNAPSHOT, 'position')

@@ -1,8 +1,6 @@
 -- State where a host is in a log that was lost.
--- KEYS: the statements follow the six of all scripts.
 -- ARGV: generation that was lost, position, name, milliseconds to wait for others, and until a host that
 -- does not state again is forgotten.
-local STAND = KEYS[7]
 local generation = redis.call('HGET', HEAD, 'generation')
 if generation and generation ~= ARGV[1] then
   return {'again'}

@@ -48,7 +48,9 @@ class Failure(AssertionError):
 class Simulation:
     """One run of one seed."""
 
-    def __init__(self, seed: int, *, hosts: int | None = None, show: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, seed: int, *, hosts: int | None = None, show: Callable[[str], None] | None = None
+    ) -> None:
         """``show`` gets each step as it is made."""
         self.seed = seed
         self.random = Random(f"cluster {seed}")
@@ -63,7 +65,9 @@ class Simulation:
             self.faults.add(chance.choice(LOSSES))
         many = hosts or chance.choice((2, 2, 3, 4))
         self.hosts = [Host(each, self.log, self.clock, chance, self.fail) for each in range(many)]
-        self.clients = [Client(name, self.truth, self.fail) for name in NAMES[: chance.randint(3, len(NAMES))]]
+        self.clients = [
+            Client(name, self.truth, self.fail) for name in NAMES[: chance.randint(3, len(NAMES))]
+        ]
         self.plain = [PlainClient(f"plain{each}", self.truth, self.fail) for each in range(2)]
         self._ports = count(1)
         self._away_until = 0.0
@@ -378,11 +382,11 @@ class Simulation:
             for member in host.hub.state.members.by_identity.values()
             if member.room is not None
         }
-        there = {
-            (each.name, each.room, each.connection.address) for each in self.clients if each.connection
-        }
+        there = {(each.name, each.room, each.connection.address) for each in self.clients if each.connection}
         if found != there:
-            self.fail(f"members at {host.name}: {sorted(found - there)} are ghosts, {sorted(there - found)} lack")
+            self.fail(
+                f"members at {host.name}: {sorted(found - there)} are ghosts, {sorted(there - found)} lack"
+            )
         extra = len(host.hub.state.members.by_identity) - len(found)
         if extra or host.hub.state.members.ending:
             self.fail(f"{host.name} has {extra} nameless, ending {host.hub.state.members.ending}")

@@ -123,7 +123,9 @@ class SimulatedWorker(Endpoint):
             self.say(Up.LEFT, self._gone)
             self._gone = []
 
-    def _read_from(self, connection: Connection, most: int, posts: list[tuple[int | str, int, bytes]]) -> None:
+    def _read_from(
+        self, connection: Connection, most: int, posts: list[tuple[int | str, int, bytes]]
+    ) -> None:
         while connection.unread and most and not connection.asking and not connection.leaving:
             if connection.room in self.held:
                 return
