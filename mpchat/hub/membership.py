@@ -192,6 +192,7 @@ class Membership:
         self._returning: list[Returned] = []
         # A lost log: wait until all that was read is applied. What log is in its place.
         self._lost, self._rewound, self._recovering = "", False, False
+        self._replaced = ""
         # How often it was begun to follow a log.
         self._followed = 0
         self._told = 0

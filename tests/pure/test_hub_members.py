@@ -289,7 +289,7 @@ KNOWN, UNKNOWN = "epoch", "another"
         (20, None, 51, False, [21, None]),
         # What an epoch before a crash had in common with this one: 30 messages of the room.
         (30, "earlier", 31, True, None),
-        (31, "earlier", 51, False, [32, None]),
+        (31, "earlier", 31, False, [31, None]),
     ],
 )
 def test_a_join_gets_what_it_missed_as_far_as_it_is_kept(
