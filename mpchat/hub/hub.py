@@ -34,6 +34,7 @@ from mpchat.hub.entries import (
     RoomHeld,
     Swept,
     WorkerDied,
+    ended_identities,
 )
 from mpchat.hub.history import Run
 from mpchat.hub.hosts import global_identity
@@ -126,6 +127,8 @@ class Hub:
         self.on_own_end: Callable[[float], None] = _nothing
         self._hold = StreamHold(self.plain.buffer)
         self._sender_holds = SenderHolds()
+        # The rooms of which workers were told that their senders wait.
+        self._told_held: set[int] = set()
         self._connections = connections
         self.proofs = Proofs(self.delivery)
         # True when nothing more of the order is for clients of this host: it is about to stop.
@@ -210,6 +213,7 @@ class Hub:
     def _tell_hold(self, endpoint: Endpoint, room: int) -> None:
         """Tell a worker whether a room's senders wait; in the lobby plain clients speak too."""
         held = room in self._held
+        (self._told_held.add if held else self._told_held.discard)(room)
         if room == self.state.rooms.lobby.number:
             endpoint.send(Down.HOLD, (PLAIN, held))
         endpoint.send(Down.HOLD, (room, held))
@@ -418,19 +422,60 @@ class Hub:
     def take_part(self, epoch: int) -> None:
         """Serve the connections of this process as those of a host; 0: as of none."""
         self.state.here = epoch
+        # The others know of no hold of a host that has just come: what is said of strained rooms counts anew.
+        self._sender_holds = SenderHolds()
         self.delivery.base = global_identity(epoch, 0) if epoch else NOBODY
 
-    def replace_state(self, state: HubState, place: Place, number: int, now: float) -> None:
-        """Go on from a snapshot, which has this host's batches up to ``number``; nobody hears a room then."""
+    def replace_state(
+        self, state: HubState, place: Place, number: int, entered: Collection[int], now: float
+    ) -> None:
+        """Go on from a snapshot, which has this host's batches up to ``number``; nobody hears a room then.
+
+        The connections in ``entered`` are entered again.
+        """
         assert self.shared is not None
+        self._end_holds()
         self.delivery.leave_all()
         self.state = self.moderator.state = state
         self.delivery.use_rooms(state.rooms)
         self.take_part(0)
         self.place, self._heard = place, (now, place.time, place.at)
         self._ticking = False
-        for record in self.shared.restart(place, number):
-            self._settle(record)
+        self._settle_all(self.shared.restart(place, number), entered)
+        for room in self._held:
+            self._tell_hold_to_all(room)
+
+    def _end_holds(self) -> None:
+        """Let all senders speak: the rooms may get other numbers."""
+        for endpoint in self.delivery.endpoints:
+            if endpoint.ready:
+                for room in (PLAIN, *self._told_held):
+                    endpoint.send(Down.HOLD, (room, False))
+        self._told_held.clear()
+
+    def _settle_all(self, records: list[Record], entered: Collection[int]) -> None:
+        """Settle what a snapshot has, but ask again what was not answered here, in its place among steps."""
+        assert self.shared is not None
+        ended = {
+            identity
+            for content, *_ in records
+            if isinstance(content, Left | WorkerDied)
+            for identity in ended_identities(content)
+        }
+        again: list[Record] = []
+        for record in records:
+            content = record.content
+            if isinstance(content, Asked) and content.identity not in ended:
+                joins, is_in = content.request.join is not None, content.identity in entered
+                # A private message has come to its receiver, and a member that is entered again is welcomed.
+                if content.request.to is None and not (joins and is_in):
+                    again.append(record)
+                    continue
+            if again and isinstance(content, tuple):
+                again.append(record)
+            else:
+                self._settle(record)
+        self.shared.put_first(again)
 
     def _settle(self, record: Record) -> None:
         """Acknowledge what a snapshot has, and that did not come out here."""

@@ -478,7 +478,8 @@ class Membership:
         self._lost, self._recovering = "", False
         self._readings.clear()
         self._snapshot_place, self._snapshot_at = place, now
-        self.hub.replace_state(state, place, number, now)
+        entered = {each.identity for each in self._returning}
+        self.hub.replace_state(state, place, number, entered, now)
         self.begin()
 
     def _note_members(self, before: HubState, after: HubState) -> None:

@@ -198,18 +198,26 @@ class SharedLog:
     def restart(self, place: Place, number: int) -> list[Record]:
         """Go on behind the place of a snapshot, which has this host's batches up to ``number``.
 
-        Nothing may be ready. Return the records that the snapshot has and that did not come out.
+        Nothing may be ready. Return the records that the snapshot has and that did not come out, and the
+        steps among and right behind them.
         """
         assert not self._ready, "what was read is applied first"
         settled: list[Record] = []
         while self._sent and self._sent[0][0] <= number:
-            for _ in range(self._sent.popleft()[1]):
-                self._take_steps()
+            count = self._sent.popleft()[1]
+            while count:
                 settled.append(self._mine.popleft())
-        self._take_steps()
+                count -= not isinstance(settled[-1].content, tuple)
+        while self._mine and isinstance(self._mine[0].content, tuple):
+            settled.append(self._mine.popleft())
         self.lose_epoch()
         self.place = place
         return settled
+
+    def put_first(self, records: list[Record]) -> None:
+        """Put records before all that has not come out; this host must not take part."""
+        self._mine.extendleft(reversed(records))
+        self.lose_epoch()
 
 
 def _stamp(entry: Entry, batch: Batch) -> None:
