@@ -682,7 +682,7 @@ def test_a_host_that_is_alone_keeps_its_promises() -> None:
     faults = ("--stop-hosts", "--reload", "--scale", "--cuts", "30", "--fault-every", "1")
     size = ("--seconds", "4", "--members", "20", "--plain", "4", "--rate", "150", "--lease", "1")
     code, verdict = stress("cluster", "--alone", *faults, *size)
-    assert verdict["reasons"] == [], verdict["examples"]
+    assert verdict["reasons"] == [], (verdict["run"]["seed"], verdict["examples"], verdict["faults"])
     assert code == 0
     counts = verdict["counts"]
     assert counts["cuts"] >= 30

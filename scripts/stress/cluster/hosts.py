@@ -103,6 +103,8 @@ class Hosts:
             self.start_host(host)
         for host in self.all:
             self.wait_for_member(host)
+        while not self.news.empty():
+            self.news.get()  # clients that start now know all hosts
 
     def start_host(self, host: Host) -> None:
         """Start one host while Redis is there."""
