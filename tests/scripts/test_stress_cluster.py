@@ -698,3 +698,19 @@ def test_a_run_whose_hosts_do_not_start_leaves_nothing_behind() -> None:
     code, verdict = stress("cluster", "--seconds", "1", "--workers", "100000")
     assert code == 1
     assert any("did not start" in each for each in verdict["reasons"]), verdict["reasons"]
+
+
+@pytest.mark.one_python
+@pytest.mark.usefixtures("temporary")
+def test_three_hosts_keep_their_promises_while_hosts_and_links_fail() -> None:
+    faults = ("--kill-hosts", "--stop-hosts", "--cut", "--roam", "--fault-every", "3")
+    size = ("--seconds", "20", "--members", "30", "--rate", "80", "--workers", "1", "--patience", "20")
+    code, verdict = stress("cluster", *faults, *size)
+    assert verdict["reasons"] == [], (verdict["run"]["seed"], verdict["examples"], verdict["faults"])
+    assert code == 0
+    for name in ("kill-hosts", "stop-hosts"):
+        assert verdict["faults"][name]["did"] > 0
+    assert verdict["faults"]["stop-hosts"]["fenced"] > 0
+    assert set(verdict["faults"]["cut"]) == set(CUTS)
+    assert verdict["counts"]["recovered"] > 10
+    assert verdict["counts"]["plain_compared"] > 20
