@@ -43,7 +43,7 @@ TELL_EVERY = 2 << 20
 MOST_BEHIND = 16 << 20
 WAITED_FOR = 3.0
 # Batches, bytes and seconds after which the log gets another snapshot, if anything was said.
-SNAPSHOT_BATCHES = 5000
+SNAPSHOT_BATCHES = 20_000
 SNAPSHOT_BYTES = 16 << 20
 SNAPSHOT_EVERY = 300.0
 # Batches for which the digest is remembered: as many as may come while a beat is on its way.
@@ -360,6 +360,7 @@ class Membership:
             return
         self._epoch, self._arrival = registration
         self._generation = self.place.generation
+        self._snapshot_at = now
         self.log.join(self._epoch, list(self._returning), self._arrival, encode_info(self.info))
         self._returning = []
         self.hub.take_part(self._epoch)
@@ -480,27 +481,36 @@ class Membership:
         self._snapshot_place, self._snapshot_at = place, now
         entered = {each.identity for each in self._returning}
         self.hub.replace_state(state, place, number, entered, now)
+        self.log.drop(Returned)  # those that have not come back are among the others now
         self.begin()
 
     def _note_members(self, before: HubState, after: HubState) -> None:
         """Note the members to be entered again: by the state that they know, or else by the other one."""
-        if self._returning:  # by an earlier try
-            return
         known = dict(self._members_here(before))
         later = dict(self._members_here(after))
+        # Those that were on their way back when the log was lost.
+        pending = {each.identity: each for each in (*self.log.waiting(Returned), *self._returning)}
+        self._returning = []
         delivery = self.hub.delivery
-        for local in known | later:
+        for local in known | pending | later:
             recipient = delivery.recipient(local)
             if recipient is None or recipient.ending:
                 continue
             reached = delivery.reached(recipient)
-            if local in known and reached is None:  # what it has got is not known: it comes again and says so
+            if local in pending and local not in known and recipient.stream is None:
+                self._returning.append(pending[local])  # it has heard nothing since
+            elif reached is None and (local in known or local in pending):
+                # What it has got is not known: it comes again and says so.
                 delivery.carry_out([End(delivery.base + local, SLOW)])
-                continue
-            member, state = (known[local], before) if local in known else (later[local], after)
-            assert member.room is not None
-            seq = reached if local in known and reached else member.room.seq
-            self._returning.append(self._returned(state, local, member, 0, seq))
+            elif local in known:
+                self._returning.append(self._returned(before, local, known[local], 0, reached or 0))
+            elif local in pending:
+                again = msgspec.structs.replace(pending[local], number=0, after=reached or 0)
+                self._returning.append(again)
+            else:
+                room = later[local].room
+                assert room is not None
+                self._returning.append(self._returned(after, local, later[local], 0, room.seq))
 
     # What was applied.
 

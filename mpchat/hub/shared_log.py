@@ -9,7 +9,7 @@ refuses a host after its end. So what is left goes out again under the next host
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -26,6 +26,8 @@ OLDEST_VERSION = 1
 BATCH_SIZE = 128 << 10
 # What an entry takes in a batch beside the frames that came with it, in bytes; about.
 ENTRY_COST = 100
+
+EntryType = TypeVar("EntryType", bound=msgspec.Struct)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, list[Entry]]).decode
@@ -110,6 +112,15 @@ class SharedLog:
         self._number += 1
         self._sent.append((self._number, len(entries), total))
         return Outgoing(self._number, version, _encode((total, entries)))
+
+    def waiting(self, kind: type[EntryType]) -> list[EntryType]:
+        """Return the entries of one kind that came from here and have not come out, in order."""
+        return [each.content for each in self._mine if isinstance(each.content, kind)]
+
+    def drop(self, kind: type) -> None:
+        """Drop the entries of one kind that no batch has; call it while this host takes no part."""
+        self._mine = deque(each for each in self._mine if not isinstance(each.content, kind))
+        self._unsent = [each for each in self._unsent if not isinstance(each[0], kind)]
 
     # What was read.
 

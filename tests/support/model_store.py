@@ -281,7 +281,8 @@ class ModelStore:
             and state.generation == place.generation
             and state.snapshot.place.position < place.position <= state.position
         ):
-            self.log.change(self._trimmed(replace(state, snapshot=_copy(snapshot))))
+            before = state.snapshot.place.position
+            self.log.change(self._trimmed(replace(state, snapshot=_copy(snapshot)), before))
         self._reply()
 
     def load(self) -> Snapshot | None:
@@ -362,7 +363,7 @@ class ModelStore:
             raise RewoundError("other hosts say that the log was lost")
         return writing
 
-    def _trimmed(self, state: _State) -> _State:
+    def _trimmed(self, state: _State, before: int) -> _State:
         """Return what remains after a snapshot: as save.lua does it."""
         first = max(state.trimmed, state.position - self.log.kept_batches)
         positions = range(first, state.position)
@@ -373,7 +374,7 @@ class ModelStore:
             key=lambda at: state.trimmed_total if at == state.trimmed else state.at(at).total,
         )
         slowest = min((host.position for host in state.hosts.values()), default=state.snapshot.place.position)
-        target = min(state.snapshot.place.position, max(bound, slowest))
+        target = min(state.snapshot.place.position, max(bound, min(slowest, before)))
         if target <= state.trimmed:
             return state
         last = state.at(target)

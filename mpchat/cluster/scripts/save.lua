@@ -38,8 +38,10 @@ while bound < high do
   end
 end
 local slowest = redis.call('ZRANGE', POSITIONS, 0, 0, 'WITHSCORES')[2]
--- What follows the snapshot is never trimmed: hosts that start need it.
-local target = math.min(position, math.max(bound, tonumber(slowest or position)))
+-- What follows the snapshot is never trimmed: hosts that start need it. And what follows the snapshot before it
+-- is kept for hosts that return after a short while.
+local needed = math.min(tonumber(slowest or position), tonumber(kept or 0))
+local target = math.min(position, math.max(bound, needed))
 local chain, total
 if target > trimmed then
   chain, total = string.match(described(target), '%S+$'), total_at(target)

@@ -9,6 +9,7 @@ from typing import Any
 
 from scripts.common.address import Address
 from scripts.common.frames import HEADER, framed, split_frames
+from scripts.stress.cluster.conversation import FAREWELL
 from scripts.stress.clients import ClientLoop, Connection, Plan, Report
 from scripts.stress.cluster.clients import Directory
 from scripts.stress.cluster.hosts import Ended
@@ -122,7 +123,8 @@ class PlainHostsLoop(ClientLoop[PlainConnection]):
         frames, connection.carry = split_frames(connection.carry + data)
         for frame in frames:
             self.counts["deliveries"] += 1
-            connection.stay.take(json.loads(frame[HEADER:]))
+            if (got := json.loads(frame[HEADER:])) != FAREWELL:
+                connection.stay.take(got)
 
     def ended(self, connection: PlainConnection, why: str) -> None:
         """Close a connection that ended with its host, and come back later."""
