@@ -556,12 +556,13 @@ class Conversation:
         self.inbox.put(message)
 
     def _welcome(self, welcome: Welcome) -> None:
-        request = None if self._room_closed else self._settle(welcome)
+        request = None if self._room_closed or welcome.again else self._settle(welcome)
         self._room_closed = False
         if request is not None and request.resumes and self.seat is not None:
             self._tracks.respelled(self.seat.room, welcome.room)
         track, gap = self._tracks.entered(welcome.room), None
-        if request is not None and request.resumes and track.epoch:
+        resumes = welcome.again or (request is not None and request.resumes)
+        if resumes and track.epoch:
             gap = track.resume(welcome.epoch, welcome.seq, welcome.recovered, welcome.lost)
         else:
             track.join(welcome.epoch, welcome.seq)

@@ -7,6 +7,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection
 from operator import itemgetter
 
+import msgspec
+
 from mpchat.auth.grant import MEMBER, OPERATOR, Grant
 from mpchat.errors import ProtocolError
 from mpchat.hub.claims import Claim, Claims
@@ -481,6 +483,7 @@ class Members:
         elif member.claim.token == entry.token:
             return  # it hears the room, and has missed nothing
         welcome = self._welcome_to(member, room, recovered=lost is None, lost=lost)
+        welcome = msgspec.structs.replace(welcome, again=True)
         self._emit(Enter(member.identity, room.number, first, room.seq, welcome_frame(welcome)))
 
     def _uncertain(self, room: Room, entry: Returned) -> tuple[int, tuple[int, int | None] | None]:

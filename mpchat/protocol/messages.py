@@ -187,7 +187,8 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
     ``name`` and ``room`` are as the server spells them; ``members`` counts the members, this one included.
     ``lost`` is the first and the last number that will not come; the last is None when it is unknown.
     ``role`` is ``operator`` for a member that may send an operator's requests. ``expires`` is the time, in
-    seconds since 1970, at which the proof ends, None: never.
+    seconds since 1970, at which the proof ends, None: never. ``again``: the welcome answers no join, because
+    the server has entered the member again; it goes on in the same room, as a join with ``after`` would.
     """
 
     name: str
@@ -200,6 +201,7 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
     lost: tuple[int, int | None] | None = None
     role: str = MEMBER
     expires: float | None = None
+    again: bool = False
 
     def __repr__(self) -> str:
         """Return all fields but the token, which proves that the name is the client's."""

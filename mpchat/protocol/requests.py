@@ -186,12 +186,14 @@ def pong_frame(value: msgspec.Raw) -> bytes:
 
 
 def welcome_frame(welcome: Welcome) -> bytes:
-    """Return the frame of a welcome; role and expires are left out where they say nothing."""
+    """Return the frame of a welcome; role, expires and again are left out where they say nothing."""
     about = msgspec.structs.asdict(welcome)
     if welcome.role == MEMBER:
         del about["role"]
     if welcome.expires is None:
         del about["expires"]
+    if not welcome.again:
+        del about["again"]
     return _frame("welcome", about)
 
 

@@ -95,6 +95,28 @@ def test_a_member_that_its_host_enters_again_goes_on_without_a_gap() -> None:
     assert played.talk.entered_again == 1
 
 
+@pytest.mark.parametrize("after", [None, 4, 2])
+def test_a_second_welcome_is_told_from_the_answer_to_a_join(after: int | None) -> None:
+    """The member has asked for its own room again when its host enters it again."""
+    for ask_first in (True, False):
+        played = Played()
+        played.join(3, after=2)
+        played.hear(3, 4)
+        if ask_first:
+            played.talk.asks(Asked(Ask.ROOMS))
+        played.talk.asks(Asked(Ask.JOIN, ROOM, after, "e"))
+        played.welcome(4, recovered=True)
+        played.hear(5)
+        if ask_first:
+            played.take(rooms={})
+        played.welcome(5, recovered=after is not None)
+        played.hear(*range(4 if after is None else after + 1, 7))
+        assert played.talk.quiet
+        only(played.findings)
+        played.hear(8)
+        only(played.findings, lost=1)
+
+
 @pytest.mark.parametrize(
     ("numbers", "found"),
     [((6,), {"lost": 1}), ((4, 5), {"doubled": 1}), ((6, 5), {"lost": 1, "doubled": 1})],
@@ -163,7 +185,8 @@ def test_a_member_that_comes_back_into_a_new_epoch_has_all_or_is_told_what_is_lo
         ({"recovered": False, "lost": [5, None]}, (6,), {}),
         ({"recovered": False, "lost": [5, 5]}, (6,), {}),
         ({"recovered": False}, (), {"strange": 1}),
-        ({"recovered": False, "lost": [4, None]}, (), {"strange": 1}),
+        ({"recovered": False, "lost": [4, None]}, (6,), {}),  # the hosts agree on less than it has
+        ({"recovered": False, "lost": [6, None]}, (), {"strange": 1}),
     ):
         played = Played(may_rewind=True)
         played.join(4)

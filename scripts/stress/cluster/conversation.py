@@ -32,13 +32,12 @@ class HostConversation(Conversation):
     doubtful: deque[Asked] = field(default_factory=deque)
 
     def _on_welcome(self, welcome: Object, now: float) -> None:
-        asked = next((each for each in (*self.asked, *self.doubtful) if each.kind is Ask.JOIN), None)
-        if asked is not None and welcome["room"] == asked.room:
+        if not welcome.get("again"):
             super()._on_welcome(welcome, now)
         elif self.welcomes:
             self._enter_again(welcome)
         else:
-            self.findings.note("strange", f"{self.label} was welcomed unasked: {welcome}")
+            self.findings.note("strange", f"{self.label} was entered again at first: {welcome}")
 
     def _on_message(self, got: Object) -> None:
         if got != FAREWELL:
@@ -60,7 +59,7 @@ class HostConversation(Conversation):
         self.uncertain += 1
         if lost is None and welcome["recovered"]:
             return after + 1
-        if lost is None or welcome["recovered"] or lost[0] > after + 1:
+        if lost is None or welcome["recovered"] or not 1 <= lost[0] <= after + 1:
             self.findings.note("strange", f"{self.label} asked for {asked} and got {welcome}")
             return None
         return self._behind(lost)
@@ -104,10 +103,9 @@ class HostConversation(Conversation):
         elif lost is None:
             right = right and self.may_rewind and bool(welcome["recovered"])
         else:
-            if same:
-                right = right and lost[0] == expected and lost[1] is not None
-            else:
-                right = right and lost[0] <= expected and self.may_rewind
+            # In a new epoch the range may begin before the end of what the member has.
+            begin = lost[0] == expected if same else self.may_rewind and 1 <= lost[0] <= expected
+            right = right and begin and (lost[1] is not None or not same)
             self.next = self._behind(lost)
         if not same:
             self.uncertain += 1

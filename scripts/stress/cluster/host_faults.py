@@ -13,7 +13,7 @@ from typing import Any
 
 from scripts.common.server import OK, HarnessError
 from scripts.stress.changes import CHANGE_TIMEOUT, RESTORE_TIMEOUT
-from scripts.stress.cluster.hosts import Host, Hosts
+from scripts.stress.cluster.hosts import LOOK_EVERY, Host, Hosts
 from scripts.stress.faults import Fault
 
 # Seconds that a host is stopped, in leases: past its end, in any case.
@@ -191,6 +191,9 @@ class StopHosts(HostFault):
                 finally:
                     host.resume()
                 begin = time.monotonic()
+                # At first it does not know that its lease is over.
+                while time.monotonic() - begin < self.hosts.lease and self.hosts.epoch(host) == before:
+                    self.hosts.closing.wait(LOOK_EVERY)
                 self.hosts.wait_for_member(host)
             after = self.hosts.epoch(host)
             self.note(host, f"is back, epoch {after}, {before} before")
