@@ -22,7 +22,7 @@ from mpchat.hub.replay import HISTORY_AT_JOIN
 from mpchat.hub.rooms import Room, Rooms
 from mpchat.hub.saved import SavedMember, SavedMembers
 from mpchat.ipc.addresses import owner_of_client
-from mpchat.ipc.reasons import CLOSED, CLOSED_ROOM, REPLACED, UNPROVEN
+from mpchat.ipc.reasons import CLOSED, CLOSED_ROOM, LOST, REPLACED, UNPROVEN
 from mpchat.protocol.messages import Welcome, error_frame
 from mpchat.protocol.names import checked_name, checked_room, name_key
 from mpchat.protocol.requests import (
@@ -441,7 +441,8 @@ class Members:
     def _leave(self, member: Member, reason: str, now: float) -> None:
         room, member.room = member.room, None
         if room is not None:
-            room.leave(member.identity, reason)
+            # The members of a host that was taken for gone hear on, and return.
+            room.leave(member.identity, reason, heard=bool(self.base) or reason == LOST)
             self.stirred[room] = None
             if not room.members:
                 self.emptied[room] = now

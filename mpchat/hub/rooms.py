@@ -14,7 +14,6 @@ from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.past import by_key
 from mpchat.hub.saved import SavedRoom, SavedRooms
 from mpchat.hub.sequencer import NOTICE_GATHER
-from mpchat.ipc.reasons import LOST
 from mpchat.ipc.shares import HISTORY_MEMORY, Memory
 from mpchat.protocol.names import name_key
 from mpchat.protocol.requests import (
@@ -134,16 +133,15 @@ class Room:
         if self._left.pop(name, None) is None:
             self._joined[name] = None
 
-    def leave(self, identity: int, reason: str) -> None:
-        """Let a member out."""
+    def leave(self, identity: int, reason: str, *, heard: bool = False) -> None:
+        """Let a member out. ``heard``: the room may have hearers also when it has no member."""
         name = self.members.pop(identity)
         del self.names[bisect_left(self.names, name)]
         if name in self._joined:
             del self._joined[name]
         else:
             self._left[name] = reason
-        # No notice has a reader. But the members of a host that was lost may be there and return.
-        if not self.members and reason != LOST:
+        if not self.members and not heard:  # no notice has a reader
             self._joined, self._left = {}, {}
 
     def notice_due(self) -> float | None:
