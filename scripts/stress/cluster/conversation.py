@@ -7,6 +7,7 @@ or the welcome names the range that is lost.
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from scripts.stress.members.conversation import Ask, Asked, Conversation, Object
 
@@ -21,6 +22,9 @@ Edges = dict[tuple[str, str, int], int]
 @dataclass(eq=False)
 class HostConversation(Conversation):
     """Checks a connection to any of the hosts."""
+
+    # A host that was taken for gone hears on: its members are told that they have left, and then return.
+    fewest: ClassVar[int] = 0
 
     kept: int = 0  # messages that each room keeps
     may_rewind: bool = False  # Redis may lose what was shown: a new epoch is no fault

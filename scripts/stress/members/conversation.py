@@ -7,7 +7,7 @@ mistakes.
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from scripts.stress.findings import Findings
 from scripts.stress.members.ledger import Heard, Ledger, Said
@@ -74,6 +74,7 @@ class Conversation:
     members: int = 0
     _at_once: bool = True
     # The number of members: counted by notices since the first one after the welcome, and as last told.
+    fewest: ClassVar[int] = 1  # members that a notice may name: the client itself is one
     _balance: int | None = None
     _told: int | None = None
     _begin: float = 0.0
@@ -243,7 +244,7 @@ class Conversation:
 
     def _on_notice(self, notice: Object, sign: int) -> None:
         names, count, members = notice["names"], notice["count"], notice["members"]
-        if notice["room"] != self.room or len(names) != min(count, NAMED) or not count or members < 1:
+        if notice["room"] != self.room or len(names) != min(count, NAMED) or not count or members < self.fewest:
             self.findings.note("members", f"{self.label} in {self.room} got {notice}")
             return
         # Notices of one moment come together, and all of them name the members after it.
