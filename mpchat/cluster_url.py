@@ -5,6 +5,7 @@
     redis://[user[:password]@]host[:port][/database]       one server
     rediss://[user[:password]@]host[:port][/database]      the same, encrypted (TLS)
     redis+sentinel://a[:port],b,c/service[/database]       the server that these sentinels name
+    rediss+sentinel://a[:port],b,c/service[/database]      the same, all of them over TLS
 
 Not here: connections. A password may stand in a URL, and no text that this module makes shows it.
 """
@@ -14,20 +15,21 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-REDIS, REDIS_TLS, SENTINEL = "redis", "rediss", "redis+sentinel"
+REDIS, REDIS_TLS = "redis", "rediss"
+SENTINEL, SENTINEL_TLS = "redis+sentinel", "rediss+sentinel"
 REDIS_PORT, SENTINEL_PORT = 6379, 26_379
 # What stands for a password wherever a URL is shown.
 HIDDEN = "***"
 
-_SCHEME = re.compile(r"(rediss?|redis\+sentinel)://", re.IGNORECASE | re.ASCII)
+_SCHEME = re.compile(r"(rediss?(\+sentinel)?)://", re.IGNORECASE | re.ASCII)
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 _SERVER = re.compile(
     r"(\[(?P<six>[0-9A-Fa-f:.]{2,45})\]|(?P<host>[^\[\]:]+))(:(?P<port>[0-9]{1,5}))?", re.ASCII
 )
 _DATABASE = re.compile(r"[0-9]{1,4}", re.ASCII)
-# The name that sentinels know a group of servers by; Redis allows these characters.
-_SERVICE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+# The name that sentinels know a group of servers by. Letters of all scripts are among them.
+_SERVICE = re.compile(r"[\w.-]{1,64}")
 
 
 class Server(NamedTuple):
@@ -40,20 +42,25 @@ class Server(NamedTuple):
 class ClusterUrl(NamedTuple):
     """The parts of a URL; ``str()`` of it shows no password."""
 
-    # redis, rediss or redis+sentinel.
+    # redis or rediss, or one of them with +sentinel.
     scheme: str
     servers: tuple[Server, ...]
-    # Empty: not given. With sentinels they are for the Redis server, too.
+    # Empty: not given. They are for the Redis server, and for sentinels that ask for them.
     user: str = ""
     password: str = ""
     # With sentinels only.
     service: str = ""
     database: int = 0
 
+    @property
+    def is_tls(self) -> bool:
+        """True when all connections are encrypted."""
+        return self.scheme in (REDIS_TLS, SENTINEL_TLS)
+
     def __str__(self) -> str:
         who = quote(self.user, safe="") + (f":{HIDDEN}" if self.password else "")
-        port = SENTINEL_PORT if self.scheme == SENTINEL else REDIS_PORT
-        servers = ",".join(_shown(each, port) for each in self.servers)
+        port = SENTINEL_PORT if self.service else REDIS_PORT
+        servers = ",".join(shown(each, port) for each in self.servers)
         path = [each for each in (self.service, str(self.database) if self.database else "") if each]
         return f"{self.scheme}://{who}{'@' if who else ''}{'/'.join([servers, *path])}"
 
@@ -61,7 +68,8 @@ class ClusterUrl(NamedTuple):
         return f"ClusterUrl({str(self)!r})"
 
 
-def _shown(server: Server, usual: int) -> str:
+def shown(server: Server, usual: int = 0) -> str:
+    """Return a server in the way of URLs, without the ``usual`` port; 0: always with its port."""
     host = f"[{server.host}]" if ":" in server.host else server.host
     return host if server.port == usual else f"{host}:{server.port}"
 
@@ -78,17 +86,18 @@ def parse(text: str) -> ClusterUrl:
         raise ValueError("no user or no password before the @")
     servers, *path = where.split("/")
     service = ""
-    if kind == SENTINEL:
-        if not path or not _SERVICE.fullmatch(path[0]):
+    sentinels = kind in (SENTINEL, SENTINEL_TLS)
+    if sentinels:
+        service = unquote(path.pop(0), errors="strict") if path else ""
+        if not _SERVICE.fullmatch(service):
             raise ValueError("no service")
-        service = path.pop(0)
     if path and path[-1] == "":  # a slash at the end
         path.pop()
     if len(path) > 1 or (path and not _DATABASE.fullmatch(path[0])):
         raise ValueError("not a database's number")
-    usual = SENTINEL_PORT if kind == SENTINEL else REDIS_PORT
+    usual = SENTINEL_PORT if sentinels else REDIS_PORT
     found = tuple(_server(each, usual) for each in servers.split(","))
-    if kind != SENTINEL and len(found) > 1:
+    if not sentinels and len(found) > 1:
         raise ValueError("several servers")
     database = int(path[0]) if path else 0
     return ClusterUrl(
@@ -105,9 +114,17 @@ def _server(text: str, usual: int) -> Server:
         raise ValueError("not a port")
     if match["six"]:
         return Server(str(ipaddress.IPv6Address(match["six"])), port)
-    if not _HOST.fullmatch(match["host"]):
+    if not _is_host_name(match["host"]):
         raise ValueError("not a host name")
     return Server(match["host"], port)
+
+
+def _is_host_name(text: str) -> bool:
+    try:
+        looked_up = text.encode("idna").decode()  # the form in which names of other scripts are looked up
+    except UnicodeError:  # its own text would show the name
+        return False
+    return _HOST.fullmatch(looked_up) is not None
 
 
 def without_password(text: str) -> str:

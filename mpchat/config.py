@@ -493,8 +493,8 @@ SETTINGS: tuple[Setting, ...] = (
         "cluster",
         "",
         cluster,
-        "redis://host, rediss://host with TLS, or redis+sentinel://a,b/service; a user:password@ may stand "
-        "in front of the host and a /database at the end; empty: none",
+        "redis://host, rediss://host with TLS, redis+sentinel://a,b/service, or rediss+sentinel:// with TLS; "
+        "a user:password@ may stand in front of the host and a /database at the end; empty: none",
         "The Redis (6.2 or later) that several hosts share: they are one chat then. Needs the extra "
         "mpchat[cluster].",
     ),
@@ -503,7 +503,7 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         secret_place,
         "a file's path or env:NAME, never the password itself; empty: none, or that of the URL",
-        "With cluster: the password of Redis.",
+        "With cluster: the password of Redis, and of Sentinels that ask for one.",
     ),
     Setting(
         "cluster_name",

@@ -1,4 +1,4 @@
-"""Redis connection: one connection to the Redis that an address means, used by one thread.
+"""Redis connection: one connection to the Redis that a URL means, used by one thread.
 
 It knows nothing of the log. It connects when it is asked something, finds the master through Sentinels, and
 says in plain words why Redis cannot be used. The rule it keeps: after an answer that did not come the
@@ -13,8 +13,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mpchat.cluster.address import Address, shown_host
 from mpchat.cluster.store import UnavailableError
+from mpchat.cluster_url import ClusterUrl, Server, shown
 
 # Seconds to connect, and without a byte of an answer beyond the time that a command itself waits.
 PATIENCE = 2.0
@@ -49,12 +49,13 @@ class DeniedError(Exception):
 class RedisConnection:
     """Asks commands, one at a time or several in one round trip."""
 
-    def __init__(self, address: Address) -> None:
-        """Do not connect yet."""
-        self._address = address
-        self._sentinels = list(address.hosts)
+    def __init__(self, url: ClusterUrl, password: str = "") -> None:
+        """Do not connect yet. ``password`` is one that was kept apart from the URL; empty: none."""
+        self._url = url
+        self._password = password or url.password
+        self._sentinels = list(url.servers)
         self._connection: redis.Connection | None = None
-        self._where = str(address)
+        self._where = str(url)
 
     @property
     def is_open(self) -> bool:
@@ -129,11 +130,10 @@ class RedisConnection:
             return error
 
     def _connect(self) -> redis.Connection:
-        if not self._address.service:
-            return self._connected(*self._address.hosts[0], PATIENCE)
-        host, port = self._find_master()
+        if not self._url.service:
+            return self._connected_to_redis(self._url.servers[0])
         # Kept already: if anything fails from here on, it is closed.
-        connection = self._connection = self._connected(host, port, PATIENCE)
+        connection = self._connection = self._connected_to_redis(self._find_master())
         connection.send_command("ROLE")
         role = self._answer(connection)
         if isinstance(role, redis.ResponseError) or role[0] != b"master":
@@ -142,19 +142,21 @@ class RedisConnection:
             )
         return connection
 
+    def _connected_to_redis(self, server: Server) -> redis.Connection:
+        return self._connected(server, PATIENCE, self._url.user, self._password, self._url.database)
+
     def _connected(
-        self, host: str, port: int, patience: float, *, sentinel: bool = False
+        self, server: Server, patience: float, user: str, password: str, database: int = 0
     ) -> redis.Connection:
         """Return a connection that Redis or a Sentinel has let in."""
-        self._where = shown_host(host, port)
-        address = self._address
-        kind = redis.SSLConnection if address.tls else redis.Connection
+        self._where = shown(server)
+        kind = redis.SSLConnection if self._url.is_tls else redis.Connection
         connection = kind(
-            host=host,
-            port=port,
-            db=0 if sentinel else address.db,
-            username=address.user or None if not sentinel else None,
-            password=address.password or None if not sentinel else None,
+            host=server.host,
+            port=server.port,
+            db=database,
+            username=user or None,
+            password=password or None,
             socket_timeout=patience,
             socket_connect_timeout=patience,
             socket_keepalive=True,
@@ -172,27 +174,36 @@ class RedisConnection:
             raise UnavailableError(f"Redis at {self._where} cannot be reached: {error}") from None
         return connection
 
-    def _find_master(self) -> tuple[str, int]:
+    def _find_master(self) -> Server:
         """Ask the Sentinels, first the one that answered last."""
         problems = []
         for sentinel in list(self._sentinels):
             try:
-                found = self._ask_sentinel(*sentinel)
+                found = self._ask_sentinel(sentinel)
             except (redis.RedisError, OSError, DeniedError, UnavailableError) as error:
-                problems.append(f"{shown_host(*sentinel)}: {error}")
+                problems.append(f"{shown(sentinel)}: {error}")
                 continue
             if found is None:
-                problems.append(f"{shown_host(*sentinel)}: knows no master {self._address.service!r}")
+                problems.append(f"{shown(sentinel)}: knows no master {self._url.service!r}")
                 continue
             self._sentinels.remove(sentinel)
             self._sentinels.insert(0, sentinel)
-            return found[0].decode(), int(found[1])
+            return Server(found[0].decode(), int(found[1]))
         raise UnavailableError(f"no Sentinel names the master ({'; '.join(problems)})")
 
-    def _ask_sentinel(self, host: str, port: int) -> list[bytes] | None:
-        connection = self._connected(host, port, SENTINEL_PATIENCE, sentinel=True)
+    def _ask_sentinel(self, sentinel: Server) -> list[bytes] | None:
+        """Ask without the password, since most Sentinels have none; and with it where it is needed."""
         try:
-            connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service)
+            return self._ask_sentinel_as("", "", sentinel)
+        except redis.AuthenticationError:
+            if not self._password:
+                raise
+        return self._ask_sentinel_as(self._url.user, self._password, sentinel)
+
+    def _ask_sentinel_as(self, user: str, password: str, sentinel: Server) -> list[bytes] | None:
+        connection = self._connected(sentinel, SENTINEL_PATIENCE, user, password)
+        try:
+            connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.service)
             found: list[bytes] | None = connection.read_response()
         finally:
             connection.disconnect()

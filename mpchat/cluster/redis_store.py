@@ -16,7 +16,6 @@ from typing import Any
 
 import redis
 
-from mpchat.cluster.address import Address
 from mpchat.cluster.redis_connection import Argument, DeniedError, RedisConnection
 from mpchat.cluster.store import (
     STAND_TIME,
@@ -31,6 +30,7 @@ from mpchat.cluster.store import (
     UnavailableError,
     chained,
 )
+from mpchat.cluster_url import ClusterUrl
 
 # The form of the keys; raised when it changes.
 FORMAT = "1"
@@ -83,11 +83,14 @@ class _Script:
 class RedisStore:
     """A store in one Redis. It connects when it is used, and again after each failure."""
 
-    def __init__(self, address: Address, name: str) -> None:
-        """Touch nothing yet. ``name`` tells several chats in one Redis apart."""
-        self._address = address
+    def __init__(self, url: ClusterUrl, name: str, password: str = "") -> None:
+        """Touch nothing yet. ``name`` tells several chats in one Redis apart.
+
+        ``password`` is one that was kept apart from the URL; empty: none.
+        """
+        self._url = url
         self._name = name
-        self._connection = RedisConnection(address)
+        self._connection = RedisConnection(url, password)
         self._scripts: dict[str, _Script] = {}
         # Tells this store's registrations from those of others: a log that was rolled back may give an epoch
         # twice.
@@ -96,7 +99,7 @@ class RedisStore:
         self._average = 0.0
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self._address)!r}, {self._name!r})"
+        return f"{type(self).__name__}({str(self._url)!r}, {self._name!r})"
 
     def open(self) -> Snapshot | None:
         """See :meth:`mpchat.cluster.store.Store.open`."""
@@ -108,7 +111,7 @@ class RedisStore:
         except DeniedError as error:
             raise RefusedError(self._denied(error)) from None
         except redis.ResponseError as error:
-            raise RefusedError(f"Redis at {self._address} cannot be used: {error}") from None
+            raise RefusedError(f"Redis at {self._url} cannot be used: {error}") from None
 
     def register(
         self, place_generation: str, name: str, instance: str, version: int, info: bytes, lease: float
@@ -345,24 +348,24 @@ class RedisStore:
 
     def _denied(self, error: DeniedError) -> str:
         return (
-            f"Redis at {self._address} does not let this host in ({error}): "
+            f"Redis at {self._url} does not let this host in ({error}): "
             "see the settings cluster and cluster_password"
         )
 
     def _answered(self, error: redis.ResponseError) -> UnavailableError:
-        return UnavailableError(f"Redis at {self._address} answers: {error}")
+        return UnavailableError(f"Redis at {self._url} answers: {error}")
 
     def _check_server(self, fields: dict[str, str]) -> None:
         version = fields.get("redis_version", "0")
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
         if numbers < OLDEST_REDIS:
-            raise RefusedError(f"Redis at {self._address} has version {version}: 6.2 or newer is needed")
+            raise RefusedError(f"Redis at {self._url} has version {version}: 6.2 or newer is needed")
 
     def _check_memory(self, fields: dict[str, str]) -> None:
         policy = fields.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and fields.get("maxmemory", "0") != "0":
             raise RefusedError(
-                f"Redis at {self._address} removes keys when its memory is full (maxmemory-policy {policy}): "
+                f"Redis at {self._url} removes keys when its memory is full (maxmemory-policy {policy}): "
                 "set its maxmemory-policy to noeviction"
             )
 
@@ -377,12 +380,12 @@ class RedisStore:
             allowed = (b"none", kind) if is_ours or what == "stand" else (b"none",)
             if found not in allowed:
                 raise RefusedError(
-                    f"the key {self._key(what)!r} in Redis at {self._address} is not mpchat's: "
+                    f"the key {self._key(what)!r} in Redis at {self._url} is not mpchat's: "
                     "choose another cluster_name"
                 )
         if is_ours and head_format != FORMAT.encode():
             raise RefusedError(
-                f"the log {self._name!r} in Redis at {self._address} has format {head_format.decode()}, and "
+                f"the log {self._name!r} in Redis at {self._url} has format {head_format.decode()}, and "
                 f"this version of mpchat knows format {FORMAT}: choose another cluster_name"
             )
 

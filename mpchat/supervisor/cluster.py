@@ -10,9 +10,8 @@ import time
 import unicodedata
 from collections.abc import Callable
 
-from mpchat import __version__
+from mpchat import __version__, cluster_url
 from mpchat.auth.keys import read_secret
-from mpchat.cluster.address import parse_address
 from mpchat.cluster.redis_store import RedisStore
 from mpchat.cluster.store import Place, RefusedError, Snapshot, StoreError
 from mpchat.config import Config
@@ -45,10 +44,10 @@ class OpenLog:
         ``instance`` tells installations apart that are named the same. Raises :class:`StartError`, one line.
         """
         self.instance = instance
-        password = b""
+        self.url = cluster_url.parse(config.cluster)
+        self._password = ""
         if config.cluster_password:
-            password = read_secret("cluster_password", config.cluster_password)
-        self.address = parse_address(config.cluster, password.decode())
+            self._password = _password(config.cluster_password)
         self.stores = self._store(config), self._store(config)
         try:
             self.past = self._past(config)
@@ -64,7 +63,7 @@ class OpenLog:
             log.warning("limits are those of the cluster %s, a reload sets others", config.cluster_name)
 
     def _store(self, config: Config) -> RedisStore:
-        return RedisStore(self.address, config.cluster_name)
+        return RedisStore(self.url, config.cluster_name, self._password)
 
     def _past(self, config: Config) -> SharedPast:
         store = self.stores[0]
@@ -78,6 +77,13 @@ class OpenLog:
             if found is None:
                 raise RefusedError("the log was removed while this host started; start again")
         return restored(found)
+
+
+def _password(place: str) -> str:
+    try:
+        return read_secret("cluster_password", place).decode()
+    except UnicodeDecodeError:  # which would show it
+        raise StartError("cluster_password: what is there is no text in UTF-8") from None
 
 
 def _begin(config: Config) -> SharedPast:
@@ -101,7 +107,7 @@ class Cluster:
         self._reactor = reactor
         self._config = config
         self._hub = hub
-        self._address = opened.address
+        self._url = opened.url
         info = HostInfo(
             name=config.host_name,
             version=VERSION,
@@ -194,6 +200,6 @@ class Cluster:
             since=membership.away_since if away else membership.since,
             reason=membership.away or membership.why,
             position=membership.place.position,
-            redis=str(self._address),
+            redis=str(self._url),
             hosts=self.hosts,
         )

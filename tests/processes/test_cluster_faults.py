@@ -16,7 +16,6 @@ from support.leftovers import nothing_left_behind
 from support.redis_server import LOOPBACK, RedisServer, running_redis, running_replica, running_sentinel
 from support.waiting import eventually
 
-from mpchat.cluster.address import parse_address
 from mpchat.cluster.redis_store import RedisStore
 from mpchat.cluster.store import (
     Batch,
@@ -27,6 +26,7 @@ from mpchat.cluster.store import (
     StoreError,
     UnavailableError,
 )
+from mpchat.cluster_url import parse
 
 NAME = "채팅"
 LEASE = 60.0
@@ -39,7 +39,7 @@ DURABLE = ("appendonly yes", "appendfsync always")
 
 @contextmanager
 def opened(url: str, password: str = "") -> Iterator[RedisStore]:
-    store = RedisStore(parse_address(url, password), NAME)
+    store = RedisStore(parse(url), NAME, password)
     try:
         yield store
     finally:
@@ -400,7 +400,7 @@ def test_databases_and_names_are_apart(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server, opened(f"{server.url}/3") as third, opened(server.url) as store:
         begin(third)
         assert store.open() is None
-        other = RedisStore(parse_address(f"{server.url}/3"), "다른 채팅")
+        other = RedisStore(parse(f"{server.url}/3"), "다른 채팅")
         assert other.open() is None
         other.close()
 
@@ -639,19 +639,62 @@ def test_a_sentinel_that_still_names_the_old_master_is_not_believed(tmp_path: Pa
             store.load()
 
 
-def test_tls_is_used_and_the_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sentinel_that_asks_for_a_password_gets_it(tmp_path: Path) -> None:
+    with (
+        running_redis(tmp_path / "a") as master,
+        running_replica(tmp_path / "b", master),
+        running_sentinel(tmp_path / "s", master, SERVICE, "requirepass hunter2") as sentinel,
+    ):
+        master.ask("CONFIG", "SET", "requirepass", "hunter2")
+        url = f"redis+sentinel://{LOOPBACK}:{sentinel}/{SERVICE}"
+        with opened(url, "hunter2") as store:
+            assert store.open() is None
+            begin(store)
+        for password in ("", "비밀"):
+            with (
+                opened(url, password) as store,
+                pytest.raises(UnavailableError, match="no Sentinel") as caught,
+            ):
+                store.open()
+            assert "비밀" not in str(caught.value)
+
+
+def tls_options(folder: Path, port: int) -> tuple[str, ...]:
+    """Issue a certificate into ``folder``, and return what lets a server use it on a port."""
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
     certificate = authority.issue_cert("localhost", LOOPBACK)
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    port = free_port()
-    options = (
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    return (
         f"tls-port {port}",
-        f"tls-cert-file {tmp_path / 'cert.pem'}",
-        f"tls-key-file {tmp_path / 'key.pem'}",
+        f"tls-cert-file {folder / 'cert.pem'}",
+        f"tls-key-file {folder / 'key.pem'}",
+        f"tls-ca-cert-file {folder / 'ca.pem'}",
         "tls-auth-clients no",
     )
+
+
+def test_sentinels_and_redis_are_reached_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port, sentinel = free_port(), free_port()
+    options = tls_options(tmp_path, port)
+    others = (f"tls-port {sentinel}", *options[1:], "tls-replication yes")
+    with (
+        running_redis(tmp_path / "a", *options) as master,
+        running_replica(tmp_path / "b", master),
+        running_sentinel(tmp_path / "s", master, SERVICE, *others, watched=port),
+        opened(f"rediss+sentinel://{LOOPBACK}:{sentinel}/{SERVICE}") as store,
+    ):
+        with pytest.raises(UnavailableError, match=r"(?i)certificate"):
+            store.open()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert store.open() is None
+        begin(store)
+
+
+def test_tls_is_used_and_the_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    options = tls_options(tmp_path, port)
     with running_redis(tmp_path / "redis", *options), opened(f"rediss://localhost:{port}") as store:
         with pytest.raises(UnavailableError, match=r"(?i)certificate"):
             store.open()

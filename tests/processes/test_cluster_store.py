@@ -11,7 +11,6 @@ from support.model_store import ModelLog, ModelStore
 from support.redis_server import RedisServer, running_redis
 
 from mpchat.cluster import redis_store
-from mpchat.cluster.address import parse_address
 from mpchat.cluster.redis_store import RedisStore
 from mpchat.cluster.store import (
     AGAIN,
@@ -31,6 +30,7 @@ from mpchat.cluster.store import (
     TrimmedError,
     chained,
 )
+from mpchat.cluster_url import parse
 
 NAME = "우리 채팅"
 LEASE = 10.0
@@ -79,7 +79,7 @@ class RedisKit:
         self.stores: list[RedisStore] = []
 
     def store(self) -> Store:
-        self.stores.append(RedisStore(parse_address(self.server.url), NAME))
+        self.stores.append(RedisStore(parse(self.server.url), NAME))
         return self.stores[-1]
 
     def pass_time(self, seconds: float) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpchat.cluster_url import ClusterUrl, Server, parse, without_password
+from mpchat.cluster_url import ClusterUrl, Server, parse, shown, without_password
 
 PARTS = [
     ("redis://a", ClusterUrl("redis", (Server("a", 6379),))),
@@ -31,6 +31,24 @@ PARTS = [
             "redis+sentinel", (Server("a", 26379),), user="me", password="비밀", service="chat", database=2
         ),
     ),
+    ("redis://레디스.example:7000/3", ClusterUrl("redis", (Server("레디스.example", 7000),), database=3)),
+    ("redis://redis_1.example.com", ClusterUrl("redis", (Server("redis_1.example.com", 6379),))),
+    ("redis://10.0.0.1", ClusterUrl("redis", (Server("10.0.0.1", 6379),))),
+    (
+        "redis://u:%40%3A%2F%23@[fe80::1]:7000/1",
+        ClusterUrl("redis", (Server("fe80::1", 7000),), user="u", password="@:/#", database=1),
+    ),
+    ("redis://u:a@b:c@h", ClusterUrl("redis", (Server("h", 6379),), user="u", password="a@b:c")),
+    (
+        "rediss+sentinel://u:p@a:7000,[::2]/%EC%B1%84%ED%8C%85",
+        ClusterUrl(
+            "rediss+sentinel",
+            (Server("a", 7000), Server("::2", 26379)),
+            user="u",
+            password="p",
+            service="채팅",
+        ),
+    ),
 ]
 SHOWN = [
     "redis://a",
@@ -40,6 +58,52 @@ SHOWN = [
     "rediss://%EB%82%98:***@[::1]:7000/12",
     "redis+sentinel://a,b.example:5,[::1]/chat",
     "redis+sentinel://me:***@a/chat/2",
+    "redis://레디스.example:7000/3",
+    "redis://redis_1.example.com",
+    "redis://10.0.0.1",
+    "redis://u:***@[fe80::1]:7000/1",
+    "redis://u:***@h",
+    "rediss+sentinel://u:***@a:7000,[::2]/채팅",
+]
+WRONG = [
+    "",
+    "h:6379",
+    "http://h",
+    "unix:///run/redis.sock",
+    "redis://",
+    "redis:///0",
+    "redis://:hunter2@",
+    "redis://a b",
+    "redis://" + "a" * 64,
+    "redis://" + "가" * 64,
+    "redis://\udc80",
+    "redis://-",
+    "redis://h\n",
+    "redis://h:",
+    "redis://h:0",
+    "redis://h:65536",
+    "redis://h:x",
+    "redis://h:-1",
+    "redis://h:١",
+    "redis://h:" + "1" * 5000,
+    "redis://::1",
+    "redis://::1:6379",
+    "redis://[::1",
+    "redis://[::1]6379",
+    "redis://[h]",
+    "redis://[::1]:",
+    "redis://a,b",
+    "redis://h/x",
+    "redis://h/-1",
+    "redis://h/1/2",
+    "redis://h?db=1",
+    "redis://h/0#x",
+    "redis+sentinel://a,b",
+    "redis+sentinel://a,b/",
+    "redis+sentinel://a,,b/s",
+    "redis+sentinel://a/s/x",
+    "redis+sentinel://a/%2F",
+    "redis+sentinel://a/%ff",
 ]
 
 
@@ -55,6 +119,26 @@ def test_a_url_is_shown_without_its_password(text: str, shown: str) -> None:
     assert parse(shown)._replace(password="") == parse(text)._replace(password="")
 
 
+@pytest.mark.parametrize(
+    ("scheme", "is_tls"),
+    [("redis", False), ("rediss", True), ("redis+sentinel", False), ("REDISS+Sentinel", True)],
+)
+def test_some_urls_ask_for_tls(scheme: str, *, is_tls: bool) -> None:
+    assert parse(f"{scheme}://a/{'s' if 'entinel' in scheme else ''}").is_tls is is_tls
+
+
+def test_a_server_is_shown_in_the_way_of_urls() -> None:
+    found = [shown(each) for each in parse("redis+sentinel://레디스,[::1]:5/s").servers]
+    assert found == ["레디스:26379", "[::1]:5"]
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_another_text_is_an_error_in_one_line(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse(text)
+    assert "\n" not in str(caught.value)
+
+
 def test_of_what_is_no_url_nothing_is_shown() -> None:
     assert without_password("") == ""
     assert without_password("redis:/비밀@a") == "***"
@@ -68,7 +152,10 @@ def test_no_password_is_ever_shown(password: str) -> None:
         assert parse(text).servers == (Server("a", 6379),)
 
 
-@pytest.mark.parametrize("text", ["비밀", "redis://비밀:@a", "redis://:비밀@a/b", "redis+sentinel://:비밀@a"])
+@pytest.mark.parametrize(
+    "text",
+    ["비밀", "redis://비밀:@a", "redis://:비밀@a/b", "redis+sentinel://:비밀@a", "redis://" + "비밀" * 60],
+)
 def test_an_error_shows_no_part_of_the_text(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse(text)

@@ -124,14 +124,20 @@ def running_replica(folder: Path, master: RedisServer) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def running_sentinel(folder: Path, master: RedisServer, service: str) -> Iterator[int]:
-    """Run one Sentinel that decides alone, after half a second; yield its port."""
+def running_sentinel(
+    folder: Path, master: RedisServer, service: str, *options: str, watched: int = 0
+) -> Iterator[int]:
+    """Run one Sentinel that decides alone, after half a second; yield its port.
+
+    ``options`` are lines of its file. ``watched`` is the master's port for it, if that is another one.
+    """
     folder.mkdir()
     port = free_port()
     config = folder / "sentinel.conf"
     config.write_text(
         f"port {port}\nbind {LOOPBACK}\ndir {folder}\n"
-        f"sentinel monitor {service} {LOOPBACK} {master.port} 1\n"
+        + "".join(f"{each}\n" for each in options)
+        + f"sentinel monitor {service} {LOOPBACK} {watched or master.port} 1\n"
         f"sentinel down-after-milliseconds {service} 500\nsentinel failover-timeout {service} 3000\n"
     )
     with subprocess.Popen(
@@ -139,14 +145,15 @@ def running_sentinel(folder: Path, master: RedisServer, service: str) -> Iterato
         stdout=subprocess.DEVNULL,
     ) as process:
         try:
-            eventually(lambda: _knows_replica(port, service), "a Sentinel that knows the replica")
+            password = next((each.split()[1] for each in options if each.startswith("requirepass ")), None)
+            eventually(lambda: _knows_replica(port, service, password), "a Sentinel that knows the replica")
             yield port
         finally:
             process.kill()
 
 
-def _knows_replica(port: int, service: str) -> bool:
-    connection = redis.Connection(host=LOOPBACK, port=port, socket_timeout=5.0, protocol=2)
+def _knows_replica(port: int, service: str, password: str | None) -> bool:
+    connection = redis.Connection(host=LOOPBACK, port=port, password=password, socket_timeout=5.0, protocol=2)
     try:
         connection.send_command("SENTINEL", "REPLICAS", service)
         return bool(connection.read_response())
