@@ -52,8 +52,6 @@ PURE = {
     "memory",
     "protocol",
     "auth.grant",
-    "cluster.address",
-    "cluster.store",
     "cluster.store",
     "ipc.addresses",
     "ipc.beat",

@@ -37,7 +37,7 @@ class Parts:
     def turn(self, now: float) -> None:
         self.done.append("turn")
 
-    def announce(self, text: str, now: float) -> None:
+    def say_farewell(self, text: str, now: float) -> None:
         self.done.append(text)
 
     def silence_notices(self, now: float) -> None:
@@ -60,6 +60,9 @@ class Parts:
 
     def kill_tls(self) -> None:
         self.done.append("kill TLS")
+
+    def leave(self) -> None:
+        self.done.append("leave")
 
     def take(self) -> list[str]:
         done, self.done = self.done, []
@@ -114,6 +117,18 @@ def test_without_a_farewell_nothing_is_announced() -> None:
     shutdown.proceed(100.0)
     shutdown.proceed(100.0)
     assert parts.take() == ["drain", "turn", "silence", "close 10"]
+
+
+def test_a_host_of_several_leaves_when_its_clients_have_the_farewell() -> None:
+    shutdown, parts = begun()
+    shutdown.cluster = cast(Any, parts)
+    parts.drained = parts.empty = True
+    for now in (100.0, 101.0):
+        shutdown.proceed(now)
+    assert parts.take() == ["drain", "turn", "bye", "turn", "silence", "leave", "close 9"]
+    shutdown.hurry(102.0)
+    shutdown.proceed(110.0 + STOP_GRACE)
+    assert parts.take() == ["kill"]
 
 
 def test_hurry_skips_to_the_farewell_and_leaves_little_time() -> None:

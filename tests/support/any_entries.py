@@ -1,30 +1,39 @@
 """Entries of every kind at random, from a seed, that fit a state: an endless day in a small, busy chat."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from mpchat.auth.grant import Grant, Identity
 from mpchat.auth.lookalikes import looks
+from mpchat.hub.effects import Effect
 from mpchat.hub.entries import (
     Announced,
+    Arrived,
     Asked,
     ClockStepped,
     Configured,
     CutOff,
     Denied,
     Entry,
+    Gone,
+    HostBeat,
+    Kicked,
     Left,
     Lifted,
     Moderated,
     NoticesDue,
     Posted,
+    Returned,
     RoomClosed,
+    RoomHeld,
     Sender,
     Swept,
     WorkerDied,
 )
+from mpchat.hub.hosts import HostInfo, encode_info, global_identity, host_of
 from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.state import HubState
 from mpchat.protocol.messages import message_frame
@@ -47,6 +56,7 @@ ROOMS = ["방", "방-2", "비밀", "x", "X", "lobby", "room with space"]
 HOSTS = ["192.0.2.1", "192.0.2.2", "198.51.100.7", "2001:db8::1"]
 TEXTS = ["안녕", "네", "hello", "긴 글 " * 40]
 PATTERNS = [None, None, ("*",), ("*",), ("방*",), ("lobby", "비밀"), ()]
+EPOCHS = ["시대", "earlier", "unknown"]
 REASONS = ["closed", "lost", "lost", "slow consumer", "kicked"]
 
 
@@ -66,12 +76,36 @@ def limits(rng: random.Random) -> Limits:
     )
 
 
-class AnyEntries:
-    """Makes one entry after the other; it looks into the state for what is there."""
+class Placed(NamedTuple):
+    """An entry, and its host and batch; 0 and 0: there is only one host, or it is the log's own."""
 
-    def __init__(self, seed: int, state: HubState) -> None:
+    entry: Entry
+    host: int
+    batch: int
+
+
+def put(state: HubState, placed: Placed) -> list[Effect]:
+    """Apply an entry as a batch of its own; return its effects."""
+    effects = state.apply(placed.entry, placed.host)
+    if placed.host:
+        state.hosts.count(placed.host, placed.batch, 100 * placed.batch, 1.0 * placed.batch)
+    return effects
+
+
+class AnyEntries:
+    """Makes one entry after the other; it looks into the state for what is there.
+
+    With ``shared`` they are those of several hosts, which come and go.
+    """
+
+    def __init__(self, seed: int, state: HubState, *, shared: bool = False) -> None:
         self.rng = random.Random(seed)
         self.state = state
+        self.shared = shared
+        # The host whose entry is made, the hosts that there were, and the batches.
+        self.host = 0
+        self.epochs = 0
+        self.batches = 0
         self.now = 1000.0
         self.offset = 1.7e9
         self.identities = 0
@@ -81,7 +115,7 @@ class AnyEntries:
     def at(self) -> float:
         return self.now + self.offset
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Placed]:
         makers: list[tuple[int, Callable[[], Entry]]] = [
             (30, self.posted),
             (40, self.join),
@@ -99,17 +133,40 @@ class AnyEntries:
             (12, self.notices_due),
             (12, self.swept),
         ]
+        if self.shared:
+            makers += [
+                (2, self.arrived),
+                (2, self.gone),
+                (12, self.host_beat),
+                (20, self.returned),
+                (6, self.room_held),
+                (1, self.kicked),
+            ]
         weights = [weight for weight, _ in makers]
         while True:
             self.now += self.rng.choice([0.0, 0.0, 0.01, 0.05, 0.2, 1.0, 1.0, 4.0])
-            yield self.rng.choices(makers, weights)[0][1]()
+            if self.shared:
+                self.host = self.rng.choice(list(self.state.hosts.by_epoch) or [0])
+            self.batches += 1
+            make = self.rng.choices(makers, weights)[0][1]
+            entry = self.arrived() if self.shared and not self.host else make()
+            of_the_log = isinstance(entry, Arrived | Gone)
+            yield (
+                Placed(entry, 0, 0) if of_the_log or not self.host else Placed(entry, self.host, self.batches)
+            )
+
+    def here(self, identities: Iterable[int]) -> list[int]:
+        """Return those of the host whose entry is made, as it knows them itself."""
+        base = global_identity(self.host, 0)
+        return [each - base for each in identities if host_of(each) == self.host]
 
     def some(self, *, ending: bool = True) -> int:
-        """Return the identity of a connection, nearly always of one that is there."""
+        """Return the identity of a connection of the host, nearly always of one that is there."""
         members = self.state.members
-        there: list[int] = [*members.by_identity, *(members.ending if ending else ())]
+        known: list[int] = [*members.by_identity, *(members.ending if ending else ())]
         if self.rng.random() < 0.7:
-            there = [each for each in there if each in members.by_identity and members.by_identity[each].name]
+            known = [each for each in known if each in members.by_identity and members.by_identity[each].name]
+        there = self.here(known)
         if there and self.rng.random() < 0.95:
             return self.rng.choice(there)
         return self.rng.randint(1, self.identities + 1)
@@ -139,16 +196,19 @@ class AnyEntries:
             identity = self.identities
         else:
             identity = self.some(ending=False)
-            member = self.state.members.by_identity.get(identity)
+            member = self.state.members.by_identity.get(global_identity(self.host, identity))
             if member is not None and member.claim is not None:
                 name = rng.choice([None, None, name])
         claim = self.state.members.claims.get(name or "")
         known = [claim.token, claim.token, claim.before, claim.before] if claim is not None else []
         shown = rng.choice([None, "틀린 열쇠", *known])
         room = rng.choice([None, None, *ROOMS])
-        epoch = rng.choice(["시대", "earlier", "unknown"])
+        epoch = self.epoch()
         wanted = Join(name=name, room=room, token=shown, after=rng.choice([None, 0, 3, 12]), epoch=epoch)
         return self.proven(self.ask(identity, Request(join=wanted)), name)
+
+    def epoch(self) -> str:
+        return self.rng.choice(list(dict.fromkeys([self.state.members.past.epoch, *EPOCHS])))
 
     def proven(self, asked: Asked, name: str | None) -> Asked:
         """Let a check have had an outcome, or none."""
@@ -186,7 +246,7 @@ class AnyEntries:
     def list_rooms(self) -> Asked:
         """Let a member ask whose token is for some rooms only, if there is one."""
         members = self.state.members.by_identity.values()
-        some = [each.identity for each in members if each.grant is not None and each.grant.rooms]
+        some = self.here(each.identity for each in members if each.grant is not None and each.grant.rooms)
         return self.ask(self.rng.choice(some) if some else self.some(), Request(rooms=ListRooms()))
 
     def left(self) -> Left:
@@ -201,7 +261,8 @@ class AnyEntries:
         return CutOff(self.now, self.some(), "slow consumer")
 
     def worker_died(self) -> WorkerDied:
-        identities = [each for each in self.state.members.by_identity if self.rng.random() < 0.3]
+        there = self.here(self.state.members.by_identity)
+        identities = [each for each in there if self.rng.random() < 0.3]
         return WorkerDied(self.now, identities, self.rng.randint(0, 9))
 
     def announced(self) -> Announced:
@@ -230,8 +291,61 @@ class AnyEntries:
         return NoticesDue(self.now)
 
     def swept(self) -> Swept:
-        there = self.state.members.by_identity
-        return Swept(self.now, self.at, tuple(each for each in there if self.rng.random() < 0.1))
+        return Swept(self.now, self.at, self.renewing())
+
+    def renewing(self) -> tuple[int, ...]:
+        there = self.here(self.state.members.by_identity)
+        return tuple(each for each in there if self.rng.random() < 0.1)
+
+    # Of several hosts.
+
+    def arrived(self) -> Arrived:
+        self.epochs += 1
+        info = HostInfo(name=f"서버-{self.epochs}", version=self.rng.choice([1, 2]), release="0.2.0")
+        return Arrived(self.now, self.at, self.epochs, encode_info(info))
+
+    def gone(self) -> Gone:
+        return Gone(self.now, self.at, self.rng.choice(list(self.state.hosts.by_epoch)))
+
+    def host_beat(self) -> HostBeat:
+        clients, speakers = self.rng.randint(0, 9), self.rng.choice([0, 1, 9])
+        return HostBeat(self.now, self.at, self.batches, b"digest", clients, speakers, self.renewing())
+
+    def returned(self) -> Returned:
+        """Let a member return, nearly always one whose name is held for it."""
+        rng, state = self.rng, self.state
+        self.identities += 2  # the next one may have asked something already
+        self.asked += 1
+        name = rng.choice(NAMES)
+        claims = [claim for claim in map(state.members.claims.get, NAMES) if claim is not None]
+        held = [claim for claim in claims if claim.identity is None]
+        token = f"열쇠 {self.asked}"
+        if claims and rng.random() < 0.9:
+            claim = rng.choice(held or claims)
+            name, token = claim.name, rng.choice([claim.token, claim.token, claim.before])
+        room = state.rooms.get(wanted := rng.choice([*ROOMS, *state.rooms.names]))
+        number, seq = (room.number, room.seq) if room is not None else (0, 0)
+        identified = self.proven(self.ask(self.identities, Request()), name).identified
+        return Returned(
+            self.now,
+            self.at,
+            self.identities,
+            self.address(self.identities),
+            name,
+            token,
+            f"새 열쇠 {self.asked}",
+            wanted,
+            rng.choice([number, number, 0]),
+            max(0, seq + rng.choice([-5, -1, 0, 0, 3])),
+            self.epoch(),
+            identified,
+        )
+
+    def room_held(self) -> RoomHeld:
+        return RoomHeld(self.rng.choice([*self.state.rooms.by_number, 99]), self.rng.random() < 0.5)
+
+    def kicked(self) -> Kicked:
+        return Kicked(self.rng.choice([*NAMES, *HOSTS]))
 
 
 def _with(asked: Asked, **fields: object) -> Asked:
