@@ -9,6 +9,7 @@ from mpchat.auth.lookalikes import looks
 from mpchat.hub.effects import Effect, End, Enter, Tell
 from mpchat.hub.entries import Asked, Configured, Denied, Entry, Left, Posted, Swept, WorkerDied
 from mpchat.hub.history import Run
+from mpchat.hub.hosts import global_identity
 from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
@@ -46,6 +47,8 @@ class Desk:
         self.ended: list[int] = []
         # By identity: the host of a client, if it is not 192.0.2.1.
         self.hosts: dict[int, str] = {}
+        # The epoch of the host whose clients ask, with a log that several hosts share.
+        self.host = 0
         self._tokens = 0
 
     def address(self, identity: int) -> str:
@@ -54,7 +57,7 @@ class Desk:
 
     def apply(self, entry: Entry) -> list[Effect]:
         """Apply an entry; return its effects."""
-        effects = self.state.apply(entry)
+        effects = self.state.apply(entry, self.host)
         self._note(effects)
         return effects
 
@@ -84,7 +87,8 @@ class Desk:
         token = f"token {self._tokens}"
         address = self.address(identity)
         self.apply(Asked(now, now, identity, address, request, token, identified, denied))
-        return next((each for who, each in reversed(self.sent[before:]) if who == identity), {})
+        asker = global_identity(self.host, identity)
+        return next((each for who, each in reversed(self.sent[before:]) if who == asker), {})
 
     def join(
         self,
