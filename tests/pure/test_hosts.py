@@ -100,6 +100,40 @@ def test_the_last_batches_of_a_lost_log_are_those_of_its_generation() -> None:
     assert hosts.number("g4", 2) == 0
 
 
+def test_states_agree_by_the_chain_of_the_last_place_that_both_remember(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hosts_module, "MOST_CHAINS", 3)
+    one, two, three = Hosts(), Hosts(), Hosts()
+    for position in range(1, 6):
+        one.note(position, b"%d" % position)
+        two.note(position + 1, b"%d" % (position + 1))
+        three.note(position, b"other" if position == 5 else b"%d" % position)
+    assert list(one.chains) == [3, 4, 5]
+    assert one.agrees(two)
+    assert not one.agrees(three)
+    assert not two.agrees(three)
+    two.note(7, b"7")
+    two.note(8, b"8")
+    assert not one.agrees(two)  # neither remembers a place of the other
+
+
+def test_a_chat_that_no_host_was_in_has_another_epoch() -> None:
+    hall = Return()
+    before = hall.state.members.past.epoch
+    hall.state.hosts.count(BUSAN, 1, 0, 1.0)
+    hall.lose(JEJU)
+    hall.state.apply(arrived(4))
+    assert hall.state.members.past.epoch == before
+    for epoch in (4, BUSAN):
+        hall.lose(epoch)
+    hall.state.apply(arrived(5))
+    hall.at(5)
+    epoch = hall.join(1, "앨리스", room="방", token=hall.token, after=5, epoch=before)["welcome"]["epoch"]
+    assert epoch.startswith(f"{before}.5.")
+    assert hall.state.members.past.agreed(before, "방") == 5
+
+
 # Hosts in the state.
 
 

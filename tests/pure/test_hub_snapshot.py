@@ -83,7 +83,7 @@ ATTRIBUTES: dict[type, str] = {
     Claims: "_by_key _by_look _held",
     Claim: "before identity looks name proven since token until",
     HeldNames: "_by_count _by_owner _most _owners",
-    Hosts: "by_epoch earlier held numbers",
+    Hosts: "by_epoch chains earlier held numbers",
     Host: "clients digest epoch heard name position release since speakers total version",
     Past: "earlier epoch floor last runs",
 }

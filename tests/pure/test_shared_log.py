@@ -51,8 +51,13 @@ class Order:
 def member(epoch: int = 1) -> SharedLog:
     """Return the log of a host that takes part."""
     log = SharedLog(START)
-    log.join(epoch, [])
+    join(log, epoch)
     return log
+
+
+def join(log: SharedLog, epoch: int, *first: Entry) -> None:
+    """Let a host take part that has read its arrival already."""
+    log.join(epoch, list(first), log.place.position, b"")
 
 
 def append(log: SharedLog, *contents: Entry | Step) -> None:
@@ -258,7 +263,7 @@ def test_a_host_that_takes_no_part_sends_nothing_until_it_does() -> None:
     log, other, order = SharedLog(START), member(2), Order()
     append(log, said("하나"), More(1))
     assert batches(log) == []
-    log.join(4, [said("먼저"), said("다음")])
+    join(log, 4, said("먼저"), said("다음"))
     found = order.take(4, batches(log))
     expected = [Announced(6.0, 1.7e9 + 1, each.encode()) for each in ("먼저", "다음", "하나")]
     for reader, more in ((log, [More(1)]), (other, [])):
@@ -281,7 +286,7 @@ def test_what_was_not_read_back_goes_out_again_once_under_the_next_epoch() -> No
     assert contents(log) == [names[0], More(1), Gone(7.0, 1.7e9 + 2, 1)]
     append(log, names[3])
     assert batches(log) == []
-    log.join(2, [Kicked("돌아온 이")])
+    join(log, 2, Kicked("돌아온 이"))
     (again,) = batches(log)
     assert again.number == 1
     log.receive(order.take(2, [again]))
@@ -310,16 +315,60 @@ def test_a_snapshot_settles_what_it_has_of_this_host(number: int, settled: list[
         batches(log)
     log.append(names[3], worker, 70)
     place = START._replace(generation="g2", position=50)
-    assert log.restart(place, number) == [Record(names[each], worker, 70) for each in settled]
+    step = Record(More(1), None, 10)
+    records = [each for name in settled for each in (Record(names[name], worker, 70), step)]
+    assert log.restart(place, number) == records
     assert (log.place, log.epoch) == (place, 0)
-    assert contents(log) == [More(1)] * len(settled)
-    log.join(5, [])
+    assert not log
+    join(log, 5)
     order.place = place
     log.receive(order.take(5, batches(log)))
     found = contents(log)
     assert [each for each in found if each != More(1)] == names[len(settled) :]
     assert found.count(More(1)) == 3 - len(settled)
     assert not log.owes
+
+
+def test_records_can_be_put_first_and_entries_of_a_kind_dropped_while_a_host_takes_no_part() -> None:
+    log, order = member(), Order()
+    append(log, Kicked("앨리스"), said("하나"), Kicked("밥"))
+    assert log.waiting(Kicked) == [Kicked("앨리스"), Kicked("밥")]
+    batches(log)
+    records = [Record(said("먼저"), None, 10), Record(More(1), None, 10)]
+    log.put_first(records)
+    log.drop(Kicked)
+    join(log, 2)
+    other, found = SharedLog(START), order.take(2, batches(log))
+    for reader, expected in ((log, ["먼저", More(1), "하나"]), (other, ["먼저", "하나"])):
+        reader.receive(found)
+        texts = [each.frame.decode() if isinstance(each, Announced) else each for each in contents(reader)]
+        assert texts == expected
+    assert not log.owes
+
+
+def test_a_host_knows_its_own_batches_only_behind_its_own_arrival() -> None:
+    """Another host had the epoch before the log was lost, or has it since."""
+    log, other, order = SharedLog(START), member(1), Order()
+    append(other, Kicked("밥"))
+    log.join(1, [Kicked("앨리스")], 12, b"info")
+    sent = batches(log)
+    log.receive(order.take(1, batches(other)))
+    assert contents(log) == [Kicked("밥")]
+    log.receive([order.add(1, payload=b"info", kind=ARRIVED), *order.take(1, sent)])
+    assert contents(log)[1:] == [Kicked("앨리스")]
+    assert not log.owes
+
+
+@pytest.mark.parametrize(
+    ("kind", "epoch", "info"), [(GONE, 1, b""), (ARRIVED, 2, b"info"), (ARRIVED, 1, b"x")]
+)
+def test_another_entry_in_the_place_of_the_arrival_is_a_rewound_log(
+    kind: str, epoch: int, info: bytes
+) -> None:
+    log, order = SharedLog(START), Order()
+    log.join(1, [], 11, b"info")
+    with pytest.raises(RewoundError, match="arrival is not at 11"):
+        log.receive([order.add(epoch, payload=info, kind=kind)])
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -352,10 +401,10 @@ def test_all_comes_out_once_and_in_order_however_often_the_epoch_is_lost(seed: i
             receive([order.gone(epoch)])
         else:
             epoch += 1
-            log.join(epoch, [])
+            join(log, epoch)
     if not log.epoch:
         epoch += 1
-        log.join(epoch, [])
+        join(log, epoch)
     wire += batches(log)
     read(len(wire))
     assert found == added

@@ -87,6 +87,7 @@ class Placed(NamedTuple):
 def put(state: HubState, placed: Placed) -> list[Effect]:
     """Apply an entry as a batch of its own; return its effects."""
     effects = state.apply(placed.entry, placed.host)
+    state.hosts.note(placed.batch, b"%d" % placed.batch)
     if placed.host:
         state.hosts.count(placed.host, placed.batch, 100 * placed.batch, 1.0 * placed.batch)
     return effects
