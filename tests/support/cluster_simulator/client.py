@@ -28,6 +28,8 @@ class Truth:
         self.seen: dict[Numbered, str] = {}
         # True once the store has lost something: ranges may be lost, and heard twice.
         self.store_lost = False
+        # Chat epochs in which numbers may have been given twice, because the store has lost them.
+        self.forked: set[str] = set()
         # The keys of rooms that an operator has closed: with them went their history.
         self.closed: set[str] = set()
 
@@ -139,24 +141,23 @@ class Client:
         ):
             self.fail(f"lost {lost}, and the store has lost nothing")
         if joining is not None and joining[1] is None:
-            self.last = self.next = None
-            self.heard.clear()
-            self.last_of.clear()
+            self._forget(None)
         elif lost is not None:
             first, last = lost
             if self.last is not None and first > self.last + 1:
                 self.fail(f"lost {lost} leaves out some before")
-            self.last, self.next = None, last + 1 if last is not None else None
-            self.heard.clear()
-            self.last_of.clear()
+            self._forget(last + 1 if last is not None else None)
+        elif recovered and same and self.last is not None and self.last > welcome["seq"]:
+            # The number in the welcome tells: there was a loss that no living host has seen.
+            if not self._truth.store_lost:
+                self.fail(f"the room is only at {welcome['seq']}, and the store has lost nothing")
+            self._forget(welcome["seq"] + 1)
         elif recovered and same:
             self.next = self.last + 1 if self.last is not None else None
         elif joining is not None:
             self.fail(f"neither recovered nor lost: {welcome}")
         else:
-            self.last = self.next = None
-            self.heard.clear()
-            self.last_of.clear()
+            self._forget(None)
         if welcome["name"] != self.name:
             self.fail(f"got the name {welcome['name']}")
         self.room, self.epoch, self.token = welcome["room"], welcome["epoch"], welcome["token"]
@@ -164,6 +165,12 @@ class Client:
         if self.last is None and not welcome["seq"]:
             self.last, self.next = 0, 1
         self._first = welcome["seq"] + 1
+
+    def _forget(self, following: int | None) -> None:
+        """Forget what was heard: what follows may be heard twice. ``following`` is the next number, if known."""
+        self.last, self.next = None, following
+        self.heard.clear()
+        self.last_of.clear()
 
     def _on_message(self, got: Object) -> None:
         number, sender, text = got["seq"], got.get("from", ""), got["message"]
@@ -175,7 +182,8 @@ class Client:
         elif self.next is None and number > self._first:
             self.fail(f"hears {number} ({text}) first, the room was at {self._first - 1}")
         key = Numbered(self.epoch, name_key(self.room), number)
-        if self._truth.said.setdefault(key, (sender, text)) != (sender, text):
+        said = self._truth.said.setdefault(key, (sender, text))
+        if said != (sender, text) and self.epoch not in self._truth.forked:
             self.fail(f"hears {number} as {text} of {sender!r}, others as {self._truth.said[key]}")
         if text in self.heard:
             self.fail(f"hears {text} again, as {number}")

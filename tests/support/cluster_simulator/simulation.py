@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import count
 from random import Random
 
+from mpchat.cluster.store import RewoundError, StoreError
 from mpchat.hub import membership
 from mpchat.hub.digest import Reading
 from mpchat.hub.log import Applied
@@ -19,10 +20,10 @@ from mpchat.ipc.items import PLAIN, Up
 from mpchat.protocol.names import name_key
 from support.cluster_simulator.client import Client, Truth
 from support.cluster_simulator.clock import BEGIN, Clock, simulated
-from support.cluster_simulator.host import Host, parts_of
+from support.cluster_simulator.host import Host, Running, parts_of
 from support.cluster_simulator.plain import PlainClient
 from support.cluster_simulator.worker import Connection
-from support.model_store import ModelLog
+from support.model_store import ModelLog, ModelStore
 
 ROOMS = ("lobby", "정원", "x")
 NAMES = ("가람", "나래", "다온", "라온", "마루", "바다", "사라")
@@ -73,6 +74,8 @@ class Simulation:
         self._away_until = 0.0
         # What the state was at each place, by the place's chain: a log may be rolled back.
         self.readings: dict[bytes, tuple[Reading, str]] = {}
+        # Processes that had read what the store has lost then, and the chat's epochs of that moment.
+        self.ahead: list[tuple[Running, set[str]]] = []
         self.quiet = False
         for host in self.hosts:
             host.on_applied = self._on_applied
@@ -264,14 +267,28 @@ class Simulation:
         if self.log.state is not None and self.random.random() < 0.3:
             entries = self.random.choice((1, 2, 5, 30))
             self.log.lose_last(entries)
-            self.truth.store_lost = True
+            self._note_loss()
             self.note(f"the store loses its last {entries} entries")
 
     def _become_empty(self) -> None:
         if self.random.random() < 0.2:
             self.log.become_empty()
-            self.truth.store_lost = True
+            self._note_loss()
             self.note("the store becomes empty")
+
+    def _note_loss(self) -> None:
+        """Note which hosts are to notice that the store has lost something."""
+        self.truth.store_lost = True
+        running = [each.process for each in self.hosts if each.running is not None]
+        epochs = {each.hub.state.members.past.epoch for each in running} | {each.epoch for each in self.truth.said}
+        self.truth.forked |= epochs
+        for each in running:
+            try:
+                ModelStore(self.log).check(each.membership.place)
+            except RewoundError:
+                self.ahead.append((each, epochs))
+            except StoreError:
+                continue
 
     def _operators(self) -> None:
         host = self._some_host()
@@ -374,6 +391,10 @@ class Simulation:
             inside = [each for each in self.clients if name_key(each.room) == name_key(room)]
             if len({(each.epoch, each.last) for each in inside}) > 1:
                 self.fail(f"not equally far in {room}: {[(each.name, each.last) for each in inside]}")
+        epoch = self.hosts[0].hub.state.members.past.epoch
+        for process, epochs in self.ahead:
+            if epoch in epochs and any(each.process is process for each in self.hosts):
+                self.fail(f"the store has lost what a host had read, and the epoch is still {epoch}")
         self._check_acknowledged()
 
     def _check_members(self, host: Host) -> None:
