@@ -422,9 +422,10 @@ class Hub:
     def take_part(self, epoch: int) -> None:
         """Serve the connections of this process as those of a host; 0: as of none."""
         self.state.here = epoch
-        # The others know of no hold of a host that has just come: what is said of strained rooms counts anew.
-        self._sender_holds = SenderHolds()
         self.delivery.base = global_identity(epoch, 0) if epoch else NOBODY
+        if self.shared is not None and epoch:
+            for room in self._sender_holds.held:  # of a host that has just come the others know no hold
+                self.shared.append(RoomHeld(room, True), None, 0)
 
     def replace_state(
         self, state: HubState, place: Place, number: int, entered: Collection[int], now: float

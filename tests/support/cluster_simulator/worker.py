@@ -222,9 +222,10 @@ class SimulatedWorker(Endpoint):
     def _serve_plain(self) -> None:
         for connection in self.connections.values():
             if connection.room == PLAIN:
-                for payload in self.plain[connection.place - self.plain_begin :]:
+                for payload in self.plain[max(0, connection.place - self.plain_begin) :]:
                     connection.client.hear(connection, payload)
-                connection.place = self.plain_begin + len(self.plain)
+                # One that was moved here may have got further than this worker.
+                connection.place = max(connection.place, self.plain_begin + len(self.plain))
 
     def _publish(self, head: list[tuple[int, int, int]], frames: bytes) -> None:
         position = 0
