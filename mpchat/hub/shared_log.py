@@ -209,11 +209,12 @@ class SharedLog:
     def restart(self, place: Place, number: int) -> list[Record]:
         """Go on behind the place of a snapshot, which has this host's batches up to ``number``.
 
-        Nothing may be ready. Return the records that the snapshot has and that did not come out, and the
+        Nothing but steps may be ready. Return the records that the snapshot has and that did not come out, and the
         steps among and right behind them.
         """
-        assert not self._ready, "what was read is applied first"
-        settled: list[Record] = []
+        assert all(isinstance(each.content, tuple) for each in self._ready), "what was read is applied first"
+        settled = list(self._ready)
+        self._ready.clear()
         while self._sent and self._sent[0][0] <= number:
             count = self._sent.popleft()[1]
             while count:
