@@ -17,7 +17,7 @@ from mpchat.auth.grant import Identity
 from mpchat.cluster.store import Place
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.hub.delivery import Delivery
-from mpchat.hub.effects import Hold, Order, Tell
+from mpchat.hub.effects import Hold, Order, Say, Tell
 from mpchat.hub.endpoint import STUCK_AFTER, STUCK_SHARE, Endpoint
 from mpchat.hub.entries import (
     Announced,
@@ -137,6 +137,8 @@ class Hub:
         self.place = shared.place if shared else None
         self._heard = (time.monotonic(), shared.place.time, shared.place.at) if shared else (0.0, 0.0, 0.0)
         self._ticking = False
+        # Up to which position plain clients have heard the log, where a snapshot was older.
+        self._shown = 0
         if shared:
             self.moderator.wall = self.wall
             self.take_part(0)
@@ -381,6 +383,8 @@ class Hub:
             log.exception("failed, left out by all hosts: an entry of host %d", host)
             effects = []
         self.state.digest.add(effects)
+        if self.place is not None and self.place.position < self._shown:
+            effects = [each for each in effects if not isinstance(each, Say)]
         self.delivery.kicks = host != self.state.here
         self.delivery.carry_out(effects)
 
@@ -436,6 +440,8 @@ class Hub:
         """
         assert self.shared is not None
         self._end_holds()
+        same = self.place is not None and self.place.generation == place.generation
+        self._shown = max(self._shown, self.place.position) if same and self.place is not None else 0
         self.delivery.leave_all()
         self.state = self.moderator.state = state
         self.delivery.use_rooms(state.rooms)
