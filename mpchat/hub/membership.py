@@ -192,6 +192,8 @@ class Membership:
         self._returning: list[Returned] = []
         # A lost log: wait until all that was read is applied. What log is in its place.
         self._lost, self._rewound, self._recovering = "", False, False
+        # Why this host, whose state differs, waits for its end in the log before it takes a snapshot.
+        self._differs = ""
         self._replaced = ""
         # How often it was begun to follow a log.
         self._followed = 0
@@ -249,7 +251,7 @@ class Membership:
             self.link.wake()
         if self._lost and not self.log and not self._recovering:
             self._recover(now)
-        if self._lost or not self.log.epoch:
+        if self._lost or self._differs or not self.log.epoch:
             return
         if self.place.total - self._told >= TELL_EVERY:
             self._tell(now)
@@ -258,7 +260,7 @@ class Membership:
 
     def beat(self, now: float) -> None:
         """Tell the others that this host is there; call every ``beat_every`` seconds."""
-        if self._lost:
+        if self._lost or self._differs:
             return
         epoch = self.log.epoch
         if epoch and self.place.position >= self._arrival and epoch not in self.hub.state.hosts.by_epoch:
@@ -374,6 +376,10 @@ class Membership:
         """Note the members of this host that the others lose now, to enter them again."""
         if self.part is Part.LEFT:
             return
+        if self._differs:
+            self._note_members(self.hub.state, self.hub.state)
+            self._lose(self._differs, now, rewound=False)
+            return
         log.warning("the others took this host for gone; it returns with its members: epoch %d", self._epoch)
         state, delivery = self.hub.state, self.hub.delivery
         for local, member in self._members_here(state):
@@ -476,8 +482,10 @@ class Membership:
     def _go_on(self, state: HubState, place: Place, now: float) -> None:
         number = state.hosts.number(self._generation, self._epoch)
         self._change(Part.RETURNING, self.why)
-        self._lost, self._recovering = "", False
+        self._lost, self._recovering, self._replaced, self._differs = "", False, "", ""
         self._readings.clear()
+        # What was told before may be of a state that was given up since, and would be met again and again.
+        self._compared = max(self._compared, self.place.position)
         self._snapshot_place, self._snapshot_at = place, now
         entered = {each.identity for each in self._returning}
         self.hub.replace_state(state, place, number, entered, now)
@@ -526,14 +534,22 @@ class Membership:
         """Compare this host's state with that of the leader, where that has said how it was."""
         host = self.hub.state.hosts.by_epoch[leader]
         position, digest = host.position, host.digest
-        if position == self._compared or not digest or position < self._readings[0][0]:
+        if position <= self._compared or not digest or position < self._readings[0][0]:
             return
         self._compared = position
         mine = self._readings[position - self._readings[0][0]][1]
-        if mine != digest and not self._lost:
+        if mine != digest and not self._lost and not self._differs:
             theirs = msgspec.msgpack.decode(digest, type=Reading)
             log.error("state differs from that of %s at %d: %s, here %s", host.name, position, theirs, mine)
-            self._lose(f"the state differs from that of host {host.name}", now, rewound=False)
+            self._give_up_state(f"the state differs from that of host {host.name}", now)
+
+    def _give_up_state(self, why: str, now: float) -> None:
+        """Leave, and take a snapshot behind that: up to its end a host may find batches of its own."""
+        if not self.log.epoch:
+            self._lose(why, now, rewound=False)
+            return
+        self._differs = why
+        self.link.leave(self.place.generation, self.log.epoch)
 
 
 def new_generation(before: str = "") -> str:
