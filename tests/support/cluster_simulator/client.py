@@ -135,6 +135,7 @@ class Client:
 
     def _on_welcome(self, welcome: Object) -> None:
         joining, self.joining = self.joining, None
+        assert welcome["name"] == self.name
         lost, recovered, same = welcome["lost"], welcome["recovered"], welcome["room"] == self.room
         if lost is not None and not (
             self._truth.store_lost or name_key(welcome["room"]) in self._truth.closed
@@ -158,8 +159,6 @@ class Client:
             self.fail(f"neither recovered nor lost: {welcome}")
         else:
             self._forget(None)
-        if welcome["name"] != self.name:
-            self.fail(f"got the name {welcome['name']}")
         self.room, self.epoch, self.token = welcome["room"], welcome["epoch"], welcome["token"]
         self.is_in = True
         if self.last is None and not welcome["seq"]:
@@ -167,7 +166,7 @@ class Client:
         self._first = welcome["seq"] + 1
 
     def _forget(self, following: int | None) -> None:
-        """Forget what was heard: what follows may be heard twice. ``following`` is the next number, if known."""
+        """Forget what was heard: it may come again. ``following`` is the next number, if it is known."""
         self.last, self.next = None, following
         self.heard.clear()
         self.last_of.clear()

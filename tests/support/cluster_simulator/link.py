@@ -181,7 +181,7 @@ class SimulatedLink:
 
     def _append(self, generation: str, epoch: int, position: int, batches: list[Outgoing]) -> Event | None:
         try:
-            self.store.append(generation, epoch, position, self._lease, [tuple(each) for each in batches])
+            self.store.append(generation, epoch, position, self._lease, [(*each,) for each in batches])
         except FencedError:
             return Fenced(epoch)
         return None
