@@ -209,8 +209,8 @@ class SharedLog:
     def restart(self, place: Place, number: int) -> list[Record]:
         """Go on behind the place of a snapshot, which has this host's batches up to ``number``.
 
-        Nothing but steps may be ready. Return the records that the snapshot has and that did not come out, and the
-        steps among and right behind them.
+        Nothing but steps may be ready. Return the records that the snapshot has and that did not come out,
+        and the steps among and right behind them.
         """
         assert all(isinstance(each.content, tuple) for each in self._ready), "what was read is applied first"
         settled = list(self._ready)

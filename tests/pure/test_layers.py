@@ -52,6 +52,7 @@ PURE = {
     "memory",
     "protocol",
     "auth.grant",
+    "cluster.address",
     "cluster.store",
     "ipc.addresses",
     "ipc.beat",
