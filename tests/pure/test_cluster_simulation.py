@@ -1,7 +1,7 @@
 """Several hosts of one chat, simulated: whatever goes wrong, in the order that a seed gives.
 
-``MPCHAT_SEEDS=10000 pytest tests/pure/test_cluster_simulation.py`` runs more seeds. ``MPCHAT_SEED=17`` runs only
-that one and, with ``-s``, prints all that happens.
+``MPCHAT_SEEDS=10000 pytest tests/pure/test_cluster_simulation.py`` runs more seeds. ``MPCHAT_SEED=17`` runs
+only that one and, with ``-s``, prints all that happens.
 """
 
 import os

@@ -9,9 +9,9 @@ from typing import Any
 
 from scripts.common.address import Address
 from scripts.common.frames import HEADER, framed, split_frames
-from scripts.stress.cluster.conversation import FAREWELL
 from scripts.stress.clients import ClientLoop, Connection, Plan, Report
 from scripts.stress.cluster.clients import Directory
+from scripts.stress.cluster.conversation import FAREWELL
 from scripts.stress.cluster.hosts import Ended
 from scripts.stress.cluster.stays import LOBBY, Stay
 from scripts.stress.members.texts import Sent, write

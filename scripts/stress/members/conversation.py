@@ -244,7 +244,12 @@ class Conversation:
 
     def _on_notice(self, notice: Object, sign: int) -> None:
         names, count, members = notice["names"], notice["count"], notice["members"]
-        if notice["room"] != self.room or len(names) != min(count, NAMED) or not count or members < self.fewest:
+        if (
+            notice["room"] != self.room
+            or len(names) != min(count, NAMED)
+            or not count
+            or members < self.fewest
+        ):
             self.findings.note("members", f"{self.label} in {self.room} got {notice}")
             return
         # Notices of one moment come together, and all of them name the members after it.
