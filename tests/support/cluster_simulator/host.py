@@ -146,7 +146,7 @@ class Host:
     def _begun(self) -> SharedPast:
         generation, epoch = (f"{self.random.getrandbits(64):x}" for _ in range(2))
         state = HubState(LIMITS, Past(epoch), Moderation({}, {}))
-        return SharedPast(state, Place(generation, 0, b"0" * 40, 0, 0.0, self.clock.time()))
+        return SharedPast(state, Place(f"1-{generation}", 0, b"0" * 40, 0, 0.0, self.clock.time()))
 
     def _count(self) -> tuple[int, int]:
         workers = self.process.workers
