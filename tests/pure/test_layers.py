@@ -52,7 +52,6 @@ PURE = {
     "memory",
     "protocol",
     "auth.grant",
-    "cluster.address",
     "cluster.store",
     "ipc.addresses",
     "ipc.beat",
