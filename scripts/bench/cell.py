@@ -116,7 +116,10 @@ class Cell:
             for process in self.load:
                 process.hear("counted", self.patience_s + DRAIN_S)
 
+        before = self.server.counters()
         cpu_us = self.cpu_us(work)  # what the server takes when all is delivered is no part of a delivery
+        after = self.server.counters()
+        self.figures.counted = {name: value - before[name] for name, value in after.items()}
         reports = [process.hear("report", self.patience_s) for process in self.load]
         _fill_in(self.figures, self.row, sent, reports, cpu_us)
 

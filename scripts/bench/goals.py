@@ -72,11 +72,11 @@ def judge(row: Row, servers: Sequence[str], results: Results) -> list[Verdict]:
         if name in OURS and row.crowd and row.name != "idle":
             verdicts.append(_judge_pace(row, name, results.median(row.name, name)))
         elif name in OURS:
-            verdicts += [_at_most(row, name, *goal) for goal in _goals(row, name, servers, results)]
+            verdicts += [at_most(row, name, *goal) for goal in _goals(row, name, servers, results)]
         elif name in OURS_WEBSOCKET and not row.rooms:
-            verdicts += [_at_most(row, name, *goal) for goal in _websocket_goals(row, name, results)]
+            verdicts += [at_most(row, name, *goal) for goal in _websocket_goals(row, name, results)]
         elif name in OURS_TLS and not row.rooms:
-            verdicts += [_at_most(row, name, *goal) for goal in _tls_goals(row, name, results)]
+            verdicts += [at_most(row, name, *goal) for goal in _tls_goals(row, name, results)]
     return verdicts
 
 
@@ -151,6 +151,7 @@ def _judge_pace(row: Row, name: str, ours: Figures | None) -> Verdict:
     return Verdict(row.name, name, goal, f"{pace:,.0f}", pace >= LEAST_CONNECTS_PER_S)
 
 
-def _at_most(row: Row, name: str, limit: float, what: str, value: float | None) -> Verdict:
+def at_most(row: Row, name: str, limit: float, what: str, value: float | None) -> Verdict:
+    """Judge a goal: ``value`` in ``what`` must not be above ``limit``."""
     reached, holds = ("no figure", None) if value is None else (f"{value:,.2f}", value <= limit)
     return Verdict(row.name, name, f"at most {limit:g} {what}", reached, holds)

@@ -66,8 +66,10 @@ def plans(peer: Peer, row: Row, options: Options, server: Server) -> Iterator[Pl
     """Share the clients out among the load processes; the last plan is the senders'."""
     processes = client_processes(peer, row)
     first = sending = _sending_clients(peer, row)
-    # Where nothing says how many messages a second there will be, one witness must do.
-    witnesses = max(2, int(PARSED_PER_S / row.rate * max(1, row.rooms))) if row.rate else 1
+    ports = server.ports[:1] if row.apart else server.ports
+    # Where nothing says how many messages a second there will be, one witness of each host must do.
+    some = max(2, int(PARSED_PER_S / row.rate * max(1, row.rooms))) if row.rate else 1
+    witnesses = max(some, len(ports))
     for index in range(processes + 1):
         senders = index == processes
         share, more = divmod(row.clients - sending, max(1, processes))
@@ -76,7 +78,7 @@ def plans(peer: Peer, row: Row, options: Options, server: Server) -> Iterator[Pl
             role="senders" if senders else "clients",
             wire=(senders and peer.senders) or peer.wire_for(row.rooms),
             host=server.host,
-            port=server.port,
+            ports=ports,
             source=f"127.0.0.{1 + index}",
             connections=connections,
             # The senders are witnesses only where there are no other clients.

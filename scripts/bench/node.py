@@ -19,15 +19,22 @@ from scripts.bench.row import BenchError
 CACHE = user_cache_path("mpchat-bench")
 # Exact, so that two runs on one machine compare the same.
 PACKAGES = {"ws": "8.23.0", "socket.io": "4.8.4"}
+# The same for several Node processes that are one server, in a folder of their own.
+CLUSTER_PACKAGES = {
+    "socket.io": PACKAGES["socket.io"],
+    "@socket.io/redis-streams-adapter": "0.3.1",
+    "redis": "5.12.1",
+}
 # Seconds for npm, which tries a network that does not answer again and again.
 INSTALL_S = 120.0
 
 
 @cache
-def modules() -> Path:
+def modules(cluster: bool = False) -> Path:
     """Return the folder that has the packages. Raise :class:`BenchError` when it cannot be made."""
-    wanted = [f"{name}@{number}" for name, number in PACKAGES.items()]
-    folder = CACHE / "-".join(["node", *wanted])
+    packages = CLUSTER_PACKAGES if cluster else PACKAGES
+    wanted = [f"{name}@{number}" for name, number in packages.items()]
+    folder = CACHE / "-".join(["node", *wanted]).replace("/", "+")
     if not folder.is_dir():
         _require("npm")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,12 +66,13 @@ def _install(folder: str, wanted: list[str]) -> None:
         raise BenchError(f"npm cannot install {', '.join(wanted)}: {said}")
 
 
-def version(package: str) -> str:
+def version(package: str, cluster: bool = False) -> str:
     """Return the versions of ``package``, which is then installed, and of Node. Raise as :func:`modules`."""
     node = _require("node")
-    modules()
+    modules(cluster)
     answer = subprocess.run([node, "--version"], capture_output=True, text=True)
-    return f"{PACKAGES[package]} on Node {answer.stdout.strip().removeprefix('v')}"
+    number = (CLUSTER_PACKAGES if cluster else PACKAGES)[package]
+    return f"{number} on Node {answer.stdout.strip().removeprefix('v')}"
 
 
 def _require(program: str) -> str:

@@ -67,6 +67,11 @@ class Server:
     port: int
     root: psutil.Process
 
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports that clients are spread over: several where several servers are one."""
+        return (self.port,)
+
     def processes(self) -> list[psutil.Process]:
         """Return the root and everything below it."""
         return [self.root, *self.root.children(recursive=True)]
@@ -74,6 +79,10 @@ class Server:
     def cpu_ns(self) -> dict[int, int]:
         """Return the CPU time of each process so far, in nanoseconds by process id."""
         return {process.pid: cpu_ns(process) for process in self.processes()}
+
+    def counters(self) -> dict[str, float]:
+        """Return counters that only grow, by name; a run notes by how much. A single server has none."""
+        return {}
 
     def resident_bytes(self) -> int:
         """Return the memory of all processes."""
@@ -99,6 +108,11 @@ class Peer:
     tls: str = ""
     # Says, from its folder, whether it serves; None: a client asks.
     ready: Callable[[Path], bool] | None = None
+
+    @property
+    def hosts(self) -> int:
+        """The number of servers that are one."""
+        return 1
 
     @property
     def websocket(self) -> bool:
@@ -150,16 +164,20 @@ def _answers(port: int, wire: Wire, tls: str) -> bool:
     return True
 
 
-def knock(sock: socket.socket, wire: Wire) -> bytes:
-    """Knock as a connection that only sends; return the answer. Raise OSError when it is not served."""
+def knock(sock: socket.socket, wire: Wire, *, receives: bool = False) -> bytes:
+    """Knock as a connection that only sends, or as a client; return the answer.
+
+    Raise OSError when it is not served.
+    """
     answer = b""
     if wire.handshake:
         sock.sendall(wire.handshake)
         while (rest := after_handshake(answer)) is None:
             answer += _heard(sock)
         answer = rest
-    sock.sendall(wire.sender_knock)
-    while not wire.sender_served(answer):
+    sock.sendall(wire.knock if receives else wire.sender_knock)
+    served = wire.served if receives else wire.sender_served
+    while not served(answer):
         answer += _heard(sock)
     return answer
 
@@ -308,15 +326,22 @@ def _redis(folder: Path, port: int, connections: int) -> list[str]:
     ]
 
 
-def _nats(
-    folder: Path, port: int, connections: int, *, websocket: bool = False, tls: bool = False
+def nats_command(
+    folder: Path,
+    port: int,
+    connections: int,
+    *,
+    websocket: bool = False,
+    tls: bool = False,
+    more: str = "",
 ) -> list[str]:
+    """Return the command line; ``more`` stands in its settings too."""
     settings = folder / "nats.conf"
     # Its plain port is always there; -1 is any that is free.
     web = f"websocket {{ host: {HOST}, port: {port}, no_tls: true, compression: false }}\n"
     settings.write_text(
         f"host: {HOST}\nport: {-1 if websocket else port}\nmax_connections: {connections}\n"
-        'write_deadline: "60s"\nmax_pending: 1GB\nping_interval: "1h"\n' + web * websocket
+        'write_deadline: "60s"\nmax_pending: 1GB\nping_interval: "1h"\n' + web * websocket + more
     )
     if tls:
         chain, key = certificate(folder)
@@ -397,7 +422,7 @@ def all_peers() -> list[Peer]:
         mpchat_peer("mpchat"),
         mpchat_peer("mpchat-w2", workers=2),
         program("floor", "frames", _floor, ("cc", "--version"), "gcc"),
-        program("nats", "nats", _nats, *nats),
+        program("nats", "nats", nats_command, *nats),
         program("mosquitto", "mqtt", _mosquitto, *mosquitto),
         lecture_peer("select", SELECT_CLIENTS),
         lecture_peer("threads", THREAD_CLIENTS),
@@ -406,8 +431,8 @@ def all_peers() -> list[Peer]:
         _node_peer("ws", "ws_relay.js", "websocket"),
         _node_peer("socket.io", "socket_io_relay.js", "socket.io"),
         _websockets_peer(),
-        program("nats-ws", "nats-websocket", partial(_nats, websocket=True), *nats),
+        program("nats-ws", "nats-websocket", partial(nats_command, websocket=True), *nats),
         mpchat_by_name("mpchat-tls"),
-        program("nats-tls", "nats", partial(_nats, tls=True), *nats, AFTER_A_LINE),
+        program("nats-tls", "nats", partial(nats_command, tls=True), *nats, AFTER_A_LINE),
         program("mosquitto-tls", "mqtt", partial(_mosquitto, tls=True), *mosquitto, AT_ONCE),
     ]

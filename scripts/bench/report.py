@@ -83,7 +83,7 @@ def _cells(row: Row, results: Results, figures: Figures) -> Cells:
         told = ("told all, ms", f"{figures.wall_s * 1e3:,.1f}")
         return [pace, each, connection, told, *cost, ("× Redis", _times(base)), load]
     work = [
-        ("deliv./s", _short(figures.deliveries_per_s)),
+        ("deliv./s", short(figures.deliveries_per_s)),
         ("p50 ms", f"{figures.p50_ms:.1f}"),
         ("p99", f"{figures.p99_ms:.1f}"),
         ("max", f"{figures.max_ms:.0f}"),
@@ -92,11 +92,11 @@ def _cells(row: Row, results: Results, figures: Figures) -> Cells:
     ]
     if row.plain:
         limit = MOST_OF_PLAIN if row.window == FULL_WINDOW and figures.server in OURS else None
-        to_plain = _judged(ratio(figures, results.median(row.plain, figures.server)), limit)
+        to_plain = judged(ratio(figures, results.median(row.plain, figures.server)), limit)
         return [*cost, ("× plain", to_plain), *work]
     if row.rooms:
         silent = ("silent, ms/s", f"{figures.idle_ms_per_s:.1f}")
-        to_base = _judged(base, row.target if figures.server in OURS else None)
+        to_base = judged(base, row.target if figures.server in OURS else None)
         return [*cost, ("× Redis", to_base), *work, silent, connection]
     return [*cost, *_ratios(row, results, figures), *work]
 
@@ -115,13 +115,13 @@ def _ratios(row: Row, results: Results, figures: Figures) -> Cells:
         # Of the entry with plain clients that is its own; of others there is none.
         titles = {OURS_WEBSOCKET.get(name, ""): "× plain", **titles}
     return [
-        (title, _judged(ratio(figures, results.median(row.name, other)), limits.get(other)))
+        (title, judged(ratio(figures, results.median(row.name, other)), limits.get(other)))
         for other, title in titles.items()
         if title == "× plain" or (row.name, other) in results
     ]
 
 
-def _judged(value: float | None, limit: float | None) -> Text:
+def judged(value: float | None, limit: float | None) -> Text:
     """Return a ratio; with its goal, if it has one, green where it is reached."""
     if value is None or limit is None:
         return Text(_times(value))
@@ -132,7 +132,7 @@ def _times(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Return three digits: 4.38 M, 243 k."""
     for unit, letter in ((1e6, " M"), (1e3, " k")):
         if value >= unit:

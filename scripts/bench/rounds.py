@@ -32,7 +32,7 @@ class Rounds:
             for row in self.rows:
                 for peer in turned(self.peers, number):
                     yield f"round {number + 1}/{self.rounds} · {row.name} · {peer.name}"
-                    if not peer.wire_for(row.rooms):
+                    if not peer.wire_for(row.rooms) or (row.apart and peer.hosts == 1):
                         continue  # the table has a dash
                     if peer.most_clients is None or row.clients <= peer.most_clients:
                         self._run_one(console, row, peer)

@@ -29,6 +29,7 @@ class Row:
     target: float | None = None
     window: int = FULL_WINDOW  # bytes of text in flight, at most
     weigh: bool = False  # also measure what a connection takes in memory
+    apart: bool = False  # of a cluster: all clients are at its first host
 
     @property
     def crowd(self) -> bool:
@@ -78,6 +79,8 @@ class Figures:
     bytes_per_connection: float = 0.0
     # CPU of the server while its clients are silent, in milliseconds a second.
     idle_ms_per_s: float = 0.0
+    # How much the server's own counters grew during the work, by name.
+    counted: dict[str, float] = field(default_factory=dict)
 
 
 class Results(dict[tuple[str, str], list[Figures]]):
@@ -95,9 +98,10 @@ def medians(runs: Sequence[Figures]) -> Figures | None:
         return None
     summary = Figures(good[0].row, good[0].server)
     for entry in fields(Figures):
-        if entry.name not in ("row", "server", "faults"):
+        if entry.name not in ("row", "server", "faults", "counted"):
             setattr(summary, entry.name, median(getattr(run, entry.name) for run in good))
     summary.max_ms = max(run.max_ms for run in good)
+    summary.counted = {name: median(run.counted[name] for run in good) for name in good[0].counted}
     return summary
 
 

@@ -22,10 +22,10 @@ class Sizes:
 
 def all_rows(sizes: Sizes) -> list[Row]:
     """Return every row; a row as fast as possible stands there once for each window."""
-    return [each for row in _rows(sizes) for each in ([row] if row.rate else _windowed(row, sizes.windows))]
+    return [each for row in _rows(sizes) for each in ([row] if row.rate else windowed(row, sizes.windows))]
 
 
-def _windowed(row: Row, windows: Sequence[int]) -> Iterator[Row]:
+def windowed(row: Row, windows: Sequence[int]) -> Iterator[Row]:
     """Yield the row with each window. The full window has no suffix, and it alone has a goal."""
     for window in windows:
         title = f"{row.title}, {window_name(window)} in flight"

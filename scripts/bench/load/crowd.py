@@ -99,7 +99,7 @@ class Crowd:
     def _begin(self) -> int:
         """Open the next connection and knock, or shake hands first; return its descriptor."""
         number = len(self.sockets)
-        sock = self._open()
+        sock = self._open(number)
         fd = sock.fileno()
         if self._wire.handshake:
             self._knocks[fd] = self._knock(number)
@@ -125,22 +125,22 @@ class Crowd:
         self.sockets[fd].sendall(self._knocks.pop(fd))
         return rest
 
-    def _open(self) -> socket.socket:
+    def _open(self, number: int) -> socket.socket:
         sock = socket.socket()
         sock.settimeout(ANSWER_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((self._plan.source, 0))
         try:
-            sock.connect((self._plan.host, self._plan.port))
+            sock.connect((self._plan.host, self._plan.port_of(number)))
         except OSError as error:
-            raise LoadError(f"client {len(self.sockets) + 1} could not connect: {error}") from error
+            raise LoadError(f"client {number + 1} could not connect: {error}") from error
         if self._tls is None:
             return sock
         try:
             return secured(sock, self._plan.tls, self._tls)
         except OSError as error:
-            raise LoadError(f"client {len(self.sockets) + 1} has no TLS: {error}") from error
+            raise LoadError(f"client {number + 1} has no TLS: {error}") from error
 
     @property
     def _served(self) -> Callable[[bytes], bool]:

@@ -27,7 +27,7 @@ class Plan:
     role: str  # "clients" or "senders"
     wire: str
     host: str
-    port: int
+    ports: tuple[int, ...]  # of the hosts of a cluster, each for an equal part of the connections
     source: str  # the local address, because an address has 28 000 ports
     connections: int
     witnesses: int
@@ -37,6 +37,13 @@ class Plan:
     window: int  # messages on their way to the slowest connection, at most; in each room
     first: int  # the number of this process's first client
     tls: str = ""  # when clients begin to shake hands; see ``bench.tls``; empty: they do not encrypt
+
+    def port_of(self, number: int) -> int:
+        """Return the port for the connection with this number, from 0 on.
+
+        Each port has an unbroken part of them, so that witnesses at equal distances see every host.
+        """
+        return self.ports[((number + 1) * len(self.ports) - 1) // self.connections]
 
     @property
     def channels(self) -> int:
