@@ -1,8 +1,8 @@
-"""``python -m scripts.bench``: mpchat beside other servers; what its reload and its other protocols cost."""
+"""``python -m scripts.bench``: mpchat beside other servers, and what reloads, protocols and hosts cost."""
 
 import click
 
-from scripts.bench import compare, first_echo, moves, table
+from scripts.bench import cluster, compare, first_echo, moves, table
 from scripts.common.command import DefaultGroup
 
 
@@ -19,6 +19,7 @@ def main() -> None:
 main.add_command(compare.main, "compare")
 main.add_command(first_echo.main, "first-echo")
 main.add_command(moves.main, "moves")
+main.add_command(cluster.main, "cluster")
 main.add_command(table.main, "table")
 
 if __name__ == "__main__":
