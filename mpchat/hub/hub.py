@@ -49,6 +49,7 @@ from mpchat.hub.log import (
     Proved,
     Record,
     SaidAll,
+    Settled,
     Step,
     Sync,
 )
@@ -339,6 +340,9 @@ class Hub:
         if isinstance(content, Applied):
             self._applied(content, now)
             return
+        if isinstance(content, Settled):
+            self._settle_all(content.records, ())
+            return
         serve = self._servers.get(type(content))
         if serve is None or endpoint is None:
             assert not isinstance(content, tuple), "steps have servers"
@@ -432,11 +436,18 @@ class Hub:
                 self.shared.append(RoomHeld(room, True), None, 0)
 
     def replace_state(
-        self, state: HubState, place: Place, number: int, entered: Collection[int], now: float
+        self,
+        state: HubState,
+        place: Place,
+        number: int,
+        entered: Collection[int],
+        now: float,
+        *,
+        ends_later: bool,
     ) -> None:
         """Go on from a snapshot, which has this host's batches up to ``number``; nobody hears a room then.
 
-        The connections in ``entered`` are entered again.
+        The connections in ``entered`` are entered again. ``ends_later``: see :meth:`SharedLog.restart`.
         """
         assert self.shared is not None
         self._end_holds()
@@ -448,7 +459,7 @@ class Hub:
         self.take_part(0)
         self.place, self._heard = place, (now, place.time, place.at)
         self._ticking = False
-        self._settle_all(self.shared.restart(place, number), entered)
+        self._settle_all(self.shared.restart(place, number, ends_later=ends_later), entered)
         for room in self._held:
             self._tell_hold_to_all(room)
 

@@ -7,7 +7,7 @@ This log is in memory. :mod:`mpchat.hub.shared_log` keeps the same promises, and
 """
 
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mpchat.auth.grant import Proof
 from mpchat.cluster.store import Place
@@ -78,7 +78,13 @@ class Applied(NamedTuple):
     total: int
 
 
-Step = Sync | More | Follow | SaidAll | Prove | Proved | Died | Applied
+class Settled(NamedTuple):
+    """These records of this host stood in the batch before, of an epoch that it has given up."""
+
+    records: list[Any]
+
+
+Step = Settled | Sync | More | Follow | SaidAll | Prove | Proved | Died | Applied
 
 
 class Record(NamedTuple):

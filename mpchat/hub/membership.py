@@ -195,6 +195,8 @@ class Membership:
         # Why this host, whose state differs, waits for its end in the log before it takes a snapshot.
         self._differs = ""
         self._replaced = ""
+        # True while it waits for the end of an epoch that it has given up.
+        self._waits = False
         # How often it was begun to follow a log.
         self._followed = 0
         self._told = 0
@@ -227,7 +229,9 @@ class Membership:
         """Follow the log, and register."""
         self._followed += 1
         self.link.follow(self.place)
-        self.link.register(self.place.generation)
+        self._waits = bool(self.log.former)
+        if not self._waits:
+            self.link.register(self.place.generation)
 
     def receive(self, now: float) -> None:
         """Take what has come from the link; call before the hub's turn, in which it is applied."""
@@ -251,6 +255,9 @@ class Membership:
             self.link.wake()
         if self._lost and not self.log and not self._recovering:
             self._recover(now)
+        if self._waits and not self._lost and not self.log and not self.log.former:
+            self._waits = False
+            self.link.register(self.place.generation)
         if self._lost or self._differs or not self.log.epoch:
             return
         if self.place.total - self._told >= TELL_EVERY:
@@ -481,6 +488,9 @@ class Membership:
 
     def _go_on(self, state: HubState, place: Place, now: float) -> None:
         number = state.hosts.number(self._generation, self._epoch)
+        # This host has just left, perhaps behind the snapshot: until it reads that, batches of its own may come.
+        follows = place.generation == self._generation and bool(self.log.epoch or self.log.former)
+        is_known = self._epoch in state.hosts.by_epoch or place.position < self._arrival
         self._change(Part.RETURNING, self.why)
         self._lost, self._recovering, self._replaced, self._differs = "", False, "", ""
         self._readings.clear()
@@ -488,7 +498,7 @@ class Membership:
         self._compared = max(self._compared, self.place.position)
         self._snapshot_place, self._snapshot_at = place, now
         entered = {each.identity for each in self._returning}
-        self.hub.replace_state(state, place, number, entered, now)
+        self.hub.replace_state(state, place, number, entered, now, ends_later=follows and is_known)
         self.log.drop(Returned)  # those that have not come back are among the others now
         self.begin()
 

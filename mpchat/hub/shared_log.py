@@ -17,7 +17,7 @@ from mpchat.cluster.store import ARRIVED, BATCH, Batch, Place, RewoundError
 from mpchat.errors import MpchatError
 from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.entries import Arrived, Entry, Gone
-from mpchat.hub.log import Applied, Record, Step
+from mpchat.hub.log import Applied, Record, Settled, Step
 
 # The version of entries that this mpchat writes if all hosts can read it, and the oldest that it reads.
 VERSION = 1
@@ -60,6 +60,11 @@ class SharedLog:
         # Number, entries and told total of each batch that was not read back.
         self._sent: deque[tuple[int, int, int]] = deque()
         self._number = 0
+        # The epoch that this host has given up, until its end was read: batches of it may still come. And what
+        # is to be said again of it.
+        self.former = 0
+        self._again: list[Record] = []
+        self._dropped: type | None = None
         # Where this host's arrival must stand, and with what, until it was read.
         self._arrival: tuple[int, bytes] | None = None
         self._ready: deque[Record] = deque()
@@ -118,7 +123,13 @@ class SharedLog:
         return [each.content for each in self._mine if isinstance(each.content, kind)]
 
     def drop(self, kind: type) -> None:
-        """Drop the entries of one kind that no batch has; call it while this host takes no part."""
+        """Drop the entries of one kind that no batch has; call it while this host takes no part.
+
+        While batches of an epoch that it has given up may come, it is done behind them.
+        """
+        if self.former:
+            self._dropped = kind
+            return
         self._mine = deque(each for each in self._mine if not isinstance(each.content, kind))
         self._unsent = [each for each in self._unsent if not isinstance(each[0], kind)]
 
@@ -131,19 +142,37 @@ class SharedLog:
                 raise RewoundError(f"read {batch.position} after {self.place.position}")
             if self._arrival is not None and batch.position == self._arrival[0]:
                 self._check_arrival(batch)
-            total = 0
-            if batch.kind == BATCH:
+            total, settled = 0, []
+            if batch.kind == BATCH and batch.epoch == self.former:
+                total, settled = self._take_other(batch), self._take_former(batch)
+            elif batch.kind == BATCH:
                 own = self.epoch and batch.epoch == self.epoch and self._arrival is None
                 total = self._take_own(batch) if own else self._take_other(batch)
             elif batch.kind == ARRIVED:
                 self._add(Arrived(batch.time, batch.at, batch.epoch, batch.payload))
             else:
                 self._add(Gone(batch.time, batch.at, batch.epoch))
-                if batch.epoch == self.epoch:
+                if batch.epoch in (self.epoch, self.former):
                     self.lose_epoch()
             self.place = self.place.after(batch)
             self._ready.append(Record(Applied(self.place, batch.epoch, batch.number, total), None, 0))
+            if settled:
+                self._ready.append(Record(Settled(settled), None, 0))
             self._take_steps()
+
+    def _take_former(self, batch: Batch) -> list[Record]:
+        """Return what stood in a batch of the epoch that was given up, if it did not come out before."""
+        if not self._sent or self._sent[0][0] != batch.number:
+            return []
+        return self._take_first(self._sent.popleft()[1])
+
+    def _take_first(self, count: int) -> list[Record]:
+        """Return so many entries of this host, with the steps before each."""
+        taken: list[Record] = []
+        while count:
+            taken.append(self._mine.popleft())
+            count -= not isinstance(taken[-1].content, tuple)
+        return taken
 
     def _check_arrival(self, batch: Batch) -> None:
         """Check that the epoch of this host is no other's: the log may have lost the registration since."""
@@ -189,9 +218,14 @@ class SharedLog:
 
     def lose_epoch(self) -> None:
         """Take part no longer: what was sent and not read back waits for the next epoch."""
-        self.epoch = 0
+        self.epoch = self.former = 0
         self._arrival = None
         self._sent.clear()
+        self._mine.extendleft(reversed(self._again))
+        self._again = []
+        if self._dropped is not None:
+            kind, self._dropped = self._dropped, None
+            self.drop(kind)
         self._unsent = [
             (each.content, each.cost) for each in self._mine if not isinstance(each.content, tuple)
         ]
@@ -206,8 +240,10 @@ class SharedLog:
         self._mine.extendleft(Record(each, None, 0) for each in reversed(first))
         self._unsent[:0] = [(each, 0) for each in first]
 
-    def restart(self, place: Place, number: int) -> list[Record]:
+    def restart(self, place: Place, number: int, *, ends_later: bool) -> list[Record]:
         """Go on behind the place of a snapshot, which has this host's batches up to ``number``.
+
+        ``ends_later``: the end of this host's epoch stands behind that place, perhaps with more of its batches.
 
         Nothing but steps may be ready. Return the records that the snapshot has and that did not come out,
         and the steps among and right behind them.
@@ -216,20 +252,21 @@ class SharedLog:
         settled = list(self._ready)
         self._ready.clear()
         while self._sent and self._sent[0][0] <= number:
-            count = self._sent.popleft()[1]
-            while count:
-                settled.append(self._mine.popleft())
-                count -= not isinstance(settled[-1].content, tuple)
+            settled += self._take_first(self._sent.popleft()[1])
         while self._mine and isinstance(self._mine[0].content, tuple):
             settled.append(self._mine.popleft())
-        self.lose_epoch()
+        if ends_later:
+            self.former, self.epoch, self._arrival = self.epoch or self.former, 0, None
+        else:
+            self.lose_epoch()
         self.place = place
         return settled
 
     def put_first(self, records: list[Record]) -> None:
         """Put records before all that has not come out; this host must not take part."""
-        self._mine.extendleft(reversed(records))
-        self.lose_epoch()
+        self._again += records
+        if not self.former:
+            self.lose_epoch()
 
 
 def _stamp(entry: Entry, batch: Batch) -> None:
