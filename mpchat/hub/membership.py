@@ -499,6 +499,8 @@ class Membership:
         self._snapshot_place, self._snapshot_at = place, now
         entered = {each.identity for each in self._returning}
         self.hub.replace_state(state, place, number, entered, now, ends_later=follows and is_known)
+        # Their ends may be among what was settled.
+        self._returning = [each for each in self._returning if self.hub.delivery.recipient(each.identity)]
         self.log.drop(Returned)  # those that have not come back are among the others now
         self.begin()
 
