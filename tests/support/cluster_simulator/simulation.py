@@ -300,6 +300,8 @@ class Simulation:
         }
         self.truth.forked |= epochs
         for each in running:
+            if each.membership.part is membership.Part.RECOVERING:
+                continue
             try:
                 ModelStore(self.log).check(each.membership.place)
             except RewoundError:
