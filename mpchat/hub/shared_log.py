@@ -60,7 +60,7 @@ class SharedLog:
         # Number, entries and told total of each batch that was not read back.
         self._sent: deque[tuple[int, int, int]] = deque()
         self._number = 0
-        # The epoch that this host has given up, until its end was read: batches of it may still come. And what
+        # The epoch that this host has given up, until its end was read: batches of it may still come. Then, what
         # is to be said again of it.
         self.former = 0
         self._again: list[Record] = []
@@ -240,10 +240,10 @@ class SharedLog:
         self._mine.extendleft(Record(each, None, 0) for each in reversed(first))
         self._unsent[:0] = [(each, 0) for each in first]
 
-    def restart(self, place: Place, number: int, *, ends_later: bool) -> list[Record]:
+    def restart(self, place: Place, number: int, *, ends_later: bool = False) -> list[Record]:
         """Go on behind the place of a snapshot, which has this host's batches up to ``number``.
 
-        ``ends_later``: the end of this host's epoch stands behind that place, perhaps with more of its batches.
+        ``ends_later``: the end of this host's epoch stands behind that place, and perhaps batches of it.
 
         Nothing but steps may be ready. Return the records that the snapshot has and that did not come out,
         and the steps among and right behind them.
