@@ -9,7 +9,6 @@ import pytest
 from mpchat.cluster.store import Batch, Place, TrimmedError
 from mpchat.hub import hub, membership, shared_log
 from mpchat.hub.state import HubState
-from support import model_store
 from support.cluster_simulator.simulation import Simulation
 from support.model_store import ModelStore
 
@@ -79,9 +78,12 @@ def trims_early(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(ModelStore, "check", silent)
     patch.setattr(ModelStore, "read", shortened)
-    patch.setattr(
-        model_store, "min", lambda *values, default=None: FOR_EVER if default else min(*values), raising=False
-    )
+
+    def eager(self: ModelStore, state: Any, before: int) -> Any:
+        return replace(trimmed(self, replace(state, hosts={}), FOR_EVER), hosts=state.hosts)
+
+    trimmed = ModelStore._trimmed
+    patch.setattr(ModelStore, "_trimmed", eager)
 
 
 def local_time(patch: pytest.MonkeyPatch) -> None:
