@@ -60,8 +60,8 @@ class SharedLog:
         # Number, entries and told total of each batch that was not read back.
         self._sent: deque[tuple[int, int, int]] = deque()
         self._number = 0
-        # The epoch that this host has given up, until its end was read: batches of it may still come. Then, what
-        # is to be said again of it.
+        # The epoch that this host has given up, until its end was read: batches of it may still come. Then,
+        # what is to be said again of it, and the kind of entry that is to be dropped.
         self.former = 0
         self._again: list[Record] = []
         self._dropped: type | None = None
