@@ -488,7 +488,7 @@ class Membership:
 
     def _go_on(self, state: HubState, place: Place, now: float) -> None:
         number = state.hosts.number(self._generation, self._epoch)
-        # This host has just left, perhaps behind the snapshot: until it reads that, batches of its own may come.
+        # This host has just left, perhaps behind the snapshot: up to its end batches of its own may come.
         follows = place.generation == self._generation and bool(self.log.epoch or self.log.former)
         is_known = self._epoch in state.hosts.by_epoch or place.position < self._arrival
         self._change(Part.RETURNING, self.why)
