@@ -42,6 +42,8 @@ from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
 BLOB_SIZE = 66 << 10
 # Bytes of the past that a member is sent at a time.
 REPLAY_SIZE = 32 << 10
+# A base that fits no identity: among hosts, that of a host which does not take part.
+NOBODY = -1 << 80
 
 log = logging.getLogger("mpchat.hub")
 

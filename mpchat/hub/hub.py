@@ -9,15 +9,14 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from mpchat.auth.grant import Identity
-from mpchat.cluster.store import Place
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.hub.delivery import Delivery
-from mpchat.hub.effects import Hold, Order, Say, Tell
+from mpchat.hub.effects import Order, Tell
 from mpchat.hub.endpoint import STUCK_AFTER, STUCK_SHARE, Endpoint
 from mpchat.hub.entries import (
     Announced,
@@ -25,31 +24,24 @@ from mpchat.hub.entries import (
     Configured,
     CutOff,
     Entry,
-    Gone,
-    Kicked,
     Left,
     NoticesDue,
     Posted,
     RoomClosed,
-    RoomHeld,
     Swept,
     WorkerDied,
-    ended_identities,
 )
 from mpchat.hub.history import Run
-from mpchat.hub.hosts import global_identity
 from mpchat.hub.limits import Limits
 from mpchat.hub.log import (
-    Applied,
-    Died,
     Follow,
     MemoryLog,
     More,
+    OrderLog,
     Prove,
     Proved,
     Record,
     SaidAll,
-    Settled,
     Step,
     Sync,
 )
@@ -58,8 +50,8 @@ from mpchat.hub.moderator import Moderator
 from mpchat.hub.past import Past
 from mpchat.hub.plain_stream import PlainStream
 from mpchat.hub.proofs import Proofs
+from mpchat.hub.rooms import Room
 from mpchat.hub.sender_holds import SenderHolds, Strain
-from mpchat.hub.shared_log import SharedLog
 from mpchat.hub.state import HubState
 from mpchat.hub.stream_hold import StreamHold
 from mpchat.ipc.channel import Item
@@ -72,19 +64,7 @@ from mpchat.text import visible
 
 # Bytes of an announcement: room, number and time must still fit into a member's frame.
 ANNOUNCEMENT_LIMIT = 65_000
-# Seconds by which hosts differ that let time pass, should it be due: as a rule the first one is enough.
-TICK_APART = 0.1
-# Fits no identity of any host.
-NOBODY = -1 << 80
-
 log = logging.getLogger("mpchat.hub")
-
-
-class SharedPast(NamedTuple):
-    """What a log that several hosts share has made of a state, up to a place."""
-
-    state: HubState
-    place: Place
 
 
 class Hub:
@@ -95,7 +75,7 @@ class Hub:
         limits: Limits,
         *,
         notices: bool = True,
-        past: Past | SharedPast | None = None,
+        past: Past | HubState | None = None,
         moderation: ModerationKeeper | None = None,
         on_run: Callable[[Run], None] | None = None,
         connections: Callable[[], int] = int,
@@ -104,14 +84,12 @@ class Hub:
 
         ``limits.lag`` is how many bytes of the plain stream are kept; a stuck worker may be half as many
         behind before all wait for it. ``on_run`` gets every run of messages that is numbered.
-        ``moderation`` has the file of bans and mutes. ``connections`` returns how many there are. With
-        a :class:`SharedPast` the order is that of several hosts.
+        ``moderation`` has the file of bans and mutes. ``connections`` returns how many there are.
+        ``past`` is what is known of the time before, or the whole state, with which it goes on.
         """
         keeper = moderation or ModerationKeeper(None)
-        shared = past if isinstance(past, SharedPast) else None
-        self.shared = SharedLog(shared.place) if shared else None
-        if isinstance(past, SharedPast):
-            self.state = past.state
+        if isinstance(past, HubState):
+            self.state = past
         else:
             past = past or Past(secrets.token_urlsafe(9))
             archived = on_run is not None
@@ -121,28 +99,11 @@ class Hub:
         self.delivery = Delivery(self.state.rooms, self.plain, limits.lag, limits.answers)
         self.delivery.on_run = on_run
         self._limits, self._notices = limits, notices
-        self._log: MemoryLog | SharedLog = self.shared if self.shared is not None else MemoryLog()
-        # Gets what was applied of a shared log, and the moment (seconds, monotonic).
-        self.on_applied: Callable[[Applied, float], None] = _nothing
-        # Called before this host's own end is applied.
-        self.on_own_end: Callable[[float], None] = _nothing
+        self._log: OrderLog = MemoryLog()
         self._hold = StreamHold(self.plain.buffer)
         self._sender_holds = SenderHolds()
-        # The rooms of which workers were told that their senders wait.
-        self._told_held: set[int] = set()
         self._connections = connections
         self.proofs = Proofs(self.delivery)
-        # True when nothing more of the order is for clients of this host: it is about to stop.
-        self.closed = False
-        # How far a shared log was applied; when that was here, on the log's clock, and on its wall clock.
-        self.place = shared.place if shared else None
-        self._heard = (time.monotonic(), shared.place.time, shared.place.at) if shared else (0.0, 0.0, 0.0)
-        self._ticking = False
-        # Up to which position plain clients have heard the log, where a snapshot was older.
-        self._shown = 0
-        if shared:
-            self.moderator.wall = self.wall
-            self.take_part(0)
         # Gets what an operator asks for from a client.
         self.on_order: Callable[[Order], None] = _refuse_order
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
@@ -163,9 +124,7 @@ class Hub:
             SaidAll: self._echoed,
             Prove: self._prove,
             Proved: self._proved,
-            Died: self._died,
         }
-        self.delivery.on_hold = self._on_hold
 
     # Workers.
 
@@ -193,15 +152,11 @@ class Hub:
         self._judge_hold(room)
 
     def _judge_hold(self, room: int) -> None:
-        if not self._sender_holds.judge(room, self._clients_in(room)):
-            return
-        if self.shared is not None:  # the room's senders may be elsewhere
-            self.shared.append(RoomHeld(room, room in self._sender_holds.held), None, 0)
-        else:
-            self._tell_hold_to_all(room)
+        if self._sender_holds.judge(room, self._clients_in(room)):
+            self._hold_changed(room)
 
-    def _on_hold(self, hold: Hold) -> None:
-        self._tell_hold_to_all(hold.room)
+    def _hold_changed(self, room: int) -> None:
+        self._tell_hold_to_all(room)
 
     def _tell_hold_to_all(self, room: int) -> None:
         for endpoint in self.delivery.endpoints:
@@ -211,12 +166,11 @@ class Hub:
     @property
     def _held(self) -> Collection[int]:
         """The rooms whose senders wait."""
-        return self._sender_holds.held if self.shared is None else self.state.hosts.held
+        return self._sender_holds.held
 
     def _tell_hold(self, endpoint: Endpoint, room: int) -> None:
         """Tell a worker whether a room's senders wait; in the lobby plain clients speak too."""
         held = room in self._held
-        (self._told_held.add if held else self._told_held.discard)(room)
         if room == self.state.rooms.lobby.number:
             endpoint.send(Down.HOLD, (PLAIN, held))
         endpoint.send(Down.HOLD, (room, held))
@@ -235,8 +189,6 @@ class Hub:
         except msgspec.DecodeError as error:
             log.error("not understood, its connection is ended, %s: %s", error, address)
             return CutOff(now, identity, INTERNAL_ERROR)
-        if self.shared is not None:  # should its worker die, it is known who is lost
-            self.delivery.meet(identity, endpoint)
         token = secrets.token_urlsafe(12) if request.join is not None else ""
         asked = Asked(now, time.time(), identity, address, request, token)
         return self._to_prove(asked)
@@ -248,9 +200,8 @@ class Hub:
 
     def detach(self, endpoint: Endpoint, now: float) -> None:
         """Put what a dead worker has still said into the order, and send it nothing more."""
-        if isinstance(self._log, MemoryLog):
-            for record in self._log.take_from(endpoint):
-                self._apply(record, now)
+        for record in self._log.take_from(endpoint):
+            self._apply(record, now)
         self.delivery.endpoints.remove(endpoint)
 
     def worker_died(self, endpoint: Endpoint, speakers: int, in_transit: set[int], now: float) -> None:
@@ -261,16 +212,12 @@ class Hub:
         self._hold.die(endpoint)
         for room in self._sender_holds.forget(endpoint):
             self._judge_hold(room)
-        died = Died(speakers, in_transit)
-        if self.shared is not None:  # behind what it has still said
-            self.shared.append(died, endpoint, 0)
-        else:
-            self._died(died, endpoint, now)
+        self._end_lost(endpoint, speakers, in_transit, now)
 
-    def _died(self, died: Died, endpoint: Endpoint, now: float) -> None:
-        lost = self.delivery.worker_died(endpoint, died.in_transit)
-        if lost or died.speakers:
-            self._decide(WorkerDied(now, lost, died.speakers), now)
+    def _end_lost(self, endpoint: Endpoint, speakers: int, in_transit: set[int], now: float) -> None:
+        lost = self.delivery.worker_died(endpoint, in_transit)
+        if lost or speakers:
+            self._decide(WorkerDied(now, lost, speakers), now)
 
     # Connections that change their worker.
 
@@ -300,7 +247,7 @@ class Hub:
     def turn(self, now: float) -> None:
         """Put what has come in into the order, and send what follows from it."""
         ordered = 0
-        while self._log and not self.closed and not self.waits(now):
+        while self._log and not self.waits(now):
             record = self._log.next()
             self._apply(record, now)
             ordered += record.cost
@@ -309,7 +256,7 @@ class Hub:
                 ordered = 0
         due = self.notice_due()
         if due is not None and due <= now:
-            self._tick(now)
+            self._decide(NoticesDue(now), now)
         self.delivery.flush()
         for endpoint in self.delivery.endpoints:
             if endpoint.filled is not None:
@@ -325,213 +272,54 @@ class Hub:
 
     def notice_due(self) -> float | None:
         """Return when clients are to be told who has come and gone (monotonic clock, seconds), or None."""
-        due = self.state.notice_due()
-        if due is None or self.shared is None:
-            return due
-        return None if self._ticking else self.local_time(due) + TICK_APART * self._rank
-
-    def _tick(self, now: float) -> None:
-        """Let time pass in the order: notices are due."""
-        self._ticking = True
-        self._decide(NoticesDue(now), now)
+        return self.state.notice_due()
 
     def _apply(self, record: Record, now: float) -> None:
-        content, endpoint, cost, host = record
-        if isinstance(content, Applied):
-            self._applied(content, now)
-            return
-        if isinstance(content, Settled):
-            self._settle_all(content.records, ())
-            return
+        content, endpoint, cost, _ = record
         serve = self._servers.get(type(content))
         if serve is None or endpoint is None:
             assert not isinstance(content, tuple), "steps have servers"
-            self._put_in_order(content, now, host)
+            self._put_in_order(content, now)
         else:
             serve(content, endpoint, now)
         if endpoint is not None:
             endpoint.take(cost)
 
     def _decide(self, entry: Entry, now: float) -> None:
-        """Put something of the server itself in order: at once, or when it comes back from a shared log."""
-        if self.shared is None:
-            self._put_in_order(entry, now)
-        else:
-            self.shared.append(entry, None, 0)
+        """Put something of the server itself in order."""
+        self._put_in_order(entry, now)
 
-    def _put_in_order(self, entry: Entry, now: float, host: int = 0) -> None:
-        own = host == self.state.here
-        if self.proofs and own and isinstance(entry, Left | WorkerDied):
+    def _put_in_order(self, entry: Entry, now: float) -> None:
+        if self.proofs and isinstance(entry, Left | WorkerDied):
             self.proofs.forget(entry)
-        if self.shared is None:
-            self.delivery.carry_out(self.state.apply(entry))
-        else:
-            self._put_in_shared_order(entry, now, host)
+        self.delivery.carry_out(self.state.apply(entry))
         while self.delivery.too_slow:
             too_slow = CutOff(now, self.delivery.too_slow.pop(), SLOW)
-            if self.shared is None:
-                self.delivery.carry_out(self.state.apply(too_slow))
-            else:
-                self.shared.append(too_slow, None, 0)
-
-    # The order of several hosts.
-
-    def _put_in_shared_order(self, entry: Entry, now: float, host: int) -> None:
-        """Apply an entry as all hosts do, and carry out here what is for clients of this host."""
-        if isinstance(entry, Gone) and entry.epoch == self.state.here:
-            self.on_own_end(now)
-            self.take_part(0)
-        try:
-            effects = self.state.apply(entry, host)
-        except Exception:  # the same on every host; none may end because of one entry
-            log.exception("failed, left out by all hosts: an entry of host %d", host)
-            effects = []
-        self.state.digest.add(effects)
-        if self.place is not None and self.place.position < self._shown:
-            effects = [each for each in effects if not isinstance(each, Say)]
-        self.delivery.kicks = host != self.state.here
-        self.delivery.carry_out(effects)
-
-    def _applied(self, applied: Applied, now: float) -> None:
-        """Note that a batch ends. What is due by then goes out on every host at this point."""
-        place = applied.place
-        due = self.state.notice_due()
-        if due is not None and due <= place.time:
-            self._put_in_shared_order(NoticesDue(place.time), now, 0)
-            self._ticking = False
-        if applied.number:
-            self.state.hosts.count(applied.epoch, applied.number, applied.total, place.time)
-        self.state.hosts.note(place.position, place.chain)
-        self.place, self._heard = place, (now, place.time, place.at)
-        self.on_applied(applied, now)
-
-    def local_time(self, moment: float) -> float:
-        """Return when a moment of the log's clock is here (seconds, monotonic), about."""
-        heard, time_then, _ = self._heard
-        return heard + moment - time_then
-
-    def log_time(self, now: float) -> float:
-        """Return what the log's clock says at ``now`` (seconds, monotonic), about."""
-        heard, time_then, _ = self._heard
-        return time_then + now - heard
-
-    def wall(self) -> float:
-        """Return the time that is shown and by which rules end, in seconds since 1970."""
-        if self.shared is None:
-            return time.time()
-        heard, _, at = self._heard
-        return at + time.monotonic() - heard
-
-    @property
-    def _rank(self) -> int:
-        """How many hosts look after the time before this one."""
-        return sum(epoch < self.state.here for epoch in self.state.hosts.by_epoch)
-
-    def take_part(self, epoch: int) -> None:
-        """Serve the connections of this process as those of a host; 0: as of none."""
-        self.state.here = epoch
-        self.delivery.base = global_identity(epoch, 0) if epoch else NOBODY
-        if self.shared is not None and epoch:
-            for room in self._sender_holds.held:  # of a host that has just come the others know no hold
-                self.shared.append(RoomHeld(room, True), None, 0)
-
-    def replace_state(
-        self,
-        state: HubState,
-        place: Place,
-        number: int,
-        entered: Collection[int],
-        now: float,
-        *,
-        ends_later: bool,
-    ) -> None:
-        """Go on from a snapshot, which has this host's batches up to ``number``; nobody hears a room then.
-
-        The connections in ``entered`` are entered again. ``ends_later``: see :meth:`SharedLog.restart`.
-        """
-        assert self.shared is not None
-        self._end_holds()
-        same = self.place is not None and self.place.generation == place.generation
-        self._shown = max(self._shown, self.place.position) if same and self.place is not None else 0
-        self.delivery.leave_all()
-        self.state = self.moderator.state = state
-        self.delivery.use_rooms(state.rooms)
-        self.take_part(0)
-        self.place, self._heard = place, (now, place.time, place.at)
-        self._ticking = False
-        self._settle_all(self.shared.restart(place, number, ends_later=ends_later), entered)
-        for room in self._held:
-            self._tell_hold_to_all(room)
-
-    def _end_holds(self) -> None:
-        """Let all senders speak: the rooms may get other numbers."""
-        for endpoint in self.delivery.endpoints:
-            if endpoint.ready:
-                for room in (PLAIN, *self._told_held):
-                    endpoint.send(Down.HOLD, (room, False))
-        self._told_held.clear()
-
-    def _settle_all(self, records: list[Record], entered: Collection[int]) -> None:
-        """Settle what a snapshot has, but ask again what was not answered here, in its place among steps."""
-        assert self.shared is not None
-        ended = {
-            identity
-            for content, *_ in records
-            if isinstance(content, Left | WorkerDied)
-            for identity in ended_identities(content)
-        }
-        again: list[Record] = []
-        for record in records:
-            content = record.content
-            if isinstance(content, Asked) and content.identity not in ended:
-                joins, is_in = content.request.join is not None, content.identity in entered
-                # A private message has come to its receiver, and a member that is entered again is welcomed.
-                if content.request.to is None and not (joins and is_in):
-                    again.append(record)
-                    continue
-            if again and isinstance(content, tuple):
-                again.append(record)
-            else:
-                self._settle(record)
-        self.shared.put_first(again)
-
-    def _settle(self, record: Record) -> None:
-        """Acknowledge what a snapshot has, and that did not come out here."""
-        content, endpoint, cost, _ = record
-        if isinstance(content, tuple):
-            self._apply(record, time.monotonic())
-            return
-        if isinstance(content, Left | WorkerDied):
-            self.proofs.forget(content)
-            self.delivery.forget_ended(content)
-        if endpoint is not None:
-            endpoint.take(cost)
-            if isinstance(content, Asked):
-                self.proofs.answered(content.identity)
+            self.delivery.carry_out(self.state.apply(too_slow))
 
     def _serve(self, asked: Asked, endpoint: Endpoint, now: float) -> None:
         """Let a request be served. What was said before it goes out first, to all."""
-        if self.shared is None:  # else the setting is the same as long as the server runs
-            prove = self._to_prove(asked)
-            if isinstance(prove, Prove):  # another setting holds since it was read
-                self._prove(prove, endpoint, now)
-                return
-            self.delivery.meet(asked.identity, endpoint)
+        prove = self._to_prove(asked)
+        if isinstance(prove, Prove):  # another setting holds since it was read
+            self._prove(prove, endpoint, now)
+            return
+        self.delivery.meet(asked.identity, endpoint)
+        self._answer_in_order(asked, endpoint, now)
+
+    def _answer_in_order(self, asked: Asked, endpoint: Endpoint, now: float) -> None:
         self.delivery.flush()
         self._answer(asked, now)
         ordered = any(order.identity == asked.identity for order in self.delivery.orders)
         # The answer to an order comes when it was carried out, and before that of any later request.
         if ordered:
             endpoint.send(Down.CHECKING, (asked.identity, False))
-        elif asked.began is not None:  # its connection may be in transit
-            self.proofs.answered(asked.identity)
         else:
-            endpoint.send(Down.ANSWERED, asked.identity)
+            self._answered(asked, endpoint)
+
+    def _answered(self, asked: Asked, endpoint: Endpoint) -> None:
+        endpoint.send(Down.ANSWERED, asked.identity)
 
     def _answer(self, asked: Asked, now: float) -> None:
-        if self.shared is not None:
-            self._put_in_order(asked, now, self.state.here)
-            return
         try:
             self._put_in_order(asked, now)
         except Exception:  # what one client asks for must not end the server of all
@@ -554,15 +342,13 @@ class Hub:
         identity, asked = proved.asked.identity, proved.asked
         if self.delivery.in_transit(identity):  # it has not got all that its room was told
             self.proofs.hold(proved)
-        elif not self.proofs.take(identity, self._limits):
-            pass
-        elif self.shared is not None:
-            began = self.log_time(asked.now)
-            self.shared.append(msgspec.structs.replace(asked, began=began), endpoint, 0)
-        else:
-            self.delivery.flush()
-            self._answer(msgspec.structs.replace(asked, now=now, at=time.time(), began=asked.now), now)
-            self.proofs.answered(identity)
+        elif self.proofs.take(identity, self._limits):
+            self._let_join(asked, endpoint, now)
+
+    def _let_join(self, asked: Asked, endpoint: Endpoint, now: float) -> None:
+        self.delivery.flush()
+        self._answer(msgspec.structs.replace(asked, now=now, at=time.time(), began=asked.now), now)
+        self.proofs.answered(asked.identity)
 
     def _replay_more(self, more: More, endpoint: Endpoint, now: float) -> None:
         self.delivery.replay_more(more.identity, endpoint)
@@ -608,16 +394,8 @@ class Hub:
         self._decide(Announced(now, time.time(), frame), now)
 
     def say_farewell(self, text: str, now: float) -> None:
-        """Say something to all clients of this server, as the last word. Among hosts it gets no number.
-
-        Raises as :meth:`announce`.
-        """
-        if self.shared is None:
-            self.announce(text, now)
-            return
-        frame = message_frame(text)
-        self.plain.post((1, frame))
-        self.delivery.tell_all(frame)
+        """Say something to all clients of this server, as the last word. Raises as :meth:`announce`."""
+        self.announce(text, now)
 
     def close_room(self, name: str, now: float) -> tuple[str, int]:
         """End a room and forget its history; return its name and how many members are in the lobby for it.
@@ -625,20 +403,21 @@ class Hub:
         Raises :class:`MpchatError` when there is no such room, for the lobby, and while members are moved:
         they are still to get what was said there.
         """
-        room = self.state.rooms.get(name)
-        if room is None:
-            raise MpchatError(f"there is no room {visible(name)}; mpchat rooms lists them")
-        if room is self.state.rooms.lobby:
-            raise MpchatError(f"{room.name} cannot be closed: members of closed rooms are put there")
+        room = self._closable(name)
         members = list(room.members)
-        if self.shared is not None:
-            self.shared.append(RoomClosed(now, 0.0, room.number), None, 0)
-            return room.name, len(members)
         if any(map(self.delivery.in_transit, room.members)):
             raise MpchatError(f"members of {room.name} are just being moved to other workers; try again")
         self._put_in_order(RoomClosed(now, time.time(), room.number), now)
         lobby = self.state.rooms.lobby.members
         return room.name, sum(each in lobby for each in members)
+
+    def _closable(self, name: str) -> Room:
+        room = self.state.rooms.get(name)
+        if room is None:
+            raise MpchatError(f"there is no room {visible(name)}; mpchat rooms lists them")
+        if room is self.state.rooms.lobby:
+            raise MpchatError(f"{room.name} cannot be closed: members of closed rooms are put there")
+        return room
 
     def can_close(self, name: str) -> bool:
         """Tell whether there is a room of this name that may be closed."""
@@ -648,27 +427,32 @@ class Hub:
     def change_limits(self, limits: Limits, *, notices: bool, now: float) -> None:
         """Keep to other limits from now on."""
         self._limits, self._notices = limits, notices
-        if self.shared is None or differ(limits, notices, self.state):
-            self._decide(Configured(limits, notices, now), now)
+        self._configure(limits, notices, now)
         self.plain.buffer.limit = limits.lag
         self.delivery.lag_limit, self.delivery.answers_memory = limits.lag, limits.answers
 
+    def _configure(self, limits: Limits, notices: bool, now: float) -> None:
+        self._decide(Configured(limits, notices, now), now)
+
     def silence_notices(self, now: float) -> None:
-        """Tell no client any more that others have gone. Clients of other hosts are told."""
-        if self.shared is not None:
-            self.closed = True
-            return
+        """Tell no client any more that others have gone."""
         self.change_limits(self._limits, notices=False, now=now)
 
     def sweep(self, now: float) -> None:
         """Forget what is too old or unused; call it about once a second."""
         self.moderator.watch_clock()
-        if self.shared is None:  # else hosts do it with their beats
-            self._put_in_order(Swept(now, time.time(), self.proofs.waiting), now)
+        self._sweep(now)
         for room in self._sender_holds.expire(now - STUCK_AFTER):
             self._judge_hold(room)
 
+    def _sweep(self, now: float) -> None:
+        self._put_in_order(Swept(now, time.time(), self.proofs.waiting), now)
+
     # What is so.
+
+    def wall(self) -> float:
+        """Return the time by which bans and mutes end, in seconds since 1970."""
+        return time.time()
 
     def address_of(self, name: str) -> str | None:
         """Return the address of the member of this name, if one is connected here."""
@@ -685,9 +469,7 @@ class Hub:
         return member is not None and not self.state.is_here(member)
 
     def kick_everywhere(self, target: str) -> None:
-        """Have the other hosts close the connections of a name, an address or a network too."""
-        if self.shared is not None:
-            self.shared.append(Kicked(target), None, 0)
+        """Have other hosts close the connections of a name, an address or a network; here are none."""
 
     @property
     def messages(self) -> int:
@@ -703,16 +485,6 @@ class Hub:
     def rooms(self) -> int:
         """Rooms that there are, the lobby among them."""
         return len(self.state.rooms)
-
-
-def differ(limits: Limits, notices: bool, state: HubState) -> bool:
-    """Tell whether limits that all hosts keep to are others than the state has."""
-    shared = limits._replace(lag=state.limits.lag, answers=state.limits.answers)
-    return (shared, notices) != (state.limits, state.sequencer.notices)
-
-
-def _nothing(*args: object) -> None:
-    pass
 
 
 def _refuse_order(order: Order) -> None:

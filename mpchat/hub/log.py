@@ -7,7 +7,7 @@ This log is in memory. :mod:`mpchat.hub.shared_log` keeps the same promises, and
 """
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from mpchat.auth.grant import Proof
 from mpchat.cluster.store import Place
@@ -98,6 +98,25 @@ class Record(NamedTuple):
     origin: Endpoint | None
     cost: int
     host: int = 0
+
+
+class OrderLog(Protocol):
+    """What keeps the order."""
+
+    @property
+    def owes(self) -> bool:
+        """True while something that was added has not come out."""
+
+    def __bool__(self) -> bool: ...
+
+    def append(self, content: Entry | Step, origin: Endpoint | None, cost: int) -> None:
+        """Add at the end."""
+
+    def next(self) -> Record:
+        """Return the first record that has not come out yet. There must be one."""
+
+    def take_from(self, endpoint: Endpoint) -> list[Record]:
+        """Return, out of turn, what came from one worker, which has died, and does not come out by itself."""
 
 
 class MemoryLog:

@@ -26,9 +26,9 @@ from mpchat.hub.digest import Reading
 from mpchat.hub.effects import End
 from mpchat.hub.entries import HostBeat, Returned
 from mpchat.hub.hosts import HostInfo, encode_info, global_identity, host_of
-from mpchat.hub.hub import Hub, SharedPast
 from mpchat.hub.log import Applied
 from mpchat.hub.members import Member
+from mpchat.hub.shared_hub import SharedHub, SharedPast
 from mpchat.hub.shared_log import VERSION, Outgoing, StrangerError
 from mpchat.hub.state import HubState
 from mpchat.ipc.reasons import SLOW
@@ -165,10 +165,8 @@ class Part(Enum):
 class Membership:
     """This host's part in the chat of several hosts."""
 
-    def __init__(self, hub: Hub, link: LogLink, info: HostInfo, lease: float) -> None:
+    def __init__(self, hub: SharedHub, link: LogLink, info: HostInfo, lease: float) -> None:
         """``lease`` is in seconds."""
-        assert hub.shared is not None
-        assert hub.place is not None
         self.part = Part.JOINING
         # Why the part is what it is; why the log cannot be reached, and since when (seconds since 1970).
         self.why = ""
@@ -179,7 +177,7 @@ class Membership:
         self.stopped = ""
         self.info = info
         self.hub = hub
-        self.log = hub.shared
+        self.log = hub.log
         self.link = link
         self.beat_every = min(BEAT_EVERY, lease / BEATS_IN_A_LEASE)
         # The number of clients here, and of plain ones that have said something.
@@ -210,7 +208,6 @@ class Membership:
     @property
     def place(self) -> Place:
         """How far the log was applied."""
-        assert self.hub.place is not None
         return self.hub.place
 
     @property
@@ -498,7 +495,9 @@ class Membership:
         self._compared = max(self._compared, self.place.position)
         self._snapshot_place, self._snapshot_at = place, now
         entered = {each.identity for each in self._returning}
-        self.hub.replace_state(state, place, number, entered, now, ends_later=follows and is_known)
+        self.hub.replace_state(
+            SharedPast(state, place), number, entered, now, ends_later=follows and is_known
+        )
         # Their ends may be among what was settled.
         self._returning = [each for each in self._returning if self.hub.delivery.recipient(each.identity)]
         self.log.drop(Returned)  # those that have not come back are among the others now

@@ -19,10 +19,10 @@ from mpchat.control import answers
 from mpchat.errors import StartError
 from mpchat.hub import snapshot
 from mpchat.hub.hosts import Host, HostInfo, encode_info
-from mpchat.hub.hub import Hub, SharedPast, differ
 from mpchat.hub.membership import Membership, Part, new_generation
 from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
+from mpchat.hub.shared_hub import SharedHub, SharedPast, differ
 from mpchat.hub.shared_log import VERSION
 from mpchat.hub.state import HubState
 from mpchat.reactor import Reactor
@@ -61,6 +61,13 @@ class OpenLog:
             )
         if differ(limits_of(config), config.notices, state):
             log.warning("limits are those of the cluster %s, a reload sets others", config.cluster_name)
+
+    def hub(self, config: Config, connections: Callable[[], int]) -> SharedHub:
+        """Return the hub that goes on from there. ``connections`` returns how many there are."""
+        self.shared_hub = SharedHub(
+            limits_of(config), self.past, notices=config.notices, connections=connections
+        )
+        return self.shared_hub
 
     def _store(self, config: Config) -> RedisStore:
         return RedisStore(self.url, config.cluster_name, self._password)
@@ -102,11 +109,11 @@ def restored(found: Snapshot) -> SharedPast:
 class Cluster:
     """This server as a host of the cluster."""
 
-    def __init__(self, reactor: Reactor, opened: OpenLog, config: Config, hub: Hub) -> None:
-        """Take part with ``hub``, which begins with ``opened.past``."""
+    def __init__(self, reactor: Reactor, opened: OpenLog, config: Config) -> None:
+        """Take part with the hub that ``opened`` has made."""
         self._reactor = reactor
         self._config = config
-        self._hub = hub
+        self._hub = hub = opened.shared_hub
         self._url = opened.url
         info = HostInfo(
             name=config.host_name,

@@ -28,7 +28,6 @@ from mpchat.cluster.store import (
     UnavailableError,
 )
 from mpchat.errors import MpchatError
-from mpchat.hub.hub import SharedPast
 from mpchat.hub.membership import (
     Away,
     Event,
@@ -41,6 +40,7 @@ from mpchat.hub.membership import (
     Stopped,
     Trimmed,
 )
+from mpchat.hub.shared_hub import SharedPast
 from mpchat.hub.shared_log import Outgoing
 from mpchat.reactor import READ, Reactor
 

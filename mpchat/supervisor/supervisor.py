@@ -19,7 +19,7 @@ from mpchat.config import Config
 from mpchat.control.server import Server
 from mpchat.errors import StartError
 from mpchat.hub.archive import Archive
-from mpchat.hub.hub import Hub, SharedPast
+from mpchat.hub.hub import Hub
 from mpchat.hub.moderation_file import trusted
 from mpchat.hub.moderation_keeper import ModerationKeeper
 from mpchat.hub.past import Past
@@ -221,13 +221,12 @@ class Supervisor:
         config = self._order.config
         descriptors = os_process.raise_descriptor_limit()
         certificate = read_certificate(config.tls_cert, config.tls_key) if config.tls_on else None
-        archive: Archive | None
-        past: Past | SharedPast | None
         archive, past = _open_history(config, stack)
-        bans = Path(config.bans or guard.paths.bans)
-        keeper = _moderation_keeper(config, bans) if shared is None else ModerationKeeper(None)
-        past = past if shared is None else shared.past
-        self.hub = _make_hub(config, keeper, archive, past, lambda: self.pool.connections)
+        if shared is None:
+            bans = Path(config.bans or guard.paths.bans)
+            self.hub = _make_hub(config, bans, archive, past, self._count_connections)
+        else:
+            self.hub = shared.hub(config, self._count_connections)
         gate = Gate(self.reactor, config, make_verifiers(config))
         stack.callback(gate.close)
         gate.on_checked, self.hub.proofs.gate = self.hub.proved, gate
@@ -278,7 +277,7 @@ class Supervisor:
         """Take part in the chat of several hosts."""
         from mpchat.supervisor.cluster import Cluster
 
-        cluster = Cluster(self.reactor, shared, self._order.config, self.hub)
+        cluster = Cluster(self.reactor, shared, self._order.config)
         stack.callback(cluster.close)
         cluster.membership.count = lambda: (self.pool.connections, self._plain_speakers)
         cluster.on_serving, cluster.on_hopeless = self._on_worker_ready, self._on_hopeless
@@ -291,6 +290,9 @@ class Supervisor:
         """Plain clients that have said something: their leaving is told."""
         speakers = sum(each.connections.speakers for each in self.pool.handles)
         return max(0, speakers - self.hub.delivery.recipients)
+
+    def _count_connections(self) -> int:
+        return self.pool.connections
 
     def _log_stopped(self) -> None:
         if self.lifecycle.stopping:
@@ -385,20 +387,13 @@ def _follow(acceptor: Acceptor, record: RecordKeeper, archive: Archive | None, c
         archive.change_limits(messages=kept.messages, age=kept.age)
 
 
-def _moderation_keeper(config: Config, bans: Path) -> ModerationKeeper:
+def _make_hub(
+    config: Config, bans: Path, archive: Archive | None, past: Past | None, connections: Callable[[], int]
+) -> Hub:
+    """Return a hub that goes on from the history and from the bans kept in a file."""
     # In the instance's own folder no other user writes.
     check = partial(check_own_file, bans, public=True) if config.bans else trusted
-    return ModerationKeeper(bans, check)
-
-
-def _make_hub(
-    config: Config,
-    moderation: ModerationKeeper,
-    archive: Archive | None,
-    past: Past | SharedPast | None,
-    connections: Callable[[], int],
-) -> Hub:
-    """Return a hub that goes on from the history and from the bans that are kept."""
+    moderation = ModerationKeeper(bans, check)
     hub = Hub(
         limits_of(config),
         notices=config.notices,

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-from mpchat.hub import claims, hub, membership, moderator
+from mpchat.hub import claims, hub, membership, moderator, shared_hub
 
 HOUR = 3600.0
 # When the simulation begins, in seconds since 1970.
@@ -51,7 +51,7 @@ def simulated(clock: Clock, random: Random) -> Iterator[None]:
     times = _Stand(time, monotonic=clock.monotonic, time=clock.time)
     texts = _Stand(secrets, token_urlsafe=token, token_hex=token)
     with ExitStack() as stack:
-        for module in (hub, moderator):
+        for module in (hub, moderator, shared_hub):
             stack.enter_context(patch.object(module, "time", times))
         for module in (hub, membership, claims):
             stack.enter_context(patch.object(module, "secrets", texts))

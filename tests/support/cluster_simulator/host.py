@@ -7,12 +7,12 @@ from random import Random
 from mpchat.cluster.store import Place, Snapshot, UnavailableError
 from mpchat.hub import snapshot
 from mpchat.hub.hosts import HostInfo, encode_info
-from mpchat.hub.hub import Hub, SharedPast
 from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.log import Applied
 from mpchat.hub.membership import Membership, Registration
 from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
+from mpchat.hub.shared_hub import SharedHub, SharedPast
 from mpchat.hub.shared_log import VERSION
 from mpchat.hub.state import HubState
 from mpchat.ipc.items import PLAIN
@@ -47,7 +47,7 @@ class Running:
     """A host's process: from its start to its death."""
 
     def __init__(self, host: "Host", past: SharedPast, now: float) -> None:
-        self.hub = Hub(LIMITS, past=past)
+        self.hub = SharedHub(LIMITS, past)
         self.stores = ModelStore(host.log), ModelStore(host.log)
         info = encode_info(HostInfo(name=host.name, version=VERSION))
 
@@ -90,7 +90,7 @@ class Host:
         return self.running
 
     @property
-    def hub(self) -> Hub:
+    def hub(self) -> SharedHub:
         return self.process.hub
 
     @property

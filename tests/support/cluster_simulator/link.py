@@ -18,7 +18,6 @@ from mpchat.cluster.store import (
     TrimmedError,
     UnavailableError,
 )
-from mpchat.hub.hub import SharedPast
 from mpchat.hub.membership import (
     Away,
     Event,
@@ -31,6 +30,7 @@ from mpchat.hub.membership import (
     Stopped,
     Trimmed,
 )
+from mpchat.hub.shared_hub import SharedPast
 from mpchat.hub.shared_log import Outgoing
 from support.model_store import ModelStore
 
