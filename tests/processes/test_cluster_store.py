@@ -443,29 +443,66 @@ def end_of(store: Store) -> Place:
     return snapshot.place
 
 
-def test_the_log_is_trimmed_below_the_slowest_living_host(store: Store, kit: Kit) -> None:
+def trimmed_at(store: Store, places: list[Place]) -> int:
+    """Return the position from which on the log is there: ``places`` are all that it had."""
+
+    def is_there(place: Place) -> bool:
+        try:
+            store.check(place)
+        except TrimmedError:
+            with pytest.raises(TrimmedError):
+                store.read(place, 0, 1000)
+            return False
+        return True
+
+    there = [place.position for place in places if is_there(place)]
+    assert there == list(range(there[0], places[-1].position + 1))
+    return there[0]
+
+
+def places_of(store: Store) -> list[Place]:
+    places = [START]
+    for batch in read(store):
+        places.append(places[-1].after(batch))
+    return places
+
+
+def test_a_save_trims_to_the_snapshot_before_the_last_one(store: Store) -> None:
+    """What follows it serves hosts that return after a short while."""
+    epoch = register(store)
+    append(store, epoch, *((number, b"x") for number in range(1, 20)), position=501)
+    append(store, epoch, position=520)
+    places = places_of(store)
+    # The log's founder had made the snapshot at 500.
+    store.save(Snapshot(places[5], 3, [b"at 505"]))
+    assert trimmed_at(store, places) == 500
+    store.save(Snapshot(places[12], 3, [b"at 512"]))
+    assert trimmed_at(store, places) == 505
+    # One that is refused trims nothing.
+    store.save(Snapshot(places[11], 3, [b"at 511"]))
+    assert trimmed_at(store, places) == 505
+    store.save(Snapshot(places[13], 3, [b"at 513"]))
+    assert trimmed_at(store, places) == 512
+    with pytest.raises(RewoundError, match="another batch is at 512"):
+        store.check(places[12]._replace(chain=b"0" * 40))
+    assert [batch.position for batch in read(store, places[12])] == list(range(513, 521))
+
+
+def test_the_log_is_trimmed_below_the_slowest_living_host(store: Store) -> None:
     fast, slow = register(store), register(store, "부산")
     append(store, fast, *((number, b"x") for number in range(1, 11)), position=502)
-    batches = read(store)
     append(store, fast, (11, b"x"), position=512)
     append(store, slow, (1, b"y"), position=505)
-    store.save(Snapshot(START.after(batches[9]), 3, [b"at 510"]))
-    at_505 = START.after(batches[4])
-    assert read(store, at_505)[0].position == 506
-    store.check(at_505)
-    with pytest.raises(RewoundError, match="another batch is at 505"):
-        store.check(at_505._replace(chain=b"0" * 40))
-    for early in (START, START.after(batches[3])):
-        with pytest.raises(TrimmedError):
-            store.read(early, 0, 1000)
-        with pytest.raises(TrimmedError):
-            store.check(early)
-    # The slow host is gone: the snapshot alone decides.
+    places = places_of(store)
+    store.save(Snapshot(places[8], 3, [b"at 508"]))
+    assert trimmed_at(store, places) == 500
+    store.save(Snapshot(places[10], 3, [b"at 510"]))
+    assert trimmed_at(store, places) == 505
+    # The slow host is gone: the snapshots alone decide.
     store.leave("g1", slow)
-    store.save(Snapshot(START.after(batches[10]), 3, [b"at 511"]))
-    assert read(store, START.after(batches[10]))[0].position == 512
-    with pytest.raises(TrimmedError):
-        store.read(at_505, 0, 1000)
+    places = [*places, end(store, places[-1])]
+    store.save(Snapshot(places[11], 3, [b"at 511"]))
+    assert trimmed_at(store, places) == 510
 
 
 def test_what_follows_the_snapshot_is_kept_whatever_it_is(store: Store, kit: Kit) -> None:
@@ -498,7 +535,8 @@ def test_a_slow_host_keeps_no_more_than_the_bound(
     assert len(read(store, START.after(all_batches[-left]))) == left
 
 
-def test_a_place_in_a_log_that_was_trimmed_to_its_end_is_fine(store: Store) -> None:
+def test_a_place_in_a_log_that_was_trimmed_to_its_end_is_fine(store: Store, kit: Kit) -> None:
+    kit.keep_at_most(1 << 20, 0)  # else what follows the snapshot before stays
     epoch = register(store)
     append(store, epoch, (1, b"a"))
     place = end(store)
