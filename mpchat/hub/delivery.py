@@ -407,7 +407,7 @@ class Delivery:
             self.on_hold(effect)
 
     def _kick(self, effect: Kick) -> None:
-        if self.on_kick is not None and self.kicks:
+        if self.on_kick is not None and (self.kicks or effect.lasts):
             self.on_kick(effect.target)
 
     def _forget_room(self, effect: ForgetRoom) -> None:

@@ -110,9 +110,14 @@ class Hold(NamedTuple):
 
 
 class Kick(NamedTuple):
-    """Close the connections of a name, an address or a network, on each host its own."""
+    """Close the connections of a name, an address or a network, on each host its own.
+
+    The host whose operator wants that closes them before it is in the order. A ban (``lasts``) closes those
+    too that have come in between.
+    """
 
     target: str
+    lasts: bool = False
 
 
 Effect = (

@@ -303,7 +303,7 @@ class HubState:
     def _moderated(self, entry: Moderated) -> None:
         self.moderation.put(entry.table, entry.key, Rule(entry.target, entry.until))
         if entry.table == BANS:
-            self._effects.append(Kick(entry.target))
+            self._effects.append(Kick(entry.target, lasts=True))
 
     def _lifted(self, entry: Lifted) -> None:
         self.moderation.put(entry.table, entry.key, None)

@@ -251,7 +251,7 @@ def test_senders_do_not_wait_for_a_host_that_is_gone() -> None:
 def test_a_kick_and_a_ban_reach_each_host() -> None:
     hall = Hall()
     assert hall.apply(Kicked("밥")) == [Kick("밥")]
-    assert hall.apply(Moderated("bans", "밥", "밥", None)) == [Kick("밥")]
+    assert hall.apply(Moderated("bans", "밥", "밥", None)) == [Kick("밥", lasts=True)]
     assert hall.apply(Moderated("mutes", "밥", "밥", None)) == []
 
 
