@@ -24,8 +24,10 @@ _for = click.option(
 def say(text: str, config_file: str | None, **flags: Any) -> None:
     """Announce TEXT to all clients."""
     config = server_config(config_file, flags)
-    count = result_as(ask(config, requests.Say(text)), Said).connections
-    click.echo(f"said to {count} client{'s' if count != 1 else ''}")
+    said = result_as(ask(config, requests.Say(text)), Said)
+    count = said.connections
+    elsewhere = f" here, and to those of {_other_hosts(said.hosts)}" if said.hosts else ""
+    click.echo(f"said to {count} client{'s' if count != 1 else ''}{elsewhere}")
 
 
 @click.command()
@@ -38,13 +40,14 @@ def kick(target: str, config_file: str | None, **flags: Any) -> None:
     without a name is not told, so mpchat's own comes back by itself.
     """
     config = server_config(config_file, flags)
-    ended = _ended(result_as(ask(config, requests.Kick(target)), Kicked))
-    if not ended:
+    result = result_as(ask(config, requests.Kick(target)), Kicked)
+    ended = _ended(result)
+    if not ended and not result.hosts:
         raise MpchatError(
             f"no member is called {target} and no client is connected from there; "
             "allowed: a name, host:port, a host or a network such as 192.0.2.0/24"
         )
-    click.echo(f"{_connections(ended)} ended")
+    click.echo(f"{_connections(ended)} ended{_elsewhere(result)}")
 
 
 @click.command()
@@ -61,7 +64,9 @@ def ban(target: str, config_file: str | None, seconds: float | None, **flags: An
     result = result_as(ask(config, requests.Ban(target, seconds)), Banned)
     # The server says the host for host:port, because that is what it has banned.
     banned = visible(result.target or target)
-    click.echo(f"{banned} is banned {_how_long(seconds)}; {_connections(_ended(result))} ended")
+    click.echo(
+        f"{banned} is banned {_how_long(seconds)}; {_connections(_ended(result))} ended{_elsewhere(result)}"
+    )
 
 
 @click.command()
@@ -117,6 +122,15 @@ def _ended(result: Kicked | Banned) -> int:
         slots = ", ".join(map(str, result.silent))
         raise TimedOutError(f"{_connections(result.ended)} ended; no answer from worker {slots}")
     return result.ended
+
+
+def _elsewhere(result: Kicked | Banned) -> str:
+    """Return what is said of other hosts, whose connections are not counted."""
+    return f" here, and those on {_other_hosts(result.hosts)}" if result.hosts else ""
+
+
+def _other_hosts(count: int) -> str:
+    return f"{count} other host{'s' if count != 1 else ''}"
 
 
 def _connections(count: int) -> str:

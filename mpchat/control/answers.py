@@ -289,16 +289,21 @@ class Stopping(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """How many clients an announcement went to."""
+    """How many clients an announcement went to here, and on how many other hosts it is said too."""
 
     connections: int
+    hosts: int = 0
 
 
 class Kicked(msgspec.Struct, frozen=True):
-    """How many connections were ended, and the slots of workers that did not answer in time."""
+    """How many connections were ended, and the slots of workers that did not answer in time.
+
+    ``hosts`` is how many other hosts end connections from there too, which are not counted.
+    """
 
     ended: int
     silent: list[int]
+    hosts: int = 0
 
 
 class Banned(msgspec.Struct, frozen=True, kw_only=True):
@@ -307,6 +312,7 @@ class Banned(msgspec.Struct, frozen=True, kw_only=True):
     target: str = ""
     ended: int
     silent: list[int]
+    hosts: int = 0
 
 
 class Muted(msgspec.Struct, frozen=True):

@@ -468,6 +468,11 @@ class Hub:
         member = self.state.members.named(name)
         return member is not None and not self.state.is_here(member)
 
+    @property
+    def other_hosts(self) -> int:
+        """How many other hosts the chat has."""
+        return len(self.state.hosts.by_epoch.keys() - {self.state.here})
+
     def kick_everywhere(self, target: str) -> None:
         """Have other hosts close the connections of a name, an address or a network; here are none."""
 

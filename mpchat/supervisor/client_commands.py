@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from mpchat.control.answers import Banned, Kicked, Lifted, Muted, Said, Sanction, Sanctions
+from mpchat.control.answers import Banned, Closed, Kicked, Lifted, Muted, Said, Sanction, Sanctions
 from mpchat.control.messages import Answer, Reply, refusal
 from mpchat.errors import Exit, MpchatError
 from mpchat.hub.hub import Hub
-from mpchat.hub.moderation import BANS, kick_target
+from mpchat.hub.moderation import BANS, as_host, kick_target
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.ask_workers import PATIENCE, WorkerQuestions
@@ -53,16 +53,20 @@ class ClientCommands:
         """Send an announcement to every client. Raise :class:`ProtocolError` if it fits no frame."""
         self._check_the_log()
         self._hub.announce(text, self._reactor.now)
-        reply(Answer(Said(self._pool.connections + len(self._placement))))
+        reply(Answer(Said(self._pool.connections + len(self._placement), self._hub.other_hosts)))
 
     def kick(self, target: str, reply: Reply) -> None:
         """Close the connections of a name, of ``host:port``, of a host or of a network."""
         self._check_the_log()
-        elsewhere = self._hub.is_elsewhere(target)
+        count = self._count_elsewhere(target)
         self._hub.kick_everywhere(target)
-        self._close_connections(
-            target, lambda kicked: reply(Answer(Kicked(kicked.ended + elsewhere, kicked.silent)))
-        )
+        self._close_connections(target, lambda kicked: reply(Answer(count(kicked))))
+
+    def _count_elsewhere(self, target: str) -> Callable[[Kicked], Kicked]:
+        """Return what adds to the connections ended here those of other hosts, as far as they are known."""
+        member = self._hub.is_elsewhere(target)
+        hosts = self._hub.other_hosts if as_host(target) is not None else 0
+        return lambda kicked: Kicked(kicked.ended + member, kicked.silent, hosts)
 
     def _end(self, seconds: float | None) -> float | None:
         """Return when a sanction of ``seconds`` ends (seconds since 1970); None: never."""
@@ -87,11 +91,12 @@ class ClientCommands:
         and the ban is on the disk. It is an error if the ban could not be written.
         """
         self._check_the_log()
+        count = self._count_elsewhere(target)
         banned = self._hub.moderator.ban(target, self._end(seconds), self._reactor.now)
         log.info("banned: %s", banned)
         self._placement.refuse(BANNED, host=banned)
         answer = _BanAnswer(banned, reply)
-        self._close_connections(banned, answer.on_kicked)
+        self._close_connections(banned, lambda kicked: answer.on_kicked(count(kicked)))
         self._disk.do(self._hub.moderator.write(), answer.on_kept)
 
     def follow_moderation_file(self, then: Callable[[], None] = lambda: None) -> None:
@@ -138,6 +143,11 @@ class ClientCommands:
             self._hub.moderator.write(),
             lambda error: reply(Answer(result) if error is None else _not_kept(error)),
         )
+
+    def close(self, room: str) -> Closed:
+        """End a room. Raise :class:`MpchatError` if there is none of this name."""
+        self._check_the_log()
+        return self.rooms.close(room)
 
     def list_sanctions(self) -> Sanctions:
         """Return the bans and mutes in force."""
@@ -203,8 +213,8 @@ class _BanAnswer:
         if self._error is not None:
             self._reply(_not_kept(self._error))
         else:
-            ended, silent = self._kicked.ended, self._kicked.silent
-            self._reply(Answer(Banned(target=self._banned, ended=ended, silent=silent)))
+            ended, silent, hosts = self._kicked.ended, self._kicked.silent, self._kicked.hosts
+            self._reply(Answer(Banned(target=self._banned, ended=ended, silent=silent, hosts=hosts)))
 
 
 def _not_kept(error: Exception) -> Answer[object]:

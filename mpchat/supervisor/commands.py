@@ -71,7 +71,7 @@ class Commands:
             case requests.Rooms(after):
                 reply(Answer(self._clients.rooms.list(after)))
             case requests.Close(room):
-                reply(Answer(self._clients.rooms.close(room)))
+                reply(Answer(self._clients.close(room)))
             case _:
                 raise NotImplementedError(request.command())
 

@@ -46,11 +46,11 @@ class Orders:
                 code = _WRONG_TARGET[order.action] if lifts else "failed"
                 self._refuse(order, code, answer.text)
                 return
-            count, silent = _count(answer.result)
+            count, silent, hosts = _count(answer.result)
             if silent:
                 slots = ", ".join(map(str, silent))
                 self._refuse(order, "failed", f"{count} connections ended; no answer from worker {slots}")
-            elif order.action == "kick" and not count:
+            elif order.action == "kick" and not count and not hosts:
                 nobody = f"no member is called {target} and no client is connected from there"
                 self._refuse(order, "no_such_name", nobody)
             else:
@@ -76,7 +76,7 @@ class Orders:
             case "unmute":
                 self._clients.lift("mutes", target, reply)
             case "close":
-                reply(Answer(self._clients.rooms.close(target)))
+                reply(Answer(self._clients.close(target)))
 
     def _is_sanctioned(self, order: Order) -> bool:
         return self._hub.moderator.is_sanctioned(BANS if order.action == "unban" else MUTES, order.target)
@@ -85,14 +85,15 @@ class Orders:
         self._hub.tell(order.identity, error_frame(code, text))
 
 
-def _count(result: object) -> tuple[int, list[int]]:
-    """Return how many connections were ended or members moved, and the workers that have not answered."""
+def _count(result: object) -> tuple[int, list[int], int]:
+    """Return how many connections were ended or members moved, the workers that have not answered, and how
+    many other hosts were asked."""
     match result:
         case Kicked() | Banned():
-            return result.ended, list(result.silent)
+            return result.ended, list(result.silent), result.hosts
         case Closed():
-            return result.members, []
-    return 0, []
+            return result.members, [], 0
+    return 0, [], 0
 
 
 def _spelled(order: Order, answer: Answer[object]) -> str:
