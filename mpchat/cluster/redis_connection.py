@@ -13,7 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mpchat.cluster.store import UnavailableError
+from mpchat.cluster.store import UnavailableError, UnreachableError
 from mpchat.cluster_url import ClusterUrl, Server, shown
 
 # Seconds to connect, and without a byte of an answer beyond the time that a command itself waits.
@@ -171,7 +171,7 @@ class RedisConnection:
                 raise self._failed(error) from None
             raise DeniedError(str(error)) from None
         except UnicodeError as error:  # a name that the resolver cannot encode
-            raise UnavailableError(f"Redis at {self._where} cannot be reached: {error}") from None
+            raise UnreachableError(f"Redis at {self._where} cannot be reached: {error}") from None
         return connection
 
     def _find_master(self) -> Server:
@@ -215,7 +215,14 @@ class RedisConnection:
         meaning = _meaning(error)
         if meaning:
             return UnavailableError(f"Redis at {self._where} cannot be used now: {meaning}")
-        return UnavailableError(f"Redis at {self._where} cannot be reached: {error or type(error).__name__}")
+        return UnreachableError(f"Redis at {self._where} cannot be reached: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Return why there is no connection; redis-py puts the address around it, which is shown already."""
+    cause = error.__cause__ or error.__context__
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
+    return text.rstrip(".") or type(error).__name__
 
 
 def _meaning(error: Exception) -> str | None:

@@ -14,6 +14,7 @@ lease is over, and tells all hosts about it in the log itself: one ``gone``, at 
 
     StoreError
     ├── UnavailableError   the store cannot be reached now, or does not write; try again
+    │   └── UnreachableError   there is no connection
     ├── FencedError        this host's lease is over: read on to its own "gone", then register again
     ├── RewoundError       the log is empty, rolled back or of another generation
     ├── TrimmedError       the batches after this place are gone: load the snapshot
@@ -43,6 +44,10 @@ class UnavailableError(StoreError):
 
     What was asked for may have been done nevertheless. Each verb can be repeated.
     """
+
+
+class UnreachableError(UnavailableError):
+    """There is no connection to the store."""
 
 
 class FencedError(StoreError):

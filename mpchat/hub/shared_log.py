@@ -193,7 +193,8 @@ class SharedLog:
         if not OLDEST_VERSION <= batch.version <= VERSION + 1:
             raise StrangerError(
                 f"the log has entries of version {batch.version}; "
-                f"this mpchat reads {OLDEST_VERSION} to {VERSION + 1}"
+                f"this mpchat reads {OLDEST_VERSION} to {VERSION + 1}: "
+                "update mpchat in steps of one version, on all hosts"
             )
         total, entries = _decode(batch.payload)
         for entry in entries:

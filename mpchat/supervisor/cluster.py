@@ -13,7 +13,7 @@ from collections.abc import Callable
 from mpchat import __version__, cluster_url
 from mpchat.auth.keys import read_secret
 from mpchat.cluster.redis_store import RedisStore
-from mpchat.cluster.store import Place, RefusedError, Snapshot, StoreError
+from mpchat.cluster.store import Place, RefusedError, Snapshot, StoreError, UnreachableError
 from mpchat.config import Config
 from mpchat.control import answers
 from mpchat.errors import StartError
@@ -51,6 +51,8 @@ class OpenLog:
         self.stores = self._store(config), self._store(config)
         try:
             self.past = self._past(config)
+        except UnreachableError as error:
+            raise StartError(f"cluster: {error}: start it, or correct the setting cluster") from None
         except StoreError as error:
             raise StartError(f"cluster: {error}") from None
         state = self.past.state

@@ -225,7 +225,9 @@ def test_entries_of_a_version_that_is_one_higher_are_read(version: int) -> None:
 def test_entries_of_another_version_are_an_error_that_names_it(version: int) -> None:
     log, other, order = member(1), member(2), Order()
     append(other, said("안녕"))
-    with pytest.raises(StrangerError, match=rf"version {version}; this mpchat reads 1 to {VERSION + 1}$"):
+    with pytest.raises(
+        StrangerError, match=rf"version {version}; this mpchat reads 1 to {VERSION + 1}: update"
+    ):
         log.receive(order.take(2, other.take_batches(version, TOTAL)))
     assert log.place == START
     assert not log
