@@ -542,9 +542,11 @@ class Conversation:
     def _message(self, message: Message) -> None:
         match message:
             case Message(seq=None, to=None):
-                self._settled = self._said
-                if not self.seated:
+                if self.seat is None:
+                    self._settled = self._said
+                elif not self.seated:
                     return
+                # To a member it is the farewell of its host: no message of the client has come back.
             case Message(text, sender, to=str(to)):
                 if self.seat is not None and sender == self.seat.name:
                     self._came_back(_told(text, to))
@@ -556,12 +558,20 @@ class Conversation:
         self.inbox.put(message)
 
     def _welcome(self, welcome: Welcome) -> None:
-        request = None if self._room_closed or welcome.again else self._settle(welcome)
+        # Before its first welcome a client has sent nothing but the join. A host answers that in this form
+        # when another host has entered the member already.
+        unasked = self._room_closed or (welcome.again and self.seated)
+        request = None if unasked else self._settle(welcome)
         self._room_closed = False
-        if request is not None and request.resumes and self.seat is not None:
+        if welcome.again:
+            self._not_all_come_back()
+        goes_on = (
+            welcome.again and self.seat is not None and name_key(self.seat.room) == name_key(welcome.room)
+        )
+        resumes = goes_on or (request is not None and request.resumes)
+        if resumes and self.seat is not None:
             self._tracks.respelled(self.seat.room, welcome.room)
         track, gap = self._tracks.entered(welcome.room), None
-        resumes = welcome.again or (request is not None and request.resumes)
         if resumes and track.epoch:
             gap = track.resume(welcome.epoch, welcome.seq, welcome.recovered, welcome.lost)
         else:
@@ -572,6 +582,11 @@ class Conversation:
         self.seated = self._was_seated = True
         self.inbox.put(welcome)
         self._put_gap(welcome.room, gap)
+
+    def _not_all_come_back(self) -> None:
+        """Wait no longer than for a later answer: private messages may have been lost with the log."""
+        for each in self._tells():
+            each.abandoned = True
 
     def _put_gap(self, room: str, gap: Gap | None) -> None:
         if gap is not None:

@@ -59,7 +59,7 @@ class Message:
     A client without a name gets only the text. For a member, ``seq`` is the number of the message in
     ``room``, ``at`` its time in seconds since 1970, and ``sender`` a member's name or a plain client's
     ``host:port``. An announcement of the operator has no sender. A private message has ``to``, and neither
-    room nor number.
+    room nor number. The farewell of one of several hosts has its text alone.
     """
 
     text: str
@@ -134,6 +134,7 @@ class Lost:
     """Messages of ``room`` that will not come: numbers ``first`` to ``last``, both included.
 
     ``last`` is None when the server numbers anew: the number of lost messages is then unknown, maybe none.
+    With several hosts ``first`` may be a number that was read: what was read from there on is uncertain too.
     """
 
     room: str

@@ -196,15 +196,15 @@ def help_for(name: str | None, role: str | None) -> str:
     return f"{NAMED_HELP}; {OPERATORS_HELP}" if role == OPERATOR else NAMED_HELP
 
 
-def said(message: Message) -> tuple[str, str, str]:
+def said(message: Message, *, named: bool) -> tuple[str, str, str]:
     """Return ``message`` as a line in three parts, safe for a terminal: the middle one is the sender's name.
 
-    A member's message cannot look like an announcement of the operator: an announcement begins with ``***``,
-    and a member's message with a name.
+    For a member (``named``) no member's message can look like an announcement of the operator: an
+    announcement begins with ``***``, and a member's message with a name.
     """
     text = visible(message.text)
     if message.sender is None:
-        return ("" if message.room is None else "*** "), "", text
+        return ("*** " if named else ""), "", text
     sender = visible(message.sender)
     if message.to is not None:
         return "", sender, f" -> {visible(message.to)}: {text}"
@@ -213,11 +213,11 @@ def said(message: Message) -> tuple[str, str, str]:
     return "", sender, f": {text}"
 
 
-def shown(event: Event) -> str:
-    """Return ``event`` as one line, safe for a terminal."""
+def shown(event: Event, *, named: bool = True) -> str:
+    """Return ``event`` as one line, safe for a terminal; ``named`` is false for a plain client."""
     match event:
         case Message():
-            return "".join(said(event))
+            return "".join(said(event, named=named))
         case Refused():
             times = f", {event.times} times" if event.times > 1 else ""
             hint = _hint(event.code, event.proofs) if event.code not in HINTS else ""
@@ -235,6 +235,11 @@ def shown(event: Event) -> str:
             return _connection_line(event)
         case _:
             return _room_line(event)
+
+
+def is_told(event: Event) -> bool:
+    """Tell whether ``event`` gets a line: for an unasked welcome with a loss that of the loss is enough."""
+    return not (isinstance(event, Welcome) and event.again and event.lost is not None)
 
 
 def _connection_line(event: Connected | Disconnected | Lost | Rejected) -> str:
@@ -257,6 +262,9 @@ def _connection_line(event: Connected | Disconnected | Lost | Rejected) -> str:
 
 def _room_line(event: Welcome | Joined | Left | Who | Rooms) -> str:
     match event:
+        case Welcome(again=True):
+            where = f"{visible(event.name)} in {visible(event.room)}"
+            return f"the chat was restored: you are still {where}, {_people(event.members)} here"
         case Welcome():
             return f"you are {visible(event.name)} in {visible(event.room)}, {_people(event.members)} here"
         case Joined():

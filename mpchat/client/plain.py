@@ -36,6 +36,7 @@ from mpchat.client.lines import (
     Tell,
     Unknown,
     help_for,
+    is_told,
     parse,
     refusal,
     shown,
@@ -264,7 +265,7 @@ class _Listener:
 
     def _message(self, message: Message) -> None:
         """Write a message to stdout; raises ``OSError`` when that is broken."""
-        _write_line(shown(message))
+        _write_line(shown(message, named=self._chat.name is not None))
         if self._own.said_now(message):
             self._echoes.settle(message.text)
 
@@ -273,6 +274,8 @@ class _Listener:
             case Welcome():
                 self._own.note(event)
                 self._rejected = None
+                if event.again and is_told(event):
+                    note(shown(event))
             case Joined() | Left() | Connected(again=False):
                 pass
             case _:
@@ -297,8 +300,14 @@ class _Own:
         self._before: dict[tuple[str, str], int] = {}
 
     def note(self, welcome: Welcome) -> None:
+        before = welcome.seq
+        if welcome.again:
+            # The connection is the same, so its own messages may be among those that follow. After a loss
+            # they have other numbers.
+            known = self._before.get((self._epoch, welcome.room), welcome.seq)
+            before = known if welcome.lost is None else -1
         self._epoch = welcome.epoch
-        self._before.setdefault((welcome.epoch, welcome.room), welcome.seq)
+        self._before.setdefault((welcome.epoch, welcome.room), before)
 
     def said_now(self, message: Message) -> bool:
         """Tell whether the message may be the user's; for a plain client every message may be."""

@@ -38,16 +38,18 @@ class Track:
         self.epoch, self._start = epoch, seq
 
     def resume(self, epoch: str, seq: int, recovered: bool, lost: Gap | None) -> Gap | None:
-        """Note a join that asked to resume from :attr:`after`; return the gap that it left.
+        """Note a join that asked to resume from :attr:`after`, or an unasked welcome; return the gap it left.
 
-        ``lost`` is the range that the server no longer has. With ``recovered`` there is none, also when the
-        epoch is another one: after a crash the new epoch agrees with the old one up to that number.
+        ``lost`` is the range that the server no longer has. It may begin below what was read: with several
+        hosts all that follows an agreed number is uncertain, and later numbers are given again. With
+        ``recovered`` there is none, also when the epoch is another one: after a crash the new epoch agrees
+        with the old one up to that number.
         """
         after = self.after
         goes_on = recovered or (lost is not None and lost[1] is not None)
         if self._is_anew(self.epoch if goes_on else epoch, seq) or (lost is not None and lost[1] is None):
             self.epoch, self._last, self._start = epoch, -1, seq
-            return after + 1, None
+            return (after + 1 if lost is None else min(after + 1, lost[0])), None
         self.epoch, self._last, self._start = epoch, after, None
         if lost is None or lost[1] is None or lost[1] <= after:
             return None

@@ -45,6 +45,7 @@ from mpchat.client.lines import (
     Tell,
     Unknown,
     help_for,
+    is_told,
     parse,
     said,
     shown,
@@ -234,9 +235,10 @@ class _Screen:
             if isinstance(event, Welcome):
                 self._moved.set()
             if not isinstance(event, Message):
-                _notice(shown(event))
+                if is_told(event):
+                    _notice(shown(event))
             elif self._board is None:
-                print(shown(event))
+                print(shown(event, named=False))
             else:
                 print(coloured(event))
 
@@ -342,7 +344,7 @@ class _BoardCompleter(Completer):
 
 def coloured(message: Message) -> str:
     """Return ``message`` as a line with its time, and its name in the name's colour."""
-    before, name, after = said(message)
+    before, name, after = said(message, named=True)
     when = "" if message.at is None else f"{NOTICE.format(_clock(message.at))} "
     if "NO_COLOR" in os.environ or not name:
         return f"{when}{before}{name}{after}"

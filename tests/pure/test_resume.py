@@ -16,6 +16,7 @@ from mpchat.client.core import (
     History,
     Lost,
     Message,
+    Moderated,
     Pong,
     Refused,
     Rejected,
@@ -23,6 +24,8 @@ from mpchat.client.core import (
     Welcome,
     Who,
 )
+from mpchat.client.lines import is_told, shown
+from mpchat.client.proof import Proof
 from mpchat.client.resume import MAX_ROOMS, Track, Tracks
 from mpchat.errors import ConnectionLostError, ProtocolError, RefusedError
 from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
@@ -632,3 +635,161 @@ def test_rooms_that_are_remembered_are_counted() -> None:
     assert tracks.get("first") is not None
     assert tracks.get("0") is None
     assert tracks.get(f"{MAX_ROOMS + 9}") is not None
+
+
+# A welcome that answers no join: with several hosts the log was lost, and the member is entered again.
+
+
+def entered(seq: int = 3, **options: Any) -> Conversation:
+    """Return a chat that has read messages 1 to ``seq``, and whose events were taken."""
+    chat = conversation(**options)
+    chat.opened(0)
+    chat.received(welcome(seq) + b"".join(message(each) for each in range(1, seq + 1)))
+    assert numbers(chat) == list(range(1, seq + 1))
+    return chat
+
+
+@pytest.mark.parametrize(
+    ("facts", "then", "expected", "next_after"),
+    [
+        ({"seq": 5, "recovered": True}, [4, 5, 6], [4, 5, 6], 6),
+        # Up to 1 all agree; from 2 on it is uncertain, and numbers that were read come again for others.
+        ({"seq": 4, "lost": (2, None)}, [2, 3, 4, 5], [(2, None), 2, 3, 4, 5], 5),
+        # The room is shorter than what was read.
+        ({"seq": 2, "lost": (3, None)}, [3], [(3, None), 3], 3),
+        ({"seq": 0, "lost": (4, None)}, [1, 2], [(4, None), 1, 2], 2),
+        # Nothing follows at once: the next message has the next number.
+        ({"seq": 2, "lost": (3, None)}, [], [(3, None)], 2),
+        # Only what the history has no more.
+        ({"seq": 9, "lost": (4, 7)}, [8, 9, 10], [(4, 7), 8, 9, 10], 10),
+    ],
+)
+def test_an_unasked_welcome_tells_once_what_is_uncertain_and_goes_on_in_the_new_epoch(
+    facts: dict[str, Any], then: list[int], expected: list[Any], next_after: int
+) -> None:
+    chat = entered()
+    chat.received(welcome(epoch="two", token="new", again=True, **facts))
+    chat.received(b"".join(map(message, then)))
+    seen = [chat.next_event() for _ in range(len(chat.inbox))]
+    assert isinstance(seen[0], Welcome)
+    assert seen[0].again
+    shown = [
+        (e.first, e.last) if isinstance(e, Lost) else e.seq for e in seen[1:] if isinstance(e, Lost | Message)
+    ]
+    assert shown == expected
+    chat.lost(1, None)
+    assert asked(chat.opened(2)) == [
+        {"join": {"name": "앨리스", "room": "lobby", "token": "new", "after": next_after, "epoch": "two"}}
+    ]
+
+
+def test_an_unasked_welcome_is_no_answer_to_a_join_that_is_under_way() -> None:
+    chat = entered()
+    enter = chat.ask(Welcome)
+    chat.received(welcome(3, epoch="two", recovered=True, again=True))
+    assert not enter.done
+    assert chat.seat is not None
+    assert chat.seat.room == "lobby"
+    chat.received(message(4) + welcome(7, epoch="two", room="게임방") + message(8, "게임방"))
+    assert enter.result().room == "게임방"
+    assert chat.seat.room == "게임방"
+    assert numbers(chat) == [4, 8]
+
+
+def test_an_unasked_welcome_gives_no_token_that_was_not_granted() -> None:
+    old, fresh = Proof("jwt", "old"), Proof("jwt", "fresh")
+    chat = Conversation("h", 1, seat=Seat("앨리스", proof=old))
+    chat.opened(0)
+    chat.received(welcome(0))
+    renewal = chat.ask(Welcome, fresh)
+    chat.received(welcome(0, epoch="two", recovered=True, again=True))
+    assert not renewal.done
+    assert chat.seat is not None
+    assert chat.seat.proof == old
+    chat.received(welcome(0, epoch="two"))
+    assert renewal.done
+    assert chat.seat.proof == fresh
+
+
+def test_a_join_that_resumes_may_be_answered_by_the_unasked_welcome_alone() -> None:
+    chat = entered()
+    chat.lost(1, None)
+    chat.opened(2)
+    entrance = chat.entrance
+    assert entrance is not None
+    chat.received(welcome(5, epoch="two", recovered=True, again=True))
+    assert entrance.done
+    assert chat.seated
+    # The host knew no number of this client: what is missing is named all the same.
+    chat.received(message(6))
+    assert numbers(chat) == [(4, 5), 6]
+    enter = chat.ask(Welcome)
+    chat.received(welcome(1, epoch="two", room="게임방"))
+    assert enter.done
+
+
+def test_questions_keep_their_order_over_an_unasked_welcome() -> None:
+    chat = entered()
+    who, rooms, history = chat.ask(Who), chat.ask(Rooms), chat.ask(History)
+    chat.received(welcome(3, epoch="two", recovered=True, again=True))
+    chat.received(frame({"error": {"code": "bad_request", "text": "no"}}))
+    chat.received(frame({"rooms": {"rooms": [], "count": 0, "next": None}}))
+    chat.received(frame({"history": {"room": "lobby", "messages": [], "next": None}}))
+    assert isinstance(who.error, RefusedError)
+    assert rooms.answer == Rooms((), 0)
+    assert history.answer == History("lobby", ())
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_private_message_that_the_log_has_lost_takes_no_later_error(comes_back: bool) -> None:
+    chat = entered()
+    chat.tell("가나다", "밥")
+    chat.received(welcome(3, epoch="two", recovered=True, again=True))
+    if comes_back:
+        chat.received(frame({"message": "가나다", "from": "앨리스", "to": "밥", "at": 1.5}))
+    who = chat.ask(Who)
+    chat.received(frame({"who": {"room": "lobby", "names": ["앨리스"], "members": 1, "next": None}}))
+    assert who.done
+    kick = chat.ask(Moderated, order=("kick", "밥"))
+    chat.received(frame({"error": {"code": "no_such_name", "text": "nobody"}}))
+    assert isinstance(kick.error, RefusedError)
+
+
+def test_a_room_that_is_spelled_otherwise_after_the_loss_of_the_log_is_the_same_room() -> None:
+    chat = Conversation("h", 1, seat=Seat("앨리스", "Games"))
+    chat.opened(0)
+    chat.received(welcome(1, room="Games") + message(1, "Games"))
+    chat.received(welcome(3, epoch="two", room="games", recovered=True, again=True))
+    chat.received(message(3, "games"))
+    assert numbers(chat) == [1, (2, 2), 3]
+
+
+def test_a_farewell_is_told_as_it_is_and_is_no_message_of_the_client() -> None:
+    chat = entered()
+    chat.say()
+    # An error about a proof is of the message before it, unless that came back.
+    renewal = chat.ask(Welcome, Proof("secret", "비밀"))
+    chat.received(frame({"message": "안녕히 계세요"}))
+    chat.received(frame({"error": {"code": "auth_required", "text": "prove it"}}))
+    assert not renewal.done
+    assert events(chat) == [Message("안녕히 계세요"), Refused("auth_required", "prove it")]
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (Message("안녕히 계세요"), "*** 안녕히 계세요"),
+        (
+            Welcome("앨리스", "게임방", 3, "two", 2, "t", recovered=True, again=True),
+            "the chat was restored: you are still 앨리스 in 게임방, 2 people here",
+        ),
+        # The loss that follows is the line.
+        (Welcome("앨리스", "게임방", 3, "two", 2, "t", lost=(2, None), again=True), None),
+        (
+            Lost("게임방", 2, None),
+            "the server has begun anew: what was said after message 1 may be lost",
+        ),
+    ],
+)
+def test_a_terminal_tells_each_of_these_in_at_most_one_line(event: Event, line: str | None) -> None:
+    assert (shown(event) if is_told(event) else None) == line
