@@ -100,7 +100,10 @@ export class Track {
     return this.#start === null ? this.#last : Math.max(this.#start, this.#last);
   }
 
-  /** Note the welcome of a join that asked to resume from `after`; return the gap that it left, or null. */
+  /**
+   * Note the welcome of a join that asked to resume from `after`, or an unasked one; return the gap that it left, or
+   * null. With several hosts a range whose end is not known may begin below what was read: it is uncertain too.
+   */
   resume({ epoch, seq, recovered, lost }) {
     const after = this.after;
     const comparable = recovered || Boolean(lost && lost[1] !== null);
@@ -110,7 +113,7 @@ export class Track {
     if (anew) {
       this.#last = -1;
       this.#start = seq;
-      return [after + 1, null];
+      return [lost ? Math.min(after + 1, lost[0]) : after + 1, null];
     }
     this.#last = after;
     this.#start = null;
@@ -189,7 +192,8 @@ export class Chat {
   #entrance = null;
   // The operator has closed the room: the next welcome is into the lobby, and answers no request.
   #isMoved = false;
-  // Messages that have not come back. {text, to, place, settled by resolve or reject, earlier: sent on a lost connection}
+  // Messages that have not come back. {text, to, place, settled by resolve or reject, earlier: sent on a lost
+  // connection, shaken: sent before hosts lost their log}
   #said = [];
   // The error that ends this connection, when the server has told it, and whether another connection follows.
   #refusal = null;
@@ -334,10 +338,12 @@ export class Chat {
    *
    * - `message`: `text`, `from`, `mine`, `at` (seconds since 1970), and either `room` and `seq`, or `to` for a
    *   private one. An announcement of the operator has no `from`. Messages up to `seq` of the welcome are history.
+   *   The farewell of one of several hosts has its text alone.
    * - `welcome`: `name`, `room`, `seq`, `members`, `role`, `expires`, `again` (in the same room after a lost
-   *   connection, or after {@link renew}).
+   *   connection, after {@link renew}, or when several hosts have lost their log and entered the member again).
    * - `joined`, `left`: `names` (at most eight), `count`, `members`, for `left` maybe `reason`.
-   * - `lost`: `room`, `first`, `last`: numbers that will not come; `last` is null when the server numbers anew.
+   * - `lost`: `room`, `first`, `last`: numbers that will not come; `last` is null when the server numbers anew. Then
+   *   `first` may be a number that has come: what came from there on is uncertain too.
    * - `disconnected`: `reason`, `retrying`. `waiting`: `seconds` until the next attempt. `connecting`.
    * - `refused`: `code`, `text`, `times`, for what belongs to no request and to no message that was said.
    * - `rejected`: `code`, `text`, `retrying`, for `auth_required` also `proofs`: the name or the room was not granted
@@ -626,11 +632,17 @@ export class Chat {
 
   #cameBack(event) {
     const isPrivate = event.to !== undefined;
+    const isKind = (each) => (each.to !== null) === isPrivate;
     // The server sends again only what was said before this connection. A private message has no number.
-    const wasEarlier = event.room === this.room && event.seq <= this.#joinedAt;
-    const at = this.#said.findIndex((each) => each.text === event.text && (each.to !== null) === isPrivate
-      && each.earlier === wasEarlier);
-    if (at >= 0) this.#said.splice(at, 1)[0].resolve(event);
+    const isHere = event.room === this.room;
+    const inTime = (each) => (each.earlier
+      ? isHere && event.seq <= this.#welcomedAt : !isHere || event.seq > this.#joinedAt);
+    const at = this.#said.findIndex((each) => each.text === event.text && isKind(each) && inTime(each));
+    if (at < 0) return;
+    const [said] = this.#said.splice(at, 1);
+    said.resolve(event);
+    // Those said before have come back by now, unless they were lost with the log.
+    this.#confirm((each) => each.shaken && !each.earlier && isKind(each) && each.place < said.place);
   }
 
   /** Once all is there that was said before the welcome, what has not come back will not come. */
@@ -642,35 +654,53 @@ export class Chat {
   }
 
   #replayUntil = null;
-  // The last number of the room at the welcome.
+  // The last number of the room at the last welcome, and the last one that this connection's own messages cannot have.
+  #welcomedAt = 0;
   #joinedAt = 0;
 
   #welcome(welcome) {
-    const request = this.#isMoved ? null : this.#settle('welcome');
+    // With several hosts a member is entered again after a loss of their log: this answers no request. It may answer
+    // the join that a connection begins with: another host has entered the member already.
+    const isUnasked = welcome.again === true && this.#entrance === null;
+    const request = this.#isMoved || isUnasked ? null : this.#settle('welcome');
     this.#isMoved = false;
     const returns = this.#track !== null && request !== null && request === this.#entrance;
     // A renewal goes on in the room that it was sent in; the operator may have closed that one meanwhile.
     const renews = Boolean(request?.track) && request.track === this.#track;
-    const again = returns || renews;
+    const goesOn = isUnasked && isSameName(welcome.room, this.room);
+    const again = returns || renews || goesOn;
     this.#entrance = null;
     this.#isRenewed = false;
     let gap = null;
-    if (again) gap = this.#track.resume(welcome);
-    else this.#track = new Track(welcome.epoch, welcome.seq);
+    // A renewal that was sent before a loss of the log names a number of before it: nothing is missing since.
+    if (again && !(request?.shaken && welcome.epoch === this.#track.epoch)) gap = this.#track.resume(welcome);
+    else if (!again) this.#track = new Track(welcome.epoch, welcome.seq);
     const { name, room, token, seq, members } = welcome;
     const [role, expires] = [welcome.role ?? 'member', welcome.expires ?? null];
     Object.assign(this, { name, room, token, role, expires, state: 'online' });
     this.#put({ type: 'welcome', name, room, seq, members, role, expires, again });
     this.#putGap(gap);
-    // A renewal changes nothing about messages: the connection is the same.
-    if (!renews) {
-      this.#joinedAt = seq;
+    if (goesOn) {
+      this.#shake(welcome);
+    } else if (!renews) {
+      // A renewal changes nothing about messages: the connection is the same.
+      this.#joinedAt = this.#welcomedAt = seq;
       this.#replayUntil = again ? seq : null;
       if (again) this.#replayed();
       else this.#confirm((each) => each.earlier);
     }
     request?.resolve(welcome);
     this.#opened.resolve(this);
+  }
+
+  /** Expect what was said on this connection and has not come back among what follows an unasked welcome, if at all. */
+  #shake({ seq, lost }) {
+    for (const each of [...this.#said, ...this.#requests]) each.shaken = true;
+    this.#welcomedAt = seq;
+    if (lost) this.#joinedAt = -1;
+    if (this.#replayUntil !== null) this.#replayUntil = seq;
+    // With other numbers it is not known whether anything follows before the next message comes.
+    if (!lost) this.#replayed();
   }
 
   #putGap(gap) {
@@ -787,6 +817,12 @@ function proofOf(options) {
   if (kind === 'jwt' && typeof value === 'function') return { kind, source: value };
   if (typeof value !== 'string') throw new TypeError(`the option ${kind} is a string`);
   return { kind, value };
+}
+
+/** Tell whether two spellings are one name: the first member that enters a room decides its spelling. */
+function isSameName(one, other) {
+  const key = (name) => name.normalize('NFKC').toLowerCase();
+  return key(one) === key(other);
 }
 
 /** Return a promise that nobody has to look at: an error that nobody looks at must not end a program. */

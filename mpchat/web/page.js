@@ -236,6 +236,8 @@ function showAddress(room, how = 'replaceState') {
 
 function takeMessage(event) {
   if (event.room !== undefined && event.room !== chat.room) return;
+  // The farewell of a host has no time.
+  event.at ??= Date.now() / 1000;
   const fresh = event.seq === undefined || event.seq > old;
   const seen = document.visibilityState === 'visible' && document.hasFocus() && log.following;
   if (fresh && !event.mine && !seen) {

@@ -1010,3 +1010,130 @@ test('waiting grows, has a bound, and is never nothing', () => {
   assert.ok(most(50) <= 20 && most(5000) > 10);
   assert.ok(least(0) >= 0.1);
 });
+
+// Several hosts: a welcome that answers no request, and the farewell of one host.
+
+const AGAIN = { ...WELCOME, epoch: 'two', token: 'new', again: true };
+const own = (seq, text) => ({ ...number(seq, 'alice'), message: text });
+
+test('an unasked welcome that lost nothing goes on behind what has come', async () => {
+  const { chat, socket, events } = await entered();
+  socket.give(number(1), number(2), { welcome: { ...AGAIN, seq: 3, recovered: true } }, number(3), number(4));
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm2', 'm3', 'm4']);
+  assert.deepEqual(losses(events), []);
+  assert.deepEqual(events.filter((each) => each.type === 'welcome').map((each) => each.again), [false, true]);
+  const next = await again(socket);
+  assert.deepEqual(next.sent, [{ join: { name: 'alice', room: 'lobby', token: 'new', after: 4, epoch: 'two' } }]);
+  chat.close();
+});
+
+test('an unasked welcome tells once what is uncertain, from below what has come, and the new numbers follow', async () => {
+  const { chat, socket, events } = await entered();
+  socket.give(number(1), number(2), number(3));
+  socket.give({ welcome: { ...AGAIN, seq: 4, lost: [2, null] } }, number(2), number(3), number(4), number(5));
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm2', 'm3', 'm2', 'm3', 'm4', 'm5']);
+  assert.deepEqual(losses(events), [[2, null]]);
+  assert.ok(!types(events).includes('disconnected'));
+  chat.close();
+});
+
+test('an unasked welcome answers no request for another room, nor a question', async () => {
+  const { chat, socket, events } = await entered();
+  socket.give(number(1));
+  const [wanted, who] = [chat.enter('게임방'), chat.who()];
+  socket.give({ welcome: { ...AGAIN, seq: 1, recovered: true } }, number(2));
+  assert.equal(await Promise.race([wanted, settled()]), undefined);
+  assert.equal(chat.room, 'lobby');
+  socket.give({ welcome: { ...WELCOME, epoch: 'two', room: '게임방', seq: 7 } }, { ...number(8), room: '게임방' });
+  socket.give({ who: { room: '게임방', names: ['alice'], members: 1, next: null } });
+  assert.equal((await wanted).room, '게임방');
+  assert.equal((await who).room, '게임방');
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm2', 'm8']);
+  assert.deepEqual(losses(events), []);
+  chat.close();
+});
+
+test('a join that resumes may be answered by the unasked welcome alone', async () => {
+  const { chat, socket, events } = await entered();
+  socket.give(number(1));
+  const next = await again(socket);
+  next.give({ welcome: { ...AGAIN, seq: 2, recovered: true } }, number(3));
+  await settled();
+  assert.equal(chat.state, 'online');
+  assert.deepEqual(losses(events), [[2, 2]]);
+  const wanted = chat.enter('x');
+  next.give({ welcome: { ...WELCOME, room: 'x' } });
+  assert.equal((await wanted).room, 'x');
+  chat.close();
+});
+
+test('a room that is spelled otherwise after the loss of the log is the same room', async () => {
+  const { chat, socket, events } = await entered({ room: 'Games' });
+  socket.give({ ...number(1), room: 'Games' }, { welcome: { ...AGAIN, room: 'games', seq: 3, recovered: true } });
+  socket.give({ ...number(3), room: 'games' });
+  await settled();
+  assert.deepEqual(losses(events), [[2, 2]]);
+  assert.equal(chat.room, 'games');
+  chat.close();
+});
+
+test('what was said before the loss of the log comes back under a new number, or is unconfirmed', async () => {
+  const { chat, socket } = await entered({ seq: 9 });
+  socket.give(number(10));
+  const [came, lost, later] = [chat.say('왔다'), chat.say('잃었다'), chat.say('나중')];
+  const [psst, next] = [chat.tell('bob', '가'), chat.tell('bob', '나')];
+  socket.give({ welcome: { ...AGAIN, seq: 6, lost: [5, null] } }, number(5), own(6, '왔다'));
+  assert.equal((await came).seq, 6);
+  assert.equal(await Promise.race([lost, settled()]), undefined, 'it may still come');
+  socket.give(own(7, '나중'), { message: '나', from: 'alice', to: 'bob', at: 5 });
+  assert.equal((await later).seq, 7);
+  await assert.rejects(lost, code('unconfirmed'));
+  assert.equal((await next).text, '나');
+  await assert.rejects(psst, code('unconfirmed'));
+  chat.close();
+});
+
+test('a message from before a lost connection is still waited for after an unasked welcome', async () => {
+  const { chat, socket } = await entered();
+  const [came, lost] = [chat.say('왔다'), chat.say('잃었다')];
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, seq: 2, recovered: true } });
+  const since = chat.say('새로');
+  next.give({ welcome: { ...AGAIN, seq: 4, lost: [1, null] } }, number(1), number(2), own(3, '왔다'));
+  assert.equal((await came).seq, 3);
+  assert.equal(await Promise.race([lost, settled()]), undefined);
+  next.give(own(4, '새로'));
+  assert.equal((await since).seq, 4);
+  await assert.rejects(lost, code('unconfirmed'));
+  chat.close();
+});
+
+test('a renewal that was under way tells no loss twice, and sends nothing twice', async () => {
+  const { chat, socket, events } = await entered({}, { jwt: 'old' });
+  socket.give(number(1), number(2));
+  const renewed = chat.renew('새로운');
+  await settled();
+  socket.give({ welcome: { ...AGAIN, seq: 2, lost: [2, null] } }, number(2), number(3));
+  assert.equal(await Promise.race([renewed, settled()]), undefined);
+  socket.give({ welcome: { ...WELCOME, epoch: 'two', seq: 3, lost: [2, null] } }, number(2), number(3), number(4));
+  await renewed;
+  await settled();
+  assert.deepEqual(texts(events), ['m1', 'm2', 'm2', 'm3', 'm4']);
+  assert.deepEqual(losses(events), [[2, null]]);
+  chat.close();
+});
+
+test('a farewell is the server\'s word and confirms no message', async () => {
+  const { chat, socket, events } = await entered();
+  const said = chat.say('안녕히 계세요');
+  socket.give({ message: '안녕히 계세요' });
+  assert.equal(await Promise.race([said, settled()]), undefined);
+  assert.deepEqual(events.at(-1), { type: 'message', text: '안녕히 계세요', mine: false });
+  const next = await again(socket);
+  next.give({ welcome: { ...WELCOME, seq: 0, recovered: true } });
+  await assert.rejects(said, code('unconfirmed'));
+  chat.close();
+});
