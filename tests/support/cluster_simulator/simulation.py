@@ -295,13 +295,12 @@ class Simulation:
         """Note which hosts are to notice that the store has lost something."""
         self.truth.store_lost = True
         running = [each.process for each in self.hosts if each.running is not None]
-        epochs = {each.hub.state.members.past.epoch for each in running} | {
-            each.epoch for each in self.truth.said
-        }
-        self.truth.forked |= epochs
-        for each in running:
-            if each.membership.part is membership.Part.RECOVERING:
-                continue
+        said = {each.epoch for each in self.truth.said}
+        self.truth.forked |= {each.hub.state.members.past.epoch for each in running} | said
+        # A host that is about to found has another epoch already, which nobody knows.
+        following = [each for each in running if each.membership.part is not membership.Part.RECOVERING]
+        epochs = {each.hub.state.members.past.epoch for each in following} | said
+        for each in following:
             try:
                 ModelStore(self.log).check(each.membership.place)
             except RewoundError:
