@@ -300,7 +300,10 @@ class Simulation:
         # A host that is about to found has another epoch already, which nobody knows.
         following = [each for each in running if each.membership.part is not membership.Part.RECOVERING]
         epochs = {each.hub.state.members.past.epoch for each in following} | said
+        state = self.log.state
         for each in following:
+            if state is not None and state.generation != each.membership.place.generation:
+                continue  # it is behind, in a log that was replaced
             try:
                 ModelStore(self.log).check(each.membership.place)
             except RewoundError:
