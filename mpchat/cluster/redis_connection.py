@@ -181,7 +181,7 @@ class RedisConnection:
             try:
                 found = self._ask_sentinel(sentinel)
             except (redis.RedisError, OSError, DeniedError, UnavailableError) as error:
-                problems.append(f"{shown(sentinel)}: {error}")
+                problems.append(f"{shown(sentinel)}: {_reason(error)}")
                 continue
             if found is None:
                 problems.append(f"{shown(sentinel)}: knows no master {self._url.service!r}")
@@ -189,7 +189,7 @@ class RedisConnection:
             self._sentinels.remove(sentinel)
             self._sentinels.insert(0, sentinel)
             return Server(found[0].decode(), int(found[1]))
-        raise UnavailableError(f"no Sentinel names the master ({'; '.join(problems)})")
+        raise UnreachableError(f"no Sentinel names the master ({'; '.join(problems)})")
 
     def _ask_sentinel(self, sentinel: Server) -> list[bytes] | None:
         """Ask without the password, since most Sentinels have none; and with it where it is needed."""

@@ -82,7 +82,7 @@ class ClientCommands:
         """Raise :class:`MpchatError` while the log of all hosts cannot be reached: nothing would happen."""
         why = self.cluster.away if self.cluster is not None else ""
         if why:
-            raise MpchatError(f"Redis is not reachable, so the other hosts cannot be told: {why}; try again")
+            raise MpchatError(f"not done, since the other hosts cannot be told: {why}; try again")
 
     def ban(self, target: str, seconds: float | None, reply: Reply) -> None:
         """Ban a name, a host or a network and close its connections.

@@ -322,10 +322,10 @@ class LogLink:
 
     def _note_away(self, thread: int, why: str) -> None:
         with self._lock:
-            before = any(self._away)
+            before = next(filter(None, self._away), "")
             self._away[thread] = why
-            now = next((each for each in self._away if each), "")
-        if bool(now) is not before:
+            now = next(filter(None, self._away), "")
+        if now != before:
             self._report(0, Away(now))
 
     def _report(self, serial: int, event: Event) -> None:
