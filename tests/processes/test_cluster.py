@@ -599,6 +599,8 @@ def test_a_host_that_stood_still_past_its_lease_keeps_its_clients(tmp_path: Path
 def refused_start(server: Server, *words: str, code: Exit = Exit.NOT_STARTED) -> str:
     """Return the one line that a start ends with; nothing of it may be left."""
     done = server.command("start", "--port", "0", "--workers", "1", *words)
+    if not done.returncode:
+        server.end()
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("mpchat: ")

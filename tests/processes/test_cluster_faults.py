@@ -238,7 +238,7 @@ def test_a_snapshot_that_is_cut_is_whole_or_not_there(tmp_path: Path) -> None:
         opened(f"redis://{LOOPBACK}:{relay.port}") as store,
         opened(server.url) as direct,
     ):
-        begin(store)
+        begin(direct)
         last = direct.load()
         for number, cut in enumerate((0, 50, 1000, 50_000, 100_200, 100_300, 100_700, 101_000), 1):
             append(direct, number)
@@ -506,7 +506,7 @@ def test_a_replica_is_told(tmp_path: Path) -> None:
         begin(store)
         with running_replica(tmp_path / "b", master) as replica, opened(replica.url) as other:
             with pytest.raises(UnavailableError, match="is a replica and takes no writes"):
-                append(other, 1)
+                other.register("g1", "부산", "j", 1, b"", LEASE)
             # A master that becomes a replica while a host reads from it.
             master.ask("REPLICAOF", LOOPBACK, replica.port)
             with pytest.raises(UnavailableError, match="replica"):
@@ -737,7 +737,8 @@ def test_no_descriptor_stays_after_any_failure(tmp_path: Path) -> None:
             begin(store)
         with nothing_left_behind():
             with opened(server.url) as store:
-                append(store, 1)
+                epoch = store.register("g1", "부산", "j", 1, b"", LEASE).epoch
+                store.append("g1", epoch, 0, LEASE, [(1, 1, b"1")])
                 with pytest.raises(RewoundError):
                     store.check(START._replace(position=99))
                 with pytest.raises(RewoundError):
