@@ -103,6 +103,10 @@ namespace Mpchat {
         public string Role { get; internal set; }
         /// <summary>When the proof ends, in seconds since 1970; null: never.</summary>
         public double? Expires { get; internal set; }
+        /// <summary>
+        /// True when it answers no request: several hosts have lost their log and entered the member again.
+        /// </summary>
+        public bool Again { get; internal set; }
         internal bool HasLost;
         internal long LostFirst;
         internal long? LostLast;
@@ -113,7 +117,7 @@ namespace Mpchat {
         public string Text { get; internal set; }
         /// <summary>A member's name, or the host:port of a client without one; null: the operator.</summary>
         public string Sender { get; internal set; }
-        /// <summary>The room; null for a private message.</summary>
+        /// <summary>The room; null for a private message, and for the farewell of one of several hosts.</summary>
         public string Room { get; internal set; }
         /// <summary>The number in the room; null for a private message.</summary>
         public long? Seq { get; internal set; }
@@ -137,6 +141,9 @@ namespace Mpchat {
     /// <summary>Messages of Room that will not come: numbers First to Last, both included.</summary>
     public sealed class Lost {
         public string Room { get; internal set; }
+        /// <summary>
+        /// With several hosts it may be a number that has come, when Last is null: what came from there on is uncertain.
+        /// </summary>
         public long First { get; internal set; }
         /// <summary>Null when the server numbers anew: how many are lost is then unknown, maybe none.</summary>
         public long? Last { get; internal set; }
@@ -1065,7 +1072,8 @@ namespace Mpchat {
                 if (gapFirst <= gapLast) AnnounceLost(message.Room, gapFirst, gapLast);
                 if (!isNew) return;
                 // Up to the room's number at the welcome it is history, of an earlier connection.
-                if (message.Sender == name && message.Seq.Value > track.JoinedAt) unsure--;
+                // After a loss of the hosts' log those that were heard before come once more.
+                if (message.Sender == name && message.Seq.Value > track.JoinedAt) unsure = Math.Max(0, unsure - 1);
             }
             Announce(size, () => Raise(OnMessage, message));
         }
@@ -1101,21 +1109,32 @@ namespace Mpchat {
             // After room_closed it answers no join: the answer to one that was sent is still to come.
             Outgoing request = roomClosed ? null : AskedJoin();
             roomClosed = false;
+            // Nor does the welcome of a host that enters a member again, unless another host has done so before this
+            // connection's own join was answered.
+            bool unasked = welcome.Again && (request == null || request != entrance);
+            if (unasked) {
+                // A Renew that is on its way names a number of before the loss.
+                if (request != null) request.Resumes = false;
+                request = null;
+            }
             requests.Remove(request);
             bool resumes = request != null && request.Resumes;
             // The first member that enters an empty room decides its spelling.
-            if (resumes && (welcome.Recovered || welcome.HasLost)) tracks.Respelled(room, welcome.Room);
+            bool goesOn = unasked && IsSameName(room, welcome.Room);
+            if (goesOn || (resumes && (welcome.Recovered || welcome.HasLost))) tracks.Respelled(room, welcome.Room);
             Track track = tracks.Entered(welcome.Room);
             bool gap = false;
             long first = 0, joinedAt = track.JoinedAt;
             long? last = null;
-            if (resumes && track.Epoch != "") gap = track.Resume(welcome, out first, out last);
+            if ((resumes || goesOn) && track.Epoch != "") gap = track.Resume(welcome, out first, out last);
             else track.Join(welcome);
             if (request != null && request.Kind == Kind.Renew) {
                 // The connection is the same, so what the client has said on it is no history.
                 track.JoinedAt = joinedAt;
                 if (jwtSource == null) proof = request.Jwt;
             }
+            // The client's own messages may be among those that follow, under other numbers after a loss.
+            if (goesOn) track.JoinedAt = welcome.HasLost ? -1 : joinedAt;
             name = welcome.Name;
             room = welcome.Room;
             token = welcome.Token;
@@ -1125,6 +1144,12 @@ namespace Mpchat {
             askedAgain = false;
             Announce(0, () => Raise(OnWelcome, welcome));
             if (gap) AnnounceLost(welcome.Room, first, last);
+        }
+
+        static bool IsSameName(string one, string other) {
+            if (one == null || other == null) return false;
+            string key = one.Normalize(NormalizationForm.FormKC).ToLowerInvariant();
+            return key == other.Normalize(NormalizationForm.FormKC).ToLowerInvariant();
         }
 
         void AnnounceLost(string where, long first, long? last) {
@@ -1257,6 +1282,8 @@ namespace Mpchat {
             first = after + 1;
             gapLast = null;
             if (anew) {
+                // The range may begin below what was read: with several hosts that is uncertain too.
+                if (welcome.HasLost) first = Math.Min(first, welcome.LostFirst);
                 last = -1;
                 start = welcome.Seq;
                 return true;
@@ -1388,7 +1415,8 @@ namespace Mpchat {
                     Name = part.Text("name", true), Room = part.Text("room", true), Seq = part.Count("seq"),
                     Epoch = part.Text("epoch", true), Members = part.Count("members"),
                     Recovered = part.Flag("recovered"), Token = part.Text("token", true),
-                    Role = part.Text("role", false) ?? "member", Expires = part.Number("expires")
+                    Role = part.Text("role", false) ?? "member", Expires = part.Number("expires"),
+                    Again = part.Flag("again")
                 };
                 int seat = Welcome.Name.Length + Welcome.Room.Length + Welcome.Epoch.Length + Welcome.Token.Length;
                 if (seat > LongestSeat) throw new FormatException("the welcome is too long");

@@ -349,12 +349,63 @@ def test_a_message_is_not_said_twice_and_a_doubtful_one_is_counted(sharp: Callab
         assert chat.of("lost") == [{"room": "lobby", "first": "9", "last": "9"}]
 
 
-def numbered(seq: int, text: str, sender: str = "alice") -> bytes:
-    return payload(message=text, room="lobby", seq=seq, at=1.5, **{"from": sender})
+def numbered(seq: int, text: str, sender: str = "alice", room: str = "lobby") -> bytes:
+    return payload(message=text, room=room, seq=seq, at=1.5, **{"from": sender})
 
 
 def error(code: str) -> bytes:
     return payload(error={"code": code, "text": "no"})
+
+
+def test_an_unasked_welcome_goes_on_in_the_room_and_answers_no_enter(sharp: Callable[..., Sharp]) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "앨리스", "게임방")
+        with server.accept() as first:
+            first.receive()
+            first.send(welcome("앨리스", room="게임방"))
+            first.send(*(numbered(seq, "전", sender="밥", room="게임방") for seq in (1, 2, 3)))
+            chat.do("enter", "다른방")
+            chat.do("say", "다른방에서")
+            assert first.receive() == {"join": {"room": "다른방"}}
+            # All is there, and goes on; then all from number 3 on is uncertain.
+            again = {"name": "앨리스", "room": "게임방", "again": True, "token": "새것"}
+            first.send(welcome(**again, seq=4, epoch="two", recovered=True))
+            first.send(*(numbered(seq, "둘", sender="밥", room="게임방") for seq in (4, 5)))
+            first.send(welcome(**again, seq=3, epoch="three", lost=[3, None]))
+            first.send(*(numbered(seq, "셋", sender="밥", room="게임방") for seq in (3, 4)))
+            first.send(payload(message="안녕히 계세요"))
+            chat.until("message", text="안녕히 계세요")
+            assert [each.get("seq") for each in chat.of("message")] == [*"1234534", None]
+            assert chat.of("lost") == [{"room": "게임방", "first": "3"}]
+            # Only its own welcome answers the Enter, and then the text is said.
+            first.send(welcome("앨리스", room="다른방", epoch="three", token="새것"))
+            assert first.receive() == {"message": "다른방에서"}
+            chat.until("welcome", room="다른방")
+        join = {"name": "앨리스", "room": "다른방", "token": "새것", "after": 0, "epoch": "three"}
+        assert chat.until("disconnected")["unsure"] == "1"
+        with server.accept() as second:
+            assert second.receive() == {"join": join}
+            # Another host has entered the member already: this is all that answers the join.
+            second.send(welcome("앨리스", room="다른방", epoch="four", recovered=True, again=True))
+            chat.until("welcome", room="다른방")
+            chat.do("enter", "게임방")
+            assert second.receive() == {"join": {"room": "게임방"}}
+
+
+def test_what_comes_again_under_another_number_is_no_longer_in_doubt(sharp: Callable[..., Sharp]) -> None:
+    with ScriptedServer() as server:
+        chat = sharp(server.address, "앨리스")
+        with server.accept() as first:
+            first.receive()
+            first.send(welcome("앨리스", seq=7))
+            for text in ("하나", "둘", "셋"):
+                chat.do("say", text)
+                assert first.receive() == {"message": text}
+            first.send(numbered(8, "하나", sender="앨리스"), payload(message="둘"))
+            first.send(welcome("앨리스", seq=6, epoch="two", lost=[5, None], again=True))
+            first.send(numbered(5, "전", sender="밥"), numbered(6, "둘", sender="앨리스"))
+            chat.until("message", seq="6")
+        assert chat.until("disconnected")["unsure"] == "1"
 
 
 @pytest.mark.parametrize(
