@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -9,6 +10,7 @@ from support.browsers import Desk, Window, chromium
 from support.dead_network import DeadNetwork
 from support.harness import Server, kill, running
 from support.members import members
+from support.scripted_site import ScriptedSite, welcome
 
 from mpchat import connect_blocking
 
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.one_python
 MISSED = 70
 # Messages that a server keeps which cannot give all of them.
 KEPT = 10
+LOST = "The server has begun anew: messages from before may be lost."
 # Writes down each state that is shown from now on.
 WATCH = """
 window.states = [];
@@ -260,3 +263,31 @@ def test_another_window_with_the_same_name_takes_it_over(browser: webdriver.Chro
         assert server.command("kick", "alice").returncode == 0
         again.notes_until("The operator has ended your connection.")
         again.shows("#try", "Enter again")
+
+
+def test_hosts_that_have_lost_their_log_are_one_calm_line_and_a_farewell_is_the_servers(
+    browser: webdriver.Chrome,
+) -> None:
+    with ScriptedSite() as site, Desk(browser, site.address) as desk:
+        window = desk.window(path="/")
+        window.put("#name", "앨리스")
+        window.press_enter()
+        talk, _ = site.join()
+        talk.send(welcome(), *(said(seq, "전") for seq in (1, 2, 3)))
+        window.hears("전", "전", "전")
+        talk.send(welcome(seq=3, epoch="two", recovered=True, again=True), said(4, "복구됨"))
+        window.hears("복구됨")
+        assert window.notes() == []
+        talk.send(welcome(seq=4, epoch="three", lost=[3, None], again=True))
+        talk.send(*(said(seq, "새 번호") for seq in (3, 4, 5)), {"message": "안녕히 계세요"})
+        window.hears("안녕히 계세요")
+        assert window.notes() == [LOST]
+        rows = window.rows()
+        assert [row["seq"] for row in rows] == [1, 2, 3, 4, 3, 4, 5, None]
+        assert (rows[-1]["from"], rows[-1]["mine"]) == ("Operator", False)
+        assert window.find("document.getElementById('trouble').hidden")
+
+
+def said(seq: int, text: str) -> dict[str, Any]:
+    """Return a message of another member."""
+    return {"message": text, "from": "밥", "room": "lobby", "seq": seq, "at": 1763900000 + seq}
