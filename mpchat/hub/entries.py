@@ -9,7 +9,7 @@ import msgspec
 from mpchat.auth.grant import Identity
 from mpchat.hub.limits import Limits
 from mpchat.protocol.messages import shown_without
-from mpchat.protocol.requests import Request
+from mpchat.protocol.requests import Join, Request
 
 # The sender of a run of messages: the address of a plain client, or the identity of a connection that has
 # asked to join.
@@ -203,7 +203,8 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag="returned"):
 
     ``room`` is the room's name, ``number`` the room that the member hears without a break; 0: it hears none.
     ``after`` is the last message of the room that it has, in the numbers of ``epoch``. ``token`` is that of
-    the member's name; ``fresh`` becomes the name's token should nobody have the name any more.
+    the member's name; ``fresh`` becomes the name's token should nobody have the name any more. ``join`` is
+    that of a member which had no answer yet: it gets this one.
     """
 
     now: float
@@ -218,6 +219,7 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag="returned"):
     after: int
     epoch: str
     identified: Identity | None = None
+    join: Join | None = None
 
     def __repr__(self) -> str:
         """Return all but the tokens."""

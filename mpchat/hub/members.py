@@ -477,6 +477,9 @@ class Members:
             if room.seq:
                 self._emit(RoomNumbered(room.name, room.seq, entry.at))
         self._enter(member, room, entry.at)
+        if entry.join is not None:
+            self._welcome(member, room, entry.join)
+            return
         first, lost = room.seq + 1, None
         if room.number != entry.number:
             self._emit(Leave(member.identity))

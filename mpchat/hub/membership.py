@@ -24,7 +24,7 @@ from mpchat.errors import MpchatError
 from mpchat.hub import snapshot
 from mpchat.hub.digest import Reading
 from mpchat.hub.effects import End
-from mpchat.hub.entries import HostBeat, Returned
+from mpchat.hub.entries import Asked, HostBeat, Returned
 from mpchat.hub.hosts import HostInfo, encode_info, global_identity, host_of
 from mpchat.hub.log import Applied
 from mpchat.hub.members import Member
@@ -32,6 +32,7 @@ from mpchat.hub.shared_hub import SharedHub, SharedPast
 from mpchat.hub.shared_log import VERSION, Outgoing, StrangerError
 from mpchat.hub.state import HubState
 from mpchat.ipc.reasons import SLOW
+from mpchat.protocol.requests import Join
 
 # Seconds between two beats, or a fourth of the lease if that is less.
 BEAT_EVERY = 1.0
@@ -273,7 +274,8 @@ class Membership:
             self.hub.take_part(0)
             self.log.lose_epoch()
         if self.log.epoch:
-            self._tell(now)
+            if not self.log.has(HostBeat):  # as long as the log is away, one is enough
+                self._tell(now)
             self._append()
             if self.is_leader and self._snapshot_is_due(now):
                 self._save(now)
@@ -494,7 +496,7 @@ class Membership:
         # What was told before may be of a state that was given up since, and would be met again and again.
         self._compared = max(self._compared, self.place.position)
         self._snapshot_place, self._snapshot_at = place, now
-        entered = {each.identity for each in self._returning}
+        entered = {each.identity for each in self._returning if each.join is not None}
         self.hub.replace_state(
             SharedPast(state, place), number, entered, now, ends_later=follows and is_known
         )
@@ -510,6 +512,8 @@ class Membership:
         # Those that were on their way back when the log was lost.
         pending = {each.identity: each for each in (*self.log.waiting(Returned), *self._returning)}
         self._returning = []
+        asked = self.log.waiting(Asked)
+        joins = {each.identity: each.request.join for each in asked if each.request.join is not None}
         delivery = self.hub.delivery
         for local in known | pending | later:
             recipient = delivery.recipient(local)
@@ -529,7 +533,8 @@ class Membership:
             else:
                 room = later[local].room
                 assert room is not None
-                self._returning.append(self._returned(after, local, later[local], 0, room.seq))
+                returned = self._returned(after, local, later[local], 0, room.seq)
+                self._returning.append(msgspec.structs.replace(returned, join=joins.get(local, Join())))
 
     # What was applied.
 

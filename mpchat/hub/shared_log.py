@@ -126,6 +126,10 @@ class SharedLog:
         """Return the entries of one kind that came from here and have not come out, in order."""
         return [each.content for each in self._mine if isinstance(each.content, kind)]
 
+    def has(self, kind: type) -> bool:
+        """Tell whether an entry of one kind that came from here has not come out."""
+        return any(isinstance(each.content, kind) for each in self._mine)
+
     def drop(self, kind: type) -> None:
         """Drop the entries of one kind that no batch has; call it while this host takes no part.
 
