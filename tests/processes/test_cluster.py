@@ -515,9 +515,9 @@ def test_hosts_and_status_show_all_hosts_which_leave_die_and_return(
         # One leaves in order: at once, and its members' names are held.
         assert busan.stop().returncode == 0
         assert ended(leaves)
-        assert [each["name"] for each in cluster(seoul)["hosts"]] == [SEOUL, JEJU]
         gone = stays.until("left")
         assert (gone["names"], gone["members"]) == (["떠난이"], 2)
+        assert [each["name"] for each in cluster(seoul)["hosts"]] == [SEOUL, JEJU]
         with Member(jeju.address) as other:
             assert other.refused(join={"name": "떠난이"}) == "name_taken"
         stays.ask(message="갔네")
