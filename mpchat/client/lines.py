@@ -196,15 +196,16 @@ def help_for(name: str | None, role: str | None) -> str:
     return f"{NAMED_HELP}; {OPERATORS_HELP}" if role == OPERATOR else NAMED_HELP
 
 
-def said(message: Message, *, named: bool) -> tuple[str, str, str]:
+def said(message: Message, *, named: bool = False) -> tuple[str, str, str]:
     """Return ``message`` as a line in three parts, safe for a terminal: the middle one is the sender's name.
 
-    For a member (``named``) no member's message can look like an announcement of the operator: an
-    announcement begins with ``***``, and a member's message with a name.
+    A member's message cannot look like an announcement of the operator: an announcement begins with ``***``,
+    and a member's message with a name. On a member's connection (``named``) each message without a sender is
+    the server's: the farewell of one of several hosts has no room either.
     """
     text = visible(message.text)
     if message.sender is None:
-        return ("*** " if named else ""), "", text
+        return ("" if message.room is None and not named else "*** "), "", text
     sender = visible(message.sender)
     if message.to is not None:
         return "", sender, f" -> {visible(message.to)}: {text}"
@@ -213,8 +214,8 @@ def said(message: Message, *, named: bool) -> tuple[str, str, str]:
     return "", sender, f": {text}"
 
 
-def shown(event: Event, *, named: bool = True) -> str:
-    """Return ``event`` as one line, safe for a terminal; ``named`` is false for a plain client."""
+def shown(event: Event, *, named: bool = False) -> str:
+    """Return ``event`` as one line, safe for a terminal; ``named`` as in :func:`said`."""
     match event:
         case Message():
             return "".join(said(event, named=named))

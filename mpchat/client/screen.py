@@ -238,7 +238,7 @@ class _Screen:
                 if is_told(event):
                     _notice(shown(event))
             elif self._board is None:
-                print(shown(event, named=False))
+                print(shown(event))
             else:
                 print(coloured(event))
 

@@ -368,10 +368,10 @@ def test_an_unasked_welcome_goes_on_in_the_room_and_answers_no_enter(sharp: Call
             chat.do("say", "다른방에서")
             assert first.receive() == {"join": {"room": "다른방"}}
             # All is there, and goes on; then all from number 3 on is uncertain.
-            again = {"name": "앨리스", "room": "게임방", "again": True, "token": "새것"}
-            first.send(welcome(**again, seq=4, epoch="two", recovered=True))
+            again: dict[str, Any] = {"room": "게임방", "again": True, "token": "새것"}
+            first.send(welcome("앨리스", **again, seq=4, epoch="two", recovered=True))
             first.send(*(numbered(seq, "둘", sender="밥", room="게임방") for seq in (4, 5)))
-            first.send(welcome(**again, seq=3, epoch="three", lost=[3, None]))
+            first.send(welcome("앨리스", **again, seq=3, epoch="three", lost=[3, None]))
             first.send(*(numbered(seq, "셋", sender="밥", room="게임방") for seq in (3, 4)))
             first.send(payload(message="안녕히 계세요"))
             chat.until("message", text="안녕히 계세요")

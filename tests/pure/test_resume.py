@@ -792,4 +792,4 @@ def test_a_farewell_is_told_as_it_is_and_is_no_message_of_the_client() -> None:
     ],
 )
 def test_a_terminal_tells_each_of_these_in_at_most_one_line(event: Event, line: str | None) -> None:
-    assert (shown(event) if is_told(event) else None) == line
+    assert (shown(event, named=True) if is_told(event) else None) == line
