@@ -36,7 +36,7 @@ _STATE_STYLES = {
     "BACKOFF": "red",
     "FATAL": "bold red",
 }
-_HOST_STYLES = {"here": "green", "gone": "red"}
+_HOST_STYLES = {"here": "green"}
 # What a host of a cluster says of itself in a state that passes, with the time when it began.
 _CLUSTER_WORDS = {
     "joining": "is joining since {since}",
@@ -245,7 +245,7 @@ def _cluster_line(cluster: Cluster) -> Text:
     """Return the line about the cluster. It stands out while senders wait."""
     line = Text(f"\ncluster {visible(cluster.name)} as {visible(cluster.host)}: ")
     if cluster.state == "member":
-        there = sum(each.state != "gone" for each in cluster.hosts)
+        there = len(cluster.hosts)
         line.append(f"{_count(there, 'host')}, position {cluster.position}, {_behind(cluster)} behind")
         return line
     since = _clock(cluster.since)

@@ -18,7 +18,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     """A host of the cluster, as the host that answers knows it."""
 
     name: str
-    # here: the host that answers. living: its lease runs. gone: its lease has ended, its clients have left.
+    # here: the host that answers. living: another one.
     state: str
     # The number of the host's registration.
     epoch: int

@@ -473,6 +473,10 @@ class Hub:
         """How many other hosts the chat has."""
         return len(self.state.hosts.by_epoch.keys() - {self.state.here})
 
+    def when_ordered(self, call: Callable[[], None]) -> None:
+        """Call ``call`` when all that was decided before is in the order: now."""
+        call()
+
     def kick_everywhere(self, target: str) -> None:
         """Have other hosts close the connections of a name, an address or a network; here are none."""
 

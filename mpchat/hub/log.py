@@ -7,6 +7,7 @@ This log is in memory. :mod:`mpchat.hub.shared_log` keeps the same promises, and
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from mpchat.auth.grant import Proof
@@ -84,7 +85,13 @@ class Settled(NamedTuple):
     records: list[Any]
 
 
-Step = Settled | Sync | More | Follow | SaidAll | Prove | Proved | Died | Applied
+class Then(NamedTuple):
+    """Call this when all that came from here before is in the order."""
+
+    call: Callable[[], None]
+
+
+Step = Then | Settled | Sync | More | Follow | SaidAll | Prove | Proved | Died | Applied
 
 
 class Record(NamedTuple):

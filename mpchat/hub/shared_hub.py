@@ -32,7 +32,7 @@ from mpchat.hub.entries import (
 from mpchat.hub.hosts import global_identity
 from mpchat.hub.hub import Hub
 from mpchat.hub.limits import Limits
-from mpchat.hub.log import Applied, Died, Record, Settled
+from mpchat.hub.log import Applied, Died, Record, Settled, Then
 from mpchat.hub.shared_log import SharedLog
 from mpchat.hub.state import HubState
 from mpchat.ipc.items import PLAIN, Down
@@ -125,6 +125,8 @@ class SharedHub(Hub):
             self._applied(content, now)
         elif isinstance(content, Settled):
             self._settle_all(content.records, ())
+        elif isinstance(content, Then):
+            content.call()
         elif endpoint is None or type(content) not in self._servers:
             assert not isinstance(content, tuple), "steps have servers"
             self._apply_entry(content, now, host)
@@ -320,6 +322,10 @@ class SharedHub(Hub):
     def silence_notices(self, now: float) -> None:
         """Carry out nothing more for clients of this host. Those of others are told what happens."""
         self.closed = True
+
+    def when_ordered(self, call: Callable[[], None]) -> None:
+        """Call ``call`` when all that came from here before has its place, and was applied here."""
+        self.log.append(Then(call), None, 0)
 
     def kick_everywhere(self, target: str) -> None:
         """Have the other hosts close the connections of a name, an address or a network too."""

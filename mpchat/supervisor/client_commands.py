@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from mpchat.control.answers import Banned, Closed, Kicked, Lifted, Muted, Said, Sanction, Sanctions
+from mpchat.control.answers import Banned, Kicked, Lifted, Muted, Said, Sanction, Sanctions
 from mpchat.control.messages import Answer, Reply, refusal
-from mpchat.errors import Exit, MpchatError
+from mpchat.errors import AwayError, Exit, MpchatError
 from mpchat.hub.hub import Hub
 from mpchat.hub.moderation import BANS, as_host, kick_target
 from mpchat.ipc.items import Down
@@ -53,7 +53,9 @@ class ClientCommands:
         """Send an announcement to every client. Raise :class:`ProtocolError` if it fits no frame."""
         self._check_the_log()
         self._hub.announce(text, self._reactor.now)
-        reply(Answer(Said(self._pool.connections + len(self._placement), self._hub.other_hosts)))
+        self._ordered(reply)(
+            Answer(Said(self._pool.connections + len(self._placement), self._hub.other_hosts))
+        )
 
     def kick(self, target: str, reply: Reply) -> None:
         """Close the connections of a name, of ``host:port``, of a host or of a network."""
@@ -72,6 +74,10 @@ class ClientCommands:
         """Return when a sanction of ``seconds`` ends (seconds since 1970); None: never."""
         return None if seconds is None else self._hub.wall() + seconds
 
+    def _ordered(self, reply: Reply) -> Reply:
+        """Return a reply that is made when what was decided before holds, on all hosts."""
+        return lambda answer: self._hub.when_ordered(partial(reply, answer))
+
     def follow_kick(self, target: str) -> None:
         """Close the connections here that an operator of another host has kicked or banned."""
         if self._hub.moderator.is_sanctioned(BANS, target):
@@ -79,10 +85,10 @@ class ClientCommands:
         self._close_connections(target, lambda kicked: None)
 
     def _check_the_log(self) -> None:
-        """Raise :class:`MpchatError` while the log of all hosts cannot be reached: nothing would happen."""
+        """Raise :class:`AwayError` while the log of all hosts cannot be reached: nothing would happen."""
         why = self.cluster.away if self.cluster is not None else ""
         if why:
-            raise MpchatError(f"not done, since the other hosts cannot be told: {why}; try again")
+            raise AwayError(f"not done, since the other hosts cannot be told: {why}; try again")
 
     def ban(self, target: str, seconds: float | None, reply: Reply) -> None:
         """Ban a name, a host or a network and close its connections.
@@ -95,7 +101,7 @@ class ClientCommands:
         banned = self._hub.moderator.ban(target, self._end(seconds), self._reactor.now)
         log.info("banned: %s", banned)
         self._placement.refuse(BANNED, host=banned)
-        answer = _BanAnswer(banned, reply)
+        answer = _BanAnswer(banned, self._ordered(reply))
         self._close_connections(banned, lambda kicked: answer.on_kicked(count(kicked)))
         self._disk.do(self._hub.moderator.write(), answer.on_kept)
 
@@ -120,7 +126,7 @@ class ClientCommands:
         self._check_the_log()
         name = self._hub.moderator.mute(target, self._end(seconds), self._reactor.now)
         log.info("muted: %s", name)
-        self._keep(Muted(name, self._hub.is_present(name)), reply)
+        self._keep(Muted(name, self._hub.is_present(name)), self._ordered(reply))
 
     def lift(self, what: Literal["bans", "mutes"], target: str, reply: Reply) -> None:
         """End a ban or a mute. The answer is an error if there is none."""
@@ -133,7 +139,7 @@ class ClientCommands:
                 reply(refusal(error.exit_code, str(error)))
                 return
             log.info("lifted from %s: %s", what, target)
-            self._keep(Lifted(), reply)
+            self._keep(Lifted(), self._ordered(reply))
 
         self.follow_moderation_file(lift)  # another server may have written it a moment ago
 
@@ -144,10 +150,10 @@ class ClientCommands:
             lambda error: reply(Answer(result) if error is None else _not_kept(error)),
         )
 
-    def close(self, room: str) -> Closed:
+    def close(self, room: str, reply: Reply) -> None:
         """End a room. Raise :class:`MpchatError` if there is none of this name."""
         self._check_the_log()
-        return self.rooms.close(room)
+        self._ordered(reply)(Answer(self.rooms.close(room)))
 
     def list_sanctions(self) -> Sanctions:
         """Return the bans and mutes in force."""

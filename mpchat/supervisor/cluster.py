@@ -55,14 +55,6 @@ class OpenLog:
             raise StartError(f"cluster: {error}: start it, or correct the setting cluster") from None
         except StoreError as error:
             raise StartError(f"cluster: {error}") from None
-        state = self.past.state
-        if state.limits.auth != config.auth:
-            raise StartError(
-                f"auth is {config.auth} here and {state.limits.auth} on the other hosts of "
-                f"{config.cluster_name}: set the same on all"
-            )
-        if differ(limits_of(config), config.notices, state):
-            log.warning("limits are those of the cluster %s, a reload sets others", config.cluster_name)
 
     def hub(self, config: Config, connections: Callable[[], int]) -> SharedHub:
         """Return the hub that goes on from there. ``connections`` returns how many there are."""
@@ -129,7 +121,7 @@ class Cluster:
         # Called when this host begins to serve, and when it cannot go on, with the reason.
         self.on_serving: Callable[[], None] = lambda: None
         self.on_hopeless: Callable[[str], None] = lambda why: None
-        self._serving = False
+        self._serving = self._differed = False
 
     @property
     def serves(self) -> bool:
@@ -149,6 +141,12 @@ class Cluster:
     def _beat(self) -> None:
         self._reactor.call_later(self.membership.beat_every, self._beat)
         self.membership.beat(self._reactor.now)
+        # Two hosts that began at the same moment with different settings, each alone as far as it knew.
+        if self._serving and len(self._hub.state.hosts.by_epoch) > 1:
+            differs = self._hub.state.limits.auth != self._config.auth
+            if differs and self._differed:
+                self._end_for_auth()
+            self._differed = differs
 
     def receive(self, now: float) -> None:
         """Take what the log has; call before the hub's turn."""
@@ -161,7 +159,26 @@ class Cluster:
         self.membership.send(now)
         if not self._serving and self.membership.serves:
             self._serving = True
+            self._agree(now)
             self.on_serving()
+
+    def _agree(self, now: float) -> None:
+        """Keep to the limits of the other hosts; a host that is alone sets its own."""
+        config, state = self._config, self._hub.state
+        if len(state.hosts.by_epoch) == 1:
+            self._hub.change_limits(limits_of(config), notices=config.notices, now=now)
+        elif state.limits.auth != config.auth:
+            self._end_for_auth()
+        elif differ(limits_of(config), config.notices, state):
+            log.warning("limits are those of the cluster %s, a reload sets others", config.cluster_name)
+
+    def _end_for_auth(self) -> None:
+        """End this server: whoever it let in, the others would not."""
+        others = ", ".join(each.name for each in self.hosts if each.state != "here")
+        self.on_hopeless(
+            f"auth is {self._config.auth} here and {self._hub.state.limits.auth} in the cluster "
+            f"{self._config.cluster_name} ({others}): set the same on all hosts"
+        )
 
     def leave(self) -> None:
         """Take part no longer: what the log has from here on is not for clients of this host."""

@@ -71,7 +71,7 @@ class Commands:
             case requests.Rooms(after):
                 reply(Answer(self._clients.rooms.list(after)))
             case requests.Close(room):
-                reply(Answer(self._clients.close(room)))
+                self._clients.close(room, reply)
             case _:
                 raise NotImplementedError(request.command())
 

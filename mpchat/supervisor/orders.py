@@ -4,7 +4,7 @@ import logging
 
 from mpchat.control.answers import Banned, Closed, Kicked
 from mpchat.control.messages import Answer, Reply
-from mpchat.errors import MpchatError
+from mpchat.errors import AwayError, MpchatError
 from mpchat.hub.effects import Order
 from mpchat.hub.hub import Hub
 from mpchat.hub.moderation import BANS, MUTES
@@ -58,6 +58,8 @@ class Orders:
 
         try:
             self._begin(order, reply)
+        except AwayError as error:
+            self._refuse(order, "failed", str(error))
         except MpchatError as error:
             moving = order.action == "close" and self._hub.can_close(order.target)
             self._refuse(order, "failed" if moving else _WRONG_TARGET[order.action], str(error))
@@ -76,7 +78,7 @@ class Orders:
             case "unmute":
                 self._clients.lift("mutes", target, reply)
             case "close":
-                reply(Answer(self._clients.close(target)))
+                self._clients.close(target, reply)
 
     def _is_sanctioned(self, order: Order) -> bool:
         return self._hub.moderator.is_sanctioned(BANS if order.action == "unban" else MUTES, order.target)

@@ -67,7 +67,7 @@ class StatusReport:
             fits=self.admission.limit,
             log=self.settings.config.log_file,
             secure_name=next((each for each in self._secure_names if "*" not in each), ""),
-            hosts=sum(each.state != "gone" for each in cluster.hosts) if cluster else None,
+            hosts=len(cluster.hosts) if cluster else None,
         )
 
     @property
