@@ -412,6 +412,7 @@ class RedisStore:
                     "another": "another log has been begun",
                     "lost": "other hosts say that the log was lost",
                     "owner": "another host has got this host's epoch",
+                    "unknown": "the log has lost this host's registration",
                     "behind": "the log ends at {}, and this host has read further",
                     "gap": "the log lacks this host's batches from {} up to {}",
                 }[reason].format(*(each.decode() for each in rest[1:]))

@@ -167,8 +167,8 @@ class Store(Protocol):
         dropped. ``position``: how far this host has applied the log. Any other host whose lease is over gets
         its GONE first.
         Returns each batch's position, 0 for one that was there already.
-        Raises FencedError, and RewoundError: another generation, a head before ``position``, or a gap in the
-        numbers. Nothing is appended then.
+        Raises FencedError, and RewoundError: another generation, a head before ``position``, an epoch that
+        the log does not know or has given to another host, or a gap in the numbers. Nothing is appended then.
         """
 
     def leave(self, generation: str, epoch: int) -> None:

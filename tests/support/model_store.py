@@ -222,6 +222,8 @@ class ModelStore:
         over = writing.expired()
         if host is not None and host.owner is not self:
             raise RewoundError("another host has got this host's epoch")
+        if epoch > writing.state.epoch:
+            raise RewoundError("the log has lost this host's registration")
         if host is None or epoch in over:
             if over:
                 writing.bury(over)

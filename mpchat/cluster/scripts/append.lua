@@ -12,6 +12,10 @@ end
 if not owns(epoch, ARGV[5]) then
   return {'rewound', 'owner'}
 end
+-- It was registered in what the log has lost: no end of it will ever come.
+if tonumber(epoch) > tonumber(redis.call('HGET', HEAD, 'epoch')) then
+  return {'rewound', 'unknown'}
+end
 local lease = redis.call('ZSCORE', LEASES, epoch)
 local over = expired(log)
 if not lease or tonumber(lease) <= log.time then
