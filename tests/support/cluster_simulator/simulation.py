@@ -19,7 +19,7 @@ from mpchat.hub.digest import Reading
 from mpchat.hub.log import Applied
 from mpchat.ipc.items import PLAIN, Up
 from mpchat.protocol.names import name_key
-from support.cluster_simulator.client import Client, Truth
+from support.cluster_simulator.client import Client, Numbered, Truth
 from support.cluster_simulator.clock import BEGIN, Clock, simulated
 from support.cluster_simulator.host import Host, Running, parts_of
 from support.cluster_simulator.plain import PlainClient
@@ -76,8 +76,12 @@ class Simulation:
         self._away_until = 0.0
         # What the state was at each place, by the place's chain: a log may be rolled back.
         self.readings: dict[bytes, tuple[Reading, str]] = {}
+        # And the last number of each room.
+        self.numbers: dict[bytes, dict[str, int]] = {}
         # Processes that had read what the store has lost then, and the chat's epochs of that moment.
         self.ahead: list[tuple[Running, set[str]]] = []
+        # For each loss of the store the processes that had read what it has lost, and what was seen of that.
+        self.losses: list[tuple[list[Running], set[tuple[Numbered, str]]]] = []
         self.quiet = False
         for host in self.hosts:
             host.on_applied = self._on_applied
@@ -301,15 +305,20 @@ class Simulation:
         following = [each for each in running if each.membership.part is not membership.Part.RECOVERING]
         epochs = {each.hub.state.members.past.epoch for each in following} | said
         state = self.log.state
+        ahead: list[Running] = []
         for each in following:
             if state is not None and state.generation != each.membership.place.generation:
                 continue  # it is behind, in a log that was replaced
             try:
                 ModelStore(self.log).check(each.membership.place)
             except RewoundError:
-                self.ahead.append((each, epochs))
+                ahead.append(each)
             except StoreError:
                 continue
+        self.ahead += [(each, epochs) for each in ahead]
+        left = self.numbers.get(state.chain, {}) if state is not None else {}
+        lost = {(key, text) for key, text in self.truth.seen.items() if key.number > left.get(key.room, 0)}
+        self.losses.append((ahead, lost))
 
     def _operators(self) -> None:
         host = self._some_host()
@@ -393,6 +402,7 @@ class Simulation:
     def _on_applied(self, host: Host, applied: Applied) -> None:
         place = applied.place
         reading = host.hub.state.read_digest()
+        self.numbers[place.chain] = {key: room.seq for key, room in host.hub.state.rooms.by_key.items()}
         other, by = self.readings.setdefault(place.chain, (reading, host.name))
         if other != reading and not self._may_differ:
             self.fail(f"{host.name} differs at {place.position} from {by}: {reading}, {other}")
@@ -446,10 +456,17 @@ class Simulation:
             self.fail(f"{host.name} has {extra} nameless, ending {host.hub.state.members.ending}")
 
     def _check_acknowledged(self) -> None:
-        """A message that its sender has seen is in the history of its room, unless the store has lost it."""
+        """A message that its sender has seen is in the history of its room, unless the store has lost it.
+
+        A loss begins another epoch, but for one that only hosts could have noticed that have died since.
+        """
         rooms = self.hosts[0].hub.state.rooms
         epoch = self.hosts[0].hub.state.members.past.epoch
+        living = {each.process for each in self.hosts}
+        unnoticed = set().union(*(lost for ahead, lost in self.losses if living.isdisjoint(ahead)))
         for key, text in self.truth.seen.items():
+            if (key, text) in unnoticed:
+                continue
             room = rooms.by_key.get(key.room)
             if key.epoch != epoch or room is None or (room.history.first or 0) > key.number:
                 continue
