@@ -480,15 +480,18 @@ class Members:
         if entry.join is not None:
             self._welcome(member, room, entry.join)
             return
-        first, lost = room.seq + 1, None
-        if room.number != entry.number:
-            self._emit(Leave(member.identity))
-            first, lost = self._uncertain(room, entry)
-        elif member.claim.token == entry.token:
-            return  # it hears the room, and has missed nothing
+        if room.number == entry.number:  # it hears the room, and has missed nothing
+            if (member.claim.token, self.past.epoch) != (entry.token, entry.epoch):
+                self._emit(Tell(member.identity, self._welcome_again(member, room, None)))
+            return
+        self._emit(Leave(member.identity))
+        first, lost = self._uncertain(room, entry)
+        again = self._welcome_again(member, room, lost)
+        self._emit(Enter(member.identity, room.number, first, room.seq, again))
+
+    def _welcome_again(self, member: Member, room: Room, lost: tuple[int, int | None] | None) -> bytes:
         welcome = self._welcome_to(member, room, recovered=lost is None, lost=lost)
-        welcome = msgspec.structs.replace(welcome, again=True)
-        self._emit(Enter(member.identity, room.number, first, room.seq, welcome_frame(welcome)))
+        return welcome_frame(msgspec.structs.replace(welcome, again=True))
 
     def _uncertain(self, room: Room, entry: Returned) -> tuple[int, tuple[int, int | None] | None]:
         """Return the first number to send to a member that returns, and the range that is uncertain."""

@@ -380,10 +380,25 @@ def test_a_member_whose_room_is_gone_makes_it_again() -> None:
 def test_a_member_whose_name_was_forgotten_gets_it_with_another_token() -> None:
     hall = Return(name_hold=0.0)
     (effect,) = hall.come_back()
-    assert isinstance(effect, Enter)
+    assert isinstance(effect, Tell)  # what it still gets of the past goes on
     (welcome,) = objects(effect.frames)
     assert welcome["welcome"]["token"] == "새 열쇠"
-    assert (effect.first, effect.last) == (6, 5)
+    assert (welcome["welcome"]["recovered"], welcome["welcome"]["lost"]) == (True, None)
+
+
+def test_a_member_that_has_heard_another_epoch_begin_is_told_its_name() -> None:
+    hall = Return()
+    before = hall.state.members.past.epoch
+    for host in (BUSAN, JEJU):
+        hall.lose(host)
+    hall.state.hosts.numbers[BUSAN] = 1
+    hall.state.apply(arrived(JEJU))
+    epoch = hall.state.members.past.epoch
+    (effect,) = hall.come_back(epoch=before)
+    assert isinstance(effect, Tell)
+    (welcome,) = objects(effect.frames)
+    assert welcome["welcome"]["epoch"] == epoch != before
+    assert (welcome["welcome"]["recovered"], welcome["welcome"]["again"]) == (True, True)
 
 
 @pytest.mark.parametrize("name_hold", [60.0, 0.0])
