@@ -42,6 +42,8 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     release: str = ""
     # The version of Unicode's tables, by which names and rooms are compared.
     unicode: str = ""
+    # Seconds.
+    lease: float = 0.0
 
 
 encode_info = msgspec.msgpack.Encoder().encode
@@ -55,6 +57,7 @@ class Host(msgspec.Struct, kw_only=True):
     name: str
     version: int
     release: str
+    lease: float = 0.0
     # When it was registered (seconds since 1970).
     since: float
     # When it was last heard of.
@@ -143,6 +146,7 @@ class Hosts:
             name=info.name,
             version=info.version,
             release=info.release,
+            lease=info.lease,
             since=entry.at,
             heard=entry.now,
         )

@@ -10,6 +10,7 @@ The link does what blocks, in threads; its answers come as events, and any may c
 
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -173,7 +174,7 @@ class Membership:
         self.why = ""
         self.since = hub.wall()
         self.away = ""
-        self.away_since = 0.0
+        self.away_since = self._away_from = 0.0
         # Why this host cannot go on at all.
         self.stopped = ""
         self.info = info
@@ -354,10 +355,10 @@ class Membership:
 
     def _on_away(self, why: str) -> None:
         if why and not self.away:
-            self.away_since = self.hub.wall()
+            self.away_since, self._away_from = self.hub.wall(), time.monotonic()
             log.warning("Redis is not reachable, senders wait: %s", why)
         elif self.away and not why:
-            log.warning("Redis is reachable again after %.1f s", self.hub.wall() - self.away_since)
+            log.warning("Redis is reachable again after %.1f s", time.monotonic() - self._away_from)
         self.away = why
 
     def _change(self, part: Part, why: str) -> None:
@@ -433,7 +434,7 @@ class Membership:
         """Give up the log as it was followed, once all that was read is applied."""
         if self._lost or self.part is Part.LEFT:
             return
-        log.warning("the log cannot be followed, a snapshot is taken: %s", why)
+        log.warning("the log cannot be followed: %s", why)
         self._lost, self._rewound = why, rewound
         self._change(Part.RECOVERING, why)
 

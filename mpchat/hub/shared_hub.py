@@ -16,6 +16,7 @@ from mpchat.hub.delivery import NOBODY
 from mpchat.hub.effects import Hold, Say
 from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.entries import (
+    Arrived,
     Asked,
     Configured,
     CutOff,
@@ -38,6 +39,7 @@ from mpchat.hub.state import HubState
 from mpchat.ipc.items import PLAIN, Down
 from mpchat.ipc.reasons import SLOW
 from mpchat.protocol.messages import message_frame
+from mpchat.text import visible
 
 # Seconds by which hosts differ that let time pass, should it be due: as a rule the first one is enough.
 TICK_APART = 0.1
@@ -151,18 +153,33 @@ class SharedHub(Hub):
         if isinstance(entry, Gone) and entry.epoch == self.state.here:
             self.on_own_end(now)
             self.take_part(0)
+        elif isinstance(entry, Gone):
+            self._log_end(entry)
         try:
             effects = self.state.apply(entry, host)
         except Exception:  # the same on every host; none may end because of one entry
             log.exception("failed, left out by all hosts: an entry of host %d", host)
             effects = []
         self.state.digest.add(effects)
+        if isinstance(entry, Arrived) and entry.epoch in self.state.hosts.by_epoch:
+            host_name = self.state.hosts.by_epoch[entry.epoch].name
+            log.info("host is there: %s, epoch %d", visible(host_name), entry.epoch)
         if self.place.position < self._shown:
             effects = [each for each in effects if not isinstance(each, Say)]
         self.delivery.kicks = host != self.state.here
         self.delivery.carry_out(effects)
         while self.delivery.too_slow:
             self.log.append(CutOff(now, self.delivery.too_slow.pop(), SLOW), None, 0)
+
+    def _log_end(self, gone: Gone) -> None:
+        host = self.state.hosts.by_epoch.get(gone.epoch)
+        if host is None:
+            return
+        about = visible(host.name), gone.epoch, host.clients
+        if gone.now - host.heard >= host.lease:
+            log.warning("host gone, its lease is over: %s, epoch %d, %d clients", *about)
+        else:
+            log.info("host has left: %s, epoch %d, %d clients", *about)
 
     def _applied(self, applied: Applied, now: float) -> None:
         """Note that a batch ends. What is due by then goes out on every host at this point."""

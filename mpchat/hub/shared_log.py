@@ -75,8 +75,8 @@ class SharedLog:
 
     @property
     def owes(self) -> bool:
-        """True while something that came from here has not come out."""
-        return bool(self._mine) or bool(self._ready)
+        """True while something that came from a worker has not come out."""
+        return bool(self._ready) or any(each.origin is not None for each in self._mine)
 
     def append(self, content: Entry | Step, origin: Endpoint | None, cost: int) -> None:
         """Add something of this host; ``cost`` is about its bytes."""

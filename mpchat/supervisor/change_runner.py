@@ -42,6 +42,8 @@ class ChangeRunner:
         # How many workers to add when no change is under way; negative: to remove.
         self._more_wanted = 0
         self._balance = BalanceWatch()
+        # Says why clients cannot be moved now; empty: they can.
+        self.hindrance: Callable[[], str] = str
 
     @property
     def under_way(self) -> str | None:
@@ -77,12 +79,16 @@ class ChangeRunner:
     def watch_balance(self, now: float) -> None:
         """Even workers out, slowly, when they have been uneven for a while; call it at every beat."""
         serving = self._pool.serving
-        if self._change is not None or len(serving) != len(self._pool):
+        if self._change is not None or len(serving) != len(self._pool) or self.hindrance():
             self._balance.reset()
         elif self._balance.is_due([each.load for each in serving], now):
             self._begin(REBALANCE, rebalance, None)
 
     def _begin(self, name: str, make: Callable[[Change], Steps], reply: Reply | None) -> Change:
+        if why := self.hindrance():
+            raise StartError(
+                f"not begun, since clients cannot be moved now: {why}; try again; nothing has changed"
+            )
         if self._change is not None and self._change.name == REBALANCE:  # it can go on later
             self._stop(Exit.OK, "")
         if self._change is not None:
@@ -112,6 +118,8 @@ class ChangeRunner:
             self._finish(Exit.FAILED, f"the server failed at {self._change.name}, see its log")
 
     def _begin_what_waits(self) -> None:
+        if self.hindrance():
+            return
         if self._reload_wanted:
             self._reload_wanted = False
             self.reload(None)

@@ -114,6 +114,7 @@ class Cluster:
             version=VERSION,
             release=__version__,
             unicode=unicodedata.unidata_version,
+            lease=config.cluster_lease,
         )
         me = Me(config.host_name, opened.instance, VERSION, encode_info(info), config.cluster_lease)
         self._link = LogLink(reactor, opened.stores, me, restored)
@@ -205,7 +206,7 @@ class Cluster:
             name=host.name,
             state="here" if here else "living",
             epoch=host.epoch,
-            lease=None if self.membership.away else max(0.0, self._config.cluster_lease - silent),
+            lease=None if self.membership.away else max(0.0, host.lease - silent),
             position=position,
             lag=place.position - position,
             behind=0.0 if here else silent,
@@ -224,7 +225,7 @@ class Cluster:
             epoch=self._hub.state.here or None,
             state="away" if away else membership.part.value,
             since=membership.away_since if away else membership.since,
-            reason=membership.away or membership.why,
+            reason=membership.away if away else membership.why,
             position=membership.place.position,
             redis=str(self._url),
             hosts=self.hosts,

@@ -282,6 +282,7 @@ class Supervisor:
         cluster.membership.count = lambda: (self.pool.connections, self._plain_speakers)
         cluster.on_serving, cluster.on_hopeless = self._on_worker_ready, self._on_hopeless
         self.hub.delivery.on_kick = clients.follow_kick
+        self.changes.hindrance = lambda: cluster.away
         self.cluster = self.report.cluster = clients.cluster = self.shutdown.cluster = cluster
         cluster.begin()
 
