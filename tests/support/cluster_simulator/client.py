@@ -33,6 +33,18 @@ class Truth:
         # The keys of rooms that an operator has closed: with them went their history.
         self.closed: set[str] = set()
 
+    def may_lose(self, epoch: str, room: str, first: int, last: int | None) -> bool:
+        """Tell whether a client may be told that it has lost these messages of a room.
+
+        A room that was forgotten, with nothing said in it, begins behind the numbers of those that were
+        closed meanwhile.
+        """
+        if self.store_lost or room in self.closed:
+            return True
+        if not self.closed or last is None:
+            return False
+        return not any(Numbered(epoch, room, number) in self.said for number in range(first, last + 1))
+
 
 class Client:
     """One user with one name, at most one connection, and a memory."""
@@ -137,9 +149,7 @@ class Client:
         joining, self.joining = self.joining, None
         assert welcome["name"] == self.name
         lost, recovered, same = welcome["lost"], welcome["recovered"], welcome["room"] == self.room
-        if lost is not None and not (
-            self._truth.store_lost or name_key(welcome["room"]) in self._truth.closed
-        ):
+        if lost is not None and not self._truth.may_lose(welcome["epoch"], name_key(welcome["room"]), *lost):
             self.fail(f"lost {lost}, and the store has lost nothing")
         if joining is not None and joining[1] is None:
             self._forget(None)
