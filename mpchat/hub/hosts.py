@@ -128,9 +128,13 @@ class Hosts:
             if gone != epoch:
                 del self.numbers[gone]
 
-    def number(self, generation: str, epoch: int) -> int:
-        """Return the last batch of a host in one generation of the log that was applied; 0: none."""
-        return self.earlier.get(generation, self.numbers).get(epoch, 0)
+    def number(self, generation: str, epoch: int, current: str) -> int:
+        """Return the last batch of a host in one generation of the log that was applied; 0: none.
+
+        ``current`` is the generation of this state. It may know nothing of the other one.
+        """
+        numbers = self.numbers if generation == current else self.earlier.get(generation, {})
+        return numbers.get(epoch, 0)
 
     def begin_anew(self, generation: str) -> None:
         """Begin with no host and another log; ``generation`` is that of the lost one."""

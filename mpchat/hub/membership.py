@@ -487,7 +487,7 @@ class Membership:
         self._go_on(restored.state, restored.place, now)
 
     def _go_on(self, state: HubState, place: Place, now: float) -> None:
-        number = state.hosts.number(self._generation, self._epoch)
+        number = state.hosts.number(self._generation, self._epoch, place.generation)
         # This host has just left, perhaps behind the snapshot: up to its end batches of its own may come.
         follows = place.generation == self._generation and bool(self.log.epoch or self.log.former)
         is_known = self._epoch in state.hosts.by_epoch or place.position < self._arrival

@@ -82,7 +82,7 @@ def test_the_last_batches_of_hosts_are_remembered_beyond_their_end(monkeypatch: 
     hosts.arrive(arrived(1))
     for epoch in range(1, 7):
         hosts.count(epoch, 10 * epoch, 0, 0.0)
-    assert [hosts.number("g", epoch) for epoch in range(1, 7)] == [10, 0, 0, 0, 50, 60]
+    assert [hosts.number("g", epoch, "g") for epoch in range(1, 7)] == [10, 0, 0, 0, 50, 60]
 
 
 def test_the_last_batches_of_a_lost_log_are_those_of_its_generation() -> None:
@@ -94,10 +94,13 @@ def test_the_last_batches_of_a_lost_log_are_those_of_its_generation() -> None:
         hosts.begin_anew(f"g{number}")
         assert (hosts.by_epoch, hosts.held, hosts.numbers) == ({}, {}, {})
     hosts.count(1, 7, 0, 0.0)
-    assert hosts.number("now", 1) == 7
-    assert [hosts.number(f"g{number}", 1) for number in range(1, MOST_EARLIER + 1)] == [101, 102, 103, 104]
+    assert hosts.number("now", 1, "now") == 7
+    found = [hosts.number(f"g{number}", 1, "now") for number in range(1, MOST_EARLIER + 1)]
+    assert found == [101, 102, 103, 104]
     assert len(hosts.earlier) == MOST_EARLIER
-    assert hosts.number("g4", 2) == 0
+    assert hosts.number("g4", 2, "now") == 0
+    # An empty chat that another host has begun is no successor: its epochs are those of others.
+    assert hosts.number("남", 1, "now") == 0
 
 
 def test_states_agree_by_the_chain_of_the_last_place_that_both_remember(
