@@ -384,7 +384,9 @@ class Simulation:
 
     def _unrest(self) -> list[str]:
         """Return who is not at rest."""
-        found = [f"{each.name}: {each.membership.part.value}" for each in self.hosts if not each.serves]
+        found = [f"{each.name} waits for a log" for each in self.hosts if each.running is None]
+        running = [each for each in self.hosts if each.running is not None]
+        found += [f"{each.name}: {each.membership.part.value}" for each in running if not each.serves]
         found += [each.name for each in self.hosts if each.serves and not each.idle]
         everybody: list[Client | PlainClient] = [*self.clients, *self.plain]
         for client in everybody:
