@@ -11,6 +11,7 @@ registration ends the first. So an answer that was lost costs nothing but the re
 import hashlib
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -26,6 +27,7 @@ from mpchat.cluster.store import (
     Registered,
     RewoundError,
     Snapshot,
+    StoreError,
     TrimmedError,
     UnavailableError,
     chained,
@@ -338,12 +340,17 @@ class RedisStore:
     def _upload(self, snapshot: Snapshot) -> str:
         """Bring a snapshot's parts to Redis, and return their key, which goes by itself."""
         key = self._key(f"upload:{snapshot.place.position}:{secrets.token_hex(8)}")
-        for portion in _portions([(0, 0, part) for part in snapshot.parts]):
-            if portion:
-                # A repetition after a lost answer would double parts; the script counts them, and refuses.
-                self._ask_all(
-                    [("RPUSH", key, *(part for _, _, part in portion)), ("EXPIRE", key, UPLOAD_KEPT)]
-                )
+        try:
+            for portion in _portions([(0, 0, part) for part in snapshot.parts]):
+                if portion:
+                    # A repetition after a lost answer would double parts: the script counts them.
+                    self._ask_all(
+                        [("RPUSH", key, *(part for _, _, part in portion)), ("EXPIRE", key, UPLOAD_KEPT)]
+                    )
+        except UnavailableError:
+            with suppress(StoreError):  # there may be no memory for it: what is there stands in others' way
+                self._ask("UNLINK", key)
+            raise
         return key
 
     def _denied(self, error: DeniedError) -> str:

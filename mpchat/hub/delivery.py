@@ -183,6 +183,7 @@ class Delivery:
         """Go on with other rooms: the state was replaced."""
         self._rooms = rooms
         self._last_part = LastPart()
+        self._streams = {number: each for number, each in self._streams.items() if number in rooms.by_number}
 
     def forget_ended(self, ended: Left | WorkerDied) -> None:
         """Forget connections that have ended, without a place in the order."""

@@ -69,7 +69,9 @@ class Digest:
 
     def _add_other(self, effect: Effect) -> None:
         kind = type(effect).__name__
-        if isinstance(effect, Tell | NoticeInRoom | Enter):
+        if isinstance(effect, Tell | Enter):  # the words of answers may differ between two releases
+            self._add_numbers(kind, *effect[:-1])
+        elif isinstance(effect, NoticeInRoom):
             self._add_numbers(kind, *effect[:-1])
             self.texts = crc32(effect.frames, self.texts)
         else:

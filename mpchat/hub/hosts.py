@@ -58,6 +58,7 @@ class Host(msgspec.Struct, kw_only=True):
     version: int
     release: str
     lease: float = 0.0
+    unicode: str = ""
     # When it was registered (seconds since 1970).
     since: float
     # When it was last heard of.
@@ -151,6 +152,7 @@ class Hosts:
             version=info.version,
             release=info.release,
             lease=info.lease,
+            unicode=info.unicode,
             since=entry.at,
             heard=entry.now,
         )

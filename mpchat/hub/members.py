@@ -22,7 +22,7 @@ from mpchat.hub.replay import HISTORY_AT_JOIN
 from mpchat.hub.rooms import Room, Rooms
 from mpchat.hub.saved import SavedMember, SavedMembers
 from mpchat.ipc.addresses import owner_of_client
-from mpchat.ipc.reasons import CLOSED, CLOSED_ROOM, LOST, REPLACED, UNPROVEN
+from mpchat.ipc.reasons import CLOSED, CLOSED_ROOM, REPLACED, UNPROVEN
 from mpchat.protocol.messages import Welcome, error_frame
 from mpchat.protocol.names import checked_name, checked_room, name_key
 from mpchat.protocol.requests import (
@@ -442,7 +442,7 @@ class Members:
         room, member.room = member.room, None
         if room is not None:
             # The members of a host that was taken for gone hear on, and return.
-            room.leave(member.identity, reason, heard=bool(self.base) or reason == LOST)
+            room.leave(member.identity, reason, heard=bool(self.base))
             self.stirred[room] = None
             if not room.members:
                 self.emptied[room] = now
@@ -471,6 +471,8 @@ class Members:
         name = self._wanted_name(member, Join(name=entry.name), asked)
         room = self._room_to_enter(entry.room, None, None, asked)
         member.claim = self._claim(member, name, entry.token, asked)
+        if member.claim.token != entry.token:  # the client may be cut off before it gets the new one
+            member.claim.before = entry.token
         self._grant(member, entry.identified.grant if entry.identified else None, asked)
         if room is None:
             room = self._rooms.make(checked_room(entry.room), owner_of_client(member.address), entry.at)

@@ -23,7 +23,6 @@ from mpchat.auth.grant import Identity
 from mpchat.cluster.store import AGAIN, Batch, Place, Snapshot
 from mpchat.errors import MpchatError
 from mpchat.hub import snapshot
-from mpchat.hub.digest import Reading
 from mpchat.hub.effects import End
 from mpchat.hub.entries import Asked, HostBeat, Returned
 from mpchat.hub.hosts import HostInfo, encode_info, global_identity, host_of
@@ -278,7 +277,8 @@ class Membership:
             if not self.log.has(HostBeat):  # as long as the log is away, one is enough
                 self._tell(now)
             self._append()
-            if self.is_leader and self._snapshot_is_due(now):
+            # Not in the middle of a batch: a part of it may be applied while a worker is waited for.
+            if self.is_leader and not self.log and self._snapshot_is_due(now):
                 self._save(now)
 
     def leave(self) -> None:
@@ -301,7 +301,10 @@ class Membership:
         """Tell whether a host is so far behind that all wait for it."""
         hosts, now = self.hub.state.hosts.by_epoch.values(), self.place.time
         return any(
-            self.place.total - each.total > MOST_BEHIND and now - each.heard < WAITED_FOR for each in hosts
+            self.place.total - each.total > MOST_BEHIND and now - each.heard < WAITED_FOR
+            for each in hosts
+            if each.total
+            and each.epoch != self.log.epoch  # one that has just come has not said how far it is
         )
 
     def _append(self) -> None:
@@ -326,7 +329,11 @@ class Membership:
 
         @cache  # the parts come once, and the link may try more often
         def make() -> Snapshot:
-            return Snapshot(place, snapshot.FORMAT, list(snapshot.parts(taken)))
+            parts = []
+            for part in snapshot.parts(taken):
+                parts.append(part)
+                time.sleep(0)  # the loop goes on meanwhile
+            return Snapshot(place, snapshot.FORMAT, parts)
 
         return make
 
@@ -556,8 +563,7 @@ class Membership:
         self._compared = position
         mine = self._readings[position - self._readings[0][0]][1]
         if mine != digest and not self._lost and not self._differs:
-            theirs = msgspec.msgpack.decode(digest, type=Reading)
-            log.error("state differs from that of %s at %d: %s, here %s", host.name, position, theirs, mine)
+            log.error("state differs from that of %s at %d: %s, here %s", host.name, position, digest, mine)
             self._give_up_state(f"the state differs from that of host {host.name}", now)
 
     def _give_up_state(self, why: str, now: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mpchat.cluster.store import Place
+from mpchat.errors import MpchatError
 from mpchat.hub.delivery import NOBODY
 from mpchat.hub.effects import Hold, Say
 from mpchat.hub.endpoint import Endpoint
@@ -37,7 +38,7 @@ from mpchat.hub.log import Applied, Died, Record, Settled, Then
 from mpchat.hub.shared_log import SharedLog
 from mpchat.hub.state import HubState
 from mpchat.ipc.items import PLAIN, Down
-from mpchat.ipc.reasons import SLOW
+from mpchat.ipc.reasons import INTERNAL_ERROR, SLOW
 from mpchat.protocol.messages import message_frame
 from mpchat.text import visible
 
@@ -148,6 +149,8 @@ class SharedHub(Hub):
     def _apply_entry(self, entry: Entry, now: float, host: int) -> None:
         """Apply an entry as all hosts do, and carry out here what is for clients of this host."""
         own = host == self.state.here
+        if own and isinstance(entry, NoticesDue):
+            self._ticking = False
         if self.proofs and own and isinstance(entry, Left | WorkerDied):
             self.proofs.forget(entry)
         if isinstance(entry, Gone) and entry.epoch == self.state.here:
@@ -160,6 +163,8 @@ class SharedHub(Hub):
         except Exception:  # the same on every host; none may end because of one entry
             log.exception("failed, left out by all hosts: an entry of host %d", host)
             effects = []
+            if own and isinstance(entry, Asked):
+                self.log.append(CutOff(now, entry.identity, INTERNAL_ERROR), None, 0)
         self.state.digest.add(effects)
         if isinstance(entry, Arrived) and entry.epoch in self.state.hosts.by_epoch:
             host_name = self.state.hosts.by_epoch[entry.epoch].name
@@ -326,9 +331,13 @@ class SharedHub(Hub):
     def close_room(self, name: str, now: float) -> tuple[str, int]:
         """End a room when that comes back; return its name and how many members it has.
 
-        Raises :class:`MpchatError` when there is no such room, and for the lobby.
+        Raises :class:`MpchatError` when there is no such room, for the lobby, and while members of this host
+        are moved.
         """
         room = self._closable(name)
+        base = self.delivery.base
+        if any(self.delivery.in_transit(each - base) for each in room.members):
+            raise MpchatError(f"members of {room.name} are just being moved to other workers; try again")
         self.log.append(RoomClosed(now, 0.0, room.number), None, 0)
         return room.name, len(room.members)
 

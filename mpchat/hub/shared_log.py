@@ -200,7 +200,13 @@ class SharedLog:
                 f"this mpchat reads {OLDEST_VERSION} to {VERSION + 1}: "
                 "update mpchat in steps of one version, on all hosts"
             )
-        total, entries = _decode(batch.payload)
+        try:
+            total, entries = _decode(batch.payload)
+        except msgspec.MsgspecError as error:
+            raise StrangerError(
+                f"the log has an entry of version {batch.version} that this mpchat cannot read ({error}): "
+                "update mpchat"
+            ) from None
         for entry in entries:
             _stamp(entry, batch)
             self._add(entry, batch.epoch)

@@ -112,7 +112,11 @@ class HubState:
         those of the host, identities in effects are :func:`~mpchat.hub.hosts.global_identity`.
         """
         self.members.base = host << HOST_BITS
-        self._appliers[type(entry)](entry)
+        try:
+            self._appliers[type(entry)](entry)
+        except Exception:
+            self._effects.clear()  # nobody carries out a half of what an entry causes
+            raise
         if self.members.stirred:
             self._wait_for_notices()
         if self.members.emptied:
@@ -341,13 +345,19 @@ class HubState:
             elif room.notice_due() is not None:
                 self.members.stirred[room] = None
 
-    def _swept(self, entry: Swept | HostBeat) -> None:
-        self.moderation.forget_expired(entry.at)
+    def _swept(self, entry: Swept) -> None:
+        self._end_expired(entry)
+        self._forget_unused(entry.now, entry.at)
+
+    def _end_expired(self, entry: Swept | HostBeat) -> None:
         for member in self.members.expired(entry.now, entry.renewing):
             self._effects.append(Tell(member.identity, error_frame(EXPIRED, OVER)))
             self._gone(member.identity, member.address, TOKEN_EXPIRED, entry.now)
             self.members.end(member, TOKEN_EXPIRED)
-        for room in self.rooms.sweep(entry.now):
+
+    def _forget_unused(self, now: float, at: float) -> None:
+        self.moderation.forget_expired(at)
+        for room in self.rooms.sweep(now):
             self._effects.append(ForgetRoom(room.number))
 
     # Hosts.
@@ -367,6 +377,7 @@ class HubState:
         """Free the places of a host's members, all at this point. Their names are held."""
         host = self.hosts.forget(entry.epoch)
         members = self.members
+        members.base = global_identity(entry.epoch, 0)
         lost = [each for each in members.by_identity if host_of(each) == entry.epoch]
         self._lose(lost, host.speakers if host else 0, entry.now)
         for identity in [each for each in members.ending if host_of(each) == entry.epoch]:
@@ -375,8 +386,11 @@ class HubState:
             self._effects.append(Hold(number, held=False))
 
     def _host_beat(self, entry: HostBeat) -> None:
-        self.hosts.beat(host_of(self.members.base), entry)
-        self._swept(entry)
+        epoch = host_of(self.members.base)
+        self.hosts.beat(epoch, entry)
+        self._end_expired(entry)
+        if epoch == self.hosts.leader:  # once for all hosts
+            self._forget_unused(entry.now, entry.at)
 
     def _returned(self, entry: Returned) -> None:
         self.members.come_back(entry)

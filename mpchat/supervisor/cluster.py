@@ -29,6 +29,8 @@ from mpchat.reactor import Reactor
 from mpchat.supervisor.live_settings import limits_of
 from mpchat.supervisor.log_link import LogLink, Me
 
+# The version of the tables by which names are compared.
+UNICODE = unicodedata.unidata_version
 # Seconds that the log gets at the end to take this host's leave.
 LEAVE_PATIENCE = 2.0
 
@@ -48,12 +50,12 @@ class OpenLog:
         self._password = ""
         if config.cluster_password:
             self._password = _password(config.cluster_password)
-        self.stores = self._store(config), self._store(config)
+        self.stores = self._store(config), self._store(config), self._store(config)
         try:
             self.past = self._past(config)
         except UnreachableError as error:
             raise StartError(f"cluster: {error}: start it, or correct the setting cluster") from None
-        except StoreError as error:
+        except (StoreError, snapshot.SnapshotError) as error:
             raise StartError(f"cluster: {error}") from None
 
     def hub(self, config: Config, connections: Callable[[], int]) -> SharedHub:
@@ -113,7 +115,7 @@ class Cluster:
             name=config.host_name,
             version=VERSION,
             release=__version__,
-            unicode=unicodedata.unidata_version,
+            unicode=UNICODE,
             lease=config.cluster_lease,
         )
         me = Me(config.host_name, opened.instance, VERSION, encode_info(info), config.cluster_lease)
@@ -152,8 +154,9 @@ class Cluster:
     def receive(self, now: float) -> None:
         """Take what the log has; call before the hub's turn."""
         self.membership.receive(now)
-        if self.membership.stopped:
-            self.on_hopeless(self.membership.stopped)
+        why, self.membership.stopped = self.membership.stopped, ""
+        if why:
+            self.on_hopeless(why)
 
     def turn(self, now: float) -> None:
         """Send what is to be put in order; call after the hub's turn."""
@@ -170,6 +173,11 @@ class Cluster:
             self._hub.change_limits(limits_of(config), notices=config.notices, now=now)
         elif state.limits.auth != config.auth:
             self._end_for_auth()
+        elif other := next((each for each in state.hosts.by_epoch.values() if each.unicode != UNICODE), None):
+            self.on_hopeless(
+                f"this Python has Unicode {UNICODE}, and that of host {other.name} has {other.unicode}: names "
+                "would differ; run all hosts with one version of Python"
+            )
         elif differ(limits_of(config), config.notices, state):
             log.warning("limits are those of the cluster %s, a reload sets others", config.cluster_name)
 

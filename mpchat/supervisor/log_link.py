@@ -1,7 +1,8 @@
-"""Log link: reaches the shared log in two threads, because Redis may take its time and no loop may wait.
+"""Log link: reaches the shared log in threads, because Redis may take its time and no loop may wait.
 
-One thread appends and does all else in the order in which it was asked; the other one reads. What they find
-out comes to the loop as events. A call that cannot reach the log is made again until it can.
+One thread appends and does all else in the order in which it was asked; one reads; one saves snapshots, which
+take long. What they find out comes to the loop as events. A call that cannot reach the log is made again
+until it can; only a snapshot is not.
 """
 
 import logging
@@ -81,16 +82,17 @@ class LogLink:
     def __init__(
         self,
         reactor: Reactor,
-        stores: tuple[Store, Store],
+        stores: tuple[Store, Store, Store],
         me: Me,
         restore: Callable[[Snapshot], SharedPast],
     ) -> None:
-        """``stores`` are one to append and one to read. The loop turns for news."""
+        """``stores`` are one to append, one to read, and one to save snapshots. The loop turns for news."""
         self._reactor = reactor
-        self._store, self._reading_store = stores
+        self._store, self._reading_store, self._saving_store = stores
         self._me = me
         self._restore = restore
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._saves: SimpleQueue[Callable[[], Snapshot] | None] = SimpleQueue()
         self._events: SimpleQueue[tuple[int, Event]] = SimpleQueue()
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -109,6 +111,7 @@ class LogLink:
         self._threads = [
             threading.Thread(target=self._write, name="log appender", daemon=True),
             threading.Thread(target=self._follow, name="log reader", daemon=True),
+            threading.Thread(target=self._save, name="log saver", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -116,6 +119,7 @@ class LogLink:
     def close(self, timeout: float) -> None:
         """Do what waits, for at most ``timeout`` seconds; the loop does not turn any more."""
         self._jobs.put(None)
+        self._saves.put(None)
         self._threads[0].join(timeout)
         self._closing.set()
         with self._lock:
@@ -176,8 +180,8 @@ class LogLink:
         self._jobs.put(_Job(partial(self._leave, generation, epoch)))
 
     def save(self, make: Callable[[], Snapshot]) -> None:
-        """Keep a snapshot."""
-        self._jobs.put(_Job(lambda: self._store.save(make())))
+        """Keep a snapshot, if that can be done now: the next one comes anyway."""
+        self._saves.put(make)
 
     def load(self) -> None:
         """Load the newest snapshot."""
@@ -190,6 +194,16 @@ class LogLink:
     def found(self, old: str, make: Callable[[], Snapshot]) -> None:
         """Begin a new log with a snapshot."""
         self._jobs.put(_Job(lambda: Founded(self._store.found(old, make()))))
+
+    # In the saving thread.
+
+    def _save(self) -> None:
+        while (make := self._saves.get()) is not None:
+            try:
+                self._saving_store.save(make())
+            except Exception as error:  # noqa: BLE001 (the log is only trimmed later)
+                log.warning("snapshot not saved: %s", error)
+        self._saving_store.close()
 
     # In the appending thread.
 

@@ -84,7 +84,7 @@ ATTRIBUTES: dict[type, str] = {
     Claim: "before identity looks name proven since token until",
     HeldNames: "_by_count _by_owner _most _owners",
     Hosts: "by_epoch chains earlier held numbers",
-    Host: "clients digest epoch heard name position release since speakers total version",
+    Host: "clients digest epoch heard lease name position release since speakers total unicode version",
     Past: "earlier epoch floor last runs",
 }
 
@@ -582,13 +582,16 @@ EFFECTS: list[Effect] = [
 
 def test_a_digest_tells_all_effects_and_their_order_apart() -> None:
     assert {type(each) for each in EFFECTS} == set(get_args(Effect))
-    pairs = [[one, other] for one in EFFECTS for other in EFFECTS]
+    # But for the words of answers, which may differ from release to release.
+    told = {(type(each), each[:-1] if isinstance(each, Tell | Enter) else each): each for each in EFFECTS}
+    assert len(told) < len(EFFECTS)
+    pairs = [[one, other] for one in told.values() for other in told.values()]
     values = set()
-    for effects in [*pairs, *([each] for each in EFFECTS), []]:
+    for effects in [*pairs, *([each] for each in told.values()), []]:
         digest = Digest()
         digest.add(effects)
         values.add(digest.value)
-    assert len(values) == len(pairs) + len(EFFECTS) + 1
+    assert len(values) == len(pairs) + len(told) + 1
 
 
 def test_a_reading_shows_a_state_that_differs_although_its_effects_do_not() -> None:
