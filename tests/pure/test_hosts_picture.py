@@ -28,7 +28,8 @@ SEOUL = Host(
     log_version=1,
 )
 BUSAN = Host(name="부산", state="living", epoch=13, lease=0.44, position=7, lag=1, behind=0.25, clients=1)
-GONE = Host(name="제주", state="living", epoch=2)
+# Another one, of which the host that answers knows the name alone.
+JEJU = Host(name="제주", state="living", epoch=2)
 # 12:03:41 of today, as this machine's clock shows it.
 SINCE = time.mktime((*time.localtime()[:3], 12, 3, 41, 0, 0, -1))
 CLUSTER = Cluster(
@@ -39,7 +40,7 @@ CLUSTER = Cluster(
     since=SINCE,
     position=1_234_567_890,
     redis="redis://:***@127.0.0.1",
-    hosts=[SEOUL, BUSAN, GONE],
+    hosts=[SEOUL, BUSAN, JEJU],
 )
 
 
@@ -52,13 +53,13 @@ def drawn(picture: RenderableType, width: int, colors: Any = None) -> str:
 
 @pytest.mark.parametrize("width", [78, 80, 200])
 def test_the_hosts_are_a_table(width: int) -> None:
-    lines = drawn(hosts_picture([SEOUL, BUSAN, GONE], width), width).splitlines()
+    lines = drawn(hosts_picture([SEOUL, BUSAN, JEJU], width), width).splitlines()
     assert max(map(cell_len, lines)) <= width
     assert [" ".join(each.split()) for each in lines] == [
         "host state epoch lease position lag clients version",
         "서울-채팅서버-1 here 12 9.1 s 1234567890 0 40000 0.2.0",
         "부산 living 13 0.4 s 7 1, 0.2 s 1 -",
-        "제주 gone 2 - 0 0 0 -",
+        "제주 living 2 - 0 0 0 -",
     ]
 
 
@@ -113,7 +114,7 @@ def line(width: int = 200, colors: Any = None, **cluster: Any) -> str:
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_status_says_in_a_line_that_all_is_well(width: int) -> None:
-    said = "cluster 우리반 as 서울-채팅서버-1: 2 hosts, position 1234567890, "
+    said = "cluster 우리반 as 서울-채팅서버-1: 3 hosts, position 1234567890, "
     assert line(width) == f"{said}0 batches behind"
     assert line(width, lag=3, behind=0.21) == f"{said}3 batches, 0.2 s behind"
 
@@ -162,7 +163,7 @@ def report(part: Part | None) -> StatusReport:
 
 
 def test_the_hosts_come_from_the_cluster_s_part_of_the_server() -> None:
-    assert report(Part(CLUSTER)).hosts() == Hosts([SEOUL, BUSAN, GONE])
+    assert report(Part(CLUSTER)).hosts() == Hosts([SEOUL, BUSAN, JEJU])
 
 
 @pytest.mark.parametrize("part", [None, Part(None)])

@@ -257,12 +257,9 @@ def differences(statuses: dict[str, dict[str, Any]], *, still: bool) -> list[str
 
 
 def list_differences(lists: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Say in words where lists of hosts, by the host that gave them, do not name the same living hosts."""
+    """Say in words where lists of hosts, by the host that gave them, do not name the same hosts."""
     wrong = []
-    living = {
-        name: sorted((each["name"], each["epoch"]) for each in hosts if each["state"] != "gone")
-        for name, hosts in lists.items()
-    }
+    living = {name: sorted((each["name"], each["epoch"]) for each in hosts) for name, hosts in lists.items()}
     if any(each != next(iter(living.values())) for each in living.values()):
         wrong.append(f"hosts differ: {living}")
     for name, hosts in living.items():
