@@ -73,6 +73,10 @@ class Played:
         whole = {"name": "누리", "room": ROOM, "seq": seq, "epoch": "e", "members": 1, "token": "t"}
         self.take(welcome=whole | {"recovered": False, "lost": None} | welcome)
 
+    def enter_again(self, seq: int, **welcome: Any) -> None:
+        """Be welcomed without having asked for it."""
+        self.welcome(seq, again=True, **welcome)
+
     def hear(self, *numbers: int) -> None:
         for seq in numbers:
             text = write(RUN, ROOM, "보람", seq)
@@ -87,7 +91,7 @@ def test_a_member_that_its_host_enters_again_goes_on_without_a_gap() -> None:
     played.join(3, after=2)
     played.hear(3, 4)
     played.talk.says(0)
-    played.welcome(6)
+    played.enter_again(6)
     played.hear(5, 6, 7)
     played.take(message=write(RUN, ROOM, "누리", 0), **{"from": "누리"}, room=ROOM, seq=8, at=1.0)
     only(played.findings)
@@ -105,7 +109,7 @@ def test_a_second_welcome_is_told_from_the_answer_to_a_join(after: int | None) -
         if ask_first:
             played.talk.asks(Asked(Ask.ROOMS))
         played.talk.asks(Asked(Ask.JOIN, ROOM, after, "e"))
-        played.welcome(4, recovered=True)
+        played.enter_again(4, recovered=True)
         played.hear(5)
         if ask_first:
             played.take(rooms={})
@@ -127,7 +131,7 @@ def test_a_gap_or_a_repeat_behind_a_second_welcome_is_found(
     played = Played()
     played.join(3, after=2)
     played.hear(3, 4)
-    played.welcome(6)
+    played.enter_again(6)
     played.hear(*numbers)
     only(played.findings, **found)
 
@@ -140,7 +144,7 @@ def test_a_second_welcome_that_does_not_fit_is_found(welcome: Object) -> None:
     played = Played()
     played.join(3, after=2)
     played.hear(3, 4)
-    played.welcome(**({"seq": 9} | welcome))
+    played.enter_again(**({"seq": 9} | welcome))
     only(played.findings, strange=1)
 
 
@@ -149,7 +153,7 @@ def test_an_own_message_that_a_host_loses_on_the_way_to_its_new_epoch_is_found()
     played.join(0)
     played.talk.says(0)
     played.talk.says(1)
-    played.welcome(0)
+    played.enter_again(0)
     played.take(message=write(RUN, ROOM, "누리", 1), **{"from": "누리"}, room=ROOM, seq=1, at=1.0)
     only(played.findings, lost=1)
 
@@ -161,7 +165,7 @@ def test_a_new_epoch_with_the_range_that_is_uncertain_is_no_fault_of_an_emptied_
     played.hear(3, 4)
     played.talk.says(0)
     played.talk.asks(Asked(Ask.WHO, ROOM))
-    played.welcome(8, epoch="f", lost=lost)
+    played.enter_again(8, epoch="f", lost=lost)
     played.hear(9)
     assert played.talk.quiet  # what was asked before may never be answered
     played.take(who={"room": ROOM, "names": ["누리"], "members": 1, "next": None})
@@ -174,7 +178,7 @@ def test_a_new_epoch_that_names_no_range_is_found() -> None:
     played = Played(may_rewind=True)
     played.join(3, after=2)
     played.hear(3, 4)
-    played.welcome(8, epoch="f")
+    played.enter_again(8, epoch="f")
     only(played.findings, strange=1)
 
 
