@@ -124,7 +124,7 @@ class Cluster:
         # Called when this host begins to serve, and when it cannot go on, with the reason.
         self.on_serving: Callable[[], None] = lambda: None
         self.on_hopeless: Callable[[str], None] = lambda why: None
-        self._serving = self._differed = False
+        self._serving = self._differed = self._hopeless = False
 
     @property
     def serves(self) -> bool:
@@ -154,9 +154,8 @@ class Cluster:
     def receive(self, now: float) -> None:
         """Take what the log has; call before the hub's turn."""
         self.membership.receive(now)
-        why, self.membership.stopped = self.membership.stopped, ""
-        if why:
-            self.on_hopeless(why)
+        if self.membership.stopped:
+            self._give_up(self.membership.stopped)
 
     def turn(self, now: float) -> None:
         """Send what is to be put in order; call after the hub's turn."""
@@ -174,17 +173,23 @@ class Cluster:
         elif state.limits.auth != config.auth:
             self._end_for_auth()
         elif other := next((each for each in state.hosts.by_epoch.values() if each.unicode != UNICODE), None):
-            self.on_hopeless(
+            self._give_up(
                 f"this Python has Unicode {UNICODE}, and that of host {other.name} has {other.unicode}: names "
                 "would differ; run all hosts with one version of Python"
             )
         elif differ(limits_of(config), config.notices, state):
             log.warning("limits are those of the cluster %s, a reload sets others", config.cluster_name)
 
+    def _give_up(self, why: str) -> None:
+        """End this server, once: asked again, it would hurry, and forget that it did not start."""
+        if not self._hopeless:
+            self._hopeless = True
+            self.on_hopeless(why)
+
     def _end_for_auth(self) -> None:
         """End this server: whoever it let in, the others would not."""
         others = ", ".join(each.name for each in self.hosts if each.state != "here")
-        self.on_hopeless(
+        self._give_up(
             f"auth is {self._config.auth} here and {self._hub.state.limits.auth} in the cluster "
             f"{self._config.cluster_name} ({others}): set the same on all hosts"
         )

@@ -733,6 +733,17 @@ def test_two_hosts_of_one_name_are_refused_and_the_first_goes_on(
     assert (cluster(lasting_one)["epoch"], is_member(lasting_one)) == (epoch, True)
 
 
+def test_a_host_that_is_refused_ends_in_the_foreground_as_a_start_that_failed(
+    tmp_path: Path, redis: RedisServer, lasting_one: Server
+) -> None:
+    name = cluster(lasting_one)["name"]
+    words = ("--foreground", "--port", "0", "--workers", "4", *flags(redis, SEOUL, name))
+    done = Server(tmp_path).command("start", *words)
+    assert (done.returncode, done.stdout) == (Exit.NOT_STARTED, ""), done.stderr
+    assert done.stderr.count("mpchat: another host is named") == 1
+    assert "asked again" not in done.stderr  # one refusal, one orderly end
+
+
 def test_a_host_with_another_auth_is_refused(tmp_path: Path, redis: RedisServer, lasting_one: Server) -> None:
     facts = cluster(lasting_one)
     name = facts["name"]
