@@ -204,7 +204,8 @@ class Store(Protocol):
         """Begin a new log with ``snapshot``, whose place has the new generation, any position and any chain.
 
         ``old``: the generation that it replaces; None: there was no log. Returns False where another host
-        was faster. The host epochs of the new log go on where the old one's ended, if that is known.
+        was faster, and with None while hosts stand that have lost their log: load again soon. The host epochs
+        of the new log go on where the old one's ended, if that is known.
         """
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from mpchat import __version__, cluster_url
 from mpchat.auth.keys import read_secret
 from mpchat.cluster.redis_store import RedisStore
-from mpchat.cluster.store import Place, RefusedError, Snapshot, StoreError, UnreachableError
+from mpchat.cluster.store import STAND_TIME, Place, RefusedError, Snapshot, StoreError, UnreachableError
 from mpchat.config import Config
 from mpchat.control import answers
 from mpchat.errors import StartError
@@ -33,6 +33,8 @@ from mpchat.supervisor.log_link import LogLink, Me
 UNICODE = unicodedata.unidata_version
 # Seconds that the log gets at the end to take this host's leave.
 LEAVE_PATIENCE = 2.0
+# Seconds that a start waits for hosts that have lost the log and are about to begin it anew.
+STAND_PATIENCE = 10.0
 
 log = logging.getLogger("mpchat.supervisor")
 
@@ -71,14 +73,17 @@ class OpenLog:
     def _past(self, config: Config) -> SharedPast:
         store = self.stores[0]
         found = store.open()
-        if found is None:
+        until = time.monotonic() + STAND_PATIENCE
+        while found is None:
             begun = _begin(config)
             first = Snapshot(begun.place, snapshot.FORMAT, list(snapshot.parts(snapshot.take(begun.state))))
             if store.found(None, first):
                 return begun
             found = store.load()
             if found is None:
-                raise RefusedError("the log was removed while this host started; start again")
+                if time.monotonic() > until:
+                    raise RefusedError("the log was lost, and no host has begun it anew: start again")
+                time.sleep(STAND_TIME / 4)
         return restored(found)
 
 

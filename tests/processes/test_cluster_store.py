@@ -561,6 +561,9 @@ def test_the_host_with_the_highest_position_founds(store: Store, kit: Kit) -> No
     assert first.stand("g1", place_low, "서울") == WAIT
     assert second.stand("g1", place_high, "부산") == WAIT
     assert first.open() is None  # statements are no foreign key
+    # A host that starts now would begin an empty chat.
+    assert not kit.store().found(None, Snapshot(START._replace(generation="빈"), 3, [b"empty"]))
+    assert first.load() is None
     kit.pass_time_of_stands(STAND_TIME + 0.05)
     assert first.stand("g1", place_low, "서울") == WAIT
     assert second.stand("g1", place_high, "부산") == FOUND

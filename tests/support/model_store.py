@@ -318,6 +318,9 @@ class ModelStore:
         if state is not None and state.generation != (old or ""):
             self._reply()
             return state.generation == place.generation
+        if state is None and not old and self.log.standing:
+            self._reply()
+            return False
         self.log.stands.clear()
         self.log.change(
             _State(

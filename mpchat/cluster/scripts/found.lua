@@ -9,6 +9,11 @@ if generation and generation ~= ARGV[2] then
   -- The same call before, whose answer was lost?
   return {generation == ARGV[3] and 'ok' or 'late'}
 end
+-- Hosts that have lost the log will begin it again with all that they know.
+if not generation and ARGV[2] == '' and redis.call('EXISTS', STAND) == 1 then
+  redis.call('UNLINK', UPLOAD)
+  return {'late'}
+end
 if redis.call('LLEN', UPLOAD) ~= tonumber(ARGV[8]) then
   return {'upload'}
 end
