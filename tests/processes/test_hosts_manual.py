@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from support.waiting import PATIENCE, eventually
 from websockets.sync.client import connect
 
 from mpchat.cli.commands import main
+from mpchat.cluster.redis_store import RedisStore
+from mpchat.cluster.store import Place, Snapshot, StoreError
+from mpchat.cluster_url import parse
 from mpchat.config import check_together, parse_file, resolve
 
 pytestmark = pytest.mark.one_python
@@ -32,6 +35,7 @@ LOOPBACK = "127.0.0.1"
 REDIS, REPLICAS, REPLICA, WITH_TLS = blocks(PAGE, "redis")
 [SENTINEL] = blocks(PAGE, "sentinel")
 [HAPROXY] = blocks(PAGE, "haproxy")
+[RIGHTS] = blocks(PAGE, "redis-acl")
 PASSWORD = "change-me"
 
 
@@ -69,7 +73,7 @@ def test_the_settings_of_the_page_go_together() -> None:
 
 def test_the_commands_of_the_page_are_commands() -> None:
     lines = [line for block in blocks(PAGE, "sh") for line in block.splitlines() if line.startswith("mpchat")]
-    assert len(lines) == 8
+    assert len(lines) == 10
     for line in lines:
         _, name, *words = shlex.split(line)
         main.commands[name].make_context(name, words, parent=click.Context(main))
@@ -224,6 +228,33 @@ def test_one_redis_keeps_what_it_has_answered_over_a_kill_and_removes_no_key(fol
         assert asked(port, "XLEN", "한글") == 1
         with pytest.raises(redis.AuthenticationError):
             asked(port, "PING", password=None)
+
+
+def test_a_user_with_the_rights_of_the_page_can_do_all_that_a_host_does(folder: Path) -> None:
+    require("redis-server")
+    port = free_port()
+    begin = Place("g1", 0, b"c0ffee", 0, 0.0, 0.0)
+    with redis_server(folder / "one", REDIS, port), ExitStack() as stack:
+        asked(port, "ACL", "SETUSER", *replaced(RIGHTS, "user ", "").split())
+        url = parse(f"redis://mpchat:{PASSWORD}@{LOOPBACK}:{port}")
+        store, other = (stack.enter_context(closing(RedisStore(url, name))) for name in ("chat", "남"))
+        assert store.open() is None
+        assert store.found(None, Snapshot(begin, 1, [b"x"]))
+        epoch = store.register("g1", "서울", "i", 1, b"", 60.0).epoch
+        assert store.append("g1", epoch, 0, 60.0, [(1, 1, b"1")]) == [2]
+        place = begin
+        for batch in store.read(begin, 0.1, 1000):
+            place = place.after(batch)
+        store.check(place)
+        store.save(Snapshot(place, 1, [b"y"]))
+        assert store.load() == Snapshot(place, 1, [b"y"])
+        store.leave("g1", epoch)
+        assert store.stand("g1", place, "서울") == "wait"
+        with redis.Redis(LOOPBACK, port, username="mpchat", password=PASSWORD) as client:
+            assert client.role()[0] == b"master"  # asked when Sentinels have named it
+        # Keys of others are not for it.
+        with pytest.raises(StoreError, match="permission"):
+            other.open()
 
 
 def test_a_replica_takes_over_and_a_master_without_replicas_does_not_write(folder: Path) -> None:
