@@ -179,8 +179,8 @@ class Cluster:
             self._end_for_auth()
         elif other := next((each for each in state.hosts.by_epoch.values() if each.unicode != UNICODE), None):
             self._give_up(
-                f"this Python has Unicode {UNICODE}, and that of host {other.name} has {other.unicode}: names "
-                "would differ; run all hosts with one version of Python"
+                f"this Python has Unicode {UNICODE}, and that of host {other.name} has {other.unicode}: "
+                "names would differ; run all hosts with one version of Python"
             )
         elif differ(limits_of(config), config.notices, state):
             log.warning("limits are those of the cluster %s, a reload sets others", config.cluster_name)
