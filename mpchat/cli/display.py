@@ -1,9 +1,10 @@
 """Tables and lines for people, made of a server's answers. Pure: facts in, a picture or a text out."""
 
+import re
 import time
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +28,8 @@ from mpchat.text import visible
 
 # Characters that the table of workers needs.
 TABLE_WIDTH = 78
+# Characters of a lease from 10 s to 99 s.
+LEASE_WIDTH = 6
 _AUTH = {"names": "registered names need a proof", "closed": "clients need a proof"}
 _STATE_STYLES = {
     "RUNNING": "green",
@@ -40,13 +43,32 @@ _HOST_STYLES = {"here": "green"}
 # What a host of a cluster says of itself in a state that passes, with the time when it began.
 _CLUSTER_WORDS = {
     "joining": "is joining since {since}",
-    "away": "Redis is not reachable since {since}: senders wait",
+    "away": "Redis has not been reachable since {since}: senders wait",
     "returning": "lost its lease at {since}: it is coming back",
     "recovering": "Redis lost a part of the log, noticed at {since}: the hosts begin it anew",
     "left": "left at {since}",
 }
+# The space in "12 clients", and what stands for it while lines are made: a character for private use, which
+# visible() lets through from nowhere.
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=[a-z])", re.ASCII)
+_GLUE = "\ue000"
 # Seconds after which the time of the day alone is not enough.
 _DAY = 86_400.0
+
+
+class _Unsplit:
+    """A text whose lines never end between a number and its unit."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        text = self._text.copy()
+        # rich ends lines at no-break spaces too.
+        text.plain = _BEFORE_UNIT.sub(_GLUE, text.plain)
+        for line in text.wrap(console, options.max_width):
+            line.plain = line.plain.replace(_GLUE, " ")
+            yield line
 
 
 def duration(seconds: float) -> str:
@@ -117,7 +139,7 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
     if status.tls:
         head.append_text(_tls_lines(status.tls))
     if width < TABLE_WIDTH:
-        return Group(head, *map(_worker_lines, status.workers))
+        return Group(head, *(_Unsplit(_worker_lines(each)) for each in status.workers))
     return Group(head, _workers_table(status.workers))
 
 
@@ -271,12 +293,14 @@ def _behind(part: Cluster | Host) -> str:
 def hosts_picture(hosts: Sequence[Host], width: int) -> RenderableType:
     """Draw ``mpchat hosts``, ``width`` characters wide."""
     if width < TABLE_WIDTH:
-        return Group(*map(_host_lines, hosts))
+        return Group(*(_Unsplit(_host_lines(each)) for each in hosts))
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     table.add_column("host", overflow="fold")
     table.add_column("state")
     for name in ("epoch", "lease", "position", "lag", "clients", "version"):
-        table.add_column(name, justify="right", overflow="fold")
+        # 10.0 s and 9.3 s take the same place: a table that is drawn again does not jump.
+        least = LEASE_WIDTH if name == "lease" else None
+        table.add_column(name, justify="right", overflow="fold", min_width=least)
     for each in hosts:
         table.add_row(
             Text(visible(each.name)),
@@ -333,9 +357,10 @@ def _tls_process_line(process: TlsProcess) -> Text:
     line = Text(f"TLS process {process.slot} ")
     line.append(visible(process.state), style=_STATE_STYLES.get(process.state, ""))
     line.append(
-        f", pid {process.pid or '-'}: {process.connections} clients, {process.shaking} shaking hands, "
-        f"{process.handshakes} handshakes, lag {process.lag_ms:.1f} ms, cpu {process.cpu:.0%}, "
-        f"{size(process.rss)}, {process.restarts} restarts"
+        f", pid {process.pid or '-'}: {_count(process.connections, 'client')}, "
+        f"{process.shaking} shaking hands, {_count(process.handshakes, 'handshake')}, "
+        f"lag {process.lag_ms:.1f} ms, cpu {process.cpu:.0%}, "
+        f"{size(process.rss)}, {_count(process.restarts, 'restart')}"
     )
     return line
 
@@ -345,9 +370,10 @@ def _worker_lines(worker: WorkerStatus) -> Text:
     line = Text(f"worker {worker.slot} ")
     line.append(visible(worker.state), style=_STATE_STYLES.get(worker.state, ""))
     line.append(
-        f", pid {worker.pid or '-'}: {worker.connections} clients, {worker.in_per_second:.0f} in/s, "
-        f"{worker.out_per_second:.0f} out/s, lag {worker.lag_ms:.1f} ms, {worker.late} late, "
-        f"cpu {worker.cpu:.0%}, {size(worker.rss)}, {worker.restarts} restarts"
+        f", pid {worker.pid or '-'}: {_count(worker.connections, 'client')}, "
+        f"{worker.in_per_second:.0f} in/s, {worker.out_per_second:.0f} out/s, "
+        f"lag {worker.lag_ms:.1f} ms, {worker.late} late, cpu {worker.cpu:.0%}, "
+        f"{size(worker.rss)}, {_count(worker.restarts, 'restart')}"
     )
     if worker.generation is not None:
         line.append(f", generation {worker.generation}")

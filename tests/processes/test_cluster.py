@@ -943,7 +943,7 @@ def test_while_redis_is_away_clients_stay_and_what_they_say_comes_afterwards_onc
             assert str(redis.port) in facts["reason"]
             since = time.strftime("%H:%M:%S", time.localtime(facts["since"]))
             shown = " ".join(ok(seoul, "status").split())
-            assert f"Redis is not reachable since {since}: senders wait" in shown
+            assert f"Redis has not been reachable since {since}: senders wait" in shown
             for words in (
                 ("say", "안 들림"),
                 ("ban", "저쪽"),

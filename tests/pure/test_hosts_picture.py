@@ -3,6 +3,7 @@
 import time
 from dataclasses import fields
 from io import StringIO
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from rich.console import Console, RenderableType
 
 from mpchat.cli.display import hosts_picture, status_picture
 from mpchat.config import Origin, resolve
-from mpchat.control.answers import Cluster, Host, Hosts, Limits, ServerStatus
+from mpchat.control.answers import Cluster, Host, Hosts, Limits, ServerStatus, WorkerStatus
 from mpchat.errors import MpchatError
 from mpchat.supervisor.startup import StartFacts, start_text
 from mpchat.supervisor.status import StatusReport
@@ -30,6 +31,15 @@ SEOUL = Host(
 BUSAN = Host(name="부산", state="living", epoch=13, lease=0.44, position=7, lag=1, behind=0.25, clients=1)
 # Another one, of which the host that answers knows the name alone.
 JEJU = Host(name="제주", state="living", epoch=2)
+WORKER: dict[str, Any] = {
+    **dict.fromkeys((each.name for each in msgspec.structs.fields(WorkerStatus)), 0),
+    "slot": 1,
+    "state": "RUNNING",
+    "ended": {},
+    "generation": None,
+    "restart_in": None,
+    "died": "",
+}
 # 12:03:41 of today, as this machine's clock shows it.
 SINCE = time.mktime((*time.localtime()[:3], 12, 3, 41, 0, 0, -1))
 CLUSTER = Cluster(
@@ -73,6 +83,32 @@ def test_in_a_narrow_terminal_they_are_sentences() -> None:
     )
 
 
+@pytest.mark.parametrize("width", range(30, 60))
+def test_no_line_ends_between_a_number_and_its_unit(width: int) -> None:
+    lines = drawn(hosts_picture([SEOUL, BUSAN], width), width).splitlines()
+    of_status = drawn(status_picture(working(1), width), width).splitlines()
+    lines += of_status[next(n for n, each in enumerate(of_status) if each.startswith("worker 1")) :]
+    assert max(map(cell_len, lines)) <= width
+    for line, following in pairwise(each.strip() for each in lines):
+        assert not (line[-1].isdigit() and following[0].islower()), (line, following)
+
+
+def test_one_client_is_not_clients() -> None:
+    said = " ".join(drawn(status_picture(working(1), 40), 40).split())
+    assert "1 client, 0 in/s" in said
+    assert "1 restart" in said
+    assert "1 restarts" not in said
+    assert "2 clients, 0 in/s" in " ".join(drawn(status_picture(working(2), 40), 40).split())
+
+
+def test_a_lease_of_fewer_digits_moves_no_column() -> None:
+    def places(lease: float) -> list[int]:
+        head = drawn(hosts_picture([msgspec.structs.replace(BUSAN, lease=lease)], 80), 80).splitlines()[0]
+        return [head.index(name) for name in ("position", "lag", "clients", "version")]
+
+    assert places(9.3) == places(10.0)
+
+
 @pytest.mark.parametrize("width", [40, 80])
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202eevil", "[bold]x"])
 def test_a_hostile_host_reaches_the_terminal_as_text_alone(name: str, width: int) -> None:
@@ -102,6 +138,12 @@ def status(**cluster: Any) -> ServerStatus:
     )
 
 
+def working(count: int) -> ServerStatus:
+    """Return the status of a server with a worker that has ``count`` of each."""
+    worker = WorkerStatus(**{**WORKER, "connections": count, "restarts": count})
+    return msgspec.structs.replace(status(), workers=[worker])
+
+
 def line(width: int = 200, colors: Any = None, **cluster: Any) -> str:
     """Return the lines about the cluster as one."""
     shown = drawn(status_picture(status(**cluster), width), width, colors)
@@ -121,7 +163,7 @@ def test_status_says_in_a_line_that_all_is_well(width: int) -> None:
 
 STATES = {
     "joining": "is joining since 12:03:41",
-    "away": "Redis is not reachable since 12:03:41: senders wait",
+    "away": "Redis has not been reachable since 12:03:41: senders wait",
     "returning": "lost its lease at 12:03:41: it is coming back",
     "recovering": "Redis lost a part of the log, noticed at 12:03:41: the hosts begin it anew",
     "left": "left at 12:03:41",
