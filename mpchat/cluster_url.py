@@ -32,6 +32,10 @@ _DATABASE = re.compile(r"[0-9]{1,4}", re.ASCII)
 _SERVICE = re.compile(r"[\w.-]{1,64}")
 
 
+class WrongUrlError(ValueError):
+    """A text is no URL of a cluster. The error says why, and shows no part of the text."""
+
+
 class Server(NamedTuple):
     """A Redis server or a sentinel."""
 
@@ -75,47 +79,57 @@ def shown(server: Server, usual: int = 0) -> str:
 
 
 def parse(text: str) -> ClusterUrl:
-    """Return the parts of a URL. Raise ``ValueError`` for any other text; its message shows no part of it."""
+    """Return the parts of a URL. Raise :class:`WrongUrlError` for any other text."""
     scheme = _SCHEME.match(text)
-    if scheme is None or not text.isprintable():
-        raise ValueError("not a URL of Redis")
+    if scheme is None:
+        raise WrongUrlError("it does not begin with redis:// or the like")
+    if not text.isprintable():
+        raise WrongUrlError("a character of it does not print")
     kind = scheme[1].lower()
     who, at, where = text[scheme.end() :].rpartition("@")
     user, colon, password = who.partition(":")
     if (at and not who) or (colon and not password):
-        raise ValueError("no user or no password before the @")
+        raise WrongUrlError("no user or password before the @")
     servers, *path = where.split("/")
     service = ""
     sentinels = kind in (SENTINEL, SENTINEL_TLS)
     if sentinels:
-        service = unquote(path.pop(0), errors="strict") if path else ""
+        service = _unquoted(path.pop(0)) if path else ""
         if not _SERVICE.fullmatch(service):
-            raise ValueError("no service")
+            raise WrongUrlError("no service behind the last /")
     if path and path[-1] == "":  # a slash at the end
         path.pop()
     if len(path) > 1 or (path and not _DATABASE.fullmatch(path[0])):
-        raise ValueError("not a database's number")
+        raise WrongUrlError("no number of a database behind the /")
     usual = SENTINEL_PORT if sentinels else REDIS_PORT
     found = tuple(_server(each, usual) for each in servers.split(","))
     if not sentinels and len(found) > 1:
-        raise ValueError("several servers")
+        raise WrongUrlError("several servers, and no +sentinel")
     database = int(path[0]) if path else 0
-    return ClusterUrl(
-        kind, found, unquote(user, errors="strict"), unquote(password, errors="strict"), service, database
-    )
+    return ClusterUrl(kind, found, _unquoted(user), _unquoted(password), service, database)
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeError:  # its own text would show the bytes
+        raise WrongUrlError("what is written with % is not UTF-8") from None
 
 
 def _server(text: str, usual: int) -> Server:
     match = _SERVER.fullmatch(text)
     if match is None:
-        raise ValueError("not a host")
+        raise WrongUrlError("a server is not HOST or HOST:PORT")
     port = int(match["port"]) if match["port"] else usual
     if not 1 <= port <= 65_535:
-        raise ValueError("not a port")
+        raise WrongUrlError("a port is not 1 to 65535")
     if match["six"]:
-        return Server(str(ipaddress.IPv6Address(match["six"])), port)
+        try:
+            return Server(str(ipaddress.IPv6Address(match["six"])), port)
+        except ValueError:  # its own text would show the address
+            raise WrongUrlError("what is in brackets is not an IPv6 address") from None
     if not _is_host_name(match["host"]):
-        raise ValueError("not a host name")
+        raise WrongUrlError("a server has no right host name")
     return Server(match["host"], port)
 
 

@@ -674,8 +674,10 @@ def differing(old: Config, new: Config) -> tuple[str, ...]:
 def _checked(setting: Setting, origin: Origin) -> Any:
     try:
         return setting.parse(origin.value)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError) as error:
         shown = "a value that is not shown" if setting.name in _UNSHOWN else _excerpt(origin.value)
+        if isinstance(error, cluster_url.WrongUrlError):
+            shown += f" ({error})"
         raise ConfigError(f"{origin.place}: {setting.name} is {shown}, allowed: {setting.allowed}") from None
 
 

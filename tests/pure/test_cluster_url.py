@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpchat.cluster_url import ClusterUrl, Server, parse, shown, without_password
+from mpchat.cluster_url import ClusterUrl, Server, WrongUrlError, parse, shown, without_password
 
 PARTS = [
     ("redis://a", ClusterUrl("redis", (Server("a", 6379),))),
@@ -134,9 +134,27 @@ def test_a_server_is_shown_in_the_way_of_urls() -> None:
 
 @pytest.mark.parametrize("text", WRONG)
 def test_another_text_is_an_error_in_one_line(text: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(WrongUrlError) as caught:
         parse(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("redis+sentinel://127.0.0.1", "no service behind the last"),
+        ("redis://a,b", "several servers"),
+        ("redis://a/채팅", "no number of a database"),
+        ("redis://127.0.0.1?x=1", "a server has no right host name"),
+        ("redis://a:0", "a port is not 1 to 65535"),
+        ("redis://:%ff@a", "not UTF-8"),
+        ("redis://[::1::2]", "not an IPv6 address"),
+    ],
+)
+def test_an_error_says_what_is_wrong(text: str, why: str) -> None:
+    with pytest.raises(WrongUrlError, match=why) as caught:
+        parse(text)
+    assert "::" not in str(caught.value)
 
 
 def test_of_what_is_no_url_nothing_is_shown() -> None:

@@ -476,7 +476,10 @@ def test_only_a_host_of_a_cluster_cannot_change_how_clients_prove_themselves() -
 
 def test_a_wrong_cluster_is_not_shown_for_it_may_hold_a_password() -> None:
     said = refused(flag("cluster", "redis//:비밀@a"))
-    assert said.startswith("flag --cluster: cluster is a value that is not shown, allowed: redis://host")
+    assert said.startswith(
+        "flag --cluster: cluster is a value that is not shown (it does not begin with redis:// "
+        "or the like), allowed: redis://host"
+    )
     assert "비밀" not in said
     said = refused(flag("cluster_password", "비밀\n"))
     assert "비밀" not in said
