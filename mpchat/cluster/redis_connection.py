@@ -41,6 +41,13 @@ _MEANINGS = (
     (("BUSY ", "busy running a script"), "it is busy with a script that does not end"),
 )
 
+# Why Redis does not let a host in, in words that lead to the wrong setting.
+_DENIALS = (
+    ("DB index is out of range", "it has no such database, see its setting databases"),
+    ("without any password configured", "it has no password, and cluster or cluster_password has one"),
+    ("Authentication required", "a password is needed"),
+)
+
 
 class DeniedError(Exception):
     """Redis refuses the password, the user or the database, or forbids a command to the user."""
@@ -121,7 +128,7 @@ class RedisConnection:
         try:
             return connection.read_response()
         except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-            raise DeniedError(str(error)) from None
+            raise DeniedError(_denial(error)) from None
         except redis.ResponseError as error:
             if "unauthenticated" in str(error):  # as Redis calls a long command before any password
                 raise DeniedError("a password is needed") from None
@@ -169,10 +176,19 @@ class RedisConnection:
         except (redis.AuthenticationError, redis.ResponseError) as error:  # or there is no such database
             if _meaning(error):
                 raise self._failed(error) from None
-            raise DeniedError(str(error)) from None
+            raise DeniedError(_denial(error)) from None
+        except redis.TimeoutError as error:
+            raise redis.TimeoutError(self._silence(error, patience)) from None
         except UnicodeError as error:  # a name that the resolver cannot encode
             raise UnreachableError(f"Redis at {self._where} cannot be reached: {error}") from None
         return connection
+
+    def _silence(self, error: redis.TimeoutError, patience: float) -> str:
+        """Return what it may mean that a new connection got no answer."""
+        if "reading" in str(error):
+            return f"it does not answer within {patience:g} s, Redis hangs or another program listens there"
+        # The time for the connection is that for the handshake too.
+        return f"{error} (without TLS there, it is redis://)" if self._url.is_tls else str(error)
 
     def _find_master(self) -> Server:
         """Ask the Sentinels, first the one that answered last."""
@@ -223,6 +239,11 @@ def _reason(error: Exception) -> str:
     cause = error.__cause__ or error.__context__
     text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
     return text.rstrip(".") or type(error).__name__
+
+
+def _denial(error: Exception) -> str:
+    text = str(error)
+    return next((meaning for words, meaning in _DENIALS if words in text), text)
 
 
 def _meaning(error: Exception) -> str | None:

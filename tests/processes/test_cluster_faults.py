@@ -358,6 +358,7 @@ def test_a_wrong_password_is_refused_and_not_shown(tmp_path: Path, password: str
         with opened(server.url, password) as store:
             with pytest.raises(RefusedError, match="cluster_password") as caught:
                 store.open()
+            assert ("(a password is needed)" in str(caught.value)) == (not password)
             assert "비밀" not in str(caught.value)
             # Later, a running server goes on trying.
             with pytest.raises(UnavailableError, match="cluster_password"):
@@ -375,7 +376,7 @@ def test_a_wrong_password_is_refused_and_not_shown(tmp_path: Path, password: str
 
 def test_a_password_that_redis_does_not_have_is_refused(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server, opened(server.url, "hunter2") as store:
-        with pytest.raises(RefusedError, match="cluster_password") as caught:
+        with pytest.raises(RefusedError, match=r"it has no password.*cluster_password") as caught:
             store.open()
         assert "hunter2" not in str(caught.value)
 
@@ -390,9 +391,9 @@ def test_a_user_without_rights_is_refused(tmp_path: Path) -> None:
 
 def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server, opened(f"{server.url}/99") as store:
-        with pytest.raises(RefusedError, match=r"out of range.*see the settings cluster"):
+        with pytest.raises(RefusedError, match=r"/99 .*no such database.*see the settings cluster"):
             store.open()
-        with pytest.raises(UnavailableError, match="out of range"):
+        with pytest.raises(UnavailableError, match="no such database"):
             store.check(START)
 
 
@@ -729,6 +730,25 @@ def test_a_server_that_is_no_redis_is_told() -> None:
             with within(CALL), pytest.raises(UnavailableError, match="HTTP"):
                 store.open()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "why"),
+    [("redis", "another program listens there"), ("rediss", "without TLS there, it is redis://")],
+)
+def test_a_server_that_never_answers_may_be_another_one(scheme: str, why: str) -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        where = f"{LOOPBACK}:{listener.getsockname()[1]}"
+        with opened(f"{scheme}://{where}") as store:
+            with within(CALL), pytest.raises(UnavailableError, match=f"{where} cannot be reached: .*{why}"):
+                store.open()
+
+
+def test_a_redis_without_tls_is_told_from_one_with(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as server, opened(f"rediss://{LOOPBACK}:{server.port}") as store:
+        with within(CALL), pytest.raises(UnavailableError) as caught:
+            store.open()
+        assert "without TLS there, it is redis://" in str(caught.value)
 
 
 def test_no_descriptor_stays_after_any_failure(tmp_path: Path) -> None:
