@@ -124,8 +124,8 @@ class RedisStore:
         )
         if what == b"named":
             raise RefusedError(
-                f"another host is named {name!r}: choose another host_name, or wait: "
-                f"if that host is gone, its lease ends in {int(rest[0]) / 1000:.0f} s"
+                f"host_name {name!r} is taken by another living host; choose another host_name. "
+                f"If that host is dead, start again in {int(rest[0]) / 1000:.0f} s, when its lease is over"
             )
         if what == b"version":
             raise RefusedError(

@@ -728,7 +728,7 @@ def test_two_hosts_of_one_name_are_refused_and_the_first_goes_on(
     name = cluster(lasting_one)["name"]
     epoch = cluster(lasting_one)["epoch"]
     line = refused_start(Server(tmp_path), *flags(redis, SEOUL, name))
-    assert f"another host is named '{SEOUL}'" in line
+    assert f"host_name '{SEOUL}' is taken by another living host" in line
     assert "choose another host_name" in line
     assert (cluster(lasting_one)["epoch"], is_member(lasting_one)) == (epoch, True)
 
