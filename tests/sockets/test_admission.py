@@ -1,6 +1,7 @@
 """Limits per address: all hosts of one IPv6 network of 64 bits share what one address may have."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -61,7 +62,8 @@ class Worker:
 
 def hub_without_bans(**more: object) -> SimpleNamespace:
     moderator = SimpleNamespace(is_banned=lambda identity, host: False, watch_clock=lambda: None)
-    return SimpleNamespace(state=SimpleNamespace(moderation=Moderation()), moderator=moderator, **more)
+    state = SimpleNamespace(moderation=Moderation())
+    return SimpleNamespace(state=state, moderator=moderator, wall=time.time, **more)
 
 
 class Desk:

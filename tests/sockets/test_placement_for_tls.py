@@ -117,6 +117,7 @@ class Desk:
         self.moderation = Moderation()
         hub = SimpleNamespace(
             state=SimpleNamespace(moderation=self.moderation),
+            wall=time.time,
             transit_began=lambda *_: None,
             transit_ended=lambda *_: None,
             moderator=SimpleNamespace(is_banned=lambda identity, host: False),

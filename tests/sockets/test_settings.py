@@ -520,7 +520,10 @@ def test_the_file_with_the_password_of_redis_is_found_from_elsewhere(here: Path)
     assert at_a_start(cluster_password="env:REDIS")[1].cluster_password == "env:REDIS"
 
 
-def test_a_reload_keeps_what_makes_a_host_one_of_its_cluster(here: Path) -> None:
+def test_a_reload_keeps_what_makes_a_host_one_of_its_cluster(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPCHAT_RUNTIME_DIR", raising=False)
     settings_file = here / "mpchat.toml"
     settings_file.write_text('cluster = "redis://a"\n')
     sources, running = at_a_start()
@@ -535,7 +538,10 @@ def test_a_reload_keeps_what_makes_a_host_one_of_its_cluster(here: Path) -> None
     assert kept["auth"] == "all hosts of the cluster must have the same; stop all of them and start"
 
 
-def test_a_reload_of_a_server_that_is_alone_puts_it_into_no_cluster(here: Path) -> None:
+def test_a_reload_of_a_server_that_is_alone_puts_it_into_no_cluster(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPCHAT_RUNTIME_DIR", raising=False)
     settings_file = here / "mpchat.toml"
     settings_file.write_text("")
     sources, running = at_a_start()
