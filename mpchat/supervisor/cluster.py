@@ -13,7 +13,15 @@ from collections.abc import Callable
 from mpchat import __version__, cluster_url
 from mpchat.auth.keys import read_secret
 from mpchat.cluster.redis_store import RedisStore
-from mpchat.cluster.store import STAND_TIME, Place, RefusedError, Snapshot, StoreError, UnreachableError
+from mpchat.cluster.store import (
+    STAND_TIME,
+    Place,
+    RefusedError,
+    Snapshot,
+    StoreError,
+    UnavailableError,
+    UnreachableError,
+)
 from mpchat.config import Config
 from mpchat.control import answers
 from mpchat.errors import StartError
@@ -33,6 +41,8 @@ from mpchat.supervisor.log_link import LogLink, Me
 UNICODE = unicodedata.unidata_version
 # Seconds that the log gets at the end to take this host's leave.
 LEAVE_PATIENCE = 2.0
+# Seconds in which a start tries again to reach Redis.
+OPEN_PATIENCE = 1.0
 # Seconds that a start waits for hosts that have lost the log and are about to begin it anew.
 STAND_PATIENCE = 10.0
 
@@ -72,7 +82,7 @@ class OpenLog:
 
     def _past(self, config: Config) -> SharedPast:
         store = self.stores[0]
-        found = store.open()
+        found = _opened(store)
         until = time.monotonic() + STAND_PATIENCE
         while found is None:
             begun = _begin(config)
@@ -85,6 +95,18 @@ class OpenLog:
                     raise RefusedError("the log was lost, and no host has begun it anew: start again")
                 time.sleep(STAND_TIME / 4)
         return restored(found)
+
+
+def _opened(store: RedisStore) -> Snapshot | None:
+    """Open a store; a Redis that is just starting, or a link that was just cut, gets a second try."""
+    until = time.monotonic() + OPEN_PATIENCE
+    while True:
+        try:
+            return store.open()
+        except UnavailableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(OPEN_PATIENCE / 4)
 
 
 def _password(place: str) -> str:
