@@ -75,7 +75,7 @@ class ClientCommands:
         return None if seconds is None else self._hub.wall() + seconds
 
     def _ordered(self, reply: Reply) -> Reply:
-        """Return a reply that is made when what was decided before has its place in the order, and holds here."""
+        """Return a reply that is made when what was decided before holds here, at its place in the order."""
         return lambda answer: self._hub.when_ordered(partial(reply, answer))
 
     def follow_kick(self, target: str) -> None:
