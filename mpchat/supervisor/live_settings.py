@@ -175,6 +175,8 @@ def _read(
     log. With ``had_accounts`` their file must be there. Raise :class:`ConfigError` or :class:`StartError`.
     """
     wanted = sources.read_again(os.environ, running)
+    if not running.cluster:  # it follows from the name, and means nothing to a server that is alone
+        wanted = msgspec.structs.replace(wanted, host_name=running.host_name)
     cannot = fixed(running)
     kept = {name: cannot[name] for name in differing(running, wanted) if name in cannot}
     if running.log_file and not wanted.log_file:

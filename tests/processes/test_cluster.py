@@ -740,7 +740,7 @@ def test_a_host_that_is_refused_ends_in_the_foreground_as_a_start_that_failed(
     words = ("--foreground", "--port", "0", "--workers", "4", *flags(redis, SEOUL, name))
     done = Server(tmp_path).command("start", *words)
     assert (done.returncode, done.stdout) == (Exit.NOT_STARTED, ""), done.stderr
-    assert done.stderr.count("mpchat: another host is named") == 1
+    assert done.stderr.count("mpchat: host_name") == 1
     assert "asked again" not in done.stderr  # one refusal, one orderly end
 
 
