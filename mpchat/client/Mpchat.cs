@@ -368,6 +368,8 @@ namespace Mpchat {
         Rejected rejected;
         // Messages written to this connection, less those that came back or were rejected.
         long unsure;
+        // Whether own messages that were heard before may come once more.
+        bool repeats;
         // The error of the last Enter until Poll raises it. Until then the program speaks to the other room.
         Error unheard;
 
@@ -1072,8 +1074,9 @@ namespace Mpchat {
                 if (gapFirst <= gapLast) AnnounceLost(message.Room, gapFirst, gapLast);
                 if (!isNew) return;
                 // Up to the room's number at the welcome it is history, of an earlier connection.
-                // After a loss of the hosts' log those that were heard before come once more.
-                if (message.Sender == name && message.Seq.Value > track.JoinedAt) unsure = Math.Max(0, unsure - 1);
+                // After a loss of the hosts' log those that were heard before come once more. Otherwise one may come
+                // back before it was counted.
+                if (message.Sender == name && message.Seq.Value > track.JoinedAt && (unsure > 0 || !repeats)) unsure--;
             }
             Announce(size, () => Raise(OnMessage, message));
         }
@@ -1135,6 +1138,7 @@ namespace Mpchat {
             }
             // The client's own messages may be among those that follow, under other numbers after a loss.
             if (goesOn) track.JoinedAt = welcome.HasLost ? -1 : joinedAt;
+            repeats = goesOn && welcome.HasLost;
             name = welcome.Name;
             room = welcome.Room;
             token = welcome.Token;
