@@ -4,6 +4,8 @@ An entry carries all that decides: which client, what it said or asked for, the 
 one may be needed. So the same entries in the same order give the same state and the same effects anywhere.
 """
 
+from math import inf
+
 import msgspec
 
 from mpchat.auth.grant import Identity
@@ -204,7 +206,8 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag="returned"):
     ``room`` is the room's name, ``number`` the room that the member hears without a break; 0: it hears none.
     ``after`` is the last message of the room that it has, in the numbers of ``epoch``. ``token`` is that of
     the member's name; ``fresh`` becomes the name's token should nobody have the name any more. ``join`` is
-    that of a member which had no answer yet: it gets this one.
+    that of a member which had no answer yet: it gets this one. ``since`` is when the member took its name, on
+    the log's clock: a connection that has had the name later is the client's newer one.
     """
 
     now: float
@@ -220,6 +223,7 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag="returned"):
     epoch: str
     identified: Identity | None = None
     join: Join | None = None
+    since: float = inf
 
     def __repr__(self) -> str:
         """Return all but the tokens."""

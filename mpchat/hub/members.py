@@ -466,7 +466,9 @@ class Members:
             entry.now, entry.at, entry.identity, entry.address, request, entry.fresh, entry.identified
         )
         held = self.claims.get(entry.name)
-        if held is not None and held.identity is not None:  # by a later connection, or by another client
+        # By a later connection or another client, which has it or was lost too: what the older connection has
+        # still to say would come after what the later one has said.
+        if held is not None and (held.identity is not None or held.since > entry.since):
             raise ProtocolError("taken_over", f"{held.name} has come again, elsewhere")
         name = self._wanted_name(member, Join(name=entry.name), asked)
         room = self._room_to_enter(entry.room, None, None, asked)

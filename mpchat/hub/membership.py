@@ -433,6 +433,7 @@ class Membership:
             after,
             state.members.past.epoch,
             identified,
+            since=claim.since,
         )
 
     # A lost log.

@@ -273,6 +273,9 @@ class Return(Hall):
         room = self.state.rooms.get("방")
         assert room is not None
         self.room = room
+        claim = self.state.members.claims.get("앨리스")
+        assert claim is not None
+        self.since = claim.since
         self.lose(SEOUL)
         self.sent.clear()
         self.state.apply(arrived(JEJU))
@@ -291,6 +294,7 @@ class Return(Hall):
             self.room.number,
             5,
             self.state.members.past.epoch,
+            since=self.since,
         )
         return self.at(JEJU).apply(replace(returned, **fields))
 
@@ -421,6 +425,24 @@ def test_a_member_whose_name_was_taken_meanwhile_is_refused(name_hold: float) ->
     assert (claim.identity, claim.token) == (global_identity(BUSAN, 7), welcome["token"])
     assert ME not in hall.state.members.by_identity
     assert hall.post(1, "나야") == []
+
+
+def test_a_member_that_was_elsewhere_meanwhile_does_not_return_by_its_older_connection() -> None:
+    hall = Return()
+    hall.at(BUSAN).join(7, "앨리스", room="방", token=hall.token, now=1.5)
+    (said,) = hall.post(7, "부산에서")
+    assert isinstance(said, SayInRoom)
+    hall.lose(BUSAN)
+    claim = hall.state.members.claims.get("앨리스")
+    assert claim is not None
+    assert (claim.identity, claim.token) == (None, hall.token)
+    told, end = [each for each in hall.come_back() if isinstance(each, Tell | End)]
+    assert end == End(ME, REPLACED)
+    assert isinstance(told, Tell)
+    assert code(objects(told.frames)[0]) == "taken_over"
+    # What it still had to say is older than what it has said there.
+    assert hall.post(1, "서울에서") == []
+    assert claim.identity is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -340,6 +341,7 @@ class AnyEntries:
             max(0, seq + rng.choice([-5, -1, 0, 0, 3])),
             self.epoch(),
             identified,
+            since=self.now if self.asked % 2 else inf,
         )
 
     def room_held(self) -> RoomHeld:
