@@ -6,6 +6,7 @@ takes seconds. A fault of hosts holds back from a host that another one holds.
 
 import json
 import random
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,9 @@ STOPPED_LEASES = (1.5, 3.0)
 KILLED_LEASES = (0.0, 2.0)
 # Workers of a host after a scaling, at most.
 MOST_WORKERS = 4
+# A part of the answer of a host that cannot reach Redis now. And seconds until it is asked again.
+REFUSED = "clients cannot be moved now"
+ASK_AGAIN = 0.2
 # Failures that are reported in words; all are counted.
 MAX_WRONG = 10
 
@@ -220,7 +224,7 @@ class ChangeHosts(HostFault):
     def __init__(self, hosts: Hosts, name: str, seed: int | None, every: float) -> None:
         """Do it about each ``every`` seconds; ``name`` is the command, ``reload`` or ``scale``."""
         super().__init__(hosts, name, seed, every)
-        self.moved = 0
+        self.moved = self.refused = 0
 
     def work_on(self, host: Host) -> "Callable[[], float]":
         """Let the command do it."""
@@ -232,7 +236,7 @@ class ChangeHosts(HostFault):
                 now = len(host.server.look()["workers"])
                 flags.append(str(self.chooser.choice([n for n in range(1, MOST_WORKERS + 1) if n != now])))
             self.note(host, " ".join((self.name, *flags[1:])))
-            done = host.server.command(self.name, *flags, timeout=CHANGE_TIMEOUT)
+            done = self._command(host, *flags)
             host.server.remember()
             if done.returncode != OK:
                 raise HarnessError(f"{host.server.name}: exit {done.returncode}: {done.stderr.strip()}")
@@ -244,6 +248,16 @@ class ChangeHosts(HostFault):
             return time.monotonic() - begin
 
         return work
+
+    def _command(self, host: Host, *flags: str) -> "subprocess.CompletedProcess[str]":
+        """Run the command; a host refuses it while it cannot reach Redis, and is asked again then."""
+        deadline = time.monotonic() + RESTORE_TIMEOUT
+        while True:
+            done = host.server.command(self.name, *flags, timeout=CHANGE_TIMEOUT)
+            if REFUSED not in done.stderr or time.monotonic() > deadline:
+                return done
+            self.refused += 1
+            time.sleep(ASK_AGAIN)
 
     def end(self) -> None:
         """Wait for the change under way, and restore the number of workers."""
@@ -259,5 +273,5 @@ class ChangeHosts(HostFault):
         host.server.remember()
 
     def facts(self) -> dict[str, Any]:
-        """Return also how many connections moved."""
-        return super().facts() | {"moved": self.moved}
+        """Return also how many connections moved, and how often the command was refused for want of Redis."""
+        return super().facts() | {"moved": self.moved, "refused": self.refused}
