@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 REDIS, REDIS_TLS = "redis", "rediss"
 SENTINEL, SENTINEL_TLS = "redis+sentinel", "rediss+sentinel"
 REDIS_PORT, SENTINEL_PORT = 6379, 26_379
-# What stands for a password wherever a URL is shown.
+# Stands for a password wherever a URL is shown.
 HIDDEN = "***"
 
 _SCHEME = re.compile(r"(rediss?(\+sentinel)?)://", re.IGNORECASE | re.ASCII)

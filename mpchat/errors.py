@@ -9,7 +9,7 @@ Two questions place an error: whose fault is it, and does the connection (or the
     ├── NotRunningError            3  no server of that name runs on this machine
     ├── AlreadyRunningError        4  a server of that name serves or is starting
     ├── StartError                 5  the server did not start or reload; no process is left
-    ├── AwayError                  1  what all hosts of the chat share cannot be reached now
+    ├── AwayError                  1  the log of the hosts cannot be reached now
     ├── TimedOutError              6  a deadline passed; the awaited work goes on
     ├── ProtocolError              the peer's fault: its frame is rejected, the connection survives
     ├── ConnectError               no server answers at that address
@@ -80,7 +80,7 @@ class StartError(MpchatError):
 
 
 class AwayError(MpchatError):
-    """What all hosts of the chat share cannot be reached now, so nothing was done; try again."""
+    """The log of the hosts cannot be reached now, so nothing was done; try again."""
 
 
 class TimedOutError(MpchatError):

@@ -270,7 +270,7 @@ def check_installed(config: Config) -> None:
         return
     found = find_spec("redis")
     if found is None or found.origin is None:  # a folder of that name is no library
-        raise StartError("cluster is set, and redis-py is not installed: pip install 'mpchat[cluster]'")
+        raise StartError("cluster is set, and redis-py is not installed: pip install 'redis>=6.0'")
 
 
 def _leads_nowhere(path: str, why: str) -> ConfigError:

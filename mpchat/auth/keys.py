@@ -29,7 +29,7 @@ _PRIVATE = b"PRIVATE KEY-----"
 _UNUSABLE = "there is no key in it that can be used"
 # What keys of ssh have in them, also behind options and in their base64.
 _SSH = re.compile(rb"ssh-(rsa|dss|ed)|ecdsa-sha2-|-----BEGIN OPENSSH|---- BEGIN SSH2")
-# What is left of a PEM file without its first line or its dashes.
+# The rest of a PEM file without its first line or its dashes.
 _PEM_REST = re.compile(rb"(PUBLIC|PRIVATE) KEY|-----(BEGIN|END) ")
 # Text that may be bytes in base64 or hex: shorter than every key, longer than most words.
 _RUN = re.compile(rb"[A-Za-z0-9+/_-]{16,}")

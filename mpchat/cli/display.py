@@ -40,7 +40,7 @@ _STATE_STYLES = {
     "FATAL": "bold red",
 }
 _HOST_STYLES = {"here": "green"}
-# What a host of a cluster says of itself in a state that passes, with the time when it began.
+# The words for each state of a host that passes, followed by the time when it began.
 _CLUSTER_WORDS = {
     "joining": "is joining since {since}",
     "away": "Redis has not been reachable since {since}: senders wait",

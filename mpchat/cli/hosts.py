@@ -1,4 +1,4 @@
-"""What an operator sees of the hosts of a cluster: hosts."""
+"""The command hosts, which lists the hosts of a cluster."""
 
 from typing import Any
 

@@ -26,10 +26,10 @@ from typing import NamedTuple, Protocol
 
 from mpchat.errors import Exit, MpchatError
 
-# What a batch is: entries of a host; a host's registration; the end of a host's lease.
+# Kinds of batches: entries of a host; a host's registration; the end of a host's lease.
 BATCH, ARRIVED, GONE = "batch", "arrived", "gone"
 
-# What :meth:`Store.stand` answers.
+# Answers of :meth:`Store.stand`.
 WAIT, FOUND, AGAIN = "wait", "found", "again"
 # Seconds in which hosts state their positions after the loss of a log, before a new one is begun.
 STAND_TIME = 1.0

@@ -122,7 +122,7 @@ class Delivery:
         self.too_slow: list[int] = []
         # What operators have asked for since the hub looked last.
         self.orders: list[Order] = []
-        # What identities in effects have more than those of connections here; see ``hosts.global_identity``.
+        # By how much identities in effects exceed those of connections here; see ``hosts.global_identity``.
         self.base = 0
         # Gets a room whose senders must wait, or need wait no more, for another host.
         self.on_hold: Callable[[Hold], None] | None = None

@@ -12,7 +12,7 @@ import msgspec
 
 from mpchat.hub.effects import Effect, Enter, NoticeInRoom, Say, SayInRoom, Tell
 
-# What a run of messages is, beside its sender and its text: room, first number, messages, bytes, time.
+# The numbers of a run of messages: room, first number, messages, bytes, time.
 _RUN = Struct("<QQQQd").pack
 # Messages and bytes for plain clients.
 _SAID = Struct("<QQ").pack

@@ -184,7 +184,7 @@ class Gone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
 
 
 class HostBeat(msgspec.Struct, frozen=True, array_like=True, tag="host_beat"):
-    """What a host says of itself once a second, and the moment to forget what is too old.
+    """The report of a host once a second; old history is forgotten at the same moment.
 
     ``digest`` is that of its state behind the batch at ``position``. ``clients`` are its connections,
     ``speakers`` those of its plain clients that have said something. ``renewing``: as with :class:`Swept`,

@@ -1,7 +1,7 @@
 """Hosts: those that share one log, as the log itself says. Pure.
 
 Every host that follows the log knows the same of all of them. A host is known by its epoch, the number that
-its registration got. One that comes again after its lease was over is another one.
+its registration got. A host that registers again after its lease was over gets another epoch.
 """
 
 import msgspec
@@ -34,7 +34,7 @@ def global_identity(epoch: int, identity: int) -> int:
 
 
 class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host says of itself when it registers."""
+    """The description that a host registers with."""
 
     name: str
     # The version of log entries that it writes, and mpchat's own.

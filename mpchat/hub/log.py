@@ -108,7 +108,7 @@ class Record(NamedTuple):
 
 
 class OrderLog(Protocol):
-    """What keeps the order."""
+    """The log that keeps the order."""
 
     @property
     def owes(self) -> bool:

@@ -99,7 +99,7 @@ class Members:
         """``emit`` takes each effect."""
         self.limits = limits
         self.past = past
-        # What is added to the identities of an entry: those of several hosts must differ.
+        # Is added to the identities of an entry: those of several hosts must differ.
         self.base = 0
         self.by_identity: dict[int, Member] = {}
         # Connections that the server is ending, until they have ended: they may still post and ask.

@@ -53,7 +53,7 @@ REMEMBERED = 4096
 log = logging.getLogger("mpchat.hub")
 
 
-# What the link reports.
+# Events of the link.
 
 
 class Registration(NamedTuple):
@@ -86,7 +86,7 @@ class Loaded(NamedTuple):
 
 
 class Stood(NamedTuple):
-    """What the other hosts' places mean for this one; see ``Store.stand``."""
+    """The decision that follows from the places of all hosts; see ``Store.stand``."""
 
     answer: str
 
@@ -113,7 +113,7 @@ Event = Registration | Fenced | Rewound | Trimmed | Loaded | Stood | Founded | A
 
 
 class LogLink(Protocol):
-    """What reaches the log. Nothing here blocks."""
+    """The way to the log. Nothing here blocks."""
 
     def follow(self, place: Place) -> None:
         """Read on from a place, and forget what was read before and not taken."""
@@ -154,7 +154,7 @@ class LogLink(Protocol):
 
 
 class Part(Enum):
-    """What part a host has; its values are shown to operators."""
+    """The part of a host in the chat; the values are shown to operators."""
 
     JOINING = "joining"
     MEMBER = "member"
@@ -221,7 +221,7 @@ class Membership:
         """True when this host does what one host is to do for all."""
         return bool(self.log.epoch) and self.hub.state.hosts.leader == self.log.epoch
 
-    # What the loop calls.
+    # Called by the loop.
 
     def begin(self) -> None:
         """Follow the log, and register."""
@@ -502,7 +502,7 @@ class Membership:
         self._change(Part.RETURNING, self.why)
         self._lost, self._recovering, self._replaced, self._differs = "", False, "", ""
         self._readings.clear()
-        # What was told before may be of a state that was given up since, and would be met again and again.
+        # An earlier digest may be that of a state that was given up since, and would be met again and again.
         self._compared = max(self._compared, self.place.position)
         self._snapshot_place, self._snapshot_at = place, now
         entered = {each.identity for each in self._returning if each.join is not None}
@@ -532,7 +532,7 @@ class Membership:
             if local in pending and local not in known and recipient.stream is None:
                 self._returning.append(pending[local])  # it has heard nothing since
             elif reached is None and (local in known or local in pending):
-                # What it has got is not known: it comes again and says so.
+                # The server does not know how far it has read: the client comes again and says so.
                 delivery.carry_out([End(delivery.base + local, SLOW)])
             elif local in known:
                 self._returning.append(self._returned(before, local, known[local], 0, reached or 0))
@@ -545,7 +545,7 @@ class Membership:
                 returned = self._returned(after, local, later[local], 0, room.seq)
                 self._returning.append(msgspec.structs.replace(returned, join=joins.get(local, Join())))
 
-    # What was applied.
+    # Applied batches.
 
     def _on_applied(self, applied: Applied, now: float) -> None:
         position = applied.place.position

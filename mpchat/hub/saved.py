@@ -97,7 +97,7 @@ class SavedRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class SavedRooms(msgspec.Struct, frozen=True):
-    """What is known of rooms beside each single one: see ``rooms.Rooms``."""
+    """The fields of ``rooms.Rooms`` beside the rooms themselves."""
 
     floor: int
     last: dict[str, int]
@@ -109,7 +109,7 @@ class SavedRooms(msgspec.Struct, frozen=True):
 
 
 class SavedSequencer(msgspec.Struct, frozen=True):
-    """What is known of plain clients: see ``sequencer.Sequencer``."""
+    """The fields of ``sequencer.Sequencer``."""
 
     notices: bool
     sequence: int
@@ -119,7 +119,7 @@ class SavedSequencer(msgspec.Struct, frozen=True):
 
 
 class SavedState(msgspec.Struct, frozen=True):
-    """What is the state's own: see ``state.HubState``."""
+    """The fields of ``state.HubState`` itself."""
 
     archived: bool
     messages: int

@@ -49,7 +49,7 @@ log = logging.getLogger("mpchat.hub")
 
 
 class SharedPast(NamedTuple):
-    """What the shared log has made of a state, up to a place."""
+    """The state that the shared log has led to, at a place."""
 
     state: HubState
     place: Place
@@ -187,7 +187,7 @@ class SharedHub(Hub):
             log.info("host has left: %s, epoch %d, %d clients", *about)
 
     def _applied(self, applied: Applied, now: float) -> None:
-        """Note that a batch ends. What is due by then goes out on every host at this point."""
+        """Note that a batch ends. Due notices go out on every host at this point."""
         place = applied.place
         due = self.state.notice_due()
         if due is not None and due <= place.time:

@@ -141,7 +141,7 @@ class SharedLog:
         self._mine = deque(each for each in self._mine if not isinstance(each.content, kind))
         self._unsent = [each for each in self._unsent if not isinstance(each[0], kind)]
 
-    # What was read.
+    # Batches that were read.
 
     def receive(self, batches: Iterable[Batch]) -> None:
         """Take batches that were read, in order. Raises :class:`RewoundError`, :class:`StrangerError`."""

@@ -56,7 +56,7 @@ class SnapshotError(MpchatError):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What is short. The lists in it are empty: they are in parts of their own."""
+    """All short values. The lists in it are empty: they are in parts of their own."""
 
     limits: Limits
     epoch: str

@@ -89,7 +89,7 @@ def test_a_start_without_the_library_says_how_to_get_it(folder: Path) -> None:
     (folder / "sitecustomize.py").write_text("import sys; sys.modules['redis'] = None\n")
     server.environment["PYTHONPATH"] = f"{folder}:{server.environment.get('PYTHONPATH', '')}"
     line = refused_start(server, Exit.NOT_STARTED)
-    assert line == "mpchat: cluster is set, and redis-py is not installed: pip install 'mpchat[cluster]'\n"
+    assert line == "mpchat: cluster is set, and redis-py is not installed: pip install 'redis>=6.0'\n"
 
 
 def test_a_wrong_url_is_wrong_usage_and_is_not_shown(folder: Path) -> None:

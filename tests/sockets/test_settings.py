@@ -557,7 +557,7 @@ def test_without_the_library_a_cluster_is_no_start(here: Path, monkeypatch: pyte
     config = at_a_start(cluster="redis://:비밀@a")[1]
     with pytest.raises(StartError) as caught:
         check_installed(config)
-    assert str(caught.value) == "cluster is set, and redis-py is not installed: pip install 'mpchat[cluster]'"
+    assert str(caught.value) == "cluster is set, and redis-py is not installed: pip install 'redis>=6.0'"
     monkeypatch.delitem(sys.modules, "redis")
     check_installed(config)
 
