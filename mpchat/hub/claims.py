@@ -13,6 +13,10 @@ from mpchat.protocol.names import name_key
 ON_ITS_WAY = 10.0
 # Names that are held at most; see held_names for which is free past it.
 MOST_HELD = 100_000
+# Seconds that a name which is free again is remembered where several hosts share the claims: a host that was
+# taken for gone may come back with an older connection of its owner. And names that are remembered at most.
+REMEMBERED = 3600.0
+MOST_REMEMBERED = 100_000
 
 
 class Claim:
@@ -71,10 +75,18 @@ class Claims:
         self._held = HeldNames()
         # The keys of the names that have a look.
         self._by_look: dict[str, set[str]] = {}
+        # Names that are free again, the longest first: when each was last taken, and when it became free.
+        self._freed: dict[str, tuple[float, float]] = {}
 
     def get(self, name: str) -> Claim | None:
         """Return the claim on a name, however it is spelled."""
         return self._by_key.get(name_key(name))
+
+    def taken_since(self, name: str, since: float) -> bool:
+        """Tell whether a connection has, or has lost, the name that took it later than at ``since``."""
+        claim = self.get(name)
+        taken = claim.since if claim is not None else self._freed.get(name_key(name), (since, 0.0))[0]
+        return taken > since
 
     def similar(self, name: str, identified: Identity, now: float) -> str | None:
         """Return another name, in use or held, that looks like this one; None: there is none.
@@ -150,7 +162,8 @@ class Claims:
     def saved(self) -> SavedClaims:
         """Return all claims as values."""
         held, holders = self._held.saved()
-        return SavedClaims([claim.saved() for claim in self._by_key.values()], held, holders)
+        freed = [(key, *times) for key, times in self._freed.items()]
+        return SavedClaims([claim.saved() for claim in self._by_key.values()], held, holders, freed)
 
     def put_back(self, saved: SavedClaims) -> None:
         """Have, as the first, the claims that were saved."""
@@ -160,27 +173,37 @@ class Claims:
             for look in claim.looks:
                 self._by_look.setdefault(look, set()).add(key)
         self._held.put_back(saved.held, saved.holders)
+        self._freed = {key: (since, at) for key, since, at in saved.freed}
 
-    def free(self, claim: Claim) -> None:
-        """Let any client have the name from now on."""
-        self._forget_claim(name_key(claim.name))
+    def free(self, claim: Claim, now: float, *, remember: bool = False) -> None:
+        """Let any client have the name from now on; ``remember``: see :meth:`taken_since`."""
+        self._forget(name_key(claim.name), now, remember=remember)
 
-    def _forget_claim(self, key: str) -> None:
-        self._look(key, self._by_key.pop(key), ())
-
-    def hold(self, claim: Claim, now: float, seconds: float, address: str) -> None:
+    def hold(self, claim: Claim, now: float, seconds: float, address: str, *, remember: bool = False) -> None:
         """Keep the name for its owner for ``seconds``; forget names that were held long enough.
 
-        ``address`` is what counts as one address, of the client that was lost.
+        ``address`` is what counts as one address, of the client that was lost. ``remember``: see
+        :meth:`taken_since`.
         """
         claim.identity = None
         claim.until = now + seconds
         self._held.add(name_key(claim.name), address)
         while self._held and self._by_key[self._held.oldest].until <= now:
-            self._forget(self._held.oldest)
+            self._forget_held(self._held.oldest, now, remember=remember)
         while len(self._held) > MOST_HELD:
-            self._forget(self._held.first_to_go)
+            self._forget_held(self._held.first_to_go, now, remember=remember)
 
-    def _forget(self, key: str) -> None:
+    def _forget_held(self, key: str, now: float, *, remember: bool) -> None:
         self._held.remove(key)
-        self._forget_claim(key)
+        self._forget(key, now, remember=remember)
+
+    def _forget(self, key: str, now: float, *, remember: bool) -> None:
+        claim = self._by_key.pop(key)
+        self._look(key, claim, ())
+        if not remember:
+            return
+        freed = self._freed
+        freed.pop(key, None)
+        freed[key] = (claim.since, now)
+        while len(freed) > MOST_REMEMBERED or next(iter(freed.values()))[1] + REMEMBERED <= now:
+            del freed[next(iter(freed))]

@@ -198,10 +198,12 @@ class Members:
             room, claim = member.room, member.claim
             self._leave(member, reason, now)
             if claim is not None and claim.identity == identity:
+                several = bool(self.base)
                 if reason == CLOSED:
-                    self.claims.free(claim)
+                    self.claims.free(claim, now, remember=several)
                 else:
-                    self.claims.hold(claim, now, self.limits.name_hold, owner_of_client(member.address))
+                    address = owner_of_client(member.address)
+                    self.claims.hold(claim, now, self.limits.name_hold, address, remember=several)
                     if room is not None:
                         room.awaited = max(room.awaited, claim.until)
         return member
@@ -466,10 +468,12 @@ class Members:
             entry.now, entry.at, entry.identity, entry.address, request, entry.fresh, entry.identified
         )
         held = self.claims.get(entry.name)
-        # By a later connection or another client, which has it or was lost too: what the older connection has
-        # still to say would come after what the later one has said.
-        if held is not None and (held.identity is not None or held.since > entry.since):
-            raise ProtocolError("taken_over", f"{held.name} has come again, elsewhere")
+        has = held is not None and held.identity is not None
+        # A later connection had it, and was lost or has left too: what the older one has still to say would
+        # come after what the later one has said.
+        if has or self.claims.taken_since(entry.name, entry.since):
+            name = held.name if held is not None else entry.name
+            raise ProtocolError("taken_over", f"{name} has come again, elsewhere")
         name = self._wanted_name(member, Join(name=entry.name), asked)
         room = self._room_to_enter(entry.room, None, None, asked)
         member.claim = self._claim(member, name, entry.token, asked)

@@ -33,12 +33,14 @@ class SavedClaims(msgspec.Struct, frozen=True):
     """All claims, in their order.
 
     ``held``: key and address of each held name, the longest held first. ``holders``: these addresses, those
-    that hold fewest first; among equals that first which loses a name first.
+    that hold fewest first; among equals that first which loses a name first. ``freed``: key of each name that
+    is free again and remembered, when it was last taken, and when it became free.
     """
 
     claims: list[SavedClaim]
     held: list[tuple[str, str]]
     holders: list[str]
+    freed: list[tuple[str, float, float]] = []
 
 
 class SavedMember(msgspec.Struct, frozen=True, array_like=True, gc=False):

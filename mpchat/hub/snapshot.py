@@ -76,6 +76,7 @@ class Lists(msgspec.Struct):
     claims: list[SavedClaim] = []
     held: list[tuple[str, str]] = []
     holders: list[str] = []
+    freed: list[tuple[str, float, float]] = []
     members: list[SavedMember] = []
     ending: list[SavedMember] = []
     orphans: list[SavedClaim] = []
@@ -131,6 +132,7 @@ def take(state: HubState, now: float = -inf) -> Taken:
             "claims": claims.claims,
             "held": claims.held,
             "holders": claims.holders,
+            "freed": claims.freed,
             "members": members.members,
             "ending": members.ending,
             "orphans": members.orphans,
@@ -270,7 +272,7 @@ def _made(head: Head, lists: Lists) -> HubState:
     state.rooms.put_back(rooms, lists.rooms)
     _fill(state, lists)
     members = state.members
-    members.claims.put_back(SavedClaims(lists.claims, lists.held, lists.holders))
+    members.claims.put_back(SavedClaims(lists.claims, lists.held, lists.holders, lists.freed))
     members.put_back(SavedMembers(lists.members, lists.ending, lists.orphans, dict(lists.expiring)))
     return state
 

@@ -55,7 +55,7 @@ def test_a_name_that_is_held_is_found_until_its_time_is_over() -> None:
 def test_a_name_that_was_freed_looks_like_nothing_and_leaves_nothing() -> None:
     claims = Claims()
     claim, _ = take(claims, ALICE, 1, unproven(ALICE))
-    claims.free(claim)
+    claims.free(claim, 1.0)
     assert similar(claims, CYRILLIC) is None
     assert (claims._by_look, claims._by_key) == ({}, {})
 
@@ -103,9 +103,9 @@ def test_two_names_with_one_look_are_both_there_and_the_other_one_is_found() -> 
     first, _ = take(claims, ALICE, 1, unproven(ALICE))
     second, _ = take(claims, CYRILLIC, 2, proven(CYRILLIC))
     assert (similar(claims, ALICE), similar(claims, CYRILLIC)) == (CYRILLIC, ALICE)
-    claims.free(first)
+    claims.free(first, 1.0)
     assert (similar(claims, ALICE), similar(claims, CYRILLIC)) == (CYRILLIC, None)
-    claims.free(second)
+    claims.free(second, 1.0)
     assert claims._by_look == {}
 
 
@@ -174,3 +174,31 @@ def test_of_two_proven_names_that_look_alike_the_first_stays() -> None:
     assert claims.similar(CYRILLIC, proven(CYRILLIC), 10.0) is None
     take(claims, ALICE, 2, proven(ALICE))
     assert claims.similar(CYRILLIC, proven(CYRILLIC), 10.0) == ALICE
+
+
+def test_a_free_name_is_remembered_for_a_while_where_an_older_connection_may_return(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claims = Claims()
+
+    def leave(name: str, now: float, *, remember: bool = True) -> None:
+        claim, _ = claims.take(name, 1, None, "토큰", now)
+        claims.free(claim, now + 1.0, remember=remember)
+
+    leave("앨리스", 10.0)
+    assert [claims.taken_since("앨리스", since) for since in (9.0, 10.0, 11.0)] == [True, False, False]
+    leave("밥", 11.0, remember=False)
+    assert not claims.taken_since("밥", 5.0)
+    # The name is taken anew: that counts.
+    claim, _ = claims.take("앨리스", 2, None, "토큰", 30.0)
+    assert claims.taken_since("앨리스", 20.0)
+    claims.hold(claim, 40.0, 5.0, ADDRESS, remember=True)
+    other, _ = claims.take("캐럴", 3, None, "토큰", 50.0)
+    claims.hold(other, 50.0, 5.0, ADDRESS, remember=True)  # and 앨리스 is free again
+    assert (claims.get("앨리스"), claims.taken_since("앨리스", 20.0)) == (None, True)
+    leave("데이브", 50.0 + claims_module.REMEMBERED)
+    assert not claims.taken_since("앨리스", 20.0)
+    monkeypatch.setattr(claims_module, "MOST_REMEMBERED", 2)
+    for name in ("이브", "프랭크"):
+        leave(name, 50.0 + claims_module.REMEMBERED)
+    assert [claims.taken_since(name, 0.0) for name in ("데이브", "이브", "프랭크")] == [False, True, True]

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from support.desk import LIMITS, Desk, code, objects, proven
 
 from mpchat.hub import hosts as hosts_module
+from mpchat.hub import snapshot
 from mpchat.hub.effects import Effect, End, Enter, Forget, Hold, Kick, Leave, Say, SayInRoom, Tell
 from mpchat.hub.entries import (
     Arrived,
@@ -427,22 +428,35 @@ def test_a_member_whose_name_was_taken_meanwhile_is_refused(name_hold: float) ->
     assert hall.post(1, "나야") == []
 
 
-def test_a_member_that_was_elsewhere_meanwhile_does_not_return_by_its_older_connection() -> None:
+@pytest.mark.parametrize("leaving", ["lost", "left", "forgotten"])
+def test_a_member_that_was_elsewhere_meanwhile_does_not_return_by_its_older_connection(leaving: str) -> None:
     hall = Return()
     hall.at(BUSAN).join(7, "앨리스", room="방", token=hall.token, now=1.5)
     (said,) = hall.post(7, "부산에서")
     assert isinstance(said, SayInRoom)
-    hall.lose(BUSAN)
-    claim = hall.state.members.claims.get("앨리스")
-    assert claim is not None
-    assert (claim.identity, claim.token) == (None, hall.token)
+    if leaving == "left":
+        hall.leave(7)
+    else:
+        hall.lose(BUSAN)
+    claims = hall.state.members.claims
+    claim = claims.get("앨리스")
+    if leaving == "forgotten":
+        assert claim is not None
+        hall.at(JEJU).join(9, "밥", room="방", now=claim.until + 1.0)
+        hall.leave(9, "lost", claim.until + 2.0)
+    if leaving == "lost":
+        assert claim is not None
+        assert (claim.identity, claim.token) == (None, hall.token)
+    else:
+        assert claims.get("앨리스") is None
+        hall.state = snapshot.restore(snapshot.parts(snapshot.take(hall.state)))  # it is not forgotten there
     told, end = [each for each in hall.come_back() if isinstance(each, Tell | End)]
     assert end == End(ME, REPLACED)
     assert isinstance(told, Tell)
     assert code(objects(told.frames)[0]) == "taken_over"
     # What it still had to say is older than what it has said there.
     assert hall.post(1, "서울에서") == []
-    assert claim.identity is None
+    assert hall.state.members.named("앨리스") is None
 
 
 @pytest.mark.parametrize(

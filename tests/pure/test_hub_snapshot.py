@@ -80,7 +80,7 @@ ATTRIBUTES: dict[type, str] = {
     Run: "at count frames room sender seq taken",
     Members: "_emit _moderation _rooms base by_identity claims emptied ending expiring limits past stirred",
     Member: "address claim grant identity listed room",
-    Claims: "_by_key _by_look _held",
+    Claims: "_by_key _by_look _freed _held",
     Claim: "before identity looks name proven since token until",
     HeldNames: "_by_count _by_owner _most _owners",
     Hosts: "by_epoch chains earlier held numbers",
