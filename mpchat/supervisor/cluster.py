@@ -41,8 +41,9 @@ from mpchat.supervisor.log_link import LogLink, Me
 UNICODE = unicodedata.unidata_version
 # Seconds that the log gets at the end to take this host's leave.
 LEAVE_PATIENCE = 2.0
-# Seconds in which a start tries again to reach Redis.
+# Seconds in which a start tries again to reach Redis, at least once, and between two attempts.
 OPEN_PATIENCE = 1.0
+OPEN_AGAIN = 0.25
 # Seconds that a start waits for hosts that have lost the log and are about to begin it anew.
 STAND_PATIENCE = 10.0
 
@@ -100,13 +101,15 @@ class OpenLog:
 def _opened(store: RedisStore) -> Snapshot | None:
     """Open a store; a Redis that is just starting, or a link that was just cut, gets a second try."""
     until = time.monotonic() + OPEN_PATIENCE
+    tried = 0
     while True:
         try:
             return store.open()
         except UnavailableError:
-            if time.monotonic() > until:
+            tried += 1
+            if tried > 1 and time.monotonic() > until:
                 raise
-            time.sleep(OPEN_PATIENCE / 4)
+            time.sleep(OPEN_AGAIN)
 
 
 def _password(place: str) -> str:

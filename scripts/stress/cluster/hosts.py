@@ -32,6 +32,8 @@ LOOK_EVERY = 0.1
 GRACE = 2.0
 # What the status calls a host that takes part.
 MEMBER = "member"
+# A part of what a start says whose link to Redis is cut.
+NO_REDIS = "cannot be reached"
 # Events that are reported in words; a run of minutes has some hundred.
 MAX_EVENTS = 200
 
@@ -107,13 +109,20 @@ class Hosts:
             self.news.get()  # clients that start now know all hosts
 
     def start_host(self, host: Host) -> None:
-        """Start one host while Redis is there."""
+        """Start one host while Redis is there; when its link is cut meanwhile, start it again."""
         with self.redis_there:
-            if self.closing.is_set():
+            deadline = time.monotonic() + BACK_TIMEOUT
+            while not self.closing.is_set():
+                try:
+                    host.server.start()
+                except HarnessError as error:
+                    if NO_REDIS not in str(error) or time.monotonic() > deadline:
+                        raise
+                    self.note(f"{host.server.name} did not reach Redis at its start")
+                    continue
+                host.living = True
+                self.tell_clients()
                 return
-            host.server.start()
-            host.living = True
-            self.tell_clients()
 
     def stop(self) -> list[str]:
         """Stop the hosts in order; return what is left of them, in words."""
