@@ -27,6 +27,7 @@ from mpchat.cluster.store import (
     Registered,
     RewoundError,
     Snapshot,
+    Standing,
     StoreError,
     TrimmedError,
     UnavailableError,
@@ -264,9 +265,9 @@ class RedisStore:
                 return Snapshot(_place(fields), int(fields[6]), parts[:count])
         raise UnavailableError("the snapshot is replaced faster than it can be loaded")
 
-    def stand(self, generation: str, place: Place, name: str) -> str:
+    def stand(self, generation: str, place: Place, name: str) -> Standing:
         """See :meth:`mpchat.cluster.store.Store.stand`."""
-        [answer] = self._run(
+        answer, *others = self._run(
             "stand",
             (),
             generation,
@@ -274,8 +275,10 @@ class RedisStore:
             name,
             _milliseconds(STAND_TIME),
             STANDS,
+            place.chain,
         )
-        return str(answer.decode())
+        places = zip(map(int, others[::2]), others[1::2], strict=True)
+        return Standing(str(answer.decode()), tuple(places))
 
     def found(self, old: str | None, snapshot: Snapshot) -> bool:
         """See :meth:`mpchat.cluster.store.Store.found`."""

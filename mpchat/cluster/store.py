@@ -134,6 +134,13 @@ def chained(chain: bytes, epoch: int, number: int, time_ms: int, kind: str) -> b
     return hashlib.sha1(link, usedforsecurity=False).hexdigest().encode()
 
 
+class Standing(NamedTuple):
+    """The answer of :meth:`Store.stand`; with FOUND the positions and chains of the other hosts."""
+
+    answer: str
+    others: tuple[tuple[int, bytes], ...] = ()
+
+
 class Store(Protocol):
     """The verbs of a store. All of them block, and each may raise :class:`UnavailableError`.
 
@@ -193,10 +200,10 @@ class Store(Protocol):
     def load(self) -> Snapshot | None:
         """Return the newest snapshot; None: there is no log."""
 
-    def stand(self, generation: str, place: Place, name: str) -> str:
+    def stand(self, generation: str, place: Place, name: str) -> Standing:
         """State where this host is in a log that was lost, as a candidate to begin the new one.
 
-        ``generation`` is the lost one. Returns WAIT: ask again soon. FOUND: this host has the highest
+        ``generation`` is the lost one. The answer is WAIT: ask again soon. FOUND: this host has the highest
         position, so call :meth:`found`. AGAIN: there is a new generation, so load its snapshot.
         """
 

@@ -183,7 +183,6 @@ class Delivery:
         """Go on with other rooms: the state was replaced."""
         self._rooms = rooms
         self._last_part = LastPart()
-        self._streams = {number: each for number, each in self._streams.items() if number in rooms.by_number}
 
     def forget_ended(self, ended: Left | WorkerDied) -> None:
         """Forget connections that have ended, without a place in the order."""
@@ -364,7 +363,11 @@ class Delivery:
                 self._send(recipient, frames)
 
     def leave_all(self) -> None:
-        """Let no connection hear any room: what follows may be another history."""
+        """Let no connection hear any room: what follows may be another history.
+
+        Workers have the connections in their rooms still, so the streams of these keep their places.
+        """
+        self._streams = {number: each for number, each in self._streams.items() if each.recipients}
         for recipient in self._recipients.values():
             self._stop_hearing(recipient)
 

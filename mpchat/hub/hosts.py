@@ -4,9 +4,13 @@ Every host that follows the log knows the same of all of them. A host is known b
 its registration got. A host that registers again after its lease was over gets another epoch.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from mpchat.hub.entries import Arrived, HostBeat
+from mpchat.protocol.names import name_key
+from mpchat.protocol.requests import LOBBY, Join
 
 # Bits of a connection's identity within its host. A host counts its connections from 1 on: at a million a
 # second these are enough for a year.
@@ -44,6 +48,10 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     unicode: str = ""
     # Seconds.
     lease: float = 0.0
+    # Whether this process has begun the log, or has followed it and had an epoch. Which one, in this log; 0:
+    # none.
+    knows: bool = False
+    former: int = 0
 
 
 encode_info = msgspec.msgpack.Encoder().encode
@@ -80,6 +88,9 @@ class SavedHosts(msgspec.Struct, frozen=True):
     numbers: dict[int, int] = {}
     earlier: dict[str, dict[int, int]] = {}
     chains: dict[int, bytes] = {}
+    unproven: list[int] = []
+    doubted: dict[str, int] = {}
+    suspects: list[int] = []
 
 
 class Hosts:
@@ -96,6 +107,17 @@ class Hosts:
         self.earlier: dict[str, dict[int, int]] = {}
         # The chain of the log at its last positions: it tells whether two hosts have read the same.
         self.chains: dict[int, bytes] = {}
+        # Hosts that have arrived since a host from before was heard of: should all of those be dead, nobody
+        # knows whether the log has lost its end. The last numbers of rooms when the first of them came. And
+        # the connections that have more than these, in their order.
+        self.unproven: list[int] = []
+        self.doubted: dict[str, int] = {}
+        self.suspects: dict[int, None] = {}
+
+    @property
+    def is_doubtful(self) -> bool:
+        """True when only hosts are there that cannot know what the log has had before them."""
+        return bool(self.unproven) and self.by_epoch.keys() <= set(self.unproven)
 
     @property
     def leader(self) -> int:
@@ -113,6 +135,10 @@ class Hosts:
         if len(self.chains) > MOST_CHAINS:
             del self.chains[next(iter(self.chains))]
 
+    def has_read(self, position: int, chain: bytes) -> bool:
+        """Tell whether the log had this chain at a position, as far as this state remembers it."""
+        return self.chains.get(position, chain) == chain
+
     def agrees(self, other: "Hosts") -> bool:
         """Tell whether the other state comes from the same log as this one, as far as both remember it."""
         common = max(self.chains.keys() & other.chains.keys(), default=None)
@@ -124,6 +150,8 @@ class Hosts:
         host = self.by_epoch.get(epoch)
         if host is not None:
             host.total, host.heard = total, now
+            if self.unproven and epoch not in self.unproven:
+                self.believe()
         if len(self.numbers) > MOST_NUMBERS:
             gone = min(self.numbers.keys() - self.by_epoch.keys(), default=epoch)
             if gone != epoch:
@@ -143,9 +171,28 @@ class Hosts:
         self.earlier = {**dict(list(self.earlier.items())[1 - MOST_EARLIER :]), generation: self.numbers}
         self.numbers = {}
 
-    def arrive(self, entry: Arrived) -> None:
-        """Take note of a host that takes part from now on."""
+    def believe(self) -> None:
+        """Take it that the log has all that it had."""
+        self.unproven, self.doubted, self.suspects = [], {}, {}
+
+    def doubt(self, identity: int, join: Join) -> None:
+        """Take note of a connection that resumes, while the log may have lost its end."""
+        if join.after is not None and join.after > self.doubted.get(name_key(join.room or LOBBY), 0):
+            self.suspects[identity] = None
+
+    def arrive(self, entry: Arrived, last: Callable[[], dict[str, int]] = dict) -> bool:
+        """Take note of a host that takes part from now on; ``last`` returns the last numbers of rooms.
+
+        Return False if nobody knows whether the log has lost its end.
+        """
         info = decode_info(entry.info)
+        is_alone = not self.by_epoch
+        if is_alone or (info.knows and info.former not in self.unproven):
+            self.believe()
+        else:
+            if not self.unproven:
+                self.doubted = last()
+            self.unproven.append(entry.epoch)
         self.by_epoch[entry.epoch] = Host(
             epoch=entry.epoch,
             name=info.name,
@@ -156,6 +203,7 @@ class Hosts:
             since=entry.at,
             heard=entry.now,
         )
+        return info.knows or not is_alone
 
     def beat(self, epoch: int, entry: HostBeat) -> None:
         """Take note of what a host says of itself."""
@@ -189,10 +237,21 @@ class Hosts:
         """Return all of it as values that nothing changes any more."""
         hosts = [msgspec.structs.replace(each) for each in self.by_epoch.values()]
         held = {room: holders.copy() for room, holders in self.held.items()}
-        return SavedHosts(hosts, held, self.numbers.copy(), self.earlier.copy(), self.chains.copy())
+        return SavedHosts(
+            hosts,
+            held,
+            self.numbers.copy(),
+            self.earlier.copy(),
+            self.chains.copy(),
+            self.unproven.copy(),
+            self.doubted,
+            list(self.suspects),
+        )
 
     def put_back(self, saved: SavedHosts) -> None:
         """Go on from what was saved."""
         self.by_epoch = {each.epoch: each for each in saved.hosts}
         self.held, self.numbers = saved.held, saved.numbers
         self.earlier, self.chains = saved.earlier, saved.chains
+        self.unproven, self.doubted = saved.unproven, saved.doubted
+        self.suspects = dict.fromkeys(saved.suspects)

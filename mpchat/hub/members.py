@@ -4,7 +4,7 @@ Times are given; what is to be sent is returned as effects. How a member is reac
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from operator import itemgetter
 
 import msgspec
@@ -496,6 +496,18 @@ class Members:
         first, lost = self._uncertain(room, entry)
         again = self._welcome_again(member, room, lost)
         self._emit(Enter(member.identity, room.number, first, room.seq, again))
+
+    def tell_of_new_epoch(self, agreed: Mapping[str, int], suspects: Collection[int]) -> None:
+        """Tell all members that another epoch has begun.
+
+        ``agreed`` has the numbers up to which it agrees with the one before, by the keys of rooms. Members
+        among ``suspects`` have had others of that epoch.
+        """
+        for member in self.by_identity.values():
+            if member.room is not None:
+                first = agreed.get(name_key(member.room.name), 0) + 1
+                lost = (first, None) if member.identity in suspects else None
+                self._emit(Tell(member.identity, self._welcome_again(member, member.room, lost)))
 
     def _welcome_again(self, member: Member, room: Room, lost: tuple[int, int | None] | None) -> bytes:
         welcome = self._welcome_to(member, room, recovered=lost is None, lost=lost)

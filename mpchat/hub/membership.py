@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from mpchat.auth.grant import Identity
-from mpchat.cluster.store import AGAIN, Batch, Place, Snapshot
+from mpchat.cluster.store import AGAIN, Batch, Place, Snapshot, Standing
 from mpchat.errors import MpchatError
 from mpchat.hub import snapshot
 from mpchat.hub.effects import End
@@ -88,7 +88,7 @@ class Loaded(NamedTuple):
 class Stood(NamedTuple):
     """The decision that follows from the places of all hosts; see ``Store.stand``."""
 
-    answer: str
+    standing: Standing
 
 
 class Founded(NamedTuple):
@@ -131,8 +131,8 @@ class LogLink(Protocol):
     def events(self) -> list[Event]:
         """Return what else has happened since."""
 
-    def register(self, generation: str) -> None:
-        """Begin to register."""
+    def register(self, generation: str, info: bytes) -> None:
+        """Begin to register with a description; see :func:`~mpchat.hub.hosts.encode_info`."""
 
     def append(self, generation: str, epoch: int, position: int, batches: list[Outgoing]) -> None:
         """Append batches, again and again until they are there."""
@@ -187,6 +187,8 @@ class Membership:
         self._epoch = 0
         self._generation = ""
         self._arrival = 0
+        # Whether this process knows what the log has had so far.
+        self._knows = info.knows
         # Members that are to be entered again.
         self._returning: list[Returned] = []
         # A lost log: wait until all that was read is applied. What log is in its place.
@@ -229,7 +231,7 @@ class Membership:
         self.link.follow(self.place)
         self._waits = bool(self.log.former)
         if not self._waits:
-            self.link.register(self.place.generation)
+            self._register()
 
     def receive(self, now: float) -> None:
         """Take what has come from the link; call before the hub's turn, in which it is applied."""
@@ -255,7 +257,7 @@ class Membership:
             self._recover(now)
         if self._waits and not self._lost and not self.log and not self.log.former:
             self._waits = False
-            self.link.register(self.place.generation)
+            self._register()
         if self._lost or self._differs or not self.log.epoch:
             return
         if self.place.total - self._told >= TELL_EVERY:
@@ -351,8 +353,8 @@ class Membership:
                 self._lose("this host was away for longer than the log is kept", now, rewound=False)
             case Loaded(restored):
                 self._on_loaded(restored, now)
-            case Stood(answer):
-                self._on_stood(answer, now)
+            case Stood(standing):
+                self._on_stood(standing, now)
             case Founded(done):
                 self._on_founded(done, now)
             case Away(why):
@@ -371,11 +373,16 @@ class Membership:
     def _change(self, part: Part, why: str) -> None:
         self.part, self.why, self.since = part, why, self.hub.wall()
 
+    def _register(self) -> None:
+        same = self._generation == self.place.generation
+        self.info = msgspec.structs.replace(self.info, knows=self._knows, former=self._epoch if same else 0)
+        self.link.register(self.place.generation, encode_info(self.info))
+
     def _on_registered(self, registration: Registration, now: float) -> None:
         if self.part in (Part.LEFT, Part.RECOVERING):
             return
         self._epoch, self._arrival = registration
-        self._generation = self.place.generation
+        self._generation, self._knows = self.place.generation, True
         self._snapshot_at = now
         self.log.join(self._epoch, list(self._returning), self._arrival, encode_info(self.info))
         self._returning = []
@@ -404,7 +411,7 @@ class Membership:
             after = member.room.seq if member.room else 0
             self._returning.append(self._returned(state, local, member, number, after))
         self._change(Part.RETURNING, "it was silent for longer than its lease")
-        self.link.register(self.place.generation)
+        self._register()
 
     def _members_here(self, state: HubState) -> Iterator[tuple[int, Member]]:
         """Yield the members of this host with their identities here, those that are in a room."""
@@ -460,14 +467,17 @@ class Membership:
         self._replaced = generation
         self.link.stand(generation, self.place)
 
-    def _on_stood(self, answer: str, now: float) -> None:
-        if answer == AGAIN:
+    def _on_stood(self, standing: Standing, now: float) -> None:
+        if standing.answer == AGAIN:
             self.link.load()
             return
         # This host has got further than all others that are there: the log goes on from its state.
         state, place = self.hub.state, self.place
+        # Others have read other batches behind the loss: a number of the old epoch says nothing then.
+        is_known = all(state.hosts.has_read(position, chain) for position, chain in standing.others)
         self._note_members(state, state)
-        state.begin_anew(secrets.token_urlsafe(9), place.generation, place.time)
+        state.begin_anew(secrets.token_urlsafe(9), place.generation, place.time, is_known=is_known)
+        self._keep_numbers(state)
         generation = new_generation(place.generation)
         self.hub.place = place._replace(generation=generation, chain=secrets.token_hex(20).encode())
         self.link.found(self._replaced, self._snapshot())
@@ -490,9 +500,28 @@ class Membership:
         # Numbers that this host's members have may stand for other messages there.
         same = not self._rewound or self.hub.state.hosts.agrees(restored.state.hosts)
         self._note_members(self.hub.state, restored.state)
-        if not same:
+        self._knows = False
+        if same:
+            self._keep_numbers(restored.state)
+        else:
             self._returning = [msgspec.structs.replace(each, epoch="") for each in self._returning]
         self._go_on(restored.state, restored.place, now)
+
+    def _keep_numbers(self, state: HubState) -> None:
+        """Let members that return to ``state`` have their numbers in its epoch, if theirs is unknown there.
+
+        The log of that state has begun with the numbers that this host knows.
+        """
+        past, rooms = state.members.past, state.rooms
+
+        def has(each: Returned) -> bool:
+            room = rooms.get(each.room)
+            unknown = each.epoch and past.agreed(each.epoch, each.room) is None
+            return bool(unknown) and room is not None and each.after <= room.seq
+
+        self._returning = [
+            msgspec.structs.replace(each, epoch=past.epoch) if has(each) else each for each in self._returning
+        ]
 
     def _go_on(self, state: HubState, place: Place, now: float) -> None:
         number = state.hosts.number(self._generation, self._epoch, place.generation)

@@ -50,6 +50,10 @@ class Past(NamedTuple):
         }
         return self._replace(epoch=epoch, earlier={**earlier, self.epoch: dict(last)})
 
+    def without(self, epoch: str) -> "Past":
+        """Return the past to which an earlier epoch is unknown."""
+        return self._replace(earlier={each: last for each, last in self.earlier.items() if each != epoch})
+
     def knows(self, epoch: str, room: str, number: int) -> bool:
         """Tell whether the messages up to ``number`` that a client saw in ``epoch`` are those of this server.
 

@@ -49,10 +49,11 @@ log = logging.getLogger("mpchat.hub")
 
 
 class SharedPast(NamedTuple):
-    """The state that the shared log has led to, at a place."""
+    """The state that the shared log has led to, at a place; ``begun``: this process has begun the log."""
 
     state: HubState
     place: Place
+    begun: bool = False
 
 
 class SharedHub(Hub):
@@ -77,6 +78,7 @@ class SharedHub(Hub):
         self.closed = False
         # How far the log was applied; when that was here, on the log's clock, and on its wall clock.
         self.place = past.place
+        self.state.hosts.note(past.place.position, past.place.chain)  # a log begins with a chain of its own
         self._heard = time.monotonic(), past.place.time, past.place.at
         self._ticking = False
         # Up to which position plain clients have heard the log, where a snapshot was older.
@@ -153,11 +155,7 @@ class SharedHub(Hub):
             self._ticking = False
         if self.proofs and own and isinstance(entry, Left | WorkerDied):
             self.proofs.forget(entry)
-        if isinstance(entry, Gone) and entry.epoch == self.state.here:
-            self.on_own_end(now)
-            self.take_part(0)
-        elif isinstance(entry, Gone):
-            self._log_end(entry)
+        before = self._before_end(entry, now) if isinstance(entry, Gone) else ""
         try:
             effects = self.state.apply(entry, host)
         except Exception:  # the same on every host; none may end because of one entry
@@ -166,7 +164,9 @@ class SharedHub(Hub):
             if own and isinstance(entry, Asked):
                 self.log.append(CutOff(now, entry.identity, INTERNAL_ERROR), None, 0)
         self.state.digest.add(effects)
-        if isinstance(entry, Arrived) and entry.epoch in self.state.hosts.by_epoch:
+        if before:
+            self._log_epoch(before)
+        elif isinstance(entry, Arrived) and entry.epoch in self.state.hosts.by_epoch:
             host_name = self.state.hosts.by_epoch[entry.epoch].name
             log.info("host is there: %s, epoch %d", visible(host_name), entry.epoch)
         if self.place.position < self._shown:
@@ -175,6 +175,20 @@ class SharedHub(Hub):
         self.delivery.carry_out(effects)
         while self.delivery.too_slow:
             self.log.append(CutOff(now, self.delivery.too_slow.pop(), SLOW), None, 0)
+
+    def _before_end(self, gone: Gone, now: float) -> str:
+        """Look at the end of a host before it is applied; return the chat's epoch."""
+        if gone.epoch == self.state.here:
+            self.on_own_end(now)
+            self.take_part(0)
+        else:
+            self._log_end(gone)
+        return self.state.members.past.epoch
+
+    def _log_epoch(self, before: str) -> None:
+        epoch = self.state.members.past.epoch
+        if epoch != before:
+            log.warning("no host is left that knows whether the log has lost its end: epoch %s begins", epoch)
 
     def _log_end(self, gone: Gone) -> None:
         host = self.state.hosts.by_epoch.get(gone.epoch)
@@ -216,13 +230,14 @@ class SharedHub(Hub):
 
         The connections in ``entered`` are entered again. ``ends_later``: see :meth:`SharedLog.restart`.
         """
-        state, place = past
+        state, place, _ = past
         self._end_holds()
         same = self.place.generation == place.generation
         self._shown = max(self._shown, self.place.position) if same else 0
         self.delivery.leave_all()
         self.state = self.moderator.state = state
         self.delivery.use_rooms(state.rooms)
+        state.hosts.note(place.position, place.chain)
         self.take_part(0)
         self.place, self._heard = place, (now, place.time, place.at)
         self._ticking = False

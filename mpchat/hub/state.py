@@ -262,6 +262,8 @@ class HubState:
     # Members.
 
     def _asked(self, entry: Asked) -> None:
+        if self.hosts.unproven and entry.request.join is not None:
+            self.hosts.doubt(self.members.base + entry.identity, entry.request.join)
         self.members.ask(entry)
 
     def _left(self, entry: Left) -> None:
@@ -363,14 +365,17 @@ class HubState:
     # Hosts.
 
     def _arrived(self, entry: Arrived) -> None:
-        if not self.hosts.by_epoch and self.hosts.numbers:
-            # No host was there: should the log have lost its end meanwhile, nobody has noticed.
-            first = self.members.past.epoch.partition(".")[0]
-            self._begin_epoch(f"{first}.{entry.epoch:x}.{round(entry.at * 1000):x}")
-        self.hosts.arrive(entry)
+        if not self.hosts.arrive(entry, self._last_numbers):
+            self._begin_epoch(self._next_epoch(entry.epoch, entry.at), self._last_numbers())
 
-    def _begin_epoch(self, epoch: str) -> None:
-        last = {key: room.seq for key, room in self.rooms.by_key.items()}
+    def _next_epoch(self, host: int, at: float) -> str:
+        first = self.members.past.epoch.partition(".")[0]
+        return f"{first}.{host:x}.{round(at * 1000):x}"
+
+    def _last_numbers(self) -> dict[str, int]:
+        return {key: room.seq for key, room in self.rooms.by_key.items()}
+
+    def _begin_epoch(self, epoch: str, last: dict[str, int]) -> None:
         self.members.past = self.members.past.followed_by(epoch, last)
 
     def _host_gone(self, entry: Gone) -> None:
@@ -384,6 +389,12 @@ class HubState:
             del members.ending[identity]
         for number in self.hosts.let_go(entry.epoch):
             self._effects.append(Hold(number, held=False))
+        if self.hosts.is_doubtful:
+            # All hosts are dead that were there when the first of those came that are there now.
+            epoch = self._next_epoch(entry.epoch, entry.at)
+            self._begin_epoch(epoch, self.hosts.doubted)
+            members.tell_of_new_epoch(self.hosts.doubted, self.hosts.suspects)
+            self.hosts.believe()
 
     def _host_beat(self, entry: HostBeat) -> None:
         epoch = host_of(self.members.base)
@@ -402,15 +413,20 @@ class HubState:
     def _kicked(self, entry: Kicked) -> None:
         self._effects.append(Kick(entry.target))
 
-    def begin_anew(self, epoch: str, generation: str, now: float) -> None:
+    def begin_anew(self, epoch: str, generation: str, now: float, *, is_known: bool = True) -> None:
         """Begin a new log from what is known here, without any host: all enter their members again.
 
         ``epoch`` is the chat's new one. What has a number keeps it. ``generation`` is that of the lost log.
+        ``is_known``: whether a number of the epoch before stands for one message only.
         """
+        before, last = self.members.past.epoch, self.hosts.doubted or self._last_numbers()
+        self.hosts.believe()
         for host in sorted(self.hosts.by_epoch):
             self.apply(Gone(now, 0.0, host))
         self.hosts.begin_anew(generation)
-        self._begin_epoch(epoch)
+        self._begin_epoch(epoch, last)
+        if not is_known:
+            self.members.past = self.members.past.without(before)
         numbers = self.rooms.renumber()
         self._notices = [(due, numbers[number]) for due, number in self._notices if number in numbers]
         self._waiting = {number for _, number in self._notices}

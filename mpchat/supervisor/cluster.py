@@ -26,7 +26,7 @@ from mpchat.config import Config
 from mpchat.control import answers
 from mpchat.errors import StartError
 from mpchat.hub import snapshot
-from mpchat.hub.hosts import Host, HostInfo, encode_info
+from mpchat.hub.hosts import Host, HostInfo
 from mpchat.hub.membership import Membership, Part, new_generation
 from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
@@ -89,7 +89,7 @@ class OpenLog:
             begun = _begin(config)
             first = Snapshot(begun.place, snapshot.FORMAT, list(snapshot.parts(snapshot.take(begun.state))))
             if store.found(None, first):
-                return begun
+                return begun._replace(begun=True)
             found = store.load()
             if found is None:
                 if time.monotonic() > until:
@@ -147,8 +147,9 @@ class Cluster:
             release=__version__,
             unicode=UNICODE,
             lease=config.cluster_lease,
+            knows=opened.past.begun,
         )
-        me = Me(config.host_name, opened.instance, VERSION, encode_info(info), config.cluster_lease)
+        me = Me(config.host_name, opened.instance, VERSION, config.cluster_lease)
         self._link = LogLink(reactor, opened.stores, me, restored)
         self.membership = Membership(hub, self._link, info, config.cluster_lease)
         # Called when this host begins to serve, and when it cannot go on, with the reason.

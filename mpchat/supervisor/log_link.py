@@ -72,7 +72,6 @@ class Me(NamedTuple):
     name: str
     instance: str
     version: int
-    info: bytes
     lease: float
 
 
@@ -167,9 +166,9 @@ class LogLink:
             if serial in (0, self._serial):  # not what ended an earlier reading
                 found.append(event)
 
-    def register(self, generation: str) -> None:
+    def register(self, generation: str, info: bytes) -> None:
         """Begin to register."""
-        self._jobs.put(_Job(partial(self._register, generation)))
+        self._jobs.put(_Job(partial(self._register, generation, info)))
 
     def append(self, generation: str, epoch: int, position: int, batches: list[Outgoing]) -> None:
         """Append batches, again and again until they are there."""
@@ -260,8 +259,8 @@ class LogLink:
             return Fenced(job.epoch)
         return None
 
-    def _register(self, generation: str) -> Event:
-        name, instance, version, info, lease = self._me
+    def _register(self, generation: str, info: bytes) -> Event:
+        name, instance, version, lease = self._me
         return Registration(*self._store.register(generation, name, instance, version, info, lease))
 
     def _leave(self, generation: str, epoch: int) -> None:
@@ -274,9 +273,9 @@ class LogLink:
 
     def _stand(self, generation: str, place: Place) -> Event | None:
         while not self._closing.is_set():
-            answer = self._store.stand(generation, place, self._me.name)
-            if answer != WAIT:
-                return Stood(answer)
+            standing = self._store.stand(generation, place, self._me.name)
+            if standing.answer != WAIT:
+                return Stood(standing)
             self._closing.wait(STAND_EVERY)
         return None
 

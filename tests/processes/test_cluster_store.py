@@ -26,6 +26,7 @@ from mpchat.cluster.store import (
     RefusedError,
     RewoundError,
     Snapshot,
+    Standing,
     Store,
     TrimmedError,
     chained,
@@ -558,18 +559,19 @@ def test_the_host_with_the_highest_position_founds(store: Store, kit: Kit) -> No
     first, second = kit.store(), kit.store()
     assert first.open() is None
     place_low, place_high = START.after(batches[1]), START.after(batches[2])
-    assert first.stand("g1", place_low, "서울") == WAIT
-    assert second.stand("g1", place_high, "부산") == WAIT
+    assert first.stand("g1", place_low, "서울").answer == WAIT
+    assert second.stand("g1", place_high, "부산").answer == WAIT
     assert first.open() is None  # statements are no foreign key
     # A host that starts now would begin an empty chat.
     assert not kit.store().found(None, Snapshot(START._replace(generation="빈"), 3, [b"empty"]))
     assert first.load() is None
     kit.pass_time_of_stands(STAND_TIME + 0.05)
-    assert first.stand("g1", place_low, "서울") == WAIT
-    assert second.stand("g1", place_high, "부산") == FOUND
+    assert first.stand("g1", place_low, "서울").answer == WAIT
+    lower = (place_low.position, place_low.chain)
+    assert second.stand("g1", place_high, "부산") == Standing(FOUND, (lower,))
     new = Snapshot(Place("g2", 503, b"random", place_high.total, place_high.time, place_high.at), 3, [b"new"])
     assert second.found("g1", new)
-    assert first.stand("g1", place_low, "서울") == AGAIN
+    assert first.stand("g1", place_low, "서울").answer == AGAIN
     assert not first.found("g1", Snapshot(new.place._replace(generation="g3"), 3, [b"no"]))
     assert first.load() == new
     with pytest.raises(RewoundError, match="another log"):
@@ -582,9 +584,9 @@ def test_of_two_with_equal_positions_one_founds(store: Store, kit: Kit) -> None:
     kit.become_empty()
     stores = {name: kit.store() for name in ("나", "가", "다")}
     for name, each in stores.items():
-        assert each.stand("g1", START, name) == WAIT
+        assert each.stand("g1", START, name).answer == WAIT
     kit.pass_time_of_stands(STAND_TIME + 0.05)
-    assert [name for name, each in stores.items() if each.stand("g1", START, name) == FOUND] == ["가"]
+    assert [name for name, each in stores.items() if each.stand("g1", START, name).answer == FOUND] == ["가"]
 
 
 def test_a_host_that_dies_while_it_stands_does_not_stop_the_others(store: Store, kit: Kit) -> None:
@@ -592,7 +594,7 @@ def test_a_host_that_dies_while_it_stands_does_not_stop_the_others(store: Store,
     store.stand("g1", START._replace(position=900), "죽은 호스트")
     answers = []
     for _ in range(9):
-        answers.append(store.stand("g1", START, "서울"))
+        answers.append(store.stand("g1", START, "서울").answer)
         kit.pass_time_of_stands(0.4)
     assert answers[:7] == [WAIT] * 7
     assert answers[-1] == FOUND

@@ -249,7 +249,7 @@ def test_a_user_with_the_rights_of_the_page_can_do_all_that_a_host_does(folder: 
         store.save(Snapshot(place, 1, [b"y"]))
         assert store.load() == Snapshot(place, 1, [b"y"])
         store.leave("g1", epoch)
-        assert store.stand("g1", place, "서울") == "wait"
+        assert store.stand("g1", place, "서울").answer == "wait"
         with redis.Redis(LOOPBACK, port, username="mpchat", password=PASSWORD) as client:
             assert client.role()[0] == b"master"  # asked when Sentinels have named it
         # Keys of others are not for it.

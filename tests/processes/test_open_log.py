@@ -41,7 +41,7 @@ def test_a_host_waits_for_the_log_that_others_are_about_to_begin_anew(
 
     def sleep(seconds: float) -> None:
         log.advance(seconds)
-        if other.stand("1-옛", place, "부산") == FOUND:
+        if other.stand("1-옛", place, "부산").answer == FOUND:
             assert other.found("1-옛", Snapshot(place, 1, list(snapshot.parts(snapshot.take(lost.state)))))
 
     monkeypatch.setattr(time, "sleep", sleep)

@@ -27,8 +27,8 @@ from mpchat.protocol.requests import Request, Who
 SEOUL, BUSAN, JEJU = 1, 2, 3
 
 
-def arrived(epoch: int, version: int = 1) -> Arrived:
-    info = HostInfo(name=f"서버-{epoch}", version=version, release="0.2.0")
+def arrived(epoch: int, version: int = 1, *, knows: bool = False, former: int = 0) -> Arrived:
+    info = HostInfo(name=f"서버-{epoch}", version=version, release="0.2.0", knows=knows, former=former)
     return Arrived(5.0, 1.7e9, epoch, encode_info(info))
 
 
@@ -138,6 +138,56 @@ def test_a_chat_that_no_host_was_in_has_another_epoch() -> None:
     assert hall.state.members.past.agreed(before, "방") == 5
 
 
+@pytest.mark.parametrize("known", ["by a batch", "by a return", "not"])
+def test_hosts_that_outlive_all_that_were_there_when_they_came_begin_another_epoch(known: str) -> None:
+    """The log may have lost its end in the meantime, and the hosts that had read it are dead."""
+    hall = Hall()
+    hall.join(1, "앨리스", room="방")
+    hall.post(1, "1", "2", "3")
+    hall.state.apply(arrived(JEJU))
+    epoch = hall.at(JEJU).join(1, "밥", room="방", after=3, epoch=hall.state.members.past.epoch)["welcome"][
+        "epoch"
+    ]
+    hall.join(2, "캐럴", room="방")
+    hall.post(1, "4", "5")
+    hall.join(3, "데이브", room="방", after=4, epoch=epoch)
+    hall.lose(SEOUL)
+    returns = known == "by a return"
+    hall.state.apply(arrived(4, knows=returns, former=SEOUL * returns))
+    hall.state.hosts.count(BUSAN if known == "by a batch" else JEJU, 1, 0, 1.0)
+    hall.state = snapshot.restore(snapshot.parts(snapshot.take(hall.state)))
+    hall.sent.clear()
+    hall.lose(BUSAN)
+    told = {identity: each["welcome"] for identity, each in hall.sent if "welcome" in each}
+    if known != "not":
+        assert (told, hall.state.members.past.epoch) == ({}, epoch)
+        return
+    assert [identity - global_identity(JEJU, 0) for identity in told] == [1, 2, 3]
+    new = hall.state.members.past.epoch
+    assert {(each["again"], each["epoch"]) for each in told.values()} == {(True, new)} != {(True, epoch)}
+    # Only the last one may have had others.
+    lost = [(each["recovered"], each["lost"]) for each in told.values()]
+    assert lost == [(True, None), (True, None), (False, [4, None])]
+    again = hall.join(5, "이브", room="방", after=5, epoch=epoch)["welcome"]
+    assert (again["recovered"], again["lost"]) == (False, [4, None])
+    assert hall.join(6, "프랭크", room="방", after=3, epoch=epoch)["welcome"]["recovered"]
+
+
+def test_the_chain_tells_whether_another_host_has_read_the_same() -> None:
+    hosts = Hosts()
+    hosts.note(5, b"5")
+    assert [hosts.has_read(*place) for place in ((5, b"5"), (5, b"other"), (4, b"4"))] == [True, False, True]
+
+
+def test_a_number_of_an_epoch_in_which_hosts_have_read_different_batches_says_nothing() -> None:
+    hall = Return()
+    before = hall.state.members.past.epoch
+    hall.state.begin_anew("새 시대", "g1", 2.0, is_known=False)
+    assert hall.state.members.past.agreed(before, "방") is None
+    _, welcome = hall.welcome(number=0, after=3, epoch=before)
+    assert (welcome["recovered"], welcome["lost"]) == (False, [4, None])
+
+
 # Hosts in the state.
 
 
@@ -147,7 +197,8 @@ class Hall(Desk):
     def __init__(self, **limits: Any) -> None:
         super().__init__(LIMITS._replace(**limits))
         for epoch in (SEOUL, BUSAN):
-            self.state.apply(arrived(epoch))
+            self.state.apply(arrived(epoch, knows=epoch == SEOUL))
+        self.state.hosts.count(SEOUL, 1, 0, 1.0)
         self.host = SEOUL
 
     def at(self, epoch: int) -> "Hall":

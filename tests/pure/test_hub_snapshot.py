@@ -83,7 +83,7 @@ ATTRIBUTES: dict[type, str] = {
     Claims: "_by_key _by_look _freed _held",
     Claim: "before identity looks name proven since token until",
     HeldNames: "_by_count _by_owner _most _owners",
-    Hosts: "by_epoch chains earlier held numbers",
+    Hosts: "by_epoch chains doubted earlier held numbers suspects unproven",
     Host: "clients digest epoch heard lease name position release since speakers total unicode version",
     Past: "earlier epoch floor last runs",
 }

@@ -25,6 +25,7 @@ from mpchat.cluster.store import (
     Registered,
     RewoundError,
     Snapshot,
+    Standing,
     TrimmedError,
     UnavailableError,
     chained,
@@ -88,14 +89,14 @@ class ModelLog:
         self.state: _State | None = None
         # The oldest first; the newest is ``state``.
         self._past: deque[_State | None] = deque([None], REMEMBERED)
-        # By name: position, and when it was stated. And when the first of them was.
-        self.stands: dict[str, tuple[int, int]] = {}
+        # By name: position, chain, and when they were stated. And when the first of them were.
+        self.stands: dict[str, tuple[int, bytes, int]] = {}
         self.since = 0
 
     @property
     def standing(self) -> bool:
         """True while hosts state where they are in a log that was lost."""
-        return any(self.now - seen <= STANDS for _, seen in self.stands.values())
+        return any(self.now - seen <= STANDS for _, _, seen in self.stands.values())
 
     def advance(self, seconds: float) -> None:
         """Let time pass; less than 0: Redis's clock is set back."""
@@ -292,25 +293,30 @@ class ModelStore:
         self._reply()
         return _copy(self.log.state.snapshot) if self.log.state else None
 
-    def stand(self, generation: str, place: Place, name: str) -> str:
+    def stand(self, generation: str, place: Place, name: str) -> Standing:
         self._reach()
         log, now = self.log, self.log.now
         if log.state is not None and log.state.generation != generation:
             self._reply()
-            return AGAIN
-        if all(now - seen > STANDS for _, seen in log.stands.values()):
+            return Standing(AGAIN)
+        if all(now - seen > STANDS for _, _, seen in log.stands.values()):
             log.stands.clear()
             log.since = now
         log.since = min(log.since, now)
+        others = {
+            other: (position, chain)
+            for other, (position, chain, seen) in log.stands.items()
+            if other != name and now - seen <= STANDS
+        }
         first = not any(
-            now - seen <= STANDS
-            and (position > place.position or (position == place.position and other.encode() < name.encode()))
-            for other, (position, seen) in log.stands.items()
-            if other != name
+            position > place.position or (position == place.position and other.encode() < name.encode())
+            for other, (position, _) in others.items()
         )
-        log.stands[name] = (place.position, now)
+        log.stands[name] = (place.position, place.chain, now)
         self._reply()
-        return FOUND if first and now - log.since >= _milliseconds(STAND_TIME) else WAIT
+        if first and now - log.since >= _milliseconds(STAND_TIME):
+            return Standing(FOUND, tuple(others.values()))
+        return Standing(WAIT)
 
     def found(self, old: str | None, snapshot: Snapshot) -> bool:
         self._reach()

@@ -30,6 +30,8 @@ class Truth:
         self.store_lost = False
         # Chat epochs in which numbers may have been given twice, because the store has lost them.
         self.forked: set[str] = set()
+        # True once hosts have begun an epoch because they do not know whether the store has lost something.
+        self.doubted = False
         # The keys of rooms that an operator has closed: with them went their history.
         self.closed: set[str] = set()
 
@@ -39,7 +41,7 @@ class Truth:
         A room that was forgotten, with nothing said in it, begins behind the numbers of those that were
         closed meanwhile.
         """
-        if self.store_lost or room in self.closed:
+        if self.store_lost or room in self.closed or (last is None and self.doubted):
             return True
         if not self.closed or last is None:
             return False

@@ -6,7 +6,7 @@ from random import Random
 
 from mpchat.cluster.store import Place, Snapshot, UnavailableError
 from mpchat.hub import snapshot
-from mpchat.hub.hosts import HostInfo, encode_info
+from mpchat.hub.hosts import HostInfo
 from mpchat.hub.limits import Kept, Limits
 from mpchat.hub.log import Applied
 from mpchat.hub.membership import Membership, Registration
@@ -49,15 +49,15 @@ class Running:
     def __init__(self, host: "Host", past: SharedPast, now: float) -> None:
         self.hub = SharedHub(LIMITS, past)
         self.stores = ModelStore(host.log), ModelStore(host.log)
-        info = encode_info(HostInfo(name=host.name, version=VERSION))
 
-        def register(store: ModelStore, generation: str) -> Registration:
+        def register(store: ModelStore, generation: str, info: bytes) -> Registration:
             return Registration(
                 *store.register(generation, host.name, f"instance of {host.name}", VERSION, info, LEASE)
             )
 
         self.link = SimulatedLink(self.stores, register, restored, LEASE, host.name)
-        self.membership = Membership(self.hub, self.link, HostInfo(name=host.name, version=VERSION), LEASE)
+        info = HostInfo(name=host.name, version=VERSION, knows=past.begun)
+        self.membership = Membership(self.hub, self.link, info, LEASE)
         self.identities = count(1)
         self.workers: list[SimulatedWorker] = []
         # Connections between two workers: room and place, by identity.
@@ -139,7 +139,7 @@ class Host:
         if found is None:
             begun = self._begun()
             if store.found(None, Snapshot(begun.place, 1, parts_of(begun.state))):
-                return begun
+                return begun._replace(begun=True)
             found = store.load()
         return restored(found) if found is not None else None
 

@@ -51,7 +51,7 @@ class SimulatedLink:
     def __init__(
         self,
         stores: tuple[ModelStore, ModelStore],
-        register: Callable[[ModelStore, str], Registration],
+        register: Callable[[ModelStore, str, bytes], Registration],
         restore: Callable[[Snapshot], SharedPast],
         lease: float,
         name: str,
@@ -88,8 +88,8 @@ class SimulatedLink:
         events, self._events = self._events, []
         return [event for serial, event in events if serial in (0, self._serial)]
 
-    def register(self, generation: str) -> None:
-        self._add("register", lambda: self._register(self.store, generation))
+    def register(self, generation: str, info: bytes) -> None:
+        self._add("register", lambda: self._register(self.store, generation, info))
 
     def append(self, generation: str, epoch: int, position: int, batches: list[Outgoing]) -> None:
         self._add("append", partial(self._append, generation, epoch, position, batches))
@@ -197,7 +197,7 @@ class SimulatedLink:
         return Loaded(self._restore(loaded) if loaded is not None else None)
 
     def _stand(self, generation: str, place: Place) -> Event:
-        answer = self.store.stand(generation, place, self._name)
-        if answer == WAIT:
+        standing = self.store.stand(generation, place, self._name)
+        if standing.answer == WAIT:
             raise Again
-        return Stood(answer)
+        return Stood(standing)
