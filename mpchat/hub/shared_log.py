@@ -9,6 +9,7 @@ refuses a host after its end. So what is left goes out again under the next host
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -60,6 +61,9 @@ class SharedLog:
         # Number, entries and told total of each batch that was not read back.
         self._sent: deque[tuple[int, int, int]] = deque()
         self._number = 0
+        # What was in each batch of the last epoch that was not read back, by its number: a log that another
+        # host begins anew may have it.
+        self._before: list[tuple[int, list[Record]]] = []
         # The epoch that this host has given up, until its end was read: batches of it may still come. Then,
         # what is to be said again of it, and the kind of entry that is to be dropped.
         self.former = 0
@@ -235,7 +239,10 @@ class SharedLog:
         """Take part no longer: what was sent and not read back waits for the next epoch."""
         self.epoch = self.former = 0
         self._arrival = None
-        self._sent.clear()
+        if self._sent:
+            entries = (each for each in self._mine if not isinstance(each.content, tuple))
+            self._before = [(number, list(islice(entries, count))) for number, count, _ in self._sent]
+            self._sent.clear()
         self._mine.extendleft(reversed(self._again))
         self._again = []
         if self._dropped is not None:
@@ -250,7 +257,7 @@ class SharedLog:
 
         ``position`` and ``info`` are those of this host's arrival.
         """
-        self.epoch, self._number = epoch, 0
+        self.epoch, self._number, self._before = epoch, 0, []
         self._arrival = (position, info) if position > self.place.position else None
         self._mine.extendleft(Record(each, None, 0) for each in reversed(first))
         self._unsent[:0] = [(each, 0) for each in first]
@@ -268,6 +275,9 @@ class SharedLog:
         self._ready.clear()
         while self._sent and self._sent[0][0] <= number:
             settled += self._take_first(self._sent.popleft()[1])
+        known = {id(record) for sent, records in self._before if sent <= number for record in records}
+        settled += [each for each in self._mine if id(each) in known]
+        self._mine = deque(each for each in self._mine if id(each) not in known)
         while self._mine and isinstance(self._mine[0].content, tuple):
             settled.append(self._mine.popleft())
         if ends_later:

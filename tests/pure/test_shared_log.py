@@ -331,6 +331,29 @@ def test_a_snapshot_settles_what_it_has_of_this_host(number: int, settled: list[
     assert not log.owes
 
 
+def test_a_second_snapshot_settles_what_was_sent_before_the_first() -> None:
+    """A host begins a lost log anew; that is lost too, and another host begins it, which had read more."""
+    log, order, worker = member(), Order(), RecordingEndpoint(1)
+    names = [Kicked(each) for each in ("앨리스", "밥", "철수")]
+    for name in names:
+        log.append(name, worker, 70)
+        batches(log)
+    place = START._replace(generation="g2", position=50)
+    assert log.restart(place, 0) == []
+    assert log.restart(place._replace(generation="g3"), 2) == [Record(each, worker, 70) for each in names[:2]]
+    join(log, 5)
+    order.place = log.place
+    log.receive(order.take(5, batches(log)))
+    assert contents(log) == names[2:]
+    assert not log.owes
+    # Numbers of another epoch say nothing of these.
+    log.append(names[0], worker, 70)
+    batches(log)
+    log.lose_epoch()
+    join(log, 6)
+    assert log.restart(place._replace(generation="g4"), 9) == []
+
+
 def test_records_can_be_put_first_and_entries_of_a_kind_dropped_while_a_host_takes_no_part() -> None:
     log, order = member(), Order()
     append(log, Kicked("앨리스"), said("하나"), Kicked("밥"))
