@@ -214,6 +214,11 @@ class Delivery:
         for effect in effects:
             carriers[type(effect)](effect)
 
+    @property
+    def has_news(self) -> bool:
+        """True when the next flush sends something."""
+        return bool(self._stirred) or self._plain.has_posts
+
     def flush(self) -> None:
         """Send what was said since the last flush. O(rooms in which something was said)."""
         self._plain.flush(self.endpoints)

@@ -43,6 +43,8 @@ TELL_EVERY = 2 << 20
 # silence after which no host is waited for.
 MOST_BEHIND = 16 << 20
 WAITED_FOR = 3.0
+# Seconds for which the log is read without delay after clients here were told something of it.
+HEARD_FOR = 0.1
 # Batches, bytes and seconds after which the log gets another snapshot, if anything was said.
 SNAPSHOT_BATCHES = 20_000
 SNAPSHOT_BYTES = 16 << 20
@@ -130,6 +132,9 @@ class LogLink(Protocol):
 
     def events(self) -> list[Event]:
         """Return what else has happened since."""
+
+    # Whether clients of this host were told something of what was read lately.
+    is_heard: bool
 
     def register(self, generation: str, info: bytes) -> None:
         """Begin to register with a description; see :func:`~mpchat.hub.hosts.encode_info`."""
@@ -258,6 +263,7 @@ class Membership:
         if self._waits and not self._lost and not self.log and not self.log.former:
             self._waits = False
             self._register()
+        self.link.is_heard = now - self.hub.told_at < HEARD_FOR
         if self._lost or self._differs or not self.log.epoch:
             return
         if self.place.total - self._told >= TELL_EVERY:

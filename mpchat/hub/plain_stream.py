@@ -25,6 +25,11 @@ class PlainStream:
         # Adds a number of messages and their frames, for the next flush.
         self.post: Callable[[tuple[int, bytes]], None] = self._posts.append
 
+    @property
+    def has_posts(self) -> bool:
+        """True when the next flush sends something."""
+        return bool(self._posts)
+
     def flush(self, endpoints: Iterable[Endpoint]) -> None:
         """Send what was gathered to every worker that is ready."""
         if not self._posts:

@@ -81,6 +81,8 @@ class SharedHub(Hub):
         self.state.hosts.note(past.place.position, past.place.chain)  # a log begins with a chain of its own
         self._heard = time.monotonic(), past.place.time, past.place.at
         self._ticking = False
+        # When clients of this host were last told something that a batch has said (seconds, monotonic).
+        self.told_at = 0.0
         # Up to which position plain clients have heard the log, where a snapshot was older.
         self._shown = 0
         # The rooms of which workers were told that their senders wait.
@@ -211,6 +213,8 @@ class SharedHub(Hub):
             self.state.hosts.count(applied.epoch, applied.number, applied.total, place.time)
         self.state.hosts.note(place.position, place.chain)
         self.place, self._heard = place, (now, place.time, place.at)
+        if self.delivery.has_news:
+            self.told_at = now
         self.on_applied(applied, now)
 
     # Taking part.

@@ -58,6 +58,7 @@ class SimulatedLink:
     ) -> None:
         self.store, self.reading_store = stores
         self._register, self._restore = register, restore
+        self.is_heard = True
         self._lease, self._name = lease, name
         self._jobs: deque[tuple[str, Callable[[], Event | None]]] = deque()
         self._events: list[tuple[int, Event]] = []

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import count
 from random import Random
 
-from mpchat.cluster.store import RewoundError, StoreError
+from mpchat.cluster.store import RewoundError, TrimmedError
 from mpchat.errors import MpchatError
 from mpchat.hub import membership
 from mpchat.hub.digest import Reading
@@ -312,13 +312,17 @@ class Simulation:
         for each in following:
             if state is not None and state.generation != each.membership.place.generation:
                 continue  # it is behind, in a log that was replaced
+            away, self.log.away = self.log.away, False
             try:
                 ModelStore(self.log).check(each.membership.place)
-                behind = True
             except RewoundError:
                 ahead.append(each)
-            except StoreError:
-                continue
+            except TrimmedError:
+                behind = True
+            else:
+                behind = True
+            finally:
+                self.log.away = away
         self.ahead += [(each, epochs) for each in ahead]
         left = self.numbers.get(state.chain, {}) if state is not None else {}
         lost = {(key, text) for key, text in self.truth.seen.items() if key.number > left.get(key.room, 0)}
