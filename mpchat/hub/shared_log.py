@@ -18,7 +18,7 @@ from mpchat.cluster.store import ARRIVED, BATCH, Batch, Place, RewoundError
 from mpchat.errors import MpchatError
 from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.entries import Arrived, Entry, Gone
-from mpchat.hub.log import Applied, Record, Settled, Step
+from mpchat.hub.log import Applied, More, Record, Settled, Step
 
 # The version of entries that this mpchat writes if all hosts can read it, and the oldest that it reads.
 VERSION = 1
@@ -88,9 +88,9 @@ class SharedLog:
         if not isinstance(content, tuple):
             self._mine.append(record)
             self._unsent.append((content, cost))
-        elif self._mine:
+        elif self._mine and not isinstance(content, More):
             self._mine.append(record)
-        else:
+        else:  # the past that a member reads does not wait for the log: what is new would overtake it
             self._ready.append(record)
 
     def take_from(self, endpoint: Endpoint) -> list[Record]:

@@ -11,7 +11,7 @@ from support.endpoints import RecordingEndpoint
 from mpchat.cluster.store import ARRIVED, BATCH, GONE, Batch, Place, RewoundError
 from mpchat.hub.entries import Announced, Arrived, Entry, Gone, Kicked
 from mpchat.hub.hosts import HostInfo, encode_info
-from mpchat.hub.log import Applied, More, Record, Step
+from mpchat.hub.log import Applied, More, Record, SaidAll, Step
 from mpchat.hub.moderation import Moderation
 from mpchat.hub.past import Past
 from mpchat.hub.shared_log import BATCH_SIZE, OLDEST_VERSION, VERSION, Outgoing, SharedLog, StrangerError
@@ -161,16 +161,16 @@ def test_every_kind_of_entry_is_the_same_on_all_hosts() -> None:
 def test_steps_keep_their_places_between_the_entries_of_this_host() -> None:
     log, order = member(), Order()
     first, second = said("하나"), said("둘")
-    append(log, More(1))
-    assert contents(log) == [More(1)]  # nothing was before it
-    append(log, first, More(2), More(3), second, More(4))
+    append(log, SaidAll([1]))
+    assert contents(log) == [SaidAll([1])]  # nothing was before it
+    append(log, first, SaidAll([2]), SaidAll([3]), second, SaidAll([4]))
     assert not log
     other = member(2)
     append(other, said("셋"))
     log.receive(order.take(2, batches(other)))
-    assert More(2) not in contents(log)
+    assert SaidAll([2]) not in contents(log)
     log.receive(order.take(1, batches(log)))
-    assert contents(log) == [first, More(2), More(3), second, More(4)]
+    assert contents(log) == [first, SaidAll([2]), SaidAll([3]), second, SaidAll([4])]
     assert not log.owes
 
 
@@ -178,11 +178,11 @@ def test_a_step_between_two_batches_comes_out_after_the_first() -> None:
     log, order = member(), Order()
     first, second = said("하나"), said("둘")
     log.append(first, None, BATCH_SIZE)
-    append(log, More(1))
+    append(log, SaidAll([1]))
     log.append(second, None, BATCH_SIZE)
     one, two = order.take(1, batches(log))
     log.receive([one])
-    assert contents(log) == [first, More(1)]
+    assert contents(log) == [first, SaidAll([1])]
     log.receive([two])
     assert contents(log) == [second]
 
@@ -263,12 +263,12 @@ def test_a_batch_out_of_its_place_is_a_rewound_log(position: int) -> None:
 
 def test_a_host_that_takes_no_part_sends_nothing_until_it_does() -> None:
     log, other, order = SharedLog(START), member(2), Order()
-    append(log, said("하나"), More(1))
+    append(log, said("하나"), SaidAll([1]))
     assert batches(log) == []
     join(log, 4, said("먼저"), said("다음"))
     found = order.take(4, batches(log))
     expected = [Announced(6.0, 1.7e9 + 1, each.encode()) for each in ("먼저", "다음", "하나")]
-    for reader, more in ((log, [More(1)]), (other, [])):
+    for reader, more in ((log, [SaidAll([1])]), (other, [])):
         reader.receive(found)
         assert contents(reader) == [*expected, *more]
 
@@ -276,16 +276,16 @@ def test_a_host_that_takes_no_part_sends_nothing_until_it_does() -> None:
 def test_what_was_not_read_back_goes_out_again_once_under_the_next_epoch() -> None:
     log, order, worker = member(), Order(), RecordingEndpoint(1)
     names = [Kicked(each) for each in ("앨리스", "밥", "철수", "영희")]
-    append(log, names[0], More(1))
+    append(log, names[0], SaidAll([1]))
     first = batches(log)
     log.append(names[1], worker, 70)
-    append(log, More(2))
+    append(log, SaidAll([2]))
     lost = batches(log)
     assert [each.number for each in lost] == [2]
     append(log, names[2])
     log.receive([*order.take(1, first), order.gone(1)])
     assert log.epoch == 0
-    assert contents(log) == [names[0], More(1), Gone(7.0, 1.7e9 + 2, 1)]
+    assert contents(log) == [names[0], SaidAll([1]), Gone(7.0, 1.7e9 + 2, 1)]
     append(log, names[3])
     assert batches(log) == []
     join(log, 2, Kicked("돌아온 이"))
@@ -293,10 +293,24 @@ def test_what_was_not_read_back_goes_out_again_once_under_the_next_epoch() -> No
     assert again.number == 1
     log.receive(order.take(2, [again]))
     records = drained(log)
-    assert [each.content for each in records[:-1]] == [Kicked("돌아온 이"), names[1], More(2), *names[2:]]
+    assert [each.content for each in records[:-1]] == [
+        Kicked("돌아온 이"),
+        names[1],
+        SaidAll([2]),
+        *names[2:],
+    ]
     assert records[1] == Record(names[1], worker, 70, 2)
     assert batches(log) == []
     assert not log.owes
+
+
+def test_the_past_that_a_member_reads_waits_for_nothing() -> None:
+    """While the log is away, and when much comes back at once, a room's past would be forgotten meanwhile."""
+    log, order = member(), Order()
+    append(log, Kicked("앨리스"), SaidAll([1]), More(2))
+    assert contents(log) == [More(2)]
+    log.receive(order.take(1, batches(log)))
+    assert contents(log) == [Kicked("앨리스"), SaidAll([1])]
 
 
 def test_the_end_of_another_host_loses_nothing() -> None:
@@ -313,11 +327,11 @@ def test_a_snapshot_settles_what_it_has_of_this_host(number: int, settled: list[
     names = [Kicked(each) for each in ("앨리스", "밥", "철수", "영희")]
     for name in names[:3]:
         log.append(name, worker, 70)
-        append(log, More(1))
+        append(log, SaidAll([1]))
         batches(log)
     log.append(names[3], worker, 70)
     place = START._replace(generation="g2", position=50)
-    step = Record(More(1), None, 10)
+    step = Record(SaidAll([1]), None, 10)
     records = [each for name in settled for each in (Record(names[name], worker, 70), step)]
     assert log.restart(place, number) == records
     assert (log.place, log.epoch) == (place, 0)
@@ -326,8 +340,8 @@ def test_a_snapshot_settles_what_it_has_of_this_host(number: int, settled: list[
     order.place = place
     log.receive(order.take(5, batches(log)))
     found = contents(log)
-    assert [each for each in found if each != More(1)] == names[len(settled) :]
-    assert found.count(More(1)) == 3 - len(settled)
+    assert [each for each in found if each != SaidAll([1])] == names[len(settled) :]
+    assert found.count(SaidAll([1])) == 3 - len(settled)
     assert not log.owes
 
 
@@ -359,12 +373,12 @@ def test_records_can_be_put_first_and_entries_of_a_kind_dropped_while_a_host_tak
     append(log, Kicked("앨리스"), said("하나"), Kicked("밥"))
     assert log.waiting(Kicked) == [Kicked("앨리스"), Kicked("밥")]
     batches(log)
-    records = [Record(said("먼저"), None, 10), Record(More(1), None, 10)]
+    records = [Record(said("먼저"), None, 10), Record(SaidAll([1]), None, 10)]
     log.put_first(records)
     log.drop(Kicked)
     join(log, 2)
     other, found = SharedLog(START), order.take(2, batches(log))
-    for reader, expected in ((log, ["먼저", More(1), "하나"]), (other, ["먼저", "하나"])):
+    for reader, expected in ((log, ["먼저", SaidAll([1]), "하나"]), (other, ["먼저", "하나"])):
         reader.receive(found)
         texts = [each.frame.decode() if isinstance(each, Announced) else each for each in contents(reader)]
         assert texts == expected
@@ -416,7 +430,7 @@ def test_all_comes_out_once_and_in_order_however_often_the_epoch_is_lost(seed: i
     for number in range(300):
         chance = rng.random()
         if chance < 0.6:
-            added.append(rng.choice([Kicked(f"{number}"), More(number)]))
+            added.append(rng.choice([Kicked(f"{number}"), SaidAll([number])]))
             log.append(added[-1], None, rng.choice([10, BATCH_SIZE]))
         elif chance < 0.9:
             wire += batches(log)
