@@ -126,6 +126,9 @@ class Delivery:
         self.base = 0
         # Gets a room whose senders must wait, or need wait no more, for another host.
         self.on_hold: Callable[[Hold], None] | None = None
+        # Gets a connection, the number of its room, and the range that the room has forgotten before it was
+        # sent; returns what the connection is told of that. None: it is cut off then.
+        self.on_overtaken: Callable[[int, int, tuple[int, int]], bytes] | None = None
         # Gets a name, an address or a network whose connections are to be closed.
         self.on_kick: Callable[[str], None] | None = None
         # Whether such a target is another host's: this one has closed its own connections already.
@@ -330,7 +333,7 @@ class Delivery:
         if stream in self._stirred:
             self.flush()
         try:
-            frames += replay.chunk(REPLAY_SIZE)
+            frames += self._next_part(recipient, replay)
         except OvertakenError:
             self._cut_off(recipient)
             return
@@ -341,6 +344,18 @@ class Delivery:
             recipient.hears = stream, recipient.endpoint
             stream.endpoints[recipient.endpoint] += 1
         recipient.endpoint.send_frames(Down.ENTER, head, frames, HEAD_COST)
+
+    def _next_part(self, recipient: Recipient, replay: Replay) -> bytes:
+        try:
+            return replay.chunk(REPLAY_SIZE)
+        except OvertakenError:
+            lost = replay.skip()
+            if self.on_overtaken is None or lost is None or recipient.stream is None:
+                raise
+            told = self.on_overtaken(recipient.identity, recipient.stream.room, lost)
+            if not told:
+                raise
+            return told + replay.chunk(REPLAY_SIZE)
 
     def _not_live(self, recipient: Recipient) -> None:
         recipient.live = False

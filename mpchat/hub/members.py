@@ -509,6 +509,16 @@ class Members:
                 lost = (first, None) if member.identity in suspects else None
                 self._emit(Tell(member.identity, self._welcome_again(member, member.room, lost)))
 
+    def overtaken(self, identity: int, room: int, lost: tuple[int, int]) -> bytes:
+        """Return what a member is told whose room has forgotten messages that it was still to be sent.
+
+        ``room`` is the number of that room. Empty: it is not in there any more.
+        """
+        member = self.by_identity.get(identity)
+        if member is None or member.room is None or member.room.number != room:
+            return b""
+        return self._welcome_again(member, member.room, lost)
+
     def _welcome_again(self, member: Member, room: Room, lost: tuple[int, int | None] | None) -> bytes:
         welcome = self._welcome_to(member, room, recovered=lost is None, lost=lost)
         return welcome_frame(msgspec.structs.replace(welcome, again=True))

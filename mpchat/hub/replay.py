@@ -64,6 +64,18 @@ class Replay:
             parts += map(bytes, views)
         return b"".join(parts)
 
+    def skip(self) -> tuple[int, int] | None:
+        """Leave out what the history has forgotten; return the first and the last message of it.
+
+        None: it has forgotten nothing, so it was the stream that has.
+        """
+        kept = self._room.history.first or self._last + 1
+        if self._next > self._last or kept <= self._next:
+            return None
+        lost = self._next, min(self._last, kept - 1)
+        self._next = lost[1] + 1
+        return lost
+
     def _take_history(self, most: int) -> bytes:
         history, made = self._room.history, self._last_part
         if history.first is None or history.first > self._next:

@@ -89,6 +89,7 @@ class SharedHub(Hub):
         self._told_held: set[int] = set()
         self._servers[Died] = self._died
         self.delivery.on_hold = self._on_hold
+        self.delivery.on_overtaken = self._on_overtaken
         self.moderator.wall = self.wall
         self.take_part(0)
 
@@ -323,6 +324,9 @@ class SharedHub(Hub):
 
     def _hold_changed(self, room: int) -> None:
         self.log.append(RoomHeld(room, room in self._sender_holds.held), None, 0)
+
+    def _on_overtaken(self, identity: int, room: int, lost: tuple[int, int]) -> bytes:
+        return self.state.members.overtaken(self.delivery.base + identity, room, lost)
 
     def _on_hold(self, hold: Hold) -> None:
         self._tell_hold_to_all(hold.room)

@@ -19,6 +19,7 @@ from mpchat.hub.plain_stream import PlainStream
 from mpchat.ipc.channel import Item
 from mpchat.ipc.items import Down, Up
 from mpchat.ipc.reasons import REPLACED, SLOW
+from mpchat.protocol.frames import encode_frame
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import Join, ReadHistory, Request, pack_request
 
@@ -334,6 +335,36 @@ def test_a_member_in_transit_that_is_told_too_much_is_cut_off(site: Site) -> Non
         site.settle()
     assert site.delivery.too_slow == [1]
     assert not recipient.waiting
+
+
+@pytest.mark.parametrize("told", [b"", encode_frame(b'{"lost":1}')])
+def test_a_member_whose_past_is_forgotten_before_it_was_sent_is_told_so_or_cut_off(
+    site: Site, told: bytes
+) -> None:
+    site.join(1, "앨리스", site.one, room="방")
+    for _ in range(20):
+        site.post(1, "가" * 2000)
+    site.join(2, "밥", site.other, room="방", after=0)
+    ((head, frames),) = site.other.take_all(Down.ENTER)
+    assert head[3] is False  # there is more
+    reached = objects(frames)[-1]["seq"]
+    room = site.desk.state.rooms.get("방")
+    assert room is not None
+    room.history.clear()
+    lost: list[tuple[int, int, tuple[int, int]]] = []
+
+    def on_overtaken(*what: Any) -> bytes:
+        lost.append(what)
+        return told
+
+    site.delivery.on_overtaken = on_overtaken
+    site.delivery.replay_more(2, site.other)
+    assert lost == [(2, room.number, (reached + 1, 20))]
+    if told:
+        ((head, frames),) = site.other.take_all(Down.ENTER)
+        assert (objects(frames), head[3], site.delivery.too_slow) == ([{"lost": 1}], True, [])
+    else:
+        assert site.delivery.too_slow == [2]
 
 
 def test_a_member_whose_place_in_the_room_is_forgotten_is_cut_off(site: Site) -> None:

@@ -87,6 +87,26 @@ def test_a_replay_whose_history_is_overtaken_says_so() -> None:
         Replay(room, StreamBuffer(0), 10, 50, 0, LastPart()).chunk(100)
 
 
+def test_a_replay_leaves_out_what_its_history_has_forgotten() -> None:
+    room, stream = Room(1, "r"), StreamBuffer(1 << 20)
+    kept = KEPT._replace(messages=5)
+
+    def post(count: int) -> None:
+        for _ in range(count):
+            room.post("alice", 1, run(room.seq + 1).frames, (1.0, 1.0), kept)
+
+    post(10)
+    replay = Replay(room, stream, 6, 10, stream.end, LastPart())
+    assert replay.skip() is None
+    assert [each["seq"] for each in objects(replay.chunk(1))] == [6]
+    post(2)
+    assert replay.skip() == (7, 7)
+    assert [each["seq"] for each in objects(replay.chunk(1))] == [8]
+    post(20)
+    assert replay.skip() == (9, 10)
+    assert (replay.done, replay.skip()) == (True, None)
+
+
 def test_a_replay_whose_stream_is_overtaken_says_so() -> None:
     room, stream = Room(1, "r"), StreamBuffer(100)
     replay = Replay(room, stream, 1, 0, stream.end, LastPart())
