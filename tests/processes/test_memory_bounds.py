@@ -242,9 +242,9 @@ LONG = 14
 SAID = 30
 SHORTEST = raw_frame(b'{"message":""}')
 POSTS = (SAID * SHORTEST + b"\0\0\0\2{}" * READ_SIZE)[:READ_SIZE]
-# Clients whose posts are there when the workers look: one for each. A worker reads less from a client while
-# others wait for their turns, and on a busy machine a second one would have to.
-TOGETHER = 2
+# Clients whose posts are there when the workers look. A worker reads less from a client while others wait for
+# their turns, and of two clients both may be at one worker.
+TOGETHER = 1
 # Seconds between two looks at what they have come to: there are many of them.
 SOON = 0.001
 
