@@ -525,6 +525,9 @@ def test_a_redis_that_loads_is_told(tmp_path: Path) -> None:
     with running_redis(tmp_path, *DURABLE) as server, opened(server.url) as store:
         begin(store)
         append(store, *range(1, 40))
+        # Four seconds of loading, in which Redis answers after each of these.
+        for number in range(200):
+            server.ask("SET", f"large {number}", "가" * 1000)
         server.ask("BGREWRITEAOF")
         eventually(
             lambda: (
@@ -537,7 +540,7 @@ def test_a_redis_that_loads_is_told(tmp_path: Path) -> None:
         # Microseconds for each key's record that it loads.
         server.options = (
             *server.options,
-            "key-load-delay 100000",
+            "key-load-delay 20000",
             "loading-process-events-interval-bytes 1024",
         )
         starting = threading.Thread(target=server.start)
