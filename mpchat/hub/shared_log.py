@@ -61,8 +61,8 @@ class SharedLog:
         # Number, entries and told total of each batch that was not read back.
         self._sent: deque[tuple[int, int, int]] = deque()
         self._number = 0
-        # What was in each batch of the last epoch that was not read back, by its number: a log that another
-        # host begins anew may have it.
+        # Number and entries of each batch of the last epoch that was not read back: they may stand in a log
+        # that another host begins anew.
         self._before: list[tuple[int, list[Record]]] = []
         # The epoch that this host has given up, until its end was read: batches of it may still come. Then,
         # what is to be said again of it, and the kind of entry that is to be dropped.
