@@ -242,9 +242,6 @@ LONG = 14
 SAID = 30
 SHORTEST = raw_frame(b'{"message":""}')
 POSTS = (SAID * SHORTEST + b"\0\0\0\2{}" * READ_SIZE)[:READ_SIZE]
-# Clients whose posts are there when the workers look. A worker reads less from a client while others wait for
-# their turns, and of two clients both may be at one worker.
-TOGETHER = 1
 # Seconds between two looks at what they have come to: there are many of them.
 SOON = 0.001
 
@@ -258,21 +255,20 @@ def held_posts(server: Server, crowd: Crowd, memory: Memory) -> None:
     crowd.send(lambda number: frame("y" * 25_000) * (number < LONG), memory.look)
     eventually(partial(has_said, server, before + LONG), "the long messages to be said")
     crowd.sent, before = 0, before + LONG
-    for begin in range(0, HOSTILE, TOGETHER):
-        group = crowd.socks[begin : begin + TOGETHER]
+    # One after the other: a worker reads less from a client while others wait for their turns.
+    for number, sock in enumerate(crowd.socks, 1):
         with ExitStack() as stack:
             for pid in workers:
                 stack.enter_context(stopped(pid))
-            crowd.sent += sum(sock.send(POSTS) for sock in group)
-            eventually(partial(all_sent, group), "the posts to be at the server", pause=SOON)
-        said = before + SAID * (begin + len(group))
-        eventually(partial(has_said, server, said), "the posts to be read", pause=SOON)
+            crowd.sent += sock.send(POSTS)
+            eventually(partial(all_sent, sock), "the posts to be at the server", pause=SOON)
+        eventually(partial(has_said, server, before + SAID * number), "the posts to be read", pause=SOON)
         memory.look()
 
 
-def all_sent(socks: list[socket.socket]) -> bool:
-    """Tell whether the other end's system has taken all that these have sent."""
-    return not any(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)) != bytes(4) for sock in socks)
+def all_sent(sock: socket.socket) -> bool:
+    """Tell whether the other end's system has taken all that this one has sent."""
+    return fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)) == bytes(4)
 
 
 def has_said(server: Server, messages: int) -> bool:
