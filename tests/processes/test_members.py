@@ -324,13 +324,16 @@ def test_history_that_somebody_reads_slowly_goes_on_over_a_reload_and_is_no_lag(
         for number in range(400):
             alice.ask(message=f"{number} " + "가" * 4000)
             carol.take()
+            alice.take()  # moved with more than its socket takes, it would not be read from either
         epoch = alice.welcome["epoch"]
         with StalledMember(server.address) as slow:
             slow.ask(join={"name": "밥", "after": 0, "epoch": epoch})
             carol.until("joined")
+            alice.until("joined")
             for number in range(400, 600):
                 alice.ask(message=f"{number} " + "나" * 1000)
                 carol.take()
+                alice.take()
                 if number in (450, 550):
                     reload(server)
             slow.until("welcome")
