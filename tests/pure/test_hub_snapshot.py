@@ -329,6 +329,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_the_sequences_find_what_a_restore_forgets(fault: Callable[[HubState], None]) -> None:
     """By effects and digests alone: what is written in the end would differ as well."""

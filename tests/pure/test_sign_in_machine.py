@@ -896,6 +896,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(tmp_path, first, second)
 
 
+@pytest.mark.one_python
 def test_any_sequence_of_sign_ins_leads_to_what_the_model_says(place: Place) -> None:
     class Here(SignIn):
         pass
