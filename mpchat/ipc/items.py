@@ -44,6 +44,7 @@ class Up(IntEnum):
     # How many connections have become speakers (have sent a message or asked to join), less the speakers that
     # have ended. A moved speaker counts with its new worker from the ack on, and not here.
     SPEAKERS = FIRST_KIND + 13
+    HTTP = FIRST_KIND + 14  # (number, packed Question): an HTTP request that the supervisor is to answer
 
 
 class Down(IntEnum):
@@ -72,6 +73,7 @@ class Down(IntEnum):
     SETTINGS = FIRST_KIND + 33  # a Config as msgpack: what holds for a TLS process from now on
     # (identity, whether a proof is checked, which is charged): the answer takes a while, others go on.
     CHECKING = FIRST_KIND + 34
+    HTTP = FIRST_KIND + 35  # (number, packed Answer): the answer to the request of this number
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True):

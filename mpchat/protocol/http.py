@@ -19,6 +19,8 @@ HEAD_END = b"\r\n\r\n"
 # Where a probe asks whether the loop turns, and its answer: a status and a line.
 HEALTH = "/healthz"
 ALIVE = "200 OK", "the server's loop turns"
+# Paths that the supervisor answers: these, and those below the second.
+METRICS, API = "/metrics", "/api"
 # Nothing from elsewhere, and no code or style in the page itself.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -50,6 +52,13 @@ def path_of(target: str) -> str:
     except ValueError:
         return target
     return (parts.path or "/") if parts.scheme in ("http", "https") else target
+
+
+def is_passed_on(head: bytes) -> bool:
+    """Tell whether a whole head asks for something that the supervisor answers."""
+    method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
+    path = path_of(rest.partition(b" ")[0].decode("latin-1"))
+    return method != b"CONNECT" and (path in (METRICS, API) or path.startswith(f"{API}/"))
 
 
 def asks_for_health(head: bytes) -> bool:
@@ -84,7 +93,7 @@ def bare_answer(asked: bytes, status: str, text: str, now: float) -> bytes:
 class HttpDialect:
     """What a browser speaks before it has asked for a WebSocket. It posts nothing and reads no stream."""
 
-    __slots__ = ("_kept", "_searched", "asked")
+    __slots__ = ("_kept", "_lacking", "_searched", "asked")
 
     name: ClassVar[str] = "http"
     framing: ClassVar[Framing] = PLAIN_FRAMING
@@ -95,10 +104,14 @@ class HttpDialect:
         self._kept = bytearray(resumed.partial if resumed else b"")
         # Where the end of the head is not before.
         self._searched = 0
+        # With how many bytes the request was found to lack a part of its body.
+        self._lacking = 0
 
     @property
     def has_more(self) -> bool:
-        """True when a whole head is kept, or more than a head may have."""
+        """True when a whole head is kept, or more than a head may have; False while its body lacks bytes."""
+        if self._lacking and self._lacking == len(self._kept):
+            return False
         return self._end() >= 0 or len(self._kept) > HEAD_LIMIT
 
     @property
@@ -126,6 +139,25 @@ class HttpDialect:
         del self._kept[:end]
         self._searched = 0
         return head if end <= HEAD_LIMIT else b""
+
+    @property
+    def head(self) -> bytes:
+        """The head that is kept; ``b""`` when it is too long or not whole."""
+        end = self._end()
+        return bytes(self._kept[:end]) if 0 <= end <= HEAD_LIMIT else b""
+
+    def kept_from(self, start: int) -> bytes:
+        """Return what is kept behind the first ``start`` bytes."""
+        return bytes(self._kept[start:])
+
+    def wait_for_body(self) -> None:
+        """Take note that what is kept lacks a part of the request's body."""
+        self._lacking = len(self._kept)
+
+    def drop(self, size: int) -> None:
+        """Forget the first ``size`` bytes: a request with its body."""
+        del self._kept[:size]
+        self._searched = self._lacking = 0
 
     def take_rest(self) -> bytes:
         """Return all that is kept, and keep nothing."""

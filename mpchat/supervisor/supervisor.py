@@ -40,6 +40,7 @@ from mpchat.supervisor.cluster_part import ClusterPart
 from mpchat.supervisor.commands import Commands
 from mpchat.supervisor.controlling_terminal import ControllingTerminal
 from mpchat.supervisor.gate import Gate, make_verifiers
+from mpchat.supervisor.http_desk import HttpDesk
 from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import AddressTakenError, look_up, open_listeners, taken_by
@@ -234,6 +235,8 @@ class Supervisor:
         self.placement = Placement(self.reactor, self.acceptor, self.hub, per_worker)
         questions = WorkerQuestions(self.reactor)
         watch = WorkerWatch(self.reactor, self.hub, self.placement, questions)
+        desk = HttpDesk(self._disk.do)
+        watch.on_question = desk.take
         observer = PoolObserver(
             self._on_worker_ready, lambda _: record.set_workers(self.pools.identities), self._on_hopeless
         )

@@ -56,6 +56,8 @@ class WorkerWatch:
         self._hub = hub
         self._placement = placement
         self._questions = questions
+        # Takes an HTTP request of a worker's client.
+        self.on_question: Callable[[Endpoint, tuple[int, bytes]], None] = _no_desk
         # By process id, until no more will come.
         self._links: dict[int, LinkWatch] = {}
         # What a worker says of its process; everything else is for the hub.
@@ -65,6 +67,7 @@ class WorkerWatch:
             Up.KICKED: self._on_kicked,
             Up.DRAINED: self._on_drained,
             Up.SPEAKERS: self._on_speakers,
+            Up.HTTP: self._on_http,
         }
 
     def begin(self, handle: WorkerHandle, events: WorkerEvents) -> None:
@@ -115,6 +118,9 @@ class WorkerWatch:
     def _on_speakers(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
         handle.connections.speakers += payload
 
+    def _on_http(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
+        self.on_question(handle.endpoint, payload)
+
     def _on_drained(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
         handle.drained = True
         events.on_drained(handle)
@@ -136,3 +142,7 @@ class WorkerWatch:
         speakers, in_transit = max(0, handle.connections.speakers), self._placement.transit.identities
         self._hub.worker_died(handle.endpoint, speakers, in_transit, now)
         events.on_death(handle)
+
+
+def _no_desk(endpoint: Endpoint, question: tuple[int, bytes]) -> None:
+    raise AssertionError("a process asks that has no HTTP clients")

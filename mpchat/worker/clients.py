@@ -74,7 +74,7 @@ class Clients:
         self.half_closed = HalfClosed(reactor, uplink, self.end)
         self.barred = Barred(config)
         self.websockets = WebSockets(config, self.rooms)
-        self.web = Web(config, reactor, self, self.reading)
+        self.web = Web(config, reactor, uplink, self, self.reading)
         self.first_bytes = FirstBytes(config, reactor, self.rooms, self.reading, self.web, self._refuse_first)
         self.lingering = Lingering(reactor)
         self._reactor = reactor
@@ -356,6 +356,7 @@ class Clients:
     def end_overdue(self, now: float) -> None:
         """End connections that the idle timeout and the half-frame timeout have caught up with."""
         self.half_closed.end_overdue(now)
+        self.web.end_unanswered(now)
         for connection in self.websockets.ping_silent(now):
             self.end(connection, DEAD)
         for connection in self.barred.overdue(now):

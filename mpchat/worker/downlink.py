@@ -66,6 +66,7 @@ class Downlink:
             Down.CHECKING: clients.checking,
             Down.HOLD: self._hold,
             Down.ECHOED: clients.echoed,
+            Down.HTTP: clients.web.take_answer,
         }
 
     @property

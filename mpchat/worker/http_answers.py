@@ -51,7 +51,7 @@ def answer(head: bytes, site: Site, now: float) -> Answer:
 
     ``now`` is in Unix seconds.
     """
-    exchange = _Exchange(now)
+    exchange = Exchange(now)
     if not head:
         return exchange.refuse(431, f"the head of a request has {HEAD_LIMIT} bytes at most")
     if head.count(b"\n") > MOST_LINES:
@@ -78,27 +78,33 @@ def answer(head: bytes, site: Site, now: float) -> Answer:
 
 def too_slow(seconds: float, now: float) -> bytes:
     """Return the answer to a request whose head did not come in time."""
-    return _Exchange(now).refuse(408, f"the head of the request did not come within {seconds:g} seconds").data
+    return Exchange(now).refuse(408, f"the head of the request did not come within {seconds:g} seconds").data
 
 
-class _Exchange:
+class Exchange:
     """One request and its answer."""
 
     def __init__(self, now: float) -> None:
-        self._date = ("Date", http_date(now))
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
+        """``now`` is in Unix seconds; set it again for an answer that comes later."""
+        self.now = now
+        self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
         self._without_body = False
 
     def read(self, head: bytes) -> h11.Request:
-        """Return the request of a whole head. Raises ``h11.RemoteProtocolError`` for anything else."""
-        self._h11.receive_data(head)
-        request = self._h11.next_event()
+        """Return the request of a whole head, without its body. Raises ``h11.RemoteProtocolError``."""
+        request = self.read_head(head)
+        # A body that follows is not read: then the connection ends, so that nobody takes it for a request.
+        self.h11.next_event()
+        return request
+
+    def read_head(self, head: bytes) -> h11.Request:
+        """Return the request of a whole head; its body may follow. Raises ``h11.RemoteProtocolError``."""
+        self.h11.receive_data(head)
+        request = self.h11.next_event()
         if not isinstance(request, h11.Request):
             raise h11.RemoteProtocolError("not a request", 400)
         self._without_body = request.method == b"HEAD"
-        # A body that follows is not read: then the connection ends, so that nobody takes it for a request.
-        self._h11.next_event()
-        if self._h11.trailing_data[0]:  # h11 takes two line feeds for the end of a head, too
+        if self.h11.trailing_data[0]:  # h11 takes two line feeds for the end of a head, too
             raise h11.RemoteProtocolError("a line of the head ends without a carriage return", 400)
         return request
 
@@ -113,21 +119,21 @@ class _Exchange:
     def send(self, status: int, body: bytes, *headers: tuple[str, str]) -> Answer:
         """Answer with a body, of which a client that asked with HEAD gets the size alone."""
         size = () if status == 304 else (("Content-Length", str(len(body))),)
-        end = (("Connection", "close"),) if self._h11.their_state is h11.SEND_BODY else ()
+        end = (("Connection", "close"),) if self.h11.their_state is h11.SEND_BODY else ()
         response = h11.Response(
             status_code=status,
-            headers=[self._date, *headers, *size, *end, *SAFE_HEADERS],
+            headers=[("Date", http_date(self.now)), *headers, *size, *end, *SAFE_HEADERS],
             reason=HTTPStatus(status).phrase,
         )
-        data = self._h11.send(response) or b""
+        data = self.h11.send(response) or b""
         if body and not self._without_body:
-            data += self._h11.send(h11.Data(data=body)) or b""
-        data += self._h11.send(h11.EndOfMessage()) or b""
-        states = self._h11.our_state, self._h11.their_state
+            data += self.h11.send(h11.Data(data=body)) or b""
+        data += self.h11.send(h11.EndOfMessage()) or b""
+        states = self.h11.our_state, self.h11.their_state
         return Answer(data, last=states != (h11.DONE, h11.DONE))
 
 
-def _file(exchange: _Exchange, request: h11.Request, file: File) -> Answer:
+def _file(exchange: Exchange, request: h11.Request, file: File) -> Answer:
     # A browser asks each time, and is told that nothing has changed: after an update all files fit.
     headers = (("Content-Type", file.kind), ("ETag", file.tag), ("Cache-Control", "no-cache"))
     tags = [each.strip().removeprefix("W/") for each in _header(request, b"if-none-match").split(",")]
@@ -139,7 +145,7 @@ def _header(request: h11.Request, name: bytes) -> str:
     return ", ".join(value.decode("latin-1") for key, value in request.headers if key == name)
 
 
-def _upgrade(exchange: _Exchange, head: bytes, request: h11.Request, site: Site) -> Answer:
+def _upgrade(exchange: Exchange, head: bytes, request: h11.Request, site: Site) -> Answer:
     if request.method != b"GET" or "websocket" not in _header(request, b"upgrade").lower():
         return exchange.text(426, "this path is for WebSocket clients", *_UPGRADE)
     if _header(request, b"sec-websocket-version") not in ("", _VERSION):

@@ -180,7 +180,8 @@ class Migration:
         for connection in self._clients.by_identity.values():
             if len(chosen) >= count or size > STATE_LIMIT:
                 break
-            if connection in connection.fanout:  # else it is gone, but for its last words
+            # Else it is gone, but for its last words; or it leaves when its request was answered.
+            if connection in connection.fanout and not self._clients.web.is_asking(connection):
                 chosen.append(connection)
                 size += len(connection.outbox) + connection.dialect.held
                 size += self._clients.rooms.rest_of_frame(connection)

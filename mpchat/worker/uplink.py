@@ -128,6 +128,13 @@ class Uplink:
             frames = parts[0] if len(parts) == 1 else b"".join(parts)
             self.link.send_frames(Up.POSTS, runs, frames, len(runs) * HEAD_COST)
 
+    def pass_on(self, number: int, question: bytes) -> None:
+        """Send an HTTP request that the supervisor is to answer."""
+        try:
+            self.link.send_frames(Up.HTTP, number, question)
+        except OSError:  # the supervisor is gone
+            self._lifetime.finished = True
+
     def say(self, kind: Up, payload: Any = None) -> None:
         """Send one small item, in order."""
         try:

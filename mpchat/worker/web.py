@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from mpchat.config import Config
 from mpchat.ipc.reasons import HALF_A_FRAME
-from mpchat.protocol.http import HttpDialect, bare_answer
+from mpchat.protocol.http import HttpDialect, bare_answer, is_passed_on
 from mpchat.reactor import READ, Reactor
 from mpchat.worker.budget import charge_answer
 from mpchat.worker.connection import Connection
 from mpchat.worker.reading import Reading
+from mpchat.worker.uplink import Uplink
 
 if TYPE_CHECKING:
     from mpchat.worker import http_answers
+    from mpchat.worker.passed_on import PassedOn
 
 # Charged for a request beside its answer's bytes; see ``budget.BUDGET``: h11 and the handshake take 0.3 ms.
 HTTP_COST = 3000
@@ -48,12 +50,17 @@ class Owner(Protocol):
 class Web:
     """The HTTP connections of a worker."""
 
-    def __init__(self, config: Config, reactor: Reactor, owner: Owner, reading: Reading) -> None:
+    def __init__(
+        self, config: Config, reactor: Reactor, uplink: Uplink, owner: Owner, reading: Reading
+    ) -> None:
         """Begin with none, and with nothing loaded."""
         self._config = config
         self._reactor = reactor
         self._owner = owner
         self._reading = reading
+        self._uplink = uplink
+        # The requests that the supervisor answers, from the first one on.
+        self.passed_on: PassedOn | None = None
         # What answers are made with, from when it is loaded.
         self._site: http_answers.Site | None = None
         self._loading: threading.Thread | None = None
@@ -95,16 +102,30 @@ class Web:
     def _answer(self, connection: Connection, dialect: HttpDialect, site: "http_answers.Site") -> None:
         from mpchat.worker import http_answers
 
+        if is_passed_on(dialect.head):
+            self._pass_on(connection, dialect)
+            return
         head = dialect.take_head()
         if head is None:
             self._reading.read_again(connection)
             return
         given = http_answers.answer(head, site, time.time())
-        charge_answer(connection, len(given.data), HTTP_COST)
+        if given.upgraded:
+            self._charge(connection, given, 0)
+            self._owner.upgrade(connection, given.data, dialect.take_rest())
+        else:
+            self.give(connection, given)
+
+    def _charge(self, connection: Connection, given: "http_answers.Answer", more: int) -> None:
+        charge_answer(connection, len(given.data), HTTP_COST + more)
         if connection.budget < 0:
             self._reading.slow_down(connection)
-        if given.upgraded:
-            self._owner.upgrade(connection, given.data, dialect.take_rest())
+
+    def give(self, connection: Connection, given: "http_answers.Answer", more: int = 0) -> None:
+        """Send a client an answer, and let it ask again or end. Charge it ``more`` than for any answer."""
+        self._charge(connection, given, more)
+        if connection not in connection.fanout:  # it cannot be answered any more
+            self._owner.end(connection, "lost")
             return
         if given.last:
             self._owner.finish(connection, given.data)
@@ -113,6 +134,42 @@ class Web:
         if not connection.closed:
             self._reading.note_half(connection)
             self._reading.read_again(connection)
+
+    # Requests that the supervisor answers.
+
+    def _pass_on(self, connection: Connection, dialect: HttpDialect) -> None:
+        if self.passed_on is None:
+            from mpchat.worker.passed_on import PassedOn
+
+            self.passed_on = PassedOn(self._config, self._reactor, self._uplink, self._reading, self)
+        self.passed_on.take(connection, dialect)
+
+    def send_part(self, connection: Connection, data: bytes) -> None:
+        """Send a client something that is no answer yet."""
+        self._owner.send(connection, data)
+
+    def end(self, connection: Connection, reason: str) -> None:
+        """End a connection."""
+        self._owner.end(connection, reason)
+
+    def take_answer(self, payload: tuple[int, bytes]) -> None:
+        """Take the supervisor's answer to a request."""
+        if self.passed_on is not None:
+            self.passed_on.take_answer(*payload)
+
+    def is_asking(self, connection: Connection) -> bool:
+        """Tell whether the supervisor is to answer a request of a connection: it must stay until then."""
+        return connection.asking and isinstance(connection.dialect, HttpDialect)
+
+    @property
+    def asking(self) -> bool:
+        """True while the supervisor is to answer a request of any connection."""
+        return self.passed_on is not None and bool(self.passed_on)
+
+    def end_unanswered(self, now: float) -> None:
+        """Answer those in the supervisor's place that have waited for it for too long."""
+        if self.passed_on is not None:
+            self.passed_on.end_unanswered(now)
 
     def end_overdue(self, connection: Connection) -> None:
         """End a connection whose next request did not come in time; tell the client if it has begun one.
@@ -123,7 +180,9 @@ class Web:
         if not connection.dialect.held:
             self._owner.finish(connection, b"")
             return
-        if self._site is not None:
+        if self.passed_on is not None and self.passed_on.has_begun(connection):
+            self._owner.send(connection, self.passed_on.too_slow(connection))
+        elif self._site is not None:
             from mpchat.worker import http_answers
 
             self._owner.send(connection, http_answers.too_slow(self._config.frame_timeout, time.time()))
@@ -132,6 +191,8 @@ class Web:
     def forget(self, connection: Connection) -> None:
         """Forget a connection that has ended or leaves."""
         self._waiting.pop(connection, None)
+        if self.passed_on is not None:
+            self.passed_on.forget(connection)
 
     # What answers are made with is loaded when the first browser comes, in a thread: it takes 0.1 s.
 

@@ -128,7 +128,7 @@ class Worker:
 
     def _close_when_done(self, now: float, deadline: float) -> None:
         """After the last batch: give clients what they are owed until the deadline, then end in order."""
-        if now >= deadline or self.rooms.all_sent:
+        if now >= deadline or (self.rooms.all_sent and not self.clients.web.asking):
             self.clients.websockets.say_goodbye()
             say_goodbye([each.sock for each in self.clients.by_identity.values()])
             self.lifetime.finished = True

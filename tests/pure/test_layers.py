@@ -55,6 +55,7 @@ PURE = {
     "cluster.store",
     "ipc.addresses",
     "ipc.beat",
+    "ipc.http_questions",
     "ipc.limits",
     "ipc.reasons",
     "ipc.stream_buffer",
