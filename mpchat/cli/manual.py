@@ -40,6 +40,7 @@ SUBJECTS = (
     "speed",
     "lecture",
     "internals",
+    "changelog",
 )
 
 

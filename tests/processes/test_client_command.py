@@ -34,9 +34,3 @@ def test_without_a_known_language_the_languages_are_named(here: Server, words: l
     assert (done.returncode, done.stdout) == (2, "")
     assert "\x1b" not in done.stderr
     assert all(language in done.stderr for language in CLIENTS)
-
-
-def test_the_libraries_are_package_data() -> None:
-    table = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[tool.setuptools.package-data]")[1]
-    for path in map(Path, CLIENTS.values()):
-        assert f'"{path.parent}/*{path.suffix}"' in table or f'"{path.parent}/*"' in table

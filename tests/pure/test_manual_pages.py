@@ -2,12 +2,12 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 from support.manual import MANUAL, README, ROOT, blocks, page
 from test_layers import LADDER
 
+from mpchat import __version__
 from mpchat.cli.commands import main
 from mpchat.cli.manual import SUBJECTS, contents, summary
 from mpchat.cli.page import rendered
@@ -27,7 +27,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_every_page_has_a_subject_and_every_subject_a_page() -> None:
-    assert {path.stem for path in MANUAL.iterdir()} == set(SUBJECTS)
+    assert {path.stem for path in MANUAL.glob("*.md")} == set(SUBJECTS)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -179,5 +179,7 @@ def test_every_module_that_the_manual_names_is_there() -> None:
     assert missing == []
 
 
-def test_the_paths_of_the_manual_are_package_data() -> None:
-    assert '"manual/*.md"' in Path(ROOT / "pyproject.toml").read_text()
+def test_the_changelog_ends_with_the_version_that_is_next_or_with_this_one() -> None:
+    newest = re.findall(r"^## (\S+)", page("changelog"), re.MULTILINE)
+    assert newest[0] in ("Unreleased", __version__)
+    assert newest[newest[0] == "Unreleased"] == __version__
