@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpchat.cli.candidates import files
 from mpchat.cli.running import living_record, server_config
 from mpchat.config import BY_NAME
 from mpchat.errors import ConfigError, MpchatError
@@ -47,12 +48,14 @@ class _ChatCommand(click.Command):
 @click.option(
     "--token",
     metavar="FILE",
+    shell_complete=files,
     help="Show the token in FILE (its first line); without --name it has your name.",
 )
 @click.option("--tls", is_flag=True, help="Encrypt; the server must show a certificate for HOST.")
 @click.option(
     "--ca",
     metavar="FILE",
+    shell_complete=files,
     type=click.Path(exists=True, dir_okay=False),
     help="With --tls: trust the certificates in FILE (PEM), and no others.",
 )

@@ -16,6 +16,7 @@ from mpchat.cli.accounts import user
 from mpchat.cli.changes import reload, scale
 from mpchat.cli.chat import chat
 from mpchat.cli.client import client
+from mpchat.cli.completion import completion
 from mpchat.cli.config import show_config
 from mpchat.cli.hosts import hosts
 from mpchat.cli.life_cycle import start, stop
@@ -91,7 +92,7 @@ for _command in (
     *(say, kick, ban, unban, mute, unmute, bans),
     *(rooms, close, hosts),
     *(user, token),
-    *(show_config, client, manual),
+    *(show_config, client, manual, completion),
 ):
     main.add_command(_command)
 

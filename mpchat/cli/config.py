@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mpchat.cli.candidates import files
 from mpchat.cli.options import all_settings, shown_setting
 from mpchat.config import SETTINGS, Config, default_workers, resolve
 from mpchat.cores import usable_cores
@@ -21,7 +22,7 @@ _OPEN_MAX = 10_240
 
 @click.command("config")
 @all_settings
-@click.option("--check", metavar="FILE", help="Only check FILE.")
+@click.option("--check", metavar="FILE", shell_complete=files, help="Only check FILE.")
 def show_config(config_file: str | None, check: str | None, **flags: Any) -> None:
     """Show the settings in force and where each came from, and how much memory the server takes at most."""
     if check:

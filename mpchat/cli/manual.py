@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mpchat.cli.candidates import one_of
 from mpchat.text import visible
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ SUBJECTS = (
 
 
 @click.command()
-@click.argument("subject", required=False)
+@click.argument("subject", required=False, shell_complete=one_of(*SUBJECTS))
 def manual(subject: str | None) -> None:
     """Show a page of the manual; without SUBJECT list the pages."""
     if subject is None:

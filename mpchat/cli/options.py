@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mpchat.cli.candidates import files, of_setting
 from mpchat.cluster_url import without_password
 from mpchat.config import BY_NAME, Config
 from mpchat.setting_values import parse_duration
@@ -35,7 +36,8 @@ def _setting_option(name: str) -> Callable[[Command], Command]:
     setting = BY_NAME[name]
     default = shown(setting.default)
     text = f"{setting.help} [{setting.allowed}" + (f"; default {default}]" if default else "]")
-    return click.option(setting.flag, name, metavar="VALUE", help=text)
+    offered = of_setting(setting)
+    return click.option(setting.flag, name, metavar="VALUE", help=text, shell_complete=offered)
 
 
 def settings_options(*names: str) -> Callable[[Command], Command]:
@@ -48,6 +50,7 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
             "--config",
             "config_file",
             metavar="FILE",
+            shell_complete=files,
             help=f"The settings file; without it {FILE_NAME} in this folder, or else the user's.",
         )(command)
 

@@ -33,7 +33,7 @@ class Screen:
 
     def type_in(self, text: str) -> None:
         """Type ``text`` as it is."""
-        self._tmux("send-keys", "-l", text)
+        self._tmux("send-keys", "-l", "--", text)
 
     def press(self, *keys: str) -> None:
         """Press keys by tmux's names, as ``Enter`` or ``C-c``."""
