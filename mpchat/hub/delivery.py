@@ -168,6 +168,11 @@ class Delivery:
         """Connections that have asked to join."""
         return len(self._recipients)
 
+    @property
+    def kept_of_all(self) -> int:
+        """Bytes that are kept of all streams."""
+        return self._memory.used + self._plain.buffer.size
+
     def recipients_in(self, room: int) -> int:
         """Return how many of them are in a room."""
         stream = self._streams.get(room)

@@ -104,6 +104,8 @@ class Hub:
         self._sender_holds = SenderHolds()
         self._connections = connections
         self.proofs = Proofs(self.delivery)
+        # Messages to one member that clients here have asked to send, and announcements of this server.
+        self.private = self.announced = 0
         # Gets what an operator asks for from a client.
         self.on_order: Callable[[Order], None] = _refuse_order
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
@@ -189,6 +191,7 @@ class Hub:
         except msgspec.DecodeError as error:
             log.error("not understood, its connection is ended, %s: %s", error, address)
             return CutOff(now, identity, INTERNAL_ERROR)
+        self.private += request.to is not None and request.message is not None
         token = secrets.token_urlsafe(12) if request.join is not None else ""
         asked = Asked(now, time.time(), identity, address, request, token)
         return self._to_prove(asked)
@@ -391,6 +394,7 @@ class Hub:
             raise ProtocolError(
                 "too_long", f"the message takes {len(frame)} bytes, {ANNOUNCEMENT_LIMIT} are allowed"
             )
+        self.announced += 1
         self._decide(Announced(now, time.time(), frame), now)
 
     def say_farewell(self, text: str, now: float) -> None:

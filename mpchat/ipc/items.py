@@ -45,6 +45,7 @@ class Up(IntEnum):
     # have ended. A moved speaker counts with its new worker from the ack on, and not here.
     SPEAKERS = FIRST_KIND + 13
     HTTP = FIRST_KIND + 14  # (number, packed Question): an HTTP request that the supervisor is to answer
+    TRIP = FIRST_KIND + 15  # the answer to TRIP, with what that said
 
 
 class Down(IntEnum):
@@ -74,6 +75,7 @@ class Down(IntEnum):
     # (identity, whether a proof is checked, which is charged): the answer takes a while, others go on.
     CHECKING = FIRST_KIND + 34
     HTTP = FIRST_KIND + 35  # (number, packed Answer): the answer to the request of this number
+    TRIP = FIRST_KIND + 36  # when it was sent (seconds, monotonic); answered with the same
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True):
@@ -95,6 +97,28 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     # Of a TLS process: clients that have shaken hands, and those that are at it now.
     handshakes: int = 0
     shaking: int = 0
+    # Of messages_in, those of clients that have asked for a name.
+    from_members: int = 0
+    # Bytes read from clients, and bytes that their sockets took.
+    bytes_in: int = 0
+    bytes_out: int = 0
+    # Errors that clients were sent, by code.
+    errors: dict[str, int] = {}
+    # How often a client was not read from for a while, because it had said or cost too much.
+    waits: int = 0
+    # Turns of the loop: how many of each class (see ``durations``), and all of them in seconds.
+    turns: list[int] = []
+    turn_time: float = 0.0
+    # Bytes that are kept now: for single clients, and of streams.
+    outboxes: int = 0
+    streams: int = 0
+    # Clients now: that speak WebSocket; HTTP; that have not shown what they speak; without the proof that
+    # they need; that have ended their stream.
+    websockets: int = 0
+    browsers: int = 0
+    undecided: int = 0
+    barred: int = 0
+    half_closed: int = 0
 
 
 encode_beat = msgspec.msgpack.Encoder().encode

@@ -41,6 +41,8 @@ class Acceptor:
         # As people write them; known after the end too.
         self.addresses = addresses_of(listeners)
         self.refusals = Refusals(reactor)
+        # Connections accepted since the start, those that were refused then included.
+        self.accepted = 0
         self._reactor = reactor
         self._on_client = on_client
         # Clients may come in; the listeners are watched; no descriptor or no watch was free a moment ago.
@@ -122,6 +124,7 @@ class Acceptor:
                 if error.errno in _OUT_OF_DESCRIPTORS:
                     return error
                 continue  # the client has gone again; the next one is its own case
+            self.accepted += 1
             self._on_client(sock, without_mapping(peer[0]), peer[1])
         return None
 
@@ -133,6 +136,7 @@ class Acceptor:
         self._close_spare()
         try:
             sock, _ = listener.accept()
+            self.accepted += 1
             self.refusals.refuse(sock, OUT_OF_DESCRIPTORS, linger=False)
         except OSError:
             pass

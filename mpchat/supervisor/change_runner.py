@@ -6,6 +6,7 @@ What each change does stands in :mod:`mpchat.supervisor.reload`, :mod:`mpchat.su
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from mpchat.control.answers import LastReload, ReloadResult
@@ -31,6 +32,8 @@ class ChangeRunner:
         self, pool: WorkerPool, placement: Placement, reactor: Reactor, settings: LiveSettings
     ) -> None:
         self.last_reload: LastReload | None = None
+        # Changes that have ended, by their names and whether they were carried out.
+        self.ended: Counter[tuple[str, bool]] = Counter()
         self._pool = pool
         self._placement = placement
         self._reactor = reactor
@@ -146,6 +149,7 @@ class ChangeRunner:
         change, self._change, self._steps = self._change, None, None
         assert change is not None
         result = change.result(code)
+        self.ended[change.name, not code] += 1
         counts = (result.seconds, result.moved, result.lost)
         if code:
             log.error("failed after %.2f s, %d moved, %d lost: %s: %s", *counts, change.name, text)

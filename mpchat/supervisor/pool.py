@@ -7,6 +7,7 @@ worker starts is decided in :mod:`mpchat.supervisor.restart_policy`.
 
 import logging
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import partial
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from mpchat.config import Config, default_workers
 from mpchat.cores import usable_cores
 from mpchat.instance.record import Identity
+from mpchat.ipc.durations import Durations
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.placement import Placement
@@ -28,6 +30,7 @@ from mpchat.supervisor.restart_policy import (
     BackOff,
 )
 from mpchat.supervisor.slot import Slot, SlotState
+from mpchat.supervisor.totals import Totals
 from mpchat.supervisor.worker_handle import WorkerHandle
 from mpchat.supervisor.worker_process import WORKER
 from mpchat.supervisor.worker_watch import WorkerEvents, WorkerWatch
@@ -86,6 +89,9 @@ class WorkerPool:
         self.phase = Phase.STARTING
         # Connections that ended because their worker did.
         self.lost = 0
+        # Processes that died although nobody had told them to end, by how they did; those started instead.
+        self.deaths: Counter[str] = Counter()
+        self.restarts = 0
         self._reactor = reactor
         self._placement = placement
         self._watch = watch
@@ -128,6 +134,16 @@ class WorkerPool:
     def connections(self) -> int:
         """How many connections all workers have, or are about to have."""
         return sum(handle.load for handle in self.handles)
+
+    @property
+    def totals(self) -> Totals:
+        """What all processes of this kind have counted, those that have ended included."""
+        return self._watch.totals
+
+    @property
+    def trips(self) -> Durations:
+        """Trips of items to a process and back."""
+        return self._watch.trips
 
     @property
     def moving(self) -> bool:
@@ -260,6 +276,8 @@ class WorkerPool:
         ready_at = handle.heartbeat.ready_at
         lived = self._reactor.now - ready_at if ready_at is not None else 0.0
         self.lost += handle.connections.count
+        if not (handle.retiring or self.phase is Phase.ENDING):
+            self.deaths[handle.how.partition(":")[0]] += 1
         self._leave_slot(slot, handle, lived)
         self._observer.on_processes(self.identities)
 
@@ -292,6 +310,7 @@ class WorkerPool:
         deaths = slot.back_off.deaths
         if pause is not None:
             slot.restarts += 1
+            self.restarts += 1
             log.warning("died: %s, %s; the next starts in %.2f s", slot.title, how, pause)
             if deaths == DEATHS_TO_FAILING:
                 log.error(

@@ -28,6 +28,7 @@ from mpchat.instance.lock import Guard
 from mpchat.instance.record import Identity
 from mpchat.instance.trusted_file import check_own_file
 from mpchat.ipc import logs, os_process
+from mpchat.ipc.durations import Durations
 from mpchat.reactor import Reactor
 from mpchat.supervisor import signals
 from mpchat.supervisor.acceptor import Acceptor
@@ -84,6 +85,8 @@ class Supervisor:
         self._on_ready = on_ready
         self.lifecycle = Lifecycle()
         self.reactor = Reactor()
+        # Turns of its loop.
+        self.turns = Durations()
         # Whether all parts are there: before that a signal can only end the start.
         self._built = False
         # This server as one of several hosts; None: it is alone.
@@ -134,6 +137,7 @@ class Supervisor:
             self.changes.step()
         elif self.lifecycle.stopping:
             self.shutdown.proceed(now)
+        self.turns.add(time.monotonic() - now)
 
     def _timeout(self) -> float | None:
         """How long the loop may wait (seconds); None: until something is ready."""

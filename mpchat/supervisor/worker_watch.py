@@ -4,6 +4,7 @@ News of a process (ready, beat, kicked, drained) goes to the worker's handle or 
 items go to the hub. What a death means for the slot is :mod:`mpchat.supervisor.pool`'s decision.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -11,12 +12,14 @@ from typing import Any, NamedTuple
 from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.hub import Hub
 from mpchat.ipc.channel import Item
+from mpchat.ipc.durations import Durations
 from mpchat.ipc.items import Up, decode_beat
 from mpchat.ipc.link_watch import LinkWatch
 from mpchat.reactor import READ, Reactor
 from mpchat.supervisor.ask_workers import WorkerQuestions
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.slot import how_it_ended
+from mpchat.supervisor.totals import Totals
 from mpchat.supervisor.worker_handle import WorkerHandle
 from mpchat.supervisor.worker_process import missing_part
 
@@ -58,6 +61,9 @@ class WorkerWatch:
         self._questions = questions
         # Takes an HTTP request of a worker's client.
         self.on_question: Callable[[Endpoint, tuple[int, bytes]], None] = _no_desk
+        self.totals = Totals()
+        # Trips of items to a worker and back.
+        self.trips = Durations()
         # By process id, until no more will come.
         self._links: dict[int, LinkWatch] = {}
         # What a worker says of its process; everything else is for the hub.
@@ -68,6 +74,7 @@ class WorkerWatch:
             Up.DRAINED: self._on_drained,
             Up.SPEAKERS: self._on_speakers,
             Up.HTTP: self._on_http,
+            Up.TRIP: self._on_trip,
         }
 
     def begin(self, handle: WorkerHandle, events: WorkerEvents) -> None:
@@ -84,6 +91,7 @@ class WorkerWatch:
             self._placement.watch(handle)
             undo.pop_all()
         self._links[handle.pid] = link
+        self.totals.begin(handle.pid, handle.title, handle.heartbeat)
         self._hub.attach(handle.endpoint)
 
     def _on_link(self, handle: WorkerHandle, events: WorkerEvents) -> None:
@@ -121,6 +129,9 @@ class WorkerWatch:
     def _on_http(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
         self.on_question(handle.endpoint, payload)
 
+    def _on_trip(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
+        self.trips.add(time.monotonic() - payload)
+
     def _on_drained(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
         handle.drained = True
         events.on_drained(handle)
@@ -134,6 +145,7 @@ class WorkerWatch:
             link.close()
         while not handle.endpoint.ended:
             self._receive(handle, events)
+        self.totals.end(handle.pid)
         self._hub.detach(handle.endpoint, now)
         self._questions.on_death(handle.pid)
         handle.how = how_it_ended(code, missing_part() if code and not handle.ready else None)

@@ -25,6 +25,7 @@ from mpchat.ipc.beat import beat_every
 from mpchat.ipc.channel import Link, Queue
 from mpchat.ipc.client_socket import own, tune
 from mpchat.ipc.connection_state import decode_state
+from mpchat.ipc.durations import Durations
 from mpchat.ipc.goodbye import say_goodbye
 from mpchat.ipc.handoff import (
     MAX_DESCRIPTORS,
@@ -91,6 +92,7 @@ class Terminator:
         self._handshakes = 0
         self._ended: Counter[str] = Counter()
         self._longest_turn = 0.0
+        self._turns = Durations()
 
     # The loop.
 
@@ -127,7 +129,9 @@ class Terminator:
         if until is not None and (now >= until or not (self.clients or len(self._lingering))):
             say_goodbye(self._last)
             self.lifetime.finished = True
-        self._longest_turn = max(self._longest_turn, time.monotonic() - now)
+        length = time.monotonic() - now
+        self._turns.add(length)
+        self._longest_turn = max(self._longest_turn, length)
 
     @property
     def _round_is_over(self) -> bool:
@@ -195,6 +199,8 @@ class Terminator:
             cpu=time.process_time(),
             handshakes=self._handshakes,
             shaking=len(self._shaking),
+            turns=self._turns.counts,
+            turn_time=self._turns.total,
         )
         self._longest_turn = 0.0
         if not self._link.full:

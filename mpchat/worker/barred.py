@@ -23,6 +23,9 @@ class Barred:
         # Since when each has been here (seconds, monotonic), the longest first.
         self._since: dict[Connection, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._since)
+
     def take(self, connection: Connection, now: float) -> None:
         """Bar a client that has come, if the chat is closed."""
         if self.closed:

@@ -110,6 +110,7 @@ class Clients:
     def reply(self, connection: Connection, frames: bytes) -> None:
         """Send a client an answer."""
         log.debug("> answered: %s", connection.address)
+        self._counters.note_errors(frames)
         self.send(connection, connection.dialect.framing.encode(frames))
 
     def keep_to_memory(self) -> None:
@@ -125,6 +126,7 @@ class Clients:
             return  # it is gone, but for its last words, or waits for its end
         if connection.asking:
             charge_answer(connection, len(frames))
+        self._counters.note_errors(frames)
         log.debug("> answered: %s", connection.address)
         self.send(connection, connection.dialect.framing.encode(frames), in_order=True)
         if not connection.closed and len(connection.outbox) > self.config.lag_limit:
@@ -285,6 +287,7 @@ class Clients:
     def _refuse(self, connection: Connection, told: bytes, reason: str) -> None:
         connection.fanout.complete_for(connection, self._reactor.now)
         if not connection.closed:
+            self._counters.note_errors(told)
             self.rooms.reply(connection, told)
         if not connection.closed:
             with suppress(OSError):  # unread input would turn the end into a reset, which destroys the answer
@@ -349,6 +352,7 @@ class Clients:
             if connection.closed:  # by that, or with the one before
                 continue
             if connection.dialect.asked:  # plain clients get nothing that they know nothing of
+                self._counters.note_errors(_KICKED)
                 self.rooms.reply(connection, _KICKED)
             self.end(connection, "kicked")
         return len(kicked)

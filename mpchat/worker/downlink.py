@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from mpchat.ipc.items import Down, Up
@@ -67,6 +68,7 @@ class Downlink:
             Down.HOLD: self._hold,
             Down.ECHOED: clients.echoed,
             Down.HTTP: clients.web.take_answer,
+            Down.TRIP: partial(uplink.say, Up.TRIP),
         }
 
     @property

@@ -376,6 +376,7 @@ class Fanout:
         sent = flush.send(SLICE)
         whole = sent.count(flush.size)
         self._counters.delivered += whole * flush.messages
+        self._counters.bytes_out += whole * flush.size
         if whole != len(sent):
             self._sort_out(flush, sent, now)
         if len(sent) < SLICE and (not self._late.trying or self._try_again(SLICE - len(sent))):
@@ -389,6 +390,7 @@ class Fanout:
         """Let clients be late that could not take all of a blob; give up those that sending failed for."""
         begin = self.stream.end - flush.size
         for connection, taken in flush.taken_in_part(sent):
+            self._counters.bytes_out += taken
             self._fall_behind(connection, begin + taken, self.stream.messages - flush.messages, now)
         failed, flush.failed = flush.failed, []
         for connection, error in failed:

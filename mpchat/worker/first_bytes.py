@@ -62,6 +62,9 @@ class FirstBytes:
         # Those whose first bytes are too few to tell.
         self._begun: dict[Connection, bytes] = {}
 
+    def __len__(self) -> int:
+        return len(self._silent) + len(self._begun)
+
     def wait(self, connection: Connection, place: Place | None = None, begun: bytes = b"") -> None:
         """Take a connection that has come. Its client's place in the stream is the end.
 

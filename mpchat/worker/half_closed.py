@@ -33,6 +33,9 @@ class HalfClosed:
         # Those of them that this worker has sent it to, as far as their sockets took it.
         self._sent: dict[Connection, None] = {}
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def begin(self, connection: Connection) -> None:
         """Read no more from a client; end its connection when it has been sent what it is owed."""
         connection.half_closed = True

@@ -150,7 +150,9 @@ class LateClients:
     def _catch_up(self, connection: Connection) -> bool:
         views = self._stream.read(connection.cursor, CATCH_UP)
         if views:
-            connection.cursor += connection.sock.sendmsg(views)
+            taken = connection.sock.sendmsg(views)
+            connection.cursor += taken
+            self._counters.bytes_out += taken
         return connection.cursor == self._stream.end
 
     def struggling(self, now: float) -> int:

@@ -124,6 +124,7 @@ class Migration:
         connection.allowance, connection.budget = state.allowance, state.budget
         connection.spoke, connection.asking = state.spoke, state.asking
         self._clients.websockets.resume(connection)
+        self._clients.web.resume(connection)
         if state.half_closed:
             self._clients.half_closed.begin(connection)
         reading.slow_down(connection)

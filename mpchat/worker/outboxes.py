@@ -36,6 +36,8 @@ class Outboxes:
         self.limit = limit
         # The charge of all, in bytes.
         self.held = 0
+        # Bytes of outboxes that clients' sockets took.
+        self.gone = 0
 
     @property
     def over(self) -> bool:
@@ -57,6 +59,7 @@ class Outboxes:
 
     def sent(self, connection: Connection, size: int) -> None:
         """Take the first ``size`` bytes out: they have gone."""
+        self.gone += size
         self.set(connection, connection.outbox[size:])
 
     def drop(self, connection: Connection) -> None:

@@ -111,6 +111,7 @@ class Reading:
         self.config = config
         self._reactor = reactor
         self._uplink = uplink
+        self._counters = uplink.counters
         self._owner = owner
         self._lifetime = lifetime
         # Clients that have begun a frame, and when its beginning or its last progress was.
@@ -255,6 +256,7 @@ class Reading:
         except OSError as error:
             self._owner.end(connection, error.strerror or "read failed")
             return
+        self._counters.bytes_in += len(data)
         if not data:
             self._take_end(connection)
         elif connection.undecided:
@@ -415,6 +417,7 @@ class Reading:
         seconds = pause(connection, self.config)
         if not seconds:
             return
+        self._counters.waits += 1
         connection.quiet_until = connection.heard + seconds
         connection.no_longer(self._reactor, READ)
         self._reactor.call_later(

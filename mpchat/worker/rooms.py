@@ -97,6 +97,11 @@ class Rooms:
         """True when every client has been sent everything."""
         return all(each.idle and not each.late for each in self._all())
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that are kept of all streams here."""
+        return self._memory.used + self.plain.stream.size
+
     # The loop's part.
 
     def work(self, now: float) -> None:

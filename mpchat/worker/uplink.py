@@ -48,7 +48,7 @@ class Uplink:
         # True while connections wait for their last posts to be in the order: then nothing is gathered.
         self.hurried = False
         self._lifetime = lifetime
-        self._counters = counters
+        self.counters = counters
         # When posts may go up again (seconds, monotonic).
         self._post_due = 0.0
         self._drained = False
@@ -90,7 +90,8 @@ class Uplink:
         if gathering and not self._lifetime.draining and not self.hurried:
             return
         self._post_due = next_post(now, self.gather)
-        self._counters.messages_in += sum(count for _, count, _ in self.posts)
+        self.counters.messages_in += sum(count for _, count, _ in self.posts)
+        self.counters.from_members += sum(count for sender, count, _ in self.posts if type(sender) is int)
         try:
             if self.speakers:
                 self.link.send(Up.SPEAKERS, self.speakers)

@@ -66,10 +66,21 @@ class Web:
         self._loading: threading.Thread | None = None
         # Connections whose requests wait until all is loaded.
         self._waiting: dict[Connection, None] = {}
+        # All connections that speak HTTP.
+        self._browsers: dict[Connection, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._browsers)
+
+    def resume(self, connection: Connection) -> None:
+        """Take note of a connection, if it speaks HTTP, that has come from another worker."""
+        if isinstance(connection.dialect, HttpDialect):
+            self._browsers[connection] = None
 
     def begin(self, connection: Connection, data: bytes) -> None:
         """Take a client whose first bytes are HTTP."""
         connection.dialect = HttpDialect()
+        self._browsers[connection] = None
         if self._site is None:
             self._load()
         self._reading.half.pop(connection, None)
@@ -112,6 +123,7 @@ class Web:
         given = http_answers.answer(head, site, time.time())
         if given.upgraded:
             self._charge(connection, given, 0)
+            self._browsers.pop(connection, None)
             self._owner.upgrade(connection, given.data, dialect.take_rest())
         else:
             self.give(connection, given)
@@ -193,6 +205,7 @@ class Web:
         self._waiting.pop(connection, None)
         if self.passed_on is not None:
             self.passed_on.forget(connection)
+        self._browsers.pop(connection, None)
 
     # What answers are made with is loaded when the first browser comes, in a thread: it takes 0.1 s.
 

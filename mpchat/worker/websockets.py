@@ -36,6 +36,9 @@ class WebSockets:
         # All of them, and when each was sent a ping that it has not answered (seconds, monotonic; 0: none).
         self._pinged: dict[Connection, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._pinged)
+
     def begin(self, connection: Connection, answer: bytes) -> None:
         """Let a client go on as a WebSocket, after the server's half of the handshake."""
         connection.dialect = WebSocketDialect(self._config.payload_limit)

@@ -92,7 +92,10 @@ class Worker:
         self.migration.work()
         if self.lifetime.closing_until is not None:
             self._close_when_done(now, self.lifetime.closing_until)
-        self._longest_turn = max(self._longest_turn, time.monotonic() - now)
+        length = time.monotonic() - now
+        self.counters.turns.add(length)
+        if length > self._longest_turn:
+            self._longest_turn = length
 
     def _timeout(self) -> float | None:
         """Return how long the loop may wait: until the first of what wants to be looked at again."""
@@ -112,19 +115,37 @@ class Worker:
 
     def _beat(self) -> None:
         self.reactor.call_later(beat_every(self.config.hang_timeout), self._beat)
-        beat = Beat(
-            len(self.clients),
-            self.counters.messages_in,
-            self.counters.delivered,
-            self._longest_turn,
-            self.counters.late,
-            dict(self.counters.ended),
-            time.process_time(),
-        )
+        self.uplink.beat(self.figures())
         self._longest_turn = 0.0
-        self.uplink.beat(beat)
         self.clients.end_overdue(self.reactor.now)
         self.rooms.widen_share()
+
+    def figures(self) -> Beat:
+        """Return what the next beat says."""
+        counters, clients = self.counters, self.clients
+        return Beat(
+            connections=len(clients),
+            messages_in=counters.messages_in,
+            messages_out=counters.delivered,
+            lag=self._longest_turn,
+            late=counters.late,
+            ended=dict(counters.ended),
+            cpu=time.process_time(),
+            from_members=counters.from_members,
+            bytes_in=counters.bytes_in,
+            bytes_out=counters.bytes_out + clients.outboxes.gone,
+            errors=dict(counters.errors),
+            waits=counters.waits,
+            turns=counters.turns.counts,
+            turn_time=counters.turns.total,
+            outboxes=clients.outboxes.held,
+            streams=self.rooms.kept_bytes,
+            websockets=len(clients.websockets),
+            browsers=len(clients.web),
+            undecided=len(clients.first_bytes),
+            barred=len(clients.barred),
+            half_closed=len(clients.half_closed),
+        )
 
     def _close_when_done(self, now: float, deadline: float) -> None:
         """After the last batch: give clients what they are owed until the deadline, then end in order."""

@@ -56,6 +56,7 @@ PURE = {
     "ipc.addresses",
     "ipc.beat",
     "ipc.http_questions",
+    "ipc.durations",
     "ipc.limits",
     "ipc.reasons",
     "ipc.stream_buffer",
