@@ -5,6 +5,7 @@ The figures come from the parts that count them. The shapes stand in :mod:`mpcha
 
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from mpchat.control.answers import (
 from mpchat.errors import MpchatError
 from mpchat.hub.archive import Archive
 from mpchat.hub.hub import Hub
+from mpchat.ipc.durations import Durations
 from mpchat.ipc.items import Beat
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.admission import Admission
 from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.cluster_part import ClusterPart
+from mpchat.supervisor.figures import Counts, Figures, HubFigures, PoolFigures
 from mpchat.supervisor.heartbeat import Rates
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.live_settings import LiveSettings
@@ -55,6 +58,40 @@ class StatusReport:
     folder: Path
     # None: the server is alone.
     cluster: ClusterPart | None = None
+
+    def figures(self, turns: Durations) -> Figures:
+        """Return what the metrics are made of; ``turns`` are those of this process's loop. Takes no time."""
+        hub, pool, tls, placement = self.hub, self.pool, self.tls, self.placement
+        certificate = self.tls.certificate
+        return Figures(
+            started=self.lifecycle.started,
+            running=self.lifecycle.running,
+            connections=self.admission.connections,
+            fits=self.admission.limit,
+            descriptors=self.settings.descriptors,
+            accepted=self.acceptor.accepted,
+            refused=dict(self.acceptor.refusals.counts),
+            waiting=len(placement),
+            in_transit=len(placement.transit),
+            moves=placement.transit.moves,
+            changes=dict(self.changes.ended),
+            hub=HubFigures(
+                members=hub.delivery.recipients,
+                held_names=hub.state.members.claims.held,
+                rooms=hub.rooms,
+                streams=hub.delivery.kept_of_all,
+                private=hub.private,
+                announced=hub.announced,
+                trips=Counts.of(pool.trips),
+            ),
+            workers=_pool_figures(pool),
+            tls=_pool_figures(tls),
+            loop=Counts.of(turns),
+            cpu=time.process_time(),
+            certificate_ends=certificate.expires if certificate else None,
+            history=_history(self.archive) if self.archive else None,
+            cluster=self._cluster,
+        )
 
     def start_facts(self) -> StartFacts:
         """Return what the command that started the server shows."""
@@ -135,6 +172,17 @@ class StatusReport:
             lag=config.lag_limit,
             descriptors=self.settings.descriptors,
         )
+
+
+def _pool_figures(pool: WorkerPool) -> PoolFigures:
+    return PoolFigures(
+        states=Counter(slot.state.value for slot in pool.slots.values()),
+        counted=pool.totals.by_title(),
+        running=pool.totals.running(),
+        lost=pool.lost,
+        restarts=pool.restarts,
+        deaths=dict(pool.deaths),
+    )
 
 
 def _tls_process(slot: Slot) -> TlsProcess:
