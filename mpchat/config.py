@@ -66,6 +66,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: str
     tls_processes: int
     proxy_from: tuple[str, ...]
+    metrics_from: tuple[str, ...]
     auth: str
     auth_timeout: float
     accounts: str
@@ -266,6 +267,13 @@ SETTINGS: tuple[Setting, ...] = (
         "IP addresses and networks such as 192.0.2.0/24, separated by commas; empty: none",
         "Where proxies connect from. Their connections must begin with a PROXY header, version 1 or 2, or be "
         "HTTP. The address in that header, or in X-Forwarded-For, is the client's.",
+    ),
+    Setting(
+        "metrics_from",
+        ("127.0.0.0/8", "::1/128"),
+        networks,
+        "IP addresses and networks such as 192.0.2.0/24, separated by commas; empty: nobody",
+        "With web: who may read the metrics at /metrics. For all others there is nothing.",
     ),
     Setting(
         "auth",

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from mpchat.ipc.durations import BOUNDS
 from mpchat.supervisor import metric_table
+from mpchat.supervisor.figures import Counts
 from mpchat.supervisor.metric_table import METRICS, Kind, Snapshot
 
 # The bounds of a histogram as labels have them.
@@ -55,7 +56,7 @@ def _family(metric: metric_table.Metric, snapshot: Snapshot) -> Metric:
 def _histogram(metric: metric_table.Metric, snapshot: Snapshot) -> Metric:
     family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
     for labels, value in metric.samples(snapshot):
-        assert isinstance(value, metric_table.Counts)
+        assert isinstance(value, Counts)
         buckets = list(zip(_BOUNDS, accumulate(value.counts), strict=True))
         family.add_metric(labels, buckets, sum_value=value.total)
     return family

@@ -29,6 +29,7 @@ from mpchat.instance.record import Identity
 from mpchat.instance.trusted_file import check_own_file
 from mpchat.ipc import logs, os_process
 from mpchat.ipc.durations import Durations
+from mpchat.protocol.http import METRICS
 from mpchat.reactor import Reactor
 from mpchat.supervisor import signals
 from mpchat.supervisor.acceptor import Acceptor
@@ -46,6 +47,7 @@ from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import AddressTakenError, look_up, open_listeners, taken_by
 from mpchat.supervisor.live_settings import Followers, LiveSettings, limits_of
+from mpchat.supervisor.metrics_page import MetricsPage
 from mpchat.supervisor.orders import Orders
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
@@ -269,6 +271,9 @@ class Supervisor:
             self.changes,
             guard.paths.folder,
         )
+        metrics = MetricsPage(self.reactor, lambda: self.report.figures(self.turns), self.report)
+        stack.callback(metrics.close)
+        desk.pages[METRICS] = metrics
         clients = ClientCommands(self.reactor, self.hub, self.pool, self.placement, questions, self._disk)
         self.hub.on_order = Orders(self.hub, clients).obey
         if shared is not None:
