@@ -71,7 +71,11 @@ def set_up(level: str, who: str, stream: TextIO | None = None) -> None:
     All that this process writes to ``sys.stderr`` goes the same way from now on. A test may give a
     ``stream`` of its own instead.
     """
-    formatter = _Formatter(f"%(asctime)s %(levelname)s {who}[{os.getpid()}]: %(message)s")
+    formatter: logging.Formatter = _Formatter(f"%(asctime)s %(levelname)s {who}[{os.getpid()}]: %(message)s")
+    if os.environ.get("JOURNAL_STREAM"):
+        from mpchat.ipc.journal import JournalFormatter
+
+        formatter = JournalFormatter(_Formatter(f"{who}[{os.getpid()}]: %(message)s"), formatter)
     handler = logging.StreamHandler(stream or _take_standard_error(formatter))
     handler.setFormatter(formatter)
     handler.addFilter(_Repeats())
