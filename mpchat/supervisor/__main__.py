@@ -13,6 +13,7 @@ import sys
 from mpchat.errors import Exit, MpchatError
 from mpchat.ipc import logs, os_process
 from mpchat.ipc.standard_stream import StandardStream
+from mpchat.supervisor.starter import find_manager
 from mpchat.supervisor.startup import Outcome, StartFacts, allow_signals, read_order, report, start_text
 from mpchat.supervisor.supervisor import Supervisor
 
@@ -27,6 +28,7 @@ def main() -> int:
     if outcome >= 0:
         os.set_inheritable(outcome, False)
     os.chdir("/")
+    manager = find_manager(os.environ, foreground=outcome < 0)
     # Standard error becomes the log; in the foreground the start's own words go to the terminal.
     terminal, output = (_stream(os.dup(2)), _stream(1)) if outcome < 0 else (None, None)
 
@@ -40,18 +42,30 @@ def main() -> int:
 
     logs.set_up(order.config.log_level, "supervisor")
     try:
-        Supervisor(order, on_ready).run()
+        Supervisor(order, on_ready, manager).run()
     except MpchatError as error:
         if outcome >= 0:
             report(outcome, Outcome.failed(error))
+        manager.failed(error)
         if terminal is not None:
-            print(f"mpchat: {error}", file=terminal)
+            print(_error_line(error, terminal.fileno()), file=terminal)
         return error.exit_code
     finally:
+        manager.close()
         for stream in (terminal, output):
             if stream is not None:
                 stream.drain(logs.DRAIN)
     return Exit.OK
+
+
+def _error_line(error: MpchatError, descriptor: int) -> str:
+    """Return what the terminal, or the journal, at a descriptor is told of an error."""
+    line = f"mpchat: {error}"
+    if not os.environ.get("JOURNAL_STREAM"):
+        return line
+    from mpchat.ipc import journal
+
+    return journal.marked(line) if journal.is_journal(descriptor) else line
 
 
 def _stream(descriptor: int) -> StandardStream:

@@ -47,6 +47,9 @@ class ChangeRunner:
         self._balance = BalanceWatch()
         # Says why clients cannot be moved now; empty: they can.
         self.hindrance: Callable[[], str] = str
+        # Called when a reload begins, and when it has ended and ``last_reload`` says how.
+        self.on_reload_began: Callable[[], None] = lambda: None
+        self.on_reload_ended: Callable[[], None] = lambda: None
 
     @property
     def under_way(self) -> str | None:
@@ -100,6 +103,8 @@ class ChangeRunner:
         self._change = Change(name, self._pool, self._placement, self._reactor, reply)
         self._steps = make(self._change)
         log.info("began: %s", name)
+        if name == RELOAD:
+            self.on_reload_began()
         return self._change
 
     # Going on.
@@ -158,6 +163,7 @@ class ChangeRunner:
             log.log(level, "done in %.2f s, %d moved, %d lost: %s", *counts, change.name)
         if isinstance(result, ReloadResult):
             self.last_reload = _last_reload(result, code, text)
+            self.on_reload_ended()
         change.answer(result, code, text)
 
 

@@ -7,7 +7,7 @@ nothing that a client could notice, and what it has prepared is given up when th
 import logging
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,6 +41,10 @@ from mpchat.tls.certificate import Certificate, read_certificate
 # Seconds that a reload waits for the name server's answer about a new host, for the name of the program that
 # has a new address, and for the disk with the settings file and a new log.
 LOOKUP_TIMEOUT = 5.0
+# Settings that mean nothing to a server whose sockets a service manager has opened, and why.
+GIVEN = dict.fromkeys(
+    ("host", "port"), "the service manager has opened the sockets; change its socket unit and start both anew"
+)
 
 
 class Prepared(NamedTuple):
@@ -80,6 +84,8 @@ class LiveSettings:
         """
         self.config = order.config
         self.descriptors = descriptors
+        # Settings that cannot change besides those that never can, and why.
+        self.also_fixed: Mapping[str, str] = {}
         self._sources = order.sources
         self._acceptor, self._hub, self._placement, self._tls, self._gate = followers
         self._on_adopted = on_adopted
@@ -90,7 +96,9 @@ class LiveSettings:
         Raise :class:`ConfigError` or :class:`StartError` with nothing changed. On success :meth:`adopt` or
         :meth:`give_up` must follow.
         """
-        reading = SlowCall(partial(_read, self._sources, self.config, self._gate.had_accounts))
+        reading = SlowCall(
+            partial(_read, self._sources, self.config, self._gate.had_accounts, self.also_fixed)
+        )
         yield from _wait(reading, pause)
         if not reading.done:
             reading.give_up(lambda read: close_verifiers(read[-1]))
@@ -167,7 +175,7 @@ def _wait(call: SlowCall[Any], pause: Callable[[], Generator[None]]) -> Generato
 
 
 def _read(
-    sources: Sources, running: Config, had_accounts: bool
+    sources: Sources, running: Config, had_accounts: bool, also_fixed: Mapping[str, str]
 ) -> tuple[Config, dict[str, str], Certificate | None, Verifiers | None]:
     """Return the settings as they are now, and those that need a restart with the reasons.
 
@@ -177,7 +185,7 @@ def _read(
     wanted = sources.read_again(os.environ, running)
     if not running.cluster:  # it follows from the name, and means nothing to a server that is alone
         wanted = msgspec.structs.replace(wanted, host_name=running.host_name)
-    cannot = fixed(running)
+    cannot = {**fixed(running), **also_fixed}
     kept = {name: cannot[name] for name in differing(running, wanted) if name in cannot}
     if running.log_file and not wanted.log_file:
         kept["log_file"] = "standard error was given up for it; stop and start"

@@ -1,8 +1,9 @@
 """Shutdown: the steps of an orderly stop, each with the same deadline.
 
-First connections in transit arrive. Then the workers post what they have read, and the hub delivers it.
-Then clients get the farewell and what they are owed, and the workers end. At last the TLS processes end, when
-they have passed that on. A process that is late is killed.
+First connections in transit arrive, and so do clients that wait for a worker, if nobody is to be refused.
+Then the workers post what they have read, and the hub delivers it. Then clients get the farewell and what
+they are owed, and the workers end. At last the TLS processes end, when they have passed that on. A process
+that is late is killed.
 """
 
 import logging
@@ -48,16 +49,37 @@ class Shutdown:
         self._placement = placement
         # This server as one of several hosts; None: it is alone.
         self.cluster: ClusterPart | None = None
+        # Clients that were accepted are placed, not refused: the next server has the same listeners.
+        self.refuses_nobody = False
         self._step = Step.ARRIVALS
         self._hurried = False
         # When the present step must have come to its end (seconds, monotonic); None: it is not limited.
         self.deadline: float | None = None
 
     def begin(self, now: float) -> None:
-        """Start no worker any more and refuse clients that wait for one; ``now`` is monotonic."""
+        """Start no worker any more; ``now`` is monotonic."""
         self.deadline = now + self._settings.config.stop_timeout
         self._pool.phase = self._tls.phase = Phase.ENDING
-        self._placement.refuse(STOPPING)
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        """Refuse clients that wait for a worker, unless they will get one."""
+        if not self._places:
+            self._placement.refuse(STOPPING)
+
+    @property
+    def _places(self) -> bool:
+        """True while clients that were accepted still go to workers."""
+        waits = self.refuses_nobody and self._step is Step.ARRIVALS and not self._hurried
+        return waits and bool(self._pool.serving)
+
+    @property
+    def _arriving(self) -> bool:
+        """True while a connection is on its way to a worker: a worker that drains would send it back."""
+        if self._pool.moving or not self._places:
+            return self._pool.moving
+        handles = (*self._pool.handles, *self._tls.handles)
+        return self._placement.holds_up or any(each.connections.unacked for each in handles)
 
     def hurry(self, now: float) -> None:
         """Skip to the farewell, and leave clients little time for it.
@@ -76,14 +98,14 @@ class Shutdown:
 
     def proceed(self, now: float) -> None:
         """Go on as far as possible; call it in every turn of the loop."""
-        self._placement.refuse(STOPPING)
+        self._refuse_waiting()
         ended = self._step in (Step.WORKERS, Step.KILLED_WORKERS) and not any(self._pool.handles)
         if ended and any(self._tls.handles):
             self._close_tls(now)
         if self.deadline is None:
             return
         late = now >= self.deadline
-        if self._step is Step.ARRIVALS and (late or not self._pool.moving):
+        if self._step is Step.ARRIVALS and (late or not self._arriving):
             if self._hurried:
                 self.deadline = now + QUICK
                 self._skip_to_the_farewell(now)

@@ -147,6 +147,21 @@ class StatusReport:
             cluster=self._cluster,
         )
 
+    def line(self) -> str:
+        """Return how the server is, as one line for a service manager."""
+        serving, workers = len(self.pool.serving), len(self.pool)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.lifecycle.started))
+        parts = [
+            f"connections: {self.admission.connections}",
+            f"workers: {serving} of {workers}",
+            f"at {', '.join(self.acceptor.addresses)}",
+            f"since {since}",
+        ]
+        reload = self.changes.last_reload
+        if reload is not None and reload.exit:
+            parts.append(f"the last reload failed: {reload.text}")
+        return "; ".join(parts)
+
     def hosts(self) -> Hosts:
         """Return what ``mpchat hosts --json`` prints. Raise :class:`MpchatError` if the server is alone."""
         if (cluster := self._cluster) is None:

@@ -45,13 +45,14 @@ from mpchat.supervisor.gate import Gate, make_verifiers
 from mpchat.supervisor.http_desk import HttpDesk
 from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.lifecycle import Lifecycle, State
-from mpchat.supervisor.listeners import AddressTakenError, look_up, open_listeners, taken_by
-from mpchat.supervisor.live_settings import Followers, LiveSettings, limits_of
+from mpchat.supervisor.listeners import AddressTakenError, addresses_of, look_up, open_listeners, taken_by
+from mpchat.supervisor.live_settings import GIVEN, Followers, LiveSettings, limits_of
 from mpchat.supervisor.metrics_page import MetricsPage
 from mpchat.supervisor.orders import Orders
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
+from mpchat.supervisor.service_manager import ServiceManager
 from mpchat.supervisor.shutdown import Shutdown
 from mpchat.supervisor.slow_call import SlowCall
 from mpchat.supervisor.startup import Order, StartFacts
@@ -81,10 +82,18 @@ log = logging.getLogger("mpchat.supervisor")
 class Supervisor:
     """One running server. :meth:`run` returns when it has stopped; errors of the start are raised."""
 
-    def __init__(self, order: Order, on_ready: Callable[[StartFacts], None]) -> None:
+    def __init__(
+        self,
+        order: Order,
+        on_ready: Callable[[StartFacts], None],
+        manager: ServiceManager | None = None,
+    ) -> None:
         """``on_ready(facts)`` is called once, when every worker can serve."""
         self._order = order
         self._on_ready = on_ready
+        self._manager = manager or ServiceManager()
+        # Whether the service manager has opened the listeners: clients wait there for the next server.
+        self._sockets_stay = False
         self.lifecycle = Lifecycle()
         self.reactor = Reactor()
         # Turns of its loop.
@@ -159,6 +168,7 @@ class Supervisor:
         log.info("stopping: %s", why)
         self._stopped_by, self._stopped_at = why, time.monotonic()
         self.lifecycle.state = State.STOPPING
+        self._manager.stopping(why)
         if not self._built:
             return
         self.acceptor.close()
@@ -184,7 +194,7 @@ class Supervisor:
         stack.callback(record.remove)
         self._terminal = ControllingTerminal()
         signals.watch_signals(self.reactor, stack, config.log_file, self._on_signal)
-        listeners = self._listen(config)
+        listeners = self._take_listeners() or self._listen(config)
         if listeners is None:
             return None
         self.acceptor = Acceptor(self.reactor, listeners, self._on_client)
@@ -192,6 +202,14 @@ class Supervisor:
         stack.callback(self.acceptor.close)
         record.set_addresses(self.acceptor.addresses)
         return record
+
+    def _take_listeners(self) -> list[socket.socket]:
+        """Return the listeners that the service manager has opened, if there are any."""
+        listeners = self._manager.take_listeners()
+        if listeners:
+            self._sockets_stay = True
+            log.info("the service manager has opened the sockets: %s", ", ".join(addresses_of(listeners)))
+        return listeners
 
     def _listen(self, config: Config) -> list[socket.socket] | None:
         """Open the listeners. Return None if the server was told to stop meanwhile."""
@@ -201,15 +219,16 @@ class Supervisor:
         try:
             return open_listeners(lookup.result())
         except AddressTakenError as error:
-            holder = SlowCall(partial(taken_by, error.where))
+            taken, holder = error, SlowCall(partial(taken_by, error.where))
         if not self._wait(holder):
             return None
-        raise holder.result()
+        raise holder.result() from taken
 
     def _wait(self, call: SlowCall[Any]) -> bool:
         """Handle signals until a slow call is done; return False if one told the server to stop."""
         while not call.done and not self.lifecycle.stopping:
             self.reactor.turn(LOOK_AGAIN)
+            self._manager.beat(self.reactor.now)
         return not self.lifecycle.stopping
 
     def _open_shared_log(self, guard: Guard) -> Any:
@@ -254,10 +273,15 @@ class Supervisor:
         follow = partial(_follow, self.acceptor, record, archive)
         followers = Followers(self.acceptor, self.hub, self.placement, self.tls, gate)
         settings = LiveSettings(self._order, descriptors, followers, follow)
+        if self._sockets_stay:
+            settings.also_fixed = GIVEN
         self.changes = ChangeRunner(self.pool, self.placement, self.reactor, settings)
+        self.changes.on_reload_began = self._manager.reloading
+        self.changes.on_reload_ended = self._manager.reloaded
         self.admission = Admission(settings, self.hub, self.pool, self.tls, self.placement, self.changes)
         self.placement.admit = self.admission.check
         self.shutdown = Shutdown(settings, self.hub, self.pool, self.tls, self.placement)
+        self.shutdown.refuses_nobody = self._sockets_stay
         self.report = StatusReport(
             settings,
             self.lifecycle,
@@ -274,6 +298,7 @@ class Supervisor:
         metrics = MetricsPage(self.reactor, lambda: self.report.figures(self.turns), self.report)
         stack.callback(metrics.close)
         desk.pages[METRICS] = metrics
+        self._manager.describe = self.report.line
         clients = ClientCommands(self.reactor, self.hub, self.pool, self.placement, questions, self._disk)
         self.hub.on_order = Orders(self.hub, clients).obey
         if shared is not None:
@@ -283,7 +308,9 @@ class Supervisor:
         stack.callback(control.close)
         stack.callback(self.pools.kill)
         files = OwnFiles(self._disk, guard, record, control, self.pools, clients.follow_moderation_file)
-        Upkeep(self.reactor, self.lifecycle, self.pools, self.changes, self.hub, files.look).begin()
+        upkeep = Upkeep(self.reactor, self.lifecycle, self.pools, self.changes, self.hub, files.look)
+        upkeep.manager = self._manager
+        upkeep.begin()
 
     def _join_hosts(self, shared: Any, clients: ClientCommands, stack: ExitStack) -> None:
         """Take part in the chat of several hosts."""
@@ -341,6 +368,7 @@ class Supervisor:
             workers = f"{len(self.pool)} worker{'s' if len(self.pool) != 1 else ''}"
             log.info("ready: %s at %s", workers, ", ".join(self.acceptor.addresses))
             self.acceptor.open()
+            self._manager.ready()
             self._on_ready(self.report.start_facts())
 
     def _on_hopeless(self, why: str) -> None:

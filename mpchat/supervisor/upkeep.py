@@ -17,6 +17,7 @@ from mpchat.supervisor.hang_watch import end_hung_workers
 from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.record_keeper import RecordKeeper
+from mpchat.supervisor.service_manager import ServiceManager
 from mpchat.supervisor.tls_pool import Pools
 
 # Seconds between two looks at the end of the certificate.
@@ -44,6 +45,8 @@ class Upkeep:
         self._changes = changes
         self._hub = hub
         self._heal_files = heal_files
+        # Told in each round that this loop turns: the loop, and the watch over the workers, are one.
+        self.manager = ServiceManager()
         self._last_round = time.monotonic()
 
     def begin(self) -> None:
@@ -51,13 +54,14 @@ class Upkeep:
         self._round()
 
     def _round(self) -> None:
-        every = beat_every(self._pools.workers.config.hang_timeout)
+        every = min(beat_every(self._pools.workers.config.hang_timeout), self.manager.beat_every)
         self._reactor.call_later(every, self._round)
         now = time.monotonic()
         # A late round means that this process was asleep: no worker is to blame for that time.
         asleep = max(0.0, now - self._last_round - every)
         self._last_round = now
         end_hung_workers(self._pools.handles, now, asleep)
+        self.manager.beat(now)
         if self._lifecycle.running:
             self._changes.watch_balance(now)
             self._pools.tls.tidy()

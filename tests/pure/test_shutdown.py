@@ -32,6 +32,9 @@ class Parts:
         # A connection is in transit; the workers have posted everything; the hub has put it in order.
         self.moving = False
         self.drained = self.empty = False
+        # Workers that take connections, and whether one waits for them; None: that is not what is tested.
+        self.serving: list[Any] = []
+        self.holds_up: bool | None = None
         self.tls = SimpleNamespace(phase=self.phase, handles=[], close=self.close_tls, kill=self.kill_tls)
 
     def turn(self, now: float) -> None:
@@ -44,7 +47,8 @@ class Parts:
         self.done.append("silence")
 
     def refuse(self, refusal: object) -> None:
-        pass
+        if self.holds_up is not None:
+            self.done.append("refuse")
 
     def drain(self) -> None:
         self.done.append("drain")
@@ -109,6 +113,45 @@ def test_the_deadline_cuts_every_step_short_and_in_the_end_workers_are_killed_on
     assert shutdown.deadline is None
     shutdown.proceed(1000.0)
     assert parts.take() == []
+
+
+def test_clients_that_were_accepted_get_a_worker_if_the_next_server_has_the_same_sockets() -> None:
+    parts = Parts()
+    shutdown = Shutdown(*cast(Any, (parts, parts, parts, parts.tls, parts)))
+    shutdown.refuses_nobody = True
+    connections = SimpleNamespace(unacked={1: "a client"})
+    parts.handles = parts.serving = [SimpleNamespace(connections=connections)]
+    parts.holds_up = True
+    shutdown.begin(100.0)
+    shutdown.proceed(101.0)
+    parts.holds_up = False
+    # On its way to a worker, which would send it back once it drains.
+    shutdown.proceed(102.0)
+    assert parts.take() == []
+    connections.unacked.clear()
+    shutdown.proceed(103.0)
+    assert parts.take() == ["drain"]
+    shutdown.proceed(104.0)
+    assert parts.take() == ["refuse"]
+
+
+@pytest.mark.parametrize("end", ["the deadline", "hurry", "no worker"])
+def test_clients_that_wait_for_a_worker_do_not_keep_the_server_for_ever(end: str) -> None:
+    parts = Parts()
+    shutdown = Shutdown(*cast(Any, (parts, parts, parts, parts.tls, parts)))
+    shutdown.refuses_nobody = parts.holds_up = True
+    parts.serving = [SimpleNamespace(connections=SimpleNamespace(unacked={}))]
+    shutdown.begin(100.0)
+    shutdown.proceed(101.0)
+    assert parts.take() == []
+    if end == "hurry":
+        shutdown.hurry(101.0)
+    elif end == "no worker":
+        parts.serving = []
+    shutdown.proceed(110.0 if end == "the deadline" else 102.0)
+    assert "drain" in parts.take()
+    shutdown.proceed(110.0)
+    assert "refuse" in parts.take()
 
 
 def test_without_a_farewell_nothing_is_announced() -> None:
