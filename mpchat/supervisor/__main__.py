@@ -13,6 +13,7 @@ import sys
 from mpchat.errors import Exit, MpchatError
 from mpchat.ipc import logs, os_process
 from mpchat.ipc.standard_stream import StandardStream
+from mpchat.supervisor import orphans
 from mpchat.supervisor.starter import find_manager
 from mpchat.supervisor.startup import Outcome, StartFacts, allow_signals, read_order, report, start_text
 from mpchat.supervisor.supervisor import Supervisor
@@ -23,6 +24,7 @@ def main() -> int:
     gc.freeze()
     gc.enable()
     allow_signals()
+    orphans.end_on_signals()
     settings, outcome = int(sys.argv[3]), int(sys.argv[4])
     order = read_order(settings)
     if outcome >= 0:

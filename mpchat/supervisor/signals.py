@@ -8,6 +8,7 @@ from types import FrameType
 
 from mpchat.ipc import logs
 from mpchat.reactor import READ, Reactor
+from mpchat.supervisor import orphans
 
 STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 # Reload, or end with the terminal.
@@ -15,6 +16,8 @@ HANGUP = signal.SIGHUP
 # One worker more, and one fewer.
 MORE = signal.SIGTTIN
 FEWER = signal.SIGTTOU
+# A child has ended: seen only by a server that gets orphans.
+CHILD = signal.SIGCHLD
 # Passed on to the workers: the log is opened anew; stacks are written.
 PASSED_ON = frozenset({signal.SIGUSR1, signal.SIGUSR2})
 
@@ -36,6 +39,8 @@ def watch_signals(
     stack.callback(signal.set_wakeup_fd, -1)
     for number in (*STOP, HANGUP, MORE, FEWER, signal.SIGUSR2):
         signal.signal(number, _wake)
+    if reaps := orphans.gets_orphans():
+        signal.signal(CHILD, _wake)
     logs.reopen_on_signal(log_file)
     logs.dump_on_signal(chain=True)
 
@@ -44,6 +49,8 @@ def watch_signals(
             on_signal(signal.Signals(number))
 
     reactor.watch(near, READ, on_readable)
+    if reaps:
+        orphans.reap()  # those that ended before there was a handler
 
 
 def _wake(number: int, frame: FrameType | None) -> None:

@@ -29,9 +29,11 @@ from mpchat.instance.record import Identity
 from mpchat.instance.trusted_file import check_own_file
 from mpchat.ipc import logs, os_process
 from mpchat.ipc.durations import Durations
+from mpchat.memory import bounds
+from mpchat.memory_limit import memory_limit, shortage
 from mpchat.protocol.http import METRICS
 from mpchat.reactor import Reactor
-from mpchat.supervisor import signals
+from mpchat.supervisor import orphans, signals
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.admission import Admission
 from mpchat.supervisor.ask_workers import WorkerQuestions
@@ -369,7 +371,9 @@ class Supervisor:
             log.info("ready: %s at %s", workers, ", ".join(self.acceptor.addresses))
             self.acceptor.open()
             self._manager.ready()
-            self._on_ready(self.report.start_facts())
+            facts = self.report.start_facts()
+            _warn_of_memory(self.report.settings.config, facts)
+            self._on_ready(facts)
 
     def _on_hopeless(self, why: str) -> None:
         """Stop: the server cannot start."""
@@ -378,7 +382,9 @@ class Supervisor:
         self.stop(why)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if number in signals.STOP:
+        if number == signals.CHILD:
+            orphans.reap()
+        elif number in signals.STOP:
             self.stop(f"signal {number.name}")
         elif number == signals.HANGUP:
             self._on_hangup()
@@ -418,6 +424,14 @@ def _open_history(config: Config, stack: ExitStack) -> tuple[Archive | None, Pas
     past = archive.open()
     stack.callback(archive.close, HISTORY_PATIENCE)
     return archive, past
+
+
+def _warn_of_memory(config: Config, facts: StartFacts) -> None:
+    """Say in the log where a control group allows less memory than the settings: the kernel kills then."""
+    limit = memory_limit()
+    short = shortage(bounds(config, facts.workers, facts.fits), limit) if limit.is_groups else None
+    if short is not None:
+        log.warning("memory: %s", short)
 
 
 def _follow(acceptor: Acceptor, record: RecordKeeper, archive: Archive | None, config: Config) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.request import urlopen
 
 import pytest
+from support.containerfile import copied
 from support.harness import Server, assert_nothing_left
 
 import mpchat
@@ -19,18 +20,16 @@ pytestmark = pytest.mark.one_python
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mpchat"
-# All that a build needs; nothing else of a clone decides what comes out.
-BUILT_FROM = ("mpchat", "scripts", "README.md", "pyproject.toml")
 # 2001-09-09 and 2033-05-18, in seconds since 1970: when the files of two clones were written.
 EARLY, LATE = 1_000_000_000, 2_000_000_000
 
 
 def clone(folder: Path, written: int, umask: int) -> Path:
-    """Copy what a build needs, as another user gets it at another time."""
+    """Copy what the Containerfile says that a build needs, as another user gets it at another time."""
     before = os.umask(umask)
     try:
         folder.mkdir(parents=True)
-        for name in BUILT_FROM:
+        for name in copied():
             source = ROOT / name
             if source.is_dir():
                 ignored = shutil.ignore_patterns("__pycache__")

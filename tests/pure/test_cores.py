@@ -104,8 +104,8 @@ def test_the_usable_cores_are_the_fewer_of_affinity_and_control_group(
     own.write_text("0::/a\n")
     (root / "a").mkdir(parents=True)
     (root / "a" / "cpu.max").write_text(limit + "\n")
-    monkeypatch.setattr(cores, "_CGROUP", own)
-    monkeypatch.setattr(cores, "_CGROUPS", root)
+    monkeypatch.setattr(cores, "CGROUP", own)
+    monkeypatch.setattr(cores, "CGROUPS", root)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert cores.usable_cores() == expected
 

@@ -22,7 +22,8 @@ setting_values
 config
 memory
 multiplexer
-cores
+cgroup
+cores memory_limit
 keepalive
 tunnel
 reactor
