@@ -134,6 +134,8 @@ class _Writer:
         self._refused = 0
         self._lost = self._told = 0
         self._in_hand = 0
+        # True after a line of which the descriptor took the beginning alone: the next one begins a new line.
+        self._broken = False
         # Not a bounded queue with a lock: a signal handler may log while the same thread is putting.
         self._pieces: SimpleQueue[_Piece] = SimpleQueue()
         self._ends = False
@@ -234,7 +236,10 @@ class _Writer:
         missing = refused + self._lost - self._told
         note = (self._note(missing) if missing else "").encode(self._encoding, "backslashreplace")
         data = text.encode(self._encoding, "backslashreplace")
-        left = _write(self._descriptor, note + data)
+        whole = (b"\n" if self._broken else b"") + note + data
+        left = _write(self._descriptor, whole)
+        if len(left) < len(whole):
+            self._broken = bool(left) and not whole.endswith(b"\n", 0, len(whole) - len(left))
         if len(left) <= len(data):
             self._told += missing
             self._lost += left.count(b"\n")
