@@ -12,7 +12,9 @@ import click
 import msgspec
 
 from mpchat.auth.grant import MEMBER, ROLES
+from mpchat.cli.audit import tell_server
 from mpchat.cli.options import as_json, settings_options
+from mpchat.control.requests import Audit
 from mpchat.errors import MpchatError
 from mpchat.protocol.names import checked_name
 from mpchat.settings import Sources, absolute, current_folder
@@ -55,6 +57,7 @@ def add(name: str, role: str, config_file: str | None, accounts: str | None) -> 
         # Before the password is asked for; in the end the file decides.
         store.check_free(name, looks(name))
         store.add(name, _new_password(name), role)
+    tell_server(config_file, Audit("user add", f"{name} {role}"))
     click.echo(f"{visible(name)} is registered, role {role}")
 
 
@@ -69,6 +72,7 @@ def password(name: str, config_file: str | None, accounts: str | None) -> None:
     with _open(config_file, accounts) as store:
         name = store.known(name).name
         store.set_password(name, _new_password(name))
+    tell_server(config_file, Audit("user password", name))
     click.echo(f"{visible(name)} has another password")
 
 
@@ -81,6 +85,7 @@ def set_role(name: str, role: str, config_file: str | None, accounts: str | None
     with _open(config_file, accounts) as store:
         name = store.known(name).name
         store.set_role(name, role)
+    tell_server(config_file, Audit("user role", f"{name} {role}"))
     click.echo(f"{visible(name)} has the role {role}")
 
 
@@ -119,6 +124,7 @@ def remove(name: str, config_file: str | None, accounts: str | None) -> None:
     with _open(config_file, accounts) as store:
         name = store.known(name).name
         store.remove(name)
+    tell_server(config_file, Audit("user remove", name))
     click.echo(f"{visible(name)} is not registered any more")
 
 

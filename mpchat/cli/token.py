@@ -6,7 +6,9 @@ import time
 import click
 
 from mpchat.auth.grant import MEMBER, ROLES, Grant
+from mpchat.cli.audit import tell_server
 from mpchat.cli.options import Duration, settings_options
+from mpchat.control.requests import Audit
 from mpchat.errors import ConfigError, MpchatError, StartError
 from mpchat.protocol.names import checked_name, checked_room
 from mpchat.settings import Sources, absolute_place, current_folder
@@ -46,7 +48,9 @@ def token(
         key = load_key(read_secret("jwt_key", absolute_place(config.jwt_key, current_folder())))
     except StartError as error:  # no server was to be started
         raise MpchatError(str(error)) from None
-    click.echo(make_token(key, grant, config.jwt_audience, now))
+    made = make_token(key, grant, config.jwt_audience, now)
+    tell_server(config_file, Audit("token", f"{grant.name} {role} {rooms or ''}".rstrip()))
+    click.echo(made)
 
 
 def _patterns(rooms: str | None) -> tuple[str, ...] | None:

@@ -89,11 +89,18 @@ class Close(Request, frozen=True):
     room: str
 
 
+class Audit(Request, frozen=True):
+    """Write to the audit trail what a command has done without the server."""
+
+    action: Literal["user add", "user password", "user role", "user remove", "token"]
+    target: str
+
+
 class Hosts(Request, frozen=True):
     """List the hosts of the cluster."""
 
 
 BY_COMMAND: dict[str, type[Request]] = {
     each.command(): each
-    for each in (Status, Stop, Reload, Scale, Say, Kick, Ban, Mute, Lift, Bans, Rooms, Close, Hosts)
+    for each in (Status, Stop, Reload, Scale, Say, Kick, Ban, Mute, Lift, Bans, Rooms, Close, Audit, Hosts)
 }

@@ -32,6 +32,9 @@ CONNECTIONS = 64
 # Seconds without accepting when no descriptor or no watch is left.
 REST = 0.1
 
+# Gets a request, what takes its answers, and the user who asks.
+Handle = Callable[[Request, Reply, int], None]
+
 log = logging.getLogger("mpchat.control")
 
 
@@ -42,8 +45,9 @@ class _Peer:
     peer is noticed, even minutes before the answer comes.
     """
 
-    def __init__(self, server: "Server", sock: socket.socket) -> None:
+    def __init__(self, server: "Server", sock: socket.socket, uid: int) -> None:
         self.sock = sock
+        self.uid = uid
         self._server = server
         self._received = bytearray()
         self._unsent = b""
@@ -110,12 +114,12 @@ class _Peer:
 class Server:
     """Listens for commands in the supervisor's loop."""
 
-    def __init__(self, reactor: Reactor, path: Path, handle: Callable[[Request, Reply], None]) -> None:
+    def __init__(self, reactor: Reactor, path: Path, handle: Handle) -> None:
         """Listen at ``path``. Raise ``OSError`` if that is not possible.
 
-        ``handle(request, reply)`` is called for each request and calls ``reply`` with one final answer, at
-        once or later. Before that it may call ``reply`` with any number of answers that are not final. No
-        call waits; a command that does not read gets fewer of them.
+        ``handle(request, reply, uid)`` is called for each request, with the user's id, and calls ``reply``
+        with one final answer, at once or later. Before that it may call ``reply`` with any number of answers
+        that are not final. No call waits; a command that does not read gets fewer of them.
         """
         self._reactor = reactor
         self._path = path
@@ -172,14 +176,15 @@ class Server:
         except OSError:  # no descriptor: the connection stays in the kernel's queue, ready in every turn
             self._rest()
             return
-        if _peer_uid(sock) not in (os.geteuid(), 0):
+        uid = _peer_uid(sock)
+        if uid not in (os.geteuid(), 0):
             sock.close()
             return
         if len(self._peers) >= CONNECTIONS:  # connections that ask nothing must not keep commands out
             idle = (each for each in self._peers if each.idle)
             self.drop(next(idle, next(iter(self._peers))))
         sock.setblocking(False)
-        peer = _Peer(self, sock)
+        peer = _Peer(self, sock, uid)
         try:
             self._reactor.watch(sock, READ, peer.on_event)
         except OSError as error:  # the system's limit of watches
@@ -211,7 +216,7 @@ class Server:
             peer.answer(refusal(error.exit_code, str(error)))
             return
         try:
-            self._handle(request, peer.answer)
+            self._handle(request, peer.answer, peer.uid)
         except MpchatError as error:
             peer.answer(refusal(error.exit_code, str(error)))
         except Exception:  # a failing command must not end the server

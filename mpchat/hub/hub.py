@@ -463,6 +463,11 @@ class Hub:
         member = self.state.members.named(name)
         return member.address if member is not None and self.state.is_here(member) else None
 
+    def address_at(self, identity: int) -> str:
+        """Return the address of the member that a connection of this process is; empty if it is none now."""
+        member = self.state.member_here(identity)
+        return member.address if member is not None else ""
+
     def is_present(self, name: str) -> bool:
         """Tell whether a member of this name is connected, to whatever host."""
         return self.state.members.named(name) is not None

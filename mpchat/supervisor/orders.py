@@ -1,16 +1,16 @@
 """Orders: what operators ask for from clients. It is carried out as the same command of the shell is."""
 
-import logging
-
 from mpchat.control.answers import Banned, Closed, Kicked
 from mpchat.control.messages import Answer, Reply
 from mpchat.errors import AwayError, MpchatError
 from mpchat.hub.effects import Order
 from mpchat.hub.hub import Hub
 from mpchat.hub.moderation import BANS, MUTES
-from mpchat.ipc.logs import AUDIT
+from mpchat.ipc import audit
+from mpchat.ipc.audit import Act
 from mpchat.protocol.messages import error_frame
 from mpchat.protocol.requests import moderated_frame
+from mpchat.supervisor.audited import result_of
 from mpchat.supervisor.client_commands import ClientCommands
 from mpchat.text import visible
 
@@ -24,8 +24,6 @@ _WRONG_TARGET = {
     "close": "bad_room",
 }
 
-log = logging.getLogger("mpchat.supervisor")
-
 
 class Orders:
     """Carries orders out and answers the operators' clients."""
@@ -37,9 +35,16 @@ class Orders:
     def obey(self, order: Order) -> None:
         """Carry an order out; its client is answered when that is done, now or later."""
         target = visible(order.target)
-        log.info("operator %s asks: %s %s", order.by, order.action, target, extra=AUDIT)
+        act = Act(
+            f"operator {audit.quoted(order.by)}",
+            order.action,
+            order.target,
+            order.seconds,
+            self._hub.address_at(order.identity),
+        )
 
         def reply(answer: Answer[object]) -> None:
+            audit.record(act, result_of(answer))
             if answer.exit:
                 # Only a lift knows at this point that there was nothing to lift.
                 lifts = order.action in ("unban", "unmute") and not self._is_sanctioned(order)
@@ -59,8 +64,10 @@ class Orders:
         try:
             self._begin(order, reply)
         except AwayError as error:
+            audit.record(act, str(error))
             self._refuse(order, "failed", str(error))
         except MpchatError as error:
+            audit.record(act, str(error))
             moving = order.action == "close" and self._hub.can_close(order.target)
             self._refuse(order, "failed" if moving else _WRONG_TARGET[order.action], str(error))
 

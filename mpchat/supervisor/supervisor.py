@@ -37,6 +37,7 @@ from mpchat.supervisor import orphans, signals
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.admission import Admission
 from mpchat.supervisor.ask_workers import WorkerQuestions
+from mpchat.supervisor.audited import AuditedCommands
 from mpchat.supervisor.capacity import connections_per_worker
 from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.client_commands import ClientCommands
@@ -464,6 +465,6 @@ def _make_hub(
 
 def _open_control(reactor: Reactor, path: Path, commands: Commands) -> Server:
     try:
-        return Server(reactor, path, commands.handle)
+        return Server(reactor, path, AuditedCommands(os.geteuid(), commands.handle).handle)
     except OSError as error:
         raise StartError(f"cannot listen at {path}: {error.strerror}") from None

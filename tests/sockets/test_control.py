@@ -36,7 +36,7 @@ class Loop:
         self.path = path
         self.reactor = LimitedReactor()
         self.asked: list[tuple[Request, Reply]] = []
-        self.server = Server(self.reactor, path, lambda *asked: self.asked.append(asked))
+        self.server = Server(self.reactor, path, lambda *asked: self.asked.append(asked[:2]))
 
     def peer(self, *requests: str) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
@@ -454,7 +454,7 @@ def test_where_the_system_has_no_watch_left_the_socket_heals_and_wakes_later(loo
 def test_a_handler_that_fails_is_told_and_the_next_request_is_served(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(request: Request, reply: Reply) -> None:
+    def fail(request: Request, reply: Reply, uid: int) -> None:
         raise ConfigError("workers is wrong") if isinstance(request, Reload) else ZeroDivisionError
 
     monkeypatch.setattr(loop.server, "_handle", fail)

@@ -53,7 +53,9 @@ def serving(path: Path, handle: Callable[[Request, Reply], None]) -> Iterator[Lo
     loop = LoopThread()
     server: list[Server] = []
     try:
-        loop.call(lambda: server.append(Server(loop.reactor, path, handle)))
+        loop.call(
+            lambda: server.append(Server(loop.reactor, path, lambda asked, reply, _: handle(asked, reply)))
+        )
         ready = threading.Event()
         loop.call(ready.set)
         assert ready.wait(PATIENCE), "no control server in time"
