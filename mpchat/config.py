@@ -39,6 +39,7 @@ from mpchat.setting_values import (
 )
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 MULTIPLEXERS = ("auto", "epoll", "kqueue", "poll", "select")
 TLS_MODES = ("off", "optional", "required")
 AUTH_MODES = ("open", "names", "closed")
@@ -57,6 +58,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     multiplexer: str
     log_level: str
+    log_format: str
     log_file: str
     web: bool
     listen_grace: float
@@ -202,6 +204,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "log_level", "info", choice(*LOG_LEVELS), ", ".join(LOG_LEVELS), "The lowest level that is logged."
+    ),
+    Setting(
+        "log_format",
+        "text",
+        choice(*LOG_FORMATS),
+        ", ".join(LOG_FORMATS),
+        "What a log line is: text for people, or a JSON object for programs.",
     ),
     Setting(
         "log_file",

@@ -24,10 +24,10 @@ from mpchat.errors import AlreadyRunningError, ConfigError, StartError
 from mpchat.instance.paths import paths as instance_paths
 from mpchat.instance.record import SERVER
 from mpchat.instance.second_start import refuse_second_start
+from mpchat.log_line import as_text
 from mpchat.settings import Sources
 from mpchat.supervisor import boot
 from mpchat.supervisor.startup import Order, Outcome, StartFacts, encode_order, signal_name
-from mpchat.text import visible
 
 # A relative entry of PYTHONPATH, which may be empty, means this folder for the server.
 _SERVER_FOLDER = "/"
@@ -189,7 +189,8 @@ class _LastLines:
     def text(self) -> str:
         """Return the lines, safe to show; call when the server has ended."""
         self._thread.join(_LAST_LINES_TIMEOUT)
-        return "".join(f"\n  {visible(line.decode(errors='replace').rstrip())}" for line in self._lines)
+        lines = [as_text(line.decode(errors="replace").rstrip()) for line in self._lines]
+        return "".join(f"\n  {line}" for line in "\n".join(lines).split("\n")[-_LAST_LINES:])
 
 
 def _silent_outcome(config: Config, server: "subprocess.Popen[bytes]", last_lines: _LastLines) -> Outcome:

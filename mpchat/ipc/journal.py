@@ -7,6 +7,8 @@ standard error has when it is the journal: it may be a file by now.
 import logging
 import os
 
+from mpchat.ipc.log_text import Format, TextFormat
+
 VARIABLE = "JOURNAL_STREAM"
 STDERR = 2
 # The levels of syslog(3).
@@ -35,17 +37,23 @@ def _priority(level: int) -> int:
     return INFO if level >= logging.INFO else DEBUG
 
 
-class JournalFormatter(logging.Formatter):
-    """Formats a line for the journal, or as ``plain`` does when standard error is something else by now."""
+class JournalFormat(logging.Formatter):
+    """Makes lines for the journal, or as ``plain`` does when standard error is something else by now."""
 
-    def __init__(self, bare: logging.Formatter, plain: logging.Formatter) -> None:
-        """``bare`` formats without the time and the level."""
+    def __init__(self, plain: Format) -> None:
+        """The journal gets the lines of ``plain`` without time and level, if those are text."""
         super().__init__()
-        self._bare = bare
+        self.who = plain.who
+        self.takes_text = plain.takes_text
         self._plain = plain
+        self._bare = TextFormat(plain.who, timed=False) if isinstance(plain, TextFormat) else plain
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, or a stack's lines, without a line break at the end."""
         if is_journal():
             return marked(self._bare.format(record), record.levelno)
         return self._plain.format(record)
+
+    def printed(self, line: str) -> str:
+        """Return the line for a line that was printed, not logged."""
+        return marked(self._bare.printed(line)) if is_journal() else self._plain.printed(line)

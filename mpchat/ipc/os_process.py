@@ -57,7 +57,7 @@ def begin(config: Config, who: str, supervisor: int, workers_lock: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     hold_as_worker(workers_lock)
     raise_descriptor_limit()
-    logs.set_up(config.log_level, who)
+    logs.set_up(config.log_level, who, log_format=config.log_format)
     if config.log_file:
         logs.point_later_at(config.log_file)
     logs.reopen_on_signal(config.log_file)

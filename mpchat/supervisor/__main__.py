@@ -42,7 +42,7 @@ def main() -> int:
         else:
             print(start_text(order.config, facts, order.sources.file), file=output)
 
-    logs.set_up(order.config.log_level, "supervisor")
+    logs.set_up(order.config.log_level, "supervisor", log_format=order.config.log_format)
     try:
         Supervisor(order, on_ready, manager).run()
     except MpchatError as error:

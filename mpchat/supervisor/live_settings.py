@@ -4,7 +4,6 @@ Workers get new settings when they are replaced; this is about everything outsid
 nothing that a client could notice, and what it has prepared is given up when the reload fails.
 """
 
-import logging
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -160,10 +159,7 @@ class LiveSettings:
         self._gate.follow(self.config, prepared.verifiers)
         self._acceptor.refusals.follow(self.config)
         self._hub.change_limits(limits_of(self.config), notices=self.config.notices, now=time.monotonic())
-        logging.getLogger("mpchat").setLevel(self.config.log_level.upper())
-        if self.config.log_file != before.log_file:
-            logs.point_later_at(self.config.log_file)
-            logs.reopen_on_signal(self.config.log_file)
+        logs.follow(before, self.config)
         self._on_adopted(self.config)
 
 

@@ -76,7 +76,7 @@ class Upkeep:
             return
         self._certificate_looked_at = now
         if warning := certificate.warning(time.time()):
-            log.warning("%s", warning)
+            log.warning("renewal is due: %s", warning)
 
 
 class OwnFiles:

@@ -175,10 +175,7 @@ class Terminator:
         """Let settings hold, for those that are here too. It beats as before: so it is watched."""
         before = self._config
         self._config = msgspec.structs.replace(config, hang_timeout=before.hang_timeout)
-        logging.getLogger("mpchat").setLevel(config.log_level.upper())
-        if config.log_file != before.log_file:
-            logs.point_later_at(config.log_file)
-            logs.reopen_on_signal(config.log_file)
+        logs.follow(before, config)
         if config.keepalive != before.keepalive:
             for client in self.clients.values():
                 with suppress(OSError):  # its end comes by its own event

@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parents[2] / "mpchat"
 # of its own. ``mpchat`` is the package's own module, the library's front door.
 LADDER = """
 errors text cluster_url
+log_line
 protocol
 setting_values
 config
@@ -47,6 +48,7 @@ RANKS = {part: rank for rank, line in enumerate(LADDER.strip().splitlines()) for
 PURE = {
     "errors",
     "text",
+    "log_line",
     "cluster_url",
     "setting_values",
     "config",
@@ -59,6 +61,7 @@ PURE = {
     "ipc.http_questions",
     "ipc.durations",
     "ipc.limits",
+    "ipc.log_events",
     "ipc.reasons",
     "ipc.stream_buffer",
     "hub.claims",

@@ -1,5 +1,7 @@
 """Log lines for the journal: marked with their level, while standard error is the journal."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from mpchat.ipc import logs
 status = os.fstat(2)
 if sys.argv[1] != "none":
     os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino + (sys.argv[1] == 'other')}"
-logs.set_up("debug", "tester")
+logs.set_up("debug", "tester", log_format=os.environ.get("FORMAT", "text"))
 log = logging.getLogger("mpchat.door")
 log.debug("opened: %s", "a\\n<0>forged")
 log.info("came: me")
@@ -29,11 +31,21 @@ if len(sys.argv) > 2:
 """
 
 
-def logged(journal: str, *more: str) -> list[str]:
+def logged(journal: str, *more: str, log_format: str = "text") -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", LOGGING, journal, *more], capture_output=True, text=True, check=True
+        [sys.executable, "-c", LOGGING, journal, *more],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "FORMAT": log_format},
     )
     return done.stderr.splitlines()
+
+
+def test_json_in_the_journal_is_marked_too() -> None:
+    lines = logged("this", log_format="json")
+    assert [each[:3] for each in lines] == ["<7>", "<6>", "<4>", "<3>", "<3>"]
+    assert [json.loads(each[3:])["level"] for each in lines] == ["debug", "info", "warning", "error", "error"]
 
 
 def test_each_line_begins_with_its_level_and_has_no_time_of_its_own() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mpchat.ipc import logs
+from mpchat.ipc.log_repeats import BURST, BURST_SECONDS
 
 
 @pytest.fixture
@@ -57,19 +58,19 @@ def test_what_comes_again_and_again_is_counted_instead(
 ) -> None:
     logger = logging.getLogger("mpchat.door")
     now = [0.0]
-    monkeypatch.setattr("mpchat.ipc.logs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mpchat.ipc.log_repeats.time.monotonic", lambda: now[0])
     for number in range(1000):
         logger.warning("full: client %d", number)
     logger.warning("another kind")
-    assert written.getvalue().count("full: ") == logs.BURST
+    assert written.getvalue().count("full: ") == BURST
     assert written.getvalue().count("another kind") == 1
-    now[0] = logs.BURST_SECONDS + 1
+    now[0] = BURST_SECONDS + 1
     logger.warning("full: client %d", 1000)
     last = written.getvalue().splitlines()[-1]
-    assert last.endswith(f"full: client 1000 ({1000 - logs.BURST} more like it went unlogged)")
+    assert last.endswith(f"full: client 1000 ({1000 - BURST} more like it went unlogged)")
     for number in range(10):
         logger.warning("full: client %d", number)
-    assert written.getvalue().count("full: ") == 2 * logs.BURST
+    assert written.getvalue().count("full: ") == 2 * BURST
 
 
 def test_a_log_that_is_a_fifo_without_a_reader_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
