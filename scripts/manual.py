@@ -1,6 +1,6 @@
-"""Generate the manual's pages on settings and commands from the code's tables: ``python -m scripts.manual``.
+"""Generate the manual's pages that follow from the code's tables: ``python -m scripts.manual``.
 
-Writes ``mpchat/manual/settings.md`` and ``mpchat/manual/commands.md``. A test compares them with what this
+Writes the pages on settings, commands and logs into ``mpchat/manual``. A test compares them with what this
 generates, so a new setting or option cannot be forgotten.
 """
 
@@ -12,6 +12,7 @@ from mpchat.cli.commands import main as mpchat_command
 from mpchat.cli.options import shown
 from mpchat.config import BY_NAME, FIXED, FIXED_IN_CLUSTER, SETTINGS, Setting
 from mpchat.errors import EXIT_MEANINGS
+from scripts.log_page import logs_page
 
 MANUAL = Path(__file__).resolve().parents[1] / "mpchat" / "manual"
 # Units of a default's size and duration, largest first.
@@ -166,11 +167,11 @@ def _options_table(options: list[click.Parameter] | list[click.Option]) -> str:
     return "\n".join(rows)
 
 
-PAGES = {"settings.md": settings_page, "commands.md": commands_page}
+PAGES = {"settings.md": settings_page, "commands.md": commands_page, "logs.md": logs_page}
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write these pages."""
     for name, generate in PAGES.items():
         (MANUAL / name).write_text(generate(), encoding="utf-8")
         print(f"wrote {MANUAL / name}")

@@ -20,6 +20,7 @@ from mpchat.cli.completion import completion
 from mpchat.cli.config import show_config
 from mpchat.cli.hosts import hosts
 from mpchat.cli.life_cycle import start, stop
+from mpchat.cli.log import log
 from mpchat.cli.manual import manual
 from mpchat.cli.moderation import ban, bans, kick, mute, say, unban, unmute
 from mpchat.cli.rooms import close, rooms
@@ -88,7 +89,7 @@ def main() -> None:
 
 # In the order of the manual's page.
 for _command in (
-    *(start, stop, status, reload, scale, chat),
+    *(start, stop, status, log, reload, scale, chat),
     *(say, kick, ban, unban, mute, unmute, bans),
     *(rooms, close, hosts),
     *(user, token),

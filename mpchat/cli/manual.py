@@ -34,6 +34,7 @@ SUBJECTS = (
     "settings",
     "commands",
     "operating",
+    "logs",
     "reload",
     "hosts",
     "promises",
