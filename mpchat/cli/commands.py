@@ -16,6 +16,7 @@ from mpchat.cli.accounts import user
 from mpchat.cli.changes import reload, scale
 from mpchat.cli.chat import chat
 from mpchat.cli.client import client
+from mpchat.cli.clients import clients
 from mpchat.cli.completion import completion
 from mpchat.cli.config import show_config
 from mpchat.cli.hosts import hosts
@@ -91,7 +92,7 @@ def main() -> None:
 for _command in (
     *(start, stop, status, log, reload, scale, chat),
     *(say, kick, ban, unban, mute, unmute, bans),
-    *(rooms, close, hosts),
+    *(clients, rooms, close, hosts),
     *(user, token),
     *(show_config, client, manual, completion),
 ):

@@ -370,3 +370,44 @@ class Closed(msgspec.Struct, frozen=True):
 
     room: str
     members: int
+
+
+# Clients.
+
+
+class ClientFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection."""
+
+    # host:port or [host]:port.
+    address: str
+    # Empty for a client without one.
+    name: str = ""
+    # None: it hears no room.
+    room: str | None = None
+    # plain, websocket or http; None: not known yet.
+    protocol: str | None = None
+    # Whether it is encrypted here.
+    tls: bool = False
+    # served, moving (between two workers) or waiting (for its first worker).
+    state: str = "served"
+    # When its first worker took it (seconds since 1970), and how long ago it was last heard (seconds). None:
+    # not known.
+    since: float | None = None
+    silent: float | None = None
+    # Bytes that it has not been sent yet; what its socket holds is not among them.
+    behind: int = 0
+    # The worker's slot.
+    worker: int | None = None
+
+
+class ClientsPage(msgspec.Struct, frozen=True):
+    """A page of connections, the oldest first; ``next`` asks for the next page, None: this is the last one.
+
+    ``silent`` are the slots of workers that did not answer in time: the page is to be asked for without them.
+    ``shaking`` is how many clients are with TLS processes alone, on no page.
+    """
+
+    clients: list[ClientFacts]
+    next: int | None = None
+    silent: list[int] = []
+    shaking: int = 0

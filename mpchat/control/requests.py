@@ -83,6 +83,17 @@ class Rooms(Request, frozen=True):
     after: str | None = None
 
 
+class Clients(Request, frozen=True):
+    """List a page of connections that came after ``after``, all or those of a room.
+
+    ``without`` are slots of workers that are not to be asked.
+    """
+
+    after: int = 0
+    room: str | None = None
+    without: list[int] = []
+
+
 class Close(Request, frozen=True):
     """End a room and remove its history."""
 
@@ -102,5 +113,8 @@ class Hosts(Request, frozen=True):
 
 BY_COMMAND: dict[str, type[Request]] = {
     each.command(): each
-    for each in (Status, Stop, Reload, Scale, Say, Kick, Ban, Mute, Lift, Bans, Rooms, Close, Audit, Hosts)
+    for each in (
+        *(Status, Stop, Reload, Scale, Say, Kick, Ban, Mute, Lift, Bans),
+        *(Rooms, Clients, Close, Audit, Hosts),
+    )
 }

@@ -44,6 +44,8 @@ class ConnectionState(msgspec.Struct, frozen=True, array_like=True):
     asking: bool = False
     # True while the client has not shown who it is, and has to.
     barred: bool = False
+    # When the first worker took the connection (seconds, monotonic); 0: not known.
+    since: float = 0.0
 
 
 def encode_state(state: ConnectionState) -> msgspec.Raw:

@@ -46,6 +46,8 @@ class Up(IntEnum):
     SPEAKERS = FIRST_KIND + 13
     HTTP = FIRST_KIND + 14  # (number, packed Question): an HTTP request that the supervisor is to answer
     TRIP = FIRST_KIND + 15  # the answer to TRIP, with what that said
+    # (question, encoded ListedClients): a page of the worker's connections, the answer to LIST.
+    LISTED = FIRST_KIND + 48
 
 
 class Down(IntEnum):
@@ -76,6 +78,8 @@ class Down(IntEnum):
     CHECKING = FIRST_KIND + 34
     HTTP = FIRST_KIND + 35  # (number, packed Answer): the answer to the request of this number
     TRIP = FIRST_KIND + 36  # when it was sent (seconds, monotonic); answered with the same
+    # (question, identity, identity): list connections after the first and up to the second; see ipc.listing.
+    LIST = FIRST_KIND + 37
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True):

@@ -14,6 +14,7 @@ from mpchat.hub.moderation import BANS, as_host, kick_target
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
 from mpchat.supervisor.ask_workers import PATIENCE, WorkerQuestions
+from mpchat.supervisor.client_listing import ClientListing
 from mpchat.supervisor.cluster_part import ClusterPart
 from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.placement import Placement
@@ -40,6 +41,7 @@ class ClientCommands:
         disk: JobThread,
     ) -> None:
         self.rooms = RoomCommands(reactor, hub)
+        self.listing = ClientListing(reactor, hub, pool, placement, questions)
         self._hub = hub
         self._reactor = reactor
         self._pool = pool

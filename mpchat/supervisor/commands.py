@@ -70,6 +70,8 @@ class Commands:
                 reply(Answer(self._clients.list_sanctions()))
             case requests.Rooms(after):
                 reply(Answer(self._clients.rooms.list(after)))
+            case requests.Clients(after, room, without):
+                self._clients.listing.page(after, room, without, reply)
             case requests.Close(room):
                 self._clients.close(room, reply)
             case _:

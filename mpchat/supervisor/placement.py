@@ -7,8 +7,8 @@ refused. Which worker is chosen is decided in :mod:`mpchat.supervisor.placement_
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, count
 
 from mpchat.config import format_address
 from mpchat.hub.hub import Hub
@@ -47,6 +47,8 @@ class Placement:
         self._unplaced: list[HeldConnection] = []
         # Addresses, networks and ``host:port`` whose connections all workers are asked to close just now.
         self.kicking: list[str] = []
+        # Are told of each connection that comes back here from a process.
+        self.witnesses: list[Callable[[HeldConnection], None]] = []
         # Says why a client whose proxy has told its address may not come in; None: it may.
         self.admit: Callable[[str], Refusal | None] = lambda host: None
         # Connections by host, wherever they are by now.
@@ -77,6 +79,10 @@ class Placement:
             for each in (*self._unplaced, *unacked)
             if not each.moved and means(target, each.host, each.port)
         }
+
+    def held(self, handles: Iterable[WorkerHandle]) -> Iterator[HeldConnection]:
+        """Return the connections that wait here or are in transit to ``handles``."""
+        return chain(self._unplaced, *(handle.connections.unacked.values() for handle in handles))
 
     def enter(self, sock: socket.socket, host: str, port: int, *, proxied: bool = False) -> None:
         """Take a connection that may come in; the acceptor pauses while too many wait.
@@ -181,6 +187,9 @@ class Placement:
     def _take_back(self, connections: Sequence[HeldConnection]) -> None:
         """Let connections wait that no worker has. A fresh one may have been banned meanwhile."""
         self._unplaced += connections
+        for witness in self.witnesses:
+            for each in connections:
+                witness(each)
         now = self._hub.wall()
         for host in {each.host for each in connections if not each.moved}:
             if self._hub.state.moderation.banned_host(host, now):

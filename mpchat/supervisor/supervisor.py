@@ -303,6 +303,7 @@ class Supervisor:
         desk.pages[METRICS] = metrics
         self._manager.describe = self.report.line
         clients = ClientCommands(self.reactor, self.hub, self.pool, self.placement, questions, self._disk)
+        clients.listing.shaking = lambda: self.tls.shaking
         self.hub.on_order = Orders(self.hub, clients).obey
         if shared is not None:
             self._join_hosts(shared, clients, stack)

@@ -15,6 +15,7 @@ from mpchat.ipc.channel import Item
 from mpchat.ipc.durations import Durations
 from mpchat.ipc.items import Up, decode_beat
 from mpchat.ipc.link_watch import LinkWatch
+from mpchat.ipc.listing import decode_page
 from mpchat.reactor import READ, Reactor
 from mpchat.supervisor.ask_workers import WorkerQuestions
 from mpchat.supervisor.placement import Placement
@@ -75,6 +76,7 @@ class WorkerWatch:
             Up.SPEAKERS: self._on_speakers,
             Up.HTTP: self._on_http,
             Up.TRIP: self._on_trip,
+            Up.LISTED: self._on_listed,
         }
 
     def begin(self, handle: WorkerHandle, events: WorkerEvents) -> None:
@@ -122,6 +124,10 @@ class WorkerWatch:
     def _on_kicked(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
         number, ended = payload
         self._questions.answer(number, handle.pid, ended)
+
+    def _on_listed(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
+        number, page = payload
+        self._questions.answer(number, handle.pid, decode_page(page))
 
     def _on_speakers(self, handle: WorkerHandle, events: WorkerEvents, payload: Any) -> None:
         handle.connections.speakers += payload

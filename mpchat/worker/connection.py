@@ -49,6 +49,7 @@ class Connection:
         "quiet_until",
         "replaying",
         "secure",
+        "since",
         "sock",
         "speaker",
         "spoke",
@@ -89,7 +90,8 @@ class Connection:
         self.replaying = False
         self.more_asked = False
         self.interest = 0
-        # When the client last sent something (seconds, monotonic).
+        # When the first worker took it, and when the client last sent something (seconds, monotonic).
+        self.since = 0.0
         self.heard = 0.0
         # Messages that it may send at once, as of ``heard``; and when it is read from again if it had none
         # left (seconds, monotonic).

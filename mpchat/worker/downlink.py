@@ -15,6 +15,7 @@ from mpchat.ipc.lifetime import Lifetime
 from mpchat.ipc.link_watch import LinkWatch
 from mpchat.reactor import Reactor
 from mpchat.worker.clients import Clients
+from mpchat.worker.listing import page_of
 from mpchat.worker.migration import Migration
 from mpchat.worker.rooms import EASY, Strain
 from mpchat.worker.uplink import Uplink
@@ -69,6 +70,7 @@ class Downlink:
             Down.ECHOED: clients.echoed,
             Down.HTTP: clients.web.take_answer,
             Down.TRIP: partial(uplink.say, Up.TRIP),
+            Down.LIST: self._list,
         }
 
     @property
@@ -169,6 +171,11 @@ class Downlink:
         request, address = payload
         self._migration.kick(address)
         self._uplink.say(Up.KICKED, (request, self._clients.kick(address)))
+
+    def _list(self, payload: tuple[int, int, int]) -> None:
+        question, after, last = payload
+        page = page_of(self._clients.by_identity, self._migration.in_transit, after, last)
+        self._uplink.say(Up.LISTED, (question, page), len(page))
 
     def _drain(self, _: None) -> None:
         self._lifetime.draining = True

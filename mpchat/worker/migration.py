@@ -97,7 +97,7 @@ class Migration:
         connection.fanout = self._clients.rooms.aside
         connection.speaker = arrived.speaker
         connection.secure, connection.proxied = arrived.secure, arrived.proxied
-        connection.heard = self._reactor.now
+        connection.since = connection.heard = self._reactor.now
         connection.allowance, connection.budget = self._config.flood_burst, BUDGET
         connection.on_event = partial(reading.on_event, connection)
         self._clients.by_identity[connection.identity] = connection
@@ -120,7 +120,7 @@ class Migration:
     def import_state(self, connection: Connection, state: ConnectionState) -> None:
         """Serve a connection from where a worker, another one or this one, had stopped."""
         rooms, reading = self._clients.rooms, self._clients.reading
-        connection.heard = state.heard
+        connection.since, connection.heard = state.since, state.heard
         connection.allowance, connection.budget = state.allowance, state.budget
         connection.spoke, connection.asking = state.spoke, state.asking
         self._clients.websockets.resume(connection)
@@ -288,6 +288,7 @@ class Migration:
             undecided=undecided,
             asking=connection.asking,
             barred=connection.barred,
+            since=connection.since,
         )
 
     def take_receipt(self, receipt: Receipt) -> None:
@@ -306,6 +307,11 @@ class Migration:
             elif identity in self._kicked:
                 self._kicked.remove(identity)
                 self._clients.kick(connection.address)
+
+    @property
+    def in_transit(self) -> dict[int, tuple[Connection, ConnectionState]]:
+        """Connections that have left and that the supervisor has not taken, by identity."""
+        return self._in_transit
 
     def kick(self, address: str) -> None:
         """Remember to end the connections from ``address`` that come back from the supervisor.

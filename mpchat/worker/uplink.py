@@ -136,10 +136,10 @@ class Uplink:
         except OSError:  # the supervisor is gone
             self._lifetime.finished = True
 
-    def say(self, kind: Up, payload: Any = None) -> None:
-        """Send one small item, in order."""
+    def say(self, kind: Up, payload: Any = None, size: int = 0) -> None:
+        """Send one small item, in order, or one of about ``size`` bytes."""
         try:
-            self.link.send(kind, payload)
+            self.link.send(kind, payload, size)
         except OSError:  # the supervisor is gone
             self._lifetime.finished = True
 

@@ -4,6 +4,8 @@ import msgspec
 import pytest
 
 from mpchat.control.answers import (
+    ClientFacts,
+    ClientsPage,
     Cluster,
     History,
     Host,
@@ -44,6 +46,19 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
         "auth": str,
         "tls": Tls | None,
         "cluster": Cluster | None,
+    },
+    ClientsPage: {"clients": list[ClientFacts], "next": int | None, "silent": list[int], "shaking": int},
+    ClientFacts: {
+        "address": str,
+        "name": str,
+        "room": str | None,
+        "protocol": str | None,
+        "tls": bool,
+        "state": str,
+        "since": float | None,
+        "silent": float | None,
+        "behind": int,
+        "worker": int | None,
     },
     Cluster: {
         "name": str,

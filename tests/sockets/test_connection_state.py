@@ -29,6 +29,7 @@ MOVED = {
     "heard",
     "outbox",
     "outbox_open",
+    "since",
     "spoke",
     "undecided",
 }
@@ -69,6 +70,7 @@ STATES = st.builds(
     spoke=st.booleans(),
     half_closed=st.booleans(),
     asking=st.booleans(),
+    since=st.floats(0, 1e9),
 )
 
 
