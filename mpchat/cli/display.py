@@ -10,6 +10,7 @@ from rich.text import Text
 
 from mpchat.control.answers import (
     Cluster,
+    CutOff,
     History,
     Host,
     LastReload,
@@ -28,6 +29,8 @@ from mpchat.text import visible
 
 # Characters that the table of workers needs.
 TABLE_WIDTH = 78
+# Clients that were cut off, of which the status shows so many.
+CUT_OFF_SHOWN = 5
 # Characters of a lease from 10 s to 99 s.
 LEASE_WIDTH = 6
 _AUTH = {"names": "registered names need a proof", "closed": "clients need a proof"}
@@ -138,6 +141,8 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
         head.append(_waiting_worker(worker), style="red")
     if status.tls:
         head.append_text(_tls_lines(status.tls))
+    if status.cut_off:
+        head.append_text(_cut_off_lines(status.cut_off))
     if width < TABLE_WIDTH:
         return Group(head, *(_Unsplit(_worker_lines(each)) for each in status.workers))
     return Group(head, _workers_table(status.workers))
@@ -160,6 +165,20 @@ def _waiting_worker(worker: WorkerStatus) -> str:
     if worker.restart_in is None:
         return ""
     return f"\n{_waiting_line('worker', worker, worker.restart_in)}"
+
+
+def _cut_off_lines(cut_off: Sequence[CutOff]) -> Text:
+    """Return the last clients that were cut off, the latest first."""
+    lines = Text("\nrecently cut off:")
+    for each in list(reversed(cut_off))[:CUT_OFF_SHOWN]:
+        lines.append(f"\n  {_clock(each.at)} {cut_off_words(each)}")
+    return lines
+
+
+def cut_off_words(client: CutOff) -> str:
+    """Return why a client was cut off and which one it was."""
+    name = f"{visible(client.name)} at " if client.name else ""
+    return f"{visible(client.reason)}: {name}{visible(client.address)}"
 
 
 def bans_text(sanctions: Sanctions) -> str:

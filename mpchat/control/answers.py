@@ -192,6 +192,18 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[TlsProcess]
 
 
+class CutOff(msgspec.Struct, frozen=True, kw_only=True):
+    """A client that the server has cut off, or that an operator has kicked."""
+
+    # host:port or [host]:port, and the name; empty for a client without one.
+    address: str
+    name: str = ""
+    # For people, as in a worker's ``ended``.
+    reason: str
+    # Seconds since 1970.
+    at: float
+
+
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that ``mpchat status --json`` prints."""
 
@@ -230,6 +242,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     tls: Tls | None = None
     # None: the server is alone.
     cluster: Cluster | None = None
+    # The last clients that were cut off, the oldest first. A few are kept: ``ended`` counts all of them.
+    cut_off: list[CutOff] = []
 
 
 # Changes.

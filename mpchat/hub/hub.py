@@ -15,6 +15,7 @@ import msgspec
 
 from mpchat.auth.grant import Identity
 from mpchat.errors import MpchatError, ProtocolError
+from mpchat.hub.cut_offs import CutOffs
 from mpchat.hub.delivery import Delivery
 from mpchat.hub.effects import Order, Tell
 from mpchat.hub.endpoint import STUCK_AFTER, STUCK_SHARE, Endpoint
@@ -106,6 +107,7 @@ class Hub:
         self.proofs = Proofs(self.delivery)
         # Messages to one member that clients here have asked to send, and announcements of this server.
         self.private = self.announced = 0
+        self.cut_offs = CutOffs()
         # Gets what an operator asks for from a client.
         self.on_order: Callable[[Order], None] = _refuse_order
         self._readers: dict[int, Callable[[Endpoint, Any, float], Entry | Step]] = {
@@ -145,6 +147,10 @@ class Hub:
             self.plain.begin_to_fill(endpoint)
         elif item.kind == Up.STRAINED:
             self._on_strained(endpoint, item.payload, now)
+        elif item.kind == Up.CUT_OFF:
+            identity, address, reason = item.payload
+            member = self.state.member_here(identity)
+            self.cut_offs.add(address, member.name if member is not None else "", reason, time.time())
 
     def _on_strained(self, endpoint: Endpoint, payload: tuple[int, bool, int], now: float) -> None:
         """Take what a worker says of a room that is too fast, or is so no longer."""

@@ -48,6 +48,8 @@ class Up(IntEnum):
     TRIP = FIRST_KIND + 15  # the answer to TRIP, with what that said
     # (question, encoded ListedClients): a page of the worker's connections, the answer to LIST.
     LISTED = FIRST_KIND + 48
+    # (identity, address, reason) of a client that was cut off; a few a second at most.
+    CUT_OFF = FIRST_KIND + 49
 
 
 class Down(IntEnum):

@@ -12,6 +12,7 @@ from pathlib import Path
 from mpchat import __version__
 from mpchat.control.answers import (
     Cluster,
+    CutOff,
     History,
     Hosts,
     Limits,
@@ -145,6 +146,7 @@ class StatusReport:
             auth=config.auth,
             tls=self._tls() if self.tls.slots or config.tls_on else None,
             cluster=self._cluster,
+            cut_off=[CutOff(**each._asdict()) for each in self.hub.cut_offs.last],
         )
 
     def line(self) -> str:

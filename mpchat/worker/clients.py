@@ -13,7 +13,16 @@ from mpchat.ipc.addresses import means
 from mpchat.ipc.handoff_channel import HandoffChannel
 from mpchat.ipc.lifetime import Lifetime
 from mpchat.ipc.lingering import Lingering
-from mpchat.ipc.reasons import CLOSED, HALF_A_FRAME, NOT_A_FRAME, SLOW, UNENCRYPTED, UNPROVEN, UNREAD
+from mpchat.ipc.reasons import (
+    CLOSED,
+    HALF_A_FRAME,
+    INTERNAL_ERROR,
+    NOT_A_FRAME,
+    SLOW,
+    UNENCRYPTED,
+    UNPROVEN,
+    UNREAD,
+)
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.first_bytes import Speaks, speaks
 from mpchat.protocol.http import HttpDialect, bare_answer
@@ -25,6 +34,7 @@ from mpchat.worker.barred import Barred
 from mpchat.worker.budget import ENTER_COST, PROOF_COST, charge_answer
 from mpchat.worker.connection import Connection
 from mpchat.worker.counters import Counters
+from mpchat.worker.cut_offs import CutOffs
 from mpchat.worker.first_bytes import FirstBytes
 from mpchat.worker.half_closed import HalfClosed
 from mpchat.worker.outboxes import Outboxes
@@ -36,7 +46,10 @@ from mpchat.worker.websockets import WebSockets
 
 # Why the server itself ends a connection; an operator wants to know, so these are logged as warnings.
 IDLE, DEAD = "idle", "no pong"
+KICKED = "kicked"
 CUT_OFF = frozenset({SLOW, UNREAD, IDLE, HALF_A_FRAME})
+# Ends that an operator is shown with the client's name or address.
+REPORTED = CUT_OFF | {DEAD, KICKED, INTERNAL_ERROR}
 
 # What a member is told whose connection the operator ends.
 _KICKED = error_frame("kicked", "the operator has ended your connection")
@@ -77,6 +90,7 @@ class Clients:
         self.web = Web(config, reactor, uplink, self, self.reading)
         self.first_bytes = FirstBytes(config, reactor, self.rooms, self.reading, self.web, self._refuse_first)
         self.lingering = Lingering(reactor)
+        self._cut_offs = CutOffs(reactor, uplink)
         self._reactor = reactor
         self._uplink = uplink
         self._handoff = handoff
@@ -321,6 +335,8 @@ class Clients:
             self._uplink.left.append(connection.address)
         self._handoff.receipt.closed.append(connection.host)
         self._uplink.speakers -= connection.speaker
+        if reason in REPORTED:
+            self._cut_offs.report(connection, reason)
         level = logging.WARNING if reason in CUT_OFF else logging.DEBUG
         log.log(level, "= ended, %s: %s", reason, connection.address)
 
@@ -354,7 +370,7 @@ class Clients:
             if connection.dialect.asked:  # plain clients get nothing that they know nothing of
                 self._counters.note_errors(_KICKED)
                 self.rooms.reply(connection, _KICKED)
-            self.end(connection, "kicked")
+            self.end(connection, KICKED)
         return len(kicked)
 
     def end_overdue(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""``mpchat clients`` with real servers."""
+"""``mpchat clients`` and the clients that were cut off, with real servers."""
 
 import json
 import resource
@@ -124,6 +124,15 @@ def test_a_worker_that_does_not_answer_is_named_and_the_others_are_listed(shared
         answer = json.loads(done.stdout)
         assert answer["silent_workers"] == [1]
         assert [each["worker"] for each in answer["clients"]] == [2, 2]
+
+
+def test_a_kicked_client_is_among_those_cut_off_with_its_name(shared: Server) -> None:
+    with Member(shared.address) as bob:
+        bob.join("bob")
+        shared.command("kick", "bob")
+        last = eventually(lambda: shared.status()["cut_off"], "a client that was cut off")[-1]
+        assert (last["name"], last["address"], last["reason"]) == ("bob", bob.address, "kicked")
+    assert "kicked" in shared.command("status").stdout
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from mpchat.control.answers import (
     ClientFacts,
     ClientsPage,
     Cluster,
+    CutOff,
     History,
     Host,
     Hosts,
@@ -46,7 +47,9 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
         "auth": str,
         "tls": Tls | None,
         "cluster": Cluster | None,
+        "cut_off": list[CutOff],
     },
+    CutOff: {"address": str, "name": str, "reason": str, "at": float},
     ClientsPage: {"clients": list[ClientFacts], "next": int | None, "silent": list[int], "shaking": int},
     ClientFacts: {
         "address": str,
