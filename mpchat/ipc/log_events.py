@@ -29,6 +29,14 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "record not written: %s: %s": ("record_not_written", "error", "path"),
     "a command was not answered: %s": ("command_not_answered", "error"),
     "failed: command %s": ("command_failed", "command"),
+    "memory: %s": ("memory_short", "warning"),
+    # The service manager.
+    "the service manager has opened the sockets: %s": ("sockets_given", "addresses"),
+    "service manager not told: %s: %s": ("service_manager_not_told", "error", "path"),
+    "service manager told again, after %d messages that it did not get": (
+        "service_manager_told_again",
+        "messages",
+    ),
     # The log itself.
     "log file was gone or replaced, opened again: %s": ("log_file_restored", "path"),
     "log not opened anew: %s: %s": ("log_not_opened", "error", "path"),
@@ -81,6 +89,10 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "failed, its connection is ended: %s": ("client_failed", "address"),
     "not understood, its connection is ended, %s: %s": ("client_not_understood", "error", "address"),
     "the page cannot be served": ("page_failed",),
+    "a page of HTTP could not be made": ("http_page_failed",),
+    "failed: %r": ("http_request_failed", "request"),
+    "no answer could be made, the connection is ended: %s": ("http_answer_failed", "address"),
+    "the metrics could not be written": ("metrics_failed",),
     # Sign-in and certificates.
     "auth is closed, and nobody can come in: no account, no jwt_key, no secret": ("nobody_can_sign_in",),
     "names cannot be checked: %s": ("names_not_checked", "error"),

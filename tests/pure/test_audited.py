@@ -33,7 +33,7 @@ ACTS: dict[str, list[tuple[Request, str]]] = {
     "audit": [(requests.Audit("user add", "bob operator"), 'user add "bob operator"')],
 }
 # Requests that only ask.
-QUESTIONS = {"status", "bans", "rooms", "hosts"}
+QUESTIONS = {"status", "bans", "rooms", "clients", "hosts"}
 
 
 @pytest.fixture(autouse=True)
