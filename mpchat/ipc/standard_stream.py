@@ -286,14 +286,27 @@ def _lines(text: str) -> int:
 
 
 def _write(descriptor: int, data: bytes) -> bytes:
-    """Write all of it, as long as that takes; return what cannot be written."""
-    while data:
+    """Write all of it, as long as that takes; return what cannot be written.
+
+    Whole lines together: other processes write to the same pipe, and the system takes up to ``PIPE_BUF`` bytes
+    at once or none of them.
+    """
+    most = len(data) if is_file(descriptor) else select.PIPE_BUF
+    view, begin = memoryview(data), 0
+    while begin < len(data):
         try:
-            data = data[os.write(descriptor, data) :]
+            begin += os.write(descriptor, view[begin : _end_of_lines(data, begin, begin + most)])
         except BlockingIOError:  # another program has made it non-blocking
             poll = select.poll()
             poll.register(descriptor, select.POLLOUT)
             poll.poll()
         except OSError:
             break
-    return data
+    return data[begin:]
+
+
+def _end_of_lines(data: bytes, begin: int, most: int) -> int:
+    """Return where the last line ends before ``most``; of a longer line, or of all of it, the end."""
+    if len(data) <= most:
+        return len(data)
+    return data.rfind(b"\n", begin, most) + 1 or data.find(b"\n", most) + 1 or len(data)

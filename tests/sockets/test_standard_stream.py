@@ -80,6 +80,28 @@ def test_a_reader_that_stalls_blocks_nobody_and_is_told_later_what_is_missing() 
     assert WAITING <= kept <= WAITING + 1
 
 
+def test_lines_of_two_writers_to_one_pipe_stay_whole_when_its_reader_is_slow() -> None:
+    """As those of two workers. Each has far more than the pipe takes at once."""
+    lines = [f"{who} {number} {'안녕' * 20}\n" for who in "ab" for number in range(WAITING - 1)]
+    with stalled_pipe() as (reader, writer):
+        streams = {who: StandardStream(writer, note) for who in "ab"}
+        for line in lines:
+            streams[line[0]].write(line)
+        os.set_blocking(reader, False)
+        data = bytearray()
+
+        def all_read() -> bool:
+            with suppress(BlockingIOError):
+                for _ in range(100):
+                    data.extend(os.read(reader, 5000))
+            return data.count(b"\n") == len(lines)
+
+        eventually(all_read, "all lines")
+    read = data.decode(errors="replace").lstrip(".").splitlines(keepends=True)
+    assert sorted(read) == sorted(lines)
+    assert [each for each in read if each[0] == "a"] == lines[: WAITING - 1]
+
+
 def test_of_a_long_text_only_the_beginning_waits() -> None:
     with stalled_pipe() as (reader, writer):
         stream = StandardStream(writer, note)
