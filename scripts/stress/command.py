@@ -20,6 +20,7 @@ from scripts.stress.cluster.scenario import HostsScenario
 from scripts.stress.engine import Progress, Scenario, run
 from scripts.stress.hostile.scenario import HostileScenario
 from scripts.stress.members.scenario import MembersScenario
+from scripts.stress.night.command import night
 from scripts.stress.plain.scenario import PlainScenario
 
 # A new scenario is its module and its entry here.
@@ -91,3 +92,5 @@ def _command(name: str, scenario: type[Scenario]) -> click.Command:
 
 for _name, _scenario in SCENARIOS.items():
     main.add_command(_command(_name, _scenario))
+# It is no scenario with phases and faults: its server is started by a service manager, and ends once.
+main.add_command(night)
