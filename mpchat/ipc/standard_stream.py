@@ -288,8 +288,8 @@ def _lines(text: str) -> int:
 def _write(descriptor: int, data: bytes) -> bytes:
     """Write all of it, as long as that takes; return what cannot be written.
 
-    Whole lines together: other processes write to the same pipe, and the system takes up to ``PIPE_BUF`` bytes
-    at once or none of them.
+    Whole lines together: other processes write to the same pipe, and the system takes up to ``PIPE_BUF``
+    bytes at once or none of them.
     """
     most = len(data) if is_file(descriptor) else select.PIPE_BUF
     view, begin = memoryview(data), 0
