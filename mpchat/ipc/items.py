@@ -125,6 +125,8 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     undecided: int = 0
     barred: int = 0
     half_closed: int = 0
+    # Lines of the process's log that were dropped.
+    log_dropped: int = 0
 
 
 encode_beat = msgspec.msgpack.Encoder().encode

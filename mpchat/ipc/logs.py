@@ -135,6 +135,11 @@ def drain(timeout: float) -> None:
     sys.stderr.stream.drain(timeout)
 
 
+def dropped() -> int:
+    """Return how many lines of this process were dropped so far."""
+    return sys.stderr.stream.dropped if isinstance(sys.stderr, Output) else 0
+
+
 def is_open(path: str) -> bool:
     """Tell whether standard error is the file at ``path``; True without a file. Asks the disk."""
     if not path:

@@ -42,8 +42,15 @@ class StandardStream(io.TextIOBase):
         # There is none before the first text. And the one before a call of renew().
         self._serving: _Writer | None = None
         self._before: _Writer | None = None
-        # Lines for which no thread could be begun.
+        # Lines for which no thread could be begun; lines that were dropped by threads before this one.
         self._dropped = 0
+        self._dropped_before = 0
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were dropped so far. It never goes back."""
+        writer = self._serving or self._before
+        return self._dropped_before + self._dropped + (writer.dropped if writer is not None else 0)
 
     def fileno(self) -> int:
         """Return the descriptor."""
@@ -93,11 +100,13 @@ class StandardStream(io.TextIOBase):
         """Begin a thread, and end the one before."""
         writer = _Writer(self._descriptor, self._note, self._encoding, path, on_opened)
         serving, self._serving = self._serving, writer
+        before = serving or self._before
         try:
-            writer.start(serving or self._before, self._dropped)
+            writer.start(before, self._dropped)
         except RuntimeError as error:
             self._serving = serving
             raise OSError(errno.EAGAIN, str(error)) from None
+        self._dropped_before += before.dropped if before is not None else 0
         self._before, self._dropped = None, 0
         if serving is not None:
             serving.end()
@@ -133,6 +142,8 @@ class _Writer:
         # descriptor did not take, how many of both the reader was told of, and the pieces being written.
         self._refused = 0
         self._lost = self._told = 0
+        # Lines that this thread's own pieces have lost.
+        self._lost_here = 0
         self._in_hand = 0
         # True after a line of which the descriptor took the beginning alone: the next one begins a new line.
         self._broken = False
@@ -140,6 +151,11 @@ class _Writer:
         self._pieces: SimpleQueue[_Piece] = SimpleQueue()
         self._ends = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+
+    @property
+    def dropped(self) -> int:
+        """How many lines this one has dropped."""
+        return self._refused + self._lost_here
 
     def start(self, before: "_Writer | None", dropped: int) -> None:
         """Begin, after a writer ``before`` this one; ``dropped`` lines are missing already.
@@ -242,9 +258,11 @@ class _Writer:
             self._broken = bool(left) and not whole.endswith(b"\n", 0, len(whole) - len(left))
         if len(left) <= len(data):
             self._told += missing
-            self._lost += left.count(b"\n")
+            lost = left.count(b"\n")
         else:
-            self._lost += data.count(b"\n")
+            lost = data.count(b"\n")
+        self._lost += lost
+        self._lost_here += lost
 
     def _inherit(self) -> None:
         """Tell what the writer before this one could not tell any more."""

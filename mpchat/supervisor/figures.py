@@ -91,9 +91,10 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     hub: HubFigures
     workers: PoolFigures
     tls: PoolFigures = NO_PROCESSES
-    # Turns of the supervisor's loop, and its CPU time in seconds.
+    # Of the supervisor: turns of its loop, CPU time in seconds, lines of its log that were dropped.
     loop: Counts = Counts([0] * CLASSES, 0.0)
     cpu: float = 0.0
+    log_dropped: int = 0
     # When the certificate ends (seconds since 1970); None: TLS is off.
     certificate_ends: float | None = None
     history: History | None = None

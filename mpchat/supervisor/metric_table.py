@@ -501,6 +501,13 @@ METRICS = (
         (),
         _one(lambda each: each.figures.descriptors),
     ),
+    Metric(
+        "mpchat_log_dropped_lines",
+        COUNTER,
+        "Lines of a process's log that were dropped: the disk was full, or nobody read them.",
+        ("process",),
+        _by_process(lambda each: each.log_dropped, lambda figures: figures.log_dropped),
+    ),
     # TLS.
     Metric(
         "mpchat_tls_connections",
@@ -518,7 +525,7 @@ METRICS = (
         _each(_tls_ends),
     ),
     Metric(
-        "mpchat_tls_certificate_expiry_timestamp_seconds",
+        "mpchat_tls_expiry_timestamp_seconds",
         GAUGE,
         "When the certificate ends, in Unix time; absent without TLS.",
         (),

@@ -24,6 +24,7 @@ from mpchat.control.answers import (
 from mpchat.errors import MpchatError
 from mpchat.hub.archive import Archive
 from mpchat.hub.hub import Hub
+from mpchat.ipc import logs
 from mpchat.ipc.durations import Durations
 from mpchat.ipc.items import Beat
 from mpchat.supervisor.acceptor import Acceptor
@@ -89,6 +90,7 @@ class StatusReport:
             tls=_pool_figures(tls),
             loop=Counts.of(turns),
             cpu=time.process_time(),
+            log_dropped=logs.dropped(),
             certificate_ends=certificate.expires if certificate else None,
             history=_history(self.archive) if self.archive else None,
             cluster=self._cluster,

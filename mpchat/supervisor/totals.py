@@ -24,6 +24,7 @@ class Counted(msgspec.Struct):
     bytes_out: int = 0
     waits: int = 0
     handshakes: int = 0
+    log_dropped: int = 0
     # Seconds.
     cpu: float = 0.0
     turn_time: float = 0.0
@@ -50,6 +51,7 @@ _SUMS = (
     "bytes_out",
     "waits",
     "handshakes",
+    "log_dropped",
     "cpu",
     "turn_time",
 )

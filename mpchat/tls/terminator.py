@@ -198,6 +198,7 @@ class Terminator:
             shaking=len(self._shaking),
             turns=self._turns.counts,
             turn_time=self._turns.total,
+            log_dropped=logs.dropped(),
         )
         self._longest_turn = 0.0
         if not self._link.full:

@@ -17,6 +17,7 @@ import time
 from multiprocessing import parent_process
 
 from mpchat.config import Config
+from mpchat.ipc import logs
 from mpchat.ipc import os_process as process
 from mpchat.ipc.beat import beat_every
 from mpchat.ipc.channel import Link, Queue
@@ -145,6 +146,7 @@ class Worker:
             undecided=len(clients.first_bytes),
             barred=len(clients.barred),
             half_closed=len(clients.half_closed),
+            log_dropped=logs.dropped(),
         )
 
     def _close_when_done(self, now: float, deadline: float) -> None:

@@ -15,7 +15,7 @@ from mpchat.supervisor.totals import Counted, Totals, total
 from mpchat.worker.counters import Counters
 
 REASONS = ("closed", "slow consumer", "lost")
-NUMBERS = ("messages_in", "messages_out", "bytes_in", "bytes_out", "waits", "handshakes")
+NUMBERS = ("messages_in", "messages_out", "bytes_in", "bytes_out", "waits", "log_dropped")
 
 # What a process has done since its last beat: by how much each figure has grown.
 GROWTH = st.fixed_dictionaries(

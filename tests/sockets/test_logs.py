@@ -111,6 +111,25 @@ def test_stacks_follow_the_log_and_do_not_wait_for_a_fifo_that_nobody_reads(tmp_
     assert file.read_text().count("most recent call first") == 1
 
 
+# Logs to a disk that is full, and says on standard output how many lines were dropped.
+_FULL_DISK = """
+import logging
+from mpchat.ipc import logs
+print(logs.dropped())
+logs.set_up("info", "tester")
+logs.point_at("/dev/full")
+logging.getLogger("mpchat").info("one")
+logging.getLogger("mpchat").info("two")
+logs.drain(30)
+print(logs.dropped())
+"""
+
+
+def test_lines_that_the_disk_does_not_take_are_counted() -> None:
+    done = subprocess.run([sys.executable, "-c", _FULL_DISK], stdout=subprocess.PIPE, text=True, timeout=60.0)
+    assert (done.returncode, done.stdout) == (0, "0\n2\n")
+
+
 # Ends by an error that nobody has caught, right after it has logged; the log is opened by a thread.
 _CRASH = """
 import logging, sys

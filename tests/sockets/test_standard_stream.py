@@ -78,6 +78,37 @@ def test_a_reader_that_stalls_blocks_nobody_and_is_told_later_what_is_missing() 
             following, kept = following + 1, kept + 1
     assert following == 3 * WAITING, "each line is there, or counted where it is missing"
     assert WAITING <= kept <= WAITING + 1
+    assert stream.dropped == 3 * WAITING - kept
+
+
+def test_what_is_dropped_is_counted_and_never_goes_back(tmp_path: Path) -> None:
+    with stalled_pipe() as (_, writer):
+        stream = StandardStream(writer, note)
+        for _ in range(2 * WAITING):
+            stream.write("to the pipe\n")
+        first = stream.dropped
+        assert first >= WAITING - 1
+        with open(tmp_path / "log", "wb") as file:
+            os.dup2(file.fileno(), writer)
+        stream.renew()
+        assert stream.dropped == first
+        stream.write("to the file\n")
+        eventually(lambda: (tmp_path / "log").read_text().endswith("to the file\n"), "the line in the file")
+        assert stream.dropped == first
+        stream.renew()
+
+
+def test_lines_that_a_full_disk_does_not_take_are_counted() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        stream = StandardStream(full, note)
+        stream.write("one\n")
+        stream.write("two\n")
+        stream.drain(PATIENCE)
+        eventually(lambda: stream.dropped == 2, "two lines to be counted")
+        stream.renew()
+    finally:
+        os.close(full)
 
 
 def test_lines_of_two_writers_to_one_pipe_stay_whole_when_its_reader_is_slow() -> None:
