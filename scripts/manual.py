@@ -1,7 +1,7 @@
 """Generate the manual's pages that follow from the code's tables: ``python -m scripts.manual``.
 
-Writes the pages on settings, commands and logs into ``mpchat/manual``. A test compares them with what this
-generates, so a new setting or option cannot be forgotten.
+Writes the pages on settings, commands, logs and metrics into ``mpchat/manual``. A test compares them with
+what this generates, so a new setting, option or metric cannot be forgotten.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from mpchat.cli.options import shown
 from mpchat.config import BY_NAME, FIXED, FIXED_IN_CLUSTER, SETTINGS, Setting
 from mpchat.errors import EXIT_MEANINGS
 from scripts.log_page import logs_page
+from scripts.metrics_page import metrics_page
 
 MANUAL = Path(__file__).resolve().parents[1] / "mpchat" / "manual"
 # Units of a default's size and duration, largest first.
@@ -167,7 +168,12 @@ def _options_table(options: list[click.Parameter] | list[click.Option]) -> str:
     return "\n".join(rows)
 
 
-PAGES = {"settings.md": settings_page, "commands.md": commands_page, "logs.md": logs_page}
+PAGES = {
+    "settings.md": settings_page,
+    "commands.md": commands_page,
+    "logs.md": logs_page,
+    "metrics.md": metrics_page,
+}
 
 
 def main() -> None:

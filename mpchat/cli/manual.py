@@ -35,6 +35,7 @@ SUBJECTS = (
     "commands",
     "operating",
     "logs",
+    "metrics",
     "reload",
     "hosts",
     "promises",
