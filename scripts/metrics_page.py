@@ -52,6 +52,7 @@ python -c "import mpchat, pathlib; print(pathlib.Path(mpchat.__file__).parent / 
   counted in its last second is lost when it is killed.
 - Workers report once a second, so figures are up to a second old.
 - A page is written outside the server's loop. Requests that come together share one page.
+- A full server can be scraped too, but not with TLS.
 - Metrics that nobody asks for cost nothing but the counting. In a clone, `python -m scripts.bench scraped`
   compares a server that is scraped with one that is not.
 - In a cluster, scrape every host. Connections, messages and deliveries are those of the host. Rooms and

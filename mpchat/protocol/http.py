@@ -61,13 +61,13 @@ def is_passed_on(head: bytes) -> bool:
     return method != b"CONNECT" and (path in (METRICS, API) or path.startswith(f"{API}/"))
 
 
-def asks_for_health(head: bytes) -> bool:
-    """Tell whether a whole head asks with GET or HEAD whether the loop turns."""
+def asks_for(head: bytes, path: str) -> bool:
+    """Tell whether a whole head asks with GET or HEAD for what is at a path."""
     method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
     target, _, version = rest.partition(b" ")
     if method not in (b"GET", b"HEAD") or not version.startswith(b"HTTP/1.") or HEAD_END not in head:
         return False
-    return path_of(target.decode("latin-1")) == HEALTH
+    return path_of(target.decode("latin-1")) == path
 
 
 def bare_answer(asked: bytes, status: str, text: str, now: float) -> bytes:

@@ -112,11 +112,13 @@ def _plain(beat: Beat) -> int:
 def _states(snapshot: Snapshot) -> dict[str, Value]:
     figures = snapshot.figures
     barred, shaking = _now(figures.workers, "barred"), _now(figures.tls, "shaking")
-    others = figures.hub.members + barred + shaking + figures.waiting
+    browsing = _now(figures.workers, "browsers")
+    others = figures.hub.members + barred + browsing + shaking + figures.waiting
     return {
         "plain": max(0, figures.connections - others),
         "member": figures.hub.members,
         "barred": barred,
+        "http": browsing,
         "handshake": shaking,
         "waiting": figures.waiting,
     }
@@ -268,7 +270,8 @@ METRICS = (
         "mpchat_clients",
         GAUGE,
         "Connections by their state. plain: without a name. member: it has asked for a name. barred: it has "
-        "not shown the proof that it needs. handshake: TLS is being negotiated. waiting: no worker has it.",
+        "not shown the proof that it needs. http: it speaks HTTP. handshake: TLS is being negotiated. "
+        "waiting: no worker has it.",
         ("state",),
         _each(_states),
     ),

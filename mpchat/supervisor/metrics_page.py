@@ -72,10 +72,13 @@ class MetricsPage:
         self._written_at = self._asked_at = 0.0
         self._makes_trips = False
 
+    def is_for(self, host: str) -> bool:
+        """Tell whether a client may read the metrics."""
+        return any(covers(each, host) for each in self._report.settings.config.metrics_from)
+
     def __call__(self, question: Question, reply: Reply) -> None:
         """Answer a request, as soon as the page is written."""
-        networks = self._report.settings.config.metrics_from
-        if question.path != METRICS or not any(covers(each, question.host) for each in networks):
+        if question.path != METRICS or not self.is_for(question.host):
             reply(NOT_FOUND)
         elif question.method not in ("GET", "HEAD"):
             reply(WRONG_METHOD)

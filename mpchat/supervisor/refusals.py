@@ -8,6 +8,7 @@ after a while, as in a worker.
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from mpchat.config import Config
 from mpchat.ipc.lingering import LINGERING, Lingering
 from mpchat.protocol.first_bytes import Speaks, speaks
 from mpchat.protocol.handshake import refusing_answer
-from mpchat.protocol.http import ALIVE, HEAD_END, HEAD_LIMIT, asks_for_health, bare_answer
+from mpchat.protocol.http import ALIVE, HEAD_END, HEAD_LIMIT, HEALTH, asks_for, bare_answer
 from mpchat.protocol.messages import error_frame
 from mpchat.reactor import READ, Reactor, Timer
 
@@ -55,6 +56,8 @@ class Refusals:
 
     def __init__(self, reactor: Reactor) -> None:
         """Begin with none, and with web off."""
+        # Answers a client, with its first bytes, that gets something all the same; False: it does not.
+        self.spare: Callable[[socket.socket, bytes], bool] = lambda sock, head: False
         # By code.
         self.counts: Counter[str] = Counter()
         self._reactor = reactor
@@ -85,7 +88,7 @@ class Refusals:
         self.counts[refusal.code] += 1
         sock.setblocking(False)
         if _is_enough(begun):
-            self._answer(sock, self._answer_for(refusal, begun))
+            self._answer_to(sock, refusal, begun)
             return
         if not linger:
             with suppress(OSError):
@@ -126,7 +129,11 @@ class Refusals:
         """Answer a client by what it has said so far, if it has not been answered."""
         if sock in self._begun:
             begun = self._forget(sock)
-            self._answer(sock, self._answer_for(begun.refusal, begun.head))
+            self._answer_to(sock, begun.refusal, begun.head)
+
+    def _answer_to(self, sock: socket.socket, refusal: Refusal, head: bytes) -> None:
+        if not (refusal.for_now and self.spare(sock, head)):
+            self._answer(sock, self._answer_for(refusal, head))
 
     def _answer_for(self, refusal: Refusal, head: bytes) -> bytes:
         is_tls = self._tls_on and speaks(head) is Speaks.TLS
@@ -163,7 +170,7 @@ def _answer_for(refusal: Refusal, head: bytes) -> bytes:
     """Return what a client is told that has begun with ``head``."""
     if speaks(head) is not Speaks.HTTP:
         return _plain(refusal)
-    if refusal.for_now and asks_for_health(head):  # a full server is no reason to restart it
+    if refusal.for_now and asks_for(head, HEALTH):  # a full server is no reason to restart it
         return bare_answer(head, *ALIVE, time.time())
     by_websocket = refusing_answer(head, _plain(refusal), for_now=refusal.for_now)
     return by_websocket or bare_answer(head, refusal.status, refusal.text, time.time())

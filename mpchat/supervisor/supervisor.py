@@ -55,6 +55,7 @@ from mpchat.supervisor.orders import Orders
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
+from mpchat.supervisor.refused_scrapes import RefusedScrapes
 from mpchat.supervisor.service_manager import ServiceManager
 from mpchat.supervisor.shutdown import Shutdown
 from mpchat.supervisor.slow_call import SlowCall
@@ -302,6 +303,9 @@ class Supervisor:
         stack.callback(metrics.close)
         desk.pages[METRICS] = metrics
         self._manager.describe = self.report.line
+        refused = RefusedScrapes(self.reactor, metrics, self.admission.is_proxy)
+        stack.callback(refused.close)
+        self.acceptor.refusals.spare = refused.take
         clients = ClientCommands(self.reactor, self.hub, self.pool, self.placement, questions, self._disk)
         clients.listing.shaking = lambda: self.tls.shaking
         self.hub.on_order = Orders(self.hub, clients).obey

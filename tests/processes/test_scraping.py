@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -206,6 +207,18 @@ def test_many_scrapers_at_once_and_those_that_never_read(server: Server) -> None
         with Client(server.address) as one, Client(server.address) as other:
             introduce([one, other])
     assert ask(server).status == 200
+
+
+def test_a_full_server_is_scraped_too(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-connections", "1", "--metrics-from", ALLOWED, workers=1) as full:
+        with clients(full, 1):
+            assert ask(full, "/", source=STRANGER).status == 503
+            scrape = Scrape(full)
+            assert scrape.value("mpchat_connections", protocol="plain") <= 1
+            assert scrape.value("mpchat_refusals_total", code="full") >= 1
+            assert ask(full, method="HEAD").status == 200
+            assert ask(full, source=STRANGER).status == 503
+            assert ask(full, "/metrics/more").status == 503
 
 
 def test_a_connection_is_kept_between_scrapes(server: Server) -> None:

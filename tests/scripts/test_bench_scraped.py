@@ -8,6 +8,7 @@ import pytest
 
 from scripts.bench import scraped
 from scripts.bench.peers import mpchat_peer
+from scripts.bench.row import BenchError
 
 ROOT = Path(__file__).parents[2]
 # The scripts are the same on each Python.
@@ -35,5 +36,5 @@ def test_a_scraped_server_is_asked_and_the_ratios_are_shown() -> None:
 def test_the_scraper_gets_metrics_and_says_what_it_did_not_get(tmp_path: Path) -> None:
     with scraped.scraped_peer(mpchat_peer("one")).serving(tmp_path, 1) as server:
         assert b"mpchat_accepts_total" in scraped.scrape(server)
-    with pytest.raises(scraped.BenchError, match="the metrics did not come"):
+    with pytest.raises(BenchError, match="the metrics did not come"):
         scraped.scrape(server)
