@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -152,6 +153,9 @@ def test_many_clients_are_listed_in_small_pages_while_others_talk(shared: Server
     done = threading.Event()
     talked: list[int] = []
 
+    def has_talked(before: int) -> bool:
+        return len(talked) > before
+
     def talk(alice: Member) -> None:
         while not done.is_set():
             alice.ask(message="안녕")
@@ -175,6 +179,6 @@ def test_many_clients_are_listed_in_small_pages_while_others_talk(shared: Server
             assert len(page["clients"]) <= PAGE
             found += [each["address"] for each in page["clients"]]
             after = page["next"]
-            eventually(lambda said=said: len(talked) > said, "an innocent client's message")
+            eventually(partial(has_talked, said), "an innocent client's message")
         assert len(found) == len(set(found)) == MANY + 1
         assert set(found) == {each.address for each in (*crowd, alice)}

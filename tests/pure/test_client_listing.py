@@ -17,7 +17,7 @@ from mpchat.hub.past import Past
 from mpchat.hub.state import HubState
 from mpchat.ipc.connection_state import FRESH, ConnectionState, encode_state
 from mpchat.ipc.items import Down
-from mpchat.ipc.listing import LAST, MOVING, WAITING, ListedClient, decode_page
+from mpchat.ipc.listing import LAST, MOVING, PAGE, WAITING, ListedClient, decode_page
 from mpchat.ipc.stream_buffer import Place
 from mpchat.protocol.session import DialectState
 from mpchat.reactor import Reactor
@@ -51,7 +51,7 @@ def test_a_worker_lists_the_first_behind_the_cursor_and_no_more_than_a_page() ->
     here = {each: connection(each) for each in random.sample(range(1, 2000), 1000)}
     in_order = sorted(here)
     rows = decode_page(page_of(here, {}, 0, LAST))
-    assert [each.identity for each in rows] == in_order[: worker_listing.PAGE]
+    assert [each.identity for each in rows] == in_order[:PAGE]
     after, last = in_order[300], in_order[310]
     rows = decode_page(page_of(here, {}, after, last))
     assert [each.identity for each in rows] == in_order[301:311]

@@ -14,10 +14,23 @@ STARTED = 1_700_000_000.0
 def worker_facts(slot: int = 1, **more: Any) -> WorkerStatus:
     """Return a worker in which nothing is wrong."""
     facts = {
-        "slot": slot, "pid": 4000 + slot, "state": "RUNNING", "generation": 1, "connections": 3, "messages_in": 10,
-        "messages_out": 20, "in_per_second": 1.0, "out_per_second": 2.0, "lag_ms": 1.5, "late": 0, "silent": 0.2,
-        "ended": {}, "rss": 20 << 20, "cpu": 0.1, "restarts": 0,
-    }  # fmt: skip
+        "slot": slot,
+        "pid": 4000 + slot,
+        "state": "RUNNING",
+        "generation": 1,
+        "connections": 3,
+        "messages_in": 10,
+        "messages_out": 20,
+        "in_per_second": 1.0,
+        "out_per_second": 2.0,
+        "lag_ms": 1.5,
+        "late": 0,
+        "silent": 0.2,
+        "ended": {},
+        "rss": 20 << 20,
+        "cpu": 0.1,
+        "restarts": 0,
+    }
     return WorkerStatus(**{**facts, **more})
 
 
@@ -25,10 +38,22 @@ def server_facts(**more: Any) -> ServerStatus:
     """Return a server in which nothing is wrong."""
     limits = Limits(connections=100, per_address=0, payload=60_000, lag=1 << 20, descriptors=1024)
     facts = {
-        "name": "default", "pid": 4000, "version": "1.0", "state": "RUNNING", "started": STARTED, "uptime": 90.0,
-        "addresses": ["127.0.0.1:4000"], "limits": limits, "connections": 6, "messages": 20, "refused": 0, "log": "",
-        "runtime_dir": "/run", "generation": 1, "workers": [worker_facts(1), worker_facts(2)],
-    }  # fmt: skip
+        "name": "default",
+        "pid": 4000,
+        "version": "1.0",
+        "state": "RUNNING",
+        "started": STARTED,
+        "uptime": 90.0,
+        "addresses": ["127.0.0.1:4000"],
+        "limits": limits,
+        "connections": 6,
+        "messages": 20,
+        "refused": 0,
+        "log": "",
+        "runtime_dir": "/run",
+        "generation": 1,
+        "workers": [worker_facts(1), worker_facts(2)],
+    }
     return ServerStatus(**{**facts, **more})
 
 
