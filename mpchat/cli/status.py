@@ -1,7 +1,7 @@
 """``mpchat status``: one picture, one JSON object, or one after the other."""
 
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -14,23 +14,31 @@ from mpchat.control import requests
 from mpchat.control.answers import ServerStatus
 from mpchat.control.client import result_as
 
-# Seconds between two pictures of ``status --watch``.
+# Seconds between two lines of ``status --watch --json``.
 WATCH_EVERY = 1.0
 
 
 @click.command()
 @addressed
 @as_json
-@click.option("--watch", is_flag=True, help="Repeat every second until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Repeat every second until q or Ctrl-C.")
 def status(config_file: str | None, as_json: bool, watch: bool, **flags: Any) -> None:
-    """Show a running server and its workers."""
+    """Show a running server and its workers.
+
+    With --watch on a terminal: first what is wrong, then rates and how they were in the
+    last minutes, what has happened, and the workers. A server that stops is waited
+    for. Elsewhere than on a terminal the plain status is repeated.
+    """
     config = server_config(config_file, flags)
     if not watch:
         _print_status(config, as_json=as_json)
         return
     with suppress(KeyboardInterrupt):
         if not as_json:
-            _watch(config)
+            from mpchat.cli.watch import watch as watch_server
+
+            watch_server(config)
+            return
         while True:
             _print_status(config, as_json=True)
             time.sleep(WATCH_EVERY)
@@ -47,26 +55,3 @@ def _print_status(config: Config, *, as_json: bool) -> None:
 
     console = Console(highlight=False)
     console.print(status_picture(result_as(answer, ServerStatus), console.width))
-
-
-def _watch(config: Config) -> None:
-    from rich.console import Console, RenderableType
-    from rich.live import Live
-
-    from mpchat.cli.display import status_picture
-
-    console = Console(highlight=False)
-
-    def picture() -> RenderableType:
-        status = result_as(ask(config, requests.Status()), ServerStatus)
-        return status_picture(status, console.width)
-
-    first = picture()
-    with Live(first, console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
-        while True:
-            if live is None:  # a file or a pipe: one picture after the other
-                console.print(first)
-            time.sleep(WATCH_EVERY)
-            first = picture()
-            if live is not None:
-                live.update(first, refresh=True)
