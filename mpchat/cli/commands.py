@@ -25,6 +25,7 @@ from mpchat.cli.log import log
 from mpchat.cli.manual import manual
 from mpchat.cli.moderation import ban, bans, kick, mute, say, unban, unmute
 from mpchat.cli.rooms import close, rooms
+from mpchat.cli.service import service
 from mpchat.cli.status import status
 from mpchat.cli.token import token
 from mpchat.errors import Exit, MpchatError
@@ -94,7 +95,7 @@ for _command in (
     *(say, kick, ban, unban, mute, unmute, bans),
     *(clients, rooms, close, hosts),
     *(user, token),
-    *(show_config, client, manual, completion),
+    *(show_config, service, client, manual, completion),
 ):
     main.add_command(_command)
 
