@@ -15,7 +15,7 @@ from mpchat.errors import MpchatError
 class GivenSockets(NamedTuple):
     """The variables ``LISTEN_FDS`` and ``LISTEN_FDNAMES``: how many sockets there are, and their names."""
 
-    count: str
+    fds: str
     names: str
 
 

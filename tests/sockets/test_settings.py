@@ -492,7 +492,7 @@ def test_a_log_file_is_not_given_up_by_a_reload(here: Path) -> None:
     sources, running = at_a_start(foreground=True)
     assert running.log_file == "/x.log"
     settings_file.write_text("")
-    config, kept, *_ = live_settings._read(sources, running, had_accounts=False)
+    config, kept, *_ = live_settings._read(sources, running, had_accounts=False, also_fixed={})
     assert config.log_file == "/x.log"
     assert "stop and start" in kept["log_file"]
 
@@ -531,7 +531,7 @@ def test_a_reload_keeps_what_makes_a_host_one_of_its_cluster(
         'cluster = "redis://b"\ncluster_password = "env:REDIS"\ncluster_name = "우리반"\nhost_name = "서버"\n'
         'cluster_lease = 5\nauth = "closed"\nnotices = "off"\n'
     )
-    config, kept, *_ = live_settings._read(sources, running, had_accounts=False)
+    config, kept, *_ = live_settings._read(sources, running, had_accounts=False, also_fixed={})
     assert config == msgspec.structs.replace(running, notices=False)
     of_cluster = {"cluster", "cluster_password", "cluster_name", "host_name", "cluster_lease"}
     assert set(kept) == of_cluster | {"auth"}
@@ -546,7 +546,7 @@ def test_a_reload_of_a_server_that_is_alone_puts_it_into_no_cluster(
     settings_file.write_text("")
     sources, running = at_a_start()
     settings_file.write_text('cluster = "redis://:비밀@a"\nauth = "closed"\n')
-    config, kept, *_ = live_settings._read(sources, running, had_accounts=False)
+    config, kept, *_ = live_settings._read(sources, running, had_accounts=False, also_fixed={})
     assert config == msgspec.structs.replace(running, auth="closed")
     assert kept == {"cluster": "clients would change to another chat; stop and start"}
 
