@@ -21,6 +21,10 @@ from mpchat.supervisor.tls_pool import TlsPool
 QUICK = 0.5
 # Seconds that workers get beyond the deadline that they were told, before they are killed.
 STOP_GRACE = 1.5
+# Seconds within which a client that was just accepted has begun to speak TLS, and has shaken hands: a silent
+# client must not keep the server.
+FIRST_BYTES = 0.3
+HANDSHAKES = 1.0
 STOPPING = Refusal("the server is stopping")
 
 log = logging.getLogger("mpchat.supervisor")
@@ -53,12 +57,14 @@ class Shutdown:
         self.refuses_nobody = False
         self._step = Step.ARRIVALS
         self._hurried = False
+        # Seconds, monotonic.
+        self._begun = 0.0
         # When the present step must have come to its end (seconds, monotonic); None: it is not limited.
         self.deadline: float | None = None
 
     def begin(self, now: float) -> None:
         """Start no worker any more; ``now`` is monotonic."""
-        self.deadline = now + self._settings.config.stop_timeout
+        self._begun, self.deadline = now, now + self._settings.config.stop_timeout
         self._pool.phase = self._tls.phase = Phase.ENDING
         self._refuse_waiting()
 
@@ -73,13 +79,26 @@ class Shutdown:
         waits = self.refuses_nobody and self._step is Step.ARRIVALS and not self._hurried
         return waits and bool(self._pool.serving)
 
-    @property
-    def _arriving(self) -> bool:
-        """True while a connection is on its way to a worker: a worker that drains would send it back."""
+    def due(self, now: float) -> float | None:
+        """Return when it must go on whatever happens (seconds, monotonic); None: it is not limited."""
+        if self.deadline is None or not self.refuses_nobody or self._step is not Step.ARRIVALS:
+            return self.deadline
+        looks = (self._begun + FIRST_BYTES, self._begun + HANDSHAKES)
+        return min(each for each in (*looks, self.deadline) if each > now or each == self.deadline)
+
+    def _arriving(self, now: float) -> bool:
+        """Tell whether a connection is on its way to a worker: a worker that drains would send it back."""
         if self._pool.moving or not self._places:
             return self._pool.moving
-        handles = (*self._pool.handles, *self._tls.handles)
-        return self._placement.holds_up or any(each.connections.unacked for each in handles)
+        unacked = any(each.connections.unacked for each in self._pool.handles)
+        return self._placement.holds_up or unacked or self._shaking(now)
+
+    def _shaking(self, now: float) -> bool:
+        """Tell whether a client may still come by a TLS process."""
+        if not any(self._tls.handles):
+            return False
+        passed = now - self._begun
+        return passed < FIRST_BYTES or (passed < HANDSHAKES and bool(self._tls.shaking or self._placement))
 
     def hurry(self, now: float) -> None:
         """Skip to the farewell, and leave clients little time for it.
@@ -105,7 +124,7 @@ class Shutdown:
         if self.deadline is None:
             return
         late = now >= self.deadline
-        if self._step is Step.ARRIVALS and (late or not self._arriving):
+        if self._step is Step.ARRIVALS and (late or not self._arriving(now)):
             if self._hurried:
                 self.deadline = now + QUICK
                 self._skip_to_the_farewell(now)

@@ -156,8 +156,9 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         """How long the loop may wait (seconds); None: until something is ready."""
-        moments = [each for each in (self.hub.notice_due(), self.shutdown.deadline) if each is not None]
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        now = time.monotonic()
+        moments = [each for each in (self.hub.notice_due(), self.shutdown.due(now)) if each is not None]
+        return max(0.0, min(moments) - now) if moments else None
 
     def stop(self, why: str) -> None:
         """Begin an orderly stop; asked for again, be quick."""

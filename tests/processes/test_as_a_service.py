@@ -234,6 +234,8 @@ def test_a_reload_keeps_given_sockets_whatever_the_settings_say(folder: Path) ->
             assert list(done["kept"]) == ["port"]
             assert "the service manager has opened the sockets" in done["kept"]["port"]
             assert server.status()["addresses"] == [address_text(given)]
+            for child in psutil.Process(server.pid).children(recursive=True):
+                assert [each for each in child.net_connections("tcp") if each.status == "LISTEN"] == []
             with Client(given.getsockname()) as client:
                 client.say("still here")
                 client.hear_until("still here")

@@ -12,7 +12,7 @@ from mpchat.config import resolve
 from mpchat.errors import TimedOutError
 from mpchat.supervisor import supervisor
 from mpchat.supervisor.pool import Phase
-from mpchat.supervisor.shutdown import QUICK, STOP_GRACE, Shutdown
+from mpchat.supervisor.shutdown import FIRST_BYTES, HANDSHAKES, QUICK, STOP_GRACE, Shutdown
 from mpchat.supervisor.supervisor import ONE_REQUEST, Supervisor
 
 STOP_TIMEOUT = 10.0
@@ -35,7 +35,14 @@ class Parts:
         # Workers that take connections, and whether one waits for them; None: that is not what is tested.
         self.serving: list[Any] = []
         self.holds_up: bool | None = None
-        self.tls = SimpleNamespace(phase=self.phase, handles=[], close=self.close_tls, kill=self.kill_tls)
+        # Clients that wait for a worker or a TLS process.
+        self.waiting = 0
+        self.tls = SimpleNamespace(
+            shaking=0, phase=self.phase, handles=[], close=self.close_tls, kill=self.kill_tls
+        )
+
+    def __len__(self) -> int:
+        return self.waiting
 
     def turn(self, now: float) -> None:
         self.done.append("turn")
@@ -152,6 +159,26 @@ def test_clients_that_wait_for_a_worker_do_not_keep_the_server_for_ever(end: str
     assert "drain" in parts.take()
     shutdown.proceed(110.0)
     assert "refuse" in parts.take()
+
+
+def test_clients_that_shake_hands_get_a_worker_too_but_a_silent_one_keeps_nobody() -> None:
+    parts = Parts()
+    shutdown = Shutdown(*cast(Any, (parts, parts, parts, parts.tls, parts)))
+    shutdown.refuses_nobody = True
+    parts.tls.handles = parts.serving = [SimpleNamespace(connections=SimpleNamespace(unacked={}))]
+    shutdown.begin(100.0)
+    # The first bytes of a client that was just accepted may still come.
+    assert shutdown.due(100.0) == 100.0 + FIRST_BYTES
+    shutdown.proceed(100.0)
+    parts.tls.shaking = 1
+    shutdown.proceed(100.0 + FIRST_BYTES)
+    parts.tls.shaking, parts.waiting = 0, 1
+    shutdown.proceed(100.1 + FIRST_BYTES)
+    assert shutdown.due(100.1 + FIRST_BYTES) == 100.0 + HANDSHAKES
+    assert parts.take() == []
+    shutdown.proceed(100.0 + HANDSHAKES)
+    assert parts.take() == ["drain"]
+    assert shutdown.due(101.5) == shutdown.deadline == 110.0
 
 
 def test_without_a_farewell_nothing_is_announced() -> None:
