@@ -433,7 +433,7 @@ def test_an_operator_moderates_from_a_client(shared: Server) -> None:
         assert alice.refused(ban={"name": "no name\u202e"}) == "bad_name"
         assert alice.refused(ban={"name": BOB, "for": -1}) == "bad_request"
         assert alice.refused(ban={"name": "x" * 50_000}) == "bad_name"
-    for what in ('kick "NORA"', f'ban "{BOB}"', f'unban "{BOB}"', 'mute "nobody"'):
+    for what in ('kick "NORA"', f'ban "{BOB}" for 600 s', f'unban "{BOB}"', 'mute "nobody"'):
         line = f'audit: {what}, by operator "{ALICE}" at 127.0.0.1:'
         eventually(partial(_logged, shared, line), f"the log to say {line}")
 
