@@ -93,6 +93,30 @@ def test_each_line_that_a_file_does_not_take_is_counted_once(
     assert path.read_text() == "- 4 missing -\nlast\nreally\n"
 
 
+def test_after_the_beginning_of_a_line_the_next_one_begins_a_line_of_its_own(
+    path: Path, descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, room = os.write, [len("one\nthe begin")]
+    stream = StandardStream(descriptor, note)
+
+    def filling(number: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = real(number, data[: room[0]])
+        room[0] -= taken
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", filling)
+        for text in ("one\n", "the beginning\n", "nothing\n"):
+            stream.write(text)
+            stream.drain(PATIENCE)
+    stream.write("last\n")
+    stream.write("really\n")
+    finish(stream)
+    assert path.read_text() == "one\nthe begin\n- 2 missing -\nlast\nreally\n"
+
+
 def test_text_of_which_a_file_takes_a_part_at_a_time_is_written_whole(
     path: Path, descriptor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
