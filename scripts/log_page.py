@@ -65,10 +65,10 @@ With `log_format` json, it is one object in ASCII, here on several lines:
 | `event` | the event's name, which stays the same; the texts may change |
 | `text` | the line for people |
 | `repeated` | so many lines of this kind before it were not written |
-| `stack` | the stack of an error, with line ends |
+| `stack` | the stack of an error, or that of a process which SIGUSR2 asks for, with line ends |
 
-The other fields are those of the event, in the table below. A traceback that nobody expected, a warning of a library, and the stacks that
-SIGUSR2 asks for are objects too: each line has the event `output`. Three things are not JSON. A crash in native code writes its stacks as
+The other fields are those of the event, in the table below. What is printed to standard error, such as a traceback that nobody expected or
+the warning of a library, is an object for each line, with the event `output`. Three things are not JSON. A crash in native code writes its stacks as
 text. A process that cannot even load its code writes a traceback. A full disk can leave the first half of a line.
 
 Text from clients is escaped in both formats. Control characters, escape sequences, line separators, invisible characters and those that

@@ -42,6 +42,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "log not opened anew: %s: %s": ("log_not_opened", "error", "path"),
     "%d log line was dropped: the log could not be written": ("log_lines_dropped", "lines"),
     "%d log lines were dropped: the log could not be written": ("log_lines_dropped", "lines"),
+    "stacks that signal SIGUSR2 asks for": ("stacks",),
     # Processes.
     "ready: worker %d": ("worker_ready", "pid"),
     "ready: %s": ("tls_process_ready", "child"),

@@ -39,6 +39,8 @@ class JsonFormat(logging.Formatter):
         more = {}
         if repeated := getattr(record, "repeated", 0):
             more["repeated"] = repeated
+        if stack := getattr(record, "stack", ""):
+            more["stack"] = stack
         if record.exc_info:
             more["stack"] = self.formatException(record.exc_info)
         return self._line(record.created, record.levelname, event, record.getMessage(), {**fields, **more})

@@ -172,8 +172,16 @@ def dump_on_signal(*, chain: bool = False) -> None:
     global _dumps
     # A crash in native code is told in text, whatever the log's format: nothing else runs any more.
     faulthandler.enable()
-    _dumps = Dumps(lambda line: sys.stderr.write(line), chain=chain)
+    _dumps = Dumps(_write_dump, chain=chain)
     _redirect_dumps()
+
+
+def _write_dump(text: str) -> None:
+    logger = logging.getLogger("mpchat")
+    if _format(logger.handlers[0]).takes_text:
+        sys.stderr.write(text)
+    else:
+        logger.warning("stacks that signal SIGUSR2 asks for", extra={"stack": text.rstrip("\n")})
 
 
 def _redirect_dumps() -> None:

@@ -2,9 +2,15 @@
 
 import faulthandler
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable
+
+# Bytes of a dump, at most: what a pipe takes.
+_DUMP = 64 << 10
+# Milliseconds without more after which a dump is whole: it is written line by line, without a pause.
+_PAUSE = 50
 
 
 class Dumps:
@@ -17,7 +23,7 @@ class Dumps:
     """
 
     def __init__(self, write: Callable[[str], object], *, chain: bool) -> None:
-        """``write`` takes lines for the log. With ``chain`` the handler of before is called too."""
+        """``write`` takes a dump for the log. With ``chain`` the handler of before is called too."""
         self._write = write
         self._chain = chain
         self._pipe: int | None = None
@@ -53,6 +59,10 @@ class Dumps:
 
     def _copy(self, reader: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        with open(reader, encoding="ascii", errors="backslashreplace") as lines:
-            for line in lines:
-                self._write(line)
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        while True:
+            dump = os.read(reader, _DUMP)
+            while len(dump) < _DUMP and poll.poll(_PAUSE):
+                dump += os.read(reader, _DUMP)
+            self._write(dump.decode("ascii", errors="backslashreplace"))

@@ -302,9 +302,31 @@ def test_all_that_a_process_says_is_json_to_its_last_word(tmp_path: Path) -> Non
     assert any("UserWarning: be warned" in each for each in said)
     assert "cut offTraceback (most recent call last):" in said
     assert "ValueError: nobody has caught this\\x1b[2J" in said
-    assert any("most recent call first" in json.dumps(each) for each in lines)
+    (dump,) = [each["stack"] for each in lines if each["event"] == "stacks"]
+    assert dump.startswith("Stack (most recent call first):\n  File ")
     assert lines[-1]["text"] == "muted: 19"
     assert lines[-1]["repeated"] == 20 - log_repeats.BURST - 1
+
+
+# Prints, and ends in the middle of a line.
+_PRINTS = """
+import sys
+from mpchat.ipc import logs
+logs.set_up("info", "tester", log_format=sys.argv[1])
+print("a library\\x1b[2J\\u2028 says", "more", file=sys.stderr)
+sys.stderr.write("the rest\\x07")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_is_printed_is_escaped_and_whole_to_the_end(log_format: str) -> None:
+    command = [sys.executable, "-c", _PRINTS, log_format]
+    done = subprocess.run(command, capture_output=True, timeout=60.0, check=True, encoding="utf-8")
+    assert is_harmless(done.stderr.replace("\n", ""))
+    lines = [as_text(each) for each in done.stderr.splitlines()]
+    assert lines == ["a library\\x1b[2J\\u2028 says more", "the rest\\x07"]
+    if log_format == "json":
+        assert {each["event"] for each in objects(done.stderr)} == {"output"}
 
 
 # Gets a file that may grow to 4 KiB, then further.
