@@ -79,7 +79,7 @@ A line of JSON has at most 16 KiB. Longer texts in it are cut, and end in `[cut]
 
 No line makes the server wait. A thread of each process writes its lines. Up to {waiting} lines of each process wait, and further lines are dropped:
 on a full disk, a disk that hangs, a pipe that nobody reads. When the log can be written again, the event `log_lines_dropped` says how many
-lines are missing there.
+lines are missing there. The [metrics](metrics.md) have the sum for each process: `mpchat_log_dropped_lines_total`.
 
 Of lines of one kind, {burst} are written in {seconds:g} seconds. The others are counted. The count stands at the next line of that kind, or at the last one
 that was held back, which is written when the {seconds:g} seconds are over or when the process ends. In JSON the count is the field `repeated`.

@@ -3,6 +3,7 @@
 The file is read from its end, so that a long log costs no more than what is shown.
 """
 
+import json
 import os
 import stat
 import time
@@ -50,7 +51,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
     def shown(self, raw: str) -> str:
         """Return a line as it is shown."""
-        return msgspec.json.encode(as_object(raw)).decode() if self.as_json else as_text(raw)
+        return json.dumps(as_object(raw)) if self.as_json else as_text(raw)
 
 
 @click.command()

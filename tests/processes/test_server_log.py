@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.harness import MPCHAT, Client, Server, kill, raw_frame, running
+from support.harness import MPCHAT, Client, Server, in_foreground, kill, raw_frame, running
 from support.members import Member
 from support.waiting import PATIENCE, eventually
 
@@ -178,9 +179,8 @@ def test_the_log_is_followed_while_it_is_rotated(server: Server) -> None:
 
 
 def _readable(process: "subprocess.Popen[str]") -> bool:
-    import select
-
-    return bool(select.select([process.stdout], [], [], 0.3)[0])
+    assert process.stdout is not None
+    return bool(select.select([process.stdout.fileno()], [], [], 0.3)[0])
 
 
 def test_a_reload_changes_the_format_in_each_process(server: Server) -> None:
@@ -199,6 +199,19 @@ def test_a_reload_changes_the_format_in_each_process(server: Server) -> None:
     finally:
         settle(server.folder, "json")
         ok(server, "reload")
+
+
+def test_the_log_of_a_server_in_the_foreground_is_where_its_standard_error_leads(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    with in_foreground(server, "--log-format", "json") as process:
+        done = server.command("log")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "is its standard error" in done.stderr
+        assert "start it with --log-file FILE" in done.stderr
+        process.terminate()
+        _, said = process.communicate(timeout=PATIENCE)
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert lines[-1]["event"] == "server_stopped"
 
 
 def test_what_a_start_shows_of_a_log_in_json_is_readable() -> None:

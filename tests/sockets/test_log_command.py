@@ -136,7 +136,8 @@ def test_a_line_that_was_printed_is_shown_as_it_was() -> None:
 )
 def test_any_line_can_be_shown(raw: str) -> None:
     assert not set("\x1b\u202e\u2028\x07") & set(as_text(raw))
-    json.dumps(as_object(raw))
+    assert Wanted(as_json=True).shown(raw).isascii()
+    assert isinstance(as_object(raw), dict)
     read(raw)
 
 
