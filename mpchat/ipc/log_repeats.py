@@ -5,6 +5,7 @@ held back is logged then, with the count of the others; when the process ends, a
 """
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -20,11 +21,15 @@ _MARGIN = 0.01
 
 
 class _Kind(NamedTuple):
-    """Lines of one kind: when the first came (seconds, monotonic), how many, and the last one held back."""
+    """Lines of one kind: when the first of them came (seconds, monotonic), and how many."""
 
     since: float
     came: int = 1
-    held: logging.LogRecord | None = None
+
+    @property
+    def end(self) -> float:
+        """When the count is told."""
+        return self.since + BURST_SECONDS
 
 
 class Repeats(logging.Filter):
@@ -38,6 +43,8 @@ class Repeats(logging.Filter):
         super().__init__()
         self._tell = tell
         self._kinds: dict[object, _Kind] = {}
+        # Of each kind with lines that were held back, the last one. Mostly there is none.
+        self._held: dict[object, logging.LogRecord] = {}
         # Held by its own thread again when a signal's handler logs.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -49,7 +56,7 @@ class Repeats(logging.Filter):
         with self._lock:
             now = time.monotonic()
             passes = self._is_few(record, now)
-            due = self._take(lambda kind: now - kind.since > BURST_SECONDS)
+            due = self._take(now)
             self._wait_for_the_rest()
         for each in due:
             self._tell(each)
@@ -57,33 +64,35 @@ class Repeats(logging.Filter):
 
     def _is_few(self, record: logging.LogRecord, now: float) -> bool:
         kind = self._kinds.get(record.msg)
-        if kind is None or now - kind.since > BURST_SECONDS:
-            if kind is not None and kind.held is not None:
+        if kind is None or now > kind.end:
+            if kind is not None and self._held.pop(record.msg, None) is not None:
                 record.repeated = kind.came - BURST
             self._kinds[record.msg] = _Kind(now)
             return True
-        held = _kept(record) if kind.came >= BURST else None
-        self._kinds[record.msg] = _Kind(kind.since, kind.came + 1, held)
-        return held is None
+        self._kinds[record.msg] = _Kind(kind.since, kind.came + 1)
+        if kind.came < BURST:
+            return True
+        self._held[record.msg] = _kept(record)
+        return False
 
     def tell_all(self) -> None:
         """Tell what was held back: the process ends."""
         with self._lock:
-            due = self._take(lambda kind: True)
+            due = self._take(math.inf)
         for each in due:
             self._tell(each)
 
-    def _take(self, ends: Callable[[_Kind], bool]) -> list[logging.LogRecord]:
-        """Return the lines that were held back of kinds that end, ready to be told."""
-        due = []
-        for msg, kind in list(self._kinds.items()):
-            if kind.held is not None and ends(kind):
-                del self._kinds[msg]
-                kind.held.repeated = kind.came - BURST - 1
-                kind.held.created = time.time()
-                kind.held.msecs = kind.held.created % 1 * 1000
-                due.append(kind.held)
-        return due
+    def _take(self, now: float) -> list[logging.LogRecord]:
+        """Return the lines that were held back and are to be told ``now``, ready for that."""
+        due = [msg for msg in list(self._held) if now > self._kinds[msg].end]
+        return [self._ready(msg) for msg in due]
+
+    def _ready(self, msg: object) -> logging.LogRecord:
+        record, kind = self._held.pop(msg), self._kinds.pop(msg)
+        record.repeated = kind.came - BURST - 1
+        record.created = time.time()
+        record.msecs = record.created % 1 * 1000
+        return record
 
     def _wait_for_the_rest(self) -> None:
         """Have a thread tell what is held back, should no further line come."""
@@ -95,8 +104,7 @@ class Repeats(logging.Filter):
                 self._thread = None
 
     def _next_end(self) -> float | None:
-        ends = [each.since + BURST_SECONDS for each in self._kinds.values() if each.held is not None]
-        return min(ends) if ends else None
+        return min((self._kinds[msg].end for msg in list(self._held)), default=None)
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -108,8 +116,7 @@ class Repeats(logging.Filter):
                     return
             time.sleep(max(0.0, end - time.monotonic()) + _MARGIN)
             with self._lock:
-                now = time.monotonic()
-                due = self._take(lambda kind: now - kind.since > BURST_SECONDS)  # noqa: B023 (called here)
+                due = self._take(time.monotonic())
             for each in due:
                 self._tell(each)
 

@@ -263,8 +263,7 @@ def test_a_line_that_is_held_back_keeps_no_object_alive(log: Log) -> None:
             raise ValueError("bad")
         except ValueError as error:
             logging.getLogger("mpchat").error("names cannot be checked: %s", error, exc_info=True)
-    held = _repeats()._kinds["names cannot be checked: %s"].held
-    assert held is not None
+    held = _repeats()._held["names cannot be checked: %s"]
     assert (held.exc_info, held.args) == (None, ("bad",))
 
 
