@@ -47,7 +47,7 @@ class Verifier:
         self.proofs = config.proofs
         self._audience = config.jwt_audience
         self._key: Key | None = load_key(read_secret("jwt_key", config.jwt_key)) if config.jwt_key else None
-        self._secret = _digest_of_secret(config.secret) if config.secret else None
+        self._secret = digest_of_secret(config.secret) if config.secret else None
         self._accounts = _open_accounts(config)
         self._remembered = _Remembered()
         if config.auth != "open":
@@ -195,7 +195,8 @@ def _wanted(proof: Proof) -> str:
     return checked_name(proof.name)
 
 
-def _digest_of_secret(where: str) -> bytes:
+def digest_of_secret(where: str) -> bytes:
+    """Return the hash of the secret at the place of a setting. Raise :class:`StartError`."""
     try:
         text = without_newline(read_secret("secret", where)).decode()
     except UnicodeDecodeError:

@@ -15,6 +15,7 @@ from mpchat import __version__
 from mpchat.cli.accounts import user
 from mpchat.cli.changes import reload, scale
 from mpchat.cli.chat import chat
+from mpchat.cli.check import check
 from mpchat.cli.client import client
 from mpchat.cli.clients import clients
 from mpchat.cli.completion import completion
@@ -95,7 +96,7 @@ for _command in (
     *(say, kick, ban, unban, mute, unmute, bans),
     *(clients, rooms, close, hosts),
     *(user, token),
-    *(show_config, service, client, manual, completion),
+    *(show_config, check, service, client, manual, completion),
 ):
     main.add_command(_command)
 

@@ -1,7 +1,6 @@
 """``mpchat config``: the settings in force, or a check of one file."""
 
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,12 @@ import click
 
 from mpchat.cli.candidates import files
 from mpchat.cli.options import all_settings, shown_setting
-from mpchat.config import SETTINGS, Config, default_workers, resolve
+from mpchat.config import SETTINGS, default_workers, resolve
 from mpchat.cores import usable_cores
 from mpchat.memory import bounds
 from mpchat.settings import Sources, read_file
-from mpchat.supervisor.capacity import connections_per_worker
+from mpchat.supervisor.descriptors import most_connections
 from mpchat.text import visible
-
-# What macOS allows although it says "unlimited".
-_OPEN_MAX = 10_240
 
 
 @click.command("config")
@@ -38,18 +34,10 @@ def show_config(config_file: str | None, check: str | None, **flags: Any) -> Non
     rows = [(each.name, shown_setting(config, each.name), places[each.name]) for each in SETTINGS]
     cores = usable_cores()
     workers = config.workers or default_workers(cores)
-    connections = _most_connections(config, workers)
+    connections = most_connections(config, workers)
     console = Console(highlight=False)
     console.print(config_picture(rows))
     click.echo(f"settings file: {visible(sources.file) or 'none'}")
     console.print(memory_picture(bounds(config, workers, connections), workers, connections))
     if not config.workers:
         click.echo(f"workers = 0 means {default_workers(cores)} here, with {cores} cores")
-
-
-def _most_connections(config: Config, workers: int) -> int:
-    """Return how many connections a server has at most that is started from here."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    descriptors = _OPEN_MAX if hard == resource.RLIM_INFINITY else hard
-    fit = workers * connections_per_worker(descriptors, config.multiplexer)
-    return min(fit, config.max_connections) if config.max_connections else fit

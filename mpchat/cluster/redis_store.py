@@ -11,7 +11,7 @@ registration ends the first. So an answer that was lost costs nothing but the re
 import hashlib
 import secrets
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from typing import Any
 
@@ -106,11 +106,30 @@ class RedisStore:
 
     def open(self) -> Snapshot | None:
         """See :meth:`mpchat.cluster.store.Store.open`."""
-        try:
-            self._check_server(_fields(self._connection.ask("INFO", "server")))
-            self._check_memory(_fields(self._connection.ask("INFO", "memory")))
-            self._check_keys()
+        with self._refusals():
+            self._check_usable()
             return self.load()
+
+    def look(self) -> str:
+        """Return the version of a Redis that can hold the log, and change nothing.
+
+        Raise UnavailableError or RefusedError.
+        """
+        with self._refusals():
+            return self._check_usable()
+
+    def _check_usable(self) -> str:
+        server = _fields(self._connection.ask("INFO", "server"))
+        self._check_server(server)
+        self._check_memory(_fields(self._connection.ask("INFO", "memory")))
+        self._check_keys()
+        return server.get("redis_version", "")
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turn what Redis refuses into one line."""
+        try:
+            yield
         except DeniedError as error:
             raise RefusedError(self._denied(error)) from None
         except redis.ResponseError as error:

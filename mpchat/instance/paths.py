@@ -96,9 +96,22 @@ def prepare_folder(folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        status, parent = folder.lstat(), folder.parent.stat()
+        check_folder(folder)
     except OSError as error:
-        raise StartError(f"cannot make the folder {folder}: {error.strerror}; {_ELSEWHERE}") from None
+        raise cannot_make(folder, error.strerror) from None
+
+
+def cannot_make(folder: Path, why: str | None) -> StartError:
+    """Return the error for a folder that is not there and cannot be made."""
+    return StartError(f"cannot make the folder {folder}: {why}; {_ELSEWHERE}")
+
+
+def check_folder(folder: Path) -> None:
+    """Check that only this user may enter or replace the instance's folder; change nothing.
+
+    Raise :class:`StartError`, and ``OSError`` if the folder is not there.
+    """
+    status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise StartError(f"{folder} is not a folder; remove it, or {_ELSEWHERE}")
     if status.st_uid != os.geteuid():
@@ -106,7 +119,13 @@ def prepare_folder(folder: Path) -> None:
         raise StartError(f"{folder} belongs to another user, {owner}; {_ELSEWHERE}")
     if status.st_mode & 0o077:
         raise StartError(f"others may enter {folder}; close it with: chmod 700 {folder}")
+    check_place(folder.parent)
+
+
+def check_place(place: Path) -> None:
+    """Check that no other user may replace what is in ``place``. Raise as :func:`check_folder` does."""
+    parent = place.stat()
     if parent.st_uid not in (os.geteuid(), 0) or (
         others_may_write(parent, os.geteuid()) and not parent.st_mode & stat.S_ISVTX
     ):
-        raise StartError(f"others may replace what is in {folder.parent}; {_ELSEWHERE}")
+        raise StartError(f"others may replace what is in {place}; {_ELSEWHERE}")

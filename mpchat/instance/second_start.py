@@ -32,7 +32,7 @@ def refuse_second_start(config: Config) -> None:
     places = paths(config.name, config.runtime_dir)
     prepare_folder(places.folder)
     deadline = None
-    while _is_held(places):
+    while is_locked(places.lock):
         if deadline is None:
             deadline = time.monotonic() + patience(places)
         if time.monotonic() >= deadline:
@@ -40,14 +40,14 @@ def refuse_second_start(config: Config) -> None:
         time.sleep(_POLL)
 
 
-def _is_held(places: Paths) -> bool:
-    """Tell whether a process of this container holds the lock, by the kernel's list of locks.
+def is_locked(path: Path) -> bool:
+    """Tell whether a process of this container holds a lock on a file, by the kernel's list of locks.
 
     To try the lock instead would make a server's own try in the same moment fail. Linux only; elsewhere, and
     where the list names files otherwise (btrfs), the lock counts as free.
     """
     try:
-        lock = os.stat(places.lock)
+        lock = os.stat(path)
         held = _LOCKS.read_text()
     except OSError:
         return False

@@ -118,6 +118,14 @@ def look_up(hosts: tuple[str, ...], port: int) -> SlowCall[list[ListenAddress]]:
     return SlowCall(partial(_resolve_all, hosts, port), at_once=all(map(_is_numeric, hosts)))
 
 
+def check_free(where: ListenAddress) -> None:
+    """Raise :class:`AddressTakenError` or another :class:`StartError` if a server could not listen there.
+
+    No client can connect meanwhile.
+    """
+    _bound(where).close()
+
+
 def _resolve_all(hosts: tuple[str, ...], port: int) -> list[ListenAddress]:
     found = list(dict.fromkeys(each for host in hosts for each in _resolve(host, port)))
     if any(each.family == socket.AF_INET for each in found):
@@ -142,6 +150,18 @@ def _is_numeric(host: str) -> bool:
 
 
 def _listen(where: ListenAddress) -> socket.socket:
+    listener = _bound(where)
+    try:
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(where, error) from None
+    return listener
+
+
+def _bound(where: ListenAddress) -> socket.socket:
+    """Return a socket that has its address, and does not listen."""
     try:
         listener = socket.socket(where.family, socket.SOCK_STREAM)
     except OSError as error:  # a system without IPv6
@@ -153,8 +173,6 @@ def _listen(where: ListenAddress) -> socket.socket:
         if where.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not where.dual)
         listener.bind(where.address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
     except OSError as error:
         listener.close()
         raise _cannot_listen(where, error) from None

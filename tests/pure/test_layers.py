@@ -36,6 +36,7 @@ ipc
 cluster
 hub worker tls
 supervisor
+inspection
 client
 mpchat
 cli
@@ -203,7 +204,18 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("client.")])
 def test_the_client_does_not_know_the_server(name: str) -> None:
-    server = {"reactor", "ipc", "instance", "control", "hub", "worker", "supervisor", "settings", "mpchat"}
+    server = {
+        "reactor",
+        "ipc",
+        "instance",
+        "control",
+        "hub",
+        "worker",
+        "supervisor",
+        "settings",
+        "inspection",
+        "mpchat",
+    }
     assert [each for each in imports(MODULES[name]) if each.ours and each.part in server] == []
 
 
@@ -223,16 +235,19 @@ def test_a_pure_module_knows_no_clock_no_file_and_no_socket(name: str) -> None:
     assert [each for each in found if each.ours and not is_pure(each.module)] == []
 
 
-def reached(*names: str) -> set[str]:
-    """Return the modules of the package that importing ``names`` loads, themselves included."""
-    seen: set[str] = set()
+def reached(*names: str, without: str = "") -> set[str]:
+    """Return the modules of the package that importing ``names`` loads, themselves included.
+
+    What only the module ``without`` loads is left out.
+    """
+    seen = {without}
     todo = list(names)
     while todo:
         name = todo.pop()
         if name not in seen:
             seen.add(name)
             todo += [each.module for each in imports(MODULES[name]) if each.ours]
-    return seen
+    return seen - {without}
 
 
 def test_a_worker_loads_no_library_of_the_guard() -> None:
@@ -244,10 +259,16 @@ def test_a_worker_loads_no_library_of_the_guard() -> None:
     assert loaded.isdisjoint({"jwt", "cryptography", "confusable_homoglyphs", "sqlite3"})
 
 
+LATE = {"inspection.inspect", "inspection.findings"}
+
+
 def test_a_command_does_not_load_the_loop_of_a_server() -> None:
     """Commands are started by hand, and in scripts many times: they load what they need to ask a server."""
     server = {"reactor", "ipc", "hub", "worker", "control.server", "supervisor.supervisor"}
-    found = reached("__main__", "cli.commands", "control.client", "supervisor.startup")
+    # An inspection asks what a start asks; it is loaded when it is asked for.
+    modules = ("__main__", "cli.commands", "control.client", "supervisor.startup")
+    found = reached(*modules, without="inspection.inspect")
+    assert {each.module for each in imports(MODULES["cli.check"]) if each.part == "inspection"} <= LATE
     assert {name for name in found if name in server or name.split(".")[0] in server} == set()
 
 
