@@ -29,7 +29,7 @@ def _runtime(scope: Scope) -> Finding:
     folder, subject = scope.paths.folder, "runtime folder"
     try:
         there = _nearest(folder)
-        check_entry(there if there.is_dir() else there.parent)
+        check_entry(there if os.path.isdir(there) else there.parent)
         if there == folder:
             check_folder(folder)
         elif why := _why_not_made_in(there):
@@ -70,7 +70,7 @@ def _file_system(path: Path) -> str:
 
 def _log(scope: Scope) -> Finding:
     path = Path(scope.config.log_file)
-    if path.parent == scope.paths.folder and not path.exists():
+    if path.parent == scope.paths.folder and not os.path.exists(path):
         return ok("log", f"{visible(str(path))}, which a start makes")
     if why := why_not_written(path):
         return failure("log", f"cannot write {visible(str(path))}: {why}", "see --log-file")
@@ -79,7 +79,7 @@ def _log(scope: Scope) -> Finding:
 
 def why_not_written(path: Path) -> str:
     """Return why a file cannot be written, or made if it is not there; empty: it can."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return "it is a folder"
     try:
         path.stat()
@@ -95,9 +95,9 @@ _EFFECTIVE = os.access in os.supports_effective_ids
 
 
 def _why_not_made_in(folder: Path) -> str:
-    if not folder.exists():
+    if not os.path.exists(folder):
         return f"the folder {visible(str(folder))} is not there"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"{visible(str(folder))} is not a folder"
     return "" if os.access(folder, os.W_OK | os.X_OK, effective_ids=_EFFECTIVE) else _no_right(folder)
 

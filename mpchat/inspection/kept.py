@@ -38,7 +38,7 @@ def _history(scope: Scope) -> Finding:
         return failure(
             "history", f"{shown} is used by another server", "stop that one, or choose another file"
         )
-    if not path.exists():
+    if not os.path.exists(path):
         return ok("history", f"{shown}, which a start makes")
     if fault := fault_of(path, _HISTORY):
         return failure("history", f"{shown}: {visible(fault)}", "choose another file, or move it away")

@@ -1,6 +1,9 @@
 """Network: the addresses to listen on, and the Redis of a cluster."""
 
 import time
+from contextlib import suppress
+
+import psutil
 
 from mpchat import cluster_url
 from mpchat.auth.keys import read_secret
@@ -8,7 +11,14 @@ from mpchat.config import Config, format_address
 from mpchat.errors import MpchatError
 from mpchat.inspection.findings import Finding, failure, ok, refused
 from mpchat.inspection.scope import Scope
-from mpchat.supervisor.listeners import AddressTakenError, ListenAddress, check_free, look_up, taken_by
+from mpchat.supervisor.listeners import (
+    AddressTakenError,
+    ListenAddress,
+    check_free,
+    holder,
+    look_up,
+    taken_by,
+)
 
 # Seconds for a name server, and between two looks whether it has answered.
 _PATIENCE = 10.0
@@ -41,10 +51,20 @@ def _port(where: ListenAddress, scope: Scope) -> Finding:
     try:
         check_free(where)
     except AddressTakenError:
+        if _is_service_managers(where.address[1]):
+            return ok("port", f"{text} is held by systemd, which gives the socket to its service")
         return refused("port", taken_by(where))
     except MpchatError as error:
         return refused("port", error)
     return ok("port", f"{text} is free" if where.address[1] else "the system chooses one")
+
+
+def _is_service_managers(port: int) -> bool:
+    """Tell whether systemd listens on a port, for a service that is started when a client comes."""
+    with suppress(psutil.Error):
+        found = holder(port)
+        return found is not None and found.pid == 1 and found.name() == "systemd"
+    return False
 
 
 def _cluster(config: Config) -> Finding:

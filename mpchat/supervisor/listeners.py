@@ -226,14 +226,23 @@ def _is_own(port: int) -> bool:
     return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in mine)
 
 
+def holder(port: int) -> psutil.Process | None:
+    """Return the process that listens on a port; None if the system does not tell this user.
+
+    It looks through all processes of the machine. Raise ``psutil.Error`` if the process has just ended.
+    """
+    for each in psutil.net_connections("tcp"):
+        if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid:
+            return psutil.Process(each.pid)
+    return None
+
+
 def _holder(port: int) -> str:
     """Name the program that listens on a port."""
-    try:
-        for each in psutil.net_connections("tcp"):
-            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid:
-                return _described(psutil.Process(each.pid))
-    except psutil.Error:
-        pass
+    with suppress(psutil.Error):
+        found = holder(port)
+        if found is not None:
+            return _described(found)
     return f"another program (whose, only an administrator can see{_servers_of_others()})"
 
 

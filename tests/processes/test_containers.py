@@ -18,6 +18,7 @@ from support.namespaces import (
     as_process_1,
     as_random_user,
     as_subreaper,
+    control_group,
     sticky_folder,
     with_read_only_root,
 )
@@ -60,9 +61,10 @@ def container(server: Server, before: list[str], fifo: Path) -> Iterator[psutil.
         process = psutil.Process(launcher.pid)
         yield process if "mpchat.supervisor" in process.cmdline() else process.children()[0]
     finally:
-        for each in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
+        for each in psutil.Process(launcher.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 each.kill()
+        launcher.kill()
         launcher.communicate()
 
 
@@ -179,3 +181,28 @@ def test_a_user_without_a_name_and_a_home_needs_one_sticky_folder(sticky: Path, 
     # Nothing but a folder of its own, whose name keeps users apart.
     assert str(RANDOM_UID) in done.stdout.splitlines()[-1]
     assert done.stdout.splitlines()[-2] == "exits 4 0"
+
+
+MOST = 256 << 20
+
+
+def in_group(before: list[str], code: str) -> list[str]:
+    words = [*before, sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_memory_of_a_real_control_group_is_the_limit() -> None:
+    with control_group("memory", max=f"{MOST}", limit_in_bytes=f"{MOST}") as before:
+        size, used, is_groups = in_group(
+            before, "from mpchat.memory_limit import memory_limit; print(*memory_limit())"
+        )
+    assert (size, is_groups) == (f"{MOST}", "True")
+    assert 0 < int(used) < MOST
+
+
+def test_the_cpu_of_a_real_control_group_is_the_number_of_cores() -> None:
+    half = {"max": "50000 100000", "cfs_period_us": "100000", "cfs_quota_us": "50000"}
+    with control_group("cpu", **half) as before:
+        assert in_group(before, "from mpchat.cores import usable_cores; print(usable_cores())") == ["1"]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +22,7 @@ from mpchat.hub.archive import Archive
 from mpchat.hub.history_lock import lock_history
 from mpchat.inspection import installation as installation_module
 from mpchat.inspection import machine as machine_module
+from mpchat.inspection import network
 from mpchat.inspection.findings import Finding, Level
 from mpchat.inspection.inspect import inspect
 from mpchat.memory_limit import MemoryLimit
@@ -382,6 +383,40 @@ def test_a_closed_chat_that_nobody_can_enter_is_warned_of(look: Inspect, tmp_pat
     assert look(auth="closed", secret=secret)["accounts"].level is Level.OK
 
 
+@contextmanager
+def another_user(uid: int) -> Iterator[None]:
+    """Let this process act for another user, without the rights of root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act for another user")
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_this_user_may_not_reach_is_found_and_ends_nothing(look: Inspect, tmp_path: Path) -> None:
+    look(history=tmp_path / "history.db")  # loads what the other user may not read
+    tmp_path.chmod(0o700)
+    with another_user(54_321):
+        found = look(
+            history=tmp_path / "history.db", log_file=tmp_path / "log", accounts=tmp_path / "accounts.db"
+        )
+    assert_fails(found["runtime folder"])
+    for subject in ("history", "log", "accounts"):
+        assert_fails(found[subject])
+    assert "history.db" in found["history"].text
+
+
+def test_a_file_of_another_user_is_found(look: Inspect, tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    garbage(path)
+    path.chmod(0o644)
+    with another_user(54_321), suppress(PermissionError):
+        os.listdir(tmp_path)
+        assert_fails(look(history=path)["history"], "no right to write")
+
+
 # Certificate, key, secret.
 
 
@@ -440,16 +475,39 @@ def test_a_port_that_is_taken_is_named_with_its_holder(look: Inspect, taken: int
     assert_fails(look(port=taken)["port"], f"127.0.0.1:{taken}", "another address of that port")
 
 
+class ServiceManager:
+    """Stands for systemd, which no test can be."""
+
+    pid = 1
+
+    def name(self) -> str:
+        return "systemd"
+
+
+def test_a_port_that_systemd_holds_for_a_service_is_no_fault(
+    look: Inspect, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "holder", lambda port: ServiceManager())
+    assert look(port=taken)["port"].level is Level.OK
+
+
 def test_an_address_of_another_machine_and_a_name_of_none(look: Inspect) -> None:
     assert_fails(look(host="192.0.2.1")["port"], "no address of this machine", "--host")
     assert_fails(look(host="no.such.host.invalid")["port"], "no address of this machine", "--host")
 
 
-def test_a_port_is_free_after_the_look(look: Inspect, taken: int) -> None:
+def test_a_port_is_free_after_the_look_and_no_client_gets_in_meanwhile(
+    look: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listen(sock: socket.socket, backlog: int = 0) -> None:
+        raise AssertionError("a client could connect")
+
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    assert look(port=port)["port"].text == f"127.0.0.1:{port} is free"
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "listen", listen)
+        assert look(port=port)["port"].text == f"127.0.0.1:{port} is free"
     with socket.create_server(("127.0.0.1", port)):
         pass
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mpchat.cgroup import CGROUP, CGROUPS, groups
+
 # A user that the system has no name for.
 RANDOM_UID = 54_321
 # Makes the process that it becomes get the orphans below it, as process 1 does.
@@ -68,3 +70,29 @@ def as_random_user() -> list[str]:
     """
     who = [f"--reuid={RANDOM_UID}", f"--regid={RANDOM_UID}", "--clear-groups"]
     return _permitted("setpriv", *who, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+
+
+@contextmanager
+def control_group(controller: str, **limits: str) -> Iterator[list[str]]:
+    """Make a control group with limits in files of its folder; yield the words before a command in it.
+
+    A file's name is written with underscores; the version that this machine has decides which ones count.
+    """
+    inside = groups(controller, CGROUP, CGROUPS)
+    if not inside:
+        pytest.skip(f"no control groups for {controller} here")
+    folder = inside[0].folder / f"mpchat-test-{controller}-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"not permitted here: a control group: {error.strerror}")
+    try:
+        there = {folder / f"{controller}.{name}": value for name, value in limits.items()}
+        there = {path: value for path, value in there.items() if path.exists()}
+        if not there:
+            pytest.skip(f"not permitted here: {controller} of an own control group")
+        for path, value in there.items():
+            path.write_text(value)
+        yield ["sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        folder.rmdir()
