@@ -21,6 +21,7 @@ from mpchat.hub.effects import (
     Leave,
     NoticeInRoom,
     Order,
+    Presence,
     RoomNumbered,
     Say,
     SayInRoom,
@@ -114,6 +115,9 @@ class Delivery:
         self.endpoints: list[Endpoint] = []
         # Gets every run of messages that is numbered.
         self.on_run: Callable[[Run], None] | None = None
+        # The same for the webhook; and members that enter rooms and leave them.
+        self.on_said: Callable[[Run], None] | None = None
+        self.on_presence: Callable[[Presence], None] | None = None
         # Gets the name and the last number of every room whose history is to be removed.
         self.on_forget: Callable[[str, int], None] | None = None
         # Gets the name of every new room whose numbers do not begin with 1, its last number, and the time.
@@ -161,6 +165,7 @@ class Delivery:
             ForgetRoom: self._forget_room,
             ForgetHistory: self._forget_history,
             RoomNumbered: self._room_numbered,
+            Presence: self._presence,
         }
 
     @property
@@ -264,6 +269,8 @@ class Delivery:
         number, run = effect
         if self.on_run is not None:
             self.on_run(run)
+        if self.on_said is not None:
+            self.on_said(run)
         stream = self._streams.get(number)
         if stream is not None and stream.recipients:
             self._add(stream, run.count, self._rooms.by_number[number].numbered(run))
@@ -449,6 +456,10 @@ class Delivery:
     def _room_numbered(self, effect: RoomNumbered) -> None:
         if self.on_numbered is not None:
             self.on_numbered(*effect)
+
+    def _presence(self, effect: Presence) -> None:
+        if self.on_presence is not None:
+            self.on_presence(effect)
 
     # What workers say about members.
 

@@ -120,6 +120,18 @@ class Kick(NamedTuple):
     lasts: bool = False
 
 
+class Presence(NamedTuple):
+    """Tell a watcher that a member has entered a room, or left it for ``reason`` (empty: it has entered).
+
+    ``members`` are in the room now. There is such an effect only while the state is watched.
+    """
+
+    room: str
+    name: str
+    members: int
+    reason: str = ""
+
+
 Effect = (
     Say
     | SayInRoom
@@ -135,4 +147,5 @@ Effect = (
     | RoomNumbered
     | Hold
     | Kick
+    | Presence
 )

@@ -17,7 +17,7 @@ from mpchat.auth.grant import Identity
 from mpchat.errors import MpchatError, ProtocolError
 from mpchat.hub.cut_offs import CutOffs
 from mpchat.hub.delivery import Delivery
-from mpchat.hub.effects import Order, Tell
+from mpchat.hub.effects import Order, Presence, Tell
 from mpchat.hub.endpoint import STUCK_AFTER, STUCK_SHARE, Endpoint
 from mpchat.hub.entries import (
     Announced,
@@ -457,6 +457,13 @@ class Hub:
 
     def _sweep(self, now: float) -> None:
         self._put_in_order(Swept(now, time.time(), self.proofs.waiting), now)
+
+    def be_watched(
+        self, said: Callable[[Run], None] | None, moved: Callable[[Presence], None] | None
+    ) -> None:
+        """Tell from now on what is said in every room, and which members enter and leave; None: no more."""
+        self.state.members.watched = moved is not None
+        self.delivery.on_said, self.delivery.on_presence = said, moved
 
     # What is so.
 

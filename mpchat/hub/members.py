@@ -12,7 +12,17 @@ import msgspec
 from mpchat.auth.grant import MEMBER, OPERATOR, Grant
 from mpchat.errors import ProtocolError
 from mpchat.hub.claims import Claim, Claims
-from mpchat.hub.effects import Effect, End, Enter, ForgetHistory, Leave, Order, RoomNumbered, Tell
+from mpchat.hub.effects import (
+    Effect,
+    End,
+    Enter,
+    ForgetHistory,
+    Leave,
+    Order,
+    Presence,
+    RoomNumbered,
+    Tell,
+)
 from mpchat.hub.entries import Asked, Returned
 from mpchat.hub.hosts import host_of
 from mpchat.hub.limits import Limits
@@ -102,6 +112,8 @@ class Members:
         # Is added to the identities of an entry: those of several hosts must differ.
         self.base = 0
         self.by_identity: dict[int, Member] = {}
+        # Whether there is an effect for each member that enters or leaves a room.
+        self.watched = False
         # Connections that the server is ending, until they have ended: they may still post and ask.
         self.ending: dict[int, Member] = {}
         self.claims = Claims()
@@ -335,6 +347,8 @@ class Members:
         room.enter(member.identity, member.name, at)
         self.stirred[room] = None
         member.room = room
+        if self.watched:
+            self._emit(Presence(room.name, member.name, len(room.members)))
 
     def _room_given_up(self, name: str, token: str | None, asked: Asked) -> Room | None:
         """Return the room of the connection that a join with this token, or with a proof, replaces."""
@@ -449,6 +463,8 @@ class Members:
             if not room.members:
                 self.emptied[room] = now
             self._emit(Leave(member.identity))
+            if self.watched:
+                self._emit(Presence(room.name, member.name, len(room.members), reason))
 
     # Returning.
 

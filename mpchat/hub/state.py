@@ -249,7 +249,7 @@ class HubState:
 
     def _say_in_room(self, room: Room, sender: str, count: int, frames: bytes, times: Times) -> None:
         run = room.post(sender, count, frames, times, self.rooms.kept)
-        if room.members or self._archived:
+        if room.members or self._archived or self.members.watched:
             self._effects.append(SayInRoom(room.number, run))
 
     def _announced(self, entry: Announced) -> None:

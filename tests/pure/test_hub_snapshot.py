@@ -35,6 +35,7 @@ from mpchat.hub.effects import (
     Leave,
     NoticeInRoom,
     Order,
+    Presence,
     RoomNumbered,
     Say,
     SayInRoom,
@@ -78,7 +79,9 @@ ATTRIBUTES: dict[type, str] = {
     Memory: "limit used",
     History: "_memory _runs count size",
     Run: "at count frames room sender seq taken",
-    Members: "_emit _moderation _rooms base by_identity claims emptied ending expiring limits past stirred",
+    # Nothing watches the state of a host that shares its log.
+    Members: "_emit _moderation _rooms "
+    "base by_identity claims emptied ending expiring limits past stirred watched",
     Member: "address claim grant identity listed room",
     Claims: "_by_key _by_look _freed _held",
     Claim: "before identity looks name proven since token until",
@@ -578,6 +581,8 @@ EFFECTS: list[Effect] = [
     Hold(1, held=False),
     Kick("밥"),
     Kick("앨리스"),
+    Presence("방", "밥", 2),
+    Presence("방", "밥", 2, "lost"),
 ]
 
 
