@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from mpchat import cluster_url
+from mpchat import cluster_url, hook_url
 from mpchat.errors import ConfigError
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
 from mpchat.setting_values import (
@@ -26,12 +26,14 @@ from mpchat.setting_values import (
     cluster_name,
     duration,
     farewell,
+    hook,
     host_name,
     hosts,
     instance_name,
     networks,
     origins,
     path,
+    room_patterns,
     secret_place,
     size,
     switch,
@@ -100,6 +102,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_rooms: int
     max_rooms_per_address: int
     max_members: int
+    hook: str
+    hook_rooms: tuple[str, ...]
+    hook_secret: str
+    hook_queue: int
     cluster: str
     cluster_password: str
     cluster_name: str
@@ -507,6 +513,35 @@ SETTINGS: tuple[Setting, ...] = (
         "Members of one room at a time. A join of one more gets the error room_full.",
     ),
     Setting(
+        "hook",
+        "",
+        hook,
+        "https://host/path or http://host/path; a user:password@ may stand in front of the host; empty: none",
+        "The webhook: where the server sends what is said in rooms, and which members enter and leave.",
+    ),
+    Setting(
+        "hook_rooms",
+        ("*",),
+        room_patterns,
+        "names of rooms, separated by commas, in which * stands for any characters",
+        "With hook: the rooms whose events are sent.",
+    ),
+    Setting(
+        "hook_secret",
+        "",
+        secret_place,
+        "a file's path or env:NAME, never the secret itself; empty: none",
+        "With hook: what requests are signed with. A reload reads it again.",
+    ),
+    Setting(
+        "hook_queue",
+        16 << 20,
+        size(64 << 10, 1 << 30),
+        "64 KiB to 1 GiB",
+        "With hook: memory for events that wait for the receiver. Past it the oldest are dropped, and the "
+        "receiver is told how many.",
+    ),
+    Setting(
         "cluster",
         "",
         cluster,
@@ -550,7 +585,7 @@ SETTINGS: tuple[Setting, ...] = (
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
 # A wrong value of these is not shown: a user may have put the secret itself there.
-_UNSHOWN = frozenset({"jwt_key", "secret", "cluster", "cluster_password"})
+_UNSHOWN = frozenset({"jwt_key", "secret", "hook", "hook_secret", "cluster", "cluster_password"})
 
 # Settings that a running server cannot change, and why. A reload keeps them and says so.
 FIXED: Mapping[str, str] = {
@@ -567,6 +602,7 @@ FIXED: Mapping[str, str] = {
 # The same for a host of a cluster.
 FIXED_IN_CLUSTER: Mapping[str, str] = {
     "auth": "all hosts of the cluster must have the same; stop all of them and start",
+    "hook": "hosts of a cluster have no webhook; stop and start without cluster",
 }
 
 
@@ -677,6 +713,11 @@ def _check_cluster(config: Config) -> None:
                 f"{name} is set, and cluster too: the cluster's log keeps the {what} of all hosts; "
                 f"leave {name} out"
             )
+    if config.hook:
+        raise ConfigError(
+            "hook is set, and cluster too: each host would send all events; leave hook out, and let a "
+            "program that has joined the rooms do it"
+        )
     if config.cluster_password and cluster_url.parse(config.cluster).password:
         raise ConfigError(
             "cluster_password is set, and cluster has a password too; leave the one in the URL out"
@@ -693,7 +734,7 @@ def _checked(setting: Setting, origin: Origin) -> Any:
         return setting.parse(origin.value)
     except (ValueError, KeyError, TypeError) as error:
         shown = "a value that is not shown" if setting.name in _UNSHOWN else _excerpt(origin.value)
-        if isinstance(error, cluster_url.WrongUrlError):
+        if isinstance(error, cluster_url.WrongUrlError | hook_url.WrongHookError):
             shown += f" ({error})"
         raise ConfigError(f"{origin.place}: {setting.name} is {shown}, allowed: {setting.allowed}") from None
 

@@ -29,6 +29,7 @@ MOST_CONNECTING = 100_000  # supervisor.connect_rates.MOST; addresses
 QUEUE_LIMIT = 32 << 20  # hub.archive
 REMEMBERED_ROOMS = 10_000  # hub.archive.ROOMS
 EARLIER_KEPT = 8  # hub.history_file
+MOST_BYTES = 256 << 10  # hook.backlog
 
 # Measured, rounded up (bytes). A process with no client: 31 MB the supervisor, 22 MB a worker.
 PROCESS_COST = 40 << 20
@@ -50,6 +51,8 @@ BLOB_COST = 160
 SHORTEST_PLAIN, SHORTEST_NUMBERED = 16, 64
 # Posts of a few bytes take so many times their size as objects of Python; what comes down, so many.
 UP_OBJECTS, DOWN_OBJECTS = 4, 2
+# What a batch takes that is being sent: its events, their JSON, and copies of that.
+HOOK_SENDING = 8 * MOST_BYTES
 # Copies of what a connection takes along while it is handed from process to process.
 COPIES_IN_TRANSIT = 6
 # A buffer that grows in place has an eighth to spare. And the C library's memory has holes of that size.
@@ -118,6 +121,11 @@ def bounds(config: Config, workers: int, connections: int) -> list[Bound]:
             "encryption of connections",
             connections * TLS_COST if config.tls_on else 0,
             ("tls", "max_connections"),
+        ),
+        Bound(
+            "events that wait for the webhook's receiver",
+            config.hook_queue + HOOK_SENDING if config.hook else 0,
+            ("hook_queue",),
         ),
         Bound("the history file", _history_file() if config.history else 0, ("history",)),
     ]

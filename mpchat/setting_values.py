@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from mpchat import cluster_url
+from mpchat import cluster_url, hook_url
 
 # An instance name becomes a folder's name and a line in error messages.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
@@ -34,6 +34,8 @@ _DURATION_UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0}
 FAREWELL_LENGTH = 1000
 # Characters of an audience: a word or an address of the web.
 AUDIENCE_LENGTH = 200
+# Characters of a pattern of rooms, more than any spelling of a room's name has.
+PATTERN_LENGTH = 200
 # Characters of the name of a cluster or of a host: a machine's name, a dash and an instance's.
 CLUSTER_NAME_LENGTH = 100
 # How a setting that names the place of a secret begins when the place is a variable of the environment.
@@ -154,6 +156,23 @@ def cluster(value: Any) -> str:
     return value
 
 
+def hook(value: Any) -> str:
+    """Return the URL of a webhook, as it was written; empty: none."""
+    if not isinstance(value, str):
+        raise ValueError
+    if value:
+        hook_url.parse(value)
+    return value
+
+
+def room_patterns(value: Any) -> tuple[str, ...]:
+    """Return the patterns of a list, or of a text with commas; at least one."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not parts:
+        raise ValueError
+    return tuple(_one_pattern(part) for part in parts)
+
+
 def cluster_name(value: Any) -> str:
     """Return the name of a cluster, in Unicode's composed form: one name, from whatever system it comes.
 
@@ -207,6 +226,12 @@ def networks(value: Any) -> tuple[str, ...]:
     if not isinstance(parts, list | tuple):
         raise ValueError
     return tuple(_one_network(part) for part in parts if part != "")
+
+
+def _one_pattern(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value.strip()) <= PATTERN_LENGTH or not value.isprintable():
+        raise ValueError
+    return value.strip()
 
 
 def _one_network(value: Any) -> str:

@@ -142,6 +142,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
             accounts=absolute(config.accounts, self.folder),
             jwt_key=absolute_place(config.jwt_key, self.folder),
             secret=absolute_place(config.secret, self.folder),
+            hook_secret=absolute_place(config.hook_secret, self.folder),
             cluster_password=absolute_place(config.cluster_password, self.folder),
             host_name=config.host_name or default_host_name(config.name),
         )

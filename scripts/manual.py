@@ -91,7 +91,7 @@ def settings_page() -> str:
     fixed = [f"`{name}`" for name in FIXED]
     return SETTINGS_TEXT.format(
         fixed=f"{', '.join(fixed[:-1])} and {fixed[-1]}",
-        fixed_in_cluster=", ".join(f"`{name}`" for name in FIXED_IN_CLUSTER),
+        fixed_in_cluster=" or ".join(f"`{name}`" for name in FIXED_IN_CLUSTER),
         rows="\n".join(map(_setting_row, SETTINGS)),
     )
 

@@ -22,6 +22,7 @@ from mpchat.control.answers import (
     ServerStatus,
     Tls,
     TlsProcess,
+    Webhook,
     WorkerStatus,
 )
 from mpchat.memory import Bound, total
@@ -149,11 +150,13 @@ def status_picture(status: ServerStatus, width: int) -> RenderableType:
 
 
 def _append_chat(head: Text, status: ServerStatus) -> None:
-    """Add the lines about the chat itself: members, history, proofs, hosts."""
+    """Add the lines about the chat itself: members, history, webhook, proofs, hosts."""
     if status.people or status.history:
         head.append(f"\n{_people_line(status)}")
     if history := status.history:
         head.append(f"\n{_history_line(history)}", style="" if history.state == "ok" else "red")
+    if hook := status.hook:
+        head.append(f"\n{_hook_line(hook)}", style="" if hook.state == "ok" else "red")
     if status.auth != "open":
         head.append(f"\nauth {visible(status.auth)}: {_AUTH.get(status.auth, '')}")
     if status.cluster:
@@ -207,6 +210,16 @@ def _history_line(history: History) -> str:
     if history.dropped:
         line += f", {history.dropped} dropped"
     return f"{line} in {visible(history.path)}"
+
+
+def _hook_line(hook: Webhook) -> str:
+    since = "" if hook.state == "ok" else f" since {_clock(hook.since)}"
+    line = f"hook {visible(hook.state)}{since}: {_count(hook.sent, 'event')} sent"
+    if hook.waiting:
+        line += f", {hook.waiting} waiting"
+    if hook.dropped:
+        line += f", {hook.dropped} dropped"
+    return f"{line} to {visible(hook.url)}"
 
 
 def _change_line(status: ServerStatus) -> str:

@@ -31,6 +31,7 @@ SUBJECTS = (
     "proxies",
     "library",
     "members-and-rooms",
+    "hook",
     "settings",
     "commands",
     "operating",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mpchat import hook_url
 from mpchat.cli.candidates import files, of_setting
 from mpchat.cluster_url import without_password
 from mpchat.config import BY_NAME, Config
@@ -29,6 +30,8 @@ def shown(value: Any) -> str:
 def shown_setting(config: Config, name: str) -> str:
     """Return a setting's value as a user writes it, with ``***`` for a password."""
     value = getattr(config, name)
+    if name == "hook":
+        return hook_url.without_secrets(value)
     return without_password(value) if name == "cluster" else shown(value)
 
 

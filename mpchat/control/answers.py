@@ -95,6 +95,20 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int
 
 
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """The deliveries to the receiver of the webhook."""
+
+    # Without passwords.
+    url: str
+    # "ok", or "failing: " and the reason; and when that began (seconds since 1970).
+    state: str
+    since: float
+    # Events that wait, that the receiver has accepted, and that it never gets.
+    waiting: int
+    sent: int
+    dropped: int
+
+
 class Pauses(msgspec.Struct, frozen=True, kw_only=True):
     """How long moved connections were without a worker."""
 
@@ -244,6 +258,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     cluster: Cluster | None = None
     # The last clients that were cut off, the oldest first. A few are kept: ``ended`` counts all of them.
     cut_off: list[CutOff] = []
+    hook: Webhook | None = None
 
 
 # Changes.

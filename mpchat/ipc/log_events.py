@@ -118,6 +118,12 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "history not written any more: %s": ("history_broke", "path"),
     "history written again, %d messages dropped so far: %s": ("history_written_again", "dropped", "path"),
     "history begun anew, its file was removed: %s": ("history_begun_anew", "path"),
+    # The webhook.
+    "events not delivered, %s: %s": ("hook_failing", "state", "url"),
+    "events delivered again, %d dropped so far: %s": ("hook_works_again", "dropped", "url"),
+    "dropped, %d events: %s": ("hook_dropped_events", "events", "url"),
+    "not delivered, %d events: %s": ("hook_ended_with_events", "events", "url"),
+    "nothing more is sent: %s": ("hook_broke", "url"),
     # Several hosts.
     "takes part as host %s: epoch %d": ("host_joined_cluster", "host", "epoch"),
     "host is there: %s, epoch %d": ("host_appeared", "host", "epoch"),

@@ -14,6 +14,7 @@ import msgspec
 
 from mpchat.config import Config, differing, fixed
 from mpchat.errors import StartError
+from mpchat.hook.target import Target, target_of
 from mpchat.hub.hub import Hub
 from mpchat.hub.limits import Kept, Limits
 from mpchat.ipc import logs
@@ -21,6 +22,7 @@ from mpchat.settings import Sources
 from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.capacity import connections_per_worker
 from mpchat.supervisor.gate import Gate, Verifiers, close_verifiers, make_verifiers
+from mpchat.supervisor.hook_part import HookPart
 from mpchat.supervisor.listeners import (
     NO_CHANGE,
     AddressTakenError,
@@ -54,6 +56,7 @@ class Prepared(NamedTuple):
     kept: dict[str, str]
     per_worker_before: int
     certificate: Certificate | None
+    target: Target | None
     verifiers: Verifiers | None
 
 
@@ -65,6 +68,7 @@ class Followers(NamedTuple):
     placement: Placement
     tls: TlsPool
     gate: Gate
+    hook: HookPart
 
 
 class LiveSettings:
@@ -86,7 +90,7 @@ class LiveSettings:
         # Settings that cannot change besides those that never can, and why.
         self.also_fixed: Mapping[str, str] = {}
         self._sources = order.sources
-        self._acceptor, self._hub, self._placement, self._tls, self._gate = followers
+        self._acceptor, self._hub, self._placement, self._tls, self._gate, self._hook = followers
         self._on_adopted = on_adopted
 
     def check(self, pause: Callable[[], Generator[None]]) -> Generator[None, None, Prepared]:
@@ -103,11 +107,12 @@ class LiveSettings:
             reading.give_up(lambda read: close_verifiers(read[-1]))
             disk = "the disk with the settings file, the log, the keys or the accounts"
             raise StartError(f"no answer within {LOOKUP_TIMEOUT:g} s from {disk}; nothing has changed")
-        config, kept, certificate, verifiers = reading.result()
+        config, kept, certificate, target, verifiers = reading.result()
         listeners = NO_CHANGE
         if (config.host, config.port) != (self.config.host, self.config.port):
             listeners = yield from self._prepare_listeners(config, pause)
-        prepared = Prepared(config, listeners, kept, self._placement.per_worker, certificate, verifiers)
+        per_worker = self._placement.per_worker
+        prepared = Prepared(config, listeners, kept, per_worker, certificate, target, verifiers)
         # New workers take connections before the settings are adopted.
         self._placement.per_worker = connections_per_worker(self.descriptors, config.multiplexer)
         added = self._tls.prepare(config, certificate)
@@ -157,6 +162,7 @@ class LiveSettings:
         self._acceptor.change(prepared.listeners)
         self._tls.follow(self.config, prepared.certificate)
         self._gate.follow(self.config, prepared.verifiers)
+        self._hook.follow(prepared.target)
         self._acceptor.refusals.follow(self.config)
         self._hub.change_limits(limits_of(self.config), notices=self.config.notices, now=time.monotonic())
         logs.follow(before, self.config)
@@ -172,11 +178,12 @@ def _wait(call: SlowCall[Any], pause: Callable[[], Generator[None]]) -> Generato
 
 def _read(
     sources: Sources, running: Config, had_accounts: bool, also_fixed: Mapping[str, str]
-) -> tuple[Config, dict[str, str], Certificate | None, Verifiers | None]:
+) -> tuple[Config, dict[str, str], Certificate | None, Target | None, Verifiers | None]:
     """Return the settings as they are now, and those that need a restart with the reasons.
 
-    And the certificate, and what proofs are checked with. Asks the disk for the settings file, and for a new
-    log. With ``had_accounts`` their file must be there. Raise :class:`ConfigError` or :class:`StartError`.
+    And the certificate, the webhook's receiver, and what proofs are checked with. Asks the disk for the
+    settings file, and for a new log. With ``had_accounts`` their file must be there. Raise
+    :class:`ConfigError` or :class:`StartError`.
     """
     wanted = sources.read_again(os.environ, running)
     if not running.cluster:  # it follows from the name, and means nothing to a server that is alone
@@ -199,7 +206,8 @@ def _read(
         except StartError as error:
             raise StartError(f"{error}; nothing has changed") from None
     try:
-        return config, kept, certificate, make_verifiers(config, had_accounts=had_accounts)
+        target = target_of(config)
+        return config, kept, certificate, target, make_verifiers(config, had_accounts=had_accounts)
     except StartError as error:
         raise StartError(f"{error}; nothing has changed") from None
 

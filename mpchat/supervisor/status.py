@@ -33,6 +33,7 @@ from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.cluster_part import ClusterPart
 from mpchat.supervisor.figures import Counts, Figures, HubFigures, PoolFigures
 from mpchat.supervisor.heartbeat import Rates
+from mpchat.supervisor.hook_part import HookPart
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.live_settings import LiveSettings
 from mpchat.supervisor.placement import Placement
@@ -60,6 +61,8 @@ class StatusReport:
     folder: Path
     # None: the server is alone.
     cluster: ClusterPart | None = None
+    # None: it is not made yet.
+    hook: HookPart | None = None
 
     def figures(self, turns: Durations) -> Figures:
         """Return what the metrics are made of; ``turns`` are those of this process's loop. Takes no time."""
@@ -149,6 +152,7 @@ class StatusReport:
             tls=self._tls() if self.tls.slots or config.tls_on else None,
             cluster=self._cluster,
             cut_off=[CutOff(**each._asdict()) for each in self.hub.cut_offs.last],
+            hook=self.hook.status() if self.hook else None,
         )
 
     def line(self) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from mpchat.config import Config
 from mpchat.control.server import Server
 from mpchat.errors import StartError
+from mpchat.hook.target import target_of
 from mpchat.hub.archive import Archive
 from mpchat.hub.hub import Hub
 from mpchat.hub.moderation_file import trusted
@@ -45,6 +46,7 @@ from mpchat.supervisor.cluster_part import ClusterPart
 from mpchat.supervisor.commands import Commands
 from mpchat.supervisor.controlling_terminal import ControllingTerminal
 from mpchat.supervisor.gate import Gate, make_verifiers
+from mpchat.supervisor.hook_part import HookPart
 from mpchat.supervisor.http_desk import HttpDesk
 from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.lifecycle import Lifecycle, State
@@ -252,6 +254,7 @@ class Supervisor:
         config = self._order.config
         descriptors = os_process.raise_descriptor_limit()
         certificate = read_certificate(config.tls_cert, config.tls_key) if config.tls_on else None
+        target = target_of(config)
         archive, past = _open_history(config, stack)
         if shared is None:
             bans = Path(config.bans or guard.paths.bans)
@@ -276,10 +279,13 @@ class Supervisor:
         self.tls.certificate = certificate
         self.pools = Pools(self.pool, self.tls)
         follow = partial(_follow, self.acceptor, record, archive)
-        followers = Followers(self.acceptor, self.hub, self.placement, self.tls, gate)
+        hook = HookPart(self.hub, config.name)
+        followers = Followers(self.acceptor, self.hub, self.placement, self.tls, gate, hook)
         settings = LiveSettings(self._order, descriptors, followers, follow)
         if self._sockets_stay:
             settings.also_fixed = GIVEN
+        hook.follow(target)
+        stack.callback(lambda: hook.close(settings.config.stop_timeout))
         self.changes = ChangeRunner(self.pool, self.placement, self.reactor, settings)
         self.changes.on_reload_began = self._manager.reloading
         self.changes.on_reload_ended = self._manager.reloaded
@@ -300,6 +306,7 @@ class Supervisor:
             self.changes,
             guard.paths.folder,
         )
+        self.report.hook = hook
         metrics = MetricsPage(self.reactor, lambda: self.report.figures(self.turns), self.report)
         stack.callback(metrics.close)
         desk.pages[METRICS] = metrics

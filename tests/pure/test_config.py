@@ -101,6 +101,19 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "max_rooms_per_address": [(0, 0), ("1000000", 1_000_000)],
     "max_members": [(0, 0), ("10000000", 10_000_000)],
     "farewell": [("", ""), ("안녕 👋\n[bye]", "안녕 👋\n[bye]"), ("\x01" * 1000, "\x01" * 1000)],
+    "hook": [
+        ("", ""),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("https://me:비밀@[::1]/chat?key=1", "https://me:비밀@[::1]/chat?key=1"),
+        ("HTTPS://한글.kr/대화", "HTTPS://한글.kr/대화"),
+    ],
+    "hook_rooms": [
+        ("*", ("*",)),
+        ("lobby, 게임*,*-2", ("lobby", "게임*", "*-2")),
+        (["lobby"], ("lobby",)),
+    ],
+    "hook_secret": [("", ""), ("비밀.txt", "비밀.txt"), ("env:_S1", "env:_S1")],
+    "hook_queue": [("64k", 64 << 10), ("16 MiB", 16 << 20), ("1g", 1 << 30)],
     "cluster": [
         ("", ""),
         ("redis://127.0.0.1", "redis://127.0.0.1"),
@@ -193,6 +206,25 @@ BAD: dict[str, list[Any]] = {
     "max_rooms_per_address": [-1, 1_000_001, "few", 0.5],
     "max_members": [-1, 10_000_001, "many", 1.5, True, None],
     "farewell": ["x" * 1001, "half \udcff", "\ud83d", 5, True, ["bye"], None],
+    "hook": [
+        "example.com/chat",
+        "ftp://example.com",
+        "https://",
+        "https://a..b",
+        "https://a:0/",
+        "https://a:65536/",
+        "https://a:port/",
+        "https://[::g]/",
+        "https://a/b c",
+        "https://a/#b",
+        "https://a/" + "x" * 2000,
+        "https://a\nb",
+        5,
+        True,
+    ],
+    "hook_rooms": ["", "a,,b", ["a", 5], [], "x" * 201, "a\nb", 5, None],
+    "hook_secret": ["a\0b", 5, "env:", "env:한글", "a\nb", True, None],
+    "hook_queue": ["63k", "2g", "-1", "many", 1, None],
     "cluster": [
         "127.0.0.1:6379",
         "redis://",
@@ -472,10 +504,10 @@ def test_what_a_running_server_cannot_change_is_a_setting_and_has_a_reason() -> 
     assert all({**FIXED, **FIXED_IN_CLUSTER}.values())
 
 
-def test_only_a_host_of_a_cluster_cannot_change_how_clients_prove_themselves() -> None:
-    assert "auth" not in fixed(resolve([])[0])
+def test_only_a_host_of_a_cluster_cannot_change_how_clients_prove_themselves_nor_get_a_webhook() -> None:
+    assert {"auth", "hook"}.isdisjoint(fixed(resolve([])[0]))
     in_cluster = fixed(resolve([flag("cluster", "redis://a")])[0])
-    assert set(in_cluster) - set(FIXED) == {"auth"}
+    assert set(in_cluster) - set(FIXED) == {"auth", "hook"}
 
 
 def test_a_wrong_cluster_is_not_shown_for_it_may_hold_a_password() -> None:
@@ -502,6 +534,20 @@ def test_a_file_for_what_the_cluster_s_log_keeps_is_refused(name: str, keeps: st
     assert str(caught.value).startswith(f"{name} is set, and cluster too: ")
     assert keeps in str(caught.value)
     assert str(caught.value).endswith(f"; leave {name} out")
+
+
+def test_a_host_of_a_cluster_has_no_webhook() -> None:
+    check_together(resolve([flag("hook", "https://me:비밀@a/")])[0])
+    both = resolve([flag("hook", "https://me:비밀@a/"), flag("cluster", "redis://a")])[0]
+    with pytest.raises(ConfigError, match=r"^hook is set, and cluster too: .*; leave hook out") as caught:
+        check_together(both)
+    assert "비밀" not in str(caught.value)
+
+
+def test_a_wrong_webhook_is_not_shown_for_it_may_hold_a_password() -> None:
+    said = refused(flag("hook", "https://me:비밀@a..b/"))
+    assert said.startswith("flag --hook: hook is a value that is not shown (its host or its port is wrong), ")
+    assert "비밀" not in said
 
 
 def test_a_cluster_has_one_password() -> None:

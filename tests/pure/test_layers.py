@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parents[2] / "mpchat"
 LADDER = """
 errors text cluster_url
 log_line
+hook_url
 protocol
 setting_values
 config
@@ -35,6 +36,7 @@ control
 ipc
 cluster
 hub worker tls
+hook
 supervisor
 inspection
 client
@@ -51,6 +53,10 @@ PURE = {
     "text",
     "log_line",
     "cluster_url",
+    "hook.backlog",
+    "hook.events",
+    "hook.rules",
+    "hook_url",
     "setting_values",
     "config",
     "memory",
@@ -211,6 +217,7 @@ def test_the_client_does_not_know_the_server(name: str) -> None:
         "control",
         "hub",
         "worker",
+        "hook",
         "supervisor",
         "settings",
         "inspection",

@@ -10,6 +10,7 @@ import pytest
 
 from mpchat import memory
 from mpchat.config import BY_NAME, resolve
+from mpchat.hook import backlog
 from mpchat.hub import archive, claims, delivery, history, history_file
 from mpchat.hub.claims import Claims
 from mpchat.ipc import shares
@@ -54,6 +55,7 @@ KIB, MIB = 1 << 10, 1 << 20
         (memory.QUEUE_LIMIT, archive.QUEUE_LIMIT),
         (memory.REMEMBERED_ROOMS, archive.ROOMS),
         (memory.EARLIER_KEPT, history_file.EARLIER_KEPT),
+        (memory.MOST_BYTES, backlog.MOST_BYTES),
         (memory.SHORTEST_PLAIN, len(message_frame(""))),
     ],
 )
@@ -95,6 +97,11 @@ def test_each_worker_takes_its_part_and_one_more_is_there_during_a_reload() -> N
 def test_without_held_names_a_file_and_tls_their_rows_are_nothing() -> None:
     rows = {row.what: row.size for row in bounds(msgspec.structs.replace(CONFIG, name_hold=0.0), 1, 100)}
     assert rows["names that are held"] == rows["the history file"] == rows["encryption of connections"] == 0
+
+
+def test_a_webhook_takes_its_queue_and_what_is_being_sent() -> None:
+    rows = sizes(1, 100, hook="https://a/", hook_queue=5 * MIB)
+    assert rows["events that wait for the webhook's receiver"] == 5 * MIB + 8 * 256 * KIB
 
 
 def test_each_tls_process_takes_its_part() -> None:
@@ -146,6 +153,7 @@ def test_each_row_is_what_the_limits_add_up_to() -> None:
         "addresses that connected a moment ago": 100_000 * 400,
         "on the way between processes": 3 * (4 * (192 + 96 + 2 * 120) * KIB + 2 * (1 + 4 + 2) * MIB),
         "encryption of connections": 1000 * 128 * KIB,
+        "events that wait for the webhook's receiver": 0,
         "the history file": 2 * 32 * MIB + 10_000 * (8 + 2) * 400,
     }
     assert holes == sum(rows.values()) // 8

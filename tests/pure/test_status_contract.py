@@ -17,6 +17,7 @@ from mpchat.control.answers import (
     ServerStatus,
     Tls,
     TlsProcess,
+    Webhook,
     WorkerStatus,
 )
 
@@ -48,6 +49,7 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
         "tls": Tls | None,
         "cluster": Cluster | None,
         "cut_off": list[CutOff],
+        "hook": Webhook | None,
     },
     CutOff: {"address": str, "name": str, "reason": str, "at": float},
     ClientsPage: {"clients": list[ClientFacts], "next": int | None, "silent": list[int], "shaking": int},
@@ -115,6 +117,7 @@ CONTRACT: dict[type[msgspec.Struct], dict[str, object]] = {
     },
     Limits: {"connections": int, "per_address": int, "payload": int, "lag": int, "descriptors": int},
     History: {"path": str, "state": str, "waiting": int, "saved": int, "dropped": int},
+    Webhook: {"url": str, "state": str, "since": float, "waiting": int, "sent": int, "dropped": int},
     LastReload: {
         "at": float,
         "exit": int,
