@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mpchat.control.answers import Cluster, History
+from mpchat.control.answers import Cluster, History, Webhook
 from mpchat.ipc.durations import CLASSES, Durations
 from mpchat.ipc.items import Beat
 from mpchat.supervisor.totals import Counted
@@ -98,4 +98,5 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     # When the certificate ends (seconds since 1970); None: TLS is off.
     certificate_ends: float | None = None
     history: History | None = None
+    hook: Webhook | None = None
     cluster: Cluster | None = None

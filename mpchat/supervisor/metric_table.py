@@ -198,6 +198,15 @@ def _history(field: str) -> Callable[[Snapshot], Value | None]:
     return lambda snapshot: getattr(snapshot.figures.history, field, None)
 
 
+def _hook_failing(snapshot: Snapshot) -> int | None:
+    hook = snapshot.figures.hook
+    return None if hook is None else int(hook.state != "ok")
+
+
+def _hook(field: str) -> Callable[[Snapshot], Value | None]:
+    return lambda snapshot: getattr(snapshot.figures.hook, field, None)
+
+
 def _cluster(field: str) -> Callable[[Snapshot], Value | None]:
     return lambda snapshot: getattr(snapshot.figures.cluster, field, None)
 
@@ -423,6 +432,35 @@ METRICS = (
         "Messages that are missing in the history file.",
         (),
         _one(_history("dropped")),
+    ),
+    # The webhook.
+    Metric(
+        "mpchat_hook_failing",
+        GAUGE,
+        "1 while the webhook's receiver accepts no events; absent without a webhook.",
+        (),
+        _one(_hook_failing),
+    ),
+    Metric(
+        "mpchat_hook_waiting_events",
+        GAUGE,
+        "Events that wait for the webhook's receiver.",
+        (),
+        _one(_hook("waiting")),
+    ),
+    Metric(
+        "mpchat_hook_sent_events",
+        COUNTER,
+        "Events that the webhook's receiver has accepted.",
+        (),
+        _one(_hook("sent")),
+    ),
+    Metric(
+        "mpchat_hook_dropped_events",
+        COUNTER,
+        "Events that the webhook's receiver never gets: too many waited, or it refused them.",
+        (),
+        _one(_hook("dropped")),
     ),
     # Processes.
     Metric(

@@ -19,6 +19,7 @@ from mpchat.control.answers import (
     ServerStatus,
     Tls,
     TlsProcess,
+    Webhook,
     WorkerStatus,
 )
 from mpchat.errors import MpchatError
@@ -96,6 +97,7 @@ class StatusReport:
             log_dropped=logs.dropped(),
             certificate_ends=certificate.expires if certificate else None,
             history=_history(self.archive) if self.archive else None,
+            hook=self._webhook,
             cluster=self._cluster,
         )
 
@@ -112,6 +114,10 @@ class StatusReport:
             secure_name=next((each for each in self._secure_names if "*" not in each), ""),
             hosts=len(cluster.hosts) if cluster else None,
         )
+
+    @property
+    def _webhook(self) -> Webhook | None:
+        return self.hook.status() if self.hook else None
 
     @property
     def _cluster(self) -> Cluster | None:
@@ -152,7 +158,7 @@ class StatusReport:
             tls=self._tls() if self.tls.slots or config.tls_on else None,
             cluster=self._cluster,
             cut_off=[CutOff(**each._asdict()) for each in self.hub.cut_offs.last],
-            hook=self.hook.status() if self.hook else None,
+            hook=self._webhook,
         )
 
     def line(self) -> str:

@@ -167,6 +167,7 @@ def test_most_metrics_are_on_the_dashboard() -> None:
         "mpchat_slots",
         "mpchat_restarts",
         "mpchat_history_failing",
+        "mpchat_hook_failing",
         "mpchat_log_dropped_lines",
         "mpchat_tls_connections",
         "mpchat_tls_expiry_timestamp_seconds",

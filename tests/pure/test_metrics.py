@@ -78,10 +78,11 @@ def test_a_server_that_has_just_begun_has_its_counters_at_none() -> None:
         tls=NO_PROCESSES,
         certificate_ends=None,
         history=None,
+        hook=None,
         cluster=None,
     )
     found = families(fresh)
-    assert not [name for name in found if "tls" in name or "cluster" in name or "history" in name]
+    assert not [name for name in found if re.search("tls|cluster|history|hook", name)]
     # So that an alert sees the first one.
     assert value(fresh, "mpchat_connection_ends_total", reason="slow consumer") == 0
     assert value(fresh, "mpchat_refusals_total", code="full") == 0
@@ -104,6 +105,10 @@ def test_sums_are_right() -> None:
     assert value(of, "mpchat_connection_ends_total", reason="process died") == 4
     assert value(of, "mpchat_errors_total", code='odd "code"\n') == 3
     assert value(of, "mpchat_history_failing") == 1
+    assert value(of, "mpchat_hook_failing") == 0
+    assert value(of, "mpchat_hook_waiting_events") == 4
+    assert value(of, "mpchat_hook_sent_events_total") == 70
+    assert value(of, "mpchat_hook_dropped_events_total") == 3
     assert value(of, "mpchat_cluster_lease_seconds") == 4.5
     assert value(of, "mpchat_tls_handshakes_total") == 12
     assert value(of, "mpchat_tls_connections", state="open") == 8

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mpchat.control.answers import Cluster, History, Host
+from mpchat.control.answers import Cluster, History, Host, Webhook
 from mpchat.ipc.durations import CLASSES
 from mpchat.ipc.items import Beat
 from mpchat.supervisor.figures import Counts, Figures, Held, HubFigures, PoolFigures
@@ -77,6 +77,7 @@ def figures(workers: int = 2, **more: Any) -> Figures:
         "loop": Counts(TURNS, 1.5),
         "cpu": 3.5,
         "certificate_ends": 1.8e9,
+        "hook": Webhook(url="u", state="ok", since=1.0, waiting=4, sent=70, dropped=3),
         "history": History(path="h", state="failing: disk full", waiting=100, saved=60, dropped=2),
         "cluster": Cluster(
             name="c",
