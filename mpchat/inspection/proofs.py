@@ -1,4 +1,4 @@
-"""Proofs: the certificate that the server shows, and what it checks clients by."""
+"""Proofs: the certificate that the server shows, what it checks clients by, and what it signs events with."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -8,31 +8,41 @@ from mpchat.auth.keys import load_key, read_secret
 from mpchat.auth.verifier import digest_of_secret
 from mpchat.config import Config
 from mpchat.errors import MpchatError
+from mpchat.hook.target import target_of
 from mpchat.inspection.findings import Finding, ok, refused, warning
 from mpchat.inspection.scope import Scope
 from mpchat.tls.certificate import Certificate, read_certificate
 
 
 def proofs(scope: Scope) -> list[Finding]:
-    """Look at the certificate, the token key and the secret."""
+    """Look at the certificate, the token key and the secrets."""
     config = scope.config
     found = list(_certificate(config))
     if config.jwt_key:
         found.append(_read("jwt_key", lambda: _algorithm(config.jwt_key)))
     if config.secret:
         found.append(_read("secret", lambda: _usable(digest_of_secret(config.secret))))
+    if config.hook:
+        found.append(_read("hook", lambda: _receiver(config), "hook"))
     return found
 
 
-def _read(setting: str, read: Callable[[], str]) -> Finding:
+def _read(setting: str, read: Callable[[], str], page: str = "sign-in") -> Finding:
     try:
         return ok(setting, read())
     except MpchatError as error:
-        return refused(setting, error, "sign-in")
+        return refused(setting, error, page)
 
 
 def _usable(digest: bytes) -> str:
     return f"can be used; its hash of {len(digest)} bytes is kept"
+
+
+def _receiver(config: Config) -> str:
+    """Return where events go. Nothing is sent: the receiver would take it for an event."""
+    target = target_of(config)
+    assert target is not None, "the setting is not empty"
+    return f"events go to {target.shown}, {'signed' if target.secret else 'and are not signed'}"
 
 
 def _algorithm(place: str) -> str:

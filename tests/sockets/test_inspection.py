@@ -462,6 +462,17 @@ def test_a_token_key_and_a_secret(look: Inspect, tmp_path: Path) -> None:
     assert look(secret=key)["secret"].level is Level.FAILURE
 
 
+def test_a_webhook(look: Inspect, tmp_path: Path) -> None:
+    assert "hook" not in look()
+    url = "https://me:비밀@hook.test/x?key=비밀"
+    assert look(hook=url)["hook"].text == "events go to https://***@hook.test/x?***, and are not signed"
+    assert_fails(look(hook=url, hook_secret="env:MPCHAT_NO_SECRET")["hook"], "MPCHAT_NO_SECRET")
+    secret = tmp_path / "secret"
+    secret.write_text("x" * 40)
+    secret.chmod(0o600)
+    assert look(hook=url, hook_secret=secret)["hook"].text.endswith(", signed")
+
+
 # The network.
 
 
