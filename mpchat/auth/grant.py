@@ -12,6 +12,9 @@ from mpchat.protocol.names import name_key
 
 MEMBER, OPERATOR = "member", "operator"
 ROLES = (MEMBER, OPERATOR)
+# The role of a program that uses the HTTP API. Tokens have it, accounts do not, and no client joins with it.
+SERVICE = "service"
+TOKEN_ROLES = (*ROLES, SERVICE)
 _ANY = "*"
 
 
@@ -59,12 +62,16 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """What a join shows: the wanted name and at most one of the others."""
+    """What a join shows: the wanted name and at most one of the others.
+
+    ``service``: the token came with a request to the HTTP API, which takes those of the role service alone.
+    """
 
     name: str | None = None
     password: str | None = None
     jwt: str | None = None
     secret: str | None = None
+    service: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any
 
-from mpchat.auth.grant import MEMBER, ROLES, Grant
+from mpchat.auth.grant import MEMBER, TOKEN_ROLES, Grant
 from mpchat.auth.keys import Key
 from mpchat.auth.lookalikes import MOST_MARKS, too_many_marks
 from mpchat.errors import MpchatError, ProtocolError
@@ -110,7 +110,8 @@ def _grant(claims: dict[str, Any], audience: str, now: float) -> Grant:
     name, rooms, role = claims["sub"], claims.get("rooms"), claims.get("role", MEMBER)
     expires = _time(claims["exp"])
     since = max(_time(claims.get("iat", 0)), _time(claims.get("nbf", 0)))
-    right = isinstance(name, str) and claims["aud"] == audience and role in ROLES and since <= now + LEEWAY
+    right = isinstance(name, str) and claims["aud"] == audience and role in TOKEN_ROLES
+    right = right and since <= now + LEEWAY
     if not right or ("rooms" in claims and not _are_rooms(rooms)):
         raise ValueError
     return Grant(checked_name(name), role, None if rooms is None else tuple(rooms), expires)

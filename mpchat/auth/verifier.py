@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 
 from mpchat.auth.accounts import Account, Accounts, default_path, gone
-from mpchat.auth.grant import Grant, Identity, Proof
+from mpchat.auth.grant import SERVICE, Grant, Identity, Proof
 from mpchat.auth.keys import Key, load_key, read_secret, without_newline
 from mpchat.auth.lookalikes import looks, too_many_marks
 from mpchat.auth.passwords import DUMMY, as_bytes, verify
@@ -21,7 +21,9 @@ from mpchat.errors import MpchatError, ProtocolError, StartError
 from mpchat.protocol.names import checked_name, name_key
 from mpchat.protocol.sign_in import (
     AUTH_REQUIRED,
+    FOR_THE_API,
     OTHER_NAME,
+    OTHER_ROLE,
     REGISTERED,
     SIMILAR,
     TWO_PROOFS,
@@ -98,6 +100,8 @@ class Verifier:
 
     def _check(self, proof: Proof, mode: str, at: float) -> Identity:
         grant = self._grant(proof, mode, at)
+        if grant is not None and grant.role == SERVICE:
+            return Identity(grant.name, grant)
         proved = grant.name if grant is not None else ""
         name = proved if proved and proof.name is None else _wanted(proof)
         if mode == "open":
@@ -123,6 +127,8 @@ class Verifier:
         if self._key is None:
             raise bad_credentials()
         grant = read_token(self._key, text, self._audience, at)
+        if proof.service != (grant.role == SERVICE):
+            raise ProtocolError("not_allowed", OTHER_ROLE if proof.service else FOR_THE_API)
         if proof.name is not None and name_key(_wanted(proof)) != name_key(grant.name):
             raise ProtocolError("not_allowed", OTHER_NAME)
         return grant

@@ -5,7 +5,7 @@ import time
 
 import click
 
-from mpchat.auth.grant import MEMBER, ROLES, Grant
+from mpchat.auth.grant import MEMBER, TOKEN_ROLES, Grant
 from mpchat.cli.audit import tell_server
 from mpchat.cli.options import Duration, settings_options
 from mpchat.control.requests import Audit
@@ -23,9 +23,9 @@ HOUR = 3600.0
 @click.option(
     "--role",
     metavar="ROLE",
-    type=click.Choice(ROLES),
+    type=click.Choice(TOKEN_ROLES),
     default=MEMBER,
-    help="member or operator; without it member.",
+    help="member, operator, or service for the HTTP API; without it member.",
 )
 @click.option("--for", "seconds", type=Duration(), default=HOUR, help="How long it holds; without it 1h.")
 @settings_options("jwt_key", "jwt_audience")
@@ -34,7 +34,8 @@ def token(
 ) -> None:
     """Print a token (JWT) for NAME, signed with jwt_key.
 
-    A client with the token has the name until the token ends: send it to one user only.
+    A client with the token has the name until the token ends: send it to one user only. A token of the role
+    service is for a program that uses the HTTP API.
     """
     from mpchat.auth.keys import load_key, read_secret
     from mpchat.auth.tokens import make_token

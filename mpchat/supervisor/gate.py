@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 
 from mpchat.auth.grant import Identity, Proof
 from mpchat.auth.line import MOST_WAITING, Lines, Try
@@ -56,6 +57,9 @@ class Gate:
     def __init__(self, reactor: Reactor, config: Config, verifiers: "Verifiers | None") -> None:
         """Begin; ``verifiers`` is None where no setting asks for a proof: they are made when one is shown."""
         self.on_checked: OnChecked = _nobody
+        # What to call with the outcome of a token that came with an HTTP request, by the number of its try.
+        self._calls: dict[int, Callable[[Outcome], None]] = {}
+        self._call_numbers = count(-1, -1)
         self._throttle = Throttle()
         passwords, others = verifiers or (None, None)
         self._passwords = _Lane(reactor, self, config, passwords, PASSWORDS)
@@ -65,6 +69,19 @@ class Gate:
         """Have a proof checked. ``address`` is what counts as one address; :attr:`on_checked` is called."""
         lane = self._passwords if proof.password is not None else self._others
         lane.add(Try(identity, address, proof, _name_of(proof)))
+
+    def check_service(self, token: str, address: str, then: Callable[[Outcome], None]) -> None:
+        """Have the token of an HTTP request checked; ``then`` is called with what has come of that."""
+        number = next(self._call_numbers)  # below all identities of connections
+        self._calls[number] = then
+        self.ask(number, address, Proof(jwt=token, service=True))
+
+    def tell(self, identity: int, outcome: Outcome) -> None:
+        """Pass on what has come of a try."""
+        if identity < 0:
+            self._calls.pop(identity)(outcome)
+        else:
+            self.on_checked(identity, outcome)
 
     def forget(self, identity: int) -> None:
         """Forget the proof of a connection that has ended, unless it is just being checked."""
@@ -117,7 +134,7 @@ class Gate:
                 log.warning("refused, wrong %s: %s, %s", kinds, name or "no name", tried.address)
         elif outcome.proves_name:
             self._throttle.prove(name_key(outcome.name)[:KEY_LENGTH], tried.address)
-        self.on_checked(tried.identity, outcome)
+        self.tell(tried.identity, outcome)
 
 
 # One for each thread: that of passwords, and that of all else.
@@ -170,7 +187,7 @@ class _Lane:
         out = self._lines.add(tried, proven=self._gate.is_proven(tried))
         if out is not None:
             busy = "too many clients sign in at the same time; try again in a moment"
-            self._gate.on_checked(out.identity, ProtocolError(TRY_LATER, busy))
+            self._gate.tell(out.identity, ProtocolError(TRY_LATER, busy))
         self._go_on()
 
     def forget(self, identity: int) -> None:
@@ -212,7 +229,7 @@ class _Lane:
             if wait:
                 seconds = f"try again in {math.ceil(wait)} s"
                 slow = f"too many wrong proofs for this name or from your address; {seconds}"
-                self._gate.on_checked(tried.identity, ProtocolError(TRY_LATER, slow))
+                self._gate.tell(tried.identity, ProtocolError(TRY_LATER, slow))
             else:
                 self._check(tried, counts_for)
 

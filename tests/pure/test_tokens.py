@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from mpchat.auth.grant import MEMBER, OPERATOR, Grant
+from mpchat.auth.grant import MEMBER, OPERATOR, SERVICE, Grant
 from mpchat.auth.keys import Key, load_key
 from mpchat.auth.tokens import LEEWAY, MOST_PATTERNS, make_token, read_token
 from mpchat.errors import MpchatError, ProtocolError, StartError
@@ -74,6 +74,7 @@ def test_a_token_says_what_it_was_made_of(algorithm: str) -> None:
         Grant("앨리스", expires=NOW + 60),
         Grant("앨리스", OPERATOR, ("로비", "게임-*"), NOW + 1),
         Grant("alice", MEMBER, (), NOW + 60),
+        Grant("알림", SERVICE, None, NOW + 60),
     ):
         text = make_token(signing, grant, AUDIENCE, NOW)
         assert jwt.get_unverified_header(text)["alg"] == algorithm

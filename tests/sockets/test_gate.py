@@ -411,3 +411,14 @@ def test_a_gate_that_was_never_asked_closes_what_it_was_given(config: Config, ma
         close_verifiers(make_verifiers(config))
         assert [len(each.closed_in) for each in making.made[2:]] == [1, 1]
         close_verifiers(None)
+
+
+def test_a_token_of_an_http_request_is_checked_beside_those_of_joins(desk: Desk) -> None:
+    outcomes: list[Outcome] = []
+    for shown in (RIGHT, WRONG):
+        desk.gate.check_service(shown, HERE, outcomes.append)
+    joined = desk.ask_by_token("앨리스")
+    assert desk.code(joined) == ""
+    desk.until(lambda: len(outcomes) == 2, "the outcomes of both tokens")
+    assert [isinstance(each, Identity) for each in outcomes] == [True, False]
+    assert [identity for identity, _ in desk.outcomes] == [joined]

@@ -17,14 +17,14 @@ import pytest
 from mpchat.auth import accounts as accounts_module
 from mpchat.auth import passwords, verifier
 from mpchat.auth.accounts import Accounts
-from mpchat.auth.grant import MEMBER, OPERATOR, Grant, Identity, Proof
+from mpchat.auth.grant import MEMBER, OPERATOR, SERVICE, Grant, Identity, Proof
 from mpchat.auth.keys import load_key, read_secret
 from mpchat.auth.passwords import Cost, Stored, hash_password
 from mpchat.auth.tokens import make_token
 from mpchat.auth.verifier import Verifier
 from mpchat.config import AUTH_MODES, Config, resolve
 from mpchat.errors import ProtocolError, StartError
-from mpchat.protocol.sign_in import BAD, REGISTERED
+from mpchat.protocol.sign_in import BAD, FOR_THE_API, OTHER_ROLE, REGISTERED
 
 NOW = 1_800_000_000.0
 QUICK = Cost(16, 1, 1)
@@ -114,6 +114,23 @@ def test_a_token_gives_its_name_role_and_rooms(checks: Verifier, mode: str) -> N
     assert code(checks, mode, name="a b", jwt=token("철수")) == "bad_name"
     assert code(checks, mode, jwt=token("철수", until=NOW)) == "expired"
     assert code(checks, mode, jwt=token("철수")[:-2]) == "bad_credentials"
+
+
+@pytest.mark.parametrize("mode", AUTH_MODES)
+def test_a_programs_token_is_for_the_api_and_the_api_for_such_tokens(checks: Verifier, mode: str) -> None:
+    for name in ("알림", "앨리스", "bоb"):  # the last has a Cyrillic o
+        identity = check(checks, mode, jwt=token(name, SERVICE, ("방-*",)), service=True)
+        assert identity == Identity(name, Grant(name, SERVICE, ("방-*",), UNTIL))
+    for proof, text in (
+        ({"jwt": token("알림", SERVICE)}, FOR_THE_API),
+        ({"jwt": token("알림", MEMBER), "service": True}, OTHER_ROLE),
+        ({"jwt": token("앨리스", OPERATOR), "service": True}, OTHER_ROLE),
+    ):
+        with pytest.raises(ProtocolError) as caught:
+            check(checks, mode, **proof)
+        assert (caught.value.code, caught.value.text) == ("not_allowed", text)
+    assert code(checks, mode, jwt="nonsense", service=True) == "bad_credentials"
+    assert code(checks, mode, jwt=token("알림", SERVICE, until=NOW), service=True) == "expired"
 
 
 @pytest.mark.parametrize("mode", AUTH_MODES)
