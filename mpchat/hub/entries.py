@@ -97,6 +97,29 @@ class Announced(msgspec.Struct, frozen=True, array_like=True, tag="announced"):
     frame: bytes
 
 
+class Spoken(msgspec.Struct, frozen=True, array_like=True, tag="spoken"):
+    """A message of a program that is no member, the owner of a token, whose name is ``sender``.
+
+    ``room`` is the number of the room; 0: all rooms. ``frame`` is that of ``{"message": text}``.
+    """
+
+    now: float
+    at: float
+    sender: str
+    room: int
+    frame: bytes
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
+    """A private message of a program that is no member, to the member of the name ``to``."""
+
+    now: float
+    at: float
+    sender: str
+    to: str
+    text: str
+
+
 class Moderated(msgspec.Struct, frozen=True, array_like=True, tag="moderated"):
     """An operator's ban or mute (``table`` is ``bans`` or ``mutes``) of ``target``, a name or an address.
 
@@ -250,6 +273,8 @@ Entry = (
     | CutOff
     | WorkerDied
     | Announced
+    | Spoken
+    | Told
     | Moderated
     | Lifted
     | RoomClosed

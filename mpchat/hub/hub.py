@@ -29,7 +29,9 @@ from mpchat.hub.entries import (
     NoticesDue,
     Posted,
     RoomClosed,
+    Spoken,
     Swept,
+    Told,
     WorkerDied,
 )
 from mpchat.hub.history import Run
@@ -65,6 +67,8 @@ from mpchat.text import visible
 
 # Bytes of an announcement: room, number and time must still fit into a member's frame.
 ANNOUNCEMENT_LIMIT = 65_000
+# The version of a shared log's entries since which programs may say something; see ``shared_log.VERSION``.
+SPOKEN_SINCE = 2
 log = logging.getLogger("mpchat.hub")
 
 
@@ -395,13 +399,26 @@ class Hub:
 
     def announce(self, text: str, now: float) -> None:
         """Say something to all clients. Raises :class:`ProtocolError` if it fits no frame."""
-        frame = message_frame(text)
-        if len(frame) > ANNOUNCEMENT_LIMIT:
-            raise ProtocolError(
-                "too_long", f"the message takes {len(frame)} bytes, {ANNOUNCEMENT_LIMIT} are allowed"
-            )
+        frame = _announcement(text)
         self.announced += 1
         self._decide(Announced(now, time.time(), frame), now)
+
+    def say_as(self, sender: str, room: Room | None, text: str, now: float) -> None:
+        """Say something in a room, or in all (None), as a program called ``sender``. Raises as
+        :meth:`announce`, and :class:`MpchatError` while another host cannot read it."""
+        self._must_be_read()
+        number = room.number if room is not None else 0
+        self._decide(Spoken(now, time.time(), sender, number, _announcement(text)), now)
+
+    def tell_as(self, sender: str, to: str, text: str, now: float) -> None:
+        """Send the member of the name ``to`` a private message. Raises as :meth:`say_as`."""
+        self._must_be_read()
+        _announcement(text)
+        self._decide(Told(now, time.time(), sender, to, text), now)
+
+    def _must_be_read(self) -> None:
+        if (self.state.hosts.version or SPOKEN_SINCE) < SPOKEN_SINCE:
+            raise MpchatError("a host of the chat has an older mpchat, which cannot read this: update it")
 
     def say_farewell(self, text: str, now: float) -> None:
         """Say something to all clients of this server, as the last word. Raises as :meth:`announce`."""
@@ -516,6 +533,16 @@ class Hub:
     def rooms(self) -> int:
         """Rooms that there are, the lobby among them."""
         return len(self.state.rooms)
+
+
+def _announcement(text: str) -> bytes:
+    """Return the frame of a message that is not a client's. Raises :class:`ProtocolError`."""
+    frame = message_frame(text)
+    if len(frame) > ANNOUNCEMENT_LIMIT:
+        raise ProtocolError(
+            "too_long", f"the message takes {len(frame)} bytes, {ANNOUNCEMENT_LIMIT} are allowed"
+        )
+    return frame
 
 
 def _refuse_order(order: Order) -> None:

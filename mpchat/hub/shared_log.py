@@ -20,8 +20,9 @@ from mpchat.hub.endpoint import Endpoint
 from mpchat.hub.entries import Arrived, Entry, Gone
 from mpchat.hub.log import Applied, More, Record, Settled, Step
 
-# The version of entries that this mpchat writes if all hosts can read it, and the oldest that it reads.
-VERSION = 1
+# The version of entries that this mpchat writes if all hosts can read it, and the oldest that it reads. Since
+# version 2 there are Spoken and Told.
+VERSION = 2
 OLDEST_VERSION = 1
 # Bytes of entries in a batch, about: a batch is sent and applied as a whole.
 BATCH_SIZE = 128 << 10

@@ -30,7 +30,9 @@ from mpchat.hub.entries import (
     RoomClosed,
     RoomHeld,
     Sender,
+    Spoken,
     Swept,
+    Told,
     WorkerDied,
 )
 from mpchat.hub.hosts import HOST_BITS, Hosts, global_identity, host_of
@@ -44,7 +46,7 @@ from mpchat.hub.sequencer import Sequencer
 from mpchat.ipc.reasons import EXPIRED as TOKEN_EXPIRED
 from mpchat.ipc.reasons import LOST
 from mpchat.protocol.messages import counted_error_frame, error_frame, message_frame
-from mpchat.protocol.requests import as_said_by
+from mpchat.protocol.requests import as_said_by, private_frame
 from mpchat.protocol.session import MOST_TIMES
 from mpchat.protocol.sign_in import EXPIRED, OVER
 
@@ -90,6 +92,8 @@ class HubState:
             CutOff: self._cut_off,
             WorkerDied: self._worker_died,
             Announced: self._announced,
+            Spoken: self._spoken,
+            Told: self._told,
             Moderated: self._moderated,
             Lifted: self._lifted,
             RoomClosed: self._room_closed,
@@ -258,6 +262,25 @@ class HubState:
         for room in self.rooms:
             if room.members:
                 self._say_in_room(room, "", 1, entry.frame, (entry.now, entry.at))
+
+    def _spoken(self, entry: Spoken) -> None:
+        lobby = self.rooms.lobby
+        if entry.room:
+            room = self.rooms.by_number.get(entry.room)
+            rooms = [room] if room is not None else []  # it has ended meanwhile
+        else:
+            rooms = [each for each in self.rooms if each.members or each is lobby]
+        self.messages += bool(rooms)
+        for room in rooms:
+            self._say_in_room(room, entry.sender, 1, entry.frame, (entry.now, entry.at))
+        if lobby in rooms:
+            self._say(1, as_said_by(entry.sender, entry.frame))
+
+    def _told(self, entry: Told) -> None:
+        member = self.members.named(entry.to)
+        if member is not None and member.room is not None:
+            frames = private_frame(entry.text, entry.sender, member.name, entry.at)
+            self._effects.append(Tell(member.identity, frames))
 
     # Members.
 

@@ -24,7 +24,9 @@ from mpchat.hub.entries import (
     NoticesDue,
     Posted,
     RoomClosed,
+    Spoken,
     Swept,
+    Told,
     WorkerDied,
 )
 from mpchat.hub.log import MemoryLog
@@ -102,6 +104,8 @@ ENTRIES = st.lists(
         st.builds(CutOff, TIMES, IDENTITIES, st.just("slow consumer")),
         st.builds(WorkerDied, TIMES, st.lists(IDENTITIES, max_size=3, unique=True), st.integers(0, 5)),
         st.builds(Announced, TIMES, TIMES, st.just(message_frame("공지"))),
+        st.builds(Spoken, TIMES, TIMES, st.just("알림"), st.integers(0, 6), st.just(message_frame("새 판"))),
+        st.builds(Told, TIMES, TIMES, st.just("알림"), st.sampled_from(["alice", "bob"]), st.just("쉿")),
         st.builds(
             lambda table, key, until: Moderated(table, key, key, until), TABLES, KEYS, st.none() | TIMES
         ),

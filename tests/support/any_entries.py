@@ -31,7 +31,9 @@ from mpchat.hub.entries import (
     RoomClosed,
     RoomHeld,
     Sender,
+    Spoken,
     Swept,
+    Told,
     WorkerDied,
 )
 from mpchat.hub.hosts import HostInfo, encode_info, global_identity, host_of
@@ -127,6 +129,8 @@ class AnyEntries:
             (2, self.cut_off),
             (1, self.worker_died),
             (2, self.announced),
+            (3, self.spoken),
+            (2, self.told),
             (4, self.moderated),
             (3, self.lifted),
             (2, self.room_closed),
@@ -269,6 +273,13 @@ class AnyEntries:
 
     def announced(self) -> Announced:
         return Announced(self.now, self.at, message_frame("공지"))
+
+    def spoken(self) -> Spoken:
+        room = self.rng.choice([0, 99, *self.state.rooms.by_number])
+        return Spoken(self.now, self.at, "알림", room, message_frame(self.rng.choice(TEXTS)))
+
+    def told(self) -> Told:
+        return Told(self.now, self.at, "알림", self.rng.choice(NAMES), "쉿")
 
     def moderated(self) -> Moderated:
         target = self.rng.choice(NAMES)
