@@ -32,6 +32,7 @@ SUBJECTS = (
     "library",
     "members-and-rooms",
     "hook",
+    "api",
     "settings",
     "commands",
     "operating",

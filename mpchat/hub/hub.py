@@ -109,7 +109,8 @@ class Hub:
         self._sender_holds = SenderHolds()
         self._connections = connections
         self.proofs = Proofs(self.delivery)
-        # Messages to one member that clients here have asked to send, and announcements of this server.
+        # Messages to one member that clients and programs here have asked to send; announcements of this
+        # server, and what programs have said.
         self.private = self.announced = 0
         self.cut_offs = CutOffs()
         # Gets what an operator asks for from a client.
@@ -407,13 +408,15 @@ class Hub:
         """Say something in a room, or in all (None), as a program called ``sender``. Raises as
         :meth:`announce`, and :class:`MpchatError` while another host cannot read it."""
         self._must_be_read()
-        number = room.number if room is not None else 0
-        self._decide(Spoken(now, time.time(), sender, number, _announcement(text)), now)
+        number, frame = room.number if room is not None else 0, _announcement(text)
+        self.announced += 1
+        self._decide(Spoken(now, time.time(), sender, number, frame), now)
 
     def tell_as(self, sender: str, to: str, text: str, now: float) -> None:
         """Send the member of the name ``to`` a private message. Raises as :meth:`say_as`."""
         self._must_be_read()
         _announcement(text)
+        self.private += 1
         self._decide(Told(now, time.time(), sender, to, text), now)
 
     def _must_be_read(self) -> None:

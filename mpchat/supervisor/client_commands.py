@@ -157,6 +157,15 @@ class ClientCommands:
         self._check_the_log()
         self._ordered(reply)(Answer(self.rooms.close(room)))
 
+    def speak(self, decide: Callable[[], None], then: Callable[[], None]) -> None:
+        """Say something with ``decide``; call ``then`` when it holds here, at its place in the order.
+
+        Raise :class:`AwayError`, and whatever ``decide`` raises.
+        """
+        self._check_the_log()
+        decide()
+        self._hub.when_ordered(then)
+
     def list_sanctions(self) -> Sanctions:
         """Return the bans and mutes in force."""
         listing = self._hub.state.moderation.listing(self._hub.wall())

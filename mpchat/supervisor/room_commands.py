@@ -27,7 +27,7 @@ class RoomCommands:
         rooms = self._hub.state.rooms
         begin = 0 if after is None else bisect_right(rooms.names, after)
         names = rooms.names[begin : begin + PAGE]
-        found = [_facts(room) for name in names if (room := rooms.get(name)) is not None]
+        found = [facts_of(room) for name in names if (room := rooms.get(name)) is not None]
         return RoomsPage(found, names[-1] if begin + PAGE < len(rooms.names) else None)
 
     def close(self, name: str) -> Closed:
@@ -37,7 +37,8 @@ class RoomCommands:
         return Closed(room, members)
 
 
-def _facts(room: Room) -> RoomFacts:
+def facts_of(room: Room) -> RoomFacts:
+    """Return what the operator sees of a room."""
     return RoomFacts(
         room=room.name,
         members=len(room.members),

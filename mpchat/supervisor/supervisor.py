@@ -32,7 +32,7 @@ from mpchat.ipc import logs, os_process
 from mpchat.ipc.durations import Durations
 from mpchat.memory import bounds
 from mpchat.memory_limit import memory_limit, shortage
-from mpchat.protocol.http import METRICS
+from mpchat.protocol.http import API, METRICS
 from mpchat.reactor import Reactor
 from mpchat.supervisor import orphans, signals
 from mpchat.supervisor.acceptor import Acceptor
@@ -47,7 +47,7 @@ from mpchat.supervisor.commands import Commands
 from mpchat.supervisor.controlling_terminal import ControllingTerminal
 from mpchat.supervisor.gate import Gate, make_verifiers
 from mpchat.supervisor.hook_part import HookPart
-from mpchat.supervisor.http_desk import HttpDesk
+from mpchat.supervisor.http_desk import HttpDesk, Page
 from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import AddressTakenError, addresses_of, look_up, open_listeners, taken_by
@@ -317,6 +317,7 @@ class Supervisor:
         clients = ClientCommands(self.reactor, self.hub, self.pool, self.placement, questions, self._disk)
         clients.listing.shaking = lambda: self.tls.shaking
         self.hub.on_order = Orders(self.hub, clients).obey
+        desk.pages[API] = desk.later(partial(self._make_api, clients, gate))
         if shared is not None:
             self._join_hosts(shared, clients, stack)
         commands = Commands(self.lifecycle, self.stop, record, self.report, self.changes, clients)
@@ -327,6 +328,21 @@ class Supervisor:
         upkeep = Upkeep(self.reactor, self.lifecycle, self.pools, self.changes, self.hub, files.look)
         upkeep.manager = self._manager
         upkeep.begin()
+
+    def _make_api(self, clients: ClientCommands, gate: Gate) -> Page:
+        """Return the HTTP API; in a thread, when it is first asked for."""
+        from mpchat.supervisor.api_actions import Actions
+        from mpchat.supervisor.http_api import Api
+
+        def config() -> Config:
+            return self.report.settings.config
+
+        def is_banned(name: str) -> bool:
+            return self.hub.state.moderation.banned_name(name, self.hub.wall())
+
+        return Api(
+            Actions(self.reactor, self.hub, clients, self.report.status, config), gate, config, is_banned
+        )
 
     def _join_hosts(self, shared: Any, clients: ClientCommands, stack: ExitStack) -> None:
         """Take part in the chat of several hosts."""
