@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -235,6 +237,25 @@ def test_bodies_in_any_pieces_are_as_h11_reads_them_whole(
     assert isinstance(outcome, h11.EndOfMessage)
     assert incoming.question("h", secure=True).body == body
     assert incoming.size == len(sent)
+
+
+def test_a_client_that_asks_for_the_end_gets_it_behind_its_answer(bench: Bench, desk: Desk) -> None:
+    client, connection = bench.connect(1)
+    client.send_raw(request(Connection="close") + request())
+    desk.wait()
+    desk.answer()
+    assert bench.received_to_the_end(client).count(b"HTTP/1.1 ") == 1
+    assert connection.closed
+    desk.look()
+    assert not desk.asked
+
+
+def test_nothing_of_it_is_loaded_before_somebody_asks() -> None:
+    late = "h11", "mpchat.worker.passed_on", "mpchat.supervisor.http_api", "mpchat.supervisor.api_table"
+    loads = "import sys, mpchat.supervisor.supervisor, mpchat.worker.worker"
+    script = f"{loads}; print(sys.modules.keys() & {set(late)})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 # What is refused at the worker.

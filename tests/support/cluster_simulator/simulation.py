@@ -356,7 +356,11 @@ class Simulation:
             self._close(host, room, now)
         elif choice == 3:
             self._announced = getattr(self, "_announced", 0) + 1
-            host.hub.announce(f"operator-{self._announced}", now)
+            if self._announced % 2:
+                host.hub.announce(f"operator-{self._announced}", now)
+            else:  # what programs say over HTTP
+                host.hub.say_as("program", None, f"program at {host.name}-{self._announced}", now)
+                host.hub.tell_as("program", name, f"program at {host.name}", now)
         elif choice == 4:
             worker = chance.choice(host.process.workers)
             number = chance.choice((PLAIN, *host.hub.state.rooms.by_number))
