@@ -22,9 +22,9 @@ from mpchat.worker.incoming import Incoming
 from mpchat.worker.reading import Reading
 from mpchat.worker.uplink import Uplink
 
-# Requests that the supervisor has of one worker at a time; the others wait here, for the same reason as in
-# ``request_line``.
-AT_A_TIME = 8
+# Requests that the supervisor has of one worker at a time; the others wait here. Their answers take the way
+# down of everybody's messages, and have up to some 64 KiB each: see ``channel.PIPE_SIZE``.
+AT_A_TIME = 4
 # Seconds that the supervisor has for an answer: longer than a command to workers may take.
 PATIENCE = 10.0
 
@@ -72,6 +72,8 @@ class PassedOn:
         self._asked: dict[int, _Asked] = {}
         self._sent: dict[int, float] = {}
         self._line: deque[tuple[int, bytes]] = deque()
+        # True while the next ones are to be sent in the next turn of the loop.
+        self._sending = False
 
     def __bool__(self) -> bool:
         """True while a request waits for its answer."""
@@ -113,9 +115,16 @@ class PassedOn:
         self._asked[number] = _Asked(connection, incoming, self._reactor.now)
         question = incoming.question(connection.host, secure=connection.secure)
         self._line.append((number, encode_question(question)))
-        self._send_next()
+        self._send_soon()
+
+    def _send_soon(self) -> None:
+        """Send further requests in the next turn: in one turn the answers to all that wait could come."""
+        if self._line and not self._sending:
+            self._sending = True
+            self._reactor.call_later(0.0, self._send_next)
 
     def _send_next(self) -> None:
+        self._sending = False
         while self._line and len(self._sent) < AT_A_TIME:
             number, question = self._line.popleft()
             if number in self._asked:
@@ -125,7 +134,7 @@ class PassedOn:
     def take_answer(self, number: int, packed: bytes) -> None:
         """Take the supervisor's answer to a request."""
         self._sent.pop(number, None)
-        self._send_next()
+        self._send_soon()
         if number in self._asked:
             self._answer(number, decode_answer(packed))
 
@@ -144,7 +153,7 @@ class PassedOn:
         """Answer in the supervisor's place what has waited for longer than PATIENCE."""
         for number in [each for each, sent in self._sent.items() if now - sent > PATIENCE]:
             del self._sent[number]
-        self._send_next()
+        self._send_soon()
         for number, asked in list(self._asked.items()):
             if now - asked.since <= PATIENCE:
                 return
