@@ -11,12 +11,12 @@ import msgspec
 from mpchat.protocol.messages import PastMessage
 from mpchat.protocol.requests import MOST_HISTORY, Number
 
-# Rooms, or names of a room, on a page: as many as the command ``mpchat rooms`` asks for at a time.
-MOST_ON_PAGE = 1000
+# Rooms, or names of a room, on a page: an answer takes the way down of everybody's messages.
+MOST_ON_PAGE = 500
 PAGE = 100
 # Messages of a page of history where the request names no limit, and the bytes of a page of several.
 HISTORY_PAGE = 50
-HISTORY_SIZE = 128 << 10
+HISTORY_SIZE = 64 << 10
 
 
 def _about(description: str) -> msgspec.Meta:

@@ -49,8 +49,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iter
 
 
 @pytest.fixture(scope="module")
-def token(registry: Registry) -> str:
-    return registry.token(NAME, role="service")
+def token(shared: Server, registry: Registry) -> str:
+    """A token as the manual has it made."""
+    done = shared.run("token", NAME, "--role", "service", "--for", "24h", "--jwt-key", str(registry.key))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 class Program:

@@ -334,7 +334,7 @@ def test_a_text_that_fits_no_frame(site: Site) -> None:
     "target",
     [
         "/api/rooms?limit=0",
-        "/api/rooms?limit=1001",
+        "/api/rooms?limit=501",
         "/api/rooms?limit=x",
         "/api/rooms?limit=1&limit=2",
         "/api/rooms?after=%FF",

@@ -46,6 +46,8 @@ class Kind(NamedTuple):
     # Errors after which a client that reads leaves, and comes again with a number and from an address that no
     # client has had; 0: it stays, and all come from one address.
     leaves_after: int = 0
+    # True when the answers are those of HTTP, and no frames.
+    http: bool = False
 
 
 def _frame(first: int, data: bytes) -> bytes:
@@ -80,6 +82,16 @@ def _guess(number: int, **proof: str) -> bytes:
     return payload(join={"name": f"손님{number}", **proof})
 
 
+_GET_API = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def _say_by_api(token: str) -> bytes:
+    """Return a request of a program to say something to all."""
+    body = b'{"message":"y"}'
+    head = f"POST /api/say HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n"
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 # As long as a token that names many rooms.
 _GARBAGE = "eyJ" + "x" * 2000 + "." + "y" * 2000 + "." + "z" * 86
 
@@ -91,6 +103,7 @@ KINDS: dict[str, Kind] = {
     "deep JSON": Kind(lambda number: framed(b'{"message":' + b"[" * 50_000) * 10),
     "HTTP": Kind(lambda number: b"GET / HTTP/1.1\r\nX: " + b"x" * 60_000),
     "requests": Kind(lambda number: b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 100),
+    "API": Kind(lambda number: _GET_API * 100),
     "header lines": Kind(lambda number: b"GET / HTTP/1.1\nHost: a\n" + b"a:\n" * 2600 + b"\r\n\r\n"),
     "handshakes": Kind(lambda number: _frame(_CLOSE, b""), lambda number: _HANDSHAKE),
     "pings": Kind(lambda number: _frame(_PING, b"x" * 125) * 500, lambda number: _HANDSHAKE),
@@ -135,6 +148,9 @@ KINDS: dict[str, Kind] = {
     "forged tokens": Kind(lambda number: payload(join={"jwt": forged_token()}) * 10, auth="closed"),
     "forged tokens of many": Kind(
         lambda number: payload(join={"jwt": forged_token()}) * 5, auth="closed", leaves_after=5
+    ),
+    "forged tokens for the API": Kind(
+        lambda number: _say_by_api(forged_token()) * 10, auth="closed", http=True
     ),
     "secret guesses": Kind(lambda number: _guess(number, secret=f"guess {number}") * 20, auth="closed"),
     "joins without proof": Kind(lambda number: _guess(number) * 100, auth="closed"),
