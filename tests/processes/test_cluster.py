@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.api_program import Program
 from support.harness import (
     Client,
     Server,
@@ -498,6 +499,35 @@ def test_an_operator_s_requests_act_on_another_host(pair: list[Server]) -> None:
             assert ended(plain)
         operator.ask(close={"room": "운영"})
         assert bob.until("error")["code"] == "room_closed"
+
+
+def test_what_a_program_asks_of_one_host_holds_on_all(pair: list[Server]) -> None:
+    key = str(pair[0].folder.parent / "token.key")
+    done = pair[0].run("token", "알림", "--role", "service", "--jwt-key", key)
+    program = Program(pair[0], done.stdout.strip())
+    with members(pair[0].address, "가까이") as (near,), Member(pair[1].address) as far:
+        far.join("멀리")
+        numbers = []
+        for each in range(3):
+            far.ask(message=f"사람 {each}")
+            numbers.append(program.say(f"프로그램 {each}", "lobby"))
+        for member in (near, far):
+            while not {"사람 2", "프로그램 2"} <= {each["message"] for each in member.numbered}:
+                member.take()
+        found = [
+            [(each["seq"], each["from"], each["message"]) for each in one.numbered[-6:]]
+            for one in (near, far)
+        ]
+        assert found[0] == found[1]
+        assert [number for number, sender, _ in found[0] if sender == "알림"] == numbers
+        assert program.ask("POST", "/api/tell", {"message": "쉿", "to": "멀리"}) == (200, {"to": "멀리"})
+        assert far.hear_from_room("쉿")["from"] == "알림"
+        status, answer = program.ask("POST", "/api/kick", {"name": "멀리"})
+        assert (status, answer["ended"]) == (200, 1)
+        assert ended(far)
+        status, answer = program.ask("POST", "/api/tell", {"message": "쉿", "to": "멀리"})
+        assert (status, answer["error"]["code"]) == (404, "no_such_name")
+    program.close()
 
 
 def test_a_reload_of_one_host_sets_the_limits_of_all(pair: list[Server]) -> None:

@@ -1,16 +1,20 @@
 """What programs that are no members say, in the hub's order."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from support.desk import LIMITS, Desk, objects
 from support.endpoints import RecordingEndpoint
 
-from mpchat.errors import MpchatError, ProtocolError
+from mpchat.errors import AwayError, MpchatError, ProtocolError
 from mpchat.hub.effects import Effect, Say, SayInRoom, Tell
 from mpchat.hub.entries import Arrived, Spoken, Told
 from mpchat.hub.hosts import HostInfo, encode_info
 from mpchat.hub.hub import SPOKEN_SINCE, Hub
 from mpchat.hub.shared_log import VERSION
 from mpchat.protocol.messages import message_frame
+from mpchat.supervisor.client_commands import ClientCommands
 
 NAME = "알림"
 
@@ -102,3 +106,15 @@ def test_while_a_host_cannot_read_it_nothing_is_said() -> None:
     with pytest.raises(MpchatError, match="older mpchat"):
         hub.tell_as(NAME, "밥", "끝", 1.0)
     assert hub.state.messages == 0
+
+
+def test_while_the_hosts_share_no_log_nothing_is_said() -> None:
+    nothing = cast(Any, None)
+    clients = ClientCommands(nothing, Hub(LIMITS), nothing, nothing, nothing, nothing)
+    called: list[str] = []
+    clients.cluster = cast(Any, SimpleNamespace(away="Redis is away"))
+    with pytest.raises(AwayError):
+        clients.speak(lambda: called.append("decided"), lambda: called.append("then"))
+    clients.cluster = None
+    clients.speak(lambda: called.append("decided"), lambda: called.append("then"))
+    assert called == ["decided", "then"]
