@@ -92,6 +92,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "the page cannot be served": ("page_failed",),
     "a page of HTTP could not be made": ("http_page_failed",),
     "failed: %r": ("http_request_failed", "request"),
+    "no JSON: %r": ("http_result_unusable", "request"),
     "no answer could be made, the connection is ended: %s": ("http_answer_failed", "address"),
     "the metrics could not be written": ("metrics_failed",),
     # Sign-in and certificates.
