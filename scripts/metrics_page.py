@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mpchat.supervisor.metric_table import METRICS, Metric
+from mpchat.supervisor.metrics.table import METRICS, Metric
 
 ALERTS = Path(__file__).resolve().parents[1] / "mpchat" / "manual" / "alerts.yml"
 

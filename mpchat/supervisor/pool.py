@@ -21,6 +21,7 @@ from mpchat.instance.record import Identity
 from mpchat.ipc.durations import Durations
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
+from mpchat.supervisor.metrics.totals import Totals
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.restart_policy import (
     BACKOFF_FIRST,
@@ -30,7 +31,6 @@ from mpchat.supervisor.restart_policy import (
     BackOff,
 )
 from mpchat.supervisor.slot import Slot, SlotState
-from mpchat.supervisor.totals import Totals
 from mpchat.supervisor.worker_handle import WorkerHandle
 from mpchat.supervisor.worker_process import WORKER
 from mpchat.supervisor.worker_watch import WorkerEvents, WorkerWatch

@@ -32,11 +32,11 @@ from mpchat.supervisor.acceptor import Acceptor
 from mpchat.supervisor.admission import Admission
 from mpchat.supervisor.change_runner import ChangeRunner
 from mpchat.supervisor.cluster_part import ClusterPart
-from mpchat.supervisor.figures import Counts, Figures, HubFigures, PoolFigures
 from mpchat.supervisor.heartbeat import Rates
 from mpchat.supervisor.hook_part import HookPart
 from mpchat.supervisor.lifecycle import Lifecycle
 from mpchat.supervisor.live_settings import LiveSettings
+from mpchat.supervisor.metrics.figures import Counts, Figures, HubFigures, PoolFigures
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import WorkerPool
 from mpchat.supervisor.slot import Slot

@@ -52,12 +52,12 @@ from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.lifecycle import Lifecycle, State
 from mpchat.supervisor.listeners import AddressTakenError, addresses_of, look_up, open_listeners, taken_by
 from mpchat.supervisor.live_settings import GIVEN, Followers, LiveSettings, limits_of
-from mpchat.supervisor.metrics_page import MetricsPage
+from mpchat.supervisor.metrics.page import MetricsPage
+from mpchat.supervisor.metrics.refused import RefusedScrapes
 from mpchat.supervisor.orders import Orders
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.pool import Phase, PoolObserver, WorkerPool
 from mpchat.supervisor.record_keeper import RecordKeeper
-from mpchat.supervisor.refused_scrapes import RefusedScrapes
 from mpchat.supervisor.service_manager import ServiceManager
 from mpchat.supervisor.shutdown import Shutdown
 from mpchat.supervisor.slow_call import SlowCall
@@ -331,8 +331,8 @@ class Supervisor:
 
     def _make_api(self, clients: ClientCommands, gate: Gate) -> Page:
         """Return the HTTP API; in a thread, when it is first asked for."""
-        from mpchat.supervisor.api_actions import Actions
-        from mpchat.supervisor.http_api import Api
+        from mpchat.supervisor.api.actions import Actions
+        from mpchat.supervisor.api.page import Api
 
         def config() -> Config:
             return self.report.settings.config

@@ -18,9 +18,9 @@ from mpchat.ipc.link_watch import LinkWatch
 from mpchat.ipc.listing import decode_page
 from mpchat.reactor import READ, Reactor
 from mpchat.supervisor.ask_workers import WorkerQuestions
+from mpchat.supervisor.metrics.totals import Totals
 from mpchat.supervisor.placement import Placement
 from mpchat.supervisor.slot import how_it_ended
-from mpchat.supervisor.totals import Totals
 from mpchat.supervisor.worker_handle import WorkerHandle
 from mpchat.supervisor.worker_process import missing_part
 

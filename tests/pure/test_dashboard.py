@@ -9,7 +9,7 @@ import pytest
 from support.figures import snapshot
 from support.manual import MANUAL
 
-from mpchat.supervisor.metric_table import METRICS, Kind, Metric
+from mpchat.supervisor.metrics.table import METRICS, Kind, Metric
 
 # The files are the same on each Python.
 pytestmark = pytest.mark.one_python

@@ -25,13 +25,13 @@ from mpchat.ipc.http_questions import Answer, Question
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import Join, Request
 from mpchat.protocol.sign_in import bad_credentials
-from mpchat.supervisor.api_actions import MOST_LOOKED_AT, Actions
-from mpchat.supervisor.api_description import describe
-from mpchat.supervisor.api_errors import STATUSES
-from mpchat.supervisor.api_shapes import HISTORY_SIZE
-from mpchat.supervisor.api_table import OPERATIONS, ROOM
+from mpchat.supervisor.api.actions import MOST_LOOKED_AT, Actions
+from mpchat.supervisor.api.description import describe
+from mpchat.supervisor.api.errors import STATUSES
+from mpchat.supervisor.api.page import Api
+from mpchat.supervisor.api.shapes import HISTORY_SIZE
+from mpchat.supervisor.api.table import OPERATIONS, ROOM
 from mpchat.supervisor.gate import Gate, Outcome
-from mpchat.supervisor.http_api import Api
 from mpchat.worker.budget import BUDGET_RATE, HISTORY_COST, PROOF_COST
 
 HOST, NAME = "192.0.2.7", "알림"
@@ -396,7 +396,7 @@ def test_rooms_come_in_pages(site: Site) -> None:
 
 
 def test_a_page_looks_at_so_many_rooms_and_can_be_empty(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpchat.supervisor.api_actions.MOST_LOOKED_AT", 1)
+    monkeypatch.setattr("mpchat.supervisor.api.actions.MOST_LOOKED_AT", 1)
     assert MOST_LOOKED_AT > 1
     first = site.ask("GET", "/api/rooms", token="some")
     assert (first["rooms"], first["next"]) == ([], "lobby")

@@ -14,9 +14,9 @@ from prometheus_client.samples import Sample
 from support.figures import TURNS, figures, snapshot
 
 from mpchat.ipc.durations import BOUNDS
-from mpchat.supervisor.collector import render
-from mpchat.supervisor.figures import NO_PROCESSES
-from mpchat.supervisor.metric_table import CLUSTER_STATES, METRICS, Kind, Snapshot
+from mpchat.supervisor.metrics.collector import render
+from mpchat.supervisor.metrics.figures import NO_PROCESSES
+from mpchat.supervisor.metrics.table import CLUSTER_STATES, METRICS, Kind, Snapshot
 
 OPEN = "application/openmetrics-text; version=1.0.0"
 # Names end with the unit, except where a count has none.

@@ -11,7 +11,7 @@ from mpchat.ipc.durations import BOUNDS, CLASSES, Durations
 from mpchat.ipc.items import Beat, decode_beat, encode_beat
 from mpchat.protocol.messages import counted_error_frame, error_frame, message_frame
 from mpchat.supervisor.heartbeat import Heartbeat
-from mpchat.supervisor.totals import Counted, Totals, total
+from mpchat.supervisor.metrics.totals import Counted, Totals, total
 from mpchat.worker.counters import Counters
 
 REASONS = ("closed", "slow consumer", "lost")

@@ -13,8 +13,8 @@ from support.waiting import PATIENCE
 from mpchat.ipc.http_questions import Answer, Question
 from mpchat.ipc.items import Down
 from mpchat.reactor import Reactor
-from mpchat.supervisor import metrics_page
-from mpchat.supervisor.metrics_page import PAUSE, MetricsPage
+from mpchat.supervisor.metrics import page
+from mpchat.supervisor.metrics.page import PAUSE, MetricsPage
 
 
 class Desk:
@@ -112,17 +112,17 @@ def test_formats_are_not_mixed_up(desk: Desk) -> None:
 def test_a_failure_is_told_and_the_next_request_is_served(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write = metrics_page.write
+    write = page.write
 
     def fail(figures: Any, accepts: Iterable[str]) -> Any:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(metrics_page, "write", fail)
+    monkeypatch.setattr(page, "write", fail)
     desk.ask()
     with caplog.at_level(logging.ERROR):
         assert desk.until(1)[0].status == 500
     assert "the metrics could not be written" in caplog.text
-    monkeypatch.setattr(metrics_page, "write", write)
+    monkeypatch.setattr(page, "write", write)
     desk.ask()
     assert desk.until(2)[1].status == 200
 
@@ -130,8 +130,8 @@ def test_a_failure_is_told_and_the_next_request_is_served(
 def test_workers_are_sent_trips_while_metrics_are_asked_for(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_page, "TRIP_EVERY", 0.01)
-    monkeypatch.setattr(metrics_page, "TRIPS_FOR", 0.1)
+    monkeypatch.setattr(page, "TRIP_EVERY", 0.01)
+    monkeypatch.setattr(page, "TRIPS_FOR", 0.1)
     assert desk.items == []
     desk.ask()
     desk.turn_until(lambda: len(desk.items) >= 4)

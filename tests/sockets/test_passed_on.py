@@ -251,7 +251,7 @@ def test_a_client_that_asks_for_the_end_gets_it_behind_its_answer(bench: Bench, 
 
 
 def test_nothing_of_it_is_loaded_before_somebody_asks() -> None:
-    late = "h11", "mpchat.worker.passed_on", "mpchat.supervisor.http_api", "mpchat.supervisor.api_table"
+    late = "h11", "mpchat.worker.passed_on", "mpchat.supervisor.api.page", "mpchat.supervisor.api.table"
     loads = "import sys, mpchat.supervisor.supervisor, mpchat.worker.worker"
     script = f"{loads}; print(sys.modules.keys() & {set(late)})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -10,10 +10,10 @@ from support.waiting import PATIENCE
 
 from mpchat.ipc.http_questions import Answer, Question
 from mpchat.reactor import Reactor
-from mpchat.supervisor import refused_scrapes
 from mpchat.supervisor.http_desk import Reply
+from mpchat.supervisor.metrics import refused
+from mpchat.supervisor.metrics.refused import MOST, RefusedScrapes
 from mpchat.supervisor.refusals import BANNED, Refusal, Refusals
-from mpchat.supervisor.refused_scrapes import MOST, RefusedScrapes
 
 FULL = Refusal("the server is full")
 ASK = b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/openmetrics-text\r\n\r\n"
@@ -125,7 +125,7 @@ def test_those_who_may_not_have_them_are_refused_as_ever(door: Door) -> None:
 
 
 def test_clients_that_do_not_read_are_few_and_end(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refused_scrapes, "PATIENCE", 0.2)
+    monkeypatch.setattr(refused, "PATIENCE", 0.2)
     lazy = [door.refuse() for _ in range(MOST)]
     for _, reply in door.asked:
         reply(Answer(200, [], b"x" * (32 << 20)))
@@ -139,7 +139,7 @@ def test_clients_that_do_not_read_are_few_and_end(door: Door, monkeypatch: pytes
 
 
 def test_an_answer_that_comes_too_late_is_dropped(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refused_scrapes, "PATIENCE", 0.05)
+    monkeypatch.setattr(refused, "PATIENCE", 0.05)
     client = door.refuse()
     assert door.heard(client) == b""
     door.asked[0][1](Answer(200, [], b"page"))

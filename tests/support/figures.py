@@ -5,9 +5,9 @@ from typing import Any
 from mpchat.control.answers import Cluster, History, Host, Webhook
 from mpchat.ipc.durations import CLASSES
 from mpchat.ipc.items import Beat
-from mpchat.supervisor.figures import Counts, Figures, Held, HubFigures, PoolFigures
-from mpchat.supervisor.metric_table import Snapshot
-from mpchat.supervisor.totals import Counted
+from mpchat.supervisor.metrics.figures import Counts, Figures, Held, HubFigures, PoolFigures
+from mpchat.supervisor.metrics.table import Snapshot
+from mpchat.supervisor.metrics.totals import Counted
 
 TURNS = list(range(1, CLASSES + 1))
 

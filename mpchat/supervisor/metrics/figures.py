@@ -1,7 +1,7 @@
 """Figures: what the metrics are made of, as it was at one moment. Values only; another thread may read them.
 
 They are put together in the supervisor's loop, from what its parts count and what processes say in beats. A
-look at each process's memory and descriptors takes longer: see :mod:`mpchat.supervisor.processes`.
+look at each process's memory and descriptors takes longer: see :mod:`mpchat.supervisor.metrics.processes`.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import msgspec
 from mpchat.control.answers import Cluster, History, Webhook
 from mpchat.ipc.durations import CLASSES, Durations
 from mpchat.ipc.items import Beat
-from mpchat.supervisor.totals import Counted
+from mpchat.supervisor.metrics.totals import Counted
 
 
 class Counts(NamedTuple):

@@ -9,9 +9,9 @@ from mpchat import __version__
 from mpchat.ipc.http_questions import JSON
 from mpchat.protocol.http import API
 from mpchat.protocol.messages import ErrorReply
-from mpchat.supervisor.api_errors import STATUSES
-from mpchat.supervisor.api_shapes import Nothing
-from mpchat.supervisor.api_table import OPERATIONS, ROOM, Operation
+from mpchat.supervisor.api.errors import STATUSES
+from mpchat.supervisor.api.shapes import Nothing
+from mpchat.supervisor.api.table import OPERATIONS, ROOM, Operation
 
 _SCHEMAS = "#/components/schemas/"
 _TOKEN = "token"

@@ -25,7 +25,7 @@ PATIENCE = 5.0
 
 
 class MetricsPage(Protocol):
-    """The page; see ``metrics_page``."""
+    """The page; see :mod:`mpchat.supervisor.metrics.page`."""
 
     def __call__(self, question: Question, reply: Reply) -> None:
         """Answer a request."""

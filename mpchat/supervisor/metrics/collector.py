@@ -12,9 +12,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from mpchat.ipc.durations import BOUNDS
-from mpchat.supervisor import metric_table
-from mpchat.supervisor.figures import Counts
-from mpchat.supervisor.metric_table import METRICS, Kind, Snapshot
+from mpchat.supervisor.metrics import table
+from mpchat.supervisor.metrics.figures import Counts
+from mpchat.supervisor.metrics.table import METRICS, Kind, Snapshot
 
 # The bounds of a histogram as labels have them.
 _BOUNDS = (*(f"{each:.6f}".rstrip("0") for each in BOUNDS), "+Inf")
@@ -41,7 +41,7 @@ class SnapshotCollector(Collector):
                 yield family
 
 
-def _family(metric: metric_table.Metric, snapshot: Snapshot) -> Metric:
+def _family(metric: table.Metric, snapshot: Snapshot) -> Metric:
     samples = metric.samples(snapshot)
     if metric.kind is Kind.HISTOGRAM:
         return _histogram(metric, snapshot)
@@ -53,7 +53,7 @@ def _family(metric: metric_table.Metric, snapshot: Snapshot) -> Metric:
     return family
 
 
-def _histogram(metric: metric_table.Metric, snapshot: Snapshot) -> Metric:
+def _histogram(metric: table.Metric, snapshot: Snapshot) -> Metric:
     family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
     for labels, value in metric.samples(snapshot):
         assert isinstance(value, Counts)

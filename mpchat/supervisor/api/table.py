@@ -9,9 +9,9 @@ import msgspec
 from mpchat.control.answers import Banned, Closed, Kicked, Muted, RoomsPage, ServerStatus
 from mpchat.ipc.http_questions import JSON
 from mpchat.protocol.requests import CloseRoom, Sanction, Target
-from mpchat.supervisor.api_actions import Actions, Call
-from mpchat.supervisor.api_errors import ApiError
-from mpchat.supervisor.api_shapes import (
+from mpchat.supervisor.api.actions import Actions, Call
+from mpchat.supervisor.api.errors import ApiError
+from mpchat.supervisor.api.shapes import (
     EndOf,
     HistoryOf,
     HistoryWanted,

@@ -17,10 +17,10 @@ from mpchat.ipc.addresses import owner_of
 from mpchat.ipc.http_questions import JSON, Answer, Question, as_json
 from mpchat.protocol.http import API
 from mpchat.protocol.sign_in import AUTH_REQUIRED, BAD_CREDENTIALS
-from mpchat.supervisor.api_actions import Actions, Call
-from mpchat.supervisor.api_description import describe
-from mpchat.supervisor.api_errors import ApiError, answer_to
-from mpchat.supervisor.api_table import Operation, bad_method, find, read_body, read_query
+from mpchat.supervisor.api.actions import Actions, Call
+from mpchat.supervisor.api.description import describe
+from mpchat.supervisor.api.errors import ApiError, answer_to
+from mpchat.supervisor.api.table import Operation, bad_method, find, read_body, read_query
 from mpchat.supervisor.gate import Gate, Outcome
 from mpchat.supervisor.http_desk import FAILED, Reply, answer_safely
 from mpchat.worker.budget import PROOF_COST

@@ -22,8 +22,8 @@ from mpchat.supervisor.job_thread import JobThread
 from mpchat.supervisor.status import StatusReport
 
 if TYPE_CHECKING:
-    from mpchat.supervisor.collector import Page
-    from mpchat.supervisor.figures import Figures
+    from mpchat.supervisor.metrics.collector import Page
+    from mpchat.supervisor.metrics.figures import Figures
 
 # Seconds from the end of one page to the begin of the next: a page takes 10 ms of CPU with 64 workers.
 PAUSE = 0.1
@@ -45,9 +45,9 @@ Write = Callable[["Figures", Iterable[str]], dict[str, "Page"]]
 
 def write(figures: "Figures", accepts: Iterable[str]) -> dict[str, "Page"]:
     """Return the page for each ``Accept`` header. It takes milliseconds, and the first time longer."""
-    from mpchat.supervisor.collector import render
-    from mpchat.supervisor.metric_table import SUPERVISOR, Snapshot
-    from mpchat.supervisor.processes import look_at
+    from mpchat.supervisor.metrics.collector import render
+    from mpchat.supervisor.metrics.processes import look_at
+    from mpchat.supervisor.metrics.table import SUPERVISOR, Snapshot
 
     running = [(pid, title) for pid, title, _ in (*figures.workers.running, *figures.tls.running)]
     snapshot = Snapshot.of(figures, look_at([(os.getpid(), SUPERVISOR), *running]))

@@ -1,6 +1,6 @@
 """Metric table: every metric with its name, kind, labels and meaning, and how it follows from the figures.
 
-The manual's page is made of this table, and :mod:`mpchat.supervisor.collector` gives it to
+The manual's page is made of this table, and :mod:`mpchat.supervisor.metrics.collector` gives it to
 ``prometheus-client``. Names are Prometheus's: base units, and ``_total`` behind those of counters.
 """
 
@@ -12,8 +12,8 @@ from typing import NamedTuple
 from mpchat import __version__
 from mpchat.ipc.items import Beat
 from mpchat.ipc.reasons import SLOW, UNREAD
-from mpchat.supervisor.figures import Counts, Figures, Held, PoolFigures
-from mpchat.supervisor.totals import Counted, total
+from mpchat.supervisor.metrics.figures import Counts, Figures, Held, PoolFigures
+from mpchat.supervisor.metrics.totals import Counted, total
 
 # Why connections end that were with a process which died.
 DIED = "process died"

@@ -25,7 +25,7 @@ from mpchat.protocol.messages import PastMessage
 from mpchat.protocol.requests import CloseRoom, Sanction, Target, history_messages
 from mpchat.protocol.sign_in import NOT_ALLOWED, TRY_LATER
 from mpchat.reactor import Reactor
-from mpchat.supervisor.api_shapes import (
+from mpchat.supervisor.api.shapes import (
     HISTORY_SIZE,
     EndOf,
     HistoryOf,

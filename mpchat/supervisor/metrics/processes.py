@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import psutil
 
-from mpchat.supervisor.figures import Held
+from mpchat.supervisor.metrics.figures import Held
 
 
 def look_at(processes: Iterable[tuple[int, str]]) -> dict[str, Held]:
