@@ -190,7 +190,8 @@ class _LastLines:
         """Return the lines, safe to show; call when the server has ended."""
         self._thread.join(_LAST_LINES_TIMEOUT)
         lines = [as_text(line.decode(errors="replace").rstrip()) for line in self._lines]
-        return "".join(f"\n  {line}" for line in "\n".join(lines).split("\n")[-_LAST_LINES:])
+        # One of JSON may hold a stack, which has lines.
+        return "".join(f"\n  {line}" for line in "\n".join(lines).splitlines()[-_LAST_LINES:])
 
 
 def _silent_outcome(config: Config, server: "subprocess.Popen[bytes]", last_lines: _LastLines) -> Outcome:

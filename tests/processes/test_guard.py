@@ -402,4 +402,5 @@ def test_the_command_that_a_line_tells_can_be_pasted_into_a_shell() -> None:
 def test_files_of_the_instance_are_for_its_user_alone(shared: Server) -> None:
     assert shared.instance_folder.stat().st_mode & 0o777 == 0o700
     for each in shared.instance_folder.iterdir():
-        assert each.stat().st_mode & 0o077 == 0 or each.name == "record.json", each
+        with suppress(FileNotFoundError):  # the record is written to another file, which then gets its name
+            assert each.stat().st_mode & 0o077 == 0 or each.name == "record.json", each

@@ -421,6 +421,7 @@ OUT_OF_REACH = {
     "addresses": "the bound is 100 000 addresses, no setting; tests/pure/test_memory.py fills a smaller one",
     "on the way": "is handed on within a turn, unless a process is stopped or the machine stalls",
     "the history file": "waits only while a disk fails; tests/sockets/test_archive.py fills a small one",
+    "events that wait": "there is no hook here; tests/pure/test_hook.py fills a small queue",
     "encryption": "is off here; tests/sockets/test_tls.py fills what is kept for one connection",
     "holes": "are what the C library leaves of all that was freed",
 }

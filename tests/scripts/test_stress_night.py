@@ -7,6 +7,7 @@ import sys
 import pytest
 from support.stress import temporary  # noqa: F401  (a fixture)
 
+from mpchat.supervisor.metrics.table import METRICS
 from scripts.common.processes import CHECKOUT
 from scripts.stress.night.events import EVENTS
 from scripts.stress.night.ledger import Ledger
@@ -63,6 +64,11 @@ def test_what_was_under_way_when_a_connection_ended_is_unsure_unless_it_is_told(
     ledger.finish()
     assert ledger.wrong == []
     assert ledger.counts["unsure"] == 1
+
+
+def test_the_metrics_that_it_looks_at_are_there() -> None:
+    known = {each.full_name for each in METRICS}
+    assert {name for event in EVENTS for name in event.metrics} <= known
 
 
 def test_a_short_night_with_the_real_server(temporary: None) -> None:  # noqa: F811

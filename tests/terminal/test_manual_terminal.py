@@ -24,4 +24,4 @@ def test_a_page_is_shown_in_a_pager_and_q_leaves_it(columns: int) -> None:
 def test_the_list_of_subjects_needs_no_pager() -> None:
     with Screen([*PAGER, "manual"]) as screen:
         assert screen.exit_code() == 0
-        screen.shows("members-and-rooms")
+        screen.shows("changelog")

@@ -169,7 +169,7 @@ class RenewedCertificate(Event):
     """The certificate is renewed, and the server told to reload."""
 
     name = "certificate renewed"
-    metrics = ("mpchat_tls_certificate_expiry_timestamp_seconds", "mpchat_changes_total")
+    metrics = ("mpchat_tls_expiry_timestamp_seconds", "mpchat_changes_total")
     status = ("tls.expires",)
 
     def happen(self) -> None:
@@ -194,9 +194,7 @@ class RenewedCertificate(Event):
         """The reload is counted, and the later end of the certificate is told."""
         found = self.wrong + self.must_grow("mpchat_changes_total", 1, before, after)
         longer = (DAYS_OF_NEXT - DAYS_LEFT - 1) * DAY
-        return found + self.must_grow(
-            "mpchat_tls_certificate_expiry_timestamp_seconds", longer, before, after
-        )
+        return found + self.must_grow("mpchat_tls_expiry_timestamp_seconds", longer, before, after)
 
 
 class KilledWorkers(Event):
