@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
 from scripts.common.frames import is_error, split_frames
-from scripts.stress.clients import READ_SIZE, ClientLoop, Connection, Plan, Report
+from scripts.stress.clients import READ_SIZE, ClientLoop, Connection, Plan, Report, reset_at_close
 from scripts.stress.hostile.kinds import KINDS
 
 # How many errors an error stands for, if it is for more than one.
@@ -109,6 +109,16 @@ class Hostile(ClientLoop[Connection]):
     def quiet(self, now: float) -> bool:
         """Say that nothing is outstanding: nobody waits for an answer."""
         return True
+
+    def finish(self) -> None:
+        """Report, and end with resets.
+
+        Of a connection that is full in both directions neither kernel tells the other for minutes that it was
+        closed.
+        """
+        for connection in self.connections:
+            reset_at_close(connection.sock)
+        super().finish()
 
     def report(self) -> Report:
         """Return the counts."""
