@@ -22,7 +22,7 @@ REDIS_PORT, SENTINEL_PORT = 6379, 26_379
 HIDDEN = "***"
 
 _SCHEME = re.compile(r"(rediss?(\+sentinel)?)://", re.IGNORECASE | re.ASCII)
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 _SERVER = re.compile(
     r"(\[(?P<six>[0-9A-Fa-f:.]{2,45})\]|(?P<host>[^\[\]:]+))(:(?P<port>[0-9]{1,5}))?", re.ASCII
@@ -128,17 +128,18 @@ def _server(text: str, usual: int) -> Server:
             return Server(str(ipaddress.IPv6Address(match["six"])), port)
         except ValueError:  # its own text would show the address
             raise WrongUrlError("what is in brackets is not an IPv6 address") from None
-    if not _is_host_name(match["host"]):
+    if not name_looked_up(match["host"]):
         raise WrongUrlError("a server has no right host name")
     return Server(match["host"], port)
 
 
-def _is_host_name(text: str) -> bool:
+def name_looked_up(host: str) -> str:
+    """Return a host's name as it is looked up, those of other scripts too; empty if it is no right name."""
     try:
-        looked_up = text.encode("idna").decode()  # the form in which names of other scripts are looked up
+        looked_up = host.encode("idna").decode()
     except UnicodeError:  # its own text would show the name
-        return False
-    return _HOST.fullmatch(looked_up) is not None
+        return ""
+    return looked_up if _HOST.fullmatch(looked_up) else ""
 
 
 def without_password(text: str) -> str:

@@ -8,18 +8,15 @@ Not here: connections. A password or a query may be a secret, and no text that t
 """
 
 import ipaddress
-import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from mpchat.cluster_url import HIDDEN
+from mpchat.cluster_url import HIDDEN, name_looked_up
 
 PORTS = {"http": 80, "https": 443}
 # Characters of a URL: some proxies take no more in a request's first line.
 LONGEST = 2000
 
-_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
-_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*", re.ASCII)
 # What may stand in a path or a query as it is; all other characters are written with %.
 _SAFE = "/%:@!$&'()*+,;=~-._?"
 
@@ -94,13 +91,9 @@ def _host(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         pass
-    try:
-        looked_up = text.encode("idna").decode()
-    except UnicodeError:  # its own text would show the name
-        looked_up = ""
-    if not _HOST.fullmatch(looked_up):
+    if not (name := name_looked_up(text)):
         raise WrongHookError("its host or its port is wrong")
-    return looked_up
+    return name
 
 
 def without_secrets(text: str) -> str:
