@@ -6,7 +6,6 @@ No secret is printed: a unit names the file that a secret is in, or a file for a
 import os
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -32,8 +31,6 @@ WRITTEN = ("runtime_dir", "log_file", "bans", "history", "accounts")
 HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
 # The lowest port that every user may listen at.
 FIRST_FREE_PORT = 1024
-# Seconds between two looks whether a name server has answered.
-LOOK_AGAIN = 0.02
 
 
 @click.command("service")
@@ -63,8 +60,7 @@ def _socket_unit(config: Config, stem: str, *, user: bool) -> str:
     from mpchat.supervisor.listeners import BACKLOG, look_up
 
     lookup = look_up(config.host, config.port)
-    while not lookup.done:
-        time.sleep(LOOK_AGAIN)
+    lookup.wait()
     found = lookup.result()
     addresses = [format_address(*each.address) for each in found]
     return socket_unit(stem, addresses, BACKLOG, both=any(each.dual for each in found), user=user)

@@ -1,6 +1,5 @@
 """Network: the addresses to listen on, and the Redis of a cluster."""
 
-import time
 from contextlib import suppress
 
 import psutil
@@ -20,9 +19,8 @@ from mpchat.supervisor.listeners import (
     taken_by,
 )
 
-# Seconds for a name server, and between two looks whether it has answered.
+# Seconds for a name server.
 _PATIENCE = 10.0
-_PAUSE = 0.01
 
 
 def network(scope: Scope) -> list[Finding]:
@@ -32,10 +30,7 @@ def network(scope: Scope) -> list[Finding]:
 
 def _ports(scope: Scope) -> list[Finding]:
     lookup = look_up(scope.config.host, scope.config.port)
-    deadline = time.monotonic() + _PATIENCE
-    while not lookup.done and time.monotonic() < deadline:
-        time.sleep(_PAUSE)
-    if not lookup.done:
+    if not lookup.wait(_PATIENCE):
         names = ", ".join(scope.config.host)
         return [failure("port", f"{names}: no name server answers", "set host to IP addresses")]
     try:

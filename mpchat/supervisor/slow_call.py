@@ -39,6 +39,12 @@ class SlowCall(Generic[T]):
         """True when :meth:`result` need not wait."""
         return not self._thread.is_alive()
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the call is done, at most ``timeout`` seconds; return whether it is. Not for a loop."""
+        if not self.done:
+            self._thread.join(timeout)
+        return self.done
+
     def give_up(self, end: Callable[[T], object]) -> None:
         """Have ``end`` called with the result, whenever that comes: nobody takes it any more."""
         with self._lock:

@@ -20,6 +20,16 @@ def test_a_result_that_comes_late_is_ended_and_also_one_that_is_there() -> None:
     assert ended == ["늦은 것", "빠른 것"]
 
 
+def test_a_wait_ends_with_the_call_or_when_its_time_is_up() -> None:
+    go_on = threading.Event()
+    late = SlowCall(lambda: go_on.wait(30))
+    assert not late.wait(0.01)
+    go_on.set()
+    assert late.wait()
+    assert late.result() is True
+    assert SlowCall(lambda: "빠른 것", at_once=True).wait()
+
+
 def test_a_call_that_fails_late_ends_nothing() -> None:
     go_on, ended = threading.Event(), list[object]()
 
