@@ -24,7 +24,7 @@ class MemoryLimit(NamedTuple):
 
     @property
     def free(self) -> int:
-        """What is left of it, in bytes."""
+        """The rest of the limit, in bytes."""
         return max(0, self.size - self.used)
 
 

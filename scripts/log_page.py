@@ -67,15 +67,15 @@ With `log_format` json, it is one object in ASCII, here on several lines:
 | `repeated` | so many lines of this kind before it were not written |
 | `stack` | the stack of an error, or that of a process which SIGUSR2 asks for, with line ends |
 
-The other fields are those of the event, in the table below. What is printed to standard error, such as a traceback that nobody expected or
-the warning of a library, is an object for each line, with the event `output`. Three things are not JSON. A crash in native code writes its stacks as
+The other fields are those of the event, in the table below. A line that is printed to standard error, such as a traceback that nobody expected or
+the warning of a library, is an object with the event `output`. Three things are not JSON. A crash in native code writes its stacks as
 text. A process that cannot even load its code writes a traceback. A full disk can leave the first half of a line.
 
 Text from clients is escaped in both formats. Control characters, escape sequences, line separators, invisible characters and those that
 change the direction of text stand there as `\\x1b` or `\\u202e`. A string in JSON holds these escapes too, so a program may print it.
 A line of JSON has at most 16 KiB. Longer texts in it are cut, and end in `[cut]`.
 
-## What is counted
+## Dropped and repeated lines
 
 No line makes the server wait. A thread of each process writes its lines. Up to {waiting} lines of each process wait, and further lines are dropped:
 on a full disk, a disk that hangs, a pipe that nobody reads. When the log can be written again, the event `log_lines_dropped` says how many

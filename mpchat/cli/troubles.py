@@ -25,7 +25,7 @@ KICKED = "kicked"
 
 
 class Trouble(NamedTuple):
-    """What is wrong, and whether clients suffer from it now."""
+    """A trouble, and whether clients suffer from it now."""
 
     text: str
     severe: bool = False

@@ -210,7 +210,7 @@ class Hook:
         self._log_dropped()
         return None
 
-    # What is told.
+    # State, and lines of the log.
 
     def _change(self, state: str) -> None:
         with self._changed:

@@ -13,7 +13,7 @@ _PATIENCE = 2.0
 
 
 class Kind(NamedTuple):
-    """What is in a header of the server's own files."""
+    """The fields of a header of the server's own files."""
 
     application_id: int
     format: int

@@ -18,7 +18,7 @@ class Level(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What was found of one subject, and what to do about it (empty: nothing)."""
+    """A finding about one subject, and the remedy (empty: none is needed)."""
 
     subject: str
     level: Level

@@ -27,7 +27,7 @@ class Counts(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What one process, or all of a slot, hold: resident memory in bytes, and open descriptors."""
+    """Resident memory (bytes) and open descriptors of one process, or of all processes of a slot."""
 
     memory: int = 0
     descriptors: int = 0

@@ -26,7 +26,7 @@ SUPERVISOR = "supervisor"
 
 
 class Snapshot(NamedTuple):
-    """What one scrape shows."""
+    """The figures of one scrape."""
 
     figures: Figures
     # By the titles of processes.
