@@ -4,6 +4,7 @@ The checker is tested with histories of the tests' own making, the faults agains
 host, and the whole program against a host that is alone.
 """
 
+import random
 import socket
 import threading
 import time
@@ -681,6 +682,23 @@ def test_a_host_that_repeats_what_was_cut_has_each_of_its_batches_once(
 
 
 # Hosts.
+
+
+def test_faults_leave_a_host_that_is_well(tmp_path: Path) -> None:
+    hosts = Hosts([Server(tmp_path, f"host{each}", 1, tmp_path / "log") for each in (1, 2, 3)], None, 2.0)
+    first, second, third = hosts.all
+    chooser = random.Random(1)
+    second.silent_until = third.silent_until = time.monotonic() + 60
+    assert {hosts.take(random.Random(each), "kill", spare=True) for each in range(20)} <= {
+        second,
+        third,
+        None,
+    }
+    for each in hosts.all:
+        hosts.release(each)
+    first.fault = "stop"
+    assert hosts.take(chooser, "kill", spare=True) is None
+    assert hosts.take(chooser, "reload", spare=False) in (second, third)
 
 
 def test_a_host_that_was_killed_or_stopped_in_order_is_there_again(tmp_path: Path) -> None:

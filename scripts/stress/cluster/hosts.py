@@ -54,9 +54,15 @@ class Host:
     server: Server
     living: bool = False  # it accepts clients, or will when it is continued
     fault: str = ""  # that holds it
+    # Until when it may lack its lease because its link is silent (seconds, monotonic).
+    silent_until: float = 0.0
     # From when until when a fault made it end connections (seconds, monotonic).
     windows: list[tuple[float, float]] = field(default_factory=list)
     suspended: list[psutil.Process] = field(default_factory=list)
+
+    def is_well(self, now: float) -> bool:
+        """Say whether no fault holds it, and none has taken its lease."""
+        return not self.fault and now >= self.silent_until
 
     def resume(self) -> None:
         """Continue the processes that were stopped."""
@@ -150,9 +156,12 @@ class Hosts:
         self.news.put(("hosts", self.addresses()))
 
     def take(self, chooser: random.Random, fault: str, *, spare: bool) -> Host | None:
-        """Hold a random host for a fault; with ``spare`` another one must be left that no fault holds."""
+        """Hold a random host for a fault; with ``spare`` another one must be left that is well."""
+        now = time.monotonic()
         free = [host for host in self.all if not host.fault]
-        if not free or (spare and len(free) < 2 and len(self.all) > 1):
+        if spare and len(self.all) > 1:
+            free = [host for host in free if any(each.is_well(now) for each in self.all if each is not host)]
+        if not free:
             return None
         host = chooser.choice(free)
         host.fault = fault

@@ -12,7 +12,7 @@ from typing import Any
 from scripts.common.server import HarnessError
 from scripts.common.spawning import end, spawn
 from scripts.stress.cluster.host_faults import RandomFault
-from scripts.stress.cluster.hosts import Hosts
+from scripts.stress.cluster.hosts import Host, Hosts
 from scripts.stress.cluster.redis_server import RedisServer
 from scripts.stress.cluster.relay import CUTS, SILENCE, serve_relay
 from scripts.stress.faults import Fault
@@ -21,8 +21,10 @@ from scripts.stress.faults import Fault
 EQUAL_WITHIN = 5.0
 # Seconds that a killed Redis stays away.
 KILLED_FOR = (0.1, 3.0)
-# Seconds of a silent link, in leases: some outlast a lease.
+# Seconds of a silent link, in leases: some outlast a lease, while another host is well. When all hosts have
+# lost their leases, none is left that knows the log's end, and a new epoch is right: manual, page hosts.
 SILENT_LEASES = (0.2, 1.5)
+SHORT_LEASES = (0.2, 0.5)
 # Seconds for a relay to report its port, and to end.
 RELAY_TIMEOUT = 10.0
 
@@ -125,6 +127,8 @@ class Relays(Fault):
         self.every = every
         self.lease = lease
         self.ports: list[int] = []
+        # Those that the relays belong to, in their order.
+        self.hosts: list[Host] = []
         self._relays: list[tuple[BaseProcess, Pipe[Any, Any]]] = []
         self._counts: list[Counter[str]] = [Counter() for _ in range(count)]
         self._next = [0.0] * count
@@ -143,9 +147,18 @@ class Relays(Fault):
                 begun, self._next[number] = self._next[number] > 0, now + self._pause()
                 if begun:
                     cut = self.chooser.choice(CUTS)
-                    seconds = self.chooser.uniform(*SILENT_LEASES) * self.lease if cut == SILENCE else 0.0
+                    seconds = self._silence(number, now) if cut == SILENCE else 0.0
                     with suppress(OSError):
                         pipe.send((cut, seconds))
+
+    def _silence(self, number: int, now: float) -> float:
+        """Choose for how long a link is silent (seconds); the last host that is well keeps its lease."""
+        others = [each for place, each in enumerate(self.hosts) if place != number]
+        spare = not others or any(each.is_well(now) for each in others)
+        seconds = self.chooser.uniform(*(SILENT_LEASES if spare else SHORT_LEASES)) * self.lease
+        if others and spare:
+            self.hosts[number].silent_until = now + seconds + self.lease  # until it is there again
+        return seconds
 
     def _pause(self) -> float:
         return self.chooser.uniform(0.5, 1.5) * self.every

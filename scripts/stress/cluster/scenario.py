@@ -145,6 +145,8 @@ class HostsScenario(MembersScenario):
         self.hosts = Hosts(
             [self._server(each, ports[each] if ports else 0) for each in names], redis, options.lease
         )
+        if self._relays is not None:
+            self._relays.hosts = self.hosts.all
         self.hosts.start()
 
     def _server(self, number: int, redis_port: int) -> Server:
