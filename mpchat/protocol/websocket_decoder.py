@@ -9,6 +9,7 @@ from codecs import utf_8_decode
 from typing import NamedTuple
 
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
+from mpchat.protocol.mask import KEY_SIZE, best_unmask
 
 # Opcodes, and the bits around them in a frame's first two bytes.
 CONTINUATION, TEXT, BINARY = 0, 1, 2
@@ -16,7 +17,6 @@ CLOSE, PING, PONG = 8, 9, 10
 FIN = 0x80
 MASKED = 0x80
 # Bytes of a client's frame before its payload at least: two, and the key of the mask.
-KEY_SIZE = 4
 SHORT_HEADER = 2 + KEY_SIZE
 # Lengths that say: the length follows in two or eight bytes. Control frames may not have it so.
 TWO_BYTES, EIGHT_BYTES = 126, 127
@@ -66,13 +66,6 @@ class _BrokenError(Exception):
     """What the client sent breaks the protocol; becomes a :class:`Failure`."""
 
 
-def unmask(key: bytes, payload: bytes) -> bytes:
-    """Return ``payload`` with its mask taken off, or put on. About 3 ns a byte."""
-    size = len(payload)
-    mask = (key * (size // KEY_SIZE + 1))[:size]
-    return (int.from_bytes(payload) ^ int.from_bytes(mask)).to_bytes(size)
-
-
 def close_frame(code: int, reason: str = "") -> bytes:
     """Return a server's close frame. ``reason`` is cut to what fits: 123 bytes of UTF-8."""
     if code == NO_CODE:
@@ -109,43 +102,38 @@ def _client_frame(first: int, payload: bytes) -> bytes:
     return head + bytes(KEY_SIZE) + payload
 
 
+class _Fragments:
+    """A message that has begun, and has not ended."""
+
+    __slots__ = ("message", "opcode", "room", "tail")
+
+    def __init__(self, opcode: int, limit: int) -> None:
+        self.message = bytearray()
+        self.opcode = opcode
+        # How many more bytes there may be; and of a text the last bytes, of a character that is not whole.
+        self.room = limit
+        self.tail = b""
+
+
 class Decoder:
     """Cuts what a client sends into events: an opcode and a payload.
 
     :data:`TEXT` and :data:`BINARY` are whole messages, :data:`CONTINUATION` is a fragment, which is kept.
     :data:`CLOSE` is the last event: the client closes or has broken the protocol, as :attr:`closing` says.
 
-    What is kept is a message's fragments (``_message``) and the bytes of a frame that has begun, together at
+    What is kept is a message's fragments and the bytes of a frame that has begun, together at
     most one message of ``limit`` bytes and a header; and what a caller of :meth:`cut` gives back to
     :meth:`keep`.
     """
 
-    __slots__ = (
-        "_at",
-        "_ending",
-        "_kept",
-        "_message",
-        "_need",
-        "_opcode",
-        "_room",
-        "_tail",
-        "closing",
-        "has_more",
-        "limit",
-    )
+    __slots__ = ("_at", "_fragments", "_kept", "_need", "closing", "has_more", "limit")
 
     def __init__(self, limit: int = DEFAULT_PAYLOAD_LIMIT, partial: bytes = b"") -> None:
         """Start with ``limit``, the longest message in bytes; ``partial`` continues another's work."""
         self.limit = limit
-        # The fragments of a message so far, and its opcode; the bytes that it may still get; and of a text
-        # the last bytes, of a character that is not whole.
-        self._message: bytearray | None = None
-        self._opcode = TEXT
-        self._room = limit
-        self._tail = b""
-        # What ended the connection, and the bytes that end another decoder alike.
+        self._fragments: _Fragments | None = None
+        # What ended the connection.
         self.closing: Close | Failure | None = None
-        self._ending = b""
         # What is kept, from ``_at`` on, and how many bytes the next decision needs. As bytes they are whole
         # frames that the caller has left, else the beginning of one.
         self._kept: bytes | bytearray = b""
@@ -162,17 +150,18 @@ class Decoder:
     @property
     def mid_message(self) -> bool:
         """True inside a message, and inside any frame."""
-        return not self.has_more and (self._message is not None or self.held > 0)
+        return not self.has_more and (self._fragments is not None or self.held > 0)
 
     @property
     def fragmented(self) -> bool:
         """True while the rest of a fragmented message is to come."""
-        return self._message is not None
+        return self._fragments is not None
 
     @property
     def held(self) -> int:
         """The number of bytes that are kept."""
-        return len(self._kept) - self._at + len(self._message or b"")
+        kept = len(self._kept) - self._at
+        return kept if self._fragments is None else kept + len(self._fragments.message)
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take the next bytes of the stream, in pieces of any size, and return the events they complete."""
@@ -192,8 +181,11 @@ class Decoder:
         They are the fragments of a message as one frame, and what is kept after them. The reason of a failure
         does not go along.
         """
-        fragments = b"" if self._message is None else _client_frame(self._opcode, bytes(self._message))
-        return self._ending or fragments + self._kept[self._at :]
+        if self.closing is not None:
+            return _ending_alike(self.closing)
+        begun = self._fragments
+        fragments = b"" if begun is None else _client_frame(begun.opcode, bytes(begun.message))
+        return fragments + self._kept[self._at :]
 
     # The same in steps, for a caller that may stop before all frames are cut.
 
@@ -226,7 +218,7 @@ class Decoder:
             start, end = self._measure(data, position)
             if end > len(data):
                 return NOT_WHOLE, b"", position
-            payload = unmask(data[start - KEY_SIZE : start], data[start:end])
+            payload = best_unmask()(data[start:end], data[start - KEY_SIZE : start])
             first = data[position]
             if first < _FIRST_CONTROL:
                 return *self._take(first, payload), end
@@ -263,7 +255,8 @@ class Decoder:
         if size < 2:
             return 0, position + 2
         first, length = data[position], data[position + 1] - MASKED
-        if first not in (_BETWEEN if self._message is None else _INSIDE):
+        begun = self._fragments
+        if first not in (_BETWEEN if begun is None else _INSIDE):
             raise _BrokenError(PROTOCOL_ERROR, f"no frame here begins with the byte {first:#04x}")
         if length < 0:
             raise _BrokenError(PROTOCOL_ERROR, "a frame without a mask")
@@ -278,7 +271,8 @@ class Decoder:
             if length < least or length >> 63:
                 raise _BrokenError(PROTOCOL_ERROR, "a wrong length")
             start += width
-        if length > self._room and first < _FIRST_CONTROL:
+        room = self.limit if begun is None else begun.room
+        if length > room and first < _FIRST_CONTROL:
             raise _BrokenError(TOO_BIG, f"a message of more than {self.limit} bytes")
         return start, start + length
 
@@ -289,18 +283,19 @@ class Decoder:
         if first == _WHOLE_TEXT:
             utf_8_decode(payload, "strict", True)
             return TEXT, payload
-        if self._message is None:
-            self._message, self._opcode = bytearray(), first
-        self._message += payload
-        self._room -= len(payload)
+        begun = self._fragments
+        if begun is None:
+            begun = self._fragments = _Fragments(first, self.limit)
+        begun.message += payload
+        begun.room -= len(payload)
         last = first >= FIN
-        if self._opcode == TEXT:  # what is wrong is found here, not at the message's end
-            payload = self._tail + payload
-            self._tail = payload[utf_8_decode(payload, "strict", last)[1] :]
+        if begun.opcode == TEXT:  # what is wrong is found here, not at the message's end
+            payload = begun.tail + payload
+            begun.tail = payload[utf_8_decode(payload, "strict", last)[1] :]
         if not last:
             return CONTINUATION, b""
-        message, self._message, self._room = bytes(self._message), None, self.limit
-        return self._opcode, message
+        self._fragments = None
+        return begun.opcode, bytes(begun.message)
 
     def _close(self, payload: bytes) -> None:
         """Take a client's close frame."""
@@ -309,10 +304,16 @@ class Decoder:
         if payload and (len(payload) < 2 or code not in CLOSE_CODES):
             raise _BrokenError(PROTOCOL_ERROR, "a wrong close code")
         self._end(Close(code, reason))
-        self._ending = _client_frame(FIN | CLOSE, payload)
 
     def _end(self, closing: Close | Failure) -> None:
         """Take nothing more, and keep nothing."""
         self.closing = closing
-        self._ending = _FAILING.get(closing.code, b"")
-        self._message, self._kept, self._at = None, b"", 0
+        self._fragments, self._kept, self._at = None, b"", 0
+
+
+def _ending_alike(closing: Close | Failure) -> bytes:
+    """Return bytes that end another decoder with the same code."""
+    if isinstance(closing, Failure):
+        return _FAILING[closing.code]
+    payload = b"" if closing.code == NO_CODE else closing.code.to_bytes(2) + closing.reason.encode()
+    return _client_frame(FIN | CLOSE, payload)

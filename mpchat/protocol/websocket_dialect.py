@@ -11,12 +11,12 @@ import msgspec
 
 from mpchat.protocol.frames import DEFAULT_PAYLOAD_LIMIT
 from mpchat.protocol.framing import Framing
+from mpchat.protocol.mask import KEY_SIZE, best_unmask
 from mpchat.protocol.messages import Message as Line
 from mpchat.protocol.session import MESSAGE_WORK, REQUEST, REQUEST_WORK, RUN_SIZE, DialectState, Session
 from mpchat.protocol.websocket_decoder import (
     BINARY,
     FIN,
-    KEY_SIZE,
     MASKED,
     NOT_WHOLE,
     PING,
@@ -44,11 +44,6 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Line).decode
 # By the length of a short payload: the header of its plain frame.
 _HEADERS = [length.to_bytes(2) for length in range(TWO_BYTES)]
-# By the length of a payload: the key of its mask times the first number is the key again and again, for the
-# key itself and for the payload; the other is how many bits of that are too many.
-_WORDS = [int.from_bytes(b"\0\0\0\1" * (1 + words)) for words in range(1 + LONGEST_IN_RUN // KEY_SIZE)]
-_REPEATS = [_WORDS[-(-length // KEY_SIZE)] for length in range(1 + LONGEST_IN_RUN)]
-_SURPLUS = [8 * (-length % KEY_SIZE) for length in range(1 + LONGEST_IN_RUN)]
 
 
 class WebSocketDialect(Session):
@@ -155,7 +150,7 @@ def _take_run(data: bytes, position: int, limit: int, posts: list[tuple[int, byt
     message.
     """
     parts: list[bytes] = []
-    from_bytes = int.from_bytes
+    unmask = best_unmask()
     size, stop, longest = 0, len(data), min(limit, LONGEST_IN_RUN)
     try:
         while data[position] in _WHOLE:
@@ -171,13 +166,11 @@ def _take_run(data: bytes, position: int, limit: int, posts: list[tuple[int, byt
                     break
             else:
                 break
-            end = start + KEY_SIZE + length
+            begin = start + KEY_SIZE
+            end = begin + length
             if end > stop or length > longest:
                 break
-            # The key and the masked payload as one number; without the mask only the payload is left.
-            masked = from_bytes(data[start:end])
-            mask = (masked >> 8 * length) * _REPEATS[length] >> _SURPLUS[length]
-            payload = (masked ^ mask).to_bytes(length)
+            payload = unmask(data[begin:end], data[start:begin])
             if _encode(_decode(payload)) != payload:
                 break
             size += end - position

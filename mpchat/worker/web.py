@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from mpchat.config import Config
 from mpchat.ipc.reasons import HALF_A_FRAME
+from mpchat.protocol import mask
 from mpchat.protocol.http import HttpDialect, bare_answer, is_passed_on
+from mpchat.protocol.websocket_dialect import WebSocketDialect
 from mpchat.reactor import READ, Reactor
 from mpchat.worker.budget import charge_answer
 from mpchat.worker.connection import Connection
@@ -73,9 +75,14 @@ class Web:
         return len(self._browsers)
 
     def resume(self, connection: Connection) -> None:
-        """Take note of a connection, if it speaks HTTP, that has come from another worker."""
+        """Take note of a connection, if it speaks HTTP, that has come from another worker.
+
+        For a WebSocket load what the first one of all loads: what takes its mask off is part of that.
+        """
         if isinstance(connection.dialect, HttpDialect):
             self._browsers[connection] = None
+        elif self._site is None and isinstance(connection.dialect, WebSocketDialect):
+            self._load()
 
     def begin(self, connection: Connection, data: bytes) -> None:
         """Take a client whose first bytes are HTTP."""
@@ -221,6 +228,7 @@ class Web:
             from mpchat.worker.http_answers import Site
             from mpchat.worker.site import load_site
 
+            mask.load()
             self._site = Site(load_site(), self._config.origins)
         except Exception:
             log.exception("the page cannot be served")

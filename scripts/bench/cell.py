@@ -27,6 +27,9 @@ PATIENCE_S = 120.0
 # that stands still is found by the load before.
 DRAIN_S = 600.0
 
+# Clients that come and go before memory is weighed: enough for each process to get one.
+FIRST_CLIENTS = 16
+
 
 def run_cell(
     peer: Peer, row: Row, options: Options, meanwhile: "Callable[[Cell], None] | None" = None
@@ -41,12 +44,23 @@ def run_cell(
             board = SPAWN.RawArray("q", count)
             load = [stack.enter_context(closing(LoadProcess(board, slot))) for slot in range(count)]
             server = stack.enter_context(peer.serving(folder, row.clients))
+            if row.weigh:
+                _serve_first_clients(peer, server, options)
             for process, plan in zip(load, plans(peer, row, options, server), strict=True):
                 process.tell(plan=plan)
             Cell(row, options, server, folder, load, figures).measure(meanwhile)
     except (BenchError, psutil.NoSuchProcess) as error:
         figures.faults.append(str(error))
     return figures
+
+
+def _serve_first_clients(peer: Peer, server: Server, options: Options) -> None:
+    """Have each process of the server load what its first client needs: that is no part of a connection."""
+    for port in server.ports:
+        for _ in range(FIRST_CLIENTS):
+            if not peer.answers(port):
+                raise BenchError(f"{peer.name} did not serve its first clients")
+    time.sleep(options.rest_s)
 
 
 @dataclass(frozen=True)

@@ -145,23 +145,24 @@ class Peer:
         """Wait until a client would be served; return False when ``process`` ended or took too long."""
         deadline = time.monotonic() + START_S
         while process.poll() is None and time.monotonic() < deadline:
-            if self.ready(folder) if self.ready else _answers(port, WIRES[self.wire], self.tls):
+            if self.ready(folder) if self.ready else self.answers(port):
                 return True
             time.sleep(LOOK_S)
         return False
 
-
-def _answers(port: int, wire: Wire, tls: str) -> bool:
-    try:
-        with socket.create_connection((HOST, port), timeout=TRY_S) as sock:
-            if tls:
-                with secured(sock, tls, client_context()) as encrypted:
-                    knock(encrypted, wire)
-            else:
-                knock(sock, wire)
-    except OSError:
-        return False
-    return True
+    def answers(self, port: int) -> bool:
+        """Say whether a client is served that leaves at once."""
+        wire = WIRES[self.wire]
+        try:
+            with socket.create_connection((HOST, port), timeout=TRY_S) as sock:
+                if self.tls:
+                    with secured(sock, self.tls, client_context()) as encrypted:
+                        knock(encrypted, wire)
+                else:
+                    knock(sock, wire)
+        except OSError:
+            return False
+        return True
 
 
 def knock(sock: socket.socket, wire: Wire, *, receives: bool = False) -> bytes:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from support.websocket_peer import KEY, masked, text
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
+from websockets.speedups import apply_mask
 
+from mpchat.protocol import mask
 from mpchat.protocol.dialects import DIALECTS, Dialect
 from mpchat.protocol.frames import HEADER_SIZE, MAX_PAYLOAD, encode_frame
 from mpchat.protocol.messages import message_frame
@@ -36,7 +38,6 @@ from mpchat.protocol.websocket_decoder import (
     close_frame,
     ping_frame,
     pong_frame,
-    unmask,
 )
 from mpchat.protocol.websocket_dialect import FRAME_WORK, LONGEST_IN_RUN, WebSocketDialect
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
@@ -207,8 +208,15 @@ def test_the_reason_of_a_close_frame_is_cut_to_what_fits_and_stays_utf_8(reason:
 
 @given(st.binary(max_size=600), st.binary(min_size=4, max_size=4))
 def test_a_mask_is_taken_off_as_it_is_put_on(payload: bytes, key: bytes) -> None:
-    assert masked(FIN | BINARY, payload, key).endswith(unmask(key, payload))
-    assert unmask(key, unmask(key, payload)) == payload
+    mask.load()
+    for unmask in (mask.best_unmask(), mask.unmask_with_integers):
+        assert masked(FIN | BINARY, payload, key).endswith(unmask(payload, key))
+        assert unmask(unmask(payload, key), key) == payload
+
+
+def test_the_compiled_function_is_used_once_it_is_loaded() -> None:
+    mask.load()
+    assert mask.best_unmask() is apply_mask
 
 
 # Streams: frames that are mostly right, with mistakes, and now and then bytes that are none.
