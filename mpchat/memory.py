@@ -19,7 +19,7 @@ ENOUGH = 130_000  # worker.fanout
 SWAMPED_TOGETHER = 4 << 20  # worker.rooms
 STATE_LIMIT = 256 << 10  # worker.migration
 MUCH = 1 << 20  # worker.downlink
-RUN_SIZE = 64 << 10  # protocol.session
+LONGEST_RUN = 65_537  # the longest frame; many of them have protocol.session.RUN_SIZE
 RUN_OVERHEAD = 300  # hub.history
 HISTORY_MEMORY = 128 << 20  # ipc.shares
 STREAM_MEMORY = 128 << 20  # ipc.shares
@@ -163,7 +163,7 @@ def _hub_streams(lag: int, rooms: int) -> int:
 
 def _history(config: Config) -> int:
     """A room keeps its last run, however long it is; all rooms together are cut down after each run."""
-    longest = RUN_SIZE + RUN_OVERHEAD
+    longest = LONGEST_RUN + RUN_OVERHEAD
     return min(HISTORY_MEMORY, config.max_rooms * (config.lag_limit + longest)) + longest
 
 

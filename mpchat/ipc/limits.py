@@ -1,4 +1,5 @@
 """Limits: sizes that workers and hub agree on."""
 
-# Bytes up to which small posts are joined into one batch: what fits one queue item (see channel.ITEM_SIZE).
-BATCH_SIZE = 64 << 10
+# Bytes up to which small posts are joined into one batch: what fits one queue item (see channel.ITEM_SIZE),
+# and half of what a worker sends its clients at once (see fanout.ENOUGH).
+BATCH_SIZE = 65_000

@@ -13,8 +13,8 @@ from mpchat.protocol.likely_cause import HalfFrame
 from mpchat.protocol.messages import counted_error_frame, error_frame, relayed_frame
 from mpchat.protocol.requests import Request, decode_request, pack_request, pong_frame
 
-# Bytes of one post at most where it holds many messages: what fits one queue item (see channel.ITEM_SIZE).
-RUN_SIZE = 64 << 10
+# Bytes of one post at most where it holds many messages: as much as a batch has (see limits.BATCH_SIZE).
+RUN_SIZE = 65_000
 # Stands for the count of a post that is no message, but a request (see requests.Request).
 REQUEST = 0
 # Work is counted in errors: 5 µs. A message that has to be encoded again takes less; what takes a run of

@@ -50,35 +50,55 @@ class Keeper(Protocol):
 class Pending:
     """Frames that wait for the next flush."""
 
-    __slots__ = ("_frames", "_framing", "messages", "size")
+    __slots__ = ("_framing", "_pieces", "messages", "size")
 
     def __init__(self, framing: Framing) -> None:
         self._framing = framing
         self.size = self.messages = 0
-        self._frames: list[bytes] = []
+        # Whole frames, with how many they are, as the hub sent them.
+        self._pieces: list[tuple[int, bytes]] = []
 
     def __bool__(self) -> bool:
         return self.size > 0
 
     def add(self, count: int, frames: bytes) -> None:
         """Add ``count`` frames."""
-        self._frames.append(frames)
+        self._pieces.append((count, frames))
         self.size += len(frames)
         self.messages += count
 
     def take(self) -> tuple[bytes, int]:
-        """Return all of it, or as many whole frames as fit into :data:`ENOUGH`; and how many frames."""
-        blob = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
-        count = self.messages
-        self._frames.clear()
+        """Return all of it, or as many whole frames as fit into :data:`ENOUGH`; and how many frames.
+
+        Then it is as many pieces as fit, if these are half of that: to find a frame's end in a piece takes
+        50 ns for each frame before.
+        """
+        pieces = self._pieces
         if self.size <= ENOUGH:
+            blob = pieces[0][1] if len(pieces) == 1 else b"".join([frames for _, frames in pieces])
+            count = self.messages
+            pieces.clear()
             self.size = self.messages = 0
             return blob, count
-        count, end = self._framing.leading(blob, ENOUGH)
-        self._frames.append(blob[end:])
-        self.size -= end
+        fit = count = size = 0
+        for number, frames in pieces:
+            if size + len(frames) > ENOUGH:
+                break
+            fit += 1
+            count += number
+            size += len(frames)
+        parts = [frames for _, frames in pieces[:fit]]
+        del pieces[:fit]
+        if size < ENOUGH // 2:
+            all_of_it, frames = pieces[0]
+            more, end = self._framing.leading(frames, ENOUGH - size)
+            pieces[0] = all_of_it - more, frames[end:]
+            parts.append(frames[:end])
+            count += more
+            size += end
+        self.size -= size
         self.messages -= count
-        return blob[:end], count
+        return b"".join(parts), count
 
 
 class Fanout:

@@ -17,6 +17,7 @@ from mpchat.ipc import shares
 from mpchat.ipc.stream_buffer import StreamBuffer
 from mpchat.memory import bounds, total
 from mpchat.protocol import session
+from mpchat.protocol.frames import HEADER_SIZE, MAX_PAYLOAD
 from mpchat.protocol.messages import message_frame
 from mpchat.protocol.requests import numbered_frames, room_field
 from mpchat.supervisor import connect_rates, move_out
@@ -47,7 +48,7 @@ KIB, MIB = 1 << 10, 1 << 20
         (memory.STREAM_MEMORY, shares.STREAM_MEMORY),
         (memory.STATE_LIMIT, migration.STATE_LIMIT),
         (memory.MUCH, downlink.MUCH),
-        (memory.RUN_SIZE, session.RUN_SIZE),
+        (memory.LONGEST_RUN, max(session.RUN_SIZE, HEADER_SIZE + MAX_PAYLOAD)),
         (memory.RUN_OVERHEAD, history.RUN_OVERHEAD),
         (memory.BLOB_SIZE, delivery.BLOB_SIZE),
         (memory.MOST_CONNECTING, connect_rates.MOST),
@@ -147,7 +148,7 @@ def test_each_row_is_what_the_limits_add_up_to() -> None:
         "streams of rooms": 3 * (10 * MIB + 163_840 * 160 + 10 * 130_000)
         + (10 * MIB + 163_840 * 160 + 10 * 66 * KIB),
         # One run of one room may be over while it is added.
-        "history of rooms": 10 * (MIB + 64 * KIB + 300) + 64 * KIB + 300,
+        "history of rooms": 10 * (MIB + 65_537 + 300) + 65_537 + 300,
         "rooms themselves": 10 * 8 * KIB + 3 * 10 * 4 * KIB,
         "names that are held": 100_000 * 3 * KIB,
         "addresses that connected a moment ago": 100_000 * 400,
@@ -170,7 +171,7 @@ def test_many_rooms_share_their_memory_and_no_more_of_them_have_members_than_the
         2 * (worker + worker // 64 * 160 + with_members * 130_000)
         + (hub + hub // 64 * 160 + with_members * 66 * KIB)
     )
-    assert rows["history of rooms"] == 128 * MIB + 64 * KIB + 300
+    assert rows["history of rooms"] == 128 * MIB + 65_537 + 300
     assert rows["rooms themselves"] == 2000 * 8 * KIB + 2 * with_members * 4 * KIB
     assert rows["answers and private messages that are not sent yet"] == 2 * (4 + 3 * 4) * MIB
     assert rows["addresses that connected a moment ago"] == rows["the history file"] == 0

@@ -489,6 +489,24 @@ def test_a_text_frame_for_each_plain_frame_as_another_library_reads_it(lines: li
     ]
 
 
+@given(
+    st.integers(0, 130), st.integers(1, 40), st.lists(st.tuples(st.integers(0, 5000), st.binary(max_size=9)))
+)
+def test_frames_that_are_equally_long_or_look_so_are_encoded_alike(
+    length: int, count: int, changes: list[tuple[int, bytes]]
+) -> None:
+    frames = bytearray(encode_frame(bytes(length)) * count)
+    for at, what in changes:  # a length in the middle becomes another one: what follows is cut elsewhere
+        frames[at % len(frames) : at % len(frames) + len(what)] = what
+    lines, position = [], 0
+    while position < len(frames):
+        end = position + HEADER_SIZE + int.from_bytes(frames[position : position + HEADER_SIZE])
+        lines.append(bytes(frames[position + HEADER_SIZE : end]))
+        position = end
+    whole = b"".join(map(encode_frame, lines))
+    assert WEBSOCKET_FRAMING.encode(whole) == b"".join(map(server_frame, lines))
+
+
 def test_every_length_of_a_frame_is_encoded_alone_and_between_others() -> None:
     filler = bytes(range(256)) * 256
     for length in [*range(300), *range(300, MAX_PAYLOAD, 911), MAX_PAYLOAD]:
