@@ -27,6 +27,7 @@ SLICE = 512
 # segments that TCP makes: 65 483 bytes on loopback, 65 160 where a packet has 1500. What goes beyond is a
 # further segment for each client, however short; a third one is often kept back by pacing, with a timer.
 ENOUGH = 130_000
+NEARLY_ENOUGH = ENOUGH * 9 // 10
 # Seconds after a flush for which a client that could not take all of it waits for the next one: to ask for
 # its socket to become writable, and not to ask any more, costs more than to try once again.
 TRY_AGAIN = 0.002
@@ -70,7 +71,7 @@ class Pending:
     def take(self) -> tuple[bytes, int]:
         """Return all of it, or as many whole frames as fit into :data:`ENOUGH`; and how many frames.
 
-        Then it is as many pieces as fit, if these are half of that: to find a frame's end in a piece takes
+        Then it is as many pieces as fit, if these are nearly that: to find a frame's end in a piece takes
         50 ns for each frame before.
         """
         pieces = self._pieces
@@ -89,7 +90,7 @@ class Pending:
             size += len(frames)
         parts = [frames for _, frames in pieces[:fit]]
         del pieces[:fit]
-        if size < ENOUGH // 2:
+        if size < NEARLY_ENOUGH:
             all_of_it, frames = pieces[0]
             more, end = self._framing.leading(frames, ENOUGH - size)
             pieces[0] = all_of_it - more, frames[end:]

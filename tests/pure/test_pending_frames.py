@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mpchat.protocol.frames import encode_frame
 from mpchat.protocol.framing import PLAIN_FRAMING
-from mpchat.worker.fanout import ENOUGH, Pending
+from mpchat.worker.fanout import ENOUGH, NEARLY_ENOUGH, Pending
 
 # A piece of so many frames of so many bytes each: small ones, such as the hub sends, and longer ones.
 PIECES = st.tuples(st.integers(1, 700), st.sampled_from([0, 20, 90, 200])) | st.tuples(
@@ -31,8 +31,8 @@ def test_all_goes_out_in_order_in_whole_frames(steps: list[tuple[int, int] | Non
             blob, count = pending.take()
             assert PLAIN_FRAMING.leading(blob, len(blob)) == (count, len(blob))
             assert len(blob) <= ENOUGH
-            # Less than half goes only where there is no more, or a frame does not fit.
-            assert len(blob) == before or len(blob) >= min(ENOUGH // 2, ENOUGH - 65_537)
+            # Less goes only where there is no more, or a frame does not fit.
+            assert len(blob) == before or len(blob) >= min(NEARLY_ENOUGH, ENOUGH - 65_537)
             assert pending.size == before - len(blob)
             taken += blob
     assert (taken, pending.size, pending.messages, bool(pending)) == (said, 0, 0, False)
