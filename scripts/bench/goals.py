@@ -65,7 +65,7 @@ class Verdict:
 
 def judge(row: Row, servers: Sequence[str], results: Results) -> list[Verdict]:
     """Compare the medians of ``row`` with the goals."""
-    if row.window != FULL_WINDOW:
+    if row.window != FULL_WINDOW and row.rooms < 2:
         return []
     verdicts = []
     for name in servers:
@@ -97,6 +97,9 @@ def _goals(row: Row, name: str, servers: Sequence[str], results: Results) -> Ite
         yield row.target, "times Redis's CPU", ratio(ours, base)
     if FLOOR in servers and in_a_flood(row):
         yield MOST_OF_FLOOR, "times the floor's CPU", ratio(ours, results.median(row.name, FLOOR))
+    if row.least_pace is not None:
+        theirs = base.deliveries_per_s / ours.deliveries_per_s if ours and base else None
+        yield 1 / row.least_pace, "times as many deliveries a second by Redis", theirs
     if row.rate:
         above = ours.p99_ms - base.p99_ms if ours and base else None
         yield MOST_P99_ABOVE_MS, "ms of p99 above Redis's", above

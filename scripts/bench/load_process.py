@@ -86,11 +86,16 @@ def plans(peer: Peer, row: Row, options: Options, server: Server) -> Iterator[Pl
             in_flight=max(1, IN_FLIGHT // (processes + 1)),
             row=row,
             options=options,
-            window=ROOM_WINDOW if row.rooms > 1 else max(row.senders, row.window // row.size),
+            window=_window(row),
             first=0 if senders else first,
             tls=peer.tls,
         )
         first += connections
+
+
+def _window(row: Row) -> int:
+    """Return how many messages may be in flight; in each room where there are many."""
+    return ROOM_WINDOW if row.rooms > 1 and row.rate else max(row.senders, row.window // row.size)
 
 
 def _senders(row: Row) -> int:

@@ -8,6 +8,10 @@ from scripts.bench.row import FULL_WINDOW, Row
 # Members of each room, and messages a second in all rooms together.
 MEMBERS = 4
 ROOMS_RATES = {"rooms": 1000, "rooms-busy": 4000}
+# Rooms of the row as fast as possible, and the bytes of text in flight in each: 20 messages of 100 bytes.
+FAST_ROOMS, FAST_WINDOW = 500, 2000
+# With texts of so many bytes a plain frame is as long as a member's frame with a text of 100 bytes.
+AS_LONG = 170
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,12 @@ class Sizes:
 
 
 def all_rows(sizes: Sizes) -> list[Row]:
-    """Return every row; a row as fast as possible stands there once for each window."""
-    return [each for row in _rows(sizes) for each in ([row] if row.rate else windowed(row, sizes.windows))]
+    """Return every row; one room as fast as possible stands there once for each window."""
+    return [
+        each
+        for row in _rows(sizes)
+        for each in ([row] if row.rate or row.rooms > 1 else windowed(row, sizes.windows))
+    ]
 
 
 def windowed(row: Row, windows: Sequence[int]) -> Iterator[Row]:
@@ -48,6 +56,7 @@ def _rows(sizes: Sizes) -> Iterator[Row]:
     yield Row("max-10", f"10 clients, 100 B, {fast}", 10, target=0.85)
     yield Row("max-100", f"100 clients, 100 B, {fast}", 100, target=0.30)
     yield Row("max-1000", f"1000 clients, 100 B, {fast}", 1000, target=0.18)
+    yield Row("max-100-as-long", f"100 clients, {AS_LONG} B, {fast}", 100, size=AS_LONG)
     yield Row("max-100-1k", f"100 clients, 1 KB, {fast}", 100, size=1024, target=0.42)
     yield Row("max-100-16k", f"100 clients, 16 KB, {fast}", 100, size=16 * 1024)
     yield Row("max-100-8s", f"100 clients, 100 B, 8 of them send, {fast}", 100, senders=8, target=0.28)
@@ -68,6 +77,9 @@ def _rows(sizes: Sizes) -> Iterator[Row]:
     yield _named("max-100-1k", f"100 named members of a room, 1 KB, {fast}", 100, size=1024)
     yield _named("steady-1000", "1000 named members of a room, 5 messages a second", 1000, rate=5)
     yield _named("steady-100", "100 named members of a room, 1000 messages a second", 100, rate=1000)
+    title = f"{FAST_ROOMS} rooms of {MEMBERS}, 20 messages of 100 B in flight in each"
+    members = FAST_ROOMS * MEMBERS
+    yield Row("rooms-max", title, members, rooms=FAST_ROOMS, window=FAST_WINDOW, target=1.5, least_pace=1.0)
     for name, rate in ROOMS_RATES.items():
         title = f"{sizes.rooms} rooms of {MEMBERS}, {rate} messages a second"
         clients = sizes.rooms * MEMBERS

@@ -40,6 +40,7 @@ STEADY = Row("steady", "a few clients", clients=6, senders=2, rate=50)
 CROWD = Row("crowd", "a few more clients", clients=40, rate=100, messages=1)
 NAMED = Row("named", "a few members of a room", clients=6, senders=2, rooms=1, plain="flood", window=20_000)
 ROOMS = Row("rooms", "a few rooms", clients=20, rooms=5, rate=110)
+ROOMS_MAX = Row("rooms-max", "a few rooms at full speed", clients=20, rooms=5, window=2000)
 
 # A relay as the lecture's select, which does not send the 30th message to one client, or sends it twice.
 FAULTY_RELAY = """
@@ -191,7 +192,17 @@ def test_rooms_are_told_in_turn(name: str) -> None:
     assert 0 < figures.p50_ms <= figures.max_ms
 
 
-@pytest.mark.parametrize("row", [NAMED, ROOMS], ids=lambda row: row.name)
+@pytest.mark.parametrize("name", ["redis", "mpchat-w2"])
+def test_rooms_get_a_flood_each_and_equally_many_messages(name: str) -> None:
+    figures = run_cell(installed(name), ROOMS_MAX, OPTIONS)
+
+    assert figures.faults == []
+    assert figures.messages > 0
+    assert figures.messages % ROOMS_MAX.rooms == 0
+    assert figures.deliveries == figures.messages * 4
+
+
+@pytest.mark.parametrize("row", [NAMED, ROOMS, ROOMS_MAX], ids=lambda row: row.name)
 def test_a_server_without_rooms_has_a_dash_in_the_table(row: Row) -> None:
     assert {name for name, peer in PEERS.items() if peer.wire_for(row.rooms)} >= {"mpchat", "mpchat-w2"}
     assert not PEERS["floor"].wire_for(row.rooms)

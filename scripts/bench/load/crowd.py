@@ -64,6 +64,8 @@ class Crowd:
         self._unwrappers: dict[int, Unwrapper] = {}
         self._witnesses: dict[int, Witness] = {}
         self._faults: list[str] = []
+        # What the last turn found ready.
+        self._ready: list[tuple[int, int]] = []
         self._told_ns = 0
         self.last_ns = 0
 
@@ -221,7 +223,7 @@ class Crowd:
         """Read what has come, after at most ``timeout_s``; return True when there is an order to read."""
         ordered = False
         got, sockets, witnesses, unwraps = self._got, self.sockets, self._witnesses, bool(self._unwrappers)
-        events = self._epoll.poll(timeout_s)
+        events = self._ready = self._epoll.poll(timeout_s)
         for fd, _ in events:
             if fd == self._orders:
                 ordered = True
@@ -251,6 +253,16 @@ class Crowd:
             self._told_ns = now_ns
             self._board[self._slot] = self.least()
         return ordered
+
+    @property
+    def received(self) -> dict[int, int]:
+        """The bytes that each connection has received."""
+        return self._got
+
+    @property
+    def heard(self) -> list[int]:
+        """The connections that have received something in the last turn."""
+        return [fd for fd, _ in self._ready if fd in self._got]
 
     def _decrypt(self, fd: int) -> None:
         """Read all that a TLS connection has: what OpenSSL holds makes no descriptor readable."""

@@ -7,6 +7,7 @@ the slowest connection has not received yet is never more than the window.
 import socket
 import ssl
 import time
+from collections.abc import Iterable, Sequence
 
 from scripts.bench.load.crowd import TELL_S, Crowd
 from scripts.bench.load.plan import Board, LoadError, Plan
@@ -52,6 +53,31 @@ class Sender:
         return True
 
 
+class RoomCredit:
+    """How much one room's sender may send."""
+
+    def __init__(self, fd: int, plan: Plan) -> None:
+        """Begin with a whole window; ``fd`` is the sender's connection."""
+        self.fd = fd
+        self.sent = 0
+        self._wire, self._size = WIRES[plan.wire].in_room(0), plan.row.size
+        self._window, self._burst = plan.window, max(1, plan.window // BURSTS)
+        # Bytes that the sender must have received before it may send the next burst.
+        self._needed = 0
+
+    def share(self, received: dict[int, int], most: int | None) -> int:
+        """Return how many messages may be sent now; ``most`` is what is sent in the end, if that is known."""
+        if received[self.fd] < self._needed:
+            return 0
+        return self._burst if most is None else min(self._burst, most - self.sent)
+
+    def add(self, messages: int) -> None:
+        """Take note that so many messages were sent."""
+        self.sent += messages
+        back = self.sent + self._burst - self._window
+        self._needed = self._wire.bytes_of(self._size, 1 + back) if back > 0 else 0
+
+
 class Publisher:
     """All senders of a run, so that one count says how many messages are in flight."""
 
@@ -86,6 +112,8 @@ class Publisher:
         self.first_ns = time.monotonic_ns()
         if self._plan.row.rate:
             self._send_at_rate()
+        elif self._plan.channels > 1:
+            self._flood_rooms()
         else:
             self._flood()
 
@@ -114,6 +142,42 @@ class Publisher:
             else:
                 self._crowd.turn(0)
                 time.sleep(TELL_S / 2)
+
+    def _flood_rooms(self) -> None:
+        """Keep a window in flight in each room, whatever others do; in the end all rooms get equally many.
+
+        A room's sender goes by what it has received itself.
+        """
+        rooms = [RoomCredit(fd, self._plan) for fd in self._crowd.sockets]
+        by_fd = {room.fd: number for number, room in enumerate(rooms)}
+        to_look_at: Iterable[int] = range(len(rooms))
+        moved = time.monotonic()
+        end, most = moved + self._plan.options.seconds, None
+        while (now := time.monotonic()) < moved + self._plan.options.stall_s:
+            if now >= end and most is None:
+                most, to_look_at = max(room.sent for room in rooms), range(len(rooms))
+            if self._post_in(rooms, to_look_at, most):
+                moved = now
+            if most is not None and all(room.sent == most for room in rooms):
+                break
+            self._crowd.turn(TELL_S)
+            to_look_at = {*self._stuck_rooms(), *(by_fd[fd] for fd in self._crowd.heard)}
+            self._flushed()
+        self.sent = sum(room.sent for room in rooms)
+
+    def _stuck_rooms(self) -> list[int]:
+        return [self._senders.index(sender) for sender in self._stuck]
+
+    def _post_in(self, rooms: Sequence[RoomCredit], numbers: Iterable[int], most: int | None) -> bool:
+        """Post in those of the rooms that may send more; ``most`` is what each gets. Say whether any has."""
+        posted = False
+        for number in numbers:
+            room, sender = rooms[number], self._senders[number]
+            while sender not in self._stuck and (share := room.share(self._crowd.received, most)):
+                self._post(sender, share)
+                room.add(share)
+                posted = True
+        return posted
 
     def _send_at_rate(self) -> None:
         """Send each message at its time. Late messages follow at once: a pause does not lower the rate."""
