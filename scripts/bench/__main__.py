@@ -2,7 +2,7 @@
 
 import click
 
-from scripts.bench import cluster, compare, first_echo, moves, scraped, table
+from scripts.bench import cluster, compare, first_echo, moves, ring, scraped, table
 from scripts.common.command import DefaultGroup
 
 
@@ -20,6 +20,7 @@ main.add_command(compare.main, "compare")
 main.add_command(first_echo.main, "first-echo")
 main.add_command(moves.main, "moves")
 main.add_command(cluster.main, "cluster")
+main.add_command(ring.main, "ring")
 main.add_command(scraped.main, "scraped")
 main.add_command(table.main, "table")
 

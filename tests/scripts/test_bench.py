@@ -20,7 +20,7 @@ from support.programs import absent
 from scripts.bench import table
 from scripts.bench.__main__ import main
 from scripts.bench.cell import run_cell
-from scripts.bench.goals import judge
+from scripts.bench.goals import judge, target_of
 from scripts.bench.load.witness import Witness, witness_of
 from scripts.bench.load_process import plans
 from scripts.bench.peers import Peer, Server, all_peers, python_peer
@@ -338,6 +338,13 @@ def test_each_row_as_fast_as_possible_runs_with_each_window() -> None:
     assert "steady-100-64k" not in rows
 
 
+def test_with_two_workers_rooms_have_goals_of_their_own() -> None:
+    rooms = next(row for row in all_rows(Sizes()) if row.name == "rooms-busy")
+    plain = next(row for row in all_rows(Sizes()) if row.name == "max-10")
+    assert [target_of(rooms, name) for name in ("mpchat", "mpchat-w2")] == [1.10, 1.40]
+    assert [target_of(plain, name) for name in ("mpchat", "mpchat-w2")] == [0.60, 0.60]
+
+
 def test_the_window_bounds_what_is_in_flight() -> None:
     row = replace(FLOOD, window=1000)
     server = Server("127.0.0.1", 1, psutil.Process())
@@ -386,7 +393,7 @@ def test_the_tables_of_the_page_come_from_the_json(tmp_path: Path) -> None:
     answer = CliRunner().invoke(table.main, [str(path)])
 
     assert answer.exit_code == 0
-    assert f"| {row.title} | 1.00 | 1.00 | 0.85 |" in " ".join(answer.output.split())
+    assert f"| {row.title} | 1.00 | 1.00 | {row.target:.2f} |" in " ".join(answer.output.split())
     assert "redis 7, nats 2; 1 rounds of 0.2 s" in answer.output
 
 
