@@ -151,9 +151,7 @@ def cost_table(rows: Sequence[Row], servers: Sequence[str], results: Results) ->
     for row in rows:
         if row.target is not None and (redis := results.median(row.name, BASE)):
             ratios = [_times(ratio(results.median(row.name, name), redis)) for name in others]
-            second = "" if row.target_w2 is None else f"; w2 {row.target_w2:.2f}"
-            goal = f"{row.target:.2f}{second}"
-            table.add_row(row.title, f"{redis.cpu_us_per_delivery:.2f}", *ratios, goal)
+            table.add_row(row.title, f"{redis.cpu_us_per_delivery:.2f}", *ratios, f"{row.target:.2f}")
     return table
 
 
