@@ -27,6 +27,7 @@ from support.websocket_peer import (
 )
 
 from mpchat.ipc.items import PLAIN, Down
+from mpchat.protocol import mask
 from mpchat.protocol.websocket_decoder import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT
 from mpchat.protocol.websocket_dialect import WebSocketDialect
 from mpchat.protocol.websocket_framing import WEBSOCKET_FRAMING
@@ -759,3 +760,14 @@ def test_moves_change_nothing_of_what_a_client_says_and_hears(
     moved = conversation(lasting_two, sent, steps, moving=True)
     assert moved == conversation(lasting_two, sent, steps, moving=False)
     assert [opcode for opcode, _ in moved[1]].count(CLOSE) == 1
+
+
+def test_a_worker_that_a_client_was_moved_to_loads_what_takes_its_mask_off(
+    two: list[Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = Browser(two[0], 1)
+    monkeypatch.setattr(mask, "_unmask", mask.unmask_with_integers)  # as in a process that has just begun
+    browser.move(two[1])
+    two[1].until(lambda: mask.best_unmask() is not mask.unmask_with_integers)
+    two[1].until(lambda: two[1].worker.clients.web._loading is None)
+    assert two[1].worker.clients.web._site is not None
