@@ -93,8 +93,8 @@ def _goals(row: Row, name: str, servers: Sequence[str], results: Results) -> Ite
     if row.plain:
         yield MOST_OF_PLAIN, f"times the CPU of {row.plain}", ratio(ours, results.median(row.plain, name))
         return
-    if (target := target_of(row, name)) is not None:
-        yield target, "times Redis's CPU", ratio(ours, base)
+    if row.target is not None:
+        yield row.target, "times Redis's CPU", ratio(ours, base)
     if FLOOR in servers and in_a_flood(row):
         yield MOST_OF_FLOOR, "times the floor's CPU", ratio(ours, results.median(row.name, FLOOR))
     if row.least_pace is not None:
@@ -139,11 +139,6 @@ def websocket_limits(row: Row, name: str) -> dict[str, float]:
     """Return how much of other servers' CPU per delivery the WebSocket entry ``name`` may take, by server."""
     limits = {OURS_WEBSOCKET[name]: MOST_OF_PLAIN_CLIENTS}
     return limits | MOST_OF_WEBSOCKET if in_a_flood(row) and name not in DELIVERIES_ALONE else limits
-
-
-def target_of(row: Row, name: str) -> float | None:
-    """Return how much of Redis's CPU per delivery the entry ``name`` may take; None: there is no goal."""
-    return row.target_w2 if name == "mpchat-w2" and row.target_w2 is not None else row.target
 
 
 def in_a_flood(row: Row) -> bool:

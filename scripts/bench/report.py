@@ -25,7 +25,6 @@ from scripts.bench.goals import (
     OURS_WEBSOCKET,
     Verdict,
     in_a_flood,
-    target_of,
     websocket_limits,
 )
 from scripts.bench.row import FULL_WINDOW, Figures, Options, Results, Row, ratio
@@ -97,7 +96,7 @@ def _cells(row: Row, results: Results, figures: Figures) -> Cells:
         return [*cost, ("× plain", to_plain), *work]
     if row.rooms:
         silent = ("silent, ms/s", f"{figures.idle_ms_per_s:.1f}")
-        to_base = judged(base, target_of(row, figures.server) if figures.server in OURS else None)
+        to_base = judged(base, row.target if figures.server in OURS else None)
         return [*cost, ("× Redis", to_base), *work, silent, connection]
     return [*cost, *_ratios(row, results, figures), *work]
 
@@ -108,8 +107,8 @@ def _ratios(row: Row, results: Results, figures: Figures) -> Cells:
     limits = websocket_limits(row, name) if name in OURS_WEBSOCKET and row.window == FULL_WINDOW else {}
     if name in OURS_TLS and in_a_flood(row):
         limits = dict.fromkeys(BEHIND_TLS, MOST_OF_TLS)
-    if name in OURS and (target := target_of(row, name)) is not None:
-        limits[BASE] = target
+    if name in OURS and row.target is not None:
+        limits[BASE] = row.target
     others = {other: f"× {other}" for other in (FLOOR, *MOST_OF_WEBSOCKET, *BEHIND_TLS)}
     titles = {BASE: "× Redis", **others}
     if any((row.name, each) in results for each in OURS_WEBSOCKET):

@@ -1,4 +1,4 @@
-"""What io_uring would save a fan-out: one submission for all sockets, beside a loop of ``send``.
+"""A ring of io_uring beside a loop of ``send``: one submission for all sockets of a fan-out.
 
 ``python -m scripts.bench ring`` needs the package ``liburing`` and a kernel that allows rings. Both ways send
 the same bytes on the same sockets in turn; the figure is CPU per send, as a ratio. Results are read one by

@@ -27,8 +27,6 @@ class Row:
     plain: str = ""  # the same row with plain clients, with which this one is compared
     # The goal: CPU per delivery as a share of Redis's, at most.
     target: float | None = None
-    # The same of a server with two workers where that is another one.
-    target_w2: float | None = None
     # And deliveries a second as a share of Redis's, at least.
     least_pace: float | None = None
     window: int = FULL_WINDOW  # bytes of text in flight, at most

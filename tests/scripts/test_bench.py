@@ -20,7 +20,7 @@ from support.programs import absent
 from scripts.bench import table
 from scripts.bench.__main__ import main
 from scripts.bench.cell import run_cell
-from scripts.bench.goals import judge, target_of
+from scripts.bench.goals import judge
 from scripts.bench.load.witness import Witness, witness_of
 from scripts.bench.load_process import plans
 from scripts.bench.peers import Peer, Server, all_peers, python_peer
@@ -336,13 +336,6 @@ def test_each_row_as_fast_as_possible_runs_with_each_window() -> None:
     assert (full.target, small.target) == (0.30, None)
     assert named.plain == small.name
     assert "steady-100-64k" not in rows
-
-
-def test_with_two_workers_rooms_have_goals_of_their_own() -> None:
-    rooms = next(row for row in all_rows(Sizes()) if row.name == "rooms-busy")
-    plain = next(row for row in all_rows(Sizes()) if row.name == "max-10")
-    assert [target_of(rooms, name) for name in ("mpchat", "mpchat-w2")] == [1.10, 1.40]
-    assert [target_of(plain, name) for name in ("mpchat", "mpchat-w2")] == [0.60, 0.60]
 
 
 def test_the_window_bounds_what_is_in_flight() -> None:
