@@ -238,20 +238,20 @@ class Delivery:
         if not self._stirred:
             return
         stirred, self._stirred = self._stirred, {}
-        told: dict[Endpoint, None] = {}
+        limit, grown = self.lag_limit, 0
         for stream in stirred:
             frames = stream.frames[0] if len(stream.frames) == 1 else b"".join(stream.frames)
-            count = stream.count
-            stream.count, stream.frames = 0, []
-            kept = stream.buffer.size
-            stream.buffer.limit = self.lag_limit
-            stream.buffer.append_in_pieces(frames, count, BLOB_SIZE)
-            self._memory.used += stream.buffer.size - kept
+            count, buffer = stream.count, stream.buffer
+            stream.count = 0
+            stream.frames.clear()
+            buffer.limit = limit
+            grown += buffer.append_in_pieces(frames, count, BLOB_SIZE)
             for endpoint in stream.endpoints:
-                endpoint.add_room(stream.room, count, frames)
-                told[endpoint] = None
-        for endpoint in told:
-            endpoint.send_rooms()
+                endpoint.gathered.append((stream.room, count, frames))
+        self._memory.used += grown
+        for endpoint in self.endpoints:
+            if endpoint.gathered:
+                endpoint.send_rooms()
         if self._memory.is_over:
             self._keep_to_memory()
 
@@ -266,14 +266,14 @@ class Delivery:
     # Effects.
 
     def _say_in_room(self, effect: SayInRoom) -> None:
-        number, run = effect
+        run = effect.run
         if self.on_run is not None:
             self.on_run(run)
         if self.on_said is not None:
             self.on_said(run)
-        stream = self._streams.get(number)
+        stream = self._streams.get(effect.room)
         if stream is not None and stream.recipients:
-            self._add(stream, run.count, self._rooms.by_number[number].numbered(run))
+            self._add(stream, run.count, self._rooms.by_number[effect.room].numbered(run))
 
     def _notice_in_room(self, effect: NoticeInRoom) -> None:
         stream = self._streams.get(effect.room)

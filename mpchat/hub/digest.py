@@ -57,17 +57,17 @@ class Digest:
         of 2 KB takes as long as all the rest.
         """
         for effect in effects:
-            if type(effect) is SayInRoom:
-                room, run = effect
+            if isinstance(effect, SayInRoom):
+                run = effect.run
                 size = len(run.frames)
-                self.numbers = crc32(_RUN(room, run.seq, run.count, size, run.at), self.numbers)
+                self.numbers = crc32(_RUN(effect.room, run.seq, run.count, size, run.at), self.numbers)
                 self.texts = crc32(run.sender.encode(), self.texts)
-            elif type(effect) is Say:  # the same texts as in rooms
+            elif isinstance(effect, Say):  # the same texts as in rooms
                 self.numbers = crc32(_SAID(effect.messages, len(effect.frames)), self.numbers)
             else:
                 self._add_other(effect)
 
-    def _add_other(self, effect: Effect) -> None:
+    def _add_other(self, effect: tuple[object, ...]) -> None:
         kind = type(effect).__name__
         if isinstance(effect, Tell | Enter):  # the words of answers may differ between two releases
             self._add_numbers(kind, *effect[:-1])

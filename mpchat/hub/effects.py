@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import msgspec
+
 from mpchat.hub.history import Run
 
 
@@ -12,8 +14,11 @@ class Say(NamedTuple):
     frames: bytes
 
 
-class SayInRoom(NamedTuple):
-    """Send a run of numbered messages to all members of its room, and write it to the history file."""
+class SayInRoom(msgspec.Struct, frozen=True, gc=False):
+    """Send a run of numbered messages to all members of its room, and write it to the history file.
+
+    Nearly all effects are such ones, and a named tuple takes four times as long to make.
+    """
 
     room: int
     run: Run

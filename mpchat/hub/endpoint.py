@@ -38,8 +38,8 @@ class Endpoint:
         # When the worker last acknowledged something (seconds, monotonic), and how much it had acknowledged.
         self._progress_at = 0.0
         self._progress = 0
-        # What the worker's members get at the end of this turn: room, count, frames.
-        self._rooms: list[tuple[int, int, bytes]] = []
+        # What the worker's members get at the end of this turn, for `send_rooms`: room, count, frames.
+        self.gathered: list[tuple[int, int, bytes]] = []
 
     def retire(self) -> None:
         """Send a worker that is to end nothing more of what clients get, so that it holds nobody up."""
@@ -90,13 +90,9 @@ class Endpoint:
             return False
         return size > limit or now - self._progress_at < STUCK_AFTER
 
-    def add_room(self, number: int, count: int, frames: bytes) -> None:
-        """Gather what the members of a room get here, for :meth:`send_rooms`."""
-        self._rooms.append((number, count, frames))
-
     def send_rooms(self) -> None:
         """Send what was gathered for rooms, as much as fits into each item."""
-        rooms, self._rooms = self._rooms, []
+        rooms, self.gathered = self.gathered, []
         head: list[tuple[int, int, int]] = []
         parts: list[bytes] = []
         size = 0

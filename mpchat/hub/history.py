@@ -71,17 +71,15 @@ class History:
         # Messages, and bytes of memory.
         self.count = self.size = 0
         self._runs: deque[Run] = deque()
+        # The number that follows the last one, if there are runs.
+        self._next = 0
         self._memory = memory if memory is not None else Memory(HISTORY_MEMORY)
 
     def add(self, run: Run, kept: Kept) -> None:
         """Keep a run. A gap in the numbers empties the history first: kept numbers have no gaps."""
-        if self._runs and run.seq != self._runs[-1].last + 1:
+        if run.seq != self._next and self._runs:
             self.clear()
-        self._runs.append(run)
-        size = size_of(run)
-        self.count += run.count
-        self.size += size
-        self._memory.used += size
+        self.put_back(run)
         too_old = kept.age and self._runs[0].taken < run.taken - kept.age
         if too_old or self.count > kept.messages or self.size > kept.size:
             self.trim(run.taken, kept)
@@ -121,8 +119,9 @@ class History:
     def put_back(self, run: Run) -> None:
         """Add a run that a snapshot has kept: nothing is forgotten for it."""
         self._runs.append(run)
-        size = size_of(run)
+        self._next = run.seq + run.count
         self.count += run.count
+        size = size_of(run)
         self.size += size
         self._memory.used += size
 

@@ -95,7 +95,7 @@ class Room:
 
     def numbered(self, run: Run) -> bytes:
         """Return the frames that members get for a run of this room."""
-        return numbered_frames(run.frames, run.sender, self._field, run.seq, run.at)
+        return numbered_frames(run.frames, run.sender, self._field, run.seq, run.at, run.count)
 
     def past(self, before: int, most: int, size: int) -> tuple[list[bytes], int | None]:
         """Return the newest messages below the number ``before``, oldest first, and the number of the first.

@@ -98,17 +98,20 @@ class StreamBuffer:
             del self._blobs[:first], self._offsets[:first], self._numbers[:first]
             self._first = 0
 
-    def append_in_pieces(self, frames: bytes, messages: int, most: int) -> None:
+    def append_in_pieces(self, frames: bytes, messages: int, most: int) -> int:
         """Add whole frames in blobs of at most ``most`` bytes, which is more than the longest frame.
 
-        The last blob is kept whatever the limit is, so a long one would be kept beyond it.
+        The last blob is kept whatever the limit is, so a long one would be kept beyond it. Returns by how
+        much more is kept, in bytes.
         """
+        kept = self.start - self.end
         while len(frames) > most:
             count, end = self.framing.leading(frames, most)
             self.append(frames[:end], count)
             frames = frames[end:]
             messages -= count
         self.append(frames, messages)
+        return self.end - self.start + kept
 
     @property
     def size(self) -> int:

@@ -5,7 +5,7 @@ JSON of both, so the position of each part is known.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -242,17 +242,23 @@ def history_frame(room: str, messages: Sequence[bytes], before: int | None) -> b
     )
 
 
-# Bytes of {"message":" in front of a message's text.
-_BEFORE_TEXT = len('{"message":"')
+# What is in front of a message's text.
+_BEFORE_TEXT = b'{"message":"'
+# Messages of a run from which on a member's frames are put together from :func:`_pieces`: 0.35 µs for each of
+# twenty instead of 0.5. And the longest payload of such a frame, in bytes.
+MANY = 10
+PREPARED = 2048
+# The last digits of a number are prepared: so many numbers.
+_THOUSAND = 1000
 
 
 def as_said_by(name: str, frames: bytes) -> bytes:
     """Return plain clients' frames of a member's messages: the text becomes ``name: text``."""
-    before = b'{"message":"' + _encode(name)[1:-1] + b": "
+    before = _BEFORE_TEXT + _encode(name)[1:-1] + b": "
     result = []
     position, end = 0, len(frames)
     while position < end:
-        text = position + HEADER_SIZE + _BEFORE_TEXT
+        text = position + HEADER_SIZE + len(_BEFORE_TEXT)
         position += HEADER_SIZE + (frames[position] << 8 | frames[position + 1])
         result.append(encode_frame(before + frames[text:position]))
     return b"".join(result)
@@ -269,15 +275,20 @@ def _time_field(at: float) -> bytes:
     return b',"at":%.3f}' % at
 
 
-def numbered_frames(frames: bytes, sender: str, room: bytes, first: int, at: float) -> bytes:
+def numbered_frames(frames: bytes, sender: str, room: bytes, first: int, at: float, count: int = 0) -> bytes:
     """Return members' frames for plain ``frames``: with sender, room, number and time.
 
     An empty ``sender`` is the server, and is left out. ``room`` is from :func:`room_field`. Messages are
-    numbered from ``first`` on; ``at`` is in seconds since 1970.
+    numbered from ``first`` on; ``at`` is in seconds since 1970. ``count`` is how many there are, 0: unknown.
     """
     middle = b',"from":' + _encode(sender) + room if sender else room
     tail = _time_field(at)
     end = len(frames)
+    if count >= MANY and len(texts := frames.split(_BEFORE_TEXT)) == 1 + count:
+        try:
+            return b"".join(_pieces(texts, b'"' + middle, first, tail))
+        except IndexError:  # a long one: one by one
+            pass
     if end and HEADER_SIZE + (frames[0] << 8 | frames[1]) == end:  # a single frame: no list to join
         payload = b"%b%b%d%b" % (frames[HEADER_SIZE:-1], middle, first, tail)
         return len(payload).to_bytes(HEADER_SIZE, "big") + payload
@@ -291,6 +302,40 @@ def numbered_frames(frames: bytes, sender: str, room: bytes, first: int, at: flo
         result.append(payload)
         number += 1
     return b"".join(result)
+
+
+@cache
+def _prepared() -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """Return the beginnings of frames by the length of their payloads, and numbers below 1000: as they are,
+    and with three digits."""
+    beginnings = [length.to_bytes(HEADER_SIZE, "big") + _BEFORE_TEXT for length in range(PREPARED)]
+    numbers = range(_THOUSAND)
+    return beginnings, [b"%d" % number for number in numbers], [b"%03d" % number for number in numbers]
+
+
+def _pieces(texts: list[bytes], middle: bytes, number: int, tail: bytes) -> list[bytes]:
+    """Return what members' frames are joined from.
+
+    ``texts`` are plain frames, split at what is in front of each text. A JSON text has no such quote, and a
+    length in front of it cannot be taken for a part of it, so nothing else is split. The first is a length
+    alone, and the others but the last have the length of the next one behind them. ``middle`` begins with the
+    quote that ends a text. Raises ``IndexError`` for a frame whose payload is longer than :data:`PREPARED`.
+    """
+    beginnings, numbers, last_digits = _prepared()
+    after = len(b'"}') + HEADER_SIZE
+    texts[-1] += bytes(HEADER_SIZE)
+    pieces: list[bytes] = []
+    begin = 1
+    while begin < len(texts):
+        thousands, low = divmod(number, _THOUSAND)
+        before = middle + b"%d" % thousands if thousands else middle
+        rest = (last_digits if thousands else numbers)[low : low + len(texts) - begin]
+        more = len(_BEFORE_TEXT) + len(before) + len(tail) - after
+        for text, digits in zip(texts[begin:], rest, strict=False):
+            pieces += (beginnings[len(text) + len(digits) + more], text[:-after], before, digits, tail)
+        begin += len(rest)
+        number += len(rest)
+    return pieces
 
 
 def history_messages(frames: bytes, sender: str, first: int, at: float) -> list[bytes]:

@@ -29,6 +29,26 @@ def test_what_members_get_is_what_was_said_with_who_where_which_and_when(
     assert objects(as_said_by(sender, frames)) == [{"message": f"{sender}: {text}"} for text in texts]
 
 
+@given(
+    st.lists(
+        st.text() | LONG | st.sampled_from(['"}\0\x0f{"message":"', '{"message":"', "\0\x0f"]), min_size=1
+    ),
+    st.sampled_from(["", "밥", '"}{"message":"']),
+    st.sampled_from([1, 5, 95, 985, 995, 1000, 1995, 999_995, 10**15 - 5]),
+)
+@example(["안녕"] * 3000, "밥", 1)
+@example(["x" * size for size in range(1900, 2000)], "밥", 1)
+def test_a_run_of_many_messages_is_numbered_as_each_of_them_alone(
+    texts: list[str], sender: str, first: int
+) -> None:
+    frames, field = list(map(message_frame, texts)), room_field("방")
+    alone = [
+        numbered_frames(frame, sender, field, first + place, 12.3456) for place, frame in enumerate(frames)
+    ]
+    together = numbered_frames(b"".join(frames), sender, field, first, 12.3456, len(frames))
+    assert together == b"".join(alone)
+
+
 def test_what_the_server_says_has_no_sender() -> None:
     assert objects(numbered_frames(message_frame("hi"), "", room_field("r"), 1, 1.0)) == [
         {"message": "hi", "room": "r", "seq": 1, "at": 1.0}

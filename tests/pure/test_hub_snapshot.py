@@ -77,7 +77,7 @@ ATTRIBUTES: dict[type, str] = {
     Room: "_field _joined _left _next_notice "
     "active_at awaited history made_at members name names number owner seq",
     Memory: "limit used",
-    History: "_memory _runs count size",
+    History: "_memory _next _runs count size",
     Run: "at count frames room sender seq taken",
     # Nothing watches the state of a host that shares its log.
     Members: "_emit _moderation _rooms "
