@@ -1,4 +1,4 @@
-"""The loop of a process: descriptors and times, each with the function to call. On the standard selectors.
+"""The loop of a process: descriptors and times, each with the function to call.
 
 It keeps nothing of what it watches but the registration, so that a live connection can be taken out and
 handed to another process at any moment between two calls.
@@ -6,16 +6,14 @@ handed to another process at any moment between two calls.
 
 import heapq
 import select
-import selectors
 import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from mpchat.multiplexer import make_selector
+from mpchat.multiplexer import READ, WRITE, make_multiplexer
 
-READ = selectors.EVENT_READ
-WRITE = selectors.EVENT_WRITE
+__all__ = ["READ", "WRITE", "Reactor", "Timer"]
 # select() takes no descriptor number of this and above.
 FD_SETSIZE = 1024
 
@@ -37,7 +35,7 @@ class Reactor:
     """Calls ``on_event(mask)`` for ready descriptors and timers when they are due, one after the other."""
 
     def __init__(self, multiplexer: str = "auto") -> None:
-        self._selector = make_selector(multiplexer)
+        self._multiplexer = make_multiplexer(multiplexer)
         self._timers: list[tuple[float, int, Timer]] = []
         self._serial = count()
         # The time of this turn (seconds, monotonic); good enough for everything that happens in it.
@@ -45,16 +43,16 @@ class Reactor:
 
     def watch(self, target: Any, events: int, on_event: Callable[[int], None]) -> None:
         """Call ``on_event`` with READ, WRITE or both when ``target`` is ready for them."""
-        self._selector.register(target, events, on_event)
+        self._multiplexer.register(target, events, on_event)
 
     def change(self, target: Any, events: int, on_event: Callable[[int], None]) -> None:
         """Watch a target for other ``events``."""
-        self._selector.modify(target, events, on_event)
+        self._multiplexer.modify(target, events, on_event)
 
     def forget(self, target: Any) -> None:
         """Stop watching. Always before a descriptor is closed or handed over: a duplicate elsewhere would
         keep its events coming with nobody able to take them out."""
-        self._selector.unregister(target)
+        self._multiplexer.unregister(target)
 
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
         """Call ``call`` once, in ``delay`` seconds counted from now."""
@@ -67,10 +65,10 @@ class Reactor:
         if self._timers:
             until = max(0.0, self._timers[0][0] - time.monotonic())
             timeout = until if timeout is None else min(timeout, until)
-        ready = self._selector.select(timeout)
+        ready = self._multiplexer.select(timeout)
         self.now = time.monotonic()
-        for key, mask in ready:
-            key.data(mask)
+        for on_event, mask in ready:
+            on_event(mask)
         while self._timers and self._timers[0][0] <= self.now:
             call = heapq.heappop(self._timers)[2].call
             if call is not None:
@@ -90,5 +88,5 @@ class Reactor:
             poll.poll(seconds * 1000)
 
     def close(self) -> None:
-        """Give the selector's descriptor back; nothing is watched any more."""
-        self._selector.close()
+        """Give the multiplexer's descriptor back; nothing is watched any more."""
+        self._multiplexer.close()

@@ -29,7 +29,7 @@ from mpchat.errors import ConfigError, StartError
 from mpchat.instance.owners import check_trusted
 from mpchat.instance.paths import paths as instance_paths
 from mpchat.instance.paths import utf8_path
-from mpchat.multiplexer import make_selector
+from mpchat.multiplexer import make_multiplexer
 from mpchat.setting_values import FROM_ENVIRONMENT, host_name
 
 FILE_NAME = "mpchat.toml"
@@ -124,7 +124,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         Raise :class:`ConfigError` for a path that leads nowhere, a multiplexer that this system lacks, and
         settings that do not go together.
         """
-        make_selector(config.multiplexer).close()
+        make_multiplexer(config.multiplexer).close()
         check_together(config)
         runtime_dir = absolute(config.runtime_dir, self.folder)
         log_file = absolute(config.log_file, self.folder)

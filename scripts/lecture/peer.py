@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from mpchat.multiplexer import make_selector
 from mpchat.protocol.frames import FrameDecoder, Oversized, encode_frame
 
 # Bytes taken in one read: the lecture's buffer.
@@ -161,7 +160,7 @@ def main(kind: str, port: int) -> None:
         if kind in KINDS:
             KINDS[kind](listener)
         else:
-            loop(listener, make_selector(kind))
+            loop(listener, getattr(selectors, f"{kind.capitalize()}Selector")())
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def workers(count: int, **changed: object) -> Iterator[list[Bench]]:
     try:
         yield made
     finally:
+        for each in made:  # a socket may have been moved from one to another
+            each.worker.clients.lingering.close()
         for each in made:
             each.close()
 
