@@ -144,6 +144,13 @@ class StreamBuffer:
             total += len(blob)
         return views
 
+    def pass_by(self, size: int, messages: int) -> None:
+        """Go on behind ``size`` bytes, ``messages`` whole frames, and keep nothing."""
+        self.forget()
+        self.end += size
+        self.start = self.end
+        self.messages += messages
+
     def forget(self) -> None:
         """Keep nothing of what there is."""
         if self.start != self.end:

@@ -80,7 +80,7 @@ class FrameDecoder:
     @property
     def held(self) -> int:
         """The number of bytes that are kept."""
-        return len(self._partial or b"")
+        return 0 if self._partial is None else len(self._partial)
 
     def half_frame(self) -> HalfFrame | None:
         """Return what is known of the frame that has begun; None between two frames."""

@@ -32,8 +32,10 @@ def refill(connection: Connection, config: Config, now: float) -> None:
     """Note that a client has sent something, and give it what it has saved up since it did so last."""
     silence = now - connection.heard
     connection.heard = now
-    connection.allowance = min(connection.allowance + silence * config.flood_rate, config.flood_burst)
-    connection.budget = min(connection.budget + silence * BUDGET_RATE, BUDGET)
+    allowance = connection.allowance + silence * config.flood_rate
+    connection.allowance = allowance if allowance < config.flood_burst else config.flood_burst
+    budget = connection.budget + silence * BUDGET_RATE
+    connection.budget = budget if budget < BUDGET else BUDGET
 
 
 def request_cost(packed: bytes) -> int:

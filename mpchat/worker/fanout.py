@@ -9,7 +9,8 @@ What is for one client alone goes out between two blobs, never inside a frame.
 
 import socket
 from collections.abc import Iterable
-from itertools import takewhile
+from contextlib import suppress
+from itertools import repeat, takewhile
 from typing import Protocol
 
 from mpchat.ipc.stream_buffer import Outside, Place, StreamBuffer
@@ -17,7 +18,7 @@ from mpchat.protocol.framing import Framing
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.connection import EARLY, LIVE, Connection
 from mpchat.worker.counters import Counters
-from mpchat.worker.flush import Flush
+from mpchat.worker.flush import SHARED_SIZE, Flush
 from mpchat.worker.late_clients import LateClients
 from mpchat.worker.outboxes import Outboxes
 
@@ -31,6 +32,10 @@ NEARLY_ENOUGH = ENOUGH * 9 // 10
 # Seconds after a flush for which a client that could not take all of it waits for the next one: to ask for
 # its socket to become writable, and not to ask any more, costs more than to try once again.
 TRY_AGAIN = 0.002
+# The part of a slice that is sent without a look at what is special.
+FEW = 16
+# An unbound method; see ``flush``.
+_SEND = socket.socket.send
 
 
 class Keeper(Protocol):
@@ -353,6 +358,43 @@ class Fanout:
                 return
             flush = self._begin()
         self._send_slice(flush, now)
+
+    def send_all(self, now: float) -> bool:
+        """Send what is pending if it is due and all can be sent it at once; returns True if all have got it.
+
+        As :meth:`work` does, in a small room where nothing is special: half of the time. Nothing of it is
+        kept then. What did not go out is left for :meth:`work`.
+        """
+        live, late = self._live, self._late
+        if len(live) > SLICE // FEW or not 0 < self._pending.size < SHARED_SIZE or self._flush is not None:
+            return False
+        if self._waiting or self._waiting_early or self._later or self._replies or late.late or late.early:
+            return False
+        if now < self._flushed_at + self._coalesce:
+            return False
+        blob, messages = self._pending.take()
+        if self._lists is None:
+            self._lists = list(live), list(live.values())
+        connections, socks = self._lists
+        sent: list[int] = []
+        with suppress(OSError):  # it comes again
+            sent.extend(map(_SEND, socks, repeat(blob)))
+        size, stream, counters = len(blob), self.stream, self._counters
+        whole = sent.count(size)
+        counters.delivered += whole * messages
+        counters.bytes_out += whole * size
+        if whole == len(socks):
+            stream.pass_by(size, messages)
+            self._flushed_at = now
+            return True
+        stream.append(blob, messages)
+        done = len(sent)
+        for connection, taken in zip(connections, sent, strict=False):
+            if taken != size:
+                counters.bytes_out += taken
+                self._fall_behind(connection, stream.end - size + taken, stream.messages - messages, now)
+        self._flush = Flush(blob, messages, connections[done:], socks[done:])
+        return False
 
     def _begin(self) -> Flush:
         blob, messages = self._pending.take()

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from mpchat.config import Config
@@ -46,6 +47,8 @@ TURN_WORK = 16
 # Seconds of one round of the loop for what clients send; then what the hub has sent gets its turn. A message
 # waits for about three rounds.
 ROUND_TIME = 0.003
+# Clients that are taken from a line together.
+SERVED = 32
 # Seconds of a pause before which a client is told how often its last error came, though more may follow.
 LONG_PAUSE = 1.0
 log = logging.getLogger("mpchat.worker")
@@ -139,9 +142,10 @@ class Reading:
 
     def _full(self, *, light: bool) -> bool:
         """Tell whether the hub is so far behind that nobody is read from who sends little, or much."""
-        under_way = self._uplink.under_way
+        uplink = self._uplink
+        under_way = uplink.posts_size + uplink.link.under_way
         if not light:
-            under_way += self._uplink.requests.size
+            under_way += uplink.requests.size
         if under_way <= UNDER_WAY_OF_MANY:  # as a rule: it is asked before each read
             return False
         limit = UNDER_WAY if self._waiting < MANY else UNDER_WAY_OF_MANY
@@ -178,14 +182,16 @@ class Reading:
 
         The others keep their places in ``waiting`` and are not looked at: many may wait for many rounds.
         """
-        light, first = waiting is not self._line, True
-        for connection in list(waiting):
-            if not (first or self._in_time) or self._full(light=light):
-                return
-            if connection in waiting:  # it has neither ended nor left meanwhile
-                del waiting[connection]
-                first = False
-                self._guard(self._read, connection)
+        light, first, left = waiting is not self._line, True, len(waiting)
+        while some := list(islice(waiting, min(left, SERVED))):
+            left -= len(some)
+            for connection in some:
+                if not (first or self._in_time) or self._full(light=light):
+                    return
+                if connection in waiting:  # it has neither ended nor left meanwhile
+                    del waiting[connection]
+                    first = False
+                    self._guard(self._read, connection)
 
     def _serve_or_wait(self, connection: Connection, *, in_time: bool = False) -> None:
         """Serve a client unless this round has taken enough; then it waits in a line."""
@@ -209,7 +215,7 @@ class Reading:
         if mask & WRITE and not connection.closed:
             self._guard(self._owner.on_writable, connection)
         # Asked again: what was ready when the turn began may have been told to leave in the middle of it.
-        if mask & READ and connection.reading and not connection.closed:
+        if mask & connection.interest & READ and not connection.closed:
             self._serve_or_wait(connection)
 
     def _guard(self, what: Callable[[Connection], None], connection: Connection) -> None:
@@ -435,12 +441,14 @@ class Reading:
 
     def read_again(self, connection: Connection) -> None:
         """Read from a client again unless there is a reason not to. One in a line has its turn anyway."""
-        quiet = connection.quiet_until > time.monotonic()
-        full = len(connection.outbox) >= OUTBOX_LIMIT
-        if self._lifetime.draining or connection.leaving or connection.asking or quiet or full:
+        if connection.quiet_until and connection.quiet_until > time.monotonic():
             return
-        in_line = connection in self._light or connection in self._new or connection in self._line
-        if connection.half_closed or in_line:
+        full = len(connection.outbox) >= OUTBOX_LIMIT
+        if self._lifetime.draining or connection.leaving or connection.asking or full:
+            return
+        if connection.half_closed or connection in self._line:
+            return
+        if connection in self._light or connection in self._new:
             return
         if connection.dialect.has_more:
             self._again[connection] = None

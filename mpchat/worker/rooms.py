@@ -113,6 +113,11 @@ class Rooms:
     def _work_in_rooms(self, now: float) -> None:
         share = self._share
         for room in list(self.busy):
+            if room.send_all(now):
+                del self.busy[room]
+                if room in self._kept:
+                    self._note_kept(room)
+                continue
             room.stream.limit = share
             room.work(now)
             self._forget_needless(room)

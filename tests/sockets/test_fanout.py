@@ -88,7 +88,10 @@ class Member:
 class Hall:
     """A fan-out with its loop, as a worker has them. What it is given is plain frames."""
 
-    def __init__(self, framing: Framing = PLAIN_FRAMING, *, lag_limit: int = LAG) -> None:
+    def __init__(
+        self, framing: Framing = PLAIN_FRAMING, *, lag_limit: int = LAG, keeps: bool = False
+    ) -> None:
+        """``keeps``: the stream keeps what all here have got, for clients that come from elsewhere."""
         self.framing = framing
         self.reactor = Reactor()
         self.counters = Counters()
@@ -105,6 +108,7 @@ class Hall:
         self.members: list[Member] = []
         self.gone: dict[Connection, OSError | None] = {}
         self.now = 1.0
+        self.at_once, self.keeps = False, keeps
 
     def on_event(self, connection: Connection, mask: int) -> None:
         if mask & WRITE:
@@ -141,9 +145,11 @@ class Hall:
         self.fanout.reply(member.connection, frame, in_order=in_order)
 
     def work(self) -> None:
-        """One slice."""
+        """One slice; every other time all at once, where that goes, as in a room of few members."""
         self.now += 0.001
-        self.fanout.work(self.now)
+        self.at_once = not (self.at_once or self.keeps)
+        if not (self.at_once and self.fanout.send_all(self.now)):
+            self.fanout.work(self.now)
         assert self.counters.late == self.fanout.late
 
     def turn(self) -> None:
@@ -314,6 +320,93 @@ def test_a_reply_during_a_flush_does_not_get_in_front_of_the_blob(monkeypatch: p
         for each in members:
             room.check(each)
             assert [frame[2:3] for frame in cut(bytes(each.data))] == [b"s", b"r"]
+
+
+FEW = [1, 4, SLICE // module.FEW]
+
+
+@PAIRS
+@FRAMINGS
+@pytest.mark.parametrize("members", FEW)
+def test_a_few_are_sent_all_at_once_and_nothing_is_kept(
+    make: Callable[[], SocketPair], framing: Framing, members: int
+) -> None:
+    with hall(framing) as room:
+        few = [room.join(make) for _ in range(members)]
+        for number in range(20):
+            room.publish(message(number))
+            room.publish(message(1000 + number))
+            assert room.fanout.send_all(room.now + number)
+            assert room.fanout.at_rest
+            assert room.fanout.idle
+            assert not room.fanout.stream.size
+            for each in few:
+                eventually(partial(room._has_all, each), "all of it")
+        for each in few:
+            room.check(each)
+        assert room.fanout.messages == 40
+        assert room.counters.delivered == 40 * members
+        assert room.counters.bytes_out == sum(len(each.data) for each in few)
+
+
+def test_nothing_is_sent_at_once_before_it_is_due_or_to_more_than_a_few() -> None:
+    with hall() as room:
+        assert not room.fanout.send_all(1.0), "nothing is pending"
+        room.join()
+        room.fanout._coalesce = 0.5
+        room.publish(message(0))
+        assert room.fanout.send_all(1.0)
+        room.publish(message(1))
+        assert not room.fanout.send_all(1.4)
+        assert room.fanout.send_all(1.5)
+        for _ in range(SLICE // module.FEW):
+            room.join()
+        room.publish(message(2))
+        assert not room.fanout.send_all(9.0)
+        assert room.fanout.pending
+
+
+@PAIRS
+@FRAMINGS
+@pytest.mark.parametrize("late", range(3))
+def test_one_of_a_few_that_cannot_take_all_at_once_misses_nothing(
+    make: Callable[[], SocketPair], framing: Framing, late: int
+) -> None:
+    with hall(framing, lag_limit=8 << 20) as room:
+        members = [room.join(make) for _ in range(3)]
+        prompt = [each for each in members if each is not members[late]]
+        number = 0
+        while room.fanout.at_rest:
+            room.publish(message(number, 5_000))
+            room.fanout.send_all(room.now + number)
+            number += 1
+            for each in prompt:
+                each.read()
+        assert room.fanout.pending or room.fanout.stream.size, "the rest is kept for it"
+        room.publish(message(number))
+        assert not room.fanout.send_all(room.now + number)
+        room.deliver(*members)
+        for each in members:
+            room.check(each)
+        assert room.counters.delivered == 3 * (number + 1)
+        assert room.counters.bytes_out == sum(len(each.data) for each in members)
+        room.publish(message(number + 1))
+        assert room.fanout.send_all(1e6), "and then it is one of the few again"
+
+
+@pytest.mark.parametrize("gone", range(3))
+def test_one_of_a_few_that_has_gone_is_told_once_and_the_others_get_all(gone: int) -> None:
+    with hall() as room:
+        members = [room.join() for _ in range(3)]
+        members[gone].sock.close()
+        room.publish(message(0))
+        room.fanout.send_all(room.now)
+        room.flush()
+        assert list(room.gone) == [members[gone].connection]
+        rest = [each for each in members if each is not members[gone]]
+        room.deliver(*rest)
+        for each in rest:
+            room.check(each)
 
 
 def kinds(member: Member) -> list[bytes]:
@@ -693,7 +786,7 @@ class Mover:
     """Two fan-outs of one room, as two workers have them, and the members that go from one to the other."""
 
     def __init__(self, lag_limit: int = LAG) -> None:
-        self.halls = [Hall(lag_limit=lag_limit) for _ in range(2)]
+        self.halls = [Hall(lag_limit=lag_limit, keeps=True) for _ in range(2)]
         # Offsets are private to each of them.
         stream = self.halls[1].fanout.stream
         stream.append(bytes(12_345), 1)
