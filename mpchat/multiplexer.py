@@ -27,6 +27,13 @@ _SELECTORS = {
 }
 
 
+def _ignore(mask: int) -> None:
+    """Take an event that nobody waits for."""
+
+
+_NOBODY = _ignore, 0
+
+
 class Multiplexer(Protocol):
     """Watches descriptors for READ, WRITE or both, as long as they are ready."""
 
@@ -35,6 +42,9 @@ class Multiplexer(Protocol):
 
     def modify(self, target: Any, events: int, on_event: OnEvent) -> object:
         """Watch it for other events, or for somebody else. Raise ``KeyError`` if it is not watched."""
+
+    def pause(self, target: Any) -> object:
+        """Say nothing of it until :meth:`modify` is called. Raise ``KeyError`` if it is not watched."""
 
     def unregister(self, target: Any) -> object:
         """Watch it no longer. Raise ``KeyError`` if it is not watched."""
@@ -60,14 +70,35 @@ class Standard:
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self.register = selector.register
-        self.modify = selector.modify
-        self.unregister = selector.unregister
         self.close = selector.close
-        self._select = selector.select
+        self._selector = selector
+        self._paused: set[int] = set()
+
+    def modify(self, target: Any, events: int, on_event: OnEvent) -> None:
+        """Watch otherwise; see :class:`Multiplexer`."""
+        descriptor = _descriptor(target)
+        if descriptor in self._paused:
+            self._selector.register(target, events, on_event)
+            self._paused.discard(descriptor)
+        else:
+            self._selector.modify(target, events, on_event)
+
+    def pause(self, target: Any) -> None:
+        """Say nothing of it; see :class:`Multiplexer`."""
+        self._selector.unregister(target)
+        self._paused.add(_descriptor(target))
+
+    def unregister(self, target: Any) -> None:
+        """Watch no longer; see :class:`Multiplexer`."""
+        descriptor = _descriptor(target)
+        if descriptor in self._paused:
+            self._paused.discard(descriptor)
+        else:
+            self._selector.unregister(target)
 
     def select(self, timeout: float | None) -> list[tuple[OnEvent, int]]:
         """Wait; see :class:`Multiplexer`."""
-        return [(key.data, mask) for key, mask in self._select(timeout)]
+        return [(key.data, mask) for key, mask in self._selector.select(timeout)]
 
 
 class Epoll:
@@ -96,6 +127,16 @@ class Epoll:
             self._epoll.modify(descriptor, self._asked[events])
         self._watched[descriptor] = on_event, events
 
+    def pause(self, target: Any) -> None:
+        """Say nothing of it; see :class:`Multiplexer`.
+
+        An end and an error are always reported; edge-triggered, they are so once and not again and again.
+        """
+        descriptor = _descriptor(target)
+        on_event, _ = self._watched[descriptor]
+        self._epoll.modify(descriptor, select.EPOLLET)
+        self._watched[descriptor] = on_event, 0
+
     def unregister(self, target: Any) -> None:
         """Watch no longer; see :class:`Multiplexer`."""
         descriptor = _descriptor(target)
@@ -107,9 +148,9 @@ class Epoll:
         """Wait; see :class:`Multiplexer`."""
         watched, said, found = self._watched, self._said, []
         for descriptor, event in self._epoll.poll(timeout, len(watched) or 1):
-            each = watched.get(descriptor)
-            if each is not None:  # else somebody has closed it without a word, and another process has it
-                on_event, events = each
+            # Nothing where somebody has closed it without a word, and another process has it.
+            on_event, events = watched.get(descriptor, _NOBODY)
+            if events:
                 found.append((on_event, said.get(event, events) & events))
         return found
 

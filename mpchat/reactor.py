@@ -49,6 +49,10 @@ class Reactor:
         """Watch a target for other ``events``."""
         self._multiplexer.modify(target, events, on_event)
 
+    def pause(self, target: Any) -> None:
+        """Call nobody for a target that is watched until :meth:`change` is called."""
+        self._multiplexer.pause(target)
+
     def forget(self, target: Any) -> None:
         """Stop watching. Always before a descriptor is closed or handed over: a duplicate elsewhere would
         keep its events coming with nobody able to take them out."""

@@ -324,7 +324,7 @@ class Clients:
         self.half_closed.forget(connection)
         self.rooms.leave(connection)
         self.outboxes.drop(connection)
-        connection.listen(self._reactor, 0)
+        connection.unwatch(self._reactor)
         if isinstance(connection.dialect, HttpDialect | WebSocketDialect):
             self.lingering.take(connection.release())  # its last bytes are an answer, or say why
         else:

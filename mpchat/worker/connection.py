@@ -10,8 +10,10 @@ from typing import Any
 
 from mpchat.config import format_address
 from mpchat.protocol.dialects import Dialect
-from mpchat.reactor import READ, Reactor
+from mpchat.reactor import READ, WRITE, Reactor
 
+# In ``interest``: the loop has the socket, though it may be paused.
+WATCHED = 4
 # ``cursor`` of a connection that has got everything: it stands at the stream's end, wherever that is.
 LIVE = -1
 # The same of a connection that is ahead of this worker's stream: it waits for the stream to come there.
@@ -115,24 +117,31 @@ class Connection:
         return format_address(self.host, self.port)
 
     def listen(self, reactor: Reactor, interest: int) -> None:
-        """Watch for READ, WRITE, both or nothing."""
-        if interest == self.interest:
+        """Watch for READ, WRITE, both or nothing for now."""
+        before = self.interest
+        if interest == before & (READ | WRITE):
             return
-        if not self.interest:
+        if not before:
             reactor.watch(self.sock, interest, self.on_event)
-        elif not interest:
-            reactor.forget(self.sock)
-        else:
+        elif interest:
             reactor.change(self.sock, interest, self.on_event)
-        self.interest = interest
+        else:
+            reactor.pause(self.sock)
+        self.interest = interest | WATCHED
 
     def also(self, reactor: Reactor, event: int) -> None:
         """Watch for ``event`` too."""
-        self.listen(reactor, self.interest | event)
+        self.listen(reactor, (self.interest | event) & (READ | WRITE))
 
     def no_longer(self, reactor: Reactor, event: int) -> None:
         """Watch for ``event`` no longer."""
-        self.listen(reactor, self.interest & ~event)
+        self.listen(reactor, self.interest & ~event & (READ | WRITE))
+
+    def unwatch(self, reactor: Reactor) -> None:
+        """Take the socket out of the loop, before it is closed or handed over."""
+        if self.interest:
+            reactor.forget(self.sock)
+            self.interest = 0
 
     def release(self) -> socket.socket:
         """Return the socket, which nothing watches any more, for somebody else to close.

@@ -259,7 +259,7 @@ class Migration:
 
     def export_state(self, connection: Connection) -> ConnectionState:
         """Take a connection out of everything, and return what it was. No flush of its room is under way."""
-        connection.listen(self._reactor, 0)
+        connection.unwatch(self._reactor)
         undecided = connection.undecided
         begun = self._clients.first_bytes.forget(connection)
         self._clients.web.forget(connection)

@@ -197,9 +197,9 @@ class Reading:
         """Serve a client unless this round has taken enough; then it waits in a line."""
         if connection.closed or connection.leaving:
             return
-        if not (in_time or self._in_time) or self._full(light=connection.light):
+        line = (self._light if connection.speaker else self._new) if connection.light else self._line
+        if line or not (in_time or self._in_time) or self._full(light=connection.light):
             connection.no_longer(self._reactor, READ)
-            line = (self._light if connection.speaker else self._new) if connection.light else self._line
             line[connection] = None
         else:
             self._guard(self._read, connection)

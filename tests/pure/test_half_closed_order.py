@@ -129,15 +129,15 @@ def test_a_client_that_takes_nothing_ends_in_time_and_others_do_not(worker: Work
 
 
 def test_a_client_is_read_from_no_more(worker: Worker) -> None:
-    class Forgetting:
-        def forget(self, sock: object) -> None:
-            forgotten.append(sock)
+    class Pausing:
+        def pause(self, sock: object) -> None:
+            paused.append(sock)
 
-    forgotten: list[object] = []
-    clients = HalfClosed(Forgetting(), worker.uplink, worker.end)  # type: ignore[arg-type]
+    paused: list[object] = []
+    clients = HalfClosed(Pausing(), worker.uplink, worker.end)  # type: ignore[arg-type]
     connection = worker.connection(1, begun=False)
     connection.interest = READ
     clients.begin(connection)
-    assert forgotten == [connection.sock]
+    assert paused == [connection.sock]
     assert not connection.reading
     assert connection.half_closed

@@ -99,6 +99,37 @@ def test_a_round_takes_bounded_time_and_everybody_has_a_turn_before_anybody_has_
 
 
 @pytest.mark.parametrize("light", [True, False])
+def test_who_has_had_a_turn_and_says_more_has_the_next_one_after_those_that_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, light: bool
+) -> None:
+    """Also when the hub can take more again in the middle of a round, behind the turns of the line."""
+    reading, room = bench.worker.clients.reading, [0]
+
+    def full(*, light: bool) -> bool:
+        room[0] -= 1
+        return room[0] < 0
+
+    monkeypatch.setattr(reading, "_full", full)
+    monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", 60.0)
+    clients = dict(bench.connect(number) for number in range(1, 5))
+    for client, connection in clients.items():
+        client.say("hello" if light else "x" * LITTLE)
+        connection.light, connection.speaker = light, True
+        bench.until(lambda each=connection: not each.reading)  # type: ignore[misc]
+    (first, _), *_ = clients.items()
+    room[0] = 2  # one is asked about before the round begins
+    reading.begin_round()
+    assert len(bench.worker.uplink.posts) == 1
+    first.say("again" if light else "y" * LITTLE)
+    room[0] = 100
+    bench.worker.reactor.turn(10.0)
+    assert len(bench.worker.uplink.posts) == 1, "three wait"
+    reading.begin_round()
+    order = [sender for sender, _, _ in bench.worker.uplink.posts]
+    assert order == [each.address for each in (*clients.values(), clients[first])]
+
+
+@pytest.mark.parametrize("light", [True, False])
 def test_a_round_leaves_those_alone_whose_turn_does_not_come(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, *, light: bool
 ) -> None:

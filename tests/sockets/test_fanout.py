@@ -128,7 +128,7 @@ class Hall:
     def end(self, connection: Connection) -> None:
         connection.closed = True
         self.fanout.leave(connection)
-        connection.listen(self.reactor, 0)
+        connection.unwatch(self.reactor)
         connection.sock.close()
 
     def join(self, make: Callable[[], SocketPair] = unix_pair) -> Member:
@@ -811,7 +811,7 @@ class Mover:
         while not old.fanout.between_flushes:
             old.work()
         connection = member.connection
-        connection.listen(old.reactor, 0)
+        connection.unwatch(old.reactor)
         place = old.fanout.take_out(connection)
         assert connection not in old.fanout
         again = Connection(connection.identity, connection.sock, "192.0.2.1", 1, PlainDialect())

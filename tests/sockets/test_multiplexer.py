@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -127,6 +128,56 @@ def test_a_pipe_is_watched_by_its_number(told: Told) -> None:
     assert told() == [("reader", READ)], "its end"
     told.multiplexer.unregister(reader)
     os.close(reader)
+
+
+def test_of_what_is_paused_nothing_is_said_until_it_is_watched_again(told: Told, pair: Pair) -> None:
+    near, far = pair
+    told.multiplexer.register(near, READ, told.by("near"))
+    far.send(b"a")
+    for _ in range(2):
+        told.multiplexer.pause(near)
+        assert told() == []
+        far.send(b"b")
+        assert told() == []
+        told.multiplexer.modify(near, READ, told.by("again"))
+        assert told() == told() == [("again", READ)]
+    told.multiplexer.pause(near)
+    told.multiplexer.modify(near, WRITE, told.by("writes"))
+    assert told() == [("writes", WRITE)]
+
+
+def test_the_end_of_what_is_paused_wakes_nobody_and_is_said_afterwards(told: Told) -> None:
+    """Of a TCP connection that was reset, too: it would be said again and again otherwise."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near:
+        told.multiplexer.register(near, READ, told.by("near"))
+        told.multiplexer.pause(near)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        far.close()
+        assert told() == []
+        begin = time.monotonic()
+        assert told.multiplexer.select(0.05) == []
+        assert told.multiplexer.select(0.05) == []
+        assert time.monotonic() - begin >= 0.05, "at most one of these waits was cut short"
+        told.multiplexer.modify(near, READ, told.by("near"))
+        assert told() == [("near", READ)]
+
+
+def test_what_is_paused_can_be_forgotten(told: Told, pair: Pair) -> None:
+    near, far = pair
+    with pytest.raises(KeyError):
+        told.multiplexer.pause(near)
+    told.multiplexer.register(near, READ, told.by("near"))
+    told.multiplexer.pause(near)
+    told.multiplexer.unregister(near)
+    far.send(b"a")
+    assert told() == []
+    with pytest.raises(KeyError):
+        told.multiplexer.unregister(near)
+    told.multiplexer.register(near, READ, told.by("again"))
+    assert told() == [("again", READ)]
 
 
 def test_nothing_is_watched_twice_or_forgotten_twice(told: Told, pair: Pair) -> None:

@@ -280,7 +280,7 @@ def test_a_moved_client_that_was_sent_something_is_plain_with_what_it_had_begun(
     state = hasty.move_out(1)[1]
     assert not state.undecided
     assert state.dialect_state.partial == b"GE"
-    assert not connection.interest
+    assert not connection.reading
 
 
 def test_first_bytes_that_do_not_go_on_are_half_a_frame(bench: Bench) -> None:

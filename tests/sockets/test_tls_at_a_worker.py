@@ -126,7 +126,7 @@ def test_a_client_hello_cut_anywhere_is_passed_on_with_all_that_came(bench: Benc
         assert len(came) in ((cut, len(HELLO)) if cut >= 3 else (len(HELLO),))
         assert came + (sock.recv(1 << 16) if came != HELLO else b"") == HELLO
     assert not bench.worker.clients.by_identity
-    assert not connection.interest
+    assert not connection.reading
     assert bench.worker.uplink.posts == []
 
 
