@@ -147,13 +147,27 @@ def relayed_frame(payload: bytes | Oversized, limit: int) -> bytes:
             payload.decode()
     except msgspec.ValidationError as error:
         raise ProtocolError("not_a_message", f'expected {{"message": "text"}}: {error}') from None
-    except UnicodeDecodeError as error:
-        raise ProtocolError("not_utf8", f"not UTF-8 at byte {error.start}: {error.reason}") from None
     except RecursionError:
         raise ProtocolError("not_json", "nested too deeply") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if where := where_not_utf8(payload, error):
+            raise ProtocolError("not_utf8", where) from None
         raise ProtocolError("not_json", _why_not_json(payload, str(error))) from None
     return len(encoded).to_bytes(2, "big") + encoded
+
+
+def where_not_utf8(payload: bytes, error: Exception) -> str:
+    """Return where a payload is not UTF-8, if a decoder has refused it for that; else an empty text.
+
+    Since version 0.23 msgspec raises an error of its own for that, which does not say where.
+    """
+    if not (isinstance(error, UnicodeDecodeError) or str(error).startswith("Invalid UTF-8")):
+        return ""
+    try:
+        payload.decode()
+    except UnicodeDecodeError as first:
+        return f"not UTF-8 at byte {first.start}: {first.reason}"
+    return ""
 
 
 def _why_not_json(payload: bytes, reason: str) -> str:

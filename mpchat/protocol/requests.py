@@ -12,7 +12,14 @@ import msgspec
 
 from mpchat.errors import ProtocolError
 from mpchat.protocol.frames import HEADER_SIZE, encode_frame
-from mpchat.protocol.messages import LONGEST_SANCTION, MEMBER, Moderated, Welcome, shown_without
+from mpchat.protocol.messages import (
+    LONGEST_SANCTION,
+    MEMBER,
+    Moderated,
+    Welcome,
+    shown_without,
+    where_not_utf8,
+)
 
 LOBBY = "lobby"
 # The range of a message's number. Without it a frame could hold an integer of more than 4300 digits, which
@@ -148,13 +155,11 @@ def decode_request(payload: bytes) -> Request | None:
     try:
         request = _decode_request(payload)
         payload.decode()
-    except UnicodeDecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not _looks_like_request(payload):
             return None
-        raise ProtocolError("not_utf8", f"not UTF-8 at byte {error.start}: {error.reason}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        if not _looks_like_request(payload):
-            return None
+        if where := where_not_utf8(payload, error):
+            raise ProtocolError("not_utf8", where) from None
         raise ProtocolError("bad_request", f"not understood: {error}") from None
     if request.message is not None:
         return request if request.to is not None else None
