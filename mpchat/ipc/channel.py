@@ -23,6 +23,8 @@ from pickle import HIGHEST_PROTOCOL, dumps, loads
 from termios import FIONREAD
 from typing import Any, NamedTuple
 
+import msgspec
+
 # What an item's data may take, in bytes: large, because each costs two processes a few microseconds.
 ITEM_SIZE = 64 << 10
 # What a pipe is asked to hold, in bytes. What is on its way is delay for whatever comes after it: a window of
@@ -84,7 +86,7 @@ class WritingEnd(NamedTuple):
         return self.descriptor
 
 
-class Item(NamedTuple):
+class Item(msgspec.Struct, frozen=True):
     """What :meth:`Link.receive` returns. ``cost`` is to be given back with :meth:`Link.take`."""
 
     kind: int

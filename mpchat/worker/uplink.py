@@ -16,6 +16,8 @@ from mpchat.worker.counters import Counters
 from mpchat.worker.post_timing import next_post
 from mpchat.worker.request_line import MORE_SIZE, RequestLine
 
+# Bytes of posts that are little for one time.
+LITTLE = ITEM_SIZE // 8
 # Leavers in one item, and what one takes in bytes: an address of up to 47, a number, a reason.
 LEAVERS_PER_ITEM = 300
 LEAVER_COST = 80
@@ -51,6 +53,9 @@ class Uplink:
         self.counters = counters
         # When posts may go up again (seconds, monotonic).
         self._post_due = 0.0
+        # Until when further posts come as often as they are gathered; True if the last ones did, and few.
+        self._often_until = 0.0
+        self._often = False
         self._drained = False
 
     @property
@@ -61,6 +66,14 @@ class Uplink:
     def due(self) -> float | None:
         """Return when :meth:`work` wants a call (seconds, monotonic); None: not at all."""
         return self._post_due if self.posts or self.left or self.said_all else None
+
+    def rest(self, now: float) -> float:
+        """Return for how long what clients send would only be gathered (seconds), if they send now and then.
+
+        0 where that is not known: they send so much that it goes up at once, or so little that it does.
+        """
+        gathers = self._often and not (self.hurried or self._lifetime.draining)
+        return max(0.0, self._post_due - now) if gathers else 0.0
 
     def post(self, sender: Sender, count: int, frames: bytes) -> None:
         """Take ``count`` messages of one client."""
@@ -90,6 +103,8 @@ class Uplink:
         if gathering and not self._lifetime.draining and not self.hurried:
             return
         self._post_due = next_post(now, self.gather)
+        self._often = now < self._often_until and self.posts_size < LITTLE
+        self._often_until = now + 2 * self.gather
         self.counters.messages_in += sum(count for _, count, _ in self.posts)
         self.counters.from_members += sum(count for sender, count, _ in self.posts if type(sender) is int)
         try:

@@ -77,9 +77,8 @@ class Worker:
         """Go once round the loop: what is ready, what goes up, what goes down."""
         self.clients.reading.begin_round()
         timeout = self._timeout()
-        if self.uplink.posts and timeout and not self.rooms.plain.late:
-            # What clients send meanwhile goes up with these posts: one wake-up for all of it, not one each.
-            self.reactor.nap(self.uplink.link, min(timeout, NAP))
+        if timeout != 0.0 and (rest := self._rest(timeout)) > 0.0:
+            self.reactor.nap(self.uplink.link, rest)
             timeout = 0.0
         self.reactor.turn(timeout)
         now = self.reactor.now
@@ -110,6 +109,18 @@ class Worker:
             again = JUDGE_EVERY if self.downlink.judging else CLOSE_EVERY
             timeout = again if timeout is None else min(timeout, again)
         return timeout
+
+    def _rest(self, timeout: float | None) -> float:
+        """Return for how long nothing but the hub is worth a look (seconds), ``timeout`` at most.
+
+        What clients send meanwhile goes up with what has been gathered, or would have been gathered: one
+        wake-up for all of it, not one each.
+        """
+        if self.uplink.posts:
+            rest = 0.0 if self.rooms.plain.late else NAP
+        else:
+            rest = 0.0 if self.counters.late else self.uplink.rest(time.monotonic())
+        return rest if timeout is None else min(rest, timeout)
 
     def _on_orphaned(self, mask: int) -> None:
         self.lifetime.lose_supervisor()
