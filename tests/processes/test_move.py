@@ -163,7 +163,7 @@ def test_two_hundred_unread_answers_come_in_order_between_whole_frames(shared: S
         prompt[0].say(BEGIN)
         fall_behind(shared, prompt[0], len(late))
         for each in late:
-            # The text says at which byte it is wrong: no two are equal.
+            # The answer says at which byte of the payload it is wrong: no two are equal.
             wrong = [raw_frame(b'{"message":"' + b"a" * number + b'\xff"}') for number in range(200)]
             each.send_raw(b"".join(wrong[:150]) + wrong[150][:7])
         settle_reads(shared)
@@ -182,7 +182,7 @@ def test_two_hundred_unread_answers_come_in_order_between_whole_frames(shared: S
                 assert more, "the stream ended before all answers"
                 data += more
             places = [int(re.findall(rb"byte (\d+)", one)[0]) for one in errors]
-            assert places == list(range(200))
+            assert places == [len(b'{"message":"') + number for number in range(200)]
             messages = [one for one in payloads_so_far(data) if not one.startswith(b'{"error"')]
             assert messages[messages.index(expected[0]) :][: len(expected)] == expected
 
