@@ -250,7 +250,7 @@ def history_frame(room: str, messages: Sequence[bytes], before: int | None) -> b
 # What is in front of a message's text.
 _BEFORE_TEXT = b'{"message":"'
 # Messages of a run from which on a member's frames are put together from :func:`_pieces`: 0.35 µs for each of
-# twenty instead of 0.5. And the longest payload of such a frame, in bytes.
+# twenty instead of 0.5. And the payloads of such frames are shorter than that, in bytes.
 MANY = 10
 PREPARED = 2048
 # The last digits of a number are prepared: so many numbers.
@@ -324,7 +324,7 @@ def _pieces(texts: list[bytes], middle: bytes, number: int, tail: bytes) -> list
     ``texts`` are plain frames, split at what is in front of each text. A JSON text has no such quote, and a
     length in front of it cannot be taken for a part of it, so nothing else is split. The first is a length
     alone, and the others but the last have the length of the next one behind them. ``middle`` begins with the
-    quote that ends a text. Raises ``IndexError`` for a frame whose payload is longer than :data:`PREPARED`.
+    quote that ends a text. Raises ``IndexError`` for a payload that is not shorter than :data:`PREPARED`.
     """
     beginnings, numbers, last_digits = _prepared()
     after = len(b'"}') + HEADER_SIZE

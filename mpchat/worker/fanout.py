@@ -9,7 +9,6 @@ What is for one client alone goes out between two blobs, never inside a frame.
 
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
 from itertools import repeat, takewhile
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from mpchat.protocol.framing import Framing
 from mpchat.reactor import WRITE, Reactor
 from mpchat.worker.connection import EARLY, LIVE, Connection
 from mpchat.worker.counters import Counters
-from mpchat.worker.flush import SHARED_SIZE, Flush
+from mpchat.worker.flush import FAILED, SHARED_SIZE, Flush
 from mpchat.worker.late_clients import LateClients
 from mpchat.worker.outboxes import Outboxes
 
@@ -365,20 +364,21 @@ class Fanout:
         As :meth:`work` does, in a small room where nothing is special: half of the time. Nothing of it is
         kept then. What did not go out is left for :meth:`work`.
         """
-        live, late = self._live, self._late
-        if len(live) > SLICE // FEW or not 0 < self._pending.size < SHARED_SIZE or self._flush is not None:
-            return False
-        if self._waiting or self._waiting_early or self._later or self._replies or late.late or late.early:
-            return False
-        if now < self._flushed_at + self._coalesce:
+        if not self._has_few(now):
             return False
         blob, messages = self._pending.take()
         if self._lists is None:
-            self._lists = list(live), list(live.values())
+            self._lists = list(self._live), list(self._live.values())
         connections, socks = self._lists
         sent: list[int] = []
-        with suppress(OSError):  # it comes again
+        failed: OSError | None = None
+        try:
             sent.extend(map(_SEND, socks, repeat(blob)))
+        except BlockingIOError:
+            sent.append(0)
+        except OSError as error:  # the system tells it only once
+            sent.append(FAILED)
+            failed = error
         size, stream, counters = len(blob), self.stream, self._counters
         whole = sent.count(size)
         counters.delivered += whole * messages
@@ -388,13 +388,23 @@ class Fanout:
             self._flushed_at = now
             return True
         stream.append(blob, messages)
-        done = len(sent)
         for connection, taken in zip(connections, sent, strict=False):
-            if taken != size:
+            if taken not in (size, FAILED):
                 counters.bytes_out += taken
                 self._fall_behind(connection, stream.end - size + taken, stream.messages - messages, now)
-        self._flush = Flush(blob, messages, connections[done:], socks[done:])
+        self._flush = Flush(blob, messages, connections[len(sent) :], socks[len(sent) :])
+        if failed is not None:
+            self._fail(connections[len(sent) - 1], failed)
         return False
+
+    def _has_few(self, now: float) -> bool:
+        """Tell whether what is pending is due, and is for a few live clients and for nobody else."""
+        late = self._late
+        if len(self._live) > SLICE // FEW or not 0 < self._pending.size < SHARED_SIZE:
+            return False
+        if self._waiting or self._waiting_early or self._later or self._replies or late.late or late.early:
+            return False
+        return self._flush is None and now >= self._flushed_at + self._coalesce
 
     def _begin(self) -> Flush:
         blob, messages = self._pending.take()

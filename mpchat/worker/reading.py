@@ -142,10 +142,9 @@ class Reading:
 
     def _full(self, *, light: bool) -> bool:
         """Tell whether the hub is so far behind that nobody is read from who sends little, or much."""
-        uplink = self._uplink
-        under_way = uplink.posts_size + uplink.link.under_way
+        under_way = self._uplink.under_way
         if not light:
-            under_way += uplink.requests.size
+            under_way += self._uplink.requests.size
         if under_way <= UNDER_WAY_OF_MANY:  # as a rule: it is asked before each read
             return False
         limit = UNDER_WAY if self._waiting < MANY else UNDER_WAY_OF_MANY
@@ -194,7 +193,7 @@ class Reading:
                     self._guard(self._read, connection)
 
     def _serve_or_wait(self, connection: Connection, *, in_time: bool = False) -> None:
-        """Serve a client unless this round has taken enough; then it waits in a line."""
+        """Serve a client unless others wait or this round has taken enough; then it waits in a line."""
         if connection.closed or connection.leaving:
             return
         line = (self._light if connection.speaker else self._new) if connection.light else self._line

@@ -114,7 +114,7 @@ class Rooms:
         share = self._share
         for room in list(self.busy):
             if room.send_all(now):
-                del self.busy[room]
+                self.busy.pop(room, None)
                 if room in self._kept:
                     self._note_kept(room)
                 continue

@@ -111,15 +111,17 @@ class Worker:
         return timeout
 
     def _rest(self, timeout: float | None) -> float:
-        """Return for how long nothing but the hub is worth a look (seconds), ``timeout`` at most.
+        """Return for how long the worker hears nothing but the hub (seconds), ``timeout`` at most.
 
         What clients send meanwhile goes up with what has been gathered, or would have been gathered: one
         wake-up for all of it, not one each.
         """
         if self.uplink.posts:
             rest = 0.0 if self.rooms.plain.late else NAP
+        elif self.counters.late or self.rooms.aside.late:
+            rest = 0.0
         else:
-            rest = 0.0 if self.counters.late else self.uplink.rest(time.monotonic())
+            rest = min(NAP, self.uplink.rest(time.monotonic()))
         return rest if timeout is None else min(rest, timeout)
 
     def _on_orphaned(self, mask: int) -> None:

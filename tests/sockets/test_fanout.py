@@ -403,6 +403,7 @@ def test_one_of_a_few_that_has_gone_is_told_once_and_the_others_get_all(gone: in
         room.fanout.send_all(room.now)
         room.flush()
         assert list(room.gone) == [members[gone].connection]
+        assert isinstance(room.gone[members[gone].connection], BrokenPipeError)
         rest = [each for each in members if each is not members[gone]]
         room.deliver(*rest)
         for each in rest:

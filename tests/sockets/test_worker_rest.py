@@ -81,6 +81,15 @@ def test_a_resting_worker_hears_the_hub_and_reads_clients_afterwards(
     worker.turn()
     assert naps == [0.004], "a client waits for its socket to become writable"
     worker.counters.late = 0
+    monkeypatch.setattr(type(worker.rooms.aside), "late", 1)
+    worker.uplink.posts.clear()
+    client.send_raw(frame("안녕"))
+    worker.turn()
+    assert naps == [0.004], "a client is sent the past"
+    monkeypatch.undo()
+    monkeypatch.setattr(worker.uplink, "rest", lambda now: 1.0)
+    worker.uplink.posts.clear()
+    assert worker._rest(None) == NAP, "there are others than those that say something"
 
 
 def test_a_worker_that_gathers_rests_no_longer_than_its_posts_wait(bench: Bench) -> None:
