@@ -31,7 +31,7 @@ NEARLY_ENOUGH = ENOUGH * 9 // 10
 # Seconds after a flush for which a client that could not take all of it waits for the next one: to ask for
 # its socket to become writable, and not to ask any more, costs more than to try once again.
 TRY_AGAIN = 0.002
-# The part of a slice that is sent without a look at what is special.
+# A room is small with a sixteenth of a slice, 32 clients: it is sent to without a flush.
 FEW = 16
 # An unbound method; see ``flush``.
 _SEND = socket.socket.send
@@ -361,8 +361,8 @@ class Fanout:
     def send_all(self, now: float) -> bool:
         """Send what is pending if it is due and all can be sent it at once; returns True if all have got it.
 
-        As :meth:`work` does, in a small room where nothing is special: half of the time. Nothing of it is
-        kept then. What did not go out is left for :meth:`work`.
+        For a small room where nothing is special: the fan-out's own time, without the sends, is a quarter
+        less than with :meth:`work`. Nothing of it is kept then. What did not go out is left for that.
         """
         if not self._has_few(now):
             return False
