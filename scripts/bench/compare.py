@@ -8,8 +8,9 @@ How the figures come about:
 
 * CPU per delivery: the CPU clocks of all the server's processes, from the first message to the last delivery.
 * As fast as possible: at most a window of text is in flight to the slowest client, and goes out in bursts of
-  a quarter of it. The window is the same for all servers. A larger window lets a server gather more messages
-  into one send, so each of these rows runs with 64 KiB (655 messages of 100 bytes) and with 1 MiB (10 485).
+  a quarter of it; those that a room's sender may send at once go out together. The window is the same for all
+  servers. A larger window lets a server gather more messages into one send, so each of these rows runs with
+  64 KiB (655 messages of 100 bytes) and with 1 MiB (10 485).
 * Size is the size of the text. What a protocol puts around it is that protocol's cost.
 * Named members get longer frames; they are compared with plain clients of the same server. In rows of many
   rooms one member of each talks, in turn. Before that all are silent for as long, and the CPU that the server

@@ -21,8 +21,10 @@ from scripts.bench.websocket import (
     server_head,
 )
 
-# Sender (00 to 99), number, nanoseconds; the fill after it makes the size.
-STAMP = b"%02d %010d %018d "
+# A stamp is sender (00 to 99) and number, then nanoseconds; the fill after it makes the size.
+NUMBER = b"%02d %010d "
+TIME = b"%018d "
+STAMP = NUMBER + TIME
 # Bytes of a stamp: the shortest text that the bench can send.
 STAMP_SIZE = len(STAMP % (0, 0, 0))
 # The sender in the stamp of the go: the first message, which says that all clients are there.

@@ -21,6 +21,9 @@ from scripts.bench import table
 from scripts.bench.__main__ import main
 from scripts.bench.cell import run_cell
 from scripts.bench.goals import judge
+from scripts.bench.load.crowd import Crowd
+from scripts.bench.load.plan import NOT_COUNTING
+from scripts.bench.load.publisher import RoomCredit, numbers
 from scripts.bench.load.witness import Witness, witness_of
 from scripts.bench.load_process import plans
 from scripts.bench.peers import Peer, Server, all_peers, python_peer
@@ -29,6 +32,7 @@ from scripts.bench.row import FULL_WINDOW, BenchError, Figures, Options, Results
 from scripts.bench.rows import Sizes, all_rows
 from scripts.bench.wire import FILL, STAMP, STAMP_SIZE, WIRES, MemberWire, MqttWire, Wire
 from scripts.common.processes import LOOK_S
+from scripts.common.spawning import SPAWN
 
 # Long enough for a burst or two of the slowest server.
 OPTIONS = Options(seconds=0.2, stall_s=2.0, rest_s=0.1)
@@ -345,6 +349,34 @@ def test_the_window_bounds_what_is_in_flight() -> None:
     senders = list(plans(PEERS["select"], row, OPTIONS, server))[-1]
 
     assert (senders.role, senders.window) == ("senders", 10)
+
+
+def test_a_room_has_a_window_in_flight_and_never_more() -> None:
+    received = {7: 1}
+    credit = RoomCredit(7, 20, lambda deliveries: deliveries)
+    assert credit.take(received, None) == 20
+    for more in (0, 1, 3, 1, 10, 20, 0):
+        received[7] += more
+        credit.take(received, None)
+        assert 15 < credit.sent + 1 - received[7] <= 20
+    assert credit.take({7: 1000}, 58) == 58 - 55
+    assert credit.take({7: 1000}, 58) == 0
+    lost = {7: NOT_COUNTING}
+    assert RoomCredit(7, 20, lambda deliveries: deliveries).take(lost, None) == 20
+
+
+def test_a_sender_numbers_its_messages_on() -> None:
+    assert numbers(3, 9, 11) == [b"03 0000000009 ", b"03 0000000010 "]
+
+
+def test_the_slowest_connection_is_found_whatever_came_to_whom() -> None:
+    server = Server("127.0.0.1", 1, psutil.Process())
+    crowd = Crowd(next(iter(plans(PEERS["mpchat"], ROOMS, OPTIONS, server))), SPAWN.RawArray("q", 1), 0, 0)
+    crowd.received.update({3: 400, 4: 400, 5: 400})
+    least = crowd.least()
+    for fd, more, slow in ((5, 200, True), (4, 400, True), (3, 200, False), (3, 400, False), (5, 0, False)):
+        crowd.received[fd] += more
+        assert (crowd.least() == least) == slow
 
 
 def test_figures_with_both_windows_stand_side_by_side() -> None:

@@ -64,6 +64,8 @@ class Crowd:
         self._unwrappers: dict[int, Unwrapper] = {}
         self._witnesses: dict[int, Witness] = {}
         self._faults: list[str] = []
+        # One of the connections that had the fewest bytes when they were last looked at, and how many.
+        self._slowest: tuple[int, int] | None = None
         # What the last turn found ready.
         self._ready: list[tuple[int, int]] = []
         self._told_ns = 0
@@ -286,10 +288,22 @@ class Crowd:
             witness.feed(data, time.monotonic_ns())
 
     def least(self) -> int:
-        """Return how many messages every connection has, the go included. Looks at each connection."""
+        """Return how many messages every connection has, the go included."""
         if not self.counting or not self._got:
             return NOT_COUNTING
-        return self._wire.messages_in(self._plan.row.size, min(self._got.values()))[0]
+        return self._wire.messages_in(self._plan.row.size, self._least_bytes())[0]
+
+    def _least_bytes(self) -> int:
+        """Return the fewest bytes that a connection has.
+
+        As long as the slowest connection gets nothing, no other one can be slower, and none is looked at.
+        Of equally slow ones the last is chosen: where rooms take turns, it is the last to get something.
+        """
+        got = self._got
+        if self._slowest is None or got[self._slowest[0]] != self._slowest[1]:
+            least = min(got.values())
+            self._slowest = next(fd for fd in reversed(got) if got[fd] == least), least
+        return self._slowest[1]
 
     def count(self, sent: int) -> None:
         """Read until every connection has its go and its room's part of ``sent`` messages.
@@ -324,7 +338,7 @@ class Crowd:
         if not self.counting or not self._got:
             return True
         size, of_all = self._plan.row.size, sent // self._plan.channels
-        if min(self._got.values()) < self._wire.bytes_of(size, 1 + of_all):
+        if self._least_bytes() < self._wire.bytes_of(size, 1 + of_all):
             return False
         more, full = sent % self._plan.channels, self._wire.bytes_of(size, 2 + of_all)
         return not more or all(got >= full for fd, got in self._got.items() if self._rooms[fd] < more)

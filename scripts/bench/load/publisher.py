@@ -7,14 +7,23 @@ the slowest connection has not received yet is never more than the window.
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 
 from scripts.bench.load.crowd import TELL_S, Crowd
 from scripts.bench.load.plan import Board, LoadError, Plan
-from scripts.bench.wire import FILL, GO_SENDER, STAMP, STAMP_SIZE, WIRES, Wire
+from scripts.bench.wire import FILL, GO_SENDER, NUMBER, STAMP_SIZE, TIME, WIRES, Wire
 
 # A full window goes out in so many bursts: the servers never run dry, and still get batches.
 BURSTS = 4
+# Lists of numbers that are kept, because the senders of many rooms need the same ones after each other.
+NUMBERS_KEPT = 64
+
+
+@lru_cache(NUMBERS_KEPT)
+def numbers(name: int, first: int, end: int) -> list[bytes]:
+    """Return the beginnings of a sender's stamps for the messages from ``first`` on and before ``end``."""
+    return [NUMBER % (name, number) for number in range(first, end)]
 
 
 class Sender:
@@ -24,8 +33,8 @@ class Sender:
         """Prepare messages of ``size`` bytes; ``name`` is the sender in their stamps."""
         self._sock = sock
         self._name = name
-        before, after = (part.replace(b"%", b"%%") for part in wire.publication(size))
-        self._template = before + STAMP + FILL * (size - STAMP_SIZE) + after
+        self._before, after = wire.publication(size)
+        self._after = FILL * (size - STAMP_SIZE) + after
         self._number = 0
         self._unsent = memoryview(b"")
 
@@ -34,11 +43,10 @@ class Sender:
 
         Call it only after :meth:`flush` has returned True for all senders that share the socket.
         """
-        stamp, first = time.monotonic_ns(), self._number
-        self._number += messages
-        numbers = range(first, self._number)
-        burst = b"".join([self._template % (self._name, number, stamp) for number in numbers])
-        self._unsent = memoryview(burst)
+        first, self._number = self._number, self._number + messages
+        end = TIME % time.monotonic_ns() + self._after
+        texts = (end + self._before).join(numbers(self._name, first, self._number))
+        self._unsent = memoryview(self._before + texts + end)
         return self.flush()
 
     def flush(self) -> bool:
@@ -56,26 +64,31 @@ class Sender:
 class RoomCredit:
     """How much one room's sender may send."""
 
-    def __init__(self, fd: int, plan: Plan) -> None:
-        """Begin with a whole window; ``fd`` is the sender's connection."""
+    def __init__(self, fd: int, window: int, bytes_of: Callable[[int], int]) -> None:
+        """Begin with a whole window, in messages; ``fd`` is the sender's connection.
+
+        ``bytes_of`` returns how many bytes so many deliveries take.
+        """
         self.fd = fd
         self.sent = 0
-        self._wire, self._size = WIRES[plan.wire].in_room(0), plan.row.size
-        self._window, self._burst = plan.window, max(1, plan.window // BURSTS)
+        self._bytes_of = bytes_of
+        self._window, self._burst = window, max(1, window // BURSTS)
         # Bytes that the sender must have received before it may send the next burst.
         self._needed = 0
 
-    def share(self, received: dict[int, int], most: int | None) -> int:
-        """Return how many messages may be sent now; ``most`` is what is sent in the end, if that is known."""
-        if received[self.fd] < self._needed:
-            return 0
-        return self._burst if most is None else min(self._burst, most - self.sent)
+    def take(self, received: dict[int, int], most: int | None) -> int:
+        """Return how many messages are to be sent now, in whole bursts; they count as sent.
 
-    def add(self, messages: int) -> None:
-        """Take note that so many messages were sent."""
-        self.sent += messages
-        back = self.sent + self._burst - self._window
-        self._needed = self._wire.bytes_of(self._size, 1 + back) if back > 0 else 0
+        ``most`` is what is sent in the end, if that is known. A connection that was lost may send a window:
+        its sender finds that out then.
+        """
+        before = self.sent
+        end = before + self._window if most is None else min(most, before + self._window)
+        while received[self.fd] >= self._needed and self.sent < end:
+            self.sent += min(self._burst, end - self.sent)
+            back = self.sent + self._burst - self._window
+            self._needed = self._bytes_of(1 + back) if back > 0 else 0
+        return self.sent - before
 
 
 class Publisher:
@@ -148,7 +161,10 @@ class Publisher:
 
         A room's sender goes by what it has received itself.
         """
-        rooms = [RoomCredit(fd, self._plan) for fd in self._crowd.sockets]
+        plan = self._plan
+        # Kept, because all rooms ask for the same numbers after each other.
+        bytes_of = lru_cache(NUMBERS_KEPT)(partial(WIRES[plan.wire].in_room(0).bytes_of, plan.row.size))
+        rooms = [RoomCredit(fd, plan.window, bytes_of) for fd in self._crowd.sockets]
         by_fd = {room.fd: number for number, room in enumerate(rooms)}
         to_look_at: Iterable[int] = range(len(rooms))
         moved = time.monotonic()
@@ -172,10 +188,9 @@ class Publisher:
         """Post in those of the rooms that may send more; ``most`` is what each gets. Say whether any has."""
         posted = False
         for number in numbers:
-            room, sender = rooms[number], self._senders[number]
-            while sender not in self._stuck and (share := room.share(self._crowd.received, most)):
+            sender = self._senders[number]
+            if sender not in self._stuck and (share := rooms[number].take(self._crowd.received, most)):
                 self._post(sender, share)
-                room.add(share)
                 posted = True
         return posted
 
