@@ -30,7 +30,8 @@ from mpchat.worker.uplink import Sender, Uplink
 READ_SIZE = 120 << 10
 # Bytes that are not in the order yet, past which nobody is read from who sends much: TCP makes them wait.
 # What is under way is delay for everybody. Less when so many wait for their turns: then there is always
-# somebody whose bytes follow. And more for those who send little.
+# somebody whose bytes follow. And more for those who send little. Eight are few: only with long parts do they
+# fill what the hub takes. Fourteen are many: with the larger limit, others wait a millisecond longer.
 UNDER_WAY = 192 << 10
 UNDER_WAY_OF_MANY = 96 << 10
 MANY = 12

@@ -13,11 +13,20 @@ from support.one_worker import Bench
 from mpchat.hub.members import HISTORY_SIZE
 from mpchat.ipc.handoff import Receipt
 from mpchat.ipc.items import PLAIN, Down, Up
+from mpchat.protocol.messages import message_frame
 from mpchat.reactor import READ
 from mpchat.worker import budget
 from mpchat.worker.budget import ANSWER_COST, BUDGET, BUDGET_RATE, ERROR_COST, HISTORY_COST, REQUEST_COST
 from mpchat.worker.connection import Connection
-from mpchat.worker.reading import LITTLE, OUTBOX_LIMIT, READ_LEAST, TURN_WORK, UNDER_WAY_OF_MANY
+from mpchat.worker.reading import (
+    LITTLE,
+    OUTBOX_LIMIT,
+    READ_LEAST,
+    READ_SIZE,
+    ROUND_SIZE,
+    TURN_WORK,
+    UNDER_WAY_OF_MANY,
+)
 
 EMPTY = b"\0\0"
 # Two errors that are not the same: one after the other, each is answered and none is counted.
@@ -283,16 +292,35 @@ def test_the_more_wait_the_less_is_read_from_each(bench: Bench, monkeypatch: pyt
     reading = bench.worker.clients.reading
     clients = [bench.connect(number)[0] for number in range(1, 60)]
     for each in clients:
-        each.send_raw(frame("x" * 100) * 500)
+        each.send_raw(message_frame("x" * 100) * 500)
     for connection in bench.worker.clients.by_identity.values():
         connection.light = False
     while bench.worker.uplink.under_way <= UNDER_WAY_OF_MANY:
         one_round(bench)
     assert not reading.busy
+    before = len(bench.worker.uplink.posts)
+    monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", 60.0)
     monkeypatch.setattr(type(bench.worker.uplink), "under_way", 0)
     one_round(bench)
-    sizes = [len(frames) for _, _, frames in bench.worker.uplink.posts[-10:]]
+    sizes = [len(frames) for _, _, frames in bench.worker.uplink.posts[before:]]
+    assert len(sizes) >= 10
     assert max(sizes) <= 2 * READ_LEAST
+
+
+def test_eight_that_wait_share_a_round_in_long_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, uplink = bench.worker.clients.reading, bench.worker.uplink
+    monkeypatch.setattr("mpchat.worker.reading.ROUND_TIME", 60.0)
+    monkeypatch.setattr(type(uplink), "under_way", UNDER_WAY_OF_MANY * 10)
+    for number in range(1, 9):
+        client, connection = bench.connect(number)
+        client.send_raw(message_frame("x" * 100) * 500)
+        connection.light = False
+        bench.until(lambda each=connection: not each.reading)  # type: ignore[misc]
+    monkeypatch.setattr(type(uplink), "under_way", 0)
+    reading.begin_round()
+    sizes = [len(frames) for _, _, frames in uplink.posts]
+    assert len(sizes) == 8
+    assert READ_SIZE // 4 < min(sizes) <= max(sizes) <= ROUND_SIZE // 8
 
 
 def test_half_a_frame_is_as_old_as_the_time_that_its_sender_was_read_from(bench: Bench) -> None:
